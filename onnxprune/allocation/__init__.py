@@ -1,0 +1,1 @@
+"""Program that decides how many units each group keeps."""

@@ -1,0 +1,1 @@
+"""Calibration inputs, activation taps and second-moment statistics."""

@@ -1,0 +1,1 @@
+"""Loading, analysing and rewriting ONNX graphs."""

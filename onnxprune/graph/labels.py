@@ -1,0 +1,189 @@
+"""Labels: which unit each position of each axis belongs to.
+
+A label array holds one unit id per position of one axis. Ids that must live or die together are tied; the classes of
+the ties are the units. Id 0 is the fixed unit: what is tied to it is never removed, for a reason that the user can
+read. Handlers (`onnxprune.ops`) only place and tie labels; `graph.analysis` makes units and groups of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.model import Model
+from onnxprune.graph.shapes import Facts, Shape
+from onnxprune.graph.view import Node
+
+Ids = np.ndarray
+AxisLabels = list[Ids | None]
+
+FIXED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Why ids are fixed: `reason` in plain words, at `node` (empty for graph inputs and outputs), first on `tensor`."""
+
+    tensor: str
+    reason: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A node that sums over an axis: where a removed unit is seen as zero.
+
+    Attributes:
+        node: the node's name.
+        tensor: the tensor to mask (the weight, or an activation where both operands are computed).
+        axis: the masked axis of `tensor`.
+        ids: unit ids along that axis.
+        tiled: see `ops.conv`: for grouped convolutions the weight's input axis stands for every group.
+    """
+
+    node: str
+    tensor: str
+    axis: int
+    ids: Ids
+
+
+class Labels:
+    """The labels of one graph while its nodes are visited in topological order."""
+
+    def __init__(self, model: Model, facts: Facts) -> None:
+        self._model = model
+        self._facts = facts
+        self._next = 1
+        self.arrays: dict[str, AxisLabels] = {}
+        self.ties: list[tuple[Ids, Ids]] = []
+        self.freezes: list[tuple[Ids, Freeze]] = []
+        self.origins: list[tuple[int, int, Node, str]] = []
+        self.contractions: list[Contraction] = []
+        self._opaque: dict[str, Freeze] = {}
+
+    # What is known of tensors
+
+    def shape(self, tensor: str) -> Shape | None:
+        """Concrete shape (batch pinned), None where it is unknown."""
+        return self._facts.shapes.get(tensor)
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes; 0 where unknown."""
+        return len(self._facts.shapes.get(tensor, ()))
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant (an initializer, a Constant node, or computed from these), else None."""
+        value = self._model.constants.get(tensor)
+        return self._facts.folded.get(tensor) if value is None else value
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether the tensor has a value that does not depend on the graph's inputs."""
+        return tensor in self._model.constants or tensor in self._facts.folded
+
+    # Reading and placing labels
+
+    def get(self, tensor: str) -> AxisLabels:
+        """Labels of every axis, None for an axis without; all None for a tensor not labelled so far."""
+        return list(self.arrays.get(tensor, [None] * self.rank(tensor)))
+
+    def axis(self, tensor: str, axis: int) -> Ids | None:
+        """Labels of one axis (negative counts from the end), None where it has none."""
+        arrays = self.get(tensor)
+        return arrays[axis] if -len(arrays) <= axis < len(arrays) else None
+
+    def is_labelled(self, tensor: str) -> bool:
+        """Whether any axis carries labels."""
+        return any(ids is not None for ids in self.arrays.get(tensor, ()))
+
+    def set(self, tensor: str, axis: int, ids: Ids | None) -> None:
+        """Label an axis; where it already has labels, tie them to the new ones."""
+        if ids is None:
+            return
+        arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
+        if not arrays or len(ids) != (self.shape(tensor) or ())[axis]:
+            size = self.shape(tensor)
+            raise AssertionError(f"{len(ids)} labels for axis {axis} of {tensor!r} with shape {size}")
+        current = arrays[axis]
+        if current is None:
+            arrays[axis] = ids
+        else:
+            self.tie(current, ids)
+
+    def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
+        """Label all axes of a tensor."""
+        for axis, ids in enumerate(arrays):
+            self.set(tensor, axis, ids)
+
+    def fresh(self, count: int, node: Node, tensor: str) -> Ids:
+        """New ids for the output channels of `tensor`, produced by `node`."""
+        ids = np.arange(self._next, self._next + count)
+        self._next += count
+        self.origins.append((int(ids[0]) if count else self._next, self._next, node, tensor))
+        return ids
+
+    def fixed(self, count: int) -> Ids:
+        """Ids of positions that can never be removed."""
+        return np.zeros(count, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        """Number of ids given out, the fixed one included."""
+        return self._next
+
+    # Relations
+
+    def tie(self, first: Ids, second: Ids) -> None:
+        """Ids at the same position live or die together."""
+        self.ties.append((first, second))
+
+    def freeze_ids(self, ids: Ids | None, tensor: str, reason: str, node: Node | None) -> None:
+        """Fix ids, with the reason to show."""
+        if ids is not None and len(ids):
+            self.freezes.append((ids, Freeze(tensor, reason, node.name if node else "")))
+
+    def freeze(self, tensor: str, reason: str, node: Node | None) -> None:
+        """Fix every id of a tensor, also those that are placed on it later."""
+        self._opaque.setdefault(tensor, Freeze(tensor, reason, node.name if node else ""))
+
+    def freeze_node(self, node: Node, reason: str) -> None:
+        """Fix every id that the node touches."""
+        for tensor in (*node.inputs, *node.captured, *node.outputs):
+            if tensor:
+                self.freeze(tensor, reason, node)
+
+    def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
+        """Record that `node` sums over `axis` of `tensor`."""
+        if ids is not None:
+            self.contractions.append(Contraction(node.name, tensor, axis, ids))
+
+    def finish(self) -> None:
+        """Turn frozen tensors into frozen ids. Called once, after the last node."""
+        for tensor, freeze in self._opaque.items():
+            for ids in self.arrays.get(tensor, ()):
+                if ids is not None and len(ids):
+                    self.freezes.append((ids, freeze))
+
+
+def classes(count: int, ties: Sequence[tuple[Ids, Ids]], fixed: Sequence[Ids]) -> Ids:
+    """Class of every id: connected components of the ties, with everything in `fixed` joined to id 0.
+
+    Returns:
+        `(count,)` class numbers in order of first appearance, so that the fixed class is 0.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [*ties, *((ids, np.zeros_like(ids)) for ids in fixed)]
+    rows = np.concatenate([a for a, _ in pairs]) if pairs else np.zeros(0, np.int64)
+    cols = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, np.int64)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def tensors_of(arrays: Mapping[str, AxisLabels]) -> list[tuple[str, int, Ids]]:
+    """All labelled axes as `(tensor, axis, ids)`."""
+    return [(t, axis, ids) for t, axes in arrays.items() for axis, ids in enumerate(axes) if ids is not None]

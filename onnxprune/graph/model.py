@@ -1,0 +1,210 @@
+"""The model in memory: a protobuf that is never changed, and its constant tensors as arrays.
+
+Stages exchange `Model` objects. Weights live in `constants` (memory-mapped where they come from external data), so
+that a stage replaces arrays without touching protobuf; `to_proto` writes them back. Everything else in the file (names,
+metadata, doc strings, quantisation annotations) stays as it was read.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.errors import ModelError
+
+# Tensors above this many elements are kept out of the protobuf copies that shape inference and analysis work on.
+_SMALL = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded ONNX model.
+
+    Attributes:
+        proto: the model as read; treated as immutable. Tensors with external data have no payload here.
+        constants: name -> array, for initializers and the outputs of Constant nodes of the main graph.
+        name: what messages call the model: its path, or "model".
+        external: whether the file keeps weights as external data.
+    """
+
+    proto: onnx.ModelProto
+    constants: Mapping[str, np.ndarray]
+    name: str = "model"
+    external: bool = False
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all constants in bytes."""
+        return sum(stored_size(array) for array in self.constants.values())
+
+    def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
+        """A copy in which the named constants have new values."""
+        return replace(self, constants=MappingProxyType({**self.constants, **changed}))
+
+
+def stored_size(array: np.ndarray) -> int:
+    """Bytes that ONNX stores for `array` (strings count their characters)."""
+    return sum(len(str(s)) for s in array.ravel()) if array.dtype.kind in "OUS" else int(array.nbytes)
+
+
+def constant_nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.AttributeProto]]:
+    """The Constant nodes of a graph, each with the attribute that holds its value."""
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and len(node.attribute) == 1:
+            yield node, node.attribute[0]
+
+
+def attribute_array(attribute: onnx.AttributeProto) -> np.ndarray | None:
+    """The value of a Constant node's attribute as an array; None for sparse tensors."""
+    match attribute.name:
+        case "value":
+            return numpy_helper.to_array(attribute.t)
+        case "value_float":
+            return np.array(attribute.f, np.float32)
+        case "value_floats":
+            return np.array(attribute.floats, np.float32)
+        case "value_int":
+            return np.array(attribute.i, np.int64)
+        case "value_ints":
+            return np.array(attribute.ints, np.int64)
+        case _:
+            return None
+
+
+def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None = None) -> Model:
+    """Wrap a protobuf; external data is mapped from `folder`.
+
+    Raises:
+        ModelError: a tensor cannot be decoded, or its external data is missing or lies outside `folder`.
+    """
+    constants: dict[str, np.ndarray] = {}
+    external = False
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            external = True
+            constants[tensor.name] = map_external(tensor, name, folder)
+        else:
+            constants[tensor.name] = _decode(tensor, name)
+    for node, attribute in constant_nodes(proto.graph):
+        if attribute.name == "value" and attribute.t.data_location == onnx.TensorProto.EXTERNAL:
+            external = True
+            constants[node.output[0]] = map_external(attribute.t, name, folder)
+        elif attribute.name == "value":
+            constants[node.output[0]] = _decode(attribute.t, name)
+        elif (array := attribute_array(attribute)) is not None:
+            constants[node.output[0]] = array
+    return Model(proto, MappingProxyType(constants), name, external)
+
+
+def _decode(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{name}: tensor {tensor.name!r} has a negative dimension; the file is damaged")
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, MemoryError, AttributeError) as error:
+        raise ModelError(f"{name}: tensor {tensor.name!r} cannot be decoded ({error}); export the model again") from error
+
+
+def map_external(tensor: onnx.TensorProto, name: str, folder: Path | None) -> np.ndarray:
+    """Memory-map a tensor's external data, refusing paths that leave the model's folder.
+
+    Raises:
+        ModelError: the file is missing, too short, a link, absolute, or outside `folder`.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if folder is None:
+        raise ModelError(f"{name}: tensor {tensor.name!r} keeps its data in {location!r}; pass the model's path instead")
+    path = folder / location
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if not location or Path(location).is_absolute() or not inside or path.is_symlink():
+        raise ModelError(
+            f"{name}: tensor {tensor.name!r} points to {location!r}, outside the model's folder; it is not read"
+        )
+    if not path.is_file():
+        raise ModelError(f"{name}: external data file {location!r} of tensor {tensor.name!r} is missing")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
+    count = int(np.prod(shape, dtype=np.int64))
+    try:
+        offset = int(entries.get("offset", 0))
+    except ValueError:
+        raise ModelError(f"{name}: tensor {tensor.name!r} has a damaged external-data offset") from None
+    if offset < 0 or min(shape, default=1) < 0 or offset + count * dtype.itemsize > path.stat().st_size:
+        raise ModelError(f"{name}: external data file {location!r} is too short for tensor {tensor.name!r}")
+    if count == 0:
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The protobuf with all constants in place (no external data)."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        _write(tensor, model.constants[tensor.name])
+    for node, attribute in constant_nodes(proto.graph):
+        array = model.constants.get(node.output[0])
+        if array is None:
+            continue
+        if attribute.name == "value":
+            _write(attribute.t, array)
+        elif not np.array_equal(array, original := attribute_array(attribute)) or array.shape != original.shape:
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
+    return proto
+
+
+def _write(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL and tuple(tensor.dims) == array.shape:
+        current = numpy_helper.to_array(tensor)
+        if current.dtype == array.dtype and current.tobytes() == array.tobytes():
+            return
+    fresh = numpy_helper.from_array(np.ascontiguousarray(array), tensor.name)
+    # 4-bit types share a numpy representation with others: the declared type is the truth.
+    fresh.data_type = tensor.data_type
+    fresh.doc_string = tensor.doc_string
+    tensor.CopyFrom(fresh)
+
+
+def skeleton(model: Model) -> onnx.ModelProto:
+    """A small protobuf for shape inference: large constants become graph inputs of the same name, type and shape."""
+    graph = model.proto.graph
+    small = onnx.ModelProto(
+        ir_version=max(model.proto.ir_version, 4),  # before 4 every initializer must also be an input
+        opset_import=model.proto.opset_import,
+        functions=model.proto.functions,
+    )
+    out = small.graph
+    out.name = graph.name or "graph"
+    out.output.extend(graph.output)
+    out.value_info.extend(graph.value_info)
+    inputs = {value.name: value for value in graph.input}
+    for tensor in graph.initializer:
+        if _is_large(tensor):
+            inputs[tensor.name] = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        else:
+            out.initializer.append(tensor)
+            inputs.pop(tensor.name, None)
+    for node in graph.node:
+        tensor = node.attribute[0].t if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if tensor is not None and node.attribute[0].name == "value" and _is_large(tensor):
+            output = node.output[0]
+            inputs[output] = onnx.helper.make_tensor_value_info(output, tensor.data_type, list(tensor.dims))
+        else:
+            out.node.append(node)
+    out.input.extend(inputs.values())
+    return small
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    return external or int(np.prod(tensor.dims, dtype=np.int64)) > _SMALL

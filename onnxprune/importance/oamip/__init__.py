@@ -1,0 +1,1 @@
+"""Importance by the paper (OAMIP): one mixed-integer program over the whole network."""

@@ -1,0 +1,92 @@
+"""What an operator's handler says: how labels pass, what it contracts, what to rewrite after removal.
+
+A handler is one class in one file of this package; it is found automatically. Most need only `op_types` and `couple`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.space import Window
+from onnxprune.graph.view import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """How a node contracts: see `graph.space.Layer`, whose fields these become."""
+
+    input: str
+    weight: str
+    bias: str | None
+    output: str
+    in_axis: int
+    out_axis: int
+    input_axis: int
+    output_axis: int
+    factors: tuple[int | Ids, ...]
+    group: int = 1
+    window: Window | None = None
+    transposed: bool = False
+
+
+class Rewriting(Protocol):
+    """What `OpHandler.rewrite` may ask and change. Shapes and constants are those before removal."""
+
+    def kept(self, tensor: str, axis: int) -> np.ndarray | None:
+        """`(size,)` mask of the positions that stay; None where the axis carries no labels."""
+
+    def width(self, tensor: str, axis: int) -> int | None:
+        """Size of an axis after removal where it carries labels, else None."""
+
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        """Concrete shape before removal (batch pinned)."""
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant before removal."""
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Give the node a new attribute value."""
+
+    def set_input(self, position: int, value: np.ndarray) -> None:
+        """Give the node a constant of its own as this input."""
+
+
+class OpHandler(ABC):
+    """Rules of one operator family. Handlers hold no state."""
+
+    op_types: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Place the labels of the node's weights and outputs, tie and freeze ids."""
+
+    def linear(self, node: Node, labels: Labels) -> Linear | None:  # noqa: ARG002 (the default ignores its arguments)
+        """The node's contraction with a constant weight, None where it has none."""
+        return None
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
+        """Adapt attributes and constants that spell out widths."""
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Small models with the operator in the middle of prunable layers, for the contract test."""
+        yield from ()
+
+
+def pass_through(labels: Labels, node: Node, source: str, *outputs: str) -> None:
+    """Give each output the labels of `source`, axis by axis, where shapes agree."""
+    arrays = labels.get(source)
+    for output in outputs:
+        if output and labels.rank(output) == len(arrays):
+            labels.set_all(output, arrays)
+        elif output and labels.is_labelled(source):
+            labels.freeze(source, f"the shape of {output!r} is unknown", node)
+
+
+def normal_axis(axis: int, rank: int) -> int:
+    """A non-negative axis."""
+    return axis + rank if axis < 0 else axis

@@ -1,0 +1,1 @@
+"""Repair of the weights that remain after pruning."""
