@@ -16,8 +16,29 @@ _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?
 
 
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text; `metadata` may add `choices` and `metavar`."""
+    """A dataclass field with its help text.
+
+    `metadata` may add `choices`, `minimum`, `metavar` (how the help writes the value) and `name` (where the option is
+    not called as the field).
+    """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
+
+
+def check(config: Any) -> None:
+    """Check every value of a config dataclass, nested ones too, against its `choices` and `minimum`.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name.strip("_").replace("_", "-")
+        choices, minimum = field.metadata.get("choices"), field.metadata.get("minimum")
+        if dataclasses.is_dataclass(value):
+            check(value)
+        if choices and value not in choices:
+            raise InputError(f"{name}: {value!r} is unknown; use one of {', '.join(choices)}")
+        if minimum is not None and isinstance(value, int | float) and not value >= minimum:
+            raise InputError(f"{name}: {value:g} is too small; use {minimum:g} or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +94,11 @@ class PreprocessConfig:
 
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
-    scale: float | None = option(None, "Factor on integer images [default: 1/255 where --mean or --std is given, else 1].")
+    scale: float | None = option(
+        None, "Factor on integer images [default: 1/255 where --mean or --std is given, else 1]."
+    )
     layout: str = option("auto", "Layout the model expects.", choices=("auto", "nchw", "nhwc"))
-    size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).")
+    size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).", minimum=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +106,68 @@ class OamipConfig:
     """The paper's program (`--importance oamip`)."""
 
     lambda_: float = option(5.0, "Weight of the task loss against sparsity.")
-    epsilon: float = option(1e-5, "Half-width of the input box that bounds are propagated from.")
+    epsilon: float = option(1e-5, "Half-width of the input box that bounds are propagated from.", minimum=0)
     images: str = option("10", "Images in the program: N (balanced by class), random:N, per-class, or all.")
     gates: str = option("relaxed", "ReLU gates.", choices=("relaxed", "integer"))
     bounds: str = option("eps", "Bounds of the pre-activations.", choices=("eps", "valid"))
     decoupled: bool = option(False, "Cut the network into modules with auxiliary heads, one program each.")
-    time_limit: float | None = option(None, "Seconds the solver may take for one program.")
+    time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneConfig:
+    """How weights are trained (`finetune`, `prune --distill`; needs torch)."""
+
+    epochs: int = option(10, "Passes over the training rows.", minimum=1)
+    lr: float = option(3e-4, "Learning rate after warm-up; it falls to 0 along a cosine.", minimum=0)
+    warmup: float = option(0.1, "Share of all steps in which the learning rate rises linearly.", minimum=0)
+    batch: int = option(128, "Rows per step.", minimum=1)
+    weight_decay: float = option(0.0, "Decoupled weight decay of weights of two or more axes.", minimum=0)
+    temperature: float = option(1.0, "Temperature of the softmax outputs in distillation.", minimum=0)
+    label_weight: float = option(0.0, "Share of the labels' loss beside a teacher (0 to 1).", minimum=0)
+    flip: bool = option(False, "Mirror half of the images, left to right.")
+    shift: int = option(0, "Shift images by up to this many pixels.", minimum=0)
+    mixup: float = option(
+        0.0, "Mix pairs of rows with weights from Beta(a, a); 0 mixes none (teacher only).", minimum=0
+    )
+    holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
+    patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
+    seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
+    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneConfig:
     """What `prune` does, apart from the files it reads and writes."""
 
-    targets: tuple[Target, ...] = option((), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE")
-    max_drop: float | None = option(None, "Smallest model whose metric on --eval falls by at most P points.", metavar="P")
+    targets: tuple[Target, ...] = option(
+        (), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE", name="target"
+    )
+    max_drop: float | None = option(
+        None, "Smallest model whose metric on --eval falls by at most P points.", metavar="P", minimum=0
+    )
     importance: str = option(
         "reconstruction",
         "How units are scored.",
         choices=("reconstruction", "oamip", "magnitude", "magnitude-l1", "activation", "random"),
     )
     threshold: str | None = option(
-        None, "Remove units whose score is below this (0 to 1), or below their layer's mean with 'mean'.", metavar="T|mean"
+        None,
+        "Remove units whose score is below this (0 to 1), or below their layer's mean with 'mean'.",
+        metavar="T|mean",
     )
-    round_to: int = option(1, "Keep channel counts at multiples of this.")
+    round_to: int = option(1, "Keep channel counts at multiples of this.", minimum=1)
     keep: tuple[str, ...] = option((), "Never prune groups whose name matches this pattern.", metavar="PATTERN")
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
-    images: int = option(1000, "Calibration rows used at most.")
-    seed: int = option(0, "Seed of everything random.")
-    threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.")
+    distill: int = option(
+        0,
+        "Epochs of training towards the original's outputs, without labels (needs torch).",
+        metavar="EPOCHS",
+        minimum=0,
+    )
+    flip: bool = option(False, "With --distill: mirror half of the images, left to right.")
+    shift: int = option(0, "With --distill: shift images by up to this many pixels.", minimum=0)
+    images: int = option(1000, "Calibration rows used at most.", minimum=1)
+    seed: int = option(0, "Seed of everything random.", minimum=0)
+    threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
