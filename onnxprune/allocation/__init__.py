@@ -1,1 +1,13 @@
 """Program that decides how many units each group keeps."""
+
+from onnxprune.allocation.allocate import allocate
+from onnxprune.allocation.problem import (
+    Allocation,
+    AllocationProblem,
+    Budget,
+    CostPolynomial,
+    monotone,
+    removal_to_damage,
+)
+
+__all__ = ["Allocation", "AllocationProblem", "Budget", "CostPolynomial", "allocate", "monotone", "removal_to_damage"]

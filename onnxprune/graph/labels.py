@@ -5,7 +5,8 @@ the ties are the units. Id 0 is the fixed unit: what is tied to it is never remo
 read. Handlers (`onnxprune.ops`) only place and tie labels; `graph.analysis` makes units and groups of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +38,7 @@ class Contraction:
         node: the node's name.
         tensor: the tensor to mask (the weight, or an activation where both operands are computed).
         axis: the masked axis of `tensor`.
-        ids: unit ids along that axis.
-        tiled: see `ops.conv`: for grouped convolutions the weight's input axis stands for every group.
+        ids: unit ids along that axis (for a grouped convolution, those of one group stand for all).
     """
 
     node: str
@@ -59,7 +59,16 @@ class Labels:
         self.freezes: list[tuple[Ids, Freeze]] = []
         self.origins: list[tuple[int, int, Node, str]] = []
         self.contractions: list[Contraction] = []
+        self.placed: set[tuple[str, str, int]] = set()
         self._opaque: dict[str, Freeze] = {}
+        self._node = ""
+
+    @contextmanager
+    def visiting(self, node: Node) -> Iterator[None]:
+        """While a node's handler runs: `placed` records `(node, tensor, axis)` for what it labels."""
+        self._node = node.name
+        yield
+        self._node = ""
 
     # What is known of tensors
 
@@ -100,6 +109,7 @@ class Labels:
         if ids is None:
             return
         arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
+        self.placed.add((self._node, tensor, axis % max(1, len(arrays))))
         if not arrays or len(ids) != (self.shape(tensor) or ())[axis]:
             size = self.shape(tensor)
             raise AssertionError(f"{len(ids)} labels for axis {axis} of {tensor!r} with shape {size}")

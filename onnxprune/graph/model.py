@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import ModelError
 
@@ -89,13 +89,13 @@ def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None 
     constants: dict[str, np.ndarray] = {}
     external = False
     for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == TensorProto.EXTERNAL:
             external = True
             constants[tensor.name] = map_external(tensor, name, folder)
         else:
             constants[tensor.name] = _decode(tensor, name)
     for node, attribute in constant_nodes(proto.graph):
-        if attribute.name == "value" and attribute.t.data_location == onnx.TensorProto.EXTERNAL:
+        if attribute.name == "value" and attribute.t.data_location == TensorProto.EXTERNAL:
             external = True
             constants[node.output[0]] = map_external(attribute.t, name, folder)
         elif attribute.name == "value":
@@ -105,7 +105,7 @@ def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None 
     return Model(proto, MappingProxyType(constants), name, external)
 
 
-def _decode(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+def _decode(tensor: TensorProto, name: str) -> np.ndarray:
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{name}: tensor {tensor.name!r} has a negative dimension; the file is damaged")
     try:
@@ -114,7 +114,7 @@ def _decode(tensor: onnx.TensorProto, name: str) -> np.ndarray:
         raise ModelError(f"{name}: tensor {tensor.name!r} cannot be decoded ({error}); export the model again") from error
 
 
-def map_external(tensor: onnx.TensorProto, name: str, folder: Path | None) -> np.ndarray:
+def map_external(tensor: TensorProto, name: str, folder: Path | None) -> np.ndarray:
     """Memory-map a tensor's external data, refusing paths that leave the model's folder.
 
     Raises:
@@ -151,27 +151,30 @@ def to_proto(model: Model) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for tensor in proto.graph.initializer:
-        _write(tensor, model.constants[tensor.name])
+        _write(tensor, model.constants[tensor.name], tensor.data_type)
     for node, attribute in constant_nodes(proto.graph):
         array = model.constants.get(node.output[0])
         if array is None:
             continue
         if attribute.name == "value":
-            _write(attribute.t, array)
+            _write(attribute.t, array, attribute.t.data_type)
         elif not np.array_equal(array, original := attribute_array(attribute)) or array.shape != original.shape:
             node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
     return proto
 
 
-def _write(tensor: onnx.TensorProto, array: np.ndarray) -> None:
-    if tensor.data_location != onnx.TensorProto.EXTERNAL and tuple(tensor.dims) == array.shape:
+def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
+    """Fill a tensor, whose payload and shape may be stale, with an array."""
+    inline = tensor.data_location != TensorProto.EXTERNAL
+    if inline and tensor.data_type == data_type and tuple(tensor.dims) == array.shape:
         current = numpy_helper.to_array(tensor)
         if current.dtype == array.dtype and current.tobytes() == array.tobytes():
             return
-    fresh = numpy_helper.from_array(np.ascontiguousarray(array), tensor.name)
+    fresh = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
     # 4-bit types share a numpy representation with others: the declared type is the truth.
-    fresh.data_type = tensor.data_type
+    fresh.data_type = data_type
     fresh.doc_string = tensor.doc_string
+    fresh.metadata_props.extend(tensor.metadata_props)
     tensor.CopyFrom(fresh)
 
 
@@ -189,22 +192,29 @@ def skeleton(model: Model) -> onnx.ModelProto:
     out.value_info.extend(graph.value_info)
     inputs = {value.name: value for value in graph.input}
     for tensor in graph.initializer:
-        if _is_large(tensor):
-            inputs[tensor.name] = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        array = model.constants[tensor.name]
+        if array.size > _SMALL:
+            inputs[tensor.name] = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, array.shape)
         else:
-            out.initializer.append(tensor)
+            small_tensor = out.initializer.add(name=tensor.name)
+            _write(small_tensor, array, tensor.data_type)
             inputs.pop(tensor.name, None)
     for node in graph.node:
-        tensor = node.attribute[0].t if node.op_type == "Constant" and len(node.attribute) == 1 else None
-        if tensor is not None and node.attribute[0].name == "value" and _is_large(tensor):
-            output = node.output[0]
-            inputs[output] = onnx.helper.make_tensor_value_info(output, tensor.data_type, list(tensor.dims))
-        else:
+        array = model.constants.get(node.output[0]) if node.op_type == "Constant" and node.output else None
+        if array is None:
             out.node.append(node)
+        elif array.size > _SMALL:
+            data_type = constant_type(node, array)
+            inputs[node.output[0]] = onnx.helper.make_tensor_value_info(node.output[0], data_type, array.shape)
+        else:
+            value = TensorProto()
+            _write(value, array, constant_type(node, array))
+            out.node.append(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
     out.input.extend(inputs.values())
     return small
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL
-    return external or int(np.prod(tensor.dims, dtype=np.int64)) > _SMALL
+def constant_type(node: onnx.NodeProto, array: np.ndarray) -> int:
+    """ONNX element type of a Constant node's value."""
+    attribute = node.attribute[0]
+    return int(attribute.t.data_type if attribute.name == "value" else onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

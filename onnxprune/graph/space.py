@@ -1,11 +1,12 @@
 """What can be pruned: units, groups, layers, and exact costs. Plain arrays, no protobuf; picklable."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
+from onnxprune.graph.shapes import Facts
 from onnxprune.result import Costs, NotPruned
 
 Ids = np.ndarray
@@ -82,11 +83,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A constant as stored: shape, bytes per element, and whether it holds floating-point weights."""
+    """A constant as stored: shape, bytes per element, and whether it counts in `Costs.params` and `Costs.bytes`."""
 
     shape: tuple[int, ...]
     itemsize: int
     is_float: bool
+    is_weight: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class PruneSpace:
         layers: contracting operators, in graph order.
         masks: all places where consumers contract over units.
         not_pruned: what is frozen, and why.
+        total: number of units, had nothing been frozen.
+        facts: shapes and folded constants that the analysis used.
     """
 
     model: str
@@ -122,7 +126,8 @@ class PruneSpace:
     layers: tuple[Layer, ...]
     masks: tuple[Mask, ...]
     not_pruned: tuple[NotPruned, ...]
-    fixed_units: Mapping[str, int] = field(default_factory=dict)
+    total: int
+    facts: Facts
 
     @property
     def prunable(self) -> int:
@@ -168,5 +173,5 @@ class PruneSpace:
         return Costs(
             params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
             macs=sum(self.layer_macs(layer, removed) for layer in self.layers),
-            bytes=sum(size * self.constants[name].itemsize for name, size in sizes.items()),
+            bytes=sum(size * self.constants[name].itemsize for name, size in sizes.items() if self.constants[name].is_weight),
         )

@@ -4,7 +4,7 @@ A handler is one class in one file of this package; it is found automatically. M
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -50,10 +50,21 @@ class Rewriting(Protocol):
         """Value of a constant before removal."""
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Give the node a new attribute value."""
+        """Give the node a new attribute value; None removes it."""
 
     def set_input(self, position: int, value: np.ndarray) -> None:
-        """Give the node a constant of its own as this input."""
+        """Give the node a constant of its own as this input, where it differs from the present one."""
+
+
+class TorchMode(Protocol):
+    """What a torch rule may ask while it runs."""
+
+    training: bool
+    """Whether normalisations use (and track) the statistics of the batch."""
+
+
+TorchRule = Callable[..., Any]
+"""A node in torch: input tensors (None where omitted) to its output tensor, or a tuple of them."""
 
 
 class OpHandler(ABC):
@@ -71,6 +82,14 @@ class OpHandler(ABC):
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
         """Adapt attributes and constants that spell out widths."""
+
+    def torch(self, node: Node, mode: TorchMode) -> TorchRule | None:  # noqa: ARG002
+        """The node as a function of torch tensors, None where there is no rule; attributes are read once, here."""
+        return None
+
+    def trained(self, node: Node) -> tuple[str, ...]:  # noqa: ARG002
+        """Inputs that fine-tuning changes where they are constants: weights, biases, scales."""
+        return ()
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Small models with the operator in the middle of prunable layers, for the contract test."""

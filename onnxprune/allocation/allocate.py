@@ -1,0 +1,180 @@
+"""Decide how many units each group keeps: grids led by a relaxation, an integer program, and a bound over all widths.
+
+1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and reduced costs of each
+   (`bound.py`). Put the widths it asks for on the grid, and repeat until the relaxation on the grid meets the bound.
+2. Solve the integer program on that grid with SCIP, then spend what is left of the budgets greedily.
+3. Widths whose reduced cost proves that they cannot lead to a better solution are out. If the gap is not closed, solve again with
+   all the others on the grid, as many as fit; if all fit, the integer program's own bound holds for all widths too.
+"""
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from onnxprune.allocation.bound import LowerBound, lower_bound
+from onnxprune.allocation.greedy import spend
+from onnxprune.allocation.grid import first_grid, least_outside, next_grid, points_per_group, promising_grid, with_choice
+from onnxprune.allocation.normal import NormalForm, normal_form
+from onnxprune.allocation.problem import Allocation, AllocationProblem
+from onnxprune.allocation.program import Grid, build
+from onnxprune.allocation.solver import relax, solve
+
+_GRID_COLUMNS = 8_000
+_GRID_POINTS = (6, 12)
+_MOST_COLUMNS = 30_000
+_RELAXATIONS = 12
+_PROGRAMS = 4
+_STALLED = 1e-4  # relative progress of the relaxation that is not worth another grid
+_SETTLED = 0.3  # part of the gap that may be left between relaxation and bound
+_EXACT = 3
+_LEAST_GAP = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What is left of time and nodes."""
+
+    gap: float
+    deadline: float | None
+    nodes: int
+    seed: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Time left, at least 0; None without a limit."""
+        return None if self.deadline is None else max(0.0, self.deadline - perf_counter())
+
+
+def allocate(
+    problem: AllocationProblem,
+    *,
+    gap: float = 1e-3,
+    time_limit: float | None = None,
+    node_limit: int = 500,
+    seed: int = 0,
+) -> Allocation:
+    """Find widths of (nearly) least damage that meet every budget.
+
+    Args:
+        problem: groups, damage curves and budgets.
+        gap: relative gap between objective and bound at which to stop.
+        time_limit: seconds; None leaves only the node limit, so that results repeat exactly.
+        node_limit: branch-and-bound nodes, over all programs.
+        seed: seed of the solver.
+
+    Returns:
+        Widths that meet every budget exactly (never within a tolerance), with a bound that holds for all widths.
+
+    Raises:
+        BudgetError: no choice meets the budgets; names the least value of each that is missed.
+        SolverError: a solver failed.
+    """
+    began = perf_counter()
+    problem.check_reachable()
+    form = normal_form(problem)
+    deadline = None if time_limit is None else began + time_limit
+    choice, bound, nodes = _decide(problem, form, _Limits(gap, deadline, node_limit, seed))
+    objective = form.objective(choice)
+    bound = min(objective, max(0.0, bound))
+    reached = (objective - bound) / objective if objective > 0 else 0.0
+    kept = tuple(form.kept(choice).tolist())
+    return Allocation(
+        kept=kept,
+        objective=objective,
+        bound=bound,
+        gap=reached,
+        status="optimal" if reached <= gap + _LEAST_GAP else "limit",
+        seconds=perf_counter() - began,
+        nodes=nodes,
+        predicted=tuple(budget.cost(kept) for budget in problem.budgets),
+    )
+
+
+def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tuple[tuple[int, ...], float, int]:
+    """The choice, a lower bound on every choice's objective, and the nodes used."""
+    if len(form.linear) == 0:  # no budget binds
+        widest = tuple(len(widths) - 1 for widths in form.widths)
+        return widest, form.objective(widest), 0
+    every = tuple(np.arange(len(widths)) for widths in form.widths)
+    best = spend(form, first_grid(form, max(_GRID_POINTS)), form.smallest)
+    objective = form.objective(best)
+    lower, grid = _tighten(form, objective, limits)
+    bound, nodes = lower.bound, 0
+    for attempt in range(_PROGRAMS):
+        goal = objective * (1 - limits.gap)
+        if bound >= goal or nodes >= limits.nodes or limits.seconds == 0:
+            break
+        if attempt > 0:
+            grid = promising_grid(form, lower.reduced, goal - lower.bound, _MOST_COLUMNS)
+        grid = with_choice(grid, best)
+        found, proved, more = _solve(problem, form, grid, best, objective, limits, nodes)
+        nodes += more
+        bound = max(bound, min(proved, lower.bound + least_outside(grid, lower.reduced)))
+        found = spend(form, every, found)
+        improved = form.objective(found) < objective
+        if improved:
+            best, objective = found, form.objective(found)
+        elif attempt > 0:
+            break
+    return best, bound, nodes
+
+
+def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBound, Grid]:
+    """The best bound from relaxations on a sequence of grids, and the grid for the integer program.
+
+    Args:
+        form: the problem.
+        scale: size of the objective, which solvers' tolerances refer to.
+        limits: time.
+    """
+    points = points_per_group(form, _GRID_COLUMNS, *_GRID_POINTS)
+    grid = first_grid(form, points)
+    best = LowerBound(0.0, form.damage)  # no budgets at all
+    value = np.inf
+    for _ in range(_RELAXATIONS):
+        built = build(form, grid, scale)
+        relaxed = relax(built.program, limits.seconds)
+        if relaxed is None:
+            break
+        prices = np.maximum(0, -relaxed.duals[built.first_message[-1] :]) * scale
+        messages = built.messages(form, relaxed.duals * scale)
+        lower = lower_bound(form, grid, prices, messages)
+        best = max(best, lower, key=lambda each: each.bound)
+        last, value = value, relaxed.value * scale
+        used = built.used(relaxed.x)
+        grid = next_grid(grid, used, lower.reduced, points)
+        if value - best.bound <= _SETTLED * limits.gap * value or value > last * (1 - _STALLED):
+            break
+    return best, grid
+
+
+def _solve(
+    problem: AllocationProblem,
+    form: NormalForm,
+    grid: Grid,
+    start: tuple[int, ...],
+    scale: float,
+    limits: _Limits,
+    nodes: int,
+) -> tuple[tuple[int, ...], float, int]:
+    """The best choice on the grid that meets the budgets exactly, a bound on all choices of the grid, and nodes used.
+
+    SCIP meets a budget up to a tolerance. Where the exact cost is above its limit, the budget's row is tightened by
+    the excess and the program solved again; the bound is that of the first.
+    """
+    built = build(form, grid, scale)
+    program, bound, used = built.program, -np.inf, 0
+    for _ in range(_EXACT):
+        solved = solve(program, built.point(form, start), limits.gap, limits.nodes - nodes - used, limits.seconds, limits.seed)
+        used += solved.nodes
+        bound = max(bound, solved.bound * scale) if bound == -np.inf else bound
+        choice = built.choice(solved.x)
+        kept = form.kept(choice).tolist()
+        if all(budget.cost(kept) <= budget.limit for budget in problem.budgets):
+            return choice, bound, used
+        excess = np.maximum(0, form.usage(choice) - 1)
+        upper = program.row_upper.copy()
+        upper[built.first_message[-1] :] -= 2 * excess
+        program = replace(program, row_upper=upper)
+    return start, bound, used

@@ -1,0 +1,69 @@
+"""Which widths the program looks at: a first grid along the damage curves, then grids led by reduced costs."""
+
+from collections.abc import Sequence
+from math import isqrt
+
+import numpy as np
+
+from onnxprune.allocation.normal import NormalForm
+from onnxprune.allocation.program import Grid, columns
+
+
+def points_per_group(form: NormalForm, column_limit: int, least: int, most: int) -> int:
+    """Grid points per group so that a program with this many pairs has about `column_limit` columns."""
+    return min(most, max(least, isqrt(column_limit // max(1, len(form.pairs)))))
+
+
+def first_grid(form: NormalForm, points: int) -> Grid:
+    """Half of the points at even steps of damage, half at even ratios of width; the ends always."""
+    grid = []
+    for widths, damage in zip(form.widths, form.damage, strict=True):
+        if len(widths) <= points:
+            grid.append(np.arange(len(widths)))
+            continue
+        by_damage = np.searchsorted(-damage, -np.linspace(damage[0], damage[-1], points // 2))
+        by_width = np.searchsorted(widths, np.geomspace(widths[0], widths[-1], points - points // 2))
+        grid.append(np.unique(np.minimum(np.concatenate([by_damage, by_width]), len(widths) - 1)))
+    return tuple(grid)
+
+
+def next_grid(grid: Grid, used: Grid, reduced: tuple[np.ndarray, ...], points: int) -> Grid:
+    """Keep what the relaxation used, and offer it the most promising widths.
+
+    Between any two neighbours on the grid the width with the least reduced cost is a candidate, and so are the old
+    points; of all these the best are taken. (The best widths outright would all lie side by side.)
+
+    Args:
+        grid: the present grid.
+        used: its points that the relaxation's solution uses; always kept.
+        reduced: reduced costs of all widths.
+        points: size of the new grid per group.
+    """
+    new = []
+    for old, keep, cost in zip(grid, used, reduced, strict=True):
+        edges = [-1, *old.tolist(), len(cost)]
+        between = [a + 1 + int(np.argmin(cost[a + 1 : b])) for a, b in zip(edges, edges[1:], strict=False) if b - a > 1]
+        offered = np.setdiff1d(np.concatenate([old, np.array(between, dtype=np.int64)]), keep)
+        best = offered[np.argsort(cost[offered], kind="stable")][: max(0, points - len(keep))]
+        new.append(np.union1d(keep, best))
+    return tuple(new)
+
+
+def promising_grid(form: NormalForm, reduced: tuple[np.ndarray, ...], worth: float, column_limit: int) -> Grid:
+    """The widths with reduced cost up to `worth`, at least one a group; the best of them where `column_limit` is short."""
+    order = [np.argsort(cost, kind="stable") for cost in reduced]
+    wanted = [max(1, int(np.count_nonzero(cost <= worth))) for cost in reduced]
+    points = max(wanted)
+    while points > 2 and columns(form, [min(points, size) for size in wanted]) > column_limit:
+        points -= max(1, points // 16)
+    return tuple(np.sort(rank[: min(points, size)]) for rank, size in zip(order, wanted, strict=True))
+
+
+def with_choice(grid: Grid, choice: Sequence[int]) -> Grid:
+    """The grid with a choice added."""
+    return tuple(np.union1d(points, [i]) for points, i in zip(grid, choice, strict=True))
+
+
+def least_outside(grid: Grid, reduced: tuple[np.ndarray, ...]) -> float:
+    """The least reduced cost of a width that is not on the grid; infinite where all are."""
+    return min(float(np.delete(cost, points).min(initial=np.inf)) for points, cost in zip(grid, reduced, strict=True))

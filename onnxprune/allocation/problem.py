@@ -1,0 +1,193 @@
+"""What is to be decided: groups with damage curves, and budgets on polynomial costs. Data and checks, no solving."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.errors import BudgetError
+
+
+@dataclass(frozen=True, slots=True)
+class CostPolynomial:
+    """An exact cost as a polynomial of degree two in the kept widths `k`.
+
+    `cost(k) = constant + sum_g linear[g] k_g + sum_(g<=h) quadratic[g, h] k_g k_h`; the key `(g, g)` stands for `k_g^2`.
+    A layer's MACs and weights are a constant times kept inputs times kept outputs, so nothing is approximated.
+
+    Attributes:
+        constant: what no choice can change.
+        linear: coefficient per group, at least 0.
+        quadratic: coefficient per pair of groups `g <= h`, at least 0.
+
+    Raises:
+        ValueError: a negative or non-finite coefficient, or a pair with `g > h`.
+    """
+
+    constant: float = 0.0
+    linear: Mapping[int, float] = field(default_factory=dict)
+    quadratic: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the coefficients: costs must grow with every width."""
+        for key, value in [*self.linear.items(), *self.quadratic.items()]:
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"coefficient {value} of group {key} in a cost: must be finite and at least 0")
+        for g, h in self.quadratic:
+            if g > h:
+                raise ValueError(f"quadratic coefficient of groups {(g, h)}: write the smaller index first")
+
+    def __call__(self, kept: Sequence[int]) -> float:
+        """The cost at these widths; exact for integer coefficients below 2^53."""
+        k = [int(width) for width in kept]
+        total = self.constant + sum(value * k[g] for g, value in self.linear.items())
+        return float(total + sum(value * k[g] * k[h] for (g, h), value in self.quadratic.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`cost(k) <= limit`. `name` is what messages call it, for example `macs` or `params of layer3.*`."""
+
+    name: str
+    cost: CostPolynomial
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationProblem:
+    """Minimise `sum_g damage[g][k_g]` over kept widths `k_g`, subject to every budget.
+
+    Attributes:
+        damage: per group, an array `(n_g + 1,)`: the damage when `k` units are kept, at least 0 and 0 at `k = n_g`.
+            Index 0 is never read, since every group keeps at least one unit. The curve need not be monotone;
+            see `monotone`.
+        budgets: all of them must hold.
+        round_to: a kept width is a multiple of this, or `n_g` itself (the only choice where `n_g < round_to`).
+        minimum: least width per group; empty means 1 everywhere.
+        fixed: groups that keep all their units.
+
+    Raises:
+        ValueError: a curve that is too short, negative, not finite or not 0 at its end; a minimum above its group's
+            size; or a group index that does not exist.
+    """
+
+    damage: tuple[np.ndarray, ...]
+    budgets: tuple[Budget, ...]
+    round_to: int = 1
+    minimum: tuple[int, ...] = ()
+    fixed: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Check shapes and ranges."""
+        groups = len(self.damage)
+        for g, curve in enumerate(self.damage):
+            if curve.ndim != 1 or len(curve) < 2 or not np.all(np.isfinite(curve[1:])) or np.any(curve[1:] < 0):
+                raise ValueError(f"damage of group {g}: must be a finite, non-negative array (units + 1,)")
+            if curve[-1] != 0:
+                raise ValueError(f"damage of group {g}: must be 0 where all units are kept, not {curve[-1]}")
+        if self.round_to < 1:
+            raise ValueError(f"round_to is {self.round_to}: must be at least 1")
+        if self.minimum and len(self.minimum) != groups:
+            raise ValueError(f"minimum has {len(self.minimum)} entries for {groups} groups")
+        for g, least in enumerate(self.minimum):
+            if least > self.units(g):
+                raise ValueError(f"minimum of group {g} is {least}: it has only {self.units(g)} units")
+        used = set(self.fixed)
+        for budget in self.budgets:
+            used |= set(budget.cost.linear) | {g for pair in budget.cost.quadratic for g in pair}
+        if used and not (min(used) >= 0 and max(used) < groups):
+            raise ValueError(f"a budget or fixed group refers to a group outside 0..{groups - 1}")
+
+    def units(self, group: int) -> int:
+        """Number of units of a group before pruning."""
+        return len(self.damage[group]) - 1
+
+    def widths(self, group: int) -> np.ndarray:
+        """The widths a group may be given, ascending; never empty, and the last is `n_g`."""
+        units = self.units(group)
+        if group in self.fixed:
+            return np.array([units])
+        least = max(1, self.minimum[group] if self.minimum else 1)
+        multiples = np.arange(self.round_to, units, self.round_to)
+        return np.append(multiples[multiples >= least], units)
+
+    def check_reachable(self) -> None:
+        """Check that every budget holds when all groups are at their least width.
+
+        Costs grow with every width, so that this point has the least value of *each* cost at once: if every budget holds
+        there, the budgets are compatible; if one does not, no choice meets it.
+
+        Raises:
+            BudgetError: names each budget that cannot be met, with the least value its cost can take.
+        """
+        least = [int(self.widths(g)[0]) for g in range(len(self.damage))]
+        missed = [
+            f"{budget.name} cannot go below {_plain(budget.cost(least))} (asked for at most {_plain(budget.limit)})"
+            for budget in self.budgets
+            if budget.cost(least) > budget.limit
+        ]
+        if missed:
+            raise BudgetError(
+                f"budget cannot be met: {'; '.join(missed)}; raise the target, lower --round-to, or free kept groups"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The decision and how good it is.
+
+    Attributes:
+        kept: width per group.
+        objective: sum of the (monotone) damages at `kept`.
+        bound: no choice of *any* allowed widths that meets the budgets has an objective below this.
+        gap: `(objective - bound) / objective`; 0 where the objective is 0.
+        status: `optimal` where the gap is at most the one asked for, else `limit` (nodes, time or grid size ran out).
+        seconds: wall time.
+        nodes: branch-and-bound nodes, over all programs solved.
+        predicted: cost per budget, in the problem's order; each is at most its limit.
+    """
+
+    kept: tuple[int, ...]
+    objective: float
+    bound: float
+    gap: float
+    status: str
+    seconds: float
+    nodes: int
+    predicted: tuple[float, ...]
+
+
+def monotone(damage: np.ndarray) -> np.ndarray:
+    """The least non-increasing curve that is nowhere below `damage`: `max_(j >= k) damage[j]`, same shape.
+
+    Keeping fewer units cannot truly do less damage: a dip in a measured curve is noise, and a program that minimises
+    would seek out exactly the dips. So a width is charged the worst damage of the widths above it, never less.
+    """
+    return np.asarray(np.maximum.accumulate(damage[::-1])[::-1], dtype=np.float64)
+
+
+def removal_to_damage(scores: np.ndarray) -> np.ndarray:
+    """The damage curve of removing units in ascending order of score, where nothing but scores is known.
+
+    Removing a unit is charged its score: `damage[k]` is the sum of the `n - k` smallest of `n` scores. This assumes
+    that units add up, and that scores of different groups are on one scale. The order of removal it belongs to is
+    `np.argsort(scores, kind="stable")`.
+
+    Args:
+        scores: `(n,)` importance per unit in [0, 1]; 1 is most important.
+
+    Returns:
+        `(n + 1,)` non-increasing and convex in the kept width `k`, with 0 at `k = n`.
+
+    Raises:
+        ValueError: scores that are not one-dimensional, not finite or outside [0, 1].
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not np.all((values >= 0) & (values <= 1)):
+        raise ValueError("scores must be a one-dimensional array of numbers in [0, 1]")
+    return np.concatenate([[0.0], np.cumsum(np.sort(values))])[::-1].copy()
+
+
+def _plain(value: float) -> str:
+    """A number without exponent where it is a whole number, as costs are."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"

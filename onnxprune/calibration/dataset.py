@@ -1,0 +1,68 @@
+"""Rows that a model can be run on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.errors import InputError
+
+Convert = Callable[[str, np.ndarray], np.ndarray]
+"""From an input's name and stored rows to what the model takes."""
+
+
+def as_is(name: str, rows: np.ndarray) -> np.ndarray:  # noqa: ARG001 (the signature of `Convert`)
+    """The rows unchanged."""
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Inputs, one row each, with optional labels. Rows are converted (scaled, cast) batch by batch, when they are read.
+
+    Attributes:
+        arrays: per model input, `(rows, ...)` as stored.
+        labels: `(rows,)` class numbers, or None.
+        source: where the rows come from, for messages and reports.
+        rows: indices into the arrays; a selection shares the arrays.
+        convert: makes what the model takes of stored rows.
+        whole: every row is a complete feed (a model with inputs that have no batch axis), so that batches hold one row.
+        notes: what the user should know of the data.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray | None
+    source: str
+    rows: np.ndarray
+    convert: Convert = as_is
+    whole: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> "Dataset":
+        """The rows at these positions, in this order."""
+        return replace(self, rows=self.rows[np.asarray(positions, dtype=np.int64)])
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """`(rows,)` labels of the selected rows, or None."""
+        return None if self.labels is None else self.labels[self.rows]
+
+    def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """Feeds of `size` rows (the last may be shorter; one row each where rows are whole feeds), ready for the model."""
+        step = 1 if self.whole else size
+        for start in range(0, len(self.rows), step):
+            rows = self.rows[start : start + step]
+            yield {name: self.convert(name, array[rows]) for name, array in self.arrays.items()}
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        """All rows as one feed.
+
+        Raises:
+            InputError: there are several rows and each is a complete feed.
+        """
+        if self.whole and len(self.rows) != 1:
+            raise InputError(f"{self.source}: each of the {len(self)} rows is a complete feed; read them one at a time")
+        return {name: self.convert(name, array[self.rows]) for name, array in self.arrays.items()}

@@ -1,0 +1,185 @@
+"""Changes to a graph, collected and then written into a fresh protobuf. The model it starts from is never changed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+
+from onnxprune.graph.model import Model, constant_nodes
+from onnxprune.graph.view import GraphView, Node
+
+
+class GraphEdit:
+    """New constants, attributes and inputs of a model's main graph.
+
+    Attributes:
+        model: the model before the edit.
+        view: its graph.
+        values: constants with a new value; names that the model does not have become initializers.
+    """
+
+    def __init__(self, model: Model, graph: GraphView) -> None:
+        self.model = model
+        self.view = graph
+        self.values: dict[str, np.ndarray] = {}
+        self._attributes: dict[int, dict[str, Any]] = {}
+        self._inputs: dict[int, dict[int, str]] = {}
+        self._before: dict[int, list[onnx.NodeProto]] = {}
+        self._names = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(model.constants)
+
+    def set_value(self, tensor: str, value: np.ndarray) -> None:
+        """Give a constant a new value; a tensor that nodes computed becomes an initializer."""
+        self.values[tensor] = value
+
+    def set_attribute(self, node: Node, name: str, value: Any) -> None:
+        """Give an attribute a new value; None removes it."""
+        self._attributes.setdefault(node.index, {})[name] = value
+
+    def set_input(self, node: Node, position: int, value: np.ndarray) -> str:
+        """Give a node a constant of its own as an input; where it is the only reader, the constant keeps its name."""
+        current = node.input(position)
+        value = np.asarray(value, order="C")
+        if current in self.model.constants and len(self.view.consumers[current]) == 1:
+            value = value.astype(self.model.constants[current].dtype)
+            name = current
+        else:
+            name = self.fresh_name(f"{node.name}_{position}" if not current else f"{current}_{node.name}")
+            self._inputs.setdefault(node.index, {})[position] = name
+        self.values[name] = value
+        return name
+
+    def multiply_input(self, node: Node, position: int, factor: np.ndarray, data_type: int) -> None:
+        """Put a Mul with a constant in front of a node's input."""
+        product = self.fresh_name(f"{node.input(position)}_masked")
+        name = self.fresh_name(f"{product}_factor")
+        self.values[name] = factor.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+        mul = onnx.helper.make_node("Mul", [node.input(position), name], [product], name=product)
+        self._before.setdefault(node.index, []).append(mul)
+        self._inputs.setdefault(node.index, {})[position] = product
+
+    def fresh_name(self, base: str) -> str:
+        """A tensor name that is not taken."""
+        name, suffix = base, 2
+        while name in self._names:
+            name, suffix = f"{base}_{suffix}", suffix + 1
+        self._names.add(name)
+        return name
+
+    def apply(self, stale: frozenset[str] = frozenset()) -> Model:
+        """The edited model.
+
+        Args:
+            stale: tensors whose declared shapes (value_info) no longer hold and are left out.
+        """
+        source = self.model.proto
+        proto = onnx.ModelProto()
+        copy_fields(source, proto, skip=("graph",))
+        graph = proto.graph
+        copy_fields(source.graph, graph, skip=("initializer", "value_info", "node", "input"))
+        graph.value_info.extend(v for v in source.graph.value_info if v.name not in stale and v.name not in self.values)
+        known = {tensor.name for tensor in source.graph.initializer}
+        for tensor in source.graph.initializer:
+            graph.initializer.append(placeholder(tensor) if tensor.name in self.values else tensor)
+        made = {node.output[0] for node, _ in constant_nodes(source.graph)}
+        for name, array in self.values.items():
+            if name not in known and name not in made:
+                data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                graph.initializer.append(placeholder(onnx.TensorProto(name=name, data_type=data_type)))
+        for value in source.graph.input:
+            graph.input.append(value)
+            if value.name in self.values and value.name in self.model.constants:
+                shape = onnx.helper.make_tensor_type_proto(1, self.values[value.name].shape).tensor_type.shape
+                graph.input[-1].type.tensor_type.shape.CopyFrom(shape)
+        for index, node in enumerate(source.graph.node):
+            replaced = node.output and all(o in self.values or not o for o in node.output) and node.output[0] not in made
+            if not replaced:
+                graph.node.extend(self._before.get(index, ()))
+                self._append(graph, node, index)
+        constants = MappingProxyType({**self.model.constants, **self.values})
+        return without_dead(Model(proto, constants, self.model.name, self.model.external), source)
+
+    def _append(self, graph: onnx.GraphProto, source: onnx.NodeProto, index: int) -> None:
+        node = graph.node.add()
+        if source.op_type == "Constant" and source.output[0] in self.values:
+            copy_fields(source, node, skip=("attribute",))
+            for attribute in source.attribute:
+                fresh = node.attribute.add()
+                if attribute.HasField("t"):
+                    copy_fields(attribute, fresh, skip=("t",))
+                    fresh.t.CopyFrom(placeholder(attribute.t))
+                else:
+                    fresh.CopyFrom(attribute)
+            return
+        node.CopyFrom(source)
+        for name, value in self._attributes.get(index, {}).items():
+            kept = [attribute for attribute in node.attribute if attribute.name != name]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            if value is not None:
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+        for position, name in self._inputs.get(index, {}).items():
+            while len(node.input) <= position:
+                node.input.append("")
+            node.input[position] = name
+
+
+def placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """The tensor without payload, shape and external data: `to_proto` writes them from `Model.constants`."""
+    fresh = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string, dims=[-1])
+    fresh.metadata_props.extend(tensor.metadata_props)
+    return fresh
+
+
+def copy_fields(source: Any, target: Any, skip: tuple[str, ...]) -> None:
+    """Copy all set fields of a protobuf message but some."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skip:
+            continue
+        if isinstance(value, Message):
+            getattr(target, descriptor.name).CopyFrom(value)
+        elif isinstance(value, (str, bytes, int, float)):
+            setattr(target, descriptor.name, value)
+        else:
+            getattr(target, descriptor.name).extend(value)
+
+
+def without_dead(model: Model, before: onnx.ModelProto) -> Model:
+    """Drop nodes and constants that lost their last reader in an edit; what was unread before stays.
+
+    Args:
+        model: the edited model, whose protobuf is changed.
+        before: the protobuf it was made of.
+    """
+    graph = model.proto.graph
+    read_before = _read(before.graph)
+    while lost := read_before - _read(graph):
+        _delete(graph.node, lambda n: any(o in lost for o in n.output) and all(o in lost or not o for o in n.output))
+        _delete(graph.initializer, lambda t: t.name in lost)
+        _delete(graph.input, lambda v: v.name in lost and v.name in model.constants)
+        read_before -= lost
+    names = {t.name for t in graph.initializer} | {n.output[0] for n, _ in constant_nodes(graph)}
+    constants = {name: value for name, value in model.constants.items() if name in names}
+    return replace(model, constants=MappingProxyType(constants))
+
+
+def _delete(field: Any, gone: Callable[[Any], bool]) -> None:
+    for index in reversed(range(len(field))):
+        if gone(field[index]):
+            del field[index]
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Names that nodes (also in subgraphs) read, and the graph's outputs."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _read(attribute.g)
+            for inner in attribute.graphs:
+                names |= _read(inner)
+    return names

@@ -1,0 +1,87 @@
+"""What a scorer gets and returns."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.config import PruneConfig
+from onnxprune.graph.model import Model
+from onnxprune.graph.space import PruneSpace
+from onnxprune.graph.view import GraphView
+from onnxprune.result import ProgramReport
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done and steps in all."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreContext:
+    """The data of one scoring run.
+
+    Attributes:
+        model: the original model.
+        view: its graph.
+        space: its groups, labels and layers.
+        data: calibration rows; None where the scorer needs none and the user gave none.
+        config: options.
+        executor: where independent tasks run.
+        progress: told of steps.
+    """
+
+    model: Model
+    view: GraphView
+    space: PruneSpace
+    data: Dataset | None
+    config: PruneConfig
+    executor: Executor
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """How much each unit of one group matters.
+
+    Attributes:
+        group: name of the group.
+        order: `(n,)` positions within the group; the first is removed first.
+        scores: `(n,)` in [0, 1] by position, 1 matters most; shown to the user and compared with `--threshold`.
+        damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. The unit is
+            the same in all groups of one scorer; entry 0 is never read.
+    """
+
+    group: str
+    order: np.ndarray
+    scores: np.ndarray
+    damage: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A scorer's result: one entry per group, in the space's order.
+
+    Attributes:
+        groups: scores of every group.
+        program: the scorer's own program, where it solved one.
+        oamip: what the report says of the paper's program.
+        notes: what the user should know.
+    """
+
+    groups: tuple[GroupScore, ...]
+    program: ProgramReport | None = None
+    oamip: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Scorer(Protocol):
+    """A scorer: a function of the context alone."""
+
+    def __call__(self, context: ScoreContext) -> Scores:
+        """Score every group of the context's space."""

@@ -1,0 +1,187 @@
+"""Conv and ConvTranspose: 1D to 3D, grouped and depthwise."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.space import Window
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import Linear, OpHandler, Rewriting
+from onnxprune.ops.examples import example
+
+
+class Conv(OpHandler):
+    """Conv; weight `(C_out, C_in / group, *kernel)`."""
+
+    op_types = ("Conv",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Contract over the input's channels, start new ones; depthwise passes through."""
+        _couple(node, labels, in_axis=1, out_axis=0)
+
+    def linear(self, node: Node, labels: Labels) -> Linear | None:
+        """The contraction, per output position."""
+        return _linear(node, labels, in_axis=1, out_axis=0)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """A depthwise convolution has as many groups as channels left."""
+        _rewrite(node, edit)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Plain, strided, dilated, 1D, grouped, depthwise and depthwise with a multiplier."""
+        for middle, w2 in (
+            ("Conv <pads = [1, 1, 1, 1]>", (6, 8, 3, 3)),
+            ("Conv <strides = [2, 2], dilations = [2, 1]>", (6, 8, 3, 3)),
+            ("Conv <group = 2>", (6, 4, 3, 3)),
+            ("Conv <group = 8>", (8, 1, 3, 3)),
+            ("Conv <group = 8>", (16, 1, 3, 3)),
+        ):
+            yield example(
+                f"""g (float[N,3,9,9] x) => (float[N,4,A,B] y) {{
+                h = Conv (x, w1, b1)
+                r = Relu (h)
+                m = {middle} (r, w2, b2)
+                s = Relu (m)
+                y = Conv (s, w3) }}""",
+                {"w1": (8, 3, 3, 3), "b1": (8,), "w2": w2, "b2": w2[:1], "w3": (4, w2[0], 1, 1)},
+            )
+        yield example(
+            """g (float[N,3,12] x) => (float[N,4,A] y) {
+            h = Conv (x, w1)
+            y = Conv (h, w2) }""",
+            {"w1": (8, 3, 3), "w2": (4, 8, 3)},
+        )
+
+
+class ConvTranspose(OpHandler):
+    """ConvTranspose; weight `(C_in, C_out / group, *kernel)`."""
+
+    op_types = ("ConvTranspose",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """As Conv, with the weight's axes exchanged."""
+        _couple(node, labels, in_axis=0, out_axis=1)
+
+    def linear(self, node: Node, labels: Labels) -> Linear | None:
+        """The contraction, per input position."""
+        return _linear(node, labels, in_axis=0, out_axis=1)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """A depthwise convolution has as many groups as channels left."""
+        _rewrite(node, edit)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Plain, grouped and depthwise upsampling."""
+        for group, w2 in ((1, (8, 6, 2, 2)), (2, (8, 3, 2, 2)), (8, (8, 1, 2, 2))):
+            yield example(
+                f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
+                h = Conv (x, w1)
+                m = ConvTranspose <strides = [2, 2], group = {group}> (h, w2, b2)
+                y = Conv (m, w3) }}""",
+                {"w1": (8, 3, 3, 3), "w2": w2, "b2": (w2[1] * group,), "w3": (4, w2[1] * group, 1, 1)},
+            )
+
+
+def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:
+    source, weight, bias = node.input(0), node.input(1), node.input(2)
+    shape, rank = labels.shape(weight), labels.rank(node.output())
+    if not labels.is_constant(weight) or shape is None or rank < 3 or (bias and not labels.is_constant(bias)):
+        labels.freeze_node(node, "the weight of the convolution is computed, or shapes are unknown")
+        return
+    group = node.int("group", 1)
+    if out_axis == 0:
+        c_in, c_out = shape[1] * group, shape[0]
+    else:
+        c_in, c_out = shape[0], shape[1] * group
+    ids = labels.axis(source, 1)
+    if group == 1:
+        labels.set(weight, in_axis, ids)
+        labels.contract(node, weight, in_axis, ids)
+        out = labels.fresh(c_out, node, node.output())
+        labels.set(weight, out_axis, out)
+    elif group == c_in:
+        out = np.repeat(labels.fixed(c_in) if ids is None else ids, c_out // c_in)
+        if ids is None:
+            out = labels.fresh(c_out, node, node.output())
+            labels.freeze_ids(out, node.output(), "depthwise over channels that are not prunable", node)
+        else:
+            # The weight's first axis runs over output channels (Conv) or input channels (ConvTranspose).
+            labels.set(weight, 0, out if out_axis == 0 else ids)
+    else:
+        out = _couple_grouped(node, labels, ids, group, in_axis, out_axis, c_out)
+    if bias:
+        labels.set(bias, 0, out)
+    labels.set(node.output(), 1, out)
+
+
+def _couple_grouped(
+    node: Node, labels: Labels, ids: Ids | None, group: int, in_axis: int, out_axis: int, c_out: int
+) -> Ids:
+    """Tie the same offset of every group, so that all groups stay equally wide."""
+    weight = node.input(1)
+    fresh = labels.fresh(c_out // group, node, node.output())
+    out = np.tile(fresh, group)
+    labels.set(weight, out_axis, out if out_axis == 0 else fresh)
+    if ids is not None:
+        rows = ids.reshape(group, -1)
+        for row in rows[1:]:
+            labels.tie(rows[0], row)
+        tied = ids if in_axis == 0 else rows[0]
+        labels.set(weight, in_axis, tied)
+        labels.contract(node, weight, in_axis, tied)
+    return out
+
+
+def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear | None:
+    source, weight, output = node.input(0), node.input(1), node.output()
+    shape, positions = labels.shape(weight), labels.shape(output if out_axis == 0 else source)
+    if shape is None or positions is None or not labels.is_constant(weight):
+        return None
+    n = len(shape) - 2
+    arrays = labels.get(weight)
+    factors = [ids if ids is not None else size for ids, size in zip(arrays, shape, strict=True)]
+    pads, auto = node.ints("pads") or (0,) * (2 * n), str(node.attributes.get("auto_pad", "NOTSET"))
+    strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+    if auto.startswith("SAME") and (inputs := labels.shape(source)) is not None:
+        pads = _same_pads(inputs[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
+    bias = node.input(2)
+    return Linear(
+        input=source,
+        weight=weight,
+        bias=bias or None,
+        output=output,
+        in_axis=in_axis,
+        out_axis=out_axis,
+        input_axis=1,
+        output_axis=1,
+        factors=(*factors, *positions[2:]),
+        group=node.int("group", 1),
+        window=Window(tuple(shape[2:]), strides, pads, dilations),
+        transposed=out_axis == 1,
+    )
+
+
+def _same_pads(
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    *,
+    upper: bool,
+) -> tuple[int, ...]:
+    total = [
+        max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
+        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return (*small, *large) if upper else (*large, *small)
+
+
+def _rewrite(node: Node, edit: Rewriting) -> None:
+    group = node.int("group", 1)
+    source = edit.shape(node.input(0))
+    width = edit.width(node.input(0), 1)
+    if group > 1 and source is not None and group == source[1] and width is not None:
+        edit.set_attribute("group", width)

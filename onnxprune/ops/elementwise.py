@@ -1,0 +1,69 @@
+"""Elementwise operators of several inputs with broadcasting: operands are tied position by position."""
+
+from collections.abc import Iterator
+
+import onnx
+
+from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler
+from onnxprune.ops.examples import example
+
+
+class Elementwise(OpHandler):
+    """Arithmetic, comparison and selection."""
+
+    op_types = (
+        *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Where", "And", "Or", "Xor"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    )
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Tie operands after broadcasting (aligned from the right); constants take the others' labels."""
+        output = node.output()
+        shape = labels.shape(output)
+        operands = [name for name in node.inputs if name]
+        if shape is None or any(labels.shape(name) is None for name in operands):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        for axis, size in enumerate(shape):
+            found: list[tuple[str, int, Ids | None]] = []
+            for name in operands:
+                own = labels.shape(name) or ()
+                position = axis - (len(shape) - len(own))
+                if position >= 0 and (own[position] == size):
+                    found.append((name, position, labels.axis(name, position)))
+            self._couple_axis(node, labels, output, axis, found)
+
+    def _couple_axis(
+        self, node: Node, labels: Labels, output: str, axis: int, found: list[tuple[str, int, Ids | None]]
+    ) -> None:
+        computed = [entry for entry in found if not labels.is_constant(entry[0])]
+        labelled = [ids for _, _, ids in computed if ids is not None]
+        if not labelled:
+            return
+        for name, position, ids in found:
+            if labels.is_constant(name):
+                labels.set(name, position, labelled[0])
+            elif ids is None:
+                for one in labelled:
+                    labels.freeze_ids(one, output, f"combined with {name!r}, which is not prunable", node)
+            else:
+                labels.tie(labelled[0], ids)
+        labels.set(output, axis, labelled[0])
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A residual, a gate, a scale per channel, a scalar and a comparison."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            r = Relu (h)
+            i = Conv <pads = [1, 1, 1, 1]> (r, w2)
+            s = Add (h, i)
+            g = Sigmoid (i)
+            t = Mul (s, g)
+            u = Div (t, scale)
+            v = Sub (u, scalar)
+            y = Conv (v, w3) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "scale": (8, 1, 1), "scalar": (1,), "w3": (4, 8, 1, 1)},
+        )

@@ -1,0 +1,54 @@
+"""Reductions: the reduced axes are frozen where they carry channels, the others pass."""
+
+from collections.abc import Iterator
+
+import onnx
+
+from onnxprune.graph.labels import Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, normal_axis
+from onnxprune.ops.examples import example
+
+
+class Reduce(OpHandler):
+    """ReduceMean and its kin, ArgMax, ArgMin."""
+
+    op_types = (
+        *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+        *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin"),
+    )
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """A reduction over channels mixes them."""
+        source, output = node.input(0), node.output()
+        arrays = labels.get(source)
+        axes = node.ints("axes")
+        if node.op_type.startswith("Arg"):
+            axes = (node.int("axis", 0),)
+        elif axes is None and node.input(1):
+            value = labels.constant(node.input(1))
+            if value is None:
+                labels.freeze_node(node, "axes are computed")
+                return
+            axes = tuple(int(v) for v in value.ravel())
+        if not axes:
+            axes = () if node.int("noop_with_empty_axes", 0) else tuple(range(len(arrays)))
+        named = {normal_axis(axis, len(arrays)) for axis in axes}
+        keep = node.int("keepdims", 1)
+        for axis in named:
+            labels.freeze_ids(arrays[axis], source, f"{node.op_type} mixes these channels", node)
+        result = [None if axis in named else ids for axis, ids in enumerate(arrays) if keep or axis not in named]
+        if labels.rank(output) == len(result):
+            labels.set_all(output, result)
+        elif any(ids is not None for ids in result):
+            labels.freeze(source, "shapes are unknown", node)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Spatial mean to a classifier."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4] y) {
+            h = Conv (x, w1)
+            m = ReduceMean <axes = [2, 3], keepdims = 0> (h)
+            y = Gemm (m, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8, 4)},
+        )

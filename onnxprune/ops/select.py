@@ -1,0 +1,336 @@
+"""Operators that join and select positions: Concat, Split, Slice, Gather, Pad."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, Rewriting, normal_axis
+from onnxprune.ops.examples import example
+
+
+class Concat(OpHandler):
+    """Concat joins labels along its axis and ties them along the others."""
+
+    op_types = ("Concat",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Parts without labels count as fixed channels."""
+        output = node.output()
+        shape = labels.shape(output)
+        if shape is None or any(labels.shape(name) is None for name in node.inputs):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        axis = normal_axis(node.int("axis", 0), len(shape))
+        parts = [labels.axis(name, axis) for name in node.inputs]
+        if any(ids is not None for ids in parts):
+            sizes = [(labels.shape(name) or ())[axis] for name in node.inputs]
+            joined: list[Ids] = []
+            for name, size, ids in zip(node.inputs, sizes, parts, strict=True):
+                if ids is None and labels.is_constant(name):
+                    ids = labels.fixed(size)  # noqa: PLW2901
+                    labels.set(name, axis, ids)
+                joined.append(labels.fixed(size) if ids is None else ids)
+            labels.set(output, axis, np.concatenate(joined))
+        for other in range(len(shape)):
+            if other != axis:
+                self._tie(node, labels, other)
+
+    def _tie(self, node: Node, labels: Labels, axis: int) -> None:
+        found = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs)]
+        present = [ids for name, ids in found if ids is not None]
+        for name, ids in found:
+            if not present:
+                return
+            if ids is None and labels.is_constant(name):
+                labels.set(name, axis, present[0])
+            elif ids is None:
+                for one in present:
+                    labels.freeze_ids(one, node.output(), f"joined with {name!r}, which is not prunable", node)
+            else:
+                labels.tie(present[0], ids)
+        labels.set(node.output(), axis, present[0])
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Branches of different width, and the input itself."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            i = Conv (x, w2)
+            c = Concat <axis = 1> (h, x, i)
+            y = Conv (c, w3) }""",
+            {"w1": (8, 3, 1, 1), "w2": (5, 3, 1, 1), "w3": (4, 16, 3, 3)},
+        )
+
+
+class Split(OpHandler):
+    """Split selects consecutive runs."""
+
+    op_types = ("Split",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Each output takes its run of labels."""
+        source = node.input(0)
+        axis = normal_axis(node.int("axis", 0), labels.rank(source))
+        if any(labels.shape(name) is None for name in (source, *filter(None, node.outputs))):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        arrays = labels.get(source)
+        along = arrays[axis]
+        if along is not None and node.input(1) and labels.constant(node.input(1)) is None:
+            labels.freeze_node(node, "sizes of Split are computed")
+            return
+        if along is not None and not all(node.outputs):
+            labels.freeze_node(node, "an output of Split is not used")
+            return
+        start = 0
+        for output in filter(None, node.outputs):
+            size = (labels.shape(output) or ())[axis]
+            own = list(arrays)
+            own[axis] = None if along is None else along[start : start + size]
+            labels.set_all(output, own)
+            start += size
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Sizes are those that stay."""
+        shape = edit.shape(node.input(0)) or ()
+        axis = normal_axis(node.int("axis", 0), len(shape))
+        widths = [edit.width(output, axis) for output in node.outputs]
+        if any(width is None for width in widths):
+            return
+        if node.opset >= 13:
+            edit.set_input(1, np.array(widths, np.int64))
+            edit.set_attribute("num_outputs", None)
+        else:
+            edit.set_attribute("split", widths)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Two uneven parts that go different ways."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            a, b = Split <axis = 1> (h, sizes)
+            p = Conv (a, w2)
+            q = Conv (b, w3)
+            y = Add (p, q) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 5, 1, 1), "w3": (4, 3, 1, 1)},
+            {"sizes": np.array([5, 3])},
+        )
+
+
+class Slice(OpHandler):
+    """Slice with constant limits."""
+
+    op_types = ("Slice",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Labels are sliced like the data."""
+        source, output = node.input(0), node.output()
+        before, after = labels.shape(source), labels.shape(output)
+        if before is None or after is None or len(before) != len(after):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        arrays = labels.get(source)
+        limits = slice_limits(node, labels.constant, len(before))
+        for axis, ids in enumerate(arrays):
+            if ids is None:
+                continue
+            if limits is None:
+                labels.freeze_ids(ids, source, "limits of Slice are computed", node)
+                if before[axis] == after[axis]:
+                    labels.set(output, axis, ids)
+            elif axis not in limits:
+                labels.set(output, axis, ids)
+            else:
+                if limits[axis].step not in (1, None):
+                    labels.freeze_ids(ids, source, "Slice steps over these channels", node)
+                labels.set(output, axis, ids[limits[axis]])
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Limits on labelled axes count the positions that stay before them."""
+        shape = edit.shape(node.input(0)) or ()
+        limits = slice_limits(node, edit.constant, len(shape))
+        if limits is None:
+            return
+        starts, ends, changed = [], [], False
+        for axis, limit in limits.items():
+            start, end, step = limit.start, limit.stop, limit.step
+            kept = edit.kept(node.input(0), axis)
+            if kept is not None and step in (1, None):
+                first, last, _ = limit.indices(shape[axis])
+                start, end, changed = int(kept[:first].sum()), int(kept[: max(first, last)].sum()), True
+            starts.append(start)
+            ends.append(np.iinfo(np.int64).max if end is None and (step or 1) > 0 else end)
+            if end is None and (step or 1) < 0:
+                ends[-1] = np.iinfo(np.int64).min
+        if not changed:
+            return
+        if node.opset >= 10:
+            edit.set_input(1, np.array([0 if s is None else s for s in starts], np.int64))
+            edit.set_input(2, np.array(ends, np.int64))
+            if node.input(3):
+                edit.set_input(3, np.array(list(limits), np.int64))
+            if node.input(4):
+                edit.set_input(4, np.array([limit.step for limit in limits.values()], np.int64))
+        else:
+            edit.set_attribute("starts", starts)
+            edit.set_attribute("ends", ends)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A run of channels, and every second row."""
+        yield example(
+            """g (float[N,3,8,8] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            a = Slice (h, starts, ends, axes, steps)
+            y = Conv (a, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 5, 1, 1)},
+            {
+                "starts": np.array([2, 0]),
+                "ends": np.array([7, 6]),
+                "axes": np.array([1, 2]),
+                "steps": np.array([1, 2]),
+            },
+        )
+
+
+def slice_limits(node: Node, constant: object, rank: int) -> dict[int, slice] | None:
+    """Limits per axis, None where they are computed.
+
+    Args:
+        node: the Slice node.
+        constant: function from a tensor's name to its constant value or None.
+        rank: number of axes of the data.
+    """
+    assert callable(constant)
+    if node.opset < 10:
+        starts, ends = node.ints("starts") or (), node.ints("ends") or ()
+        axes = node.ints("axes") or tuple(range(len(starts)))
+        steps: tuple[int, ...] = (1,) * len(starts)
+    else:
+        values = [constant(node.input(i)) if node.input(i) else None for i in range(1, 5)]
+        if values[0] is None or values[1] is None or any(node.input(i) and values[i - 1] is None for i in (3, 4)):
+            return None
+        starts, ends = tuple(map(int, values[0].ravel())), tuple(map(int, values[1].ravel()))
+        axes = tuple(range(len(starts))) if values[2] is None else tuple(map(int, values[2].ravel()))
+        steps = (1,) * len(starts) if values[3] is None else tuple(map(int, values[3].ravel()))
+    limits = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        # A negative step that runs past the front means "to the beginning", which Python writes as None.
+        limits[normal_axis(axis, rank)] = slice(start, None if step < 0 and end < -(2**31) + 1 else end, step)
+    return limits
+
+
+class Gather(OpHandler):
+    """Gather with constant indices."""
+
+    op_types = ("Gather",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Labels of the gathered axis are selected; other axes pass."""
+        source, indices, output = node.input(0), node.input(1), node.output()
+        before, after = labels.shape(source), labels.shape(output)
+        if before is None or after is None:
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        axis = normal_axis(node.int("axis", 0), len(before))
+        arrays = labels.get(source)
+        inserted = len(after) - len(before) + 1
+        moved: list[Ids | None] = [*arrays[:axis], *([None] * inserted), *arrays[axis + 1 :]]
+        along = arrays[axis]
+        chosen = labels.constant(indices)
+        if along is not None and chosen is not None and chosen.ndim == 1:
+            moved[axis] = along[chosen]
+        elif along is not None:
+            labels.freeze_ids(along, source, "single channels are picked by Gather", node)
+        labels.set_all(output, moved)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Indices count the positions that stay."""
+        shape = edit.shape(node.input(0)) or ()
+        axis = normal_axis(node.int("axis", 0), len(shape))
+        kept = edit.kept(node.input(0), axis)
+        chosen = edit.constant(node.input(1))
+        if kept is None or chosen is None or kept.all():
+            return
+        chosen = np.where(chosen < 0, chosen + len(kept), chosen)
+        position = np.cumsum(kept) - 1
+        edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim else chosen].astype(np.int64))
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A fixed permutation with a repetition."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            a = Gather <axis = 1> (h, order)
+            y = Conv (a, w2) }""",
+            {"w1": (6, 3, 3, 3), "w2": (4, 7, 1, 1)},
+            {"order": np.array([5, 0, 1, 4, -3, 2, 0])},
+        )
+
+
+class Pad(OpHandler):
+    """Pad: inserted channels are units of their own, which later additions tie to real ones."""
+
+    op_types = ("Pad",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Padded positions of a labelled axis get fresh ids."""
+        source, output = node.input(0), node.output()
+        arrays = labels.get(source)
+        pads = self._pads(node, labels.constant)
+        if pads is None or labels.rank(output) != len(arrays) or node.input(3):
+            labels.freeze_node(node, "amounts of Pad are computed")
+            return
+        rank = len(arrays)
+        for axis, ids in enumerate(arrays):
+            begin, end = pads[axis], pads[axis + rank]
+            if ids is None:
+                continue
+            if (begin or end) and (str(node.attributes.get("mode", "constant")) != "constant" or min(begin, end) < 0):
+                labels.freeze_ids(ids, source, "Pad copies or cuts channels", node)
+            elif begin or end:
+                new = labels.fresh(begin + end, node, output)
+                labels.set(output, axis, np.concatenate([new[:begin], ids, new[begin:]]))
+            else:
+                labels.set(output, axis, ids)
+
+    @staticmethod
+    def _pads(node: Node, constant: object) -> tuple[int, ...] | None:
+        assert callable(constant)
+        if node.opset < 11:
+            return node.ints("pads")
+        value = constant(node.input(1))
+        return None if value is None else tuple(int(v) for v in value)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Amounts on labelled axes count the inserted positions that stay."""
+        pads = self._pads(node, edit.constant)
+        if pads is None:
+            return
+        fresh, rank = list(pads), len(pads) // 2
+        for axis in range(rank):
+            kept = edit.kept(node.output(), axis)
+            if kept is not None:
+                fresh[axis] = int(kept[: pads[axis]].sum())
+                fresh[axis + rank] = int(kept[len(kept) - pads[axis + rank] :].sum())
+        if tuple(fresh) == pads:
+            return
+        if node.opset < 11:
+            edit.set_attribute("pads", fresh)
+        else:
+            edit.set_input(1, np.array(fresh, np.int64))
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Zero channels around a narrow branch, added to a wide one."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            p = Pad (h, pads)
+            i = Conv (x, w2)
+            s = Add (p, i)
+            y = Conv (s, w3) }""",
+            {"w1": (4, 3, 3, 3), "w2": (8, 3, 3, 3), "w3": (4, 8, 1, 1)},
+            {"pads": np.array([0, 2, 0, 0, 0, 2, 0, 0])},
+        )

@@ -1,0 +1,240 @@
+"""Operators that move axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, Rewriting, normal_axis
+from onnxprune.ops.examples import example
+
+
+class Transpose(OpHandler):
+    """Transpose permutes the labels."""
+
+    op_types = ("Transpose",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Labels follow their axis."""
+        arrays = labels.get(node.input(0))
+        if labels.rank(node.output()) != len(arrays):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        perm = node.ints("perm") or tuple(reversed(range(len(arrays))))
+        labels.set_all(node.output(), [arrays[p] for p in perm])
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A channels-last stretch."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,A,B,4] y) {
+            h = Conv (x, w1)
+            t = Transpose <perm = [0, 2, 3, 1]> (h)
+            r = Relu (t)
+            y = MatMul (r, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8, 4)},
+        )
+
+
+class Reshape(OpHandler):
+    """Reshape and Flatten: merged axes repeat labels, split axes carry them where the split is a grid."""
+
+    op_types = ("Reshape", "Flatten")
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Match blocks of axes with equal products and carry labels through each block."""
+        source, output = node.input(0), node.output()
+        before, after = labels.shape(source), labels.shape(output)
+        if before is None or after is None or prod(before) != prod(after):
+            labels.freeze_node(node, "shapes are unknown")
+            return
+        if labels.is_labelled(source) and not self._target_is_known(node, labels):
+            labels.freeze_node(node, "the target shape is computed while the model runs")
+            return
+        arrays = labels.get(source)
+        for old, new in blocks(before, after):
+            self._couple_block(node, labels, arrays, before, after, old, new)
+
+    def _target_is_known(self, node: Node, labels: Labels) -> bool:
+        if node.op_type == "Flatten" or labels.constant(node.input(1)) is not None:
+            return True
+        # A computed target is replaced by [0, .., -1]: each output axis must copy an input axis, one may be inferred.
+        before, after = labels.shape(node.input(0)) or (), labels.shape(node.output()) or ()
+        return computed_target(before, after) is not None
+
+    def _couple_block(
+        self,
+        node: Node,
+        labels: Labels,
+        arrays: list[Ids | None],
+        before: Sequence[int],
+        after: Sequence[int],
+        old: range,
+        new: range,
+    ) -> None:
+        source, output = node.input(0), node.output()
+        labelled = [axis for axis in old if arrays[axis] is not None and before[axis] > 1]
+        single = [axis for axis in old if arrays[axis] is not None and before[axis] == 1]
+        for axis in single:
+            labels.freeze_ids(arrays[axis], source, "the only channel of an axis that is reshaped", node)
+        if not labelled:
+            return
+        if len(labelled) > 1:
+            for axis in labelled:
+                labels.freeze_ids(arrays[axis], source, "two axes of channels are merged", node)
+            return
+        axis = labelled[0]
+        ids = arrays[axis]
+        assert ids is not None
+        sizes = [before[a] for a in old]
+        spread = [1] * len(sizes)
+        spread[axis - old.start] = len(ids)
+        flat = np.broadcast_to(ids.reshape(spread), sizes).ravel()
+        self._place(node, labels, source, output, flat, ids, [after[a] for a in new], new)
+
+    def _place(
+        self,
+        node: Node,
+        labels: Labels,
+        source: str,
+        output: str,
+        flat: Ids,
+        ids: Ids,
+        sizes: list[int],
+        new: range,
+    ) -> None:
+        """Put flat labels on the new axes: on one axis, tying what shares a position there."""
+        grid = flat.reshape(sizes)
+        wide = [position for position, size in enumerate(sizes) if size > 1]
+        exact = [p for p in wide if _constant_off(grid, p)]
+        if exact:
+            choice = exact[0]
+        elif len(wide) == 2 and self._is_shuffle(node, labels):
+            choice = wide[-1]  # offsets within a group of a channel shuffle
+        else:
+            choice = wide[0]  # heads, or maps of a spatial grid
+        rows = np.moveaxis(grid, choice, 0).reshape(sizes[choice], -1)
+        for column in range(1, rows.shape[1]):
+            labels.tie(rows[:, 0], rows[:, column])
+        labels.set(output, new.start + choice, np.ascontiguousarray(rows[:, 0]))
+
+    def _is_shuffle(self, node: Node, labels: Labels) -> bool:
+        rank = (labels.rank(node.input(0)), labels.rank(node.output()))
+        return rank in ((4, 5), (3, 4)) and labels.shape(node.input(0))[1:2] != labels.shape(node.output())[1:2]  # type: ignore[index]
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Widths that the target spells out."""
+        if node.op_type == "Flatten":
+            return
+        output, after = node.output(), edit.shape(node.output()) or ()
+        target = edit.constant(node.input(1))
+        if target is None:
+            target = computed_target(edit.shape(node.input(0)) or (), after)
+            if target is None:
+                return
+        fresh = np.array(target, dtype=np.int64)
+        for axis, entry in enumerate(fresh):
+            width = edit.width(output, axis)
+            if entry > 0 and width is not None:
+                fresh[axis] = width
+        if (fresh == 0).any() and node.int("allowzero", 0):
+            edit.set_attribute("allowzero", None)
+        edit.set_input(1, fresh)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Flatten to a classifier, a constant target, heads and a shuffle."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4] y) {
+            h = Conv (x, w1)
+            f = Flatten (h)
+            y = Gemm (f, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8 * 16, 4)},
+        )
+        yield example(
+            """g (float[N,6] x) => (float[N,4,A,B] y) {
+            h = Gemm (x, w1)
+            r = Reshape (h, shape)
+            y = Conv (r, w2) }""",
+            {"w1": (6, 8 * 9), "w2": (4, 8, 3, 3)},
+            {"shape": np.array([-1, 8, 3, 3])},
+        )
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            s = Reshape (h, split)
+            t = Transpose <perm = [0, 2, 1, 3, 4]> (s)
+            m = Reshape (t, merge)
+            d = Conv <group = 2> (m, w2)
+            y = Conv (d, w3) }""",
+            {"w1": (8, 3, 3, 3), "w2": (6, 4, 1, 1), "w3": (4, 6, 1, 1)},
+            {"split": np.array([0, 2, 4, 4, 4]), "merge": np.array([0, 8, 4, 4])},
+        )
+
+
+class Squeeze(OpHandler):
+    """Squeeze and Unsqueeze drop or add axes of size 1."""
+
+    op_types = ("Squeeze", "Unsqueeze")
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Labels follow their axis; the only channel of a dropped axis stays."""
+        source, output = node.input(0), node.output()
+        arrays, rank = labels.get(source), labels.rank(output)
+        axes = node.ints("axes")
+        if axes is None and node.input(1):
+            value = labels.constant(node.input(1))
+            axes = None if value is None else tuple(int(v) for v in value.ravel())
+        longer = max(len(arrays), rank)
+        if axes is None and node.op_type == "Squeeze" and not node.input(1):
+            axes = tuple(a for a, size in enumerate(labels.shape(source) or ()) if size == 1)
+        if axes is None or abs(len(arrays) - rank) != len(axes):
+            labels.freeze_node(node, "axes or shapes are unknown")
+            return
+        named = {normal_axis(axis, longer) for axis in axes}
+        others = [axis for axis in range(longer) if axis not in named]
+        if node.op_type == "Squeeze":
+            for axis in named:
+                labels.freeze_ids(arrays[axis], source, "the only channel of a dropped axis", node)
+            labels.set_all(output, [arrays[axis] for axis in others])
+        else:
+            for position, axis in enumerate(others):
+                labels.set(output, axis, arrays[position])
+
+
+def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
+    """Split two shapes of equal size into the smallest runs of axes with equal products.
+
+    Axes of size 1 attach to the run that ends before them, or to the first.
+    """
+    found: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        start_i, start_j = i, j
+        left = before[i] if i < len(before) else 1
+        right = after[j] if j < len(after) else 1
+        i, j = min(i + 1, len(before)), min(j + 1, len(after))
+        while left != right:
+            if left < right:
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        found.append((range(start_i, i), range(start_j, j)))
+    return found
+
+
+def computed_target(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
+    """A constant target that stands for a computed one: 0 copies an axis, a single -1 is inferred; None if none does."""
+    target = [0 if axis < len(before) and size == before[axis] else -1 for axis, size in enumerate(after)]
+    # Zeros must be a prefix in step with the input, else a coincidence of sizes could be copied.
+    first = next((axis for axis, entry in enumerate(target) if entry == -1), len(target))
+    if len(after) - first > 1:
+        return None
+    return target
+
+
+def _constant_off(grid: np.ndarray, axis: int) -> bool:
+    """Whether labels vary along one axis only."""
+    rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+    return bool((rows == rows[:, :1]).all())
