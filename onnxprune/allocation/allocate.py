@@ -14,11 +14,19 @@ import numpy as np
 
 from onnxprune.allocation.bound import LowerBound, lower_bound
 from onnxprune.allocation.greedy import spend
-from onnxprune.allocation.grid import first_grid, least_outside, next_grid, points_per_group, promising_grid, with_choice
+from onnxprune.allocation.grid import (
+    first_grid,
+    least_outside,
+    next_grid,
+    points_per_group,
+    promising_grid,
+    with_choice,
+)
 from onnxprune.allocation.normal import NormalForm, normal_form
 from onnxprune.allocation.problem import Allocation, AllocationProblem
 from onnxprune.allocation.program import Grid, build
-from onnxprune.allocation.solver import relax, solve
+from onnxprune.programs.highs import relax
+from onnxprune.programs.scip import solve
 
 _GRID_COLUMNS = 8_000
 _GRID_POINTS = (6, 12)
@@ -134,7 +142,9 @@ def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBoun
     value = np.inf
     for _ in range(_RELAXATIONS):
         built = build(form, grid, scale)
-        relaxed = relax(built.program, limits.seconds)
+        # Upper bounds follow from the equalities; left out, their duals are part of the equalities' duals.
+        free = replace(built.program, column_upper=np.full(len(built.program.c), np.inf))
+        relaxed = relax(free, "allocation program", limits.seconds)
         if relaxed is None:
             break
         prices = np.maximum(0, -relaxed.duals[built.first_message[-1] :]) * scale
@@ -166,7 +176,15 @@ def _solve(
     built = build(form, grid, scale)
     program, bound, used = built.program, -np.inf, 0
     for _ in range(_EXACT):
-        solved = solve(program, built.point(form, start), limits.gap, limits.nodes - nodes - used, limits.seconds, limits.seed)
+        solved = solve(
+            program,
+            "allocation program",
+            start=built.point(form, start),
+            gap=limits.gap,
+            node_limit=limits.nodes - nodes - used,
+            time_limit=limits.seconds,
+            seed=limits.seed,
+        )
         used += solved.nodes
         bound = max(bound, solved.bound * scale) if bound == -np.inf else bound
         choice = built.choice(solved.x)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.allocation.normal import NormalForm
-from onnxprune.allocation.solver import LinearProgram
+from onnxprune.programs import LinearProgram
 
 _ZERO = 1e-9
 

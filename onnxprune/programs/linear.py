@@ -1,0 +1,34 @@
+"""A linear program as data. Stages build it; drivers (`scip`, `simplex`, `highs`) solve it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProgram:
+    """Minimise `c x` subject to `row_lower <= A x <= row_upper`, `column_lower <= x <= column_upper`.
+
+    Attributes:
+        c: `(n,)` costs.
+        A: `(m, n)` sparse rows.
+        row_lower: `(m,)`, may be -inf.
+        row_upper: `(m,)`, may be inf.
+        column_lower: `(n,)`, may be -inf.
+        column_upper: `(n,)`, may be inf.
+        integer: `(n,)` True where x must be integer.
+    """
+
+    c: np.ndarray
+    A: csr_array
+    row_lower: np.ndarray
+    row_upper: np.ndarray
+    column_lower: np.ndarray
+    column_upper: np.ndarray
+    integer: np.ndarray
+
+    def violation(self, x: np.ndarray) -> np.ndarray:
+        """`(m,)` by how much each row is violated at `x`, at least 0."""
+        activity = self.A @ x
+        return np.asarray(np.maximum(0.0, np.maximum(self.row_lower - activity, activity - self.row_upper)))

@@ -1,0 +1,104 @@
+"""A linear program that grows while it is solved: SCIP's LP interface, warm-started by the dual simplex method."""
+
+from itertools import pairwise
+from time import perf_counter
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from onnxprune.errors import SolverError
+from onnxprune.programs.linear import LinearProgram
+
+_TOLERANCE = 1e-7  # largest violation of a row that is left
+_ROWS = 150  # most violated rows given to the solver at a time
+
+
+class Simplex:
+    """Minimises over a program's continuous columns; its rows enter only once they are violated.
+
+    Most rows of the programs here never bind, so that a solver that starts with none of them and is given the most
+    violated ones handles a small fraction of the program. The result is the optimum of the whole program.
+
+    Args:
+        program: the program; `integer` is not looked at.
+        name: what messages call it.
+        time_limit: seconds from now; None for no limit.
+    """
+
+    def __init__(self, program: LinearProgram, name: str, time_limit: float | None = None) -> None:
+        from pyscipopt import LP
+
+        self._program = program
+        self._name = name
+        self._deadline = None if time_limit is None else perf_counter() + time_limit
+        self._lp = LP(name)
+        self._infinity = float(self._lp.infinity())
+        self._given = np.zeros(len(program.row_lower), dtype=bool)
+        self._lp.addCols(
+            [[] for _ in program.c],
+            objs=program.c.tolist(),
+            lbs=self._finite(program.column_lower),
+            ubs=self._finite(program.column_upper),
+        )
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit has passed."""
+        return self._deadline is not None and perf_counter() >= self._deadline
+
+    def add(self, rows: csr_array, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Add rows that are not part of the program (cuts)."""
+        if rows.shape[0] == 0:
+            return
+        ends, columns, values = rows.indptr, rows.indices.tolist(), rows.data.tolist()
+        entries = [list(zip(columns[start:stop], values[start:stop], strict=True)) for start, stop in pairwise(ends)]
+        self._lp.addRows(entries, lhss=self._finite(lower), rhss=self._finite(upper))
+
+    def bound(self, column: int, lower: float, upper: float) -> None:
+        """Give a column other bounds."""
+        self._lp.chgBound(column, lower, upper)
+
+    def cost(self, column: int, value: float) -> None:
+        """Give a column another cost."""
+        self._lp.chgObj(column, value)
+
+    def step(self) -> tuple[np.ndarray, float] | None:
+        """Solve with the rows given so far, then give violated ones.
+
+        Returns:
+            The optimum over the rows given so far, and the largest violation of a row of the program there (0 if none is
+            above the tolerance: then it is an optimum of the whole program). None where the time ran out.
+
+        Raises:
+            SolverError: there is no solution, or the solver failed.
+        """
+        from pyscipopt import SCIP_LPPARAM
+
+        if self.out_of_time:
+            return None
+        if self._deadline is not None:
+            self._lp.setRealParam(SCIP_LPPARAM.LPTILIM, max(1e-3, self._deadline - perf_counter()))
+        self._lp.solve()
+        if not self._lp.isOptimal():
+            if self.out_of_time:
+                return None
+            raise SolverError(f"the {self._name} has no solution: its rows contradict each other")
+        x = np.array(self._lp.getPrimal())
+        violation = self._program.violation(x)
+        violation[self._given] = 0.0
+        worst = np.flatnonzero(violation > _TOLERANCE)
+        worst = worst[np.argsort(-violation[worst], kind="stable")[:_ROWS]]
+        self._given[worst] = True
+        self.add(self._program.A[worst], self._program.row_lower[worst], self._program.row_upper[worst])
+        return x, float(violation[worst].max(initial=0.0))
+
+    def solve(self) -> np.ndarray | None:
+        """An optimum of the whole program; None where the time ran out."""
+        while (found := self.step()) is not None:
+            if found[1] == 0:
+                return found[0]
+        return None
+
+    def _finite(self, values: np.ndarray) -> list[float]:
+        clipped: list[float] = np.clip(values, -self._infinity, self._infinity).tolist()
+        return clipped
