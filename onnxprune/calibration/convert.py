@@ -1,0 +1,215 @@
+"""From stored rows to what a model takes: which axes move, what is scaled, and the cast.
+
+Integers for a floating-point input become `(x * scale - mean) / std`. Floating-point rows count as prepared and are only cast,
+unless the user gives `mean`, `std` or `scale`: what is given is applied to any row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxprune.calibration.signature import Dim, InputSpec
+from onnxprune.config import PreprocessConfig
+from onnxprune.errors import InputError
+
+_IMAGE_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How a stored row becomes a row of the model: an axis moves, then the row is reshaped.
+
+    Attributes:
+        move: source and target axis of the row, or None.
+        shape: shape of the row, or None where it stays.
+    """
+
+    move: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How stored rows of one input become the model's.
+
+    Attributes:
+        dtype: the model's type.
+        arrangement: of axes.
+        scale: factor, 1 where nothing is scaled.
+        mean: subtracted after scaling; broadcasts against stored rows, or None.
+        std: divided by; broadcasts against stored rows, or None.
+        drop: whether a single row is given without its leading axis (it is a complete feed).
+    """
+
+    dtype: np.dtype
+    arrangement: Arrangement
+    scale: float
+    mean: np.ndarray | None
+    std: np.ndarray | None
+    drop: bool
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """`(rows, ...)` as stored -> `(rows, ...)` as the model takes them (without the leading axis where `drop`)."""
+        if self.scale != 1 or self.mean is not None or self.std is not None:
+            rows = rows.astype(np.float64 if self.dtype == np.float64 else np.float32)
+            rows *= self.scale
+            if self.mean is not None:
+                rows -= self.mean.astype(rows.dtype)
+            if self.std is not None:
+                rows /= self.std.astype(rows.dtype)
+        if self.arrangement.move is not None:
+            source, target = self.arrangement.move
+            rows = np.moveaxis(rows, source + 1, target + 1)
+        if self.arrangement.shape is not None:
+            rows = rows.reshape(len(rows), *self.arrangement.shape)
+        # Not ascontiguousarray: it makes scalars one-dimensional.
+        rows = np.asarray(rows, dtype=self.dtype, order="C")
+        return rows[0] if self.drop else rows
+
+
+@dataclass(frozen=True, slots=True)
+class Converter:
+    """The conversions of all inputs; the `convert` of a `Dataset`."""
+
+    conversions: Mapping[str, Conversion]
+
+    def __call__(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Convert the rows of input `name`."""
+        return self.conversions[name](rows)
+
+
+def fits(shape: Sequence[int], dims: Sequence[Dim]) -> bool:
+    """Whether a shape has these dimensions, where a free one takes any size."""
+    return len(shape) == len(dims) and all(not isinstance(d, int) or s == d for s, d in zip(shape, dims, strict=True))
+
+
+def arrange(stored: Sequence[int], wanted: Sequence[Dim] | None, layout: str) -> Arrangement | None:
+    """How a row of shape `stored` becomes one of dimensions `wanted`, None where it cannot.
+
+    In this order: as it is; channels moved from last to first or back (images of three axes); axes of size 1 added or dropped;
+    flattened, or unflattened, in stored order. With `layout` "nchw" or "nhwc" channels are first brought to that place.
+    """
+    stored = tuple(stored)
+    if wanted is None:
+        return Arrangement()
+    moves = _moves(stored, layout)
+    for move in moves:
+        if fits(_moved(stored, move), wanted):
+            return Arrangement(move)
+    first = moves[0] if layout != "auto" else None
+    shape = _reshaped(_moved(stored, first), wanted)
+    return None if shape is None else Arrangement(first, shape)
+
+
+def channels_last(stored: Sequence[int]) -> bool:
+    """Whether a row looks like an image with its channels last."""
+    return len(stored) == 3 and stored[2] in _IMAGE_CHANNELS and stored[0] not in _IMAGE_CHANNELS
+
+
+def channels_first(stored: Sequence[int]) -> bool:
+    """Whether a row looks like an image with its channels first."""
+    return len(stored) == 3 and stored[0] in _IMAGE_CHANNELS and stored[2] not in _IMAGE_CHANNELS
+
+
+def _moves(stored: tuple[int, ...], layout: str) -> tuple[tuple[int, int] | None, ...]:
+    if layout == "nchw":
+        return ((2, 0) if channels_last(stored) else None,)
+    if layout == "nhwc":
+        return ((0, 2) if channels_first(stored) else None,)
+    return (None, (2, 0), (0, 2)) if len(stored) == 3 else (None,)
+
+
+def _moved(shape: tuple[int, ...], move: tuple[int, int] | None) -> tuple[int, ...]:
+    if move is None:
+        return shape
+    rest = [size for axis, size in enumerate(shape) if axis != move[0]]
+    rest.insert(move[1], shape[move[0]])
+    return tuple(rest)
+
+
+def _reshaped(stored: tuple[int, ...], wanted: Sequence[Dim]) -> tuple[int, ...] | None:
+    dense = [size for size in stored if size != 1]
+    places = [dim for dim in wanted if dim != 1]
+    if fits(dense, places):
+        sizes = iter(dense)
+        return tuple(1 if dim == 1 else next(sizes) for dim in wanted)
+    known = [dim for dim in wanted if isinstance(dim, int)]
+    if len(known) == len(wanted) and prod(known) == prod(stored) and min(len(dense), len(places)) <= 1:
+        return tuple(known)
+    return None
+
+
+def conversion(
+    spec: InputSpec,
+    stored: Sequence[int],
+    dtype: np.dtype,
+    arrangement: Arrangement,
+    preprocess: PreprocessConfig | None,
+    *,
+    drop: bool = False,
+) -> Conversion:
+    """The conversion of one input.
+
+    Args:
+        spec: the input.
+        stored: shape of a stored row.
+        dtype: type of the stored rows.
+        arrangement: how rows are arranged.
+        preprocess: scaling options; None for an input that they do not concern.
+        drop: whether rows are complete feeds.
+
+    Raises:
+        InputError: the types do not go together, or mean and std do not fit the rows.
+    """
+    _check_types(spec, dtype)
+    if preprocess is None or not (preprocess.mean or preprocess.std or preprocess.scale is not None):
+        return Conversion(spec.dtype, arrangement, 1.0, None, None, drop)
+    if not spec.is_float:
+        raise InputError(f"input {spec} takes no scaled values; leave out mean, std and scale")
+    if any(value == 0 or not np.isfinite(value) for value in preprocess.std):
+        raise InputError(f"std {preprocess.std} must hold numbers other than 0")
+    default = 1 / 255 if (preprocess.mean or preprocess.std) and dtype.kind in "iu" else 1.0
+    return Conversion(
+        dtype=spec.dtype,
+        arrangement=arrangement,
+        scale=default if preprocess.scale is None else preprocess.scale,
+        mean=_per_channel("mean", preprocess.mean, stored, arrangement, preprocess.layout),
+        std=_per_channel("std", preprocess.std, stored, arrangement, preprocess.layout),
+        drop=drop,
+    )
+
+
+def _check_types(spec: InputSpec, dtype: np.dtype) -> None:
+    is_float = dtype.kind == "f" or "float" in dtype.name
+    if spec.dtype == object:
+        accepted = dtype.kind in "USO"
+    elif spec.is_float:
+        accepted = is_float or dtype.kind in "iub"
+    elif spec.dtype.kind == "c":
+        accepted = is_float or dtype.kind in "iubc"
+    else:
+        accepted = not is_float and dtype.kind in "iub"
+    if not accepted:
+        raise InputError(f"the model's input {spec} cannot take {dtype.name} data; store it in the model's type")
+
+
+def _per_channel(
+    option: str, values: tuple[float, ...], stored: Sequence[int], arrangement: Arrangement, layout: str
+) -> np.ndarray | None:
+    """The values shaped to broadcast against stored rows `(rows, ...)`."""
+    if not values:
+        return None
+    array = np.asarray(values, np.float64)
+    if len(values) == 1:
+        return array
+    axes = [0, len(stored) - 1] if stored else []
+    if arrangement.move == (2, 0) or layout == "nhwc" or channels_last(stored):
+        axes.reverse()
+    axis = next((axis for axis in axes if stored[axis] == len(values)), None)
+    if axis is None:
+        raise InputError(
+            f"{option} has {len(values)} values, but no channel axis of rows of shape {list(stored)} has that size"
+        )
+    return array.reshape([len(values) if a == axis else 1 for a in range(len(stored))])

@@ -1,0 +1,267 @@
+"""Calibration and evaluation data in any form that users have them, checked against the model.
+
+Every form ends as a `Dataset`: rows by input name, optional class numbers, and the conversion to what the model takes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.calibration.convert import Arrangement, Converter, arrange, conversion
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.rows import Rows, choose, pick, rows_of, wanted
+from onnxprune.calibration.signature import InputSpec, signature
+from onnxprune.calibration.sources import (
+    FORMS,
+    function_of,
+    held_by,
+    read_array_folder,
+    read_file,
+    read_function,
+    read_test_data,
+)
+from onnxprune.config import PreprocessConfig
+from onnxprune.errors import InputError, ModelError
+from onnxprune.graph.model import Model
+from onnxprune.graph.shapes import gather_facts
+from onnxprune.graph.view import GraphView
+
+DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
+
+RANDOM = "random"
+RANDOM_ROWS = 100
+_RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model's task cannot be seen in them"
+
+# Rows checked at a time.
+_CHUNK = 256
+
+
+def load_data(
+    spec: DataSpec,
+    model: Model,
+    graph: GraphView,
+    preprocess: PreprocessConfig | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Read rows for a model.
+
+    Args:
+        spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a class a
+            subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`, `random`; or arrays in
+            memory: one array, `(x, y)`, a mapping by input name, a `Dataset`.
+        model: the model that is to be run.
+        graph: its view.
+        preprocess: scaling, layout and size of images.
+        limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped after the first `limit` rows.
+        seed: seed of the choice, and of random rows.
+
+    Returns:
+        The rows; in an evenly spread, ascending selection where `limit` is smaller than their number.
+
+    Raises:
+        InputError: the data cannot be read, or do not fit the model.
+        ModelError: the model has no inputs, or an input is not a tensor.
+    """
+    preprocess = preprocess or PreprocessConfig()
+    specs = signature(model)
+    if not specs:
+        raise ModelError(f"{model.name} has no inputs; there is nothing to run it on")
+    if limit is not None and limit < 1:
+        raise InputError(f"at least one row is needed, not {limit}")
+    if isinstance(spec, Dataset):
+        return _given(spec, specs, limit, seed)
+    notes: tuple[str, ...] = ()
+    if isinstance(spec, str) and spec == RANDOM and not Path(spec).exists():
+        rows, notes = _random_rows(model, graph, specs, limit or RANDOM_ROWS, seed), (_RANDOM_NOTE,)
+        preprocess = PreprocessConfig()
+    elif isinstance(spec, str | Path):
+        rows, notes = _read(spec, specs, preprocess, limit, seed)
+    else:
+        arrays, labels = pick(held_by(spec, "the given data"), specs, "the given data")
+        rows = rows_of(arrays, labels, specs, preprocess.layout, "the given data")
+    return _dataset(rows, specs, preprocess, limit, seed, notes)
+
+
+def overlap(first: Dataset, second: Dataset) -> int:
+    """Number of rows of `first` whose content (converted, all inputs) is also a row of `second`."""
+    known = set(row_hashes(second))
+    return sum(row in known for row in row_hashes(first))
+
+
+def row_hashes(data: Dataset) -> list[bytes]:
+    """A hash of each row's content as the model gets it."""
+    hashes = []
+    for position in range(len(data)):
+        digest = blake2b(digest_size=16)
+        for name, array in sorted(data.take([position]).feeds().items()):
+            digest.update(name.encode())
+            digest.update("\0".join(map(str, array.ravel())).encode() if array.dtype == object else array.tobytes())
+        hashes.append(digest.digest())
+    return hashes
+
+
+def _read(
+    spec: str | Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
+) -> tuple[Rows, tuple[str, ...]]:
+    path = Path(spec)
+    if path.is_dir():
+        return _read_folder(path, specs, preprocess, limit, seed)
+    if path.is_file():
+        if path.suffix.lower() not in (".npz", ".npy"):
+            raise InputError(f"{path}: data of this kind are not read; give {FORMS}")
+        return read_file(path, specs, preprocess.layout), ()
+    if isinstance(spec, str) and function_of(spec):
+        return read_function(spec, specs, preprocess.layout, limit), ()
+    raise InputError(f"{path} does not exist; data are {FORMS}")
+
+
+def _read_folder(
+    folder: Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
+) -> tuple[Rows, tuple[str, ...]]:
+    from onnxprune.calibration.images import find_images, read_images
+
+    arrays = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".npy") and not f.name.startswith("."))
+    if arrays:
+        return read_array_folder(folder, arrays, specs, preprocess.layout), ()
+    sets = (
+        [folder]
+        if (folder / "input_0.pb").is_file()
+        else sorted(f for f in folder.glob("test_data_set_*") if f.is_dir())
+    )
+    if sets:
+        return read_test_data(folder, sets, specs, preprocess.layout), ()
+    if find_images(folder)[0]:
+        rows, classes = read_images(folder, specs, preprocess, limit, seed)
+        return rows, (f"{len(classes)} classes, {classes[0]} to {classes[-1]}",) if classes else ()
+    raise InputError(f"{folder} holds no .npz, .npy or image files and no test_data_set_* folders")
+
+
+def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    shapes = gather_facts(model, graph).shapes
+    arrays: dict[str, np.ndarray] = {}
+    for spec in specs:
+        shape = shapes.get(spec.name)
+        if shape is None:
+            raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
+        size = (count, *(shape[1:] if spec.batched and all(s.batched for s in specs) else shape))
+        arrays[spec.name] = random_array(rng, spec.dtype, size)
+    feeds = frozenset() if all(spec.batched for spec in specs) else frozenset(arrays)
+    return Rows(arrays, None, feeds, RANDOM)
+
+
+def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers; 0 to 255 for uint8, 0 to 9 for other integers (valid as most indices), random booleans.
+
+    Raises:
+        InputError: strings, for which there is no random value.
+    """
+    if dtype == object:
+        raise InputError("random rows cannot be made for text inputs; give data")
+    if dtype.kind == "b":
+        return rng.integers(0, 2, size).astype(bool)
+    if dtype.kind in "iu":
+        return rng.integers(0, 256 if dtype == np.uint8 else 10, size).astype(dtype)
+    return rng.standard_normal(size, np.float32).astype(dtype)
+
+
+def _given(data: Dataset, specs: Sequence[InputSpec], limit: int | None, seed: int) -> Dataset:
+    missing = [spec.name for spec in specs if spec.name not in data.arrays]
+    if missing:
+        raise InputError(f"{data.source}: no rows for input {missing[0]!r}; the model takes {wanted(specs)}")
+    if not len(data):
+        raise InputError(f"{data.source}: there are no rows")
+    return data if limit is None or limit >= len(data) else data.take(choose(len(data), limit, seed))
+
+
+def _dataset(
+    rows: Rows,
+    specs: Sequence[InputSpec],
+    preprocess: PreprocessConfig,
+    limit: int | None,
+    seed: int,
+    notes: tuple[str, ...],
+) -> Dataset:
+    if not len(rows):
+        raise InputError(f"{rows.origin}: there are no rows")
+    labels = None if rows.labels is None else _class_numbers(rows.labels, len(rows), rows.origin)
+    conversions = {}
+    for spec in specs:
+        array = rows.arrays[spec.name]
+        whole = spec.name in rows.feeds
+        arrangement = Arrangement() if whole else arrange(array.shape[1:], spec.row, preprocess.layout)
+        # With several inputs, scaling is for the images among them.
+        scaled = preprocess if len(specs) == 1 or (spec.is_float and array.ndim > 3) else None
+        try:
+            conversions[spec.name] = conversion(
+                spec, array.shape[1:], array.dtype, arrangement or Arrangement(), scaled, drop=whole
+            )
+        except InputError as error:
+            raise InputError(f"{rows.origin}: {error}") from None
+    data = Dataset(
+        arrays=rows.arrays,
+        labels=labels,
+        source=rows.origin,
+        rows=choose(len(rows), limit, seed),
+        convert=Converter(conversions),
+        whole=not all(spec.batched for spec in specs),
+        notes=notes,
+    )
+    for spec in specs:
+        _check_values(data, spec)
+    return data
+
+
+def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise InputError(
+            f"{origin}: labels must be one class number a row, not an array of shape {list(labels.shape)}"
+            + ("; give y.argmax(1) of one-hot labels" if labels.ndim == 2 else "")
+        )
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{origin}: labels must be whole class numbers, not {labels.dtype.name}")
+    if len(labels) != count:
+        raise InputError(f"{origin}: {len(labels)} labels for {count} rows")
+    if labels.min(initial=0) < 0:
+        raise InputError(f"{origin}: labels must not be negative; the smallest is {labels.min()}")
+    return labels.astype(np.int64)
+
+
+def _check_values(data: Dataset, spec: InputSpec) -> None:
+    """Refuse values that the model's type cannot hold, and NaN and Inf, in the chosen rows."""
+    array = data.arrays[spec.name]
+    if spec.dtype == object or array.dtype.kind == "b":
+        return
+    is_float = array.dtype.kind not in "iu"
+    if spec.is_float and not is_float and not (spec.dtype.itemsize == 2 and array.dtype.itemsize > 1):
+        return
+    limits = (0, 1) if spec.dtype.kind == "b" else _range(spec.dtype)
+    for start in range(0, len(data), _CHUNK):
+        part = np.asarray(array[data.rows[start : start + _CHUNK]])
+        if is_float and not np.isfinite(part).all():
+            row = next(r for r, values in enumerate(part) if not np.isfinite(values).all())
+            raise InputError(f"{data.source}: {spec.name!r} holds NaN or infinity in row {data.rows[start + row]}")
+        if part.size and limits is not None and (part.min() < limits[0] or part.max() > limits[1]):
+            raise InputError(
+                f"{data.source}: {spec.name!r} holds values from {part.min()} to {part.max()}, outside of what the model's "
+                f"{spec.dtype.name} can hold; check the scaling"
+            )
+
+
+def _range(dtype: np.dtype) -> tuple[float, float] | None:
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    return (-65504.0, 65504.0) if dtype == np.float16 else None
+
+
+def with_source(data: Dataset, source: str) -> Dataset:
+    """The same rows under another name in messages."""
+    return replace(data, source=source)

@@ -1,0 +1,210 @@
+"""Brings arrays as users store them into one form: by input name, with a leading axis of rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.convert import arrange, fits
+from onnxprune.calibration.signature import InputSpec, fixed_batch
+from onnxprune.errors import InputError
+
+LABELS = "y"
+DATA = "x"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Stored rows of all inputs.
+
+    Attributes:
+        arrays: `(rows, ...)` per input.
+        labels: as stored, or None.
+        feeds: inputs whose rows keep every axis of the model's input, the batch axis too.
+        origin: what the rows were read from, for messages.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray | None
+    feeds: frozenset[str]
+    origin: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values()), ()))
+
+
+def pick(
+    held: Mapping[str, np.ndarray], specs: Sequence[InputSpec], origin: str
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Arrays by input name, and labels, from what a file holds under its own names.
+
+    Names are the inputs' own; `x`, or the only array, stands for the first input; `y` holds labels unless an input has that
+    name. Other arrays are left unread.
+
+    Raises:
+        InputError: an input has no array.
+    """
+    names = [spec.name for spec in specs]
+    others = [key for key in held if key != LABELS or LABELS in names]
+    labels = held[LABELS] if LABELS in held and LABELS not in names else None
+    missing = [name for name in names if name not in others]
+    if missing == names[:1]:
+        rest = [key for key in others if key not in names]
+        stand_in = DATA if DATA in rest else rest[0] if len(rest) == 1 else None
+        if stand_in is not None:
+            return {names[0]: held[stand_in], **{name: held[name] for name in names[1:]}}, labels
+    if missing:
+        holds = ", ".join(repr(key) for key in held) or "nothing"
+        raise InputError(
+            f"{origin}: no array for {_listed('input', missing)}; it holds {holds}, the model takes {wanted(specs)}"
+        )
+    return {name: held[name] for name in names}, labels
+
+
+def rows_of(
+    arrays: Mapping[str, np.ndarray],
+    labels: np.ndarray | None,
+    specs: Sequence[InputSpec],
+    layout: str,
+    origin: str,
+    *,
+    single: bool = False,
+) -> Rows:
+    """Give every input a leading axis of rows.
+
+    Where all inputs have a batch axis, an array holds rows, or (one more leading axis) batches, whose rows are strung together.
+    Where an input has none, every row is one complete feed: that input's array has one leading axis more than the model's
+    input, or exactly its shape, which then serves all rows; the other inputs have one row a feed, or a batch a feed.
+
+    Args:
+        arrays: one per input.
+        labels: as stored.
+        specs: the model's inputs.
+        layout: the layout option.
+        origin: for messages.
+        single: whether an array may also be one row, without the leading axis.
+
+    Raises:
+        InputError: an array fits its input in no way, or the numbers of rows differ.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    if all(spec.batched for spec in specs):
+        found = {name: _batched(array, by_name[name], layout, origin, single) for name, array in arrays.items()}
+        return Rows(_same_length(found, origin), labels, frozenset(), origin)
+    if _is_one_feed(arrays, specs):
+        return Rows({name: array[None] for name, array in arrays.items()}, labels, frozenset(arrays), origin)
+    return _whole_feeds(arrays, labels, specs, layout, origin)
+
+
+def _batched(array: np.ndarray, spec: InputSpec, layout: str, origin: str, single: bool) -> np.ndarray:
+    if array.ndim and arrange(array.shape[1:], spec.row, layout) is not None:
+        return array
+    if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
+        return array.reshape(-1, *array.shape[2:])
+    if single and arrange(array.shape, spec.row, layout) is not None:
+        return array[None]
+    raise _misfit(array, spec, origin)
+
+
+def _is_one_feed(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -> bool:
+    """Whether all arrays have exactly the shapes of the inputs, with one size for each named dimension."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        if spec.dims is None or not fits(shape, spec.dims):
+            return False
+        for size, dim in zip(shape, spec.dims, strict=True):
+            if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+                return False
+    return True
+
+
+def _whole_feeds(
+    arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, specs: Sequence[InputSpec], layout: str, origin: str
+) -> Rows:
+    found: dict[str, np.ndarray] = {}
+    shared: dict[str, np.ndarray] = {}
+    feeds = set()
+    for spec in specs:
+        array = arrays[spec.name]
+        if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
+            found[spec.name] = array
+            feeds.add(spec.name)
+        elif not spec.batched and (spec.dims is None or fits(array.shape, spec.dims)):
+            shared[spec.name] = array
+            feeds.add(spec.name)
+        elif (
+            spec.batched and fixed_batch(specs) in (None, 1) and arrange(array.shape[1:], spec.row, layout) is not None
+        ):
+            found[spec.name] = array
+        else:
+            raise _misfit(array, spec, origin)
+    count = len(next(iter(_same_length(found, origin).values()))) if found else 1
+    spread = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in shared.items()}
+    return Rows({spec.name: (found | spread)[spec.name] for spec in specs}, labels, frozenset(feeds), origin)
+
+
+def _same_length(arrays: dict[str, np.ndarray], origin: str) -> dict[str, np.ndarray]:
+    if len({len(array) for array in arrays.values()}) > 1:
+        lengths = ", ".join(f"{name!r} {len(array)}" for name, array in arrays.items())
+        raise InputError(f"{origin}: the inputs have different numbers of rows: {lengths}")
+    return arrays
+
+
+def join(parts: Iterable[Rows], source: str) -> Rows:
+    """String the rows of several files or feeds together.
+
+    Raises:
+        InputError: there are none, or they differ in form.
+    """
+    parts = list(parts)
+    if not parts:
+        raise InputError(f"{source}: there are no rows")
+    first = parts[0]
+    for part in parts[1:]:
+        for name, array in part.arrays.items():
+            if array.shape[1:] != first.arrays[name].shape[1:] or part.feeds != first.feeds:
+                raise InputError(
+                    f"{source}: rows of {name!r} have shape {list(first.arrays[name].shape[1:])} in {first.origin}, "
+                    f"but {list(array.shape[1:])} in {part.origin}"
+                )
+        if (part.labels is None) != (first.labels is None):
+            raise InputError(f"{source}: only one of {first.origin} and {part.origin} has labels")
+    if len(parts) == 1:
+        return first
+    labels = [np.atleast_1d(part.labels) for part in parts if part.labels is not None]
+    return Rows(
+        {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays},
+        np.concatenate(labels) if labels else None,
+        first.feeds,
+        source,
+    )
+
+
+def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """Ascending indices of at most `limit` of `count` rows: one at random from each of `limit` equal stretches.
+
+    So they are spread evenly also where rows are sorted by class. Without a limit, or with fewer rows, all of them.
+    """
+    if limit is None or limit >= count:
+        return np.arange(count)
+    edges = np.linspace(0, count, limit + 1).astype(np.int64)
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+
+
+def wanted(specs: Sequence[InputSpec]) -> str:
+    """The model's inputs, for messages."""
+    return ", ".join(str(spec) for spec in specs)
+
+
+def _misfit(array: np.ndarray, spec: InputSpec, origin: str) -> InputError:
+    hint = "" if spec.batched else " and has no batch axis: give one complete array a row, or one for all rows"
+    if spec.batched and spec.row is not None and array.ndim == len(spec.row) and array.ndim:
+        hint = "; the first axis of the data counts rows"
+    return InputError(
+        f"{origin}: {array.dtype.name} array of shape {list(array.shape)} does not fit the model, which takes {spec}{hint}"
+    )
+
+
+def _listed(noun: str, names: Sequence[str]) -> str:
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(repr(name) for name in names)}"

@@ -1,0 +1,189 @@
+"""Reads the forms in which users give data: arrays, `.npz`, `.npy`, folders, ONNX test data, Python functions."""
+
+import importlib
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from onnxprune.calibration.rows import DATA, LABELS, Rows, join, pick, rows_of
+from onnxprune.calibration.signature import InputSpec
+from onnxprune.errors import InputError
+
+FORMS = "an .npz or .npy file, a folder of these, of images or of test_data_set_* folders, package.module:function, or random"
+_FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
+
+
+def read_file(path: Path, specs: Sequence[InputSpec], layout: str) -> Rows:
+    """Rows of one `.npz` or `.npy` file; pickled objects are refused."""
+    held = _held(path)
+    arrays, labels = pick(held, specs, str(path))
+    return rows_of(arrays, labels, specs, layout, str(path), single=path.suffix.lower() == ".npy")
+
+
+def read_array_folder(folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
+    """Rows of a folder of `.npz` and `.npy` files.
+
+    `.npy` files named after the inputs, `x` and `y` hold one array each; otherwise every file holds rows, or one row, and they
+    are strung together in the order of their names.
+    """
+    known = {spec.name for spec in specs} | {DATA, LABELS}
+    if all(file.suffix.lower() == ".npy" and file.stem in known for file in files):
+        arrays, labels = pick({file.stem: _load(file) for file in files}, specs, str(folder))
+        return rows_of(arrays, labels, specs, layout, str(folder))
+    parts = []
+    for file in files:
+        arrays, labels = pick(_held(file), specs, str(file))
+        parts.append(rows_of(arrays, labels, specs, layout, str(file), single=True))
+    return join(parts, str(folder))
+
+
+def read_test_data(folder: Path, sets: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
+    """Rows of ONNX `test_data_set_*` folders (`input_0.pb`, ...; expected outputs are not read)."""
+    parts = []
+    for data_set in sets:
+        files = sorted(data_set.glob("input_*.pb"), key=lambda file: (len(file.name), file.name))
+        if len(files) < len(specs):
+            raise InputError(f"{data_set}: {len(files)} inputs for a model that takes {len(specs)}")
+        arrays = {spec.name: _tensor(file) for spec, file in zip(specs, files, strict=False)}
+        parts.append(rows_of(arrays, None, specs, layout, str(data_set)))
+    return join(parts, str(folder))
+
+
+def function_of(spec: str) -> re.Match[str] | None:
+    """Whether a text has the form `package.module:function`."""
+    return _FUNCTION.fullmatch(spec)
+
+
+def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int | None) -> Rows:
+    """Rows that `package.module:function` returns or yields: feeds by name, arrays, or `(x, y)`; `limit` stops it early.
+
+    Raises:
+        InputError: the function cannot be found, or gives something else.
+    """
+    match = _FUNCTION.fullmatch(spec)
+    if match is None:
+        raise InputError(f"{spec!r} is not of the form package.module:function")
+    module = _import(match["module"], spec)
+    function = getattr(module, match["function"], None)
+    if not callable(function):
+        raise InputError(f"{spec}: module {match['module']!r} has no function {match['function']!r}")
+    given = function()
+    feeds = iter((given,)) if _is_feed(given) else given
+    if not hasattr(feeds, "__iter__"):
+        raise InputError(
+            f"{spec} gave a {type(given).__name__}; it must return or yield arrays, (x, y) or dicts by input name"
+        )
+    parts: list[Rows] = []
+    count = 0
+    for feed in feeds:
+        arrays, labels = pick(held_by(feed, spec), specs, spec)
+        parts.append(rows_of(arrays, labels, specs, layout, spec, single=True))
+        count += len(parts[-1])
+        if limit is not None and count >= limit:
+            break
+    return join(parts, spec)
+
+
+def held_by(feed: Any, origin: str) -> dict[str, np.ndarray]:
+    """A feed as arrays by name: a mapping, an array, or `(x, y)`.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(feed, Mapping):
+        return {str(name): np.asarray(array) for name, array in feed.items()}
+    if isinstance(feed, tuple) and len(feed) == 2:
+        data, labels = feed
+        named = dict(data) if isinstance(data, Mapping) else {DATA: data}
+        return {str(name): np.asarray(array) for name, array in (*named.items(), (LABELS, labels))}
+    if hasattr(feed, "__array__"):
+        return {DATA: np.asarray(feed)}
+    raise InputError(f"{origin}: a {type(feed).__name__} is not an array, (x, y), or a dict of arrays by input name")
+
+
+def _is_feed(given: Any) -> bool:
+    return isinstance(given, Mapping) or (isinstance(given, tuple) and len(given) == 2) or hasattr(given, "__array__")
+
+
+def _import(name: str, spec: str) -> Any:
+    # A console script does not look into the current folder, where the user's own module usually lies.
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{spec}: module {name!r} cannot be imported ({error})") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _held(path: Path) -> Mapping[str, np.ndarray]:
+    """What a file holds by name; members of an `.npz` are read when they are asked for."""
+    if path.suffix.lower() == ".npy":
+        return {DATA: _load(path)}
+    loaded = _load(path)
+    if isinstance(loaded, np.ndarray):
+        return {DATA: loaded}
+    return _Archive(path, loaded)
+
+
+class _Archive(Mapping[str, np.ndarray]):
+    """An `.npz` file whose damaged or pickled members raise an InputError."""
+
+    def __init__(self, path: Path, archive: Any) -> None:
+        self._path = path
+        self._archive = archive
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._archive.files:
+            raise KeyError(name)
+        try:
+            return np.asarray(self._archive[name])
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise _unreadable(f"{self._path}: array {name!r}", error) from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._archive.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._archive.files)
+
+    def __len__(self) -> int:
+        return len(self._archive.files)
+
+
+def _load(path: Path) -> Any:
+    try:
+        # Mapped, so that a few rows of a large .npy file cost a few rows of memory.
+        return np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(str(path), error) from error
+
+
+def _unreadable(what: str, error: Exception) -> InputError:
+    if "allow_pickle" in str(error) or "Python objects" in str(error) or "pickled" in str(error):
+        return InputError(
+            f"{what} is not a plain array (pickled objects are not read); store numbers with numpy.save or savez"
+        )
+    return InputError(f"{what} cannot be read: {error}")
+
+
+def _tensor(path: Path) -> np.ndarray:
+    tensor = onnx.TensorProto()
+    try:
+        tensor.ParseFromString(path.read_bytes())
+        return numpy_helper.to_array(tensor)
+    except (DecodeError, ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(f"{path} does not hold a tensor ({error})") from error
