@@ -1,4 +1,4 @@
-"""Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of what they said."""
+"""Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -218,4 +218,3 @@ def _folded_weights(model: Model, graph: GraphView, facts: Facts, labels: Labels
         if (users := graph.consumers.get(name)) and name not in outputs and all(user.name in dead for user in users)
     }
     return stored, dropped
-

@@ -95,8 +95,8 @@ class GraphEdit:
                 shape = onnx.helper.make_tensor_type_proto(1, self.values[value.name].shape).tensor_type.shape
                 graph.input[-1].type.tensor_type.shape.CopyFrom(shape)
         for index, node in enumerate(source.graph.node):
-            replaced = node.output and all(o in self.values or not o for o in node.output) and node.output[0] not in made
-            if not replaced:
+            stored = node.output and all(o in self.values or not o for o in node.output)
+            if not stored or node.output[0] in made:
                 graph.node.extend(self._before.get(index, ()))
                 self._append(graph, node, index)
         constants = MappingProxyType({**self.model.constants, **self.values})

@@ -111,7 +111,7 @@ def _decode(tensor: TensorProto, name: str) -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, MemoryError, AttributeError) as error:
-        raise ModelError(f"{name}: tensor {tensor.name!r} cannot be decoded ({error}); export the model again") from error
+        raise ModelError(f"{name}: tensor {tensor.name!r} is damaged ({error}); export the model again") from error
 
 
 def map_external(tensor: TensorProto, name: str, folder: Path | None) -> np.ndarray:
@@ -123,7 +123,7 @@ def map_external(tensor: TensorProto, name: str, folder: Path | None) -> np.ndar
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
-        raise ModelError(f"{name}: tensor {tensor.name!r} keeps its data in {location!r}; pass the model's path instead")
+        raise ModelError(f"{name}: tensor {tensor.name!r} keeps its data in {location!r}; pass the model's path")
     path = folder / location
     inside = path.resolve().is_relative_to(folder.resolve())
     if not location or Path(location).is_absolute() or not inside or path.is_symlink():
@@ -158,7 +158,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
             continue
         if attribute.name == "value":
             _write(attribute.t, array, attribute.t.data_type)
-        elif not np.array_equal(array, original := attribute_array(attribute)) or array.shape != original.shape:
+        elif not np.array_equal(array, np.asarray(attribute_array(attribute))):
             node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
     return proto
 
@@ -200,21 +200,21 @@ def skeleton(model: Model) -> onnx.ModelProto:
             _write(small_tensor, array, tensor.data_type)
             inputs.pop(tensor.name, None)
     for node in graph.node:
-        array = model.constants.get(node.output[0]) if node.op_type == "Constant" and node.output else None
-        if array is None:
+        value = model.constants.get(node.output[0]) if node.op_type == "Constant" and node.output else None
+        if value is None:
             out.node.append(node)
-        elif array.size > _SMALL:
-            data_type = constant_type(node, array)
-            inputs[node.output[0]] = onnx.helper.make_tensor_value_info(node.output[0], data_type, array.shape)
+        elif value.size > _SMALL:
+            data_type = constant_type(node, value)
+            inputs[node.output[0]] = onnx.helper.make_tensor_value_info(node.output[0], data_type, value.shape)
         else:
-            value = TensorProto()
-            _write(value, array, constant_type(node, array))
-            out.node.append(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
+            stored = TensorProto()
+            _write(stored, value, constant_type(node, value))
+            out.node.append(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=stored))
     out.input.extend(inputs.values())
     return small
 
 
 def constant_type(node: onnx.NodeProto, array: np.ndarray) -> int:
     """ONNX element type of a Constant node's value."""
-    attribute = node.attribute[0]
-    return int(attribute.t.data_type if attribute.name == "value" else onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+    declared = node.attribute[0].t.data_type if node.attribute[0].name == "value" else 0
+    return int(declared or onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

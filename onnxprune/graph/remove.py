@@ -60,7 +60,7 @@ def compress(array: np.ndarray, space: PruneSpace, tensor: str, removed: Ids) ->
 
 
 def masked(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
-    """The original with every consumer's weights for removed units set to zero (activations where both are computed)."""
+    """The original, whose consumers see zero for removed units (zero weights, or activations where none is constant)."""
     edit = GraphEdit(model, graph)
     by_name = {node.name: node for node in graph.nodes}
     for mask in space.masks:

@@ -1,10 +1,10 @@
 """Write `.onnx` files: checked, and whole or not at all."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -47,7 +47,7 @@ def save(model: Model, path: Path | str, check: Callable[[Path], None] | None = 
         if check is not None:
             check(written)
         for file in sorted(folder.iterdir(), key=lambda f: f == written):  # the model last: it refers to the data
-            os.replace(file, path.parent / file.name)
+            file.replace(path.parent / file.name)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another output path") from error
     finally:
@@ -72,29 +72,20 @@ def write(model: Model, path: Path) -> None:
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _store(tensor: TensorProto, array: np.ndarray, file: object, location: str) -> None:
-    """Put large tensors into the data file, the others into the protobuf."""
-    inline = onnx.numpy_helper.from_array(np.asarray(array, order="C"), tensor.name) if array.nbytes < _EXTERNAL_LEAST else None
-    fresh = TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string, dims=array.shape)
-    if inline is not None or array.dtype.kind in "OUS":
-        fresh.CopyFrom(inline or onnx.numpy_helper.from_array(array, tensor.name))
-        fresh.data_type = tensor.data_type
-    else:
-        assert hasattr(file, "write") and hasattr(file, "tell")
+def _store(tensor: TensorProto, array: np.ndarray, file: BinaryIO, location: str) -> None:
+    """Put the payload of a large tensor into the data file, that of a small one into the protobuf."""
+    encoded = onnx.numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
+    encoded.data_type = tensor.data_type  # 4-bit types share a numpy representation with others
+    encoded.doc_string = tensor.doc_string
+    if len(encoded.raw_data) >= _EXTERNAL_LEAST:
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        offset = file.tell()
-        # 4-bit types are packed in files but not in numpy; the library's own encoder knows.
-        data = (
-            np.asarray(array, order="C").data
-            if array.dtype.itemsize > 1 or "4" not in array.dtype.name
-            else onnx.numpy_helper.from_array(array).raw_data
-        )
-        file.write(data)
-        fresh.data_location = TensorProto.EXTERNAL
-        entries = {"location": location, "offset": offset, "length": file.tell() - offset}
+        entries = {"location": location, "offset": file.tell(), "length": len(encoded.raw_data)}
+        file.write(encoded.raw_data)
+        encoded.ClearField("raw_data")
+        encoded.data_location = TensorProto.EXTERNAL
         for key, value in entries.items():
-            fresh.external_data.add(key=key, value=str(value))
-    tensor.CopyFrom(fresh)
+            encoded.external_data.add(key=key, value=str(value))
+    tensor.CopyFrom(encoded)
 
 
 def validate(model: Model, path: Path) -> None:
@@ -107,4 +98,6 @@ def validate(model: Model, path: Path) -> None:
         onnx.checker.check_model(str(path))
         onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{model.name}: the result is not a valid model: {first_line(error)}; please report") from error
+        raise ModelError(
+            f"{model.name}: the result is not a valid model: {first_line(error)}; please report"
+        ) from error

@@ -166,12 +166,18 @@ class PruneSpace:
         """Multiply-adds of a layer at batch 1."""
         return prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
 
+    def layer_params(self, layer: Layer, removed: Ids) -> int:
+        """Elements of a layer's weight and bias."""
+        names = [name for name in (layer.weight, layer.bias) if name is not None and name in self.constants]
+        return sum(prod(self.shape_after(name, self.constants[name].shape, removed)) for name in names)
+
     def costs(self, removed: Ids | None = None) -> Costs:
         """Costs with the masked units removed (none by default). Exact."""
         removed = self.none_removed() if removed is None else removed
         sizes = {name: prod(self.shape_after(name, s.shape, removed)) for name, s in self.constants.items()}
+        weights = {name for name, stored in self.constants.items() if stored.is_weight}
         return Costs(
             params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
             macs=sum(self.layer_macs(layer, removed) for layer in self.layers),
-            bytes=sum(size * self.constants[name].itemsize for name, size in sizes.items() if self.constants[name].is_weight),
+            bytes=sum(sizes[name] * self.constants[name].itemsize for name in weights),
         )

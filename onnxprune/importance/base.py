@@ -53,8 +53,8 @@ class GroupScore:
         group: name of the group.
         order: `(n,)` positions within the group; the first is removed first.
         scores: `(n,)` in [0, 1] by position, 1 matters most; shown to the user and compared with `--threshold`.
-        damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. The unit is
-            the same in all groups of one scorer; entry 0 is never read.
+        damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. All
+            groups of one scorer use one scale; entry 0 is never read.
     """
 
     group: str

@@ -1,0 +1,162 @@
+"""From a PruneSpace and the user's targets to budgets on exact cost polynomials."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from onnxprune.allocation.problem import Budget, CostPolynomial
+from onnxprune.config import Target
+from onnxprune.errors import InputError
+from onnxprune.graph.space import Ids, PruneSpace
+from onnxprune.result import Costs
+
+Form = dict[int, float]
+"""A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
+
+_CONSTANT = -1
+Key = TypeVar("Key")
+_MOST_GROUPED_FACTORS = 2
+
+
+class CostModel:
+    """Exact costs of a space as polynomials in the groups' kept widths."""
+
+    def __init__(self, space: PruneSpace) -> None:
+        self._space = space
+        self._group = np.full(space.units, _CONSTANT, dtype=np.int64)
+        self._sizes = np.array([len(group) for group in space.groups], dtype=np.int64)
+        for index, group in enumerate(space.groups):
+            self._group[group.units] = index
+
+    def width(self, ids: Ids) -> Form:
+        """The number of kept positions of an axis. All units of a group appear on it equally often."""
+        groups, counts = np.unique(self._group[ids], return_counts=True)
+        return {int(g): float(n if g == _CONSTANT else n / self._sizes[g]) for g, n in zip(groups, counts, strict=True)}
+
+    def product(self, factors: Sequence[int | Ids]) -> CostPolynomial:
+        """The product of widths. Of more than two factors that depend on groups, the smallest count at full width.
+
+        The result is then an upper bound: a budget that it meets is met.
+        """
+        constant = 1.0
+        forms: list[Form] = []
+        for factor in sorted(factors, key=lambda f: -np.inf if isinstance(f, int) else -float(len(f))):
+            form = {_CONSTANT: float(factor)} if isinstance(factor, int) else self.width(factor)
+            if set(form) == {_CONSTANT}:
+                constant *= form[_CONSTANT]
+            elif len(forms) < _MOST_GROUPED_FACTORS:
+                forms.append(form)
+            else:
+                assert not isinstance(factor, int)
+                constant *= len(factor)
+        return _expand(constant, forms)
+
+    def macs(self, layers: str | None = None) -> CostPolynomial:
+        """Multiply-adds of the layers whose node names match (all without a pattern)."""
+        return total(self.product(layer.factors) for layer in self._space.layers if _matches(layers, layer.node))
+
+    def params(self, layers: str | None = None) -> CostPolynomial:
+        """Elements of floating-point constants (of the weights and biases of matching layers, with a pattern)."""
+        return total(self._stored(name) for name in self._names(layers) if self._space.constants[name].is_float)
+
+    def bytes(self, layers: str | None = None) -> CostPolynomial:
+        """Bytes of stored weights, counted like `params`."""
+        return total(
+            _scaled(self._stored(name), self._space.constants[name].itemsize)
+            for name in self._names(layers)
+            if self._space.constants[name].is_weight
+        )
+
+    def _names(self, layers: str | None) -> list[str]:
+        constants = self._space.constants
+        if layers is None:
+            return list(constants)
+        chosen = [layer for layer in self._space.layers if _matches(layers, layer.node)]
+        names = [name for layer in chosen for name in (layer.weight, layer.bias) if name in constants]
+        return [str(name) for name in dict.fromkeys(names)]
+
+    def _stored(self, name: str) -> CostPolynomial:
+        shape = self._space.constants[name].shape
+        axes = self._space.labels.get(name, (None,) * len(shape))
+        return self.product([size if ids is None else ids for size, ids in zip(shape, axes, strict=True)])
+
+
+def budgets(space: PruneSpace, targets: Sequence[Target], before: Costs) -> tuple[Budget, ...]:
+    """One budget per target on macs, params or bytes.
+
+    Args:
+        space: the analysed model.
+        targets: what the user asked for; shares refer to `before`, or to the matching layers' own cost.
+        before: costs of the original.
+
+    Raises:
+        InputError: a layer pattern that matches no layer or is not a regular expression.
+    """
+    costs = CostModel(space)
+    found = []
+    for target in targets:
+        _check_pattern(space, target)
+        polynomial = {"macs": costs.macs, "params": costs.params, "bytes": costs.bytes}[target.kind](target.layers)
+        whole = polynomial([len(group) for group in space.groups])
+        if target.layers is None:
+            whole = {"macs": before.macs, "params": before.params, "bytes": before.bytes}[target.kind]
+        name = target.kind if target.layers is None else f"{target.kind} of {target.layers}"
+        found.append(Budget(name, polynomial, target.value * whole if target.is_share else target.value))
+    return tuple(found)
+
+
+def _check_pattern(space: PruneSpace, target: Target) -> None:
+    if target.layers is None:
+        return
+    try:
+        matched = any(_matches(target.layers, layer.node) for layer in space.layers)
+    except re.error as error:
+        raise InputError(f"target {str(target)!r}: {target.layers!r} is not a regular expression ({error})") from error
+    if not matched:
+        raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}; `onnxprune inspect` lists them")
+
+
+def _matches(pattern: str | None, name: str) -> bool:
+    return pattern is None or re.search(pattern, name) is not None
+
+
+def total(parts: Iterable[CostPolynomial]) -> CostPolynomial:
+    """The sum of polynomials."""
+    constant, linear, quadratic = 0.0, dict[int, float](), dict[tuple[int, int], float]()
+    for part in parts:
+        constant += part.constant
+        _accumulate(linear, part.linear)
+        _accumulate(quadratic, part.quadratic)
+    return CostPolynomial(constant, linear, quadratic)
+
+
+def _accumulate(into: dict[Key, float], more: Mapping[Key, float]) -> None:
+    for key, value in more.items():
+        into[key] = into.get(key, 0.0) + value
+
+
+def _scaled(polynomial: CostPolynomial, factor: float) -> CostPolynomial:
+    return CostPolynomial(
+        polynomial.constant * factor,
+        {g: value * factor for g, value in polynomial.linear.items()},
+        {pair: value * factor for pair, value in polynomial.quadratic.items()},
+    )
+
+
+def _expand(constant: float, forms: list[Form]) -> CostPolynomial:
+    left = forms[0] if forms else {_CONSTANT: 1.0}
+    right = forms[1] if len(forms) > 1 else {_CONSTANT: 1.0}
+    alone, linear, quadratic = 0.0, dict[int, float](), dict[tuple[int, int], float]()
+    for g, a in left.items():
+        for h, b in right.items():
+            value = constant * a * b
+            low, high = min(g, h), max(g, h)
+            if high == _CONSTANT:
+                alone += value
+            elif low == _CONSTANT:
+                linear[high] = linear.get(high, 0.0) + value
+            else:
+                quadratic[low, high] = quadratic.get((low, high), 0.0) + value
+    return CostPolynomial(alone, linear, quadratic)

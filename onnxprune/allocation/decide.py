@@ -1,0 +1,120 @@
+"""From scores to the units that go: by threshold, or by the allocation program to meet budgets."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.allocation.allocate import allocate
+from onnxprune.allocation.problem import AllocationProblem, Budget
+from onnxprune.config import PruneConfig
+from onnxprune.errors import InputError
+from onnxprune.graph.space import Group, Ids, PruneSpace
+from onnxprune.importance.base import Scores
+from onnxprune.result import ProgramReport
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which units go, and how that was decided.
+
+    Attributes:
+        removed: `(units,)` True where a unit goes.
+        program: status of the allocation program; "none" where a threshold decided.
+        predicted: cost per budget name.
+        damage: predicted damage, summed over groups.
+    """
+
+    removed: Ids
+    program: ProgramReport
+    predicted: Mapping[str, float]
+    damage: float
+
+
+def by_budget(
+    space: PruneSpace,
+    scores: Scores,
+    budgets: Sequence[Budget],
+    config: PruneConfig,
+    *,
+    minimum: Mapping[str, int] | None = None,
+) -> Decision:
+    """Solve the allocation program and remove each group's least important units.
+
+    Args:
+        space: the analysed model.
+        scores: order and damage curve of each group.
+        budgets: all of them must hold.
+        config: `round_to`, `keep` and `seed`.
+        minimum: least number of kept units by group name.
+
+    Raises:
+        BudgetError: no choice meets the budgets.
+        SolverError: the solver failed.
+    """
+    problem = AllocationProblem(
+        damage=tuple(score.damage for score in scores.groups),
+        budgets=tuple(budgets),
+        round_to=config.round_to,
+        minimum=tuple((minimum or {}).get(group.name, 1) for group in space.groups),
+        fixed=frozenset(index for index, group in enumerate(space.groups) if is_kept(group, config.keep)),
+    )
+    found = allocate(problem, seed=config.seed)
+    removed = space.none_removed()
+    for group, score, kept in zip(space.groups, scores.groups, found.kept, strict=True):
+        removed[group.units[score.order[: len(group) - kept]]] = True
+    return Decision(
+        removed=removed,
+        program=ProgramReport(found.status, found.objective, found.bound, found.gap, found.seconds),
+        predicted={b.name: value for b, value in zip(budgets, found.predicted, strict=True)},
+        damage=found.objective,
+    )
+
+
+def by_threshold(space: PruneSpace, scores: Scores, threshold: str, config: PruneConfig) -> Decision:
+    """Remove units whose score is below a fixed value, or below their group's mean.
+
+    The best unit of each group stays; counts are rounded up to multiples of `round_to`.
+
+    Raises:
+        InputError: the threshold is neither a number in [0, 1] nor "mean".
+    """
+    fixed = None if threshold == "mean" else _number(threshold)
+    removed = space.none_removed()
+    damage = 0.0
+    for group, score in zip(space.groups, scores.groups, strict=True):
+        if is_kept(group, config.keep):
+            continue
+        limit = float(score.scores.mean()) if fixed is None else fixed
+        kept = max(1, int(np.count_nonzero(score.scores >= limit)))
+        kept = min(len(group), -(-kept // config.round_to) * config.round_to)
+        order = np.argsort(score.scores, kind="stable")
+        removed[group.units[order[: len(group) - kept]]] = True
+        damage += float(score.damage[kept])
+    return Decision(removed, ProgramReport("none"), {}, damage)
+
+
+def is_kept(group: Group, patterns: Sequence[str]) -> bool:
+    """Whether a `--keep` pattern (a regular expression) matches the group's name or one of its producers.
+
+    Raises:
+        InputError: a pattern is not a regular expression.
+    """
+    for pattern in patterns:
+        try:
+            if any(re.search(pattern, name) for name in (group.name, *group.producers)):
+                return True
+        except re.error as error:
+            raise InputError(f"--keep {pattern!r} is not a regular expression ({error})") from error
+    return False
+
+
+def _number(threshold: str) -> float:
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"--threshold {threshold!r}: use a number from 0 to 1, or mean")
+    return value

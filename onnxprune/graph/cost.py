@@ -1,0 +1,25 @@
+"""What a model costs, recounted on the model itself."""
+
+from math import prod
+
+from onnxprune.graph.analysis import analyse, is_weight
+from onnxprune.graph.model import Model
+from onnxprune.graph.space import PruneSpace
+from onnxprune.graph.view import is_float
+from onnxprune.result import Costs
+
+
+def measure(model: Model, space: PruneSpace | None = None) -> Costs:
+    """Count parameters and bytes of what is stored, and multiply-adds of every layer.
+
+    Args:
+        model: the model.
+        space: its analysis, where there is one.
+    """
+    space = analyse(model) if space is None else space
+    none = space.none_removed()
+    return Costs(
+        params=sum(prod(array.shape) for array in model.constants.values() if is_float(array)),
+        macs=sum(space.layer_macs(layer, none) for layer in space.layers),
+        bytes=sum(int(array.nbytes) for array in model.constants.values() if is_weight(array)),
+    )

@@ -1,0 +1,85 @@
+"""Scores from weights and activations alone: magnitude, activation, random."""
+
+import zlib
+
+import numpy as np
+
+from onnxprune.allocation import removal_to_damage
+from onnxprune.errors import InputError
+from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.importance.norms import incoming, per_unit
+
+
+def magnitude(context: ScoreContext, power: int = 2) -> Scores:
+    """Norm of the weights that make a unit: L2 (`power` 2) or L1 (`power` 1)."""
+    return by_energy(context, incoming(context.model, context.space, power), power)
+
+
+def magnitude_l1(context: ScoreContext) -> Scores:
+    """L1 norm of the weights that make a unit."""
+    return magnitude(context, power=1)
+
+
+def activation(context: ScoreContext) -> Scores:
+    """Root mean square of a unit's values where they are used, times the norm of the weights that use them.
+
+    Raises:
+        InputError: no calibration data.
+    """
+    from onnxprune.calibration.runner import Runner
+
+    if context.data is None:
+        raise InputError("--importance activation needs calibration data; give --data")
+    space = context.space
+    layers = [layer for layer in space.layers if space.labels.get(layer.weight, (None,) * 8)[layer.in_axis] is not None]
+    sums = {layer.input: np.zeros(0) for layer in layers}
+    axes = {layer.input: layer.input_axis for layer in layers}
+    rows = 0
+    runner = Runner(context.model, list(sums), threads=context.config.threads)
+    for values in runner.run(context.data):
+        rows += 1
+        for name, sum_ in sums.items():
+            moved = np.moveaxis(values[name], axes[name], 0).reshape(values[name].shape[axes[name]], -1)
+            mean = np.einsum("cp,cp->c", moved, moved, dtype=np.float64) / moved.shape[1]
+            sums[name] = mean if len(sum_) == 0 else sum_ + mean
+        context.progress("activations", rows, rows)
+    energy = np.zeros(space.units)
+    for layer in layers:
+        ids = space.labels[layer.input][layer.input_axis]
+        assert ids is not None  # the weight's input axis carries the same labels
+        seen = np.bincount(ids, minlength=space.units)
+        mean_square = np.bincount(ids, sums[layer.input] / rows, minlength=space.units) / np.maximum(seen, 1)
+        energy += per_unit(context.model, space, layer, layer.in_axis, power=2) * mean_square
+    return by_energy(context, energy, power=2)
+
+
+def random(context: ScoreContext) -> Scores:
+    """Uniform random scores, drawn anew for each group from the seed and the group's name."""
+    groups = []
+    for group in context.space.groups:
+        generator = np.random.default_rng([context.config.seed, zlib.crc32(group.name.encode())])
+        scores = generator.random(len(group))
+        groups.append(GroupScore(group.name, np.argsort(scores, kind="stable"), scores, removal_to_damage(scores)))
+    return Scores(tuple(groups))
+
+
+def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
+    """Scores and curves from an energy per unit that adds up within a group.
+
+    The score is `(energy / largest)^(1 / power)`; the damage of removing units is their share of the group's energy.
+
+    Args:
+        context: the space.
+        energy: `(units,)`, at least 0.
+        power: 2 where energies are squares.
+    """
+    groups = []
+    for group in context.space.groups:
+        own = energy[group.units]
+        largest, sum_ = own.max(initial=0.0), own.sum()
+        scores = (own / largest) ** (1 / power) if largest > 0 else np.zeros(len(own))
+        order = np.argsort(own, kind="stable")
+        lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
+        damage = lost / sum_ if sum_ > 0 else np.zeros(len(lost))
+        groups.append(GroupScore(group.name, order, scores, damage.copy()))
+    return Scores(tuple(groups))
