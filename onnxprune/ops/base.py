@@ -56,13 +56,6 @@ class Rewriting(Protocol):
         """Give the node a constant of its own as this input, where it differs from the present one."""
 
 
-class TorchMode(Protocol):
-    """What a torch rule may ask while it runs."""
-
-    training: bool
-    """Whether normalisations use (and track) the statistics of the batch."""
-
-
 TorchRule = Callable[..., Any]
 """A node in torch: input tensors (None where omitted) to its output tensor, or a tuple of them."""
 
@@ -83,9 +76,13 @@ class OpHandler(ABC):
     def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
         """Adapt attributes and constants that spell out widths."""
 
-    def torch(self, node: Node, mode: TorchMode) -> TorchRule | None:  # noqa: ARG002
+    def torch(self, node: Node) -> TorchRule | None:  # noqa: ARG002
         """The node as a function of torch tensors, None where there is no rule; attributes are read once, here."""
         return None
+
+    def torch_training(self, node: Node) -> TorchRule | None:
+        """The same while weights are trained, where that differs (BatchNormalization)."""
+        return self.torch(node)
 
     def trained(self, node: Node) -> tuple[str, ...]:  # noqa: ARG002
         """Inputs that fine-tuning changes where they are constants: weights, biases, scales."""

@@ -1,6 +1,7 @@
 """Conv and ConvTranspose: 1D to 3D, grouped and depthwise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,8 +9,10 @@ import onnx
 from onnxprune.graph.labels import Ids, Labels
 from onnxprune.graph.space import Window
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import Linear, OpHandler, Rewriting
+from onnxprune.ops.base import Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import along_channels, pad
+from onnxprune.ops.window import same_pads, window_pads
 
 
 class Conv(OpHandler):
@@ -28,6 +31,27 @@ class Conv(OpHandler):
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """A depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
+
+    def torch(self, node: Node) -> TorchRule:
+        """Convolution; pads that differ between the ends are added first."""
+        from torch.nn import functional
+
+        group = node.int("group", 1)
+
+        def run(x: Any, weight: Any, bias: Any = None) -> Any:
+            n = weight.dim() - 2
+            convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[n - 1]
+            pads = window_pads(node, x.shape[2:], weight.shape[2:])
+            strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+            if pads[:n] != pads[n:]:
+                x, pads = pad(x, pads), (0,) * n
+            return convolve(x, weight, bias, strides, pads[:n], dilations, group)
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Weight and bias."""
+        return node.inputs[1:]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Plain, strided, dilated, 1D, grouped, depthwise and depthwise with a multiplier."""
@@ -71,6 +95,28 @@ class ConvTranspose(OpHandler):
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """A depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
+
+    def torch(self, node: Node) -> TorchRule:
+        """Transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""
+        from torch.nn import functional
+
+        group = node.int("group", 1)
+
+        def run(x: Any, weight: Any, bias: Any = None) -> Any:
+            n = weight.dim() - 2
+            convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[n - 1]
+            strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+            extra = node.ints("output_padding") or (0,) * n
+            y = convolve(x, weight, None, strides, 0, 0, group, dilations)
+            y = pad(y, (*(0,) * n, *extra))
+            y = pad(y, [-p for p in _transposed_pads(node, x.shape[2:], y.shape[2:], strides)])
+            return y if bias is None else y + along_channels(bias, y)
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Weight and bias."""
+        return node.inputs[1:]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Plain, grouped and depthwise upsampling."""
@@ -145,7 +191,7 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
     pads, auto = node.ints("pads") or (0,) * (2 * n), str(node.attributes.get("auto_pad", "NOTSET"))
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
     if auto.startswith("SAME") and (inputs := labels.shape(source)) is not None:
-        pads = _same_pads(inputs[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
+        pads = same_pads(inputs[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
     bias = node.input(2)
     return Linear(
         input=source,
@@ -163,20 +209,16 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
     )
 
 
-def _same_pads(
-    sizes: tuple[int, ...],
-    kernel: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-    *,
-    upper: bool,
-) -> tuple[int, ...]:
-    total = [
-        max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
-        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
-    ]
+def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> Sequence[int]:
+    """What ConvTranspose cuts from the `full` result: begins, then ends."""
+    auto, target = str(node.attributes.get("auto_pad", "NOTSET")), node.ints("output_shape")
+    if auto.startswith("SAME") and target is None:
+        target = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
+    if target is None:
+        return node.ints("pads") or (0,) * (2 * len(sizes)) if auto == "NOTSET" else (0,) * (2 * len(sizes))
+    total = [a - b for a, b in zip(full, target[-len(full) :], strict=True)]
     small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (*small, *large) if upper else (*large, *small)
+    return (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
 
 
 def _rewrite(node: Node, edit: Rewriting) -> None:

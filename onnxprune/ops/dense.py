@@ -1,12 +1,14 @@
 """Gemm and MatMul."""
 
 from collections.abc import Iterator
+from operator import matmul
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import Linear, OpHandler, normal_axis
+from onnxprune.ops.base import Linear, OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 
 
@@ -57,6 +59,23 @@ class Gemm(OpHandler):
             output_axis=1,
             factors=(*factors, result[0] if rows is None else rows),
         )
+
+    def torch(self, node: Node) -> TorchRule:
+        """A matrix product, scaled and shifted."""
+        import torch
+
+        alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
+        first, second = bool(node.int("transA", 0)), bool(node.int("transB", 0))
+
+        def run(a: Any, b: Any, c: Any = None) -> Any:
+            a, b = a.t() if first else a, b.t() if second else b
+            return alpha * (a @ b) if c is None else torch.addmm(c, a, b, beta=beta, alpha=alpha)
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Weight and bias."""
+        return node.inputs[1:]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Both weight layouts and both bias shapes."""
@@ -155,6 +174,14 @@ class MatMul(OpHandler):
             output_axis=out,
             factors=(*factors, *rows),
         )
+
+    def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
+        """The same product."""
+        return matmul
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """The operand that is a weight."""
+        return node.inputs
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Constant on the right and on the left; attention-like products of two computed operands."""

@@ -1,12 +1,15 @@
 """Elementwise operators of several inputs with broadcasting: operands are tied position by position."""
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Ids, Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler
+from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 
 
@@ -52,6 +55,14 @@ class Elementwise(OpHandler):
                 labels.tie(labelled[0], ids)
         labels.set(output, axis, labelled[0])
 
+    def torch(self, node: Node) -> TorchRule:
+        """The function of the same meaning; those of any number of inputs fold over them."""
+        return _torch_function(node)
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Biases and scales that stand apart from their layer."""
+        return node.inputs if node.op_type in ("Add", "Mul") else ()
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A residual, a gate, a scale per channel, a scalar and a comparison."""
         yield example(
@@ -67,3 +78,36 @@ class Elementwise(OpHandler):
             y = Conv (v, w3) }""",
             {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "scale": (8, 1, 1), "scalar": (1,), "w3": (4, 8, 1, 1)},
         )
+
+
+def _torch_function(node: Node) -> TorchRule:
+    import torch
+
+    def fold(function: Callable[[Any, Any], Any]) -> TorchRule:
+        return lambda *inputs: functools.reduce(function, inputs)
+
+    def divide(a: Any, b: Any) -> Any:
+        return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+    functions: dict[str, TorchRule] = {
+        "Add": operator.add,
+        "Sub": operator.sub,
+        "Mul": operator.mul,
+        "Div": divide,
+        "Pow": lambda a, b: torch.pow(a, b).to(a.dtype),
+        "Mod": torch.fmod if node.int("fmod", 0) else torch.remainder,
+        "Min": fold(torch.minimum),
+        "Max": fold(torch.maximum),
+        "Sum": fold(torch.add),
+        "Mean": lambda *inputs: functools.reduce(torch.add, inputs) / len(inputs),
+        "Where": torch.where,
+        "And": torch.logical_and,
+        "Or": torch.logical_or,
+        "Xor": torch.logical_xor,
+        "Equal": torch.eq,
+        "Greater": torch.gt,
+        "GreaterOrEqual": torch.ge,
+        "Less": torch.lt,
+        "LessOrEqual": torch.le,
+    }
+    return functions[node.op_type]

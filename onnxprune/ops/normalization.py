@@ -1,13 +1,15 @@
 """Normalisations: per channel (passed through) and across channels (frozen)."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, normal_axis, pass_through
+from onnxprune.ops.base import OpHandler, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import along_channels, as_matrix
 
 
 class PerChannelNormalization(OpHandler):
@@ -25,6 +27,18 @@ class PerChannelNormalization(OpHandler):
                 return
             labels.set(parameter, 0, labels.axis(source, 1))
 
+    def torch(self, node: Node) -> TorchRule | None:
+        """With the stored statistics (BatchNormalization), or those of each row's channel."""
+        return _batch_normalization(node, training=False) if len(node.inputs) == 5 else _instance_normalization(node)
+
+    def torch_training(self, node: Node) -> TorchRule | None:
+        """With the statistics of the batch, which the stored ones follow."""
+        return _batch_normalization(node, training=True) if len(node.inputs) == 5 else _instance_normalization(node)
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Scale and bias."""
+        return node.inputs[1:3]
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Between two convolutions."""
         yield example(
@@ -34,7 +48,7 @@ class PerChannelNormalization(OpHandler):
             i = InstanceNormalization (n, scale2, bias2)
             y = Conv (i, w2) }""",
             {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1)}
-            | {name: (8,) for name in ("scale", "bias", "mean", "var", "scale2", "bias2")},
+            | dict.fromkeys(("scale", "bias", "mean", "var", "scale2", "bias2"), (8,)),
         )
 
 
@@ -54,6 +68,22 @@ class MixingAxis(OpHandler):
                 labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)
         pass_through(labels, node, source, node.output())
 
+    def torch(self, node: Node) -> TorchRule:
+        """Along one axis; before opset 13, along all axes from `axis` on, taken as one."""
+        import torch
+        from torch.nn import functional
+
+        old = node.opset < 13 and node.op_type != "LpNormalization"
+        axis, p = node.int("axis", 1 if old else -1), node.int("p", 2)
+        functions: dict[str, TorchRule] = {
+            "Softmax": torch.softmax,
+            "LogSoftmax": torch.log_softmax,
+            "Hardmax": lambda x, d: torch.zeros_like(x).scatter(d, x.argmax(d, keepdim=True), 1.0),
+            "LpNormalization": lambda x, d: functional.normalize(x, p, d),
+        }
+        function = functions[node.op_type]
+        return lambda x: function(as_matrix(x, axis), 1).reshape(x.shape) if old else function(x, axis)
+
 
 class LocalResponse(OpHandler):
     """LRN sums over neighbouring channels."""
@@ -65,6 +95,21 @@ class LocalResponse(OpHandler):
         source = node.input(0)
         labels.freeze_ids(labels.axis(source, 1), source, "LRN mixes neighbouring channels", node)
         pass_through(labels, node, source, node.output())
+
+    def torch(self, node: Node) -> TorchRule:
+        """`x / (bias + alpha / size * sum of squares) ** beta`."""
+        import torch
+
+        size, bias = node.int("size", 1), float(node.attributes.get("bias", 1.0))
+        alpha, beta = float(node.attributes.get("alpha", 1e-4)), float(node.attributes.get("beta", 0.75))
+
+        def run(x: Any) -> Any:
+            front = x.new_zeros(x.shape[0], (size - 1) // 2, *x.shape[2:])
+            back = x.new_zeros(x.shape[0], size // 2, *x.shape[2:])
+            squares = torch.cat([front, x * x, back], 1).unfold(1, size, 1).sum(-1)
+            return x / (bias + alpha / size * squares) ** beta
+
+        return run
 
 
 class LayerNormalization(OpHandler):
@@ -80,6 +125,26 @@ class LayerNormalization(OpHandler):
             labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)
         pass_through(labels, node, source, node.output())
 
+    def torch(self, node: Node) -> TorchRule:
+        """Normalised over the axes from `axis` on, scaled and shifted; also the statistics where they are read."""
+        import torch
+
+        axis, eps = node.int("axis", -1), float(node.attributes.get("epsilon", 1e-5))
+        centre = node.op_type == "LayerNormalization"
+
+        def run(x: Any, scale: Any, bias: Any = None) -> Any:
+            axes = tuple(range(normal_axis(axis, x.dim()), x.dim()))
+            mean = x.mean(axes, keepdim=True) if centre else 0.0
+            inverse = torch.rsqrt(((x - mean) ** 2).mean(axes, keepdim=True) + eps)
+            y = (x - mean) * inverse * scale
+            return (y if bias is None else y + bias), mean, inverse
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Scale and bias."""
+        return node.inputs[1:3]
+
 
 class GroupNormalization(OpHandler):
     """GroupNormalization: statistics over groups of channels."""
@@ -91,3 +156,44 @@ class GroupNormalization(OpHandler):
         source = node.input(0)
         labels.freeze_ids(labels.axis(source, 1), source, "GroupNormalization mixes groups of channels", node)
         pass_through(labels, node, source, node.output())
+
+    def torch(self, node: Node) -> TorchRule:
+        """Scale and bias are per group before opset 21, per channel since."""
+        from torch.nn import functional
+
+        groups, eps = node.int("num_groups", 1), float(node.attributes.get("epsilon", 1e-5))
+
+        def run(x: Any, scale: Any, bias: Any) -> Any:
+            repeats = x.shape[1] // scale.shape[0]
+            scale, bias = (along_channels(p.repeat_interleave(repeats), x) for p in (scale, bias))
+            return functional.group_norm(x, groups, eps=eps) * scale + bias
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Scale and bias."""
+        return node.inputs[1:3]
+
+
+def _batch_normalization(node: Node, *, training: bool) -> TorchRule | None:
+    from torch.nn import functional
+
+    eps, momentum = float(node.attributes.get("epsilon", 1e-5)), float(node.attributes.get("momentum", 0.9))
+    if node.int("spatial", 1) == 0 or node.int("training_mode", 0):
+        return None
+
+    def run(x: Any, scale: Any, bias: Any, mean: Any, var: Any) -> Any:
+        return functional.batch_norm(x, mean, var, scale, bias, training, 1 - momentum, eps)
+
+    return run
+
+
+def _instance_normalization(node: Node) -> TorchRule:
+    from torch.nn import functional
+
+    eps = float(node.attributes.get("epsilon", 1e-5))
+
+    def run(x: Any, scale: Any, bias: Any) -> Any:
+        return functional.layer_norm(x, x.shape[2:], eps=eps) * along_channels(scale, x) + along_channels(bias, x)
+
+    return run

@@ -1,13 +1,18 @@
 """Pooling and other operators that work on each channel apart."""
 
 from collections.abc import Iterator
+from math import prod
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler
+from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.resampling import resampling
+from onnxprune.ops.torch_tools import pad, select
+from onnxprune.ops.window import covered, window_pads
 
 
 class Pool(OpHandler):
@@ -25,6 +30,12 @@ class Pool(OpHandler):
             labels.set(node.output(), axis, ids)
         if node.output(1):
             labels.freeze_node(node, "indices of MaxPool count channels")
+
+    def torch(self, node: Node) -> TorchRule | None:
+        """Windows over the padded input; global forms reduce all spatial axes."""
+        if node.output(1):
+            return None
+        return _global_pooling(node) if node.op_type.startswith("Global") else _pooling(node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Local and global pooling."""
@@ -59,3 +70,67 @@ class Resize(OpHandler):
         if node.input(3):
             for ids in labels.get(source):
                 labels.freeze_ids(ids, source, "Resize spells out sizes", node)
+
+    def torch(self, node: Node) -> TorchRule | None:
+        """Each axis by its weights, computed once a size."""
+        import torch
+
+        method = resampling(node)
+        if method is None:
+            return None
+
+        def run(x: Any, *given: Any) -> Any:
+            for axis, matrix in method(x.shape, [None if g is None else g.cpu().numpy() for g in given]).items():
+                if (matrix.max(1) == 1).all():  # nearest: one source a position
+                    x = select(x, axis, matrix.argmax(1))
+                else:
+                    weights = torch.from_numpy(matrix).to(x)
+                    x = torch.movedim(torch.movedim(x, axis, -1) @ weights.t(), -1, axis)
+            return x
+
+        return run
+
+
+def _global_pooling(node: Node) -> TorchRule:
+    p = node.int("p", 2)
+
+    def run(x: Any) -> Any:
+        axes = tuple(range(2, x.dim()))
+        if node.op_type == "GlobalMaxPool":
+            return x.amax(axes, keepdim=True)
+        if node.op_type == "GlobalAveragePool":
+            return x.mean(axes, keepdim=True)
+        return x.abs().pow(p).sum(axes, keepdim=True).pow(1 / p)
+
+    return run
+
+
+def _pooling(node: Node) -> TorchRule | None:
+    from torch.nn import functional
+
+    kernel = node.ints("kernel_shape") or ()
+    n, p = len(kernel), node.int("p", 2)
+    strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+    maximum = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[n - 1]
+    average = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[n - 1]
+    if node.op_type != "MaxPool" and set(dilations) != {1}:
+        return None
+
+    def run(x: Any) -> Any:
+        pads = window_pads(node, x.shape[2:], kernel)
+        # Windows of ceil_mode may reach beyond the pads; that part never counts.
+        whole = covered(x.shape[2:], kernel, strides, pads, dilations, ceil=bool(node.int("ceil_mode", 0)))
+        if node.op_type == "MaxPool":
+            return maximum(pad(x, whole, float("-inf")), kernel, strides, 0, dilations)
+        if node.op_type == "LpPool":
+            return (average(pad(x.abs().pow(p), whole), kernel, strides) * prod(kernel)).pow(1 / p)
+        if not any(whole):
+            return average(x, kernel, strides)
+        ones = x.new_ones(1, 1, *x.shape[2:])
+        if node.int("count_include_pad", 0):
+            ones, whole_ones = pad(ones, pads, 1.0), [w - p for w, p in zip(whole, pads, strict=True)]
+        else:
+            whole_ones = list(whole)
+        return average(pad(x, whole), kernel, strides) / average(pad(ones, whole_ones), kernel, strides)
+
+    return run

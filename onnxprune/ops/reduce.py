@@ -1,13 +1,15 @@
 """Reductions: the reduced axes are frozen where they carry channels, the others pass."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, normal_axis
+from onnxprune.ops.base import OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import given_axes
 
 
 class Reduce(OpHandler):
@@ -43,6 +45,10 @@ class Reduce(OpHandler):
         elif any(ids is not None for ids in result):
             labels.freeze(source, "shapes are unknown", node)
 
+    def torch(self, node: Node) -> TorchRule:
+        """The same reduction over the axes, all where none are given."""
+        return _arg_reduction(node) if node.op_type.startswith("Arg") else _reduction(node)
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Spatial mean to a classifier."""
         yield example(
@@ -52,3 +58,46 @@ class Reduce(OpHandler):
             y = Gemm (m, w2) }""",
             {"w1": (8, 3, 3, 3), "w2": (8, 4)},
         )
+
+
+def _reduction(node: Node) -> TorchRule:
+    import torch
+
+    keep = bool(node.int("keepdims", 1))
+
+    def product(x: Any, axes: tuple[int, ...], keepdim: bool) -> Any:
+        for axis in sorted(axes, reverse=True):
+            x = x.prod(axis, keepdim=keepdim)
+        return x
+
+    functions: dict[str, TorchRule] = {
+        "ReduceMean": torch.mean,
+        "ReduceSum": torch.sum,
+        "ReduceMax": torch.amax,
+        "ReduceMin": torch.amin,
+        "ReduceProd": product,
+        "ReduceL1": lambda x, axes, keepdim: x.abs().sum(axes, keepdim),
+        "ReduceL2": lambda x, axes, keepdim: x.square().sum(axes, keepdim).sqrt(),
+        "ReduceLogSum": lambda x, axes, keepdim: x.sum(axes, keepdim).log(),
+        "ReduceLogSumExp": torch.logsumexp,
+        "ReduceSumSquare": lambda x, axes, keepdim: x.square().sum(axes, keepdim),
+    }
+    function = functions[node.op_type]
+
+    def run(x: Any, axes: Any = None) -> Any:
+        chosen = given_axes(node, axes)
+        if not chosen and node.int("noop_with_empty_axes", 0):
+            return x
+        return function(x, tuple(normal_axis(axis, x.dim()) for axis in chosen or range(x.dim())), keepdim=keep)
+
+    return run
+
+
+def _arg_reduction(node: Node) -> TorchRule:
+    axis, keep, last = node.int("axis", 0), bool(node.int("keepdims", 1)), node.int("select_last_index", 0)
+
+    def run(x: Any) -> Any:
+        x = x if node.op_type == "ArgMax" else -x
+        return x.shape[axis] - 1 - x.flip(axis).argmax(axis, keep) if last else x.argmax(axis, keep)
+
+    return run

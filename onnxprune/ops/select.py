@@ -1,14 +1,16 @@
-"""Operators that join and select positions: Concat, Split, Slice, Gather, Pad."""
+"""Operators that join and select positions: Concat, Split, Slice, Gather."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Ids, Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, Rewriting, normal_axis
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import integers, select
 
 
 class Concat(OpHandler):
@@ -52,6 +54,12 @@ class Concat(OpHandler):
             else:
                 labels.tie(present[0], ids)
         labels.set(node.output(), axis, present[0])
+
+    def torch(self, node: Node) -> TorchRule:
+        """The same join."""
+        import torch
+
+        return lambda *parts: torch.cat(parts, node.int("axis", 0))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Branches of different width, and the input itself."""
@@ -105,6 +113,16 @@ class Split(OpHandler):
             edit.set_attribute("num_outputs", None)
         else:
             edit.set_attribute("split", widths)
+
+    def torch(self, node: Node) -> TorchRule:
+        """Sizes from the attribute or the input, else equal ones (the last may be smaller)."""
+        axis, count = node.int("axis", 0), len(node.outputs)
+
+        def run(x: Any, sizes: Any = None) -> Any:
+            widths = node.ints("split") if sizes is None else integers(sizes)
+            return x.split(list(widths) if widths else -(-x.shape[axis] // count), axis)
+
+        return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Two uneven parts that go different ways."""
@@ -177,6 +195,21 @@ class Slice(OpHandler):
         else:
             edit.set_attribute("starts", starts)
             edit.set_attribute("ends", ends)
+
+    def torch(self, node: Node) -> TorchRule:
+        """Slice axis by axis; torch has no negative steps, so those select by position."""
+
+        def run(x: Any, *limits: Any) -> Any:
+            values = [None if limit is None else limit.cpu().numpy() for limit in limits]
+            given = dict(zip(node.inputs[1:], values, strict=False))
+            for axis, limit in (slice_limits(node, given.get, x.dim()) or {}).items():
+                start, end, step = limit.indices(x.shape[axis])
+                length = len(range(start, end, step))
+                unit = x.narrow(axis, start, length) if step == 1 and length else None
+                x = select(x, axis, range(start, end, step)) if unit is None else unit
+            return x
+
+        return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A run of channels, and every second row."""
@@ -258,6 +291,18 @@ class Gather(OpHandler):
         position = np.cumsum(kept) - 1
         edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim else chosen].astype(np.int64))
 
+    def torch(self, node: Node) -> TorchRule:
+        """Indices of any rank; negative ones count from the end."""
+        import torch
+
+        def run(x: Any, indices: Any) -> Any:
+            axis = normal_axis(node.int("axis", 0), x.dim())
+            flat = indices.reshape(-1).to(x.device)
+            picked = x.index_select(axis, torch.where(flat < 0, flat + x.shape[axis], flat))
+            return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+        return run
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A fixed permutation with a repetition."""
         yield example(
@@ -267,70 +312,4 @@ class Gather(OpHandler):
             y = Conv (a, w2) }""",
             {"w1": (6, 3, 3, 3), "w2": (4, 7, 1, 1)},
             {"order": np.array([5, 0, 1, 4, -3, 2, 0])},
-        )
-
-
-class Pad(OpHandler):
-    """Pad: inserted channels are units of their own, which later additions tie to real ones."""
-
-    op_types = ("Pad",)
-
-    def couple(self, node: Node, labels: Labels) -> None:
-        """Padded positions of a labelled axis get fresh ids."""
-        source, output = node.input(0), node.output()
-        arrays = labels.get(source)
-        pads = self._pads(node, labels.constant)
-        if pads is None or labels.rank(output) != len(arrays) or node.input(3):
-            labels.freeze_node(node, "amounts of Pad are computed")
-            return
-        rank = len(arrays)
-        for axis, ids in enumerate(arrays):
-            begin, end = pads[axis], pads[axis + rank]
-            if ids is None:
-                continue
-            if (begin or end) and (str(node.attributes.get("mode", "constant")) != "constant" or min(begin, end) < 0):
-                labels.freeze_ids(ids, source, "Pad copies or cuts channels", node)
-            elif begin or end:
-                new = labels.fresh(begin + end, node, output)
-                labels.set(output, axis, np.concatenate([new[:begin], ids, new[begin:]]))
-            else:
-                labels.set(output, axis, ids)
-
-    @staticmethod
-    def _pads(node: Node, constant: object) -> tuple[int, ...] | None:
-        assert callable(constant)
-        if node.opset < 11:
-            return node.ints("pads")
-        value = constant(node.input(1))
-        return None if value is None else tuple(int(v) for v in value)
-
-    def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Amounts on labelled axes count the inserted positions that stay."""
-        pads = self._pads(node, edit.constant)
-        if pads is None:
-            return
-        fresh, rank = list(pads), len(pads) // 2
-        for axis in range(rank):
-            kept = edit.kept(node.output(), axis)
-            if kept is not None:
-                fresh[axis] = int(kept[: pads[axis]].sum())
-                fresh[axis + rank] = int(kept[len(kept) - pads[axis + rank] :].sum())
-        if tuple(fresh) == pads:
-            return
-        if node.opset < 11:
-            edit.set_attribute("pads", fresh)
-        else:
-            edit.set_input(1, np.array(fresh, np.int64))
-
-    def examples(self) -> Iterator[onnx.ModelProto]:
-        """Zero channels around a narrow branch, added to a wide one."""
-        yield example(
-            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
-            h = Conv (x, w1)
-            p = Pad (h, pads)
-            i = Conv (x, w2)
-            s = Add (p, i)
-            y = Conv (s, w3) }""",
-            {"w1": (4, 3, 3, 3), "w2": (8, 3, 3, 3), "w3": (4, 8, 1, 1)},
-            {"pads": np.array([0, 2, 0, 0, 0, 2, 0, 0])},
         )

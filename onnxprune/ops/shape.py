@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Ids, Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, Rewriting, normal_axis
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
 
 
 class Transpose(OpHandler):
@@ -25,6 +27,11 @@ class Transpose(OpHandler):
             return
         perm = node.ints("perm") or tuple(reversed(range(len(arrays))))
         labels.set_all(node.output(), [arrays[p] for p in perm])
+
+    def torch(self, node: Node) -> TorchRule:
+        """The same permutation."""
+        perm = node.ints("perm")
+        return lambda x: x.permute(perm or tuple(reversed(range(x.dim()))))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A channels-last stretch."""
@@ -143,6 +150,18 @@ class Reshape(OpHandler):
             edit.set_attribute("allowzero", None)
         edit.set_input(1, fresh)
 
+    def torch(self, node: Node) -> TorchRule:
+        """0 copies an axis of the input."""
+        if node.op_type == "Flatten":
+            return lambda x: as_matrix(x, node.int("axis", 1))
+        copies = not node.int("allowzero", 0)
+
+        def run(x: Any, target: Any) -> Any:
+            sizes = integers(target)
+            return x.reshape([x.shape[i] if size == 0 and copies else size for i, size in enumerate(sizes)])
+
+        return run
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Flatten to a classifier, a constant target, heads and a shuffle."""
         yield example(
@@ -201,6 +220,21 @@ class Squeeze(OpHandler):
         else:
             for position, axis in enumerate(others):
                 labels.set(output, axis, arrays[position])
+
+    def torch(self, node: Node) -> TorchRule:
+        """Drop or add the axes."""
+
+        def squeeze(x: Any, axes: Any = None) -> Any:
+            chosen = given_axes(node, axes)
+            return x.squeeze() if chosen is None else x.squeeze(tuple(chosen))
+
+        def unsqueeze(x: Any, axes: Any = None) -> Any:
+            chosen = given_axes(node, axes) or []
+            for axis in sorted(normal_axis(axis, x.dim() + len(chosen)) for axis in chosen):
+                x = x.unsqueeze(axis)
+            return x
+
+        return squeeze if node.op_type == "Squeeze" else unsqueeze
 
 
 def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from onnxprune.graph.view import Node
 
 
@@ -20,28 +22,6 @@ def given_axes(node: Node, value: Any) -> list[int] | None:
     return None if value is None else integers(value)
 
 
-def same_pads(
-    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], *, upper: bool
-) -> tuple[int, ...]:
-    """Pads of `auto_pad = SAME_UPPER` or `SAME_LOWER`: begins, then ends."""
-    total = [
-        max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
-        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
-    ]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (*small, *large) if upper else (*large, *small)
-
-
-def window_pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-    """Pads of a convolution or pooling over spatial `sizes`: begins, then ends."""
-    n = len(kernel)
-    auto = str(node.attributes.get("auto_pad", "NOTSET"))
-    if auto.startswith("SAME"):
-        strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
-        return same_pads(sizes, kernel, strides, dilations, upper=auto == "SAME_UPPER")
-    return (0,) * (2 * n) if auto == "VALID" else node.ints("pads") or (0,) * (2 * n)
-
-
 def pad(x: Any, pads: Sequence[int], value: float = 0.0) -> Any:
     """Pad the last axes with a constant; `pads` as ONNX has them, negative ones cut."""
     import torch
@@ -53,6 +33,15 @@ def pad(x: Any, pads: Sequence[int], value: float = 0.0) -> Any:
     return torch.nn.functional.pad(x, pairs, value=value)
 
 
+def select(x: Any, axis: int, positions: Sequence[int] | np.ndarray) -> Any:
+    """Positions of one axis, in the order given; nothing is copied where all stay as they are."""
+    import torch
+
+    if len(positions) == x.shape[axis] and all(p == i for i, p in enumerate(positions)):
+        return x
+    return x.index_select(axis, torch.as_tensor(list(positions), dtype=torch.int64, device=x.device))
+
+
 def as_matrix(x: Any, axis: int) -> Any:
     """`x` with the axes before `axis` merged into rows and the others into columns."""
     axis = axis + x.dim() if axis < 0 else axis
@@ -62,3 +51,15 @@ def as_matrix(x: Any, axis: int) -> Any:
 def along_channels(parameter: Any, x: Any) -> Any:
     """A parameter `(C,)` shaped to broadcast over axis 1 of `x`."""
     return parameter.reshape(1, -1, *(1,) * (x.dim() - 2))
+
+
+def dtype(element: Any) -> Any:
+    """The torch type of an ONNX element type (its number or a numpy type), None where torch has none.
+
+    Half precision becomes single: that is what training computes in.
+    """
+    import onnx
+    import torch
+
+    name = str(onnx.helper.tensor_dtype_to_np_dtype(int(element)) if isinstance(element, int) else np.dtype(element))
+    return getattr(torch, {"float16": "float32", "bfloat16": "float32"}.get(name, name), None)

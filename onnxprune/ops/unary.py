@@ -1,13 +1,15 @@
 """Elementwise operators of one input: labels pass, axis by axis."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, Rewriting, pass_through
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
+from onnxprune.ops.torch_tools import dtype
 
 
 class Unary(OpHandler):
@@ -23,6 +25,10 @@ class Unary(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Outputs carry the input's labels."""
         pass_through(labels, node, node.input(0), node.output())
+
+    def torch(self, node: Node) -> TorchRule | None:
+        """The function of the same meaning."""
+        return _torch_function(node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A hidden layer behind each activation."""
@@ -45,6 +51,12 @@ class Dropout(OpHandler):
         """Data and mask carry the input's labels."""
         pass_through(labels, node, node.input(0), *node.outputs)
 
+    def torch(self, node: Node) -> TorchRule | None:
+        """The data as they are, also in training: the exported network is trained as it will run."""
+        import torch
+
+        return lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)) if node.output(1) else x
+
 
 class PRelu(OpHandler):
     """PRelu: the slope broadcasts to the data."""
@@ -64,6 +76,14 @@ class PRelu(OpHandler):
             if size > 1:
                 labels.set(slope, axis, arrays[len(arrays) - len(shape) + axis])
 
+    def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
+        """The slope applies below 0."""
+        return lambda x, slope: x.clamp(min=0) + slope * x.clamp(max=0)
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """The slope."""
+        return node.inputs[1:]
+
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Nothing spells out widths: the slope is compressed like any weight."""
 
@@ -76,3 +96,73 @@ class PRelu(OpHandler):
             y = Conv <kernel_shape = [1, 1]> (a, w2) }""",
             {"w1": (6, 3, 3, 3), "slope": (6, 1, 1), "w2": (4, 6, 1, 1)},
         )
+
+
+def _torch_function(node: Node) -> TorchRule | None:
+    import torch
+    from torch.nn import functional
+
+    def number(name: str, default: float) -> float:
+        return float(node.attributes.get(name, default))
+
+    def clip(x: Any, low: Any = None, high: Any = None) -> Any:
+        return x if low is None and high is None else torch.clamp(x, low, high)
+
+    def is_inf(x: Any) -> Any:
+        return (torch.isposinf(x) & bool(node.int("detect_positive", 1))) | (
+            torch.isneginf(x) & bool(node.int("detect_negative", 1))
+        )
+
+    direct = {
+
+            "Relu": "relu",
+            "Sigmoid": "sigmoid",
+            "Tanh": "tanh",
+            "Erf": "erf",
+            "Abs": "abs",
+            "Neg": "neg",
+            "Exp": "exp"
+        ,
+
+            "Log": "log",
+            "Sqrt": "sqrt",
+            "Reciprocal": "reciprocal",
+            "Floor": "floor",
+            "Ceil": "ceil",
+            "Round": "round"
+        ,
+        "Sign": "sign", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan",
+        "Sinh": "sinh", "Cosh": "cosh", "Asinh": "asinh", "Acosh": "acosh", "Atanh": "atanh",
+        "Not": "logical_not", "IsNaN": "isnan",
+    }
+    if node.op_type in direct:
+        function: TorchRule = getattr(torch, direct[node.op_type])
+        return function
+    alpha, gamma = number("alpha", 1.0), number("gamma", 1.0507009873554805)
+    functions: dict[str, TorchRule] = {
+        "Identity": lambda x: x,
+        "LeakyRelu": lambda x: functional.leaky_relu(x, number("alpha", 0.01)),
+        "Elu": lambda x: functional.elu(x, alpha),
+        "Celu": lambda x: functional.celu(x, alpha),
+        "Selu": lambda x: gamma * functional.elu(x, number("alpha", 1.6732632423543772)),
+        "ThresholdedRelu": lambda x: torch.where(x > alpha, x, 0.0),
+        "HardSigmoid": lambda x: torch.clamp(number("alpha", 0.2) * x + number("beta", 0.5), 0.0, 1.0),
+        "HardSwish": functional.hardswish,
+        "Softplus": functional.softplus,
+        "Softsign": functional.softsign,
+        "Mish": functional.mish,
+        "Swish": lambda x: x * torch.sigmoid(alpha * x),
+        "Gelu": lambda x: functional.gelu(x, approximate=str(node.attributes.get("approximate", "none"))),
+        "Shrink": lambda x: (
+            torch.where(x < -number("lambd", 0.5), x + number("bias", 0.0), 0.0)
+            + torch.where(x > number("lambd", 0.5), x - number("bias", 0.0), 0.0)
+        ),
+        "IsInf": is_inf,
+    }
+    if node.op_type == "Clip":
+        limits = (number("min", -torch.inf), number("max", torch.inf))
+        return clip if node.opset >= 11 else lambda x: torch.clamp(x, *limits)
+    if node.op_type == "Cast":
+        target = dtype(node.attributes["to"])
+        return None if target is None else lambda x: x.to(target)
+    return functions.get(node.op_type)

@@ -1,0 +1,52 @@
+"""Geometry of sliding windows: convolution and pooling."""
+
+from collections.abc import Sequence
+
+from onnxprune.graph.view import Node
+
+
+def same_pads(
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], *, upper: bool
+) -> tuple[int, ...]:
+    """Pads of `auto_pad = SAME_UPPER` or `SAME_LOWER`: begins, then ends."""
+    total = [
+        max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
+        for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return (*small, *large) if upper else (*large, *small)
+
+
+def window_pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Pads of a convolution or pooling over spatial `sizes`: begins, then ends."""
+    n = len(kernel)
+    auto = str(node.attributes.get("auto_pad", "NOTSET"))
+    if auto.startswith("SAME"):
+        strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+        return same_pads(sizes, kernel, strides, dilations, upper=auto == "SAME_UPPER")
+    return (0,) * (2 * n) if auto == "VALID" else node.ints("pads") or (0,) * (2 * n)
+
+
+def covered(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    *,
+    ceil: bool,
+) -> tuple[int, ...]:
+    """Pads with which all windows lie inside: those given, longer at the end where the last window reaches further.
+
+    With `ceil`, the last window counts where it starts inside the input or the pads before it.
+    """
+    n, ends = len(sizes), []
+    for axis in range(n):
+        size, begin, end, stride = sizes[axis], pads[axis], pads[axis + n], strides[axis]
+        span = (kernel[axis] - 1) * dilations[axis] + 1
+        room = size + begin + end - span
+        steps = -(-room // stride) if ceil else room // stride
+        if ceil and steps * stride >= size + begin:
+            steps -= 1
+        ends.append(max(end, steps * stride + span - size - begin))
+    return (*pads[:n], *ends)
