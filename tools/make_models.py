@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import itertools
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,30 +84,33 @@ def build(network: str, dataset: str, seed: int) -> nn.Sequential:
     channels, side = (3, 32) if dataset == "cifar10" else (1, 28)
     if network == "vgg16":
         return _vgg16(channels)
+    layers: dict[str, nn.Module] = {}
     if network == "lenet5":
-        padding = (32 - side) // 2
-        head: list[nn.Module] = [
-            *(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.AvgPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()),
-        ]
-        widths = [16 * 5 * 5, 120, 84]
+        layers["conv1"] = nn.Conv2d(channels, 6, 5, padding=(32 - side) // 2)
+        layers |= {"relu1": nn.ReLU(), "pool1": nn.AvgPool2d(2), "conv2": nn.Conv2d(6, 16, 5)}
+        layers |= {"relu2": nn.ReLU(), "pool2": nn.AvgPool2d(2)}
+        widths = (16 * 5 * 5, 120, 84)
     else:
-        head = [nn.Flatten()]
-        widths = [channels * side * side, *((300, 100) if network == "fc3" else (200, 100, 100))]
-    for width_in, width_out in itertools.pairwise(widths):
-        head += [nn.Linear(width_in, width_out), nn.ReLU()]
-    return nn.Sequential(*head, nn.Linear(widths[-1], 10))
+        widths = (channels * side * side, *((300, 100) if network == "fc3" else (200, 100, 100)))
+    layers["flatten"] = nn.Flatten()
+    for number, (width_in, width_out) in enumerate(itertools.pairwise(widths), 1):
+        layers |= {f"fc{number}": nn.Linear(width_in, width_out), f"fc{number}_relu": nn.ReLU()}
+    layers[f"fc{len(widths)}"] = nn.Linear(widths[-1], 10)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _vgg16(channels: int) -> nn.Sequential:
     """VGG-16 for 32x32 images: thirteen 3x3 convolutions with batch normalisation, one hidden linear layer."""
-    layers: list[nn.Module] = []
-    for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    layers: dict[str, nn.Module] = {}
+    for stage, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
+        for number in range(1, depth + 1):
+            name = f"conv{stage}_{number}"
+            layers[name] = nn.Conv2d(channels, width, 3, padding=1)
+            layers |= {f"{name}_bn": nn.BatchNorm2d(width), f"{name}_relu": nn.ReLU()}
             channels = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+        layers[f"pool{stage}"] = nn.MaxPool2d(2)
+    layers |= {"flatten": nn.Flatten(), "fc1": nn.Linear(512, 512), "fc1_relu": nn.ReLU(), "fc2": nn.Linear(512, 10)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 def fit(
