@@ -1,0 +1,48 @@
+"""The command line: one file a command, listed in `COMMANDS`. Nothing heavy is imported before a command runs."""
+
+import importlib
+
+import typer
+
+from onnxprune.cli.command import typer_function
+from onnxprune.version import __version__
+
+COMMANDS = ("prune", "inspect", "score", "validate", "ops", "config")
+"""Modules of this package in the order of the help; each has a function of its own name marked with `@command`."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def application() -> typer.Typer:
+    """The command line with all its commands."""
+    app = typer.Typer(
+        name="onnxprune",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, and repair.",
+        epilog="Exit codes: 0 done; 2 wrong usage or unreadable input; 3 model cannot be processed; "
+        "4 budget cannot be met; 5 accuracy floor missed; 6 solver failed.",
+    )
+
+    @app.callback()
+    def common(
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ) -> None:
+        del version
+
+    for name in COMMANDS:
+        module = importlib.import_module(f"{__name__}.{name}")
+        app.command(name)(typer_function(getattr(module, name)))
+    return app
+
+
+def main() -> None:
+    """Entry point of the `onnxprune` console script."""
+    application()(prog_name="onnxprune")

@@ -1,0 +1,144 @@
+"""What all commands share: options from dataclasses, `--config`, exit codes and one-line errors."""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune.cli import config_file
+from onnxprune.cli.options import Option, Section, build, options
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import option
+from onnxprune.errors import OnnxPruneError
+
+INTERRUPTED = 130
+INTERNAL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """What is shown while a command runs."""
+
+    quiet: bool = option(False, "Show nothing but errors.", short="-q")
+    verbose: bool = option(False, "Show details, solver logs and the traceback of internal errors.", short="-v")
+
+
+SHOWING = Section("Display", Showing)
+_ALL: list[Section] = []
+
+
+def known_sections() -> tuple[Section, ...]:
+    """The sections of all commands defined so far, each once."""
+    return tuple(dict.fromkeys(_ALL))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command before it becomes a typer function: its arguments are those of `function` but the last two."""
+
+    function: Callable[..., None]
+    sections: tuple[Section, ...]
+
+
+def command(*sections: Section) -> Callable[[Callable[..., None]], Command]:
+    """Mark `function(*arguments, given: Options, terminal: Terminal)` as a command with these sections' options."""
+
+    def mark(function: Callable[..., None]) -> Command:
+        every = (*sections, SHOWING)
+        _ALL.extend(every)
+        return Command(function, every)
+
+    return mark
+
+
+def typer_function(item: Command) -> Callable[..., None]:
+    """The function that typer reads its arguments and options from."""
+    arguments = list(inspect.signature(item.function).parameters.values())[:-2]
+    declared = {o.parameter: _declaration(o) for section in item.sections for o in options(section)}
+
+    def run(**values: Any) -> None:
+        config = values.pop("config_file")
+        positional = [values.pop(argument.name) for argument in arguments]
+        verbose = bool(values.get("verbose"))
+        sys.excepthook = _Hook(verbose)
+        try:
+            file = config_file.read(config, known_sections()) if config else {}
+            given = build(item.sections, values, file, f"--config {config}")
+            showing = given.get(Showing)
+            with Terminal(quiet=showing.quiet, verbose=showing.verbose) as terminal:
+                item.function(*positional, given, terminal)
+        except OnnxPruneError as error:
+            if verbose:
+                traceback.print_exc()
+            _say(f"error: {one_line(error)}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _say("interrupted; nothing was written")
+            raise typer.Exit(INTERRUPTED) from None
+
+    config_option = typer.Option(
+        "--config", metavar="FILE.toml", help="Read options from this file.", rich_help_panel=SHOWING.title
+    )
+    declared["config_file"] = Annotated[Path | None, config_option]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [argument.replace(kind=keyword) for argument in arguments]
+    parameters += [
+        inspect.Parameter(name, keyword, default=None, annotation=annotation) for name, annotation in declared.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__, run.__name__ = item.function.__doc__, item.function.__name__
+    return run
+
+
+def _declaration(item: Option) -> Any:
+    """An option for typer. None means "not given", so that the TOML file can be asked."""
+    metadata = item.field.metadata
+    names = [item.flag, *([metadata["short"]] if "short" in metadata else [])]
+    if item.is_switch and item.field.default is True:
+        names = [f"{item.flag}/--no-{item.flag[2:]}"]
+    text = metadata.get("help", "")
+    if item.default_text and "[default" not in text:
+        text += f" [default: {item.default_text}]"
+    kind: Any = bool | None if item.is_switch else list[str] | None if item.is_repeatable else str | None
+    choices = metadata.get("choices")
+    settings = typer.Option(
+        *names,
+        help=text.replace("[", "\\["),
+        metavar=None if item.is_switch else item.metavar,
+        show_default=False,
+        rich_help_panel=item.title,
+        autocompletion=(lambda: list(choices)) if choices else None,
+    )
+    return Annotated[kind, settings]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _say(text: str) -> None:
+    print(f"onnxprune: {text}", file=sys.stderr)  # noqa: T201 (the command line speaks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """`sys.excepthook` for what nobody foresaw: one line, and the traceback with `--verbose`."""
+
+    verbose: bool
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if self.verbose:
+            traceback.print_exception(kind, error, trace)
+        if issubclass(kind, MemoryError):
+            _say("error: out of memory; try fewer calibration rows (--images)")
+            return
+        more = "" if self.verbose else "; --verbose shows where"
+        _say(f"internal error: {kind.__name__}: {one_line(error)} (please report it{more})")

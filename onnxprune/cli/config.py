@@ -1,0 +1,25 @@
+"""`onnxprune config`."""
+
+from dataclasses import dataclass
+
+from onnxprune.cli.command import command, known_sections
+from onnxprune.cli.config_file import template
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import option
+from onnxprune.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigActions:
+    """What to do."""
+
+    template: bool = option(False, "Print a commented TOML file with every option and its default.")
+
+
+@command(Section("Actions", ConfigActions))
+def config(given: Options, terminal: Terminal) -> None:
+    """Print a commented configuration file, to be filled in and given to --config."""
+    if not given.get(ConfigActions).template:
+        raise InputError("nothing to do; give --template")
+    terminal.machine(template([s for s in known_sections() if s.config is not ConfigActions]))

@@ -1,0 +1,83 @@
+"""The TOML file of `--config`: reading it, and the commented template that `onnxprune config --template` prints."""
+
+import difflib
+import textwrap
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxprune.cli.options import Option, Section, options
+from onnxprune.errors import InputError
+
+
+def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: the file.
+        known: the sections of all commands; one file may serve several.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or holds a key that no command knows.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not a TOML file: {error}") from None
+    names = {".".join(option.key) for section in known for option in options(section)}
+    for key in _keys(data):
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "; onnxprune config --template shows all"
+            raise InputError(f"--config {path}: unknown key {key!r}{hint}")
+    return data
+
+
+def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def template(sections: Sequence[Section]) -> str:
+    """Every option as commented TOML, tables last."""
+    tables: dict[tuple[str, ...], dict[str, list[Option]]] = {}
+    for section in sections:
+        for option in options(section):
+            headings = tables.setdefault(option.key[:-1], {})
+            listed = headings.setdefault(option.title, [])
+            if option.key not in {other.key for same in headings.values() for other in same}:
+                listed.append(option)
+    lines = ["# Options of onnxprune: onnxprune prune MODEL.onnx --config THIS_FILE", "# The command line wins."]
+    for table in sorted(tables, key=len):
+        for heading, entries in tables[table].items():
+            if not entries:
+                continue
+            lines += ["", f"# {heading}"] if not table else ["", f"# {heading}", f"[{'.'.join(table)}]"]
+            for option in entries:
+                lines += ["", *textwrap.wrap(help_text(option), 110, initial_indent="# ", subsequent_indent="# ")]
+                lines.append(f"# {option.key[-1]} = {_example(option)}")
+    return "\n".join(lines) + "\n"
+
+
+def help_text(option: Option) -> str:
+    """An option's help with its choices."""
+    choices = option.field.metadata.get("choices")
+    return str(option.field.metadata.get("help", "")) + (f" One of {', '.join(choices)}." if choices else "")
+
+
+def _example(option: Option) -> str:
+    """The default, or a value of the right form where there is none."""
+    value = option.field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple) or option.is_repeatable:
+        return "[]"
+    return f'"{value}"' if isinstance(value, str) else '""' if option.metavar not in ("N", "X", "P") else "0"

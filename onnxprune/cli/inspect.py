@@ -1,0 +1,46 @@
+"""`onnxprune inspect`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_output
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import option
+
+
+@dataclass(frozen=True, slots=True)
+class InspectFiles:
+    """Where the report goes."""
+
+    json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
+
+
+@command(Section("Files", InspectFiles))
+def inspect(
+    model: Annotated[Path, typer.Argument(help="The .onnx file.", metavar="MODEL.onnx")],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Show what can be pruned, what cannot and why, and what each layer costs."""
+    files = given.get(InspectFiles)
+    check_output(files.json, [model], "--json")
+
+    from onnxprune.graph.analysis import analyse
+    from onnxprune.graph.load import load
+    from onnxprune.graph.view import view
+    from onnxprune.report.inspection import inspection
+    from onnxprune.report.json_report import inspect_report
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.terminal import inspect_summary
+
+    loaded = load(model)
+    graph = view(loaded)
+    found = inspection(analyse(loaded, graph), graph)
+    terminal.show(inspect_summary(found))
+    terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))

@@ -1,0 +1,54 @@
+"""`onnxprune score`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_output
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import PreprocessConfig, PruneConfig, option
+
+NOT_FOR_SCORES = ("targets", "max_drop", "threshold", "round_to", "repair", "distill", "flip", "shift")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFiles:
+    """What `score` reads and writes."""
+
+    data: str | None = option(None, "Calibration inputs; forms as in prune --data.", metavar="DATA")
+    json: Path | None = option(None, "Write all scores here; - is stdout.", metavar="FILE|-")
+
+
+@command(
+    Section("Files", ScoreFiles),
+    Section("Scoring", PruneConfig, omit=NOT_FOR_SCORES),
+    Section("Image input", PreprocessConfig, "preprocess"),
+)
+def score(
+    model: Annotated[Path, typer.Argument(help="The .onnx file.", metavar="MODEL.onnx")],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Score every channel without removing any."""
+    files, config = given.get(ScoreFiles), given.get(PruneConfig)
+    check_output(files.json, [model, files.data], "--json")
+
+    from onnxprune import pipeline
+    from onnxprune.execution import SerialExecutor
+    from onnxprune.report.json_report import score_report
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.terminal import score_summary
+
+    clock = pipeline.Clock()
+    with terminal.progress() as progress:
+        prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
+        with clock.stage("score"):
+            scores = pipeline.score(prepared, config, SerialExecutor(), progress)
+    terminal.show(score_summary(scores, config.importance))
+    origin = provenance(sys.argv[1:], model=model, data=files.data)
+    terminal.report(files.json, lambda: score_report(str(model), scores, config, clock.seconds, origin))

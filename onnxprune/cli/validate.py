@@ -1,0 +1,80 @@
+"""`onnxprune validate`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_output
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import PreprocessConfig, option
+from onnxprune.errors import AccuracyError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateFiles:
+    """What `validate` reads and writes."""
+
+    data: str | None = option(None, "Inputs, with labels for accuracy; forms as in prune --data.", metavar="DATA")
+    json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateConfig:
+    """How `validate` compares."""
+
+    max_drop: float | None = option(
+        None, "Fail with exit code 5 where the metric falls by more than P points.", metavar="P", minimum=0
+    )
+    images: int | None = option(None, "Rows used at most [default: all].", minimum=1)
+    seed: int = option(0, "Seed of the choice of rows.", minimum=0)
+    threads: int = option(0, "Threads for onnxruntime; 0 takes all cores.", minimum=0)
+
+
+@command(
+    Section("Files", ValidateFiles),
+    Section("Comparison", ValidateConfig, "validate"),
+    Section("Image input", PreprocessConfig, "preprocess"),
+)
+def validate(
+    model: Annotated[Path, typer.Argument(help="The original.", metavar="MODEL.onnx")],
+    other: Annotated[Path, typer.Argument(help="The model compared with it.", metavar="OTHER.onnx")],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Compare a model with its original on data: accuracy where there are labels, agreement, costs."""
+    files, config = given.get(ValidateFiles), given.get(ValidateConfig)
+    check_output(files.json, [model, other, files.data], "--json")
+    if files.data is None:
+        raise InputError("give the rows to compare on: --data EVAL")
+
+    from onnxprune.calibration.inputs import load_data
+    from onnxprune.evaluation.metrics import compare
+    from onnxprune.graph.cost import measure
+    from onnxprune.graph.load import load
+    from onnxprune.graph.view import view
+    from onnxprune.report.json_report import validate_report
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.terminal import validate_summary
+    from onnxprune.report.text import main_metric
+
+    original, changed = load(model), load(other)
+    rows = load_data(
+        files.data, original, view(original), given.get(PreprocessConfig), limit=config.images, seed=config.seed
+    )
+    metrics = compare(original, changed, rows, threads=config.threads)
+    costs = measure(original), measure(changed)
+    terminal.show(validate_summary(str(model), str(other), costs, metrics, len(rows)))
+    origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
+    terminal.report(files.json, lambda: validate_report(str(model), str(other), costs, metrics, len(rows), origin))
+    main = main_metric(metrics)
+    if config.max_drop is not None and main is not None:
+        lost = 100 * (metrics[main].before - metrics[main].after)
+        if not lost <= config.max_drop:
+            raise AccuracyError(
+                f"{other}: {main} falls by {lost:.2f} points, more than the {config.max_drop:g} allowed"
+            )

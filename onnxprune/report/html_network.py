@@ -1,0 +1,164 @@
+"""Sections of the HTML report along the depth of the network: widths, MACs, and one card a group."""
+
+from dataclasses import dataclass
+
+from onnxprune.report import svg
+from onnxprune.report.html_parts import card, folded, legend, mono, plot, section, table
+from onnxprune.report.markup import Markup, element
+from onnxprune.report.text import count, percent, ratio, some
+from onnxprune.result import GroupResult, PruneResult
+
+MOST_CARDS = 72
+MOST_ROWS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Output channels of one layer that pruning may touch, before and after; 0 where all of them stay."""
+
+    node: str
+    op_type: str
+    before: int
+    after: int
+
+
+def widths(result: PruneResult) -> tuple[Width, ...]:
+    """Output channels of each layer, in graph order."""
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    for group in result.groups:
+        for node in group.producers:
+            before[node] = before.get(node, 0) + group.units
+            after[node] = after.get(node, 0) + group.kept
+    return tuple(Width(x.node, x.op_type, before.get(x.node, 0), after.get(x.node, 0)) for x in result.layers)
+
+
+def width_section(result: PruneResult) -> Markup | None:
+    """Bars of kept channels per layer."""
+    rows = [row for row in widths(result) if row.before]
+    if not rows:
+        return None
+    columns = [
+        svg.Column(r.before, r.after, f"{r.node}: {r.after} of {r.before} channels", r.after == r.before) for r in rows
+    ]
+    top = max(row.before for row in rows)
+    units, kept = sum(g.units for g in result.groups), sum(g.kept for g in result.groups)
+    return section(
+        "What is left of each layer",
+        f"Output channels of the {len(rows)} prunable layers, from the input to the output. Layers joined by an addition "
+        f"keep the same channels. In all, {kept} of {units} channels stay ({ratio(kept, units)}).",
+        card(
+            plot(svg.columns(columns, "Channels kept per layer"), len(rows), (str(top), str(top // 2), "0")),
+            legend(("kept", "kept"), ("whole", "removed"), ("fixed", "layer untouched")),
+            folded(
+                "All layers as a table",
+                table(
+                    ("layer", "operator", "channels", "kept", "left"),
+                    [(mono(r.node), r.op_type, r.before, r.after, ratio(r.after, r.before)) for r in rows[:MOST_ROWS]],
+                    numbers=(2, 3, 4),
+                ),
+            ),
+        ),
+    )
+
+
+def macs_section(result: PruneResult) -> Markup | None:
+    """Where the MACs went, per layer."""
+    layers = [layer for layer in result.layers if layer.macs_before]
+    if not layers:
+        return None
+    columns = [
+        svg.Column(
+            layer.macs_before,
+            layer.macs_after,
+            f"{layer.node} ({layer.op_type}): {count(layer.macs_before)} to {count(layer.macs_after)} MACs",
+            layer.macs_after == layer.macs_before,
+        )
+        for layer in layers
+    ]
+    top = max(layer.macs_before for layer in layers)
+    saved = sorted(layers, key=lambda layer: layer.macs_after - layer.macs_before)
+    total = (result.before.macs - result.after.macs) or 1
+    most = saved[: max(1, len(saved) // 10)]
+    share = sum(layer.macs_before - layer.macs_after for layer in most) / total
+    biggest = f" A tenth of the layers gave {percent(share, 0)} of it." if len(layers) >= 20 else ""
+    return section(
+        "Where the MACs went",
+        f"Multiply-adds of each layer before and after, from the input to the output: {count(result.before.macs)} "
+        f"became {count(result.after.macs)}.{biggest}",
+        card(
+            plot(svg.columns(columns, "MACs per layer"), len(layers), (count(top), count(top / 2), "0")),
+            legend(("kept", "MACs left"), ("whole", "MACs saved"), ("fixed", "layer untouched")),
+            folded(
+                "All layers as a table",
+                table(
+                    ("layer", "operator", "MACs before", "after", "left", "parameters before", "after"),
+                    [
+                        (
+                            mono(layer.node),
+                            layer.op_type,
+                            count(layer.macs_before),
+                            count(layer.macs_after),
+                            ratio(layer.macs_after, layer.macs_before),
+                            count(layer.params_before),
+                            count(layer.params_after),
+                        )
+                        for layer in layers[:MOST_ROWS]
+                    ],
+                    numbers=(2, 3, 4, 5, 6),
+                ),
+            ),
+        ),
+    )
+
+
+def groups_section(result: PruneResult) -> Markup | None:
+    """One card a group: its damage curve and the histogram of its scores."""
+    groups = [group for group in result.groups if group.damage or group.scores]
+    if not groups:
+        return None
+    shown = groups
+    if len(groups) > MOST_CARDS:
+        largest = {g.name for g in sorted(groups, key=lambda g: g.macs_after - g.macs_before)[:MOST_CARDS]}
+        shown = [group for group in groups if group.name in largest]
+    top = max((damage for group in groups for _, damage in group.damage[:-1]), default=0.0)
+    removed = {name: frozenset(positions) for name, positions in result.plan.removed.items()}
+    cards = (_group_card(group, removed.get(group.name, frozenset()), top) for group in shown)
+    curves = any(group.damage for group in groups)
+    sentence = "Channels that can only go together form a group. "
+    if curves:
+        sentence += (
+            "The curve is the predicted damage to the task against the channels kept, on a logarithmic scale of "
+            f"{svg.DECADES} decades that all groups share; the dot is the choice. "
+        )
+    if any(group.scores for group in groups):
+        sentence += "The histogram shows the channels' scores, from 0 (useless) to 1."
+    more = len(groups) - len(shown)
+    rest = element("p", f"The {more} groups that saved less are in the JSON report.") if more > 0 else None
+    meanings = [("kept", "kept"), ("gone", "removed")]
+    return section("Group by group", sentence, element("div", *cards, class_="groups"), legend(*meanings), rest)
+
+
+def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Markup:
+    share = group.kept / group.units if group.units else 1.0
+    parts: list[Markup] = []
+    if len(group.damage) > 1:
+        label = f"Predicted damage of {group.name} by channels kept"
+        points = [(float(kept), damage) for kept, damage in group.damage]
+        first, last = group.damage[0][0], group.damage[-1][0]
+        parts.append(svg.curve(points, group.kept, top, label))
+        parts.append(element("div", element("span", first), element("span", f"{last} kept"), class_="ends"))
+    if group.scores:
+        kept = [score for position, score in enumerate(group.scores) if position not in removed]
+        gone = [score for position, score in enumerate(group.scores) if position in removed]
+        parts.append(svg.histogram(kept, gone, f"Scores of {group.name}"))
+        parts.append(element("div", element("span", "0"), element("span", "score 1"), class_="ends"))
+    return card(
+        element("div", element("bdi", group.name), class_="name mono", title=_tooltip(group)),
+        element("div", f"{group.kept} of {group.units}", element("small", percent(share, 0)), class_="kept-of"),
+        *parts,
+    )
+
+
+def _tooltip(group: GroupResult) -> str:
+    return f"{group.name}\nmade by {some(group.producers, 6)}\nread by {some(group.consumers, 6)}"

@@ -1,0 +1,74 @@
+"""Building blocks of the HTML report: tables, legends, plots with scales, badges."""
+
+from collections.abc import Sequence
+
+from onnxprune.report.markup import Markup, element, join
+
+LABELLED_COLUMNS = 60
+"""Columns that fit on a page; more of them scroll sideways."""
+
+
+def section(title: str, explanation: str | None, *content: object) -> Markup:
+    """A section with its heading and one explaining sentence."""
+    text = element("p", explanation) if explanation else None
+    return element("section", element("h2", title), text, *content)
+
+
+def card(*content: object, class_: str = "card") -> Markup:
+    """A framed box."""
+    return element("div", *content, class_=class_)
+
+
+def badge(text: str, kind: str) -> Markup:
+    """A coloured label; `kind` is good, bad or calm."""
+    return element("span", text, class_=f"badge {kind}")
+
+
+def mono(name: object) -> Markup:
+    """A name of the model, in the fixed-width face."""
+    return element("code", name)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Markup:
+    """A table that scrolls sideways where it is too wide; the columns `numbers` are right-aligned."""
+
+    def cell(tag: str, position: int, content: object) -> Markup:
+        class_ = "num" if position in numbers else "name-cell" if position == 0 and tag == "td" else None
+        return element(tag, content, class_=class_)
+
+    titles = element("tr", *(cell("th", n, title) for n, title in enumerate(head)))
+    body = (element("tr", *(cell("td", n, content) for n, content in enumerate(row))) for row in rows)
+    return element("div", element("table", element("thead", titles), element("tbody", *body)), class_="wide")
+
+
+def folded(summary: str, *content: object) -> Markup:
+    """Something to open; works without scripts."""
+    return element("details", element("summary", summary), *content)
+
+
+def legend(*entries: tuple[str, str]) -> Markup:
+    """`(class of the colour, meaning)` in one line."""
+    items = (element("span", element("i", class_=f"i-{colour}"), text) for colour, text in entries)
+    return element("div", *items, class_="legend")
+
+
+def plot(chart: Markup, count: int, scale: Sequence[str]) -> Markup:
+    """Columns with a vertical scale at the left (top first) and the depth below."""
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, count) if count / s <= 12 or s == count)
+    ticks = sorted({1, *range(step, count + 1, step)})
+    marks = (element("span", n, style=f"left:{100 * (n - 0.5) / count:.2f}%") for n in ticks)
+    wide = f"min-width:{12 * count}px" if count > LABELLED_COLUMNS else None
+    grid = element(
+        "div",
+        element("div", *(element("span", text) for text in scale), class_="scale"),
+        element("div", chart, class_="frame"),
+        element("div", *marks, class_="depth"),
+        class_="plot",
+        style=wide,
+    )
+    return element("div", grid, class_="wide")
+
+
+def definitions(pairs: Sequence[tuple[str, object]]) -> Markup:
+    """Names and values in two columns."""
+    return element("dl", join(join((element("dt", name), element("dd", value))) for name, value in pairs))

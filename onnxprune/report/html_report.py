@@ -1,0 +1,211 @@
+"""The HTML report of `prune`: one self-contained file without scripts, for desktop and phone, light and dark."""
+
+from importlib import resources
+
+from onnxprune.report import svg
+from onnxprune.report.html_network import groups_section, macs_section, width_section
+from onnxprune.report.html_parts import badge, card, definitions, folded, legend, mono, section, table
+from onnxprune.report.json_report import plain
+from onnxprune.report.markup import Markup, element, join
+from onnxprune.report.provenance import FileMark, Provenance
+from onnxprune.report.text import (
+    count,
+    duration,
+    is_share,
+    metric_change,
+    metric_name,
+    metric_value,
+    obstacles,
+    percent,
+    size,
+    some,
+)
+from onnxprune.result import MetricChange, PruneResult
+
+MOST_REASONS = 100
+POINT = 0.01
+
+
+def html_report(result: PruneResult, origin: Provenance) -> str:
+    """The whole page.
+
+    Args:
+        result: what `prune` found out.
+        origin: command line, files and machine, for "how to reproduce".
+    """
+    title = result.source.replace("\\", "/").rpartition("/")[2]
+    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content=f"onnxprune {origin.onnxprune}"),
+        element("title", f"{title} pruned"),
+        element("style", Markup(style)),
+    )
+    body = element(
+        "main",
+        _header(title, result),
+        _tiles(result),
+        *(element("div", note, class_="note") for note in result.notes),
+        width_section(result),
+        macs_section(result),
+        groups_section(result),
+        _not_pruned(result),
+        _decision(result),
+        _reproduce(result, origin),
+        element("footer", f"onnxprune {origin.onnxprune}"),
+    )
+    return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
+
+
+def _header(title: str, result: PruneResult) -> Markup:
+    settings = result.settings
+    asked = [f"importance {result.plan.importance}"] if result.plan.importance else []
+    asked += [str(target) for target in settings.get("targets") or ()]
+    if settings.get("max_drop") is not None:
+        asked.append(f"at most {settings['max_drop']:g} points lost")
+    if settings.get("threshold") is not None:
+        asked.append(f"threshold {settings['threshold']}")
+    asked.append(f"seed {result.seed}")
+    brand = element("div", "onnxprune", class_="brand")
+    return element("header", brand, element("h1", title), element("p", " · ".join(asked)))
+
+
+def _tiles(result: PruneResult) -> Markup:
+    before, after = result.before, result.after
+    tiles = [
+        _cost_tile("MACs", count(before.macs), count(after.macs), before.macs, after.macs),
+        _cost_tile("Parameters", count(before.params), count(after.params), before.params, after.params),
+        _cost_tile("Weights", size(before.bytes), size(after.bytes), before.bytes, after.bytes),
+        *(_metric_tile(name, change) for name, change in result.metrics.items()),
+    ]
+    return element("div", *tiles, class_="tiles")
+
+
+def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Markup:
+    left = after / before if before else 1.0
+    change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "calm")
+    return _tile(name, change, now, f"from {was}", svg.share_bar(left, f"{percent(left)} of the {name} are left"))
+
+
+def _metric_tile(name: str, change: MetricChange) -> Markup:
+    label = metric_name(name)
+    if is_share(name):
+        lost = change.before - change.after
+        kind = "bad" if lost > POINT else "calm" if lost > 0 else "good"
+        bar = svg.share_bar(change.after, f"{label} {percent(change.after)}")
+    else:
+        kind, bar = "calm", None
+    difference = badge(metric_change(name, change).replace("-", "−"), kind)
+    was = f"from {metric_value(name, change.before)}"
+    return _tile(label[:1].upper() + label[1:], difference, metric_value(name, change.after), was, bar)
+
+
+def _tile(name: str, change: Markup, value: str, was: str, bar: Markup | None) -> Markup:
+    return card(
+        element("div", element("span", name), change, class_="label"),
+        element("div", value, class_="value"),
+        element("div", was, class_="was"),
+        bar,
+        class_="card tile",
+    )
+
+
+def _not_pruned(result: PruneResult) -> Markup:
+    grouped = obstacles(result.not_pruned)
+    if not grouped:
+        return section("What was not pruned", None, card("Every channel was free to go."))
+    rows = []
+    for obstacle in grouped[:MOST_REASONS]:
+        tensors = mono(some(obstacle.tensors, 3))
+        rows.append(
+            (obstacle.reason, mono(some(obstacle.nodes, 3)) if obstacle.nodes else "–", tensors, len(obstacle.tensors))
+        )
+    more = len(grouped) - len(rows)
+    tail = element("p", f"{more} more reasons are in the JSON report.") if more > 0 else None
+    return section(
+        "What was not pruned, and why",
+        "Channels of these tensors keep their number, together with everything that must match them.",
+        card(table(("reason", "because of", "tensors", "number"), rows, numbers=(3,)), tail),
+    )
+
+
+def _decision(result: PruneResult) -> Markup:
+    program = result.program
+    facts: list[tuple[str, object]] = [("status", _status(program.status))]
+    for name, value in (("objective", program.objective), ("bound", program.bound)):
+        if value is not None:
+            facts.append((name, f"{value:.6g}"))
+    if program.gap is not None:
+        facts.append(("gap", percent(program.gap, 2)))
+    facts.append(("time", duration(program.seconds)))
+    timings = [(stage, seconds) for stage, seconds in result.timings.items() if seconds > 0]
+    total = sum(seconds for _, seconds in timings)
+    parts = [(f"{stage}: {duration(seconds)}", seconds) for stage, seconds in timings]
+    entries = [(f"part{n % 6}", f"{stage} {duration(seconds)}") for n, (stage, seconds) in enumerate(timings)]
+    return section(
+        "How it was decided",
+        None,
+        element(
+            "div",
+            card(element("h3", "Program"), definitions(facts)),
+            card(
+                element("h3", f"Time: {duration(total)}"),
+                svg.stacked(parts, "Time by stage") if parts else None,
+                legend(*entries),
+            ),
+            class_="facts",
+        ),
+        _oamip(result),
+    )
+
+
+def _status(status: str) -> Markup:
+    words = {"optimal": "solved to optimality", "limit": "stopped at a limit", "none": "no program was solved"}
+    return badge(words.get(status, status), {"optimal": "good", "limit": "bad"}.get(status, "calm"))
+
+
+def _oamip(result: PruneResult) -> Markup | None:
+    if not result.oamip:
+        return None
+    facts = [(k.replace("_", " "), str(v)) for k, v in result.oamip.items() if isinstance(v, int | float | str | bool)]
+    return element("div", card(element("h3", "The paper's program"), definitions(facts)), style="margin-top:14px")
+
+
+def _reproduce(result: PruneResult, origin: Provenance) -> Markup:
+    facts: list[tuple[str, object]] = [(role, _file(mark)) for role, mark in origin.files.items()]
+    facts.append(("seed", result.seed))
+    facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
+    facts.append(("machine", ", ".join(f"{name} {value}" for name, value in origin.machine.items())))
+    settings = [(name, mono(value)) for name, value in _flat(plain(result.settings)).items()]
+    return section(
+        "How to reproduce",
+        "The same command on the same files with the same versions gives the same model, byte for byte.",
+        card(
+            element("pre", origin.command) if origin.command else None,
+            definitions(facts),
+            folded("All settings", element("div", definitions(settings), style="margin-top:10px"))
+            if settings
+            else None,
+        ),
+    )
+
+
+def _file(mark: FileMark) -> Markup:
+    if mark.sha256 is None:
+        return mono(mark.path)
+    details = f"{size(mark.size_bytes or 0)}, SHA-256 {mark.sha256}"
+    return join((mono(mark.path), element("br"), element("span", details, class_="hash mono")))
+
+
+def _flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            found[prefix + name] = ", ".join(map(str, value)) or "–"
+        else:
+            found[prefix + name] = "–" if value is None else str(value)
+    return found

@@ -1,0 +1,106 @@
+"""What `inspect` says of a model: costs per layer, groups, how far pruning can go, and what stays."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxprune.result import Costs, NotPruned
+
+if TYPE_CHECKING:
+    from onnxprune.graph.space import Layer, PruneSpace
+    from onnxprune.graph.view import GraphView
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One contracting operator: input and output channels, costs, and the shares of its channels that may go."""
+
+    node: str
+    op_type: str
+    inputs: int
+    outputs: int
+    macs: int
+    params: int
+    inputs_prunable: bool
+    outputs_prunable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One group; `macs` are those of the layers that make or consume it."""
+
+    name: str
+    units: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A model's prunability.
+
+    Attributes:
+        model: its name.
+        costs: of the model.
+        floor: costs with one unit left in each group.
+        units: channels in all; `prunable` of them may go.
+        prunable: see above.
+        layers: contracting operators, in graph order.
+        groups: in graph order.
+        not_pruned: what stays and why.
+        op_types: operator by node name, for `not_pruned`.
+    """
+
+    model: str
+    costs: Costs
+    floor: Costs
+    units: int
+    prunable: int
+    layers: tuple[LayerRow, ...]
+    groups: tuple[GroupRow, ...]
+    not_pruned: tuple[NotPruned, ...]
+    op_types: dict[str, str]
+
+
+def inspection(space: "PruneSpace", graph: "GraphView") -> Inspection:
+    """Gather what `inspect` shows."""
+    nothing = space.none_removed()
+    most = space.removal({group.name: range(1, len(group)) for group in space.groups})
+    macs = {layer.node: space.layer_macs(layer, nothing) for layer in space.layers}
+    return Inspection(
+        model=space.model,
+        costs=space.costs(),
+        floor=space.costs(most),
+        units=space.total,
+        prunable=space.prunable,
+        layers=tuple(_layer(space, layer, macs[layer.node]) for layer in space.layers),
+        groups=tuple(
+            GroupRow(
+                name=group.name,
+                units=len(group),
+                producers=group.producers,
+                consumers=group.consumers,
+                macs=sum(macs.get(node, 0) for node in {*group.producers, *group.consumers}),
+            )
+            for group in space.groups
+        ),
+        not_pruned=space.not_pruned,
+        op_types={node.name: node.op_type for node in graph.nodes},
+    )
+
+
+def _layer(space: "PruneSpace", layer: "Layer", macs: int) -> LayerRow:
+    shape = space.constants[layer.weight].shape
+    labels = space.labels.get(layer.weight, (None,) * len(shape))
+    free = [ids is not None and bool(ids.any()) for ids in labels]
+    grouped_inputs = 1 if layer.transposed else layer.group
+    return LayerRow(
+        node=layer.node,
+        op_type=layer.op_type,
+        inputs=shape[layer.in_axis] * grouped_inputs,
+        outputs=shape[layer.out_axis] * (layer.group if layer.transposed else 1),
+        macs=macs,
+        params=space.layer_params(layer, space.none_removed()),
+        inputs_prunable=free[layer.in_axis],
+        outputs_prunable=free[layer.out_axis],
+    )

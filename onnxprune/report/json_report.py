@@ -1,0 +1,133 @@
+"""The machine reports, JSON schema 1 (`docs/report-schema.json`). Keys are added freely and never renamed."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.config import PruneConfig, Target
+from onnxprune.report.inspection import Inspection
+from onnxprune.report.provenance import Provenance
+from onnxprune.result import Costs, MetricChange, NotPruned, PruneResult
+from onnxprune.version import __version__
+
+if TYPE_CHECKING:
+    from onnxprune.importance.base import Scores
+
+SCHEMA = 1
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """A report as JSON text. Numbers that JSON has no word for (NaN, infinities) become null."""
+    return json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Python data that `json` writes as they are: no dataclasses, numpy numbers, paths or NaN."""
+    if isinstance(value, Target | Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name.strip("_"): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
+    head: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
+    if origin is not None:
+        head |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
+    return head
+
+
+def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[str, Any]:
+    """The report of `prune`."""
+    report = _head("prune", result.source, origin) | {
+        "before": plain(result.before),
+        "after": plain(result.after),
+        "metrics": plain(result.metrics),
+        "groups": plain(result.groups),
+        "layers": plain(result.layers),
+        "not_pruned": plain(result.not_pruned),
+        "program": plain(result.program),
+        "timings": plain(result.timings),
+        "seed": result.seed,
+        "versions": plain(result.versions),
+        "importance": result.plan.importance,
+        "settings": plain(result.settings),
+        "notes": plain(result.notes),
+    }
+    if result.oamip is not None:
+        report["oamip"] = plain(result.oamip)
+    return report
+
+
+def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
+    """The report of `inspect`: `before` are the model's costs, `floor` those with one unit left in each group."""
+    return _head("inspect", found.model, origin) | {
+        "before": plain(found.costs),
+        "floor": plain(found.floor),
+        "units": found.units,
+        "prunable": found.prunable,
+        "groups": plain(found.groups),
+        "layers": plain(found.layers),
+        "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
+    }
+
+
+def _with_operator(item: NotPruned, op_types: Mapping[str, str]) -> dict[str, Any]:
+    return {**plain(item), "op_type": op_types.get(item.node, "")}
+
+
+def score_report(
+    model: str, scores: "Scores", config: PruneConfig, timings: Mapping[str, float], origin: Provenance | None = None
+) -> dict[str, Any]:
+    """The report of `score`: per group the scores by unit, the order of removal and the predicted damage."""
+    report = _head("score", model, origin) | {
+        "importance": config.importance,
+        "groups": [
+            {
+                "name": group.group,
+                "units": len(group.scores),
+                "scores": plain(group.scores),
+                "order": plain(group.order),
+                "damage": [[kept, plain(float(group.damage[kept]))] for kept in range(1, len(group.damage))],
+            }
+            for group in scores.groups
+        ],
+        "timings": plain(timings),
+        "seed": config.seed,
+        "settings": plain(config),
+        "notes": plain(scores.notes),
+    }
+    if scores.program is not None:
+        report["program"] = plain(scores.program)
+    if scores.oamip is not None:
+        report["oamip"] = plain(scores.oamip)
+    return report
+
+
+def validate_report(
+    model: str,
+    other: str,
+    costs: tuple[Costs, Costs],
+    metrics: Mapping[str, MetricChange],
+    rows: int,
+    origin: Provenance | None = None,
+) -> dict[str, Any]:
+    """The report of `validate`: `before` is the first model, `after` the other."""
+    return _head("validate", model, origin) | {
+        "other": other,
+        "before": plain(costs[0]),
+        "after": plain(costs[1]),
+        "metrics": plain(metrics),
+        "rows": rows,
+    }

@@ -1,0 +1,43 @@
+"""HTML from Python calls. Text is escaped by construction: only a `Markup` enters a page as it is."""
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+_VOID = {"meta", "link", "br", "hr", "rect", "path", "line", "polyline", "polygon"}
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def element(name: str, /, *children: object, **attributes: Any) -> Markup:
+    """One element.
+
+    Args:
+        name: its tag.
+        children: `Markup` is taken as it is, None is left out, anything else is text and escaped.
+        attributes: `class_` is class and other underscores are hyphens; None leaves one out, True writes it bare.
+    """
+    written = "".join(_attribute(key, value) for key, value in attributes.items())
+    if name in _VOID and not children:
+        return Markup(f"<{name}{written}>") if name in ("meta", "link", "br", "hr") else Markup(f"<{name}{written}/>")
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(children: Iterable[object]) -> Markup:
+    """Elements and text, one after the other."""
+    return Markup("".join(_text(child) for child in children if child is not None))
+
+
+def _text(child: object) -> str:
+    return child if isinstance(child, Markup) else html.escape(str(child), quote=False)
+
+
+def _attribute(name: str, value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    key = name if name in ("viewBox", "preserveAspectRatio") else name.rstrip("_").replace("_", "-")
+    return f" {key}" if value is True else f' {key}="{html.escape(str(value))}"'

@@ -1,0 +1,171 @@
+"""Small charts as inline SVG. They stretch to the width of the page, so no text is inside; the page puts it around."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log10
+
+from onnxprune.report.markup import Markup, element, join
+
+HEIGHT = 100.0
+BINS = 20
+POINTS = 40
+DECADES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `columns`: a whole, the part that is kept, and the text shown under the pointer."""
+
+    whole: float
+    kept: float
+    title: str
+    fixed: bool = False
+
+
+def picture(width: float, height: float, label: str, *shapes: object, class_: str = "chart") -> Markup:
+    """An SVG that fills its box, described by `label` to those who do not see it."""
+    return element(
+        "svg",
+        *shapes,
+        class_=class_,
+        viewBox=f"0 0 {number(width)} {number(height)}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=label,
+    )
+
+
+def columns(data: Sequence[Column], label: str) -> Markup:
+    """Columns along the depth: the whole in a light shade, the kept part over it."""
+    top = max((column.whole for column in data), default=0.0) or 1.0
+    return picture(10 * len(data), HEIGHT, label, *(_column(n, column, top) for n, column in enumerate(data)))
+
+
+def _column(position: int, column: Column, top: float) -> Markup:
+    x, width = 10 * position + 1.2, 7.6
+    whole, kept = (HEIGHT * value / top for value in (column.whole, column.kept))
+    return element(
+        "g",
+        element("title", column.title),
+        element("rect", x=number(10 * position), y=0, width=10, height=number(HEIGHT), class_="hover"),
+        element("rect", x=number(x), y=number(HEIGHT - whole), width=width, height=number(whole), class_="whole"),
+        element(
+            "rect",
+            x=number(x),
+            y=number(HEIGHT - kept),
+            width=width,
+            height=number(kept),
+            class_="fixed" if column.fixed else "kept",
+        ),
+    )
+
+
+def share_bar(share: float, label: str) -> Markup:
+    """How much is left, as one horizontal bar."""
+    filled = 100 * max(0.0, min(1.0, share))
+    return picture(
+        100,
+        4,
+        label,
+        element("rect", x=0, y=0, width=100, height=4, class_="whole"),
+        element("rect", x=0, y=0, width=number(filled), height=4, class_="kept"),
+        class_="bar",
+    )
+
+
+def curve(points: Sequence[tuple[float, float]], chosen: float, top: float, label: str) -> Markup:
+    """A damage curve.
+
+    Args:
+        points: `(units kept, damage)`, ascending.
+        chosen: units that were kept; marked with a dot.
+        top: the largest damage of all curves. The scale is logarithmic over `DECADES` decades below it.
+        label: description.
+    """
+    first, last = points[0][0], points[-1][0]
+    span = (last - first) or 1.0
+
+    def place(kept: float, damage: float) -> tuple[float, float]:
+        return 100 * (kept - first) / span, 4 + (HEIGHT - 8) * (1 - log_share(damage, top))
+
+    shown = list(points) if len(points) <= POINTS else [points[round(n)] for n in _spread(len(points), POINTS)]
+    line = [place(*point) for point in shown]
+    path = " ".join(f"{number(x)},{number(y)}" for x, y in line)
+    x, y = place(chosen, interpolate(points, chosen))
+    return picture(
+        100,
+        HEIGHT,
+        label,
+        element(
+            "polygon", points=f"{number(line[0][0])},{HEIGHT:g} {path} {number(line[-1][0])},{HEIGHT:g}", class_="area"
+        ),
+        element("polyline", points=path, class_="line"),
+        element("path", d=f"M{number(x)} 0V{HEIGHT:g}", class_="rule"),
+        element("path", d=f"M{number(x)} {number(y)}h0", class_="dot"),
+        class_="spark",
+    )
+
+
+def histogram(scores: Sequence[float], removed: Sequence[float], label: str) -> Markup:
+    """Scores in [0, 1]: kept units and, on top of them, removed ones."""
+    kept, gone = _bins(scores), _bins(removed)
+    top = max((a + b for a, b in zip(kept, gone, strict=True)), default=0) or 1
+    bars = []
+    for n, (stay, go) in enumerate(zip(kept, gone, strict=True)):
+        low, high = HEIGHT * stay / top, HEIGHT * go / top
+        if stay:
+            bars.append(_bin(n, HEIGHT - low, low, "kept"))
+        if go:
+            bars.append(_bin(n, HEIGHT - low - high, high, "gone"))
+    return picture(10 * BINS, HEIGHT, label, *bars, class_="spark")
+
+
+def _bin(position: int, y: float, height: float, class_: str) -> Markup:
+    return element("rect", x=10 * position + 1, y=number(y), width=8, height=number(height), class_=class_)
+
+
+def stacked(parts: Sequence[tuple[str, float]], label: str) -> Markup:
+    """Shares of a whole, side by side; the colours cycle through the classes `part0` to `part5`."""
+    total = sum(value for _, value in parts) or 1.0
+    shapes, x = [], 0.0
+    for n, (name, value) in enumerate(parts):
+        width = 100 * value / total
+        box = element("rect", x=number(x), y=0, width=number(max(width - 0.15, 0)), height=6, class_=f"part{n % 6}")
+        shapes.append(element("g", element("title", name), box))
+        x += width
+    return picture(100, 6, label, join(shapes), class_="bar tall")
+
+
+def log_share(value: float, top: float) -> float:
+    """Position of a value on the logarithmic scale: 1 at `top`, 0 at `DECADES` decades below it or at 0."""
+    if value <= 0 or top <= 0:
+        return 0.0
+    return max(0.0, min(1.0, 1 + log10(value / top) / DECADES))
+
+
+def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Piecewise linear interpolation through ascending points, constant beyond the ends."""
+    previous = points[0]
+    for point in points:
+        if point[0] >= at:
+            if point[0] == previous[0]:
+                return point[1]
+            return previous[1] + (point[1] - previous[1]) * (at - previous[0]) / (point[0] - previous[0])
+        previous = point
+    return points[-1][1]
+
+
+def _bins(values: Sequence[float]) -> list[int]:
+    counts = [0] * BINS
+    for value in values:
+        counts[max(0, min(BINS - 1, int(value * BINS)))] += 1
+    return counts
+
+
+def _spread(size: int, wanted: int) -> list[float]:
+    return [n * (size - 1) / (wanted - 1) for n in range(wanted)]
+
+
+def number(value: float) -> str:
+    """A coordinate, as short as it can be."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

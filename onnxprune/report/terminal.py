@@ -1,0 +1,208 @@
+"""Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.report.text import (
+    count,
+    duration,
+    is_share,
+    metric_change,
+    metric_name,
+    metric_value,
+    obstacles,
+    percent,
+    ratio,
+    size,
+    some,
+)
+from onnxprune.result import Costs, GroupResult, MetricChange, NotPruned, ProgramReport, PruneResult
+
+if TYPE_CHECKING:
+    from onnxprune.importance.base import Scores
+    from onnxprune.report.inspection import Inspection
+
+TOP_GROUPS = 8
+TOP_REASONS = 6
+BAR = 16
+GOOD, BAD, DIM = "green", "red", "dim"
+
+
+def prune_summary(result: PruneResult, output: str, output_bytes: int | None = None) -> RenderableType:
+    """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
+    parts: list[RenderableType] = [
+        _change_table(result.before, result.after, result.metrics),
+        _groups_table(result.groups),
+        *_not_pruned(result.not_pruned),
+        _program_line(result.program, result.plan.importance),
+        _timings_line(result.timings),
+        *(Text(f"note: {note}", style="yellow") for note in result.notes),
+    ]
+    written = f" ({size(output_bytes)})" if output_bytes is not None else ""
+    parts.append(Text.assemble(("written ", "bold"), (output, "bold"), written))
+    return Group(*parts)
+
+
+def validate_summary(
+    model: str, other: str, costs: tuple[Costs, Costs], metrics: Mapping[str, MetricChange], rows: int
+) -> RenderableType:
+    """Costs and metrics of two models side by side."""
+    note = Text(f"{rows} rows; before: {model}, after: {other}", style=DIM)
+    return Group(_change_table(*costs, metrics), note)
+
+
+def inspect_summary(found: "Inspection") -> RenderableType:
+    """Layers, groups, what stays, and the totals last, where the eye is."""
+    return Group(
+        Text("Layers", style="bold"),
+        _inspect_layers(found),
+        Text("Groups (channels that go or stay together)", style="bold"),
+        _inspect_groups(found),
+        *_not_pruned(found.not_pruned, found.op_types, limit=None),
+        _inspect_totals(found),
+    )
+
+
+def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
+    """A table without frame; all columns but those in `left` are right-aligned."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=DIM)
+    for number, title in enumerate(columns):
+        if number in set(left):
+            made.add_column(title, overflow="fold")
+        else:
+            made.add_column(title, justify="right", no_wrap=True)
+    return made
+
+
+def _change_table(before: Costs, after: Costs, metrics: Mapping[str, MetricChange]) -> RenderableType:
+    made = table("", "before", "after", "change")
+    for name, show, old, new in (
+        ("MACs", count, before.macs, after.macs),
+        ("parameters", count, before.params, after.params),
+        ("weights", size, before.bytes, after.bytes),
+    ):
+        left = Text(f"{ratio(new, old)} left", style=GOOD if new < old else "")
+        made.add_row(Text(name, style="bold"), show(old), show(new), left)
+    for name, change in metrics.items():
+        worse = change.after < change.before if is_share(name) else change.after > change.before
+        difference = Text(metric_change(name, change), style=BAD if worse else GOOD)
+        cells = metric_value(name, change.before), metric_value(name, change.after)
+        made.add_row(Text(metric_name(name), style="bold"), *cells, difference)
+    return Padding(made, (0, 0, 1, 0))
+
+
+def bar(share: float, width: int = BAR) -> Text:
+    """A share in [0, 1] as a bar of `width` columns."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    full, part = divmod(eighths, 8)
+    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
+    return Text.assemble((drawn, "cyan"), ("·" * (width - len(drawn)), DIM))
+
+
+def _groups_table(groups: tuple[GroupResult, ...]) -> RenderableType:
+    units, kept = sum(g.units for g in groups), sum(g.kept for g in groups)
+    changed = sorted((g for g in groups if g.kept < g.units), key=lambda g: g.macs_after - g.macs_before)
+    head = Text.assemble((f"{units - kept} of {units} channels removed", "bold"), f" in {len(changed)} groups")
+    if not changed:
+        return Padding(head, (0, 0, 1, 0))
+    made = table("where most was saved", "kept", "", "MACs before", "after", left=(0, 2))
+    for group in changed[:TOP_GROUPS]:
+        made.add_row(
+            Text(group.name),
+            f"{group.kept}/{group.units}",
+            bar(group.kept / group.units),
+            count(group.macs_before),
+            count(group.macs_after),
+        )
+    more = len(changed) - TOP_GROUPS
+    tail = [Text(f"and {more} more groups (--html or --json shows all)", style=DIM)] if more > 0 else []
+    return Padding(Group(head, made, *tail), (0, 0, 1, 0))
+
+
+def _not_pruned(
+    not_pruned: tuple[NotPruned, ...], op_types: Mapping[str, str] | None = None, limit: int | None = TOP_REASONS
+) -> list[RenderableType]:
+    grouped = obstacles(not_pruned)
+    if not grouped:
+        return []
+    made = table("what stays, because", "tensors", "at", left=(0, 2))
+    for obstacle in grouped[:limit]:
+        operators = dict.fromkeys((op_types or {}).get(node, "") for node in obstacle.nodes)
+        kinds = ", ".join(kind for kind in operators if kind)
+        where = some(obstacle.nodes or obstacle.tensors, 2)
+        made.add_row(Text(obstacle.reason), str(len(obstacle.tensors)), Text(f"{kinds}: {where}" if kinds else where))
+    more = len(grouped) - len(grouped[:limit])
+    tail = [Text(f"and {more} more reasons", style=DIM)] if more > 0 else []
+    return [Padding(Group(made, *tail), (0, 0, 1, 0))]
+
+
+def _program_line(program: ProgramReport, importance: str) -> Text:
+    line = Text.assemble(("importance ", DIM), importance or "–", ("   program ", DIM))
+    if program.status == "none":
+        return line.append("none solved")
+    line.append(program.status, style=GOOD if program.status == "optimal" else "yellow")
+    if program.gap is not None:
+        line.append(f", gap {percent(program.gap, 2)}")
+    return line.append(f", {duration(program.seconds)}")
+
+
+def _timings_line(timings: Mapping[str, float]) -> Text:
+    parts = " · ".join(f"{stage} {duration(seconds)}" for stage, seconds in timings.items() if seconds >= 0.05)
+    return Text.assemble(("time ", DIM), duration(sum(timings.values())), (f" ({parts})" if parts else "", DIM))
+
+
+def _inspect_layers(found: "Inspection") -> RenderableType:
+    made = table("node", "operator", "in", "out", "MACs", "share", "parameters", left=(0, 1))
+    for layer in found.layers:
+        share = layer.macs / found.costs.macs if found.costs.macs else 0.0
+        made.add_row(
+            Text(layer.node),
+            layer.op_type,
+            Text(str(layer.inputs), style="cyan" if layer.inputs_prunable else DIM),
+            Text(str(layer.outputs), style="cyan" if layer.outputs_prunable else DIM),
+            count(layer.macs),
+            percent(share),
+            count(layer.params),
+        )
+    return Padding(Group(made, Text("prunable widths are coloured", style=DIM)), (0, 0, 1, 0))
+
+
+def _inspect_groups(found: "Inspection") -> RenderableType:
+    made = table("group", "units", "made by", "read by", left=(0, 2, 3))
+    for group in found.groups:
+        others = [node for node in group.producers if node != group.name]
+        made.add_row(Text(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+    return Padding(made, (0, 0, 1, 0))
+
+
+def _inspect_totals(found: "Inspection") -> RenderableType:
+    costs, floor = found.costs, found.floor
+    made = table("", "MACs", "parameters", "weights")
+    made.add_row(Text(found.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
+    made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
+    share = found.prunable / found.units if found.units else 0.0
+    line = Text.assemble(
+        (f"{found.prunable} of {found.units} channels ({percent(share)}) can be pruned", "bold"),
+        f", in {len(found.groups)} groups",
+    )
+    return Group(made, Text(), line)
+
+
+def score_summary(scores: "Scores", importance: str) -> RenderableType:
+    """One line a group: how its scores are spread."""
+    made = table("group", "units", "lowest", "median", "highest", "")
+    for group in scores.groups:
+        ordered = sorted(float(score) for score in group.scores)
+        low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+        values = (f"{value:.3f}" for value in (low, middle, high))
+        made.add_row(Text(group.group), str(len(ordered)), *values, bar(middle))
+    parts: list[RenderableType] = [made, Text()]
+    if scores.program is not None:
+        parts.append(_program_line(scores.program, importance))
+    return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in scores.notes))

@@ -1,0 +1,111 @@
+"""Numbers and metrics as people read them; shared by the terminal and the HTML report."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from onnxprune.result import MetricChange, NotPruned
+
+_SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "agreement": "agreement with the original"}
+_NAMES = {**_SHARES, "relative_error": "relative output error", "latency_ms": "latency"}
+
+
+def count(value: float) -> str:
+    """`1234567` as `1.23 M`."""
+    return _scaled(value, 1000, ("", "k", "M", "G", "T"))
+
+
+def size(value: float) -> str:
+    """Bytes: `1234567` as `1.23 MB`."""
+    return _scaled(value, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while abs(value) >= base and power < len(units) - 1:
+        value, power = value / base, power + 1
+    if power == 0:
+        return f"{value:.0f} {units[0]}".strip()
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    if float(f"{abs(value):.{digits}f}") >= base and power < len(units) - 1:  # 999,999 rounds to 1000 k
+        value, power, digits = value / base, power + 1, 2
+    return f"{value:.{digits}f} {units[power]}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in [0, 1] as per cent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def ratio(after: float, before: float) -> str:
+    """What is left, in per cent of the original; a dash where there was nothing."""
+    return percent(after / before) if before else "–"
+
+
+def duration(seconds: float) -> str:
+    """`0.01` as `10 ms`, `75` as `1 min 15 s`."""
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def metric_name(name: str) -> str:
+    """A metric's name in words."""
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def main_metric(metrics: Mapping[str, MetricChange]) -> str | None:
+    """The metric that an accuracy floor is about: accuracy where there are labels, else agreement."""
+    return next((name for name in _SHARES if name in metrics), None)
+
+
+def is_share(name: str) -> bool:
+    """True for metrics in [0, 1] that people read in per cent and that are better when higher."""
+    return name in _SHARES
+
+
+def metric_value(name: str, value: float) -> str:
+    """A metric's value with its unit."""
+    if not math.isfinite(value):
+        return "–"
+    return percent(value, 2) if is_share(name) else f"{value:.4g}"
+
+
+def metric_change(name: str, change: MetricChange) -> str:
+    """The difference, in points for shares."""
+    difference = change.after - change.before
+    if not math.isfinite(difference):
+        return "–"
+    return f"{100 * difference:+.2f} points" if is_share(name) else f"{difference:+.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Channels that stay for one reason: the nodes at fault and the tensors it holds."""
+
+    reason: str
+    nodes: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+def obstacles(not_pruned: Iterable[NotPruned]) -> tuple[Obstacle, ...]:
+    """What is not pruned, by reason; the reason that holds most tensors comes first."""
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for item in not_pruned:
+        nodes, tensors = found.setdefault(item.reason, ({}, {}))
+        tensors[item.tensor] = None
+        if item.node:
+            nodes[item.node] = None
+    grouped = [Obstacle(reason, tuple(nodes), tuple(tensors)) for reason, (nodes, tensors) in found.items()]
+    return tuple(sorted(grouped, key=lambda o: -len(o.tensors)))
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first names and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
