@@ -66,7 +66,8 @@ def random(context: ScoreContext) -> Scores:
 def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
     """Scores and curves from an energy per unit that adds up within a group.
 
-    The score is `(energy / largest)^(1 / power)`; the damage of removing units is their share of the group's energy.
+    The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy, once
+    for each layer that consumes the group: a residual stream is seen by many.
 
     Args:
         context: the space.
@@ -80,6 +81,6 @@ def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
         scores = (own / largest) ** (1 / power) if largest > 0 else np.zeros(len(own))
         order = np.argsort(own, kind="stable")
         lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
-        damage = lost / sum_ if sum_ > 0 else np.zeros(len(lost))
+        damage = lost / sum_ * max(1, len(group.consumers)) if sum_ > 0 else np.zeros(len(lost))
         groups.append(GroupScore(group.name, order, scores, damage.copy()))
     return Scores(tuple(groups))

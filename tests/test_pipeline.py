@@ -1,0 +1,155 @@
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.errors import BudgetError, InputError
+from onnxprune.graph.cost import measure
+from onnxprune.graph.load import load
+from onnxprune.graph.model import to_proto
+from onnxprune.ops.examples import example
+from onnxprune.pipeline import plan_mask
+from onnxprune.result import PrunePlan
+
+
+@pytest.fixture(scope="module")
+def network() -> onnx.ModelProto:
+    return example(
+        """g (float[N,3,8,8] x) => (float[N,5] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        r = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
+        s = Add (c, r)
+        t = Relu (s)
+        p = GlobalAveragePool (t)
+        f = Flatten (p)
+        h = Gemm (f, w3, b3)
+        g1 = Relu (h)
+        y = Gemm (g1, w4, b4) }""",
+        {
+            "w1": (12, 3, 3, 3),
+            "b1": (12,),
+            "w2": (12, 12, 3, 3),
+            "b2": (12,),
+            "w3": (12, 16),
+            "b3": (16,),
+            "w4": (16, 5),
+            "b4": (5,),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "magnitude-l1", "activation", "random"])
+@pytest.mark.parametrize("target", ["macs=0.5", "params=0.6", "bytes=3kB"])
+def test_result_meets_its_target_by_recount(network, images, importance, target):
+    result = onnxprune.prune(network, images, targets=target, importance=importance, repair=False)
+    recount = measure(load(to_proto(result.model)))
+    assert result.after == recount
+    kind, value = target.split("=")
+    limit = 3000 if kind == "bytes" else float(value) * getattr(result.before, kind)
+    assert getattr(recount, kind) <= limit
+    assert getattr(recount, kind) > 0.5 * limit
+
+
+def test_input_is_never_changed(network, images):
+    before = network.SerializeToString(deterministic=True)
+    onnxprune.prune(network, images, targets="macs=0.5", importance="magnitude", repair=False)
+    assert network.SerializeToString(deterministic=True) == before
+
+
+def test_same_seed_same_bytes(network, images):
+    first, second = (
+        onnxprune.prune(network, images, targets="macs=0.5", importance="random", seed=3, repair=False).proto
+        for _ in range(2)
+    )
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+def test_other_seed_other_choice(network, images):
+    plans = {
+        str(
+            onnxprune.prune(network, images, targets="macs=0.5", importance="random", seed=s, repair=False).plan.removed
+        )
+        for s in range(4)
+    }
+    assert len(plans) > 1
+
+
+def test_plan_reproduces_its_result(network, images):
+    first = onnxprune.prune(network, images, targets="macs=0.5", importance="magnitude", repair=False)
+    plan = PrunePlan.from_json(first.plan.to_json())
+    again = onnxprune.prune(network, images, plan=plan, repair=False)
+    assert again.after == first.after
+    assert again.proto.SerializeToString(deterministic=True) == first.proto.SerializeToString(deterministic=True)
+
+
+def test_plan_of_another_graph_is_refused(network):
+    space = onnxprune.analyze(network)
+    other = PrunePlan(units={"elsewhere": 4}, removed={"elsewhere": (0,)})
+    with pytest.raises(InputError, match="another graph"):
+        plan_mask(space, other)
+
+
+def test_plan_that_removes_a_whole_group_is_refused(network):
+    space = onnxprune.analyze(network)
+    units = {group.name: len(group) for group in space.groups}
+    name = next(iter(units))
+    with pytest.raises(InputError, match="all of them"):
+        plan_mask(space, PrunePlan(units=units, removed={name: tuple(range(units[name]))}))
+
+
+def test_budget_below_what_can_be_reached_names_the_least(network, images):
+    with pytest.raises(BudgetError, match="cannot go below"):
+        onnxprune.prune(network, images, targets="macs=10", importance="magnitude", repair=False)
+
+
+def test_no_budget_at_all_is_refused(network, images):
+    with pytest.raises(InputError, match="--target"):
+        onnxprune.prune(network, images, importance="magnitude", repair=False)
+
+
+def test_scorer_without_data_is_refused(network):
+    with pytest.raises(InputError, match="--data"):
+        onnxprune.prune(network, targets="macs=0.5", importance="activation")
+
+
+def test_threshold_removes_exactly_the_scores_below_it(network, images):
+    result = onnxprune.prune(network, images, threshold="0.5", importance="random", repair=False)
+    for group in result.groups:
+        below = sum(score < 0.5 for score in group.scores)
+        assert group.kept == max(1, group.units - below)
+
+
+def test_mean_threshold_keeps_the_upper_part_of_each_group(network, images):
+    result = onnxprune.prune(network, images, threshold="mean", importance="magnitude", repair=False)
+    for group in result.groups:
+        mean = sum(group.scores) / len(group.scores)
+        assert group.kept == sum(score >= mean for score in group.scores)
+
+
+def test_kept_groups_and_rounding_are_respected(network, images):
+    result = onnxprune.prune(network, images, targets="macs=0.7", importance="magnitude", round_to=4)
+    assert all(group.kept % 4 == 0 or group.kept == group.units for group in result.groups)
+    names = [group.name for group in result.groups]
+    kept = onnxprune.prune(
+        network, images, targets="params=0.7", importance="magnitude", keep=(f"^{names[0]}$",), repair=False
+    )
+    assert kept.groups[0].kept == kept.groups[0].units
+
+
+def test_target_for_a_layer_pattern_leaves_the_others_free(network, images):
+    space = onnxprune.analyze(network)
+    heavy = max(space.layers, key=lambda layer: space.layer_macs(layer, space.none_removed())).node
+    result = onnxprune.prune(network, images, targets=f"macs:^{heavy}$=0.4", importance="magnitude", repair=False)
+    cost = {layer.node: layer for layer in result.layers}[heavy]
+    assert cost.macs_after <= 0.4 * cost.macs_before
+
+
+def test_pattern_without_a_layer_is_refused(network, images):
+    with pytest.raises(InputError, match="no layer matches"):
+        onnxprune.prune(network, images, targets="macs:nowhere=0.4", importance="magnitude", repair=False)
