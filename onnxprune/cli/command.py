@@ -103,7 +103,7 @@ def _declaration(item: Option) -> Any:
     names = [item.flag, *([metadata["short"]] if "short" in metadata else [])]
     if item.is_switch and item.field.default is True:
         names = [f"{item.flag}/--no-{item.flag[2:]}"]
-    text = metadata.get("help", "")
+    text = item.help
     if item.default_text and "[default" not in text:
         text += f" [default: {item.default_text}]"
     kind: Any = bool | None if item.is_switch else list[str] | None if item.is_repeatable else str | None

@@ -60,15 +60,9 @@ def template(sections: Sequence[Section]) -> str:
                 continue
             lines += ["", f"# {heading}"] if not table else ["", f"# {heading}", f"[{'.'.join(table)}]"]
             for option in entries:
-                lines += ["", *textwrap.wrap(help_text(option), 110, initial_indent="# ", subsequent_indent="# ")]
+                lines += ["", *textwrap.wrap(_described(option), 110, initial_indent="# ", subsequent_indent="# ")]
                 lines.append(f"# {option.key[-1]} = {_example(option)}")
     return "\n".join(lines) + "\n"
-
-
-def help_text(option: Option) -> str:
-    """An option's help with its choices."""
-    choices = option.field.metadata.get("choices")
-    return str(option.field.metadata.get("help", "")) + (f" One of {', '.join(choices)}." if choices else "")
 
 
 def _example(option: Option) -> str:
@@ -81,3 +75,8 @@ def _example(option: Option) -> str:
     if isinstance(value, tuple) or option.is_repeatable:
         return "[]"
     return f'"{value}"' if isinstance(value, str) else '""' if option.metavar not in ("N", "X", "P") else "0"
+
+
+def _described(option: Option) -> str:
+    choices = option.field.metadata.get("choices")
+    return option.help + (f" One of {', '.join(choices)}." if choices and option.metavar != "NAME" else "")

@@ -17,6 +17,8 @@ from onnxprune.config import Target, check
 from onnxprune.errors import InputError
 
 T = TypeVar("T")
+SHORT = 16
+"""Characters of a list of choices that the help writes in place of the value; it tells longer ones in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,17 @@ class Option:
         if given:
             return str(given)
         if choices:
-            return "|".join(choices)
+            listed = "|".join(choices)
+            return listed if len(listed) <= SHORT else "NAME"
         kinds = {int: "N", float: "X", Path: "FILE"}
         return next((kinds[kind] for kind in _members(self.hint) if kind in kinds), "TEXT")
+
+    @property
+    def help(self) -> str:
+        """The help, with the choices in words where they are many."""
+        choices = self.field.metadata.get("choices")
+        more = f" One of {', '.join(choices)}." if choices and self.metavar == "NAME" else ""
+        return str(self.field.metadata.get("help", "")) + more
 
     @property
     def default_text(self) -> str:

@@ -1,9 +1,10 @@
 """Sections of the HTML report along the depth of the network: widths, MACs, and one card a group."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.report import svg
-from onnxprune.report.html_parts import card, folded, legend, mono, plot, section, table
+from onnxprune.report.html_parts import card, folded, legend, mono, profile, section, solid, table
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.text import count, percent, ratio, some
 from onnxprune.result import GroupResult, PruneResult
@@ -33,23 +34,20 @@ def widths(result: PruneResult) -> tuple[Width, ...]:
     return tuple(Width(x.node, x.op_type, before.get(x.node, 0), after.get(x.node, 0)) for x in result.layers)
 
 
-def width_section(result: PruneResult) -> Markup | None:
+def width_section(result: PruneResult) -> Markup:
     """Bars of kept channels per layer."""
     rows = [row for row in widths(result) if row.before]
     if not rows:
-        return None
-    columns = [
-        svg.Column(r.before, r.after, f"{r.node}: {r.after} of {r.before} channels", r.after == r.before) for r in rows
-    ]
-    top = max(row.before for row in rows)
+        return section("What is left of each layer", None, card("Nothing in this model can be removed; see below why."))
+    data = [svg.Column(r.node, r.before, r.after, f"{r.node}: {r.after} of {r.before} channels") for r in rows]
     units, kept = sum(g.units for g in result.groups), sum(g.kept for g in result.groups)
     return section(
         "What is left of each layer",
-        f"Output channels of the {len(rows)} prunable layers, from the input to the output. Layers joined by an addition "
-        f"keep the same channels. In all, {kept} of {units} channels stay ({ratio(kept, units)}).",
+        f"Output channels of the {len(rows)} prunable layers, from the input to the output. Layers that an addition "
+        f"joins keep the same channels. In all, {kept} of {units} channels stay ({solid(ratio(kept, units))}).",
         card(
-            plot(svg.columns(columns, "Channels kept per layer"), len(rows), (str(top), str(top // 2), "0")),
-            legend(("kept", "kept"), ("whole", "removed"), ("fixed", "layer untouched")),
+            profile(data, "Channels kept per layer", lambda value: f"{value:.0f}"),
+            _legend(data, "kept", "removed"),
             folded(
                 "All layers as a table",
                 table(
@@ -67,28 +65,27 @@ def macs_section(result: PruneResult) -> Markup | None:
     layers = [layer for layer in result.layers if layer.macs_before]
     if not layers:
         return None
-    columns = [
+    data = [
         svg.Column(
+            layer.node,
             layer.macs_before,
             layer.macs_after,
             f"{layer.node} ({layer.op_type}): {count(layer.macs_before)} to {count(layer.macs_after)} MACs",
-            layer.macs_after == layer.macs_before,
         )
         for layer in layers
     ]
-    top = max(layer.macs_before for layer in layers)
     saved = sorted(layers, key=lambda layer: layer.macs_after - layer.macs_before)
     total = (result.before.macs - result.after.macs) or 1
     most = saved[: max(1, len(saved) // 10)]
     share = sum(layer.macs_before - layer.macs_after for layer in most) / total
-    biggest = f" A tenth of the layers gave {percent(share, 0)} of it." if len(layers) >= 20 else ""
+    biggest = f" A tenth of the layers gave {solid(percent(share, 0))} of it." if len(layers) >= 20 else ""
     return section(
         "Where the MACs went",
-        f"Multiply-adds of each layer before and after, from the input to the output: {count(result.before.macs)} "
-        f"became {count(result.after.macs)}.{biggest}",
+        "Multiply-adds of each layer before and after, from the input to the output: "
+        f"{solid(count(result.before.macs))} became {solid(count(result.after.macs))}.{biggest}",
         card(
-            plot(svg.columns(columns, "MACs per layer"), len(layers), (count(top), count(top / 2), "0")),
-            legend(("kept", "MACs left"), ("whole", "MACs saved"), ("fixed", "layer untouched")),
+            profile(data, "MACs per layer", count),
+            _legend(data, "MACs left", "MACs saved"),
             folded(
                 "All layers as a table",
                 table(
@@ -110,6 +107,13 @@ def macs_section(result: PruneResult) -> Markup | None:
             ),
         ),
     )
+
+
+def _legend(data: Sequence[svg.Column], kept: str, gone: str) -> Markup:
+    """The colours that occur."""
+    touched = [("kept", kept), ("whole", gone)] if any(column.kept < column.whole for column in data) else []
+    untouched = [("fixed", "layer untouched")] if any(column.kept == column.whole for column in data) else []
+    return legend(*touched, *untouched)
 
 
 def groups_section(result: PruneResult) -> Markup | None:

@@ -1,9 +1,12 @@
 """Building blocks of the HTML report: tables, legends, plots with scales, badges."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from onnxprune.report import svg
 from onnxprune.report.markup import Markup, element, join
 
+NAMED_ROWS = 12
+"""Layers that a chart names in rows; more of them become columns."""
 LABELLED_COLUMNS = 60
 """Columns that fit on a page; more of them scroll sideways."""
 
@@ -52,7 +55,34 @@ def legend(*entries: tuple[str, str]) -> Markup:
     return element("div", *items, class_="legend")
 
 
-def plot(chart: Markup, count: int, scale: Sequence[str]) -> Markup:
+def solid(text: str) -> str:
+    """Text that is not broken between its words, for numbers with units."""
+    return text.replace(" ", "\u00a0")
+
+
+def profile(data: Sequence[svg.Column], label: str, show: Callable[[float], str]) -> Markup:
+    """Values along the depth: named rows for a few layers, columns with a scale for many.
+
+    Args:
+        data: one entry a layer, from the input to the output.
+        label: what the chart shows.
+        show: a value as text.
+    """
+    top = max((column.whole for column in data), default=0.0) or 1.0
+    if len(data) > NAMED_ROWS:
+        return _plot(svg.columns(data, label), len(data), (show(top), show(top / 2), "0"))
+    rows = (
+        (
+            element("div", element("bdi", column.name), class_="name mono", title=column.name),
+            svg.row(column, top),
+            element("div", f"{show(column.kept)} of {show(column.whole)}", class_="num"),
+        )
+        for column in data
+    )
+    return element("div", *(cell for row in rows for cell in row), class_="rows")
+
+
+def _plot(chart: Markup, count: int, scale: Sequence[str]) -> Markup:
     """Columns with a vertical scale at the left (top first) and the depth below."""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, count) if count / s <= 12 or s == count)
     ticks = sorted({1, *range(step, count + 1, step)})

@@ -9,6 +9,7 @@ from onnxprune.report.json_report import plain
 from onnxprune.report.markup import Markup, element, join
 from onnxprune.report.provenance import FileMark, Provenance
 from onnxprune.report.text import (
+    asked_for,
     count,
     duration,
     is_share,
@@ -60,13 +61,8 @@ def html_report(result: PruneResult, origin: Provenance) -> str:
 
 
 def _header(title: str, result: PruneResult) -> Markup:
-    settings = result.settings
     asked = [f"importance {result.plan.importance}"] if result.plan.importance else []
-    asked += [str(target) for target in settings.get("targets") or ()]
-    if settings.get("max_drop") is not None:
-        asked.append(f"at most {settings['max_drop']:g} points lost")
-    if settings.get("threshold") is not None:
-        asked.append(f"threshold {settings['threshold']}")
+    asked += asked_for(result.settings)
     asked.append(f"seed {result.seed}")
     brand = element("div", "onnxprune", class_="brand")
     return element("header", brand, element("h1", title), element("p", " · ".join(asked)))
@@ -74,18 +70,26 @@ def _header(title: str, result: PruneResult) -> Markup:
 
 def _tiles(result: PruneResult) -> Markup:
     before, after = result.before, result.after
-    tiles = [
+    costs = (
         _cost_tile("MACs", count(before.macs), count(after.macs), before.macs, after.macs),
         _cost_tile("Parameters", count(before.params), count(after.params), before.params, after.params),
         _cost_tile("Weights", size(before.bytes), size(after.bytes), before.bytes, after.bytes),
-        *(_metric_tile(name, change) for name, change in result.metrics.items()),
-    ]
-    return element("div", *tiles, class_="tiles")
+    )
+    metrics = [_metric_tile(name, change) for name, change in result.metrics.items()]
+    return join(
+        (
+            element("div", *costs, class_="tiles"),
+            element("div", *metrics, class_="tiles metrics") if metrics else None,
+        )
+    )
 
 
 def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Markup:
     left = after / before if before else 1.0
-    change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "calm")
+    if left == 1:
+        change = badge("unchanged", "calm")
+    else:
+        change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "bad")
     return _tile(name, change, now, f"from {was}", svg.share_bar(left, f"{percent(left)} of the {name} are left"))
 
 

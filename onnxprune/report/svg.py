@@ -14,12 +14,17 @@ DECADES = 4
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of `columns`: a whole, the part that is kept, and the text shown under the pointer."""
+    """A layer in a chart: its name, a whole, the part that is kept, and the text shown under the pointer."""
 
+    name: str
     whole: float
     kept: float
     title: str
-    fixed: bool = False
+
+    @property
+    def class_(self) -> str:
+        """Class of the kept part; layers that lost nothing look calmer."""
+        return "kept" if self.kept < self.whole else "fixed"
 
 
 def picture(width: float, height: float, label: str, *shapes: object, class_: str = "chart") -> Markup:
@@ -55,8 +60,22 @@ def _column(position: int, column: Column, top: float) -> Markup:
             y=number(HEIGHT - kept),
             width=width,
             height=number(kept),
-            class_="fixed" if column.fixed else "kept",
+            class_=column.class_,
         ),
+    )
+
+
+def row(column: Column, top: float) -> Markup:
+    """One layer as a horizontal bar; `top` is the largest whole of all."""
+    whole, kept = (100 * value / top for value in (column.whole, column.kept))
+    return picture(
+        100,
+        10,
+        column.title,
+        element("title", column.title),
+        element("rect", x=0, y=0, width=number(whole), height=10, class_="whole"),
+        element("rect", x=0, y=0, width=number(kept), height=10, class_=column.class_),
+        class_="bar tall",
     )
 
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from onnxprune.config import Target
 from onnxprune.result import MetricChange, NotPruned
 
 _SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "agreement": "agreement with the original"}
@@ -72,7 +74,7 @@ def metric_value(name: str, value: float) -> str:
     """A metric's value with its unit."""
     if not math.isfinite(value):
         return "–"
-    return percent(value, 2) if is_share(name) else f"{value:.4g}"
+    return percent(value, 2) if name in (*_SHARES, "relative_error") else f"{value:.4g}"
 
 
 def metric_change(name: str, change: MetricChange) -> str:
@@ -80,6 +82,8 @@ def metric_change(name: str, change: MetricChange) -> str:
     difference = change.after - change.before
     if not math.isfinite(difference):
         return "–"
+    if name == "relative_error":
+        return f"{100 * difference:+.2f} %"
     return f"{100 * difference:+.2f} points" if is_share(name) else f"{difference:+.4g}"
 
 
@@ -102,6 +106,19 @@ def obstacles(not_pruned: Iterable[NotPruned]) -> tuple[Obstacle, ...]:
             nodes[item.node] = None
     grouped = [Obstacle(reason, tuple(nodes), tuple(tensors)) for reason, (nodes, tensors) in found.items()]
     return tuple(sorted(grouped, key=lambda o: -len(o.tensors)))
+
+
+def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The limits that the user set, from `PruneResult.settings`."""
+    found = [
+        str(Target(**target)) if isinstance(target, Mapping) else str(target)
+        for target in settings.get("targets") or ()
+    ]
+    if settings.get("max_drop") is not None:
+        found.append(f"at most {settings['max_drop']:g} points lost")
+    if settings.get("threshold") is not None:
+        found.append(f"threshold {settings['threshold']}")
+    return tuple(found)
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
