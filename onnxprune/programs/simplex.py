@@ -20,7 +20,7 @@ class Simplex:
     violated ones handles a small fraction of the program. The result is the optimum of the whole program.
 
     Args:
-        program: the program; `integer` is not looked at.
+        program: the program, whose columns' bounds must keep the objective finite; `integer` is not looked at.
         name: what messages call it.
         time_limit: seconds from now; None for no limit.
     """

@@ -1,0 +1,226 @@
+"""From a graph to a `Network` of steps, whole or in part, and where scores apply."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.fold import evaluate
+from onnxprune.graph.model import Model
+from onnxprune.graph.shapes import Facts
+from onnxprune.graph.space import PruneSpace
+from onnxprune.graph.view import GraphView, Node
+from onnxprune.importance.oamip.rules import RULES
+from onnxprune.importance.oamip.steps import Activation, Network, Step
+
+ScorePoints = Mapping[str, np.ndarray]
+"""Per scored tensor, in topological order, `(n,)` the unit at each position; 0 where no score applies."""
+
+_ACTIVATIONS = frozenset(
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign"}
+    | {"HardSwish", "Mish", "Gelu", "ThresholdedRelu", "Swish", "Silu", "Erf"}
+)
+_BOUND_TO_LAYER = frozenset({"BatchNormalization", "Identity", "Dropout", "Add", "Sub", "Mul", "Div"})
+_UNSCORED = "\0unscored"
+_LOSS = frozenset({"Softmax", "LogSoftmax"})
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model with what is known of its tensors."""
+
+    model: Model
+    view: GraphView
+    facts: Facts
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Concrete shape, batch of one.
+
+        Raises:
+            ModelError: it is unknown.
+        """
+        shape = self.facts.shapes.get(tensor)
+        if shape is None:
+            raise ModelError(
+                f"{self.model.name}: the shape of {tensor!r} is not known before the model runs; "
+                "use another --importance, or fix the model's input sizes"
+            )
+        return shape
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a tensor that depends on nothing but constants and sizes."""
+        for known in (self.model.constants, self.facts.folded):
+            if tensor in known:
+                return known[tensor]
+        sizes = self.facts.sizes.get(tensor)
+        return None if sizes is None else sizes.value
+
+
+def logits_of(graph: Graph) -> str:
+    """The tensor whose log-sum-exp is the loss: the first output, before a final Softmax or LogSoftmax."""
+    name = graph.view.outputs[0]
+    while (node := graph.view.producer.get(name)) is not None and (
+        node.op_type in _LOSS or (node.op_type in ("Identity", "Cast") and graph.view.consumers.get(name) is None)
+    ):
+        name = node.input(0)
+    return name
+
+
+def score_points(graph: Graph, space: PruneSpace) -> dict[str, np.ndarray]:
+    """Where scores apply: at every activation on prunable channels, and for groups without one where their producers'
+    values (bias and BatchNormalization included) are complete.
+    """
+    prunable = np.zeros(space.units, dtype=bool)
+    for group in space.groups:
+        prunable[group.units] = True
+    points: dict[str, np.ndarray] = {}
+    covered = np.zeros(space.units, dtype=bool)
+    for node in graph.view.nodes:
+        if node.op_type in _ACTIVATIONS:
+            units = units_at(graph, space, node.output(), prunable)
+            if units is not None:
+                points[node.output()] = units
+                covered[units] = True
+    outputs = {layer.node: layer.output for layer in space.layers}
+    for group in space.groups:
+        if covered[group.units].all():
+            continue
+        for name in (outputs[producer] for producer in group.producers if producer in outputs):
+            tensor = _completed(graph, name)
+            units = units_at(graph, space, tensor, prunable & ~covered)
+            if units is not None:
+                points[tensor] = units
+    order = {name: index for index, node in enumerate(graph.view.nodes) for name in node.outputs}
+    return dict(sorted(points.items(), key=lambda item: order[item[0]]))
+
+
+def _completed(graph: Graph, tensor: str) -> str:
+    """The tensor after a bias, BatchNormalization or scale that alone reads it."""
+    while len(readers := graph.view.consumers.get(tensor, ())) == 1:
+        node = readers[0]
+        others = [name for name in node.inputs if name and name != tensor]
+        if node.op_type not in _BOUND_TO_LAYER or any(graph.constant(name) is None for name in others):
+            break
+        tensor = node.output()
+    return tensor
+
+
+def units_at(graph: Graph, space: PruneSpace, tensor: str, allowed: np.ndarray) -> np.ndarray | None:
+    """`(n,)` the unit at each position of a tensor, 0 where it is not `allowed`; None where there is none."""
+    labels, shape = space.labels.get(tensor, ()), graph.facts.shapes.get(tensor)
+    if shape is None:
+        return None
+    for axis, ids in enumerate(labels):
+        if ids is not None and allowed[ids].any():
+            along = np.where(allowed[ids], ids, 0).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            return np.broadcast_to(along, shape).ravel()
+    return None
+
+
+def compile_network(
+    graph: Graph, points: ScorePoints, output: str, given: Collection[str] = ()
+) -> Network:
+    """Steps from the model's inputs, or from tensors that are given, to `output`.
+
+    Args:
+        graph: the model.
+        points: where scores apply.
+        output: the tensor to compute.
+        given: tensors whose values are given for each image instead of the model's inputs; a score at one applies.
+
+    Raises:
+        ModelError: an operator has no rule, or its shapes are unknown.
+    """
+    compiler = _Compiler(graph, points, set(given) | set(graph.view.inputs))
+    for node in _needed(graph, output, compiler.given):
+        compiler.visit(node)
+    if output in compiler.given:
+        compiler.give(output)
+    return Network(tuple(compiler.inputs.items()), tuple(compiler.steps), output)
+
+
+def _needed(graph: Graph, output: str, given: Collection[str]) -> list[Node]:
+    """Nodes that compute `output` from what is given, in topological order."""
+    wanted, found = [output], set()
+    seen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        node = graph.view.producer.get(name)
+        if name in seen or name in given or node is None or graph.constant(name) is not None:
+            continue
+        seen.add(name)
+        found.add(node.name)
+        wanted.extend(n for n in (*node.inputs, *node.captured) if n)
+    return [node for node in graph.view.nodes if node.name in found]
+
+
+class _Compiler:
+    """Visits nodes; is the `Context` that rules ask."""
+
+    def __init__(self, graph: Graph, points: ScorePoints, given: set[str]) -> None:
+        self.graph = graph
+        self.points = points
+        self.given = given
+        self.steps: list[Step] = []
+        self.inputs: dict[str, str] = {}
+        self._values: dict[str, np.ndarray] = {}
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        return self.graph.shape(tensor)
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        value = self._values.get(tensor)
+        return self.graph.constant(tensor) if value is None else value
+
+    def move(self, node: Node, operands: Sequence[np.ndarray]) -> np.ndarray:
+        left = list(operands)
+        feeds = {}
+        for name in node.inputs:
+            if name and name not in feeds:
+                known = self.value(name)
+                feeds[name] = left.pop(0) if known is None else known
+        found = evaluate(self.graph.model, node, feeds)
+        if found is None:
+            raise self.fail(node, "it cannot be evaluated")
+        return found[node.output()]
+
+    def fail(self, node: Node, why: str) -> ModelError:
+        return ModelError(
+            f"{self.graph.model.name}: {node} cannot be part of the program of --importance oamip: {why}; "
+            "use --oamip-decoupled, or another --importance"
+        )
+
+    def visit(self, node: Node) -> None:
+        """Add the steps of one node."""
+        for name in node.inputs:
+            if name in self.given and name not in self.inputs:
+                self.give(name)
+        if not node.captured and all(self.value(name) is not None for name in node.inputs if name):
+            found = evaluate(self.graph.model, node, {name: self.value(name) for name in node.inputs if name})
+            if found is not None:
+                self._values.update(found)
+                return
+        rule = RULES.get(node.op_type)
+        if rule is None:
+            raise self.fail(node, "the operator is not piecewise linear, or has no rule")
+        self._add(node.output(), node.name, rule(node, self))
+
+    def _add(self, tensor: str, node: str, steps: list[Step]) -> None:
+        """Add steps that make a tensor, with its score."""
+        units = self.points.get(tensor)
+        if units is None:
+            self.steps += steps
+        elif isinstance(steps[-1], Activation):
+            self.steps += [*steps[:-1], replace(steps[-1], units=units)]
+        else:
+            self.steps += [*steps[:-1], replace(steps[-1], output=tensor + _UNSCORED)]
+            self.steps.append(Activation(node, tensor, tensor + _UNSCORED, units))
+
+    def give(self, tensor: str) -> None:
+        """Make a given tensor known, with its score."""
+        units = self.points.get(tensor)
+        self.inputs[tensor] = tensor if units is None else tensor + _UNSCORED
+        if units is not None:
+            self.steps.append(Activation(tensor, tensor, tensor + _UNSCORED, units))
+

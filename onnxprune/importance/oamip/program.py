@@ -1,0 +1,201 @@
+"""The paper's program as data.
+
+Minimise `lambda * mean_m(logsumexp(z_m) - z_m[y_m]) + S` over scores and what propagation added, where `z_m` are the logits of image
+`m` and `S` is the sum of the (layers - 1) largest of the layers' terms `T_l = sum_i (s_i - 2) / n_l` (of one layer, its
+term). The sum of the `k` largest is `min_t k t + sum_l max(T_l - t, 0)`, hence linear. The log-sum-exp of each image is bounded by a
+column `e_m`, which `solve` supports by tangents.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from onnxprune.errors import ModelError
+from onnxprune.importance.oamip.affine import Builder, sparse, widened
+from onnxprune.importance.oamip.propagate import Propagation, ScoreColumns, propagate
+from onnxprune.importance.oamip.steps import Network
+from onnxprune.programs.linear import LinearProgram
+
+
+@dataclass(frozen=True, slots=True)
+class OamipProgram:
+    """The program. The loss of image `m` at `x` is `logsumexp(z) - z[labels[m]]` with `z = offsets[m] + logits[m] x`.
+
+    Attributes:
+        linear: columns, rows and costs; the log-sum-exp terms are missing.
+        start: `(n,)` the original network: all scores at 1.
+        layers: per layer, the columns of its units' scores.
+        sparsity: columns that carry the sparsity term.
+        logits: per image, `(classes, n)`.
+        offsets: per image, `(classes,)`.
+        labels: `(M,)`.
+        loss_columns: `(M,)` columns `e_m`.
+        loss_weight: lambda / M.
+    """
+
+    linear: LinearProgram
+    start: np.ndarray
+    layers: tuple[np.ndarray, ...]
+    sparsity: np.ndarray
+    logits: tuple[csr_array, ...]
+    offsets: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    loss_columns: np.ndarray
+    loss_weight: float
+
+    def losses(self, x: np.ndarray) -> np.ndarray:
+        """`(M,)` loss of each image at `x`, not weighted."""
+        return np.array([self._loss(m, x)[0] for m in range(len(self.labels))])
+
+    def tangents(self, x: np.ndarray, images: np.ndarray) -> tuple[csr_array, np.ndarray]:
+        """Rows `e_m - gradient . x' >= loss - gradient . x`: matrix and right-hand sides, one row an image."""
+        gradients = np.zeros((len(images), len(x)))
+        sides = np.zeros(len(images))
+        for row, m in enumerate(images):
+            loss, softmax = self._loss(m, x)
+            softmax[self.labels[m]] -= 1.0
+            gradient = self.logits[m].T @ softmax
+            gradients[row] = -gradient
+            gradients[row, self.loss_columns[m]] += 1.0
+            sides[row] = loss - gradient @ x
+        return csr_array(gradients), sides
+
+    def sparsity_term(self, x: np.ndarray) -> float:
+        """`S` at `x`."""
+        return sparsity_term([x[columns] for columns in self.layers])
+
+    def loss_term(self, x: np.ndarray) -> float:
+        """lambda times the mean loss."""
+        return float(self.loss_weight * self.losses(x).sum())
+
+    def objective(self, x: np.ndarray) -> float:
+        """Value of the program at a feasible `x`."""
+        return self.sparsity_term(x) + self.loss_term(x)
+
+    def completed(self, x: np.ndarray) -> np.ndarray:
+        """`x` with the columns of losses and sparsity at the values that its other columns imply."""
+        full = x.copy()
+        full[self.loss_columns] = self.losses(x)
+        full[self.sparsity] = _sparsity_columns(np.array([_term(x[columns]) for columns in self.layers]))
+        return full
+
+    def _loss(self, m: int, x: np.ndarray) -> tuple[float, np.ndarray]:
+        z = self.offsets[m] + self.logits[m] @ x
+        top = z.max()
+        weights = np.exp(z - top)
+        total = weights.sum()
+        return float(top + np.log(total) - z[self.labels[m]]), weights / total
+
+
+def _term(scores: np.ndarray) -> float:
+    """`T_l` of one layer."""
+    return float(np.mean(scores) - 2.0)
+
+
+def sparsity_term(scores: Sequence[np.ndarray]) -> float:
+    """`S` of the paper for the scores of each layer."""
+    terms = np.sort([_term(layer) for layer in scores])
+    return float(terms[1:].sum() if len(terms) > 1 else terms.sum())
+
+
+def _sparsity_columns(terms: np.ndarray) -> np.ndarray:
+    """Values of `t` and `max(T_l - t, 0)`; with one layer, `t` is its term."""
+    if len(terms) == 1:
+        return terms
+    t = float(np.min(terms))
+    # k = layers - 1: any t between the least and the second least term is optimal.
+    return np.concatenate([[t], terms - t])
+
+
+def build(
+    network: Network,
+    images: Sequence[Mapping[str, np.ndarray]],
+    labels: np.ndarray,
+    layers: Sequence[np.ndarray],
+    fixed: np.ndarray,
+    lambda_: float,
+    how: Propagation,
+) -> tuple[OamipProgram, np.ndarray]:
+    """Build the program.
+
+    Args:
+        network: steps to the logits.
+        images: per image, values of the network's inputs.
+        labels: `(M,)` class of each image.
+        layers: per layer, units whose scores are columns (each unit in one layer).
+        fixed: `(units,)` scores of units that are in no layer.
+        lambda_: weight of the loss.
+        how: bounds and gates.
+
+    Returns:
+        The program, and `(units,)` the largest activation of each unit over the images.
+
+    Raises:
+        ModelError: the program would be too large, or the output is not a vector of at least two logits.
+        SolverError: the original network breaks a row.
+    """
+    builder = Builder()
+    column = np.full(len(fixed), -1)
+    sizes = [len(units) for units in layers]
+    scores = [builder.add_columns(np.zeros(n), np.ones(n), np.ones(n)) for n in sizes]
+    for units, columns in zip(layers, scores, strict=True):
+        column[units] = columns
+    start = _sparsity_columns(np.full(len(layers), -1.0))
+    low = np.where(np.arange(len(start)) == 0, -2.0, 0.0)  # no term is below -2
+    sparsity = builder.add_columns(low, np.full(len(start), np.inf), start)
+    count = len(images)
+    losses = builder.add_columns(np.zeros(count), np.full(count, np.inf), np.zeros(count))
+
+    outputs = []
+    largest = np.zeros(len(fixed))
+    for image in images:
+        output, active = propagate(network, image, ScoreColumns(column, fixed), how, builder)
+        if len(output.constant) < 2:
+            raise ModelError(
+                f"--importance oamip needs a classifier; {network.output!r} has {len(output.constant)} value(s), not "
+                "a logit for each of two or more classes; use another --importance"
+            )
+        outputs.append(output)
+        largest = np.maximum(largest, active)
+
+    rows, row_lower, row_upper = builder.rows()
+    linking = _linking_rows(scores, sparsity, builder.columns)
+    c = np.zeros(builder.columns)
+    c[sparsity] = 1.0
+    c[sparsity[0]] = max(1, len(layers) - 1)
+    c[losses] = lambda_ / count
+    linear = LinearProgram(
+        c=c,
+        A=csr_array(vstack([linking, rows], format="csr")),
+        row_lower=np.concatenate([np.full(len(layers), -np.inf), row_lower]),
+        row_upper=np.concatenate([np.full(len(layers), 2.0), row_upper]),
+        column_lower=builder.lower,
+        column_upper=builder.upper,
+        integer=builder.integer,
+    )
+    program = OamipProgram(
+        linear=linear,
+        start=builder.start,
+        layers=tuple(scores),
+        sparsity=sparsity,
+        logits=tuple(widened(output.matrix, builder.columns) for output in outputs),
+        offsets=tuple(output.constant for output in outputs),
+        labels=labels,
+        loss_columns=losses,
+        loss_weight=lambda_ / count,
+    )
+    return replace(program, start=program.completed(builder.start)), largest
+
+
+def _linking_rows(scores: Sequence[np.ndarray], sparsity: np.ndarray, columns: int) -> csr_array:
+    """`T_l <= t + max(T_l - t, 0)`, one row a layer, with the constant -2 on the right."""
+    sizes = [len(layer) for layer in scores]
+    n = np.arange(len(sizes))
+    rows = [np.repeat(n, sizes), n]
+    cols = [np.concatenate(scores), np.full(len(n), sparsity[0])]
+    values = [np.repeat(1.0 / np.array(sizes), sizes), np.full(len(n), -1.0)]
+    if len(n) > 1:
+        rows, cols, values = [*rows, n], [*cols, sparsity[1:]], [*values, np.full(len(n), -1.0)]
+    return sparse(np.concatenate(rows), np.concatenate(cols), np.concatenate(values), (len(n), columns))

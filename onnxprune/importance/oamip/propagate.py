@@ -1,0 +1,204 @@
+"""Run one image through a network of steps: affine functions of the scores, and the rows of the paper's program.
+
+A scored activation with input `a`, bounds `L <= a <= U` and `U+ = max(U, 0)` works on `r = a - (1 - s) U+`
+(ElAraby, Wolf, Carvalho: "Identifying Critical Neurons in ANN Architectures using Mixed Integer Programming"). The last row of its
+gate uses `L` for bounds of the original network, as the paper does, and the least value of `r`, `L - U+`, for bounds that hold
+for all scores.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from onnxprune.errors import ModelError
+from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
+from onnxprune.importance.oamip.gates import Gating, maximum, relu
+from onnxprune.importance.oamip.steps import Activation, Linear, Maximum, Network
+from onnxprune.importance.oamip.tighten import tightened
+
+_LARGEST = 60_000_000  # coefficients of one tensor; about 0.7 GB
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreColumns:
+    """Where the score of each unit is.
+
+    Attributes:
+        column: `(units,)` number of the program's column, -1 where the score is a constant.
+        value: `(units,)` the constant.
+    """
+
+    column: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Propagation:
+    """How images are propagated.
+
+    Attributes:
+        gating: what bounds mean and whether gates are integer.
+        epsilon: half-width of the box around the image that bounds are propagated from.
+        tighten: tighten bounds of open gates by linear programs.
+    """
+
+    gating: Gating = Gating()
+    epsilon: float = 1e-5
+    tighten: bool = False
+
+
+def propagate(
+    network: Network,
+    image: Mapping[str, np.ndarray],
+    scores: ScoreColumns,
+    how: Propagation,
+    builder: Builder,
+) -> tuple[Affine, np.ndarray]:
+    """Value of the network's output in the program, for one image.
+
+    Args:
+        network: the steps.
+        image: value of each of the network's input tensors.
+        scores: columns of the scores.
+        how: bounds and gates.
+        builder: gets the columns and rows.
+
+    Returns:
+        The output, and `(units,)` the largest activation of each scored unit.
+
+    Raises:
+        ModelError: the program would be too large.
+        SolverError: the original network breaks a row.
+    """
+    first = len(builder.blocks)
+    values = {name: Affine.fixed(image[tensor], how.epsilon) for tensor, name in network.inputs}
+    remaining = _last_use(network)
+    largest = np.zeros(len(scores.column))
+    for index, step in enumerate(network.steps):
+        match step:
+            case Linear():
+                result = _linear(step, [values[name] for name in step.inputs], builder)
+                used = step.inputs
+            case Activation():
+                result, active = _activation(step, values[step.input], scores, how, builder, first)
+                np.maximum.at(largest, step.units, active)
+                used = (step.input,)
+            case Maximum():
+                result = maximum(values[step.input], step.windows, how.gating, builder, step.node)
+                used = (step.input,)
+        values[step.output] = result
+        for name in used:
+            if remaining[name] == index:
+                values.pop(name, None)
+    largest[0] = 0.0
+    return values[network.output], largest
+
+
+def _last_use(network: Network) -> dict[str, int]:
+    """Index of the last step that reads each tensor, so that it can be forgotten."""
+    last: dict[str, int] = {}
+    for index, step in enumerate(network.steps):
+        for name in step.inputs if isinstance(step, Linear) else (step.input,):
+            last[name] = index
+    last.pop(network.output, None)
+    return last | {network.output: len(network.steps)}
+
+
+def _linear(step: Linear, operands: list[Affine], builder: Builder) -> Affine:
+    """`sum_i maps[i] operands[i] + bias`, by interval arithmetic for the bounds."""
+    constant = np.array(step.bias, dtype=np.float64)
+    middle, radius = constant.copy(), np.zeros_like(constant)
+    matrix: csr_array | None = None
+    for operand, map_ in zip(operands, step.maps, strict=True):
+        half = (operand.upper - operand.lower) / 2
+        centre = (operand.upper + operand.lower) / 2
+        wide = widened(operand.matrix, builder.columns)
+        if map_ is None:
+            constant += operand.constant
+            middle += centre
+            radius += half
+            part = wide
+        else:
+            constant += map_ @ operand.constant
+            middle += map_ @ centre
+            radius += abs(map_) @ half
+            part = csr_array((map_.shape[0], builder.columns)) if wide.nnz == 0 else csr_array(map_ @ wide)
+        matrix = part if matrix is None else csr_array(matrix + part)
+        if matrix.nnz > _LARGEST:
+            raise ModelError(
+                f"the program of layer {step.node!r} would hold {matrix.nnz:,} coefficients for one image; "
+                "use --oamip-decoupled, or another --importance"
+            )
+    if matrix is None:
+        matrix = csr_array((len(constant), builder.columns))
+    return Affine(constant, matrix, middle - radius, middle + radius)
+
+
+def _activation(
+    step: Activation, a: Affine, scores: ScoreColumns, how: Propagation, builder: Builder, first: int
+) -> tuple[Affine, np.ndarray]:
+    """A scored activation; also `U+` per position."""
+    gating = how.gating
+    if how.tighten:
+        a = tightened(a, builder, first)
+    if np.isfinite(step.cap):
+        over = relu(_shifted(a, -step.cap), gating, builder, step.node)
+        a = Affine(
+            a.constant - over.constant,
+            csr_array(widened(a.matrix, builder.columns) - widened(over.matrix, builder.columns)),
+            np.minimum(a.lower, step.cap),
+            np.minimum(a.upper, step.cap),
+        )
+    r, active = _scored(a, step.units, scores, gating, builder)
+    if np.isfinite(step.floor):
+        return _shifted(relu(_shifted(r, -step.floor), gating, builder, step.node), step.floor), active
+    if np.all(step.slope == 1):
+        return r, active
+    # slope * r + (1 - slope) * max(r, 0)
+    slope = np.broadcast_to(step.slope, r.constant.shape)
+    gate = relu(r, gating, builder, step.node)
+    ends = [np.where(end > 0, end, slope * end) for end in (r.lower, r.upper)]
+    lower, upper = np.minimum(*ends), np.maximum(*ends)
+    crosses = (r.lower < 0) & (r.upper > 0)
+    matrix = _by_row(widened(r.matrix, builder.columns), slope)
+    matrix = matrix + _by_row(widened(gate.matrix, builder.columns), 1 - slope)
+    return Affine(
+        slope * r.constant + (1 - slope) * gate.constant,
+        csr_array(matrix),
+        np.where(crosses, np.minimum(lower, 0.0), lower),
+        np.where(crosses, np.maximum(upper, 0.0), upper),
+    ), active
+
+
+def _scored(
+    a: Affine, units: np.ndarray, scores: ScoreColumns, gating: Gating, builder: Builder
+) -> tuple[Affine, np.ndarray]:
+    """`r = a - (1 - s) U+`, and `U+`. Intervals are those of `a` where bounds are of the original network."""
+    active = np.maximum(a.upper, 0.0)
+    scored = units > 0
+    column = np.where(scored, scores.column[units], -1)
+    free = column >= 0
+    value = np.where(scored & ~free, scores.value[units], 1.0)
+    drop = np.where(free, active, (1.0 - value) * active)
+    rows = np.flatnonzero(free)
+    shape = (len(units), builder.columns)
+    matrix = widened(a.matrix, builder.columns)
+    if len(rows):
+        matrix = csr_array(matrix + sparse(rows, column[rows], active[rows], shape))
+    lower = a.lower if gating.imposed else a.lower - drop
+    upper = a.upper if gating.imposed else np.where(free, a.upper, a.upper - drop)
+    return Affine(a.constant - drop, matrix, lower, upper), active
+
+
+def _shifted(a: Affine, by: float) -> Affine:
+    """`a + by`."""
+    return a if by == 0 else Affine(a.constant + by, a.matrix, a.lower + by, a.upper + by)
+
+
+def _by_row(matrix: csr_array, factors: np.ndarray) -> csr_array:
+    """The matrix with each row times a factor."""
+    scaled = csr_array(matrix, copy=True)
+    scaled.data *= np.repeat(factors, np.diff(scaled.indptr))
+    return scaled

@@ -1,0 +1,168 @@
+"""Solve the paper's program: cutting planes for log-sum-exp around SCIP's LP interface, and around SCIP where gates are integer.
+
+`e_m >= logsumexp(z) - z_y` is replaced by tangents, added until the objective of a feasible point is within the tolerance of the
+linear program's optimum, which is a lower bound. Tangents are taken between the best feasible point and that optimum (in-out
+separation: Ben-Ameur and Neto, "Acceleration of cutting-plane and column generation algorithms", Networks 2007), which needs fewer
+of them than tangents at the optimum alone. No building here.
+"""
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from onnxprune.importance.oamip.program import OamipProgram
+from onnxprune.programs.linear import LinearProgram
+from onnxprune.programs.scip import solve as solve_integer
+from onnxprune.programs.simplex import Simplex
+
+TOLERANCE = 1e-5  # gap, relative to the objective, at which a program counts as solved
+_TOWARDS = 0.7  # where tangents are taken on the way from the best point to the optimum of the linear program
+_ROUNDS = 500
+_INSIDE = 0.999  # share of the way to the first violated row that is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What was found.
+
+    Attributes:
+        x: `(n,)` the best point.
+        objective: its value, with exact log-sum-exp.
+        bound: no point has a value below this.
+        status: "optimal" where the two are within the tolerance, else "limit".
+        rounds: linear (or integer) programs solved.
+        seconds: wall time.
+    """
+
+    x: np.ndarray
+    objective: float
+    bound: float
+    status: str
+    rounds: int
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """`objective - bound`, relative to the objective."""
+        return (self.objective - self.bound) / max(1.0, abs(self.objective))
+
+
+class _Cuts:
+    """The tangents added so far."""
+
+    def __init__(self) -> None:
+        self.rows: list[csr_array] = []
+        self.sides: list[np.ndarray] = []
+
+    def at(self, program: OamipProgram, x: np.ndarray, images: np.ndarray) -> tuple[csr_array, np.ndarray]:
+        rows, sides = program.tangents(x, images)
+        self.rows.append(rows)
+        self.sides.append(sides)
+        return rows, sides
+
+    def joined(self, linear: LinearProgram) -> LinearProgram:
+        """The program with the tangents as rows."""
+        sides = np.concatenate(self.sides)
+        return replace(
+            linear,
+            A=csr_array(vstack([linear.A, *self.rows], format="csr")),
+            row_lower=np.concatenate([linear.row_lower, sides]),
+            row_upper=np.concatenate([linear.row_upper, np.full(len(sides), np.inf)]),
+        )
+
+
+def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, seed: int = 0) -> Solution:
+    """Solve a program.
+
+    Args:
+        program: the program.
+        name: what messages call it.
+        time_limit: seconds; the original network is a feasible point, so that there always is a solution.
+        seed: seed of the solver.
+
+    Raises:
+        SolverError: the rows contradict each other, or a solver failed.
+    """
+    began = perf_counter()
+    cuts = _Cuts()
+    relaxed = _solve_relaxed(program, name, time_limit, cuts)
+    if not program.linear.integer.any():
+        return replace(relaxed, seconds=perf_counter() - began)
+    left = None if time_limit is None else time_limit - (perf_counter() - began)
+    found = _solve_integer(program, name, relaxed, left, cuts, seed)
+    return replace(found, rounds=found.rounds + relaxed.rounds, seconds=perf_counter() - began)
+
+
+def _close(objective: float, bound: float) -> bool:
+    return objective - bound <= TOLERANCE * max(1.0, abs(objective))
+
+
+def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts) -> Solution:
+    """The program with relaxed gates."""
+    linear = program.linear
+    every = np.arange(len(program.labels))
+    simplex = Simplex(linear, name, time_limit)
+
+    def cut(x: np.ndarray, images: np.ndarray) -> None:
+        rows, sides = cuts.at(program, x, images)
+        simplex.add(rows, sides, np.full(len(sides), np.inf))
+
+    best, objective, bound = program.start, program.objective(program.start), -np.inf
+    cut(best, every)
+    status, rounds, stalled = "limit", 0, False
+    while rounds < _ROUNDS and (found := simplex.step()) is not None:
+        rounds += 1
+        x, violation = found
+        value = float(linear.c @ x)
+        stalled, bound = value <= bound + TOLERANCE * max(1.0, abs(value)) * 0.1, max(bound, value)
+        point = x if violation == 0 else _furthest(linear, best, x)
+        reached = program.objective(point)
+        # A vertex has scores of 0 and 1 where the way to it has not: at equal value it is the better point.
+        if reached < objective or (violation == 0 and _close(reached, bound)):
+            best, objective = program.completed(point), reached
+        if _close(objective, bound):
+            status = "optimal"
+            break
+        cut(best + _TOWARDS * (x - best), every)
+        short = np.flatnonzero(program.losses(x) - x[program.loss_columns] > 0.1 * TOLERANCE)
+        if (stalled or rounds % 2 == 0) and len(short):
+            cut(x, short)
+    return Solution(best, objective, min(bound, objective), status, rounds, 0.0)
+
+
+def _furthest(linear: LinearProgram, start: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The furthest feasible point on the way from a feasible one to `x`."""
+    activity, change = linear.A @ start, linear.A @ (x - start)
+    moving = np.abs(change) > 1e-12
+    side = np.where(change > 0, linear.row_upper, linear.row_lower)[moving]
+    step = np.min((side - activity[moving]) / change[moving], initial=1.0)
+    return np.asarray(start + _INSIDE * max(0.0, float(step)) * (x - start))
+
+
+def _solve_integer(
+    program: OamipProgram, name: str, relaxed: Solution, time_limit: float | None, cuts: _Cuts, seed: int
+) -> Solution:
+    """The program with integer gates: SCIP on the tangents found so far, and tangents at its optimum, in turn."""
+    began = perf_counter()
+    best, objective = program.start, program.objective(program.start)
+    bound, status = relaxed.bound, "limit"
+    every = np.arange(len(program.labels))
+    rounds = 0
+    while rounds < _ROUNDS:
+        left = None if time_limit is None else time_limit - (perf_counter() - began)
+        if left is not None and left <= 0:
+            break
+        joined = cuts.joined(program.linear)
+        found = solve_integer(joined, name, start=best, gap=TOLERANCE / 10, time_limit=left, seed=seed)
+        rounds += 1
+        bound = max(bound, found.bound)
+        reached = program.objective(found.x)
+        if reached < objective:
+            best, objective = program.completed(found.x), reached
+        if _close(objective, bound):
+            status = "optimal"
+            break
+        cuts.at(program, found.x, every)
+    return Solution(best, objective, min(bound, objective), status, rounds, 0.0)
