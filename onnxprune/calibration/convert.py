@@ -1,7 +1,7 @@
 """From stored rows to what a model takes: which axes move, what is scaled, and the cast.
 
-Integers for a floating-point input become `(x * scale - mean) / std`. Floating-point rows count as prepared and are only cast,
-unless the user gives `mean`, `std` or `scale`: what is given is applied to any row.
+Integers for a floating-point input become `(x * scale - mean) / std`. Floating-point rows count as prepared and are
+only cast, unless the user gives `mean`, `std` or `scale`: what is given is applied to any row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class Conversion:
             rows = rows.reshape(len(rows), *self.arrangement.shape)
         # Not ascontiguousarray: it makes scalars one-dimensional.
         rows = np.asarray(rows, dtype=self.dtype, order="C")
-        return rows[0] if self.drop else rows
+        return rows.reshape(rows.shape[1:]) if self.drop else rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def fits(shape: Sequence[int], dims: Sequence[Dim]) -> bool:
 def arrange(stored: Sequence[int], wanted: Sequence[Dim] | None, layout: str) -> Arrangement | None:
     """How a row of shape `stored` becomes one of dimensions `wanted`, None where it cannot.
 
-    In this order: as it is; channels moved from last to first or back (images of three axes); axes of size 1 added or dropped;
-    flattened, or unflattened, in stored order. With `layout` "nchw" or "nhwc" channels are first brought to that place.
+    In this order: as it is; channels moved from last to first or back (images of three axes); axes of size 1 added or
+    dropped; flattened, or unflattened, in stored order. `layout` "nchw" or "nhwc" brings channels there first.
     """
     stored = tuple(stored)
     if wanted is None:
@@ -183,7 +183,7 @@ def conversion(
 
 def _check_types(spec: InputSpec, dtype: np.dtype) -> None:
     is_float = dtype.kind == "f" or "float" in dtype.name
-    if spec.dtype == object:
+    if spec.is_text:
         accepted = dtype.kind in "USO"
     elif spec.is_float:
         accepted = is_float or dtype.kind in "iub"
@@ -209,7 +209,5 @@ def _per_channel(
         axes.reverse()
     axis = next((axis for axis in axes if stored[axis] == len(values)), None)
     if axis is None:
-        raise InputError(
-            f"{option} has {len(values)} values, but no channel axis of rows of shape {list(stored)} has that size"
-        )
+        raise InputError(f"{option} has {len(values)} values, but no outer axis of rows {list(stored)} has that size")
     return array.reshape([len(values) if a == axis else 1 for a in range(len(stored))])

@@ -51,7 +51,7 @@ class Dataset:
         return None if self.labels is None else self.labels[self.rows]
 
     def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Feeds of `size` rows (the last may be shorter; one row each where rows are whole feeds), ready for the model."""
+        """Feeds of `size` rows for the model; the last may be shorter, and rows that are whole feeds come singly."""
         step = 1 if self.whole else size
         for start in range(0, len(self.rows), step):
             rows = self.rows[start : start + step]

@@ -23,8 +23,8 @@ _IN_MEMORY = 1 << 30
 def find_images(folder: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
     """Image files of a folder, their class numbers, and the classes' names.
 
-    With images in subfolders, a subfolder is a class: numbered in the order of the sorted names, or by the name itself where all names
-    are whole numbers. Images directly in the folder have no labels.
+    With images in subfolders, a subfolder is a class: numbered in the order of the sorted names, or by the name itself
+    where all names are whole numbers. Images directly in the folder have no labels.
 
     Raises:
         InputError: there are images both in the folder and in its subfolders.
@@ -77,8 +77,8 @@ def read_images(
     images: np.ndarray | None = None
     for position, index in enumerate(chosen):
         try:
-            with Image.open(files[index]) as image:
-                image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")  # noqa: PLW2901
+            with Image.open(files[index]) as stored:
+                image = ImageOps.exif_transpose(stored).convert("L" if channels == 1 else "RGB")
                 pixels = np.asarray(_sized(image, preprocess.size, size, files[index]), np.uint8)
         except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"{files[index]} cannot be read as an image: {error}") from error
@@ -152,7 +152,8 @@ def _sized(image: Any, short_side: int | None, size: tuple[int, int] | None, pat
     target = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     if target[0] < width or target[1] < height:
         raise InputError(
-            f"{path}: resized to {target[0]}x{target[1]} by --size {short_side} it is smaller than the model's {width}x{height}"
+            f"{path} is {target[0]}x{target[1]} after --size {short_side}, smaller than the model's {width}x{height}; "
+            f"give --size {max(height, width)} or more"
         )
     if target != image.size:
         image = image.resize(target, Image.Resampling.BILINEAR)

@@ -4,7 +4,6 @@ Every form ends as a `Dataset`: rows by input name, optional class numbers, and 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -51,13 +50,13 @@ def load_data(
     """Read rows for a model.
 
     Args:
-        spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a class a
-            subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`, `random`; or arrays in
-            memory: one array, `(x, y)`, a mapping by input name, a `Dataset`.
+        spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a
+            class a subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`,
+            `random`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset`.
         model: the model that is to be run.
         graph: its view.
         preprocess: scaling, layout and size of images.
-        limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped after the first `limit` rows.
+        limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped once it gave that many.
         seed: seed of the choice, and of random rows.
 
     Returns:
@@ -143,7 +142,7 @@ def _read_folder(
 
 def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
     rng = np.random.default_rng(seed)
-    shapes = gather_facts(model, graph).shapes
+    shapes = input_shapes(model, graph, specs)
     arrays: dict[str, np.ndarray] = {}
     for spec in specs:
         shape = shapes.get(spec.name)
@@ -155,13 +154,20 @@ def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], cou
     return Rows(arrays, None, feeds, RANDOM)
 
 
+def input_shapes(model: Model, graph: GraphView, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
+    """Concrete shapes of the inputs: free dimensions have the sizes that the graph's analysis settled on, the batch 1."""
+    if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
+        return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
+    return gather_facts(model, graph).shapes
+
+
 def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
     """Standard normal numbers; 0 to 255 for uint8, 0 to 9 for other integers (valid as most indices), random booleans.
 
     Raises:
         InputError: strings, for which there is no random value.
     """
-    if dtype == object:
+    if dtype.kind == "O":
         raise InputError("random rows cannot be made for text inputs; give data")
     if dtype.kind == "b":
         return rng.integers(0, 2, size).astype(bool)
@@ -236,32 +242,24 @@ def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
 
 
 def _check_values(data: Dataset, spec: InputSpec) -> None:
-    """Refuse values that the model's type cannot hold, and NaN and Inf, in the chosen rows."""
+    """Refuse rows that hold NaN or infinity, or what the model's type cannot hold."""
     array = data.arrays[spec.name]
-    if spec.dtype == object or array.dtype.kind == "b":
+    stored_float = array.dtype.kind not in "iub"
+    if spec.is_text or (spec.is_float and not stored_float and spec.dtype.itemsize > 2):
         return
-    is_float = array.dtype.kind not in "iu"
-    if spec.is_float and not is_float and not (spec.dtype.itemsize == 2 and array.dtype.itemsize > 1):
-        return
-    limits = (0, 1) if spec.dtype.kind == "b" else _range(spec.dtype)
     for start in range(0, len(data), _CHUNK):
-        part = np.asarray(array[data.rows[start : start + _CHUNK]])
-        if is_float and not np.isfinite(part).all():
-            row = next(r for r, values in enumerate(part) if not np.isfinite(values).all())
-            raise InputError(f"{data.source}: {spec.name!r} holds NaN or infinity in row {data.rows[start + row]}")
-        if part.size and limits is not None and (part.min() < limits[0] or part.max() > limits[1]):
+        rows = data.rows[start : start + _CHUNK]
+        part = np.asarray(array[rows])
+        if stored_float and not (finite := np.isfinite(part.reshape(len(part), -1)).all(axis=1)).all():
+            raise InputError(f"{data.source}: {spec.name!r} holds NaN or infinity in row {rows[np.argmin(finite)]}")
+        if spec.is_float:
+            with np.errstate(over="ignore"):
+                held = all(np.isfinite(data.convert(spec.name, array[[row]])).all() for row in rows)
+        else:
+            low, high = (0, 1) if spec.dtype.kind == "b" else (np.iinfo(spec.dtype).min, np.iinfo(spec.dtype).max)
+            held = part.size == 0 or (int(part.min()) >= low and int(part.max()) <= high)
+        if not held:
             raise InputError(
-                f"{data.source}: {spec.name!r} holds values from {part.min()} to {part.max()}, outside of what the model's "
+                f"{data.source}: {spec.name!r} holds values from {part.min()} to {part.max()}, beyond what the model's "
                 f"{spec.dtype.name} can hold; check the scaling"
             )
-
-
-def _range(dtype: np.dtype) -> tuple[float, float] | None:
-    if dtype.kind in "iu":
-        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    return (-65504.0, 65504.0) if dtype == np.float16 else None
-
-
-def with_source(data: Dataset, source: str) -> Dataset:
-    """The same rows under another name in messages."""
-    return replace(data, source=source)

@@ -38,8 +38,8 @@ def pick(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Arrays by input name, and labels, from what a file holds under its own names.
 
-    Names are the inputs' own; `x`, or the only array, stands for the first input; `y` holds labels unless an input has that
-    name. Other arrays are left unread.
+    Names are the inputs' own; `x`, or the only array, stands for the first input; `y` holds labels unless an input has
+    that name. Other arrays are left unread.
 
     Raises:
         InputError: an input has no array.
@@ -72,9 +72,9 @@ def rows_of(
 ) -> Rows:
     """Give every input a leading axis of rows.
 
-    Where all inputs have a batch axis, an array holds rows, or (one more leading axis) batches, whose rows are strung together.
-    Where an input has none, every row is one complete feed: that input's array has one leading axis more than the model's
-    input, or exactly its shape, which then serves all rows; the other inputs have one row a feed, or a batch a feed.
+    Where all inputs have a batch axis, an array holds rows, or (one more leading axis) batches, whose rows are strung
+    together. Where an input has none, every row is one complete feed: that input's array has one leading axis more than
+    the model's input, or exactly its shape, which then serves all rows; the other inputs have a row or a batch a feed.
 
     Args:
         arrays: one per input.
@@ -201,9 +201,8 @@ def _misfit(array: np.ndarray, spec: InputSpec, origin: str) -> InputError:
     hint = "" if spec.batched else " and has no batch axis: give one complete array a row, or one for all rows"
     if spec.batched and spec.row is not None and array.ndim == len(spec.row) and array.ndim:
         hint = "; the first axis of the data counts rows"
-    return InputError(
-        f"{origin}: {array.dtype.name} array of shape {list(array.shape)} does not fit the model, which takes {spec}{hint}"
-    )
+    data = f"{array.dtype.name} array of shape {list(array.shape)}"
+    return InputError(f"{origin}: a {data} does not fit the model, which takes {spec}{hint}")
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:

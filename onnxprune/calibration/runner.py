@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.session import open_session, runtime_errors
-from onnxprune.calibration.signature import InputSpec, fixed_batch, signature
+from onnxprune.calibration.signature import fixed_batch, signature
 from onnxprune.errors import InputError, ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.shapes import gather_facts
@@ -16,16 +16,16 @@ from onnxprune.graph.view import view
 Feed = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
-# Bytes that the tensors of one batch may take, and the batch size beyond which nothing is gained.
-_BATCH_BYTES = 256 << 20
-_LARGEST_BATCH = 128
+# Bytes that the tensors of one batch may take, and the batch size beyond which runs no longer get faster.
+_BATCH_BYTES = 128 << 20
+_LARGEST_BATCH = 64
 
 
 class Runner:
     """A model ready to run.
 
-    A model with a fixed batch runs at it: rows are cut into batches, the last one filled up and the surplus results dropped. A model that
-    fails on a batch, or whose outputs then have no axis of rows, runs row by row from there on.
+    A model with a fixed batch runs at it: rows are cut into batches, the last one is filled up and the surplus results
+    are dropped. A model that fails on a batch, or whose outputs then have no axis of rows, runs row by row thereafter.
 
     Args:
         model: the model; not changed.
@@ -37,27 +37,28 @@ class Runner:
         ModelError: onnxruntime cannot load the model, or a tensor does not exist.
     """
 
-    def __init__(self, model: Model, outputs: Sequence[str] | None = None, *, threads: int = 0, optimise: bool = True):
-        declared = [value.name for value in model.proto.graph.output]
-        tensors = [value.name for value in model.proto.graph.output if value.type.HasField("tensor_type")]
+    def __init__(
+        self, model: Model, outputs: Sequence[str] | None = None, *, threads: int = 0, optimise: bool = True
+    ) -> None:
+        specs = signature(model)
+        inputs = {spec.name for spec in specs}
+        declared = {value.name: value.type.HasField("tensor_type") for value in model.proto.graph.output}
+        tensors = [name for name, is_tensor in declared.items() if is_tensor]
+        made = {name for node in model.proto.graph.node for name in node.output if name} | inputs | {*declared}
         self.outputs: tuple[str, ...] = tuple(tensors if outputs is None else outputs)
-        self._model = model
-        self._specs = signature(model)
-        self._declared = frozenset(declared)
-        self._fixed = fixed_batch(self._specs)
-        self._batched = bool(self._specs) and all(spec.batched for spec in self._specs)
-        self._row_by_row = False
-        inputs = {spec.name for spec in self._specs}
-        made = {name for node in model.proto.graph.node for name in node.output} - {""} | {*declared} | inputs
         for name in self.outputs:
             if name not in made:
                 raise ModelError(f"{model.name}: there is no computed tensor {name!r} to read")
+        self.model = model
+        self._fixed = fixed_batch(specs)
+        self._batched = bool(specs) and all(spec.batched for spec in specs)
+        self._declared = frozenset(declared)
         # Inputs are handed out as they are fed; onnxruntime need not know.
-        self._echoed = [name for name in self.outputs if name in inputs]
         self._fetched = [name for name in dict.fromkeys(self.outputs) if name not in inputs]
-        # The rows of the model's own outputs show whether a batch went through.
-        self._watched = [name for name in tensors if name not in self._fetched]
-        taps = [name for name in self._fetched if name not in self._declared]
+        # Read once to see whether a batch comes through: the rows of the model's own outputs tell.
+        self._probed = [*self._fetched, *(name for name in tensors if name not in self._fetched)]
+        self._takes_batches: bool | None = None
+        taps = [name for name in self._fetched if name not in declared]
         self._session = open_session(model, taps, threads=threads, optimise=optimise)
 
     def run_feed(self, feed: Feed) -> Arrays:
@@ -66,25 +67,30 @@ class Runner:
         Raises:
             ModelError: onnxruntime refuses the feed or fails.
         """
-        values = self._run(feed, self._fetched)
-        return {name: feed[name] if name in self._echoed else values[name] for name in self.outputs}
+        values = {**feed, **self._run(feed, self._fetched)}
+        return {name: values[name] for name in self.outputs}
 
     def run(self, dataset: Dataset, batch_size: int | None = None) -> Iterator[Arrays]:
         """Results batch by batch, in the order of the rows.
 
-        Outputs of the model have rows first; where one has no axis of rows, the results of single rows are stacked. Other tensors are
-        strung together along their first axis. `batch_size` is by default what fits in memory.
+        Outputs of the model have rows first; where one has no axis of rows, the results of single rows are stacked.
+        Other tensors are strung together along their first axis.
+
+        Args:
+            dataset: rows to run on.
+            batch_size: rows a batch, rounded down to a multiple of a fixed batch; by default `default_batch`.
 
         Raises:
             ModelError: onnxruntime refuses the rows or fails.
         """
-        size = batch_size or self.default_batch(dataset)
+        size = self.default_batch(dataset) if batch_size is None else batch_size
         if size < 1:
             raise InputError(f"the batch size must be at least 1, not {size}")
         if dataset.whole or not self._batched:
             for start in range(0, len(dataset), size):
-                part = dataset.take(range(start, min(start + size, len(dataset))))
-                yield self._joined([self.run_feed(feed) for feed in part.batches(1)], [1] * len(part), 1)
+                feeds = dataset.take(range(start, min(start + size, len(dataset)))).batches(1)
+                results = [self.run_feed(feed) for feed in feeds]
+                yield self._joined(results, [1] * len(results), 1)
             return
         if self._fixed is not None:
             size = max(self._fixed, size // self._fixed * self._fixed)
@@ -92,30 +98,28 @@ class Runner:
             yield self._run_rows(feed)
 
     def default_batch(self, dataset: Dataset) -> int:
-        """Rows whose largest tensors (twice) and requested outputs fit in 256 MiB, at most 128."""
-        if len(dataset) <= 1:
+        """Rows whose largest tensor, twice, and requested tensors take 128 MiB; 1 to 64, 1 where sizes are unknown."""
+        if not len(dataset):
             return 1
-        first = dataset.take([0]).feeds()
-        shapes = {name: array.shape for name, array in first.items()}
+        shapes = {name: array.shape for name, array in dataset.take([0]).feeds().items()}
         if self._fixed is not None and self._batched:
             shapes = {name: (self._fixed, *shape[1:]) for name, shape in shapes.items()}
         try:
-            facts = gather_facts(self._model, view(self._model), shapes)
+            facts = gather_facts(self.model, view(self.model), shapes)
         except ModelError:
             return 1
-        sizes = {name: prod(shape) * 4 for name, shape in facts.shapes.items() if name not in self._model.constants}
+        sizes = {name: 4 * prod(shape) for name, shape in facts.shapes.items() if name not in self.model.constants}
         row = 2 * max(sizes.values(), default=1) + sum(sizes.get(name, 0) for name in self.outputs)
-        return int(np.clip(_BATCH_BYTES * facts.batch // max(row, 1), 1, _LARGEST_BATCH))
+        return int(np.clip(_BATCH_BYTES * (self._fixed or 1) // max(row, 1), 1, _LARGEST_BATCH))
 
     def _run_rows(self, feed: Feed) -> Arrays:
         """Results of the rows in a feed, at the batch that the model allows."""
         count = len(next(iter(feed.values())))
-        step = self._fixed or (1 if self._row_by_row else count)
-        if step == count:
-            values = self._attempt(feed, count)
+        if self._fixed is None and count > 1 and self._takes_batches is not False:
+            values = self._run_batch(feed, count)
             if values is not None:
                 return values
-            self._row_by_row, step = True, 1
+        step = self._fixed or 1
         parts, rows = [], []
         for start in range(0, count, step):
             part = {name: array[start : start + step] for name, array in feed.items()}
@@ -123,50 +127,63 @@ class Runner:
             parts.append(self.run_feed(_filled(part, step) if rows[-1] < step else part))
         return self._joined(parts, rows, step)
 
-    def _attempt(self, feed: Feed, count: int) -> Arrays | None:
-        """One run of all rows; None where the model does not take them together."""
-        if count == 1 or self._fixed is not None:
-            return self._joined([self.run_feed(feed)], [count], count)
+    def _run_batch(self, feed: Feed, count: int) -> Arrays | None:
+        """One run of all rows; None where the model turns out not to take them together."""
+        if self._takes_batches:
+            return self.run_feed(feed)
         try:
-            values = self._run(feed, [*self._fetched, *self._watched])
+            values = {**feed, **self._run(feed, self._probed)}
         except ModelError:
-            # The rows may be at fault, or a batch size written into the graph: one row alone tells.
-            self._run({name: array[:1] for name, array in feed.items()}, self._fetched)
+            # The feed may be at fault, or a batch size that is written into the graph: a single row tells.
+            self.run_feed({name: array[:1] for name, array in feed.items()})
+            self._takes_batches = False
             return None
-        if any(values[name].shape[:1] != (count,) for name in values if name in self._declared):
-            return None
-        return {name: feed[name] if name in self._echoed else values[name] for name in self.outputs}
+        self._takes_batches = all(
+            np.shape(values[name])[:1] == (count,) for name in self._probed if name in self._declared
+        )
+        return {name: values[name] for name in self.outputs} if self._takes_batches else None
 
     def _run(self, feed: Feed, names: Sequence[str]) -> Arrays:
-        with runtime_errors(f"{self._model.name}: onnxruntime cannot run the model"):
-            # An empty list would ask for all outputs.
-            return dict(zip(names, self._session.run(list(names), dict(feed)) if names else [], strict=True))
+        if not names:  # to onnxruntime that means all outputs
+            return {}
+        with runtime_errors(f"{self.model.name}: onnxruntime cannot run the model"):
+            return dict(zip(names, self._session.run(list(names), dict(feed)), strict=True))
 
     def _joined(self, parts: Sequence[Arrays], rows: Sequence[int], step: int) -> Arrays:
-        """Results of consecutive runs as one, without the surplus of a run with fewer than `step` rows."""
+        """Results of consecutive runs of `step` rows as one, without the surplus where a run has fewer `rows`."""
         joined: Arrays = {}
         for name in self.outputs:
             arrays = [np.asarray(part[name]) for part in parts]
-            by_rows = all(array.ndim and len(array) == step for array in arrays)
-            if by_rows:
-                arrays = [array[:count] for array, count in zip(arrays, rows, strict=True)]
-            elif any(array.ndim and len(array) % step for array in arrays) or not arrays[0].ndim:
-                joined[name] = self._stacked(arrays, name)
-                continue
-            elif name in self._declared and step == 1:
-                joined[name] = self._stacked(arrays, name)
-                continue
+            by_row = all(array.ndim and len(array) == step for array in arrays)
+            divisible = all(array.ndim and len(array) % step == 0 for array in arrays)
+            if by_row or (divisible and not (step == 1 and name in self._declared)):
+                cut = [a[: len(a) // step * count] for a, count in zip(arrays, rows, strict=True)]
+                joined[name] = self._together(cut, name)
+            elif len({array.shape for array in arrays}) == 1:
+                joined[name] = np.stack(arrays)
             else:
-                arrays = [a[: len(a) // step * count] for a, count in zip(arrays, rows, strict=True)]
-            joined[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+                joined[name] = self._together(arrays, name)
         return joined
 
-    def _stacked(self, arrays: Sequence[np.ndarray], name: str) -> np.ndarray:
-        if len({array.shape for array in arrays}) == 1:
-            return np.stack(arrays)
-        if len({array.shape[1:] for array in arrays}) == 1 and arrays[0].ndim:
-            return np.concatenate(arrays)
-        raise ModelError(f"{self._model.name}: {name!r} has another shape from row to row")
+    def _together(self, arrays: Sequence[np.ndarray], name: str) -> np.ndarray:
+        if len(arrays) == 1:
+            return arrays[0]
+        if any(array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:] for array in arrays):
+            raise ModelError(
+                f"{self.model.name}: tensor {name!r} changes its shape from run to run; read it run by run"
+            )
+        return np.concatenate(arrays)
+
+    def collect(self, dataset: Dataset, batch_size: int | None = None) -> Arrays:
+        """Results on all rows, in memory, arranged as `run` does.
+
+        Raises:
+            ModelError: onnxruntime fails, or a tensor's shape depends on the batch in more than its first axis.
+        """
+        batches = list(self.run(dataset, batch_size))
+        if not batches:
+            raise InputError(f"{dataset.source}: there are no rows to run {self.model.name} on")
+        return {name: self._together([np.atleast_1d(b[name]) for b in batches], name) for name in self.outputs}
 
 
 def collect(
@@ -177,17 +194,10 @@ def collect(
     threads: int = 0,
     batch_size: int | None = None,
 ) -> Arrays:
-    """Tensors on all rows of a dataset, in memory; see `Runner` for how rows are arranged."""
-    runner = Runner(model, outputs, threads=threads)
-    batches = list(runner.run(dataset, batch_size))
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in runner.outputs}
+    """Tensors on all rows of a dataset, in memory; see `Runner`."""
+    return Runner(model, outputs, threads=threads).collect(dataset, batch_size)
 
 
 def _filled(feed: Feed, size: int) -> Arrays:
     """The feed with its last row repeated up to `size` rows."""
     return {name: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) for name, a in feed.items()}
-
-
-def takes_rows(specs: Sequence[InputSpec]) -> bool:
-    """Whether all inputs have a batch axis."""
-    return bool(specs) and all(spec.batched for spec in specs)

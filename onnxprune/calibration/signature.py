@@ -35,12 +35,17 @@ class InputSpec:
         return self.dtype.kind == "f" or "float" in self.dtype.name
 
     @property
+    def is_text(self) -> bool:
+        """Whether the input takes strings."""
+        return self.dtype.kind == "O"
+
+    @property
     def row(self) -> tuple[Dim, ...] | None:
         """Dimensions of one row, None where they are unknown."""
         return self.dims if self.dims is None or not self.batched else self.dims[1:]
 
     def __str__(self) -> str:
-        kind = "string" if self.dtype == object else self.dtype.name
+        kind = "string" if self.is_text else self.dtype.name
         if self.dims is None:
             return f"{self.name!r}: {kind} of any shape"
         return f"{self.name!r}: {kind} [{', '.join('?' if d is None else str(d) for d in self.dims)}]"
@@ -49,8 +54,8 @@ class InputSpec:
 def signature(model: Model) -> tuple[InputSpec, ...]:
     """The inputs a run must feed, in order.
 
-    An input has a batch axis where its first dimension is that of the first input (both free, or the same number) and no other
-    axis is called batch. A first input with one fixed dimension, or none, has no batch axis.
+    An input has a batch axis where its first dimension is that of the first input (both free, or the same number) and
+    no other axis is called batch. A first input with one fixed dimension, or none, has no batch axis.
 
     Raises:
         ModelError: an input is not a tensor.

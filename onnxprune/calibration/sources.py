@@ -6,6 +6,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,35 @@ from onnxprune.calibration.rows import DATA, LABELS, Rows, join, pick, rows_of
 from onnxprune.calibration.signature import InputSpec
 from onnxprune.errors import InputError
 
-FORMS = "an .npz or .npy file, a folder of these, of images or of test_data_set_* folders, package.module:function, or random"
+FORMS = (
+    "an .npz or .npy file, a folder of these, a folder of images, a folder of test_data_set_* folders, "
+    "package.module:function, or random"
+)
 _FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 
 
-def read_file(path: Path, specs: Sequence[InputSpec], layout: str) -> Rows:
-    """Rows of one `.npz` or `.npy` file; pickled objects are refused."""
-    held = _held(path)
-    arrays, labels = pick(held, specs, str(path))
-    return rows_of(arrays, labels, specs, layout, str(path), single=path.suffix.lower() == ".npy")
+def read_file(path: Path, specs: Sequence[InputSpec], layout: str, *, single: bool = False) -> Rows:
+    """Rows (or, with `single`, one row) of an `.npz` or `.npy` file; pickled objects are refused."""
+    with _opened(path) as held:
+        arrays, labels = pick(held, specs, str(path))
+    return rows_of(arrays, labels, specs, layout, str(path), single=single)
 
 
 def read_array_folder(folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
     """Rows of a folder of `.npz` and `.npy` files.
 
-    `.npy` files named after the inputs, `x` and `y` hold one array each; otherwise every file holds rows, or one row, and they
-    are strung together in the order of their names.
+    `.npy` files named after the inputs, `x` and `y` hold one array each; otherwise every file holds rows, or one row,
+    and they are strung together in the order of their names.
     """
     known = {spec.name for spec in specs} | {DATA, LABELS}
     if all(file.suffix.lower() == ".npy" and file.stem in known for file in files):
-        arrays, labels = pick({file.stem: _load(file) for file in files}, specs, str(folder))
+        named = {}
+        for file in files:
+            with _opened(file) as held:
+                named[file.stem] = held[DATA]
+        arrays, labels = pick(named, specs, str(folder))
         return rows_of(arrays, labels, specs, layout, str(folder))
-    parts = []
-    for file in files:
-        arrays, labels = pick(_held(file), specs, str(file))
-        parts.append(rows_of(arrays, labels, specs, layout, str(file), single=True))
-    return join(parts, str(folder))
+    return join([read_file(file, specs, layout, single=True) for file in files], str(folder))
 
 
 def read_test_data(folder: Path, sets: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
@@ -64,7 +68,7 @@ def function_of(spec: str) -> re.Match[str] | None:
 
 
 def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int | None) -> Rows:
-    """Rows that `package.module:function` returns or yields: feeds by name, arrays, or `(x, y)`; `limit` stops it early.
+    """Rows that `package.module:function` returns or yields: dicts by name, arrays, or `(x, y)`; `limit` stops it.
 
     Raises:
         InputError: the function cannot be found, or gives something else.
@@ -79,9 +83,8 @@ def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int
     given = function()
     feeds = iter((given,)) if _is_feed(given) else given
     if not hasattr(feeds, "__iter__"):
-        raise InputError(
-            f"{spec} gave a {type(given).__name__}; it must return or yield arrays, (x, y) or dicts by input name"
-        )
+        kind = type(given).__name__
+        raise InputError(f"{spec} gave a {kind}; it must return or yield arrays, (x, y) or dicts by input name")
     parts: list[Rows] = []
     count = 0
     for feed in feeds:
@@ -99,15 +102,21 @@ def held_by(feed: Any, origin: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: it is something else.
     """
-    if isinstance(feed, Mapping):
-        return {str(name): np.asarray(array) for name, array in feed.items()}
     if isinstance(feed, tuple) and len(feed) == 2:
         data, labels = feed
-        named = dict(data) if isinstance(data, Mapping) else {DATA: data}
-        return {str(name): np.asarray(array) for name, array in (*named.items(), (LABELS, labels))}
+        return {**held_by(data, origin), LABELS: _array(labels, LABELS, origin)}
+    if isinstance(feed, Mapping):
+        return {str(name): _array(value, name, origin) for name, value in feed.items()}
     if hasattr(feed, "__array__"):
-        return {DATA: np.asarray(feed)}
+        return {DATA: _array(feed, DATA, origin)}
     raise InputError(f"{origin}: a {type(feed).__name__} is not an array, (x, y), or a dict of arrays by input name")
+
+
+def _array(value: Any, name: str, origin: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{origin}: {name!r} is not an array: {error}") from error
 
 
 def _is_feed(given: Any) -> bool:
@@ -129,14 +138,19 @@ def _import(name: str, spec: str) -> Any:
             sys.path.remove(here)
 
 
-def _held(path: Path) -> Mapping[str, np.ndarray]:
-    """What a file holds by name; members of an `.npz` are read when they are asked for."""
-    if path.suffix.lower() == ".npy":
-        return {DATA: _load(path)}
-    loaded = _load(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """What a file holds by name; the members of an `.npz` are read when they are asked for."""
+    try:
+        # Mapped, so that a few rows of a large .npy file cost a few rows of memory.
+        loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(str(path), error) from error
     if isinstance(loaded, np.ndarray):
-        return {DATA: loaded}
-    return _Archive(path, loaded)
+        yield {DATA: loaded}
+    else:
+        with loaded:
+            yield _Archive(path, loaded)
 
 
 class _Archive(Mapping[str, np.ndarray]):
@@ -147,8 +161,6 @@ class _Archive(Mapping[str, np.ndarray]):
         self._archive = archive
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._archive.files:
-            raise KeyError(name)
         try:
             return np.asarray(self._archive[name])
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -164,19 +176,9 @@ class _Archive(Mapping[str, np.ndarray]):
         return len(self._archive.files)
 
 
-def _load(path: Path) -> Any:
-    try:
-        # Mapped, so that a few rows of a large .npy file cost a few rows of memory.
-        return np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(str(path), error) from error
-
-
 def _unreadable(what: str, error: Exception) -> InputError:
-    if "allow_pickle" in str(error) or "Python objects" in str(error) or "pickled" in str(error):
-        return InputError(
-            f"{what} is not a plain array (pickled objects are not read); store numbers with numpy.save or savez"
-        )
+    if any(word in str(error) for word in ("allow_pickle", "Python objects", "pickle")):
+        return InputError(f"{what} is no plain array (pickled objects are not read); store numbers with numpy.savez")
     return InputError(f"{what} cannot be read: {error}")
 
 
