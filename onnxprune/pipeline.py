@@ -1,4 +1,4 @@
-"""The order of the stages: load, analyse, score, allocate, remove, repair, evaluate. Only this file knows it."""
+"""The order of the stages: load, analyse, score, allocate, remove, repair, distil, evaluate; known here only."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget, by_threshold
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import PreprocessConfig, PruneConfig, Target
+from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
 from onnxprune.errors import InputError
 from onnxprune.execution import SerialExecutor
 from onnxprune.graph.analysis import analyse
@@ -145,7 +145,7 @@ def decide(prepared: Prepared, scores: Scores, config: PruneConfig) -> Decision:
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
-    """Remove units and repair what remains."""
+    """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
     with clock.stage("remove"):
         smaller = remove(prepared.model, prepared.view, prepared.space, removed)
     if config.repair and prepared.data is not None and removed.any():
@@ -153,6 +153,16 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
 
         with clock.stage("repair"):
             smaller = repair(prepared.model, smaller, prepared.space, removed, prepared.data, config, progress)
+    if config.distill and prepared.data is not None:
+        from onnxprune.repair.finetune import finetune
+
+        training = FinetuneConfig(
+            epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
+        )
+        with clock.stage("distill"):
+            smaller = finetune(
+                smaller, prepared.data, teacher=prepared.model, config=training, progress=progress
+            ).model
     return smaller
 
 
@@ -188,6 +198,10 @@ def prune(
         OnnxPruneError: see `onnxprune.errors`.
     """
     config = _with_options(config or PruneConfig(), options)
+    if config.distill:
+        from onnxprune.repair.finetune.network import import_torch
+
+        import_torch()  # before any work
     executor = executor or SerialExecutor()
     clock = Clock()
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
