@@ -155,7 +155,7 @@ def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], cou
 
 
 def input_shapes(model: Model, graph: GraphView, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
-    """Concrete shapes of the inputs: free dimensions have the sizes that the graph's analysis settled on, the batch 1."""
+    """Concrete shapes of the inputs: the batch is 1, other free dimensions are as the graph's analysis pins them."""
     if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
         return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
     return gather_facts(model, graph).shapes
