@@ -95,34 +95,37 @@ def measure(
     feeds = [make_feed(model, batch, data, seed) for model in models]
     sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
     sizes = [_file_and_memory(m, f, threads, memory) for m, f in zip(models, feeds, strict=True)]
-    runs = 1
+    runs = []
     for model, session, feed in zip(models, sessions, feeds, strict=True):
         with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
             session.run(None, feed)
         shortest = min(_sample(session, feed, 1) for _ in range(3))
-        runs = max(runs, int(np.ceil(_SAMPLE_S / shortest)))
+        runs.append(int(np.ceil(_SAMPLE_S / shortest)))
     samples = _interleaved(sessions, feeds, runs, warmup, rounds, seconds)
     results = []
-    for model, feed, times, (file_bytes, peak) in zip(models, feeds, samples.T, sizes, strict=True):
-        low, median, high = np.percentile(times, (10, 50, 90)) * 1e3
-        ratio = float(np.median(times / samples[:, 0]))
-        counted = (
-            float(median),
-            float(low),
-            float(high),
-            ratio,
-            _rows(model, feed),
-            threads,
-            warmup,
-            len(samples),
-            runs,
+    for index, (model, feed, (file_bytes, peak)) in enumerate(zip(models, feeds, sizes, strict=True)):
+        low, median, high = (float(value) * 1e3 for value in np.percentile(samples[:, index], (10, 50, 90)))
+        results.append(
+            Latency(
+                model=model.name,
+                median_ms=median,
+                p10_ms=low,
+                p90_ms=high,
+                ratio=float(np.median(samples[:, index] / samples[:, 0])),
+                batch=_rows(model, feed),
+                threads=threads,
+                warmup=warmup,
+                rounds=len(samples),
+                runs=runs[index],
+                peak_bytes=peak,
+                file_bytes=file_bytes,
+            )
         )
-        results.append(Latency(model.name, *counted, peak, file_bytes))
     return tuple(results)
 
 
 def _interleaved(
-    sessions: Sequence[Any], feeds: Sequence[Feed], runs: int, warmup: int, rounds: int, seconds: float
+    sessions: Sequence[Any], feeds: Sequence[Feed], runs: Sequence[int], warmup: int, rounds: int, seconds: float
 ) -> np.ndarray:
     """`(rounds, models)` seconds a run. Every other round goes through the models backwards."""
     samples: list[list[float]] = []
@@ -134,7 +137,7 @@ def _interleaved(
             deadline = time.perf_counter() + seconds
         row = [0.0] * len(sessions)
         for index in order:
-            row[index] = _sample(sessions[index], feeds[index], runs)
+            row[index] = _sample(sessions[index], feeds[index], runs[index])
         order.reverse()
         if counted >= 0:
             samples.append(row)
@@ -199,7 +202,8 @@ def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tu
         feeds = folder / "feeds.npz"
         if any(array.dtype.kind == "O" for array in feed.values()):
             return size, None
-        np.savez(feeds, allow_pickle=False, **{str(position): array for position, array in enumerate(feed.values())})
+        ordered = {str(position): feed[spec.name] for position, spec in enumerate(signature(model))}
+        np.savez(feeds, allow_pickle=False, **ordered)
         script = Path(__file__).with_name("footprint.py")
         command = [sys.executable, str(script), str(path), str(feeds), str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
