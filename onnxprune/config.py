@@ -110,7 +110,12 @@ class OamipConfig:
     images: str = option("10", "Images in the program: N (balanced by class), random:N, per-class, or all.")
     gates: str = option("relaxed", "ReLU gates.", choices=("relaxed", "integer"))
     bounds: str = option("eps", "Bounds of the pre-activations.", choices=("eps", "valid"))
+    tighten: bool = option(False, "Tighten bounds by linear programs (small networks, valid bounds).")
     decoupled: bool = option(False, "Cut the network into modules with auxiliary heads, one program each.")
+    cut: int = option(1, "Scored layers a module, with --oamip-decoupled.", minimum=1)
+    order: str = option(
+        "joint", "All layers in one program, or one program a layer from the last to the first.", choices=("joint", "last-first")
+    )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
 

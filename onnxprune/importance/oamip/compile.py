@@ -119,30 +119,31 @@ def units_at(graph: Graph, space: PruneSpace, tensor: str, allowed: np.ndarray) 
 
 
 def compile_network(
-    graph: Graph, points: ScorePoints, output: str, given: Collection[str] = ()
+    graph: Graph, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()
 ) -> Network:
-    """Steps from the model's inputs, or from tensors that are given, to `output`.
+    """Steps from the model's inputs, or from tensors that are given, to `outputs`; the network's output is the last.
 
     Args:
         graph: the model.
         points: where scores apply.
-        output: the tensor to compute.
+        outputs: the tensors to compute.
         given: tensors whose values are given for each image instead of the model's inputs; a score at one applies.
 
     Raises:
         ModelError: an operator has no rule, or its shapes are unknown.
     """
     compiler = _Compiler(graph, points, set(given) | set(graph.view.inputs))
-    for node in _needed(graph, output, compiler.given):
+    for node in _needed(graph, outputs, compiler.given):
         compiler.visit(node)
-    if output in compiler.given:
-        compiler.give(output)
-    return Network(tuple(compiler.inputs.items()), tuple(compiler.steps), output)
+    for output in outputs:
+        if output in compiler.given:
+            compiler.give(output)
+    return Network(tuple(compiler.inputs.items()), tuple(compiler.steps), outputs[-1])
 
 
-def _needed(graph: Graph, output: str, given: Collection[str]) -> list[Node]:
-    """Nodes that compute `output` from what is given, in topological order."""
-    wanted, found = [output], set()
+def _needed(graph: Graph, outputs: Sequence[str], given: Collection[str]) -> list[Node]:
+    """Nodes that compute `outputs` from what is given, in topological order."""
+    wanted, found = list(outputs), set[str]()
     seen: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -124,3 +124,8 @@ def left_contraction(weight: np.ndarray, shape: Shape) -> csr_array:
     one = kron(dense, identity(shape[-1]), format="csr")
     batch = prod(shape[:-2])
     return csr_array(one if batch == 1 else kron(identity(batch), one, format="csr"))
+
+
+def dense(values: np.ndarray) -> csr_array:
+    """A matrix given in full."""
+    return csr_array(np.asarray(values, dtype=np.float64))

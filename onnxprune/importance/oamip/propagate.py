@@ -42,11 +42,14 @@ class Propagation:
         gating: what bounds mean and whether gates are integer.
         epsilon: half-width of the box around the image that bounds are propagated from.
         tighten: tighten bounds of open gates by linear programs.
+        exact: take pre-activations that do not depend on scores as they are, without the box: then every score down to 0 is
+            allowed, where the box wants `s >= radius / (a + radius)` of a unit that is barely on.
     """
 
     gating: Gating = Gating()
     epsilon: float = 1e-5
     tighten: bool = False
+    exact: bool = False
 
 
 def propagate(
@@ -141,6 +144,9 @@ def _activation(
 ) -> tuple[Affine, np.ndarray]:
     """A scored activation; also `U+` per position."""
     gating = how.gating
+    if how.exact:
+        depends = a.depends
+        a = a.with_bounds(np.where(depends, a.lower, a.constant), np.where(depends, a.upper, a.constant))
     if how.tighten:
         a = tightened(a, builder, first)
     if np.isfinite(step.cap):

@@ -1,0 +1,230 @@
+"""The decoupled variant: the network cut into modules, each with its own small program.
+
+A module holds consecutive scored layers. What enters it is constant, as the original network computes it for each image; what leaves
+it is pooled over positions and classified by an auxiliary head that is fitted on calibration rows. The last module keeps the
+network's own classifier where the program can hold it. Modules are independent of each other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.errors import InputError, ModelError
+from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.oamip import maps
+from onnxprune.importance.oamip.compile import Graph, ScorePoints, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.heads import Head, fit_head
+from onnxprune.importance.oamip.propagate import Propagation
+from onnxprune.importance.oamip.steps import Linear, Network
+from onnxprune.importance.oamip.task import Task
+
+_STAGE = "auxiliary heads"
+_FEATURES = "\0features"
+_LOGITS = "\0logits"
+_SCORED_OPS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "Abs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of the network.
+
+    Attributes:
+        points: where scores apply.
+        sinks: tensors that leave it (scored ones that no other score in it depends on).
+        given: tensors that enter it.
+    """
+
+    points: ScorePoints
+    sinks: tuple[str, ...]
+    given: frozenset[str]
+
+
+def module_tasks(
+    context: ScoreContext, graph: Graph, sets: Sequence[np.ndarray], labels: np.ndarray, how: Propagation
+) -> tuple[list[Task], list[str]]:
+    """One task per module and set of images, and what the user should know.
+
+    Args:
+        context: the scoring run.
+        graph: the model at the data's sizes.
+        sets: rows of the calibration data per program.
+        labels: `(rows,)` classes.
+        how: bounds and gates.
+
+    Raises:
+        InputError: the rows are all of one class.
+        ModelError: an operator inside a module has no rule.
+    """
+    assert context.data is not None
+    if len(np.unique(labels)) < 2:
+        raise InputError("auxiliary heads need calibration rows of at least two classes")
+    config, data = context.config.oamip, context.data
+    points = score_points(graph, context.space)
+    modules = [_module(graph, part) for part in _parts(points, config.cut)]
+    last, note = _last_network(graph, modules[-1])
+    heads = _fit_heads(context, graph, modules if last is None else modules[:-1], labels)
+    notes = [] if note is None else [note]
+    if heads:
+        shares = [f"{head.accuracy:.0%}" for head in heads]
+        notes.append(f"auxiliary heads classify right: {', '.join(shares)} of the {len(labels)} rows they were fitted on")
+
+    networks, classes = [], []
+    for module, head in zip(modules, heads, strict=False):
+        networks.append(_with_head(graph, context, module, head))
+        classes.append(head.classes)
+    if last is not None:
+        networks.append(last)
+        classes.append(np.arange(prod(graph.shape(logits_of(graph)))))
+
+    rows = np.unique(np.concatenate(sets))
+    given = sorted({tensor for network in networks for tensor, _ in network.inputs})
+    captured = _captured(context, data, rows, given)
+    tasks = []
+    for number, (module, network, known) in enumerate(zip(modules, networks, classes, strict=True)):
+        layers = _layers(context, module)
+        for chosen in sets:
+            inside = [row for row in chosen if labels[row] in known]
+            if not inside:
+                continue
+            tasks.append(
+                Task(
+                    name=f"program of module {number + 1} (to {module.sinks[-1]!r})",
+                    network=network,
+                    images=tuple({t: captured[row][t] for t, _ in network.inputs} for row in inside),
+                    labels=np.searchsorted(known, labels[inside]),
+                    layers=layers,
+                    fixed=np.ones(context.space.units),
+                    lambda_=config.lambda_,
+                    how=how,
+                    time_limit=config.time_limit,
+                    seed=context.config.seed,
+                )
+            )
+    return tasks, notes
+
+
+def _parts(points: ScorePoints, size: int) -> list[ScorePoints]:
+    """Consecutive scored tensors, `size` a module."""
+    names = list(points)
+    return [{name: points[name] for name in names[start : start + size]} for start in range(0, len(names), size)]
+
+
+def _module(graph: Graph, points: ScorePoints) -> Module:
+    """Its sinks, and what enters it."""
+    below: set[str] = set()
+    depends: dict[str, set[str]] = {name: {name} for name in points}
+    for node in graph.view.nodes:
+        sources = set().union(*(depends.get(name, set()) for name in (*node.inputs, *node.captured)))
+        for name in node.outputs:
+            if sources:
+                below.add(name)
+                depends[name] = depends.get(name, set()) | sources
+    covered = {other for name in points for other in depends[name] if other != name}
+    sinks = tuple(name for name in points if name not in covered)
+    return Module(points, sinks, frozenset(_given(graph, points, below, sinks)))
+
+
+def _given(graph: Graph, points: ScorePoints, below: set[str], wanted: Sequence[str]) -> set[str]:
+    """Tensors that the module reads and that no score in it changes."""
+    given: set[str] = set()
+    open_, seen = list(wanted), set()
+    while open_:
+        name = open_.pop()
+        node = graph.view.producer.get(name)
+        if name in seen or graph.constant(name) is not None:
+            continue
+        seen.add(name)
+        inner = name in below or (name in points and node is not None and node.op_type in _SCORED_OPS)
+        if node is None or not inner:
+            given.add(name)
+            continue
+        open_.extend(n for n in (*node.inputs, *node.captured) if n)
+    return given
+
+
+def _last_network(graph: Graph, module: Module) -> tuple[Network | None, str | None]:
+    """The last module with the network's own classifier; None and the reason where the program cannot hold that."""
+    logits = logits_of(graph)
+    below: set[str] = set()
+    for node in graph.view.nodes:
+        if any(name in below or name in module.points for name in (*node.inputs, *node.captured)):
+            below.update(node.outputs)
+    if logits not in below:
+        return None, None
+    try:
+        given = _given(graph, module.points, below, [logits])
+        return compile_network(graph, module.points, [logits], given), None
+    except ModelError as error:
+        return None, f"the last module has an auxiliary head instead of the network's own classifier: {error}"
+
+
+def _channel_axis(graph: Graph, context: ScoreContext, tensor: str) -> int:
+    """The axis of channels: the labelled one, else the first after the batch."""
+    axes = context.space.labels.get(tensor, ())
+    return next((a for a, ids in enumerate(axes) if ids is not None and a > 0), min(1, len(graph.shape(tensor)) - 1))
+
+
+def _with_head(graph: Graph, context: ScoreContext, module: Module, head: Head) -> Network:
+    """The module's steps to the logits of its auxiliary head: means over positions, then the linear classifier."""
+    network = compile_network(graph, module.points, module.sinks, module.given)
+    steps, first = list(network.steps), 0
+    names, matrices = [], []
+    for position, sink in enumerate(module.sinks):
+        shape, axis = graph.shape(sink), _channel_axis(graph, context, sink)
+        pool = maps.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
+        name = f"{_FEATURES}{position}"
+        steps.append(Linear(sink, name, (sink,), (pool,), np.zeros(pool.shape[0])))
+        names.append(name)
+        matrices.append(maps.dense(head.weight[:, first : first + pool.shape[0]]))
+        first += pool.shape[0]
+    steps.append(Linear("auxiliary head", _LOGITS, tuple(names), tuple(matrices), head.bias))
+    return replace(network, steps=tuple(steps), output=_LOGITS)
+
+
+def _fit_heads(context: ScoreContext, graph: Graph, modules: Sequence[Module], labels: np.ndarray) -> list[Head]:
+    """Heads on the pooled sinks of each module, fitted on all calibration rows."""
+    if not modules:
+        return []
+    assert context.data is not None
+    sinks = list(dict.fromkeys(sink for module in modules for sink in module.sinks))
+    axes = {sink: _channel_axis(graph, context, sink) for sink in sinks}
+    pooled: dict[str, list[np.ndarray]] = {sink: [] for sink in sinks}
+    runner = Runner(context.model, sinks, threads=context.config.threads)
+    done = 0
+    context.progress(_STAGE, 0, len(context.data))
+    for batch in runner.run(context.data):
+        for sink in sinks:
+            value = batch[sink].astype(np.float64)
+            others = tuple(a for a in range(1, value.ndim) if a != axes[sink])
+            pooled[sink].append(value.mean(axis=others) if others else value)
+        done += len(pooled[sinks[0]][-1])
+        context.progress(_STAGE, done, len(context.data))
+    features = {sink: np.concatenate(parts) for sink, parts in pooled.items()}
+    joined = [np.concatenate([features[sink] for sink in module.sinks], axis=1) for module in modules]
+    futures = [context.executor.submit(fit_head, matrix, labels) for matrix in joined]
+    return [future.result() for future in futures]
+
+
+def _captured(
+    context: ScoreContext, data: Dataset, rows: np.ndarray, tensors: Sequence[str]
+) -> dict[int, dict[str, np.ndarray]]:
+    """Values of tensors for single rows."""
+    runner = Runner(context.model, tensors, threads=context.config.threads)
+    values: dict[int, dict[str, np.ndarray]] = {}
+    for row in rows:
+        values[int(row)] = next(iter(runner.run(data.take([int(row)]))))
+    return values
+
+
+def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
+    """Units of each group that is scored in the module."""
+    scored = np.zeros(context.space.units, dtype=bool)
+    for units in module.points.values():
+        scored[units] = True
+    found = (group.units[scored[group.units]] for group in context.space.groups)
+    return tuple(units for units in found if len(units))
+

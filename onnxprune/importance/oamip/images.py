@@ -1,0 +1,83 @@
+"""Which calibration rows become images of the program."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.errors import InputError
+
+_PER_CLASS = 10
+_FORMS = "N, random:N, per-class, per-class:N or all"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Rows per program: one set, or one a class (the scores are then averaged).
+
+    Attributes:
+        sets: row numbers per program.
+        notes: what the user should know.
+    """
+
+    sets: tuple[np.ndarray, ...]
+    notes: tuple[str, ...] = ()
+
+
+def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: int) -> Choice:
+    """Draw rows among those that the model classifies right.
+
+    Args:
+        spec: `N` (balanced by class), `random:N`, `per-class[:N]` (one program a class, 10 rows by default) or `all` (exactly the
+            given rows, also those classified wrong).
+        predicted: `(rows,)` the model's own arg-max.
+        labels: `(rows,)` true classes; None takes the model's own.
+        seed: seed of the draw.
+
+    Raises:
+        InputError: another form of `spec`, or no row that is classified right.
+    """
+    kind, count = _parse(spec)
+    notes = []
+    if labels is None:
+        notes.append("no labels: the model's own arg-max is each image's class")
+    classes = predicted if labels is None else labels
+    if kind == "all":
+        return Choice((np.arange(len(classes)),), tuple(notes))
+    right = np.flatnonzero(predicted == classes)
+    if not len(right):
+        raise InputError(
+            "no calibration row is classified as its label says; check the labels and --mean, --std, --scale and --layout"
+        )
+    shuffled = np.random.default_rng(seed).permutation(right)
+    if kind == "random":
+        chosen = [np.sort(shuffled[:count])]
+    elif kind == "per-class":
+        chosen = [np.sort(shuffled[classes[shuffled] == c][:count]) for c in np.unique(classes[right])]
+    else:
+        chosen = [_balanced(shuffled, classes, count)]
+    if kind in ("balanced", "random") and len(chosen[0]) < count:
+        notes.append(f"only {len(chosen[0])} of the {count} images asked for: no more rows are classified right")
+    return Choice(tuple(chosen), tuple(notes))
+
+
+def _balanced(shuffled: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
+    """The first row of each class, then the second, and so on."""
+    own = classes[shuffled]
+    turn = np.zeros(len(own), dtype=np.int64)
+    for c in np.unique(own):
+        turn[own == c] = np.arange(np.count_nonzero(own == c))
+    order = np.lexsort((own, turn))
+    return np.asarray(np.sort(shuffled[order[:count]]))
+
+
+def _parse(spec: str) -> tuple[str, int]:
+    kind, _, number = spec.strip().partition(":")
+    if not number and kind.isdigit():
+        kind, number = "balanced", kind
+    if kind == "per-class" and not number:
+        number = str(_PER_CLASS)
+    if kind == "all" and not number:
+        return kind, 0
+    if kind not in ("balanced", "random", "per-class") or not number.isdigit() or int(number) < 1:
+        raise InputError(f"images of the program: {spec!r} is not one of {_FORMS}")
+    return kind, int(number)

@@ -1,0 +1,199 @@
+"""`--importance oamip`: the paper's scores. Chooses images, makes programs, runs them, and gathers scores and the report."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.allocation import removal_to_damage
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.config import OamipConfig
+from onnxprune.errors import InputError, ModelError
+from onnxprune.graph.shapes import gather_facts
+from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.decoupled import module_tasks
+from onnxprune.importance.oamip.gates import Bounds, Gating
+from onnxprune.importance.oamip.images import choose
+from onnxprune.importance.oamip.propagate import Propagation
+from onnxprune.importance.oamip.task import Task, TaskResult, run_task
+from onnxprune.result import ProgramReport
+
+_STAGE = "importance programs"
+
+
+def score(context: ScoreContext) -> Scores:
+    """Scores of every group, by the paper's program (see `program`).
+
+    Raises:
+        InputError: there is no calibration data, or no row of it is classified right.
+        ModelError: the program cannot hold an operator, or would be too large.
+        SolverError: a program could not be solved.
+    """
+    if context.data is None or not len(context.data):
+        raise InputError("--importance oamip needs calibration inputs; give them with --data")
+    if not context.space.groups:
+        return Scores(())
+    config, data = context.config.oamip, context.data
+    graph = _graph(context, data)
+    logits = Runner(context.model, [logits_of(graph)], threads=context.config.threads).collect(data)
+    values = next(iter(logits.values()))
+    values = values.reshape(len(data), -1)
+    if values.shape[1] < 2:
+        raise ModelError(
+            f"{context.model.name}: --importance oamip needs a classifier, and the model has {values.shape[1]} output "
+            "value(s) a row; use another --importance"
+        )
+    predicted = values.argmax(axis=1)
+    choice = choose(config.images, predicted, data.targets, context.config.seed)
+    labels = predicted if data.targets is None else data.targets
+    notes = list(choice.notes)
+    layers = [group.units for group in context.space.groups]
+    if config.decoupled:
+        tasks, more = module_tasks(context, graph, choice.sets, labels, _how(config, exact=True))
+        notes += more
+        results = _run(context, tasks)
+    else:
+        tasks = _joint_tasks(context, graph, data, choice.sets, labels)
+        results = (
+            [result for task in tasks for result in _last_to_first(context, task, layers)]
+            if config.order == "last-first"
+            else _run(context, tasks)
+        )
+    notes += [f"{task}: stopped at the time limit" for task in _limited(results)]
+    return _scores(context, graph, results, sum(len(s) for s in choice.sets), notes)
+
+
+def _graph(context: ScoreContext, data: Dataset) -> Graph:
+    """The model at the data's sizes."""
+    given = {name: (1, *array.shape[1:]) for name, array in data.take([0]).feeds().items()}
+    facts = context.space.facts
+    if facts is None or any(facts.shapes.get(name) != shape for name, shape in given.items()):
+        facts = gather_facts(context.model, context.view, given)
+    if facts.batch != 1 and not context.config.oamip.decoupled:
+        raise ModelError(
+            f"{context.model.name}: the program of --importance oamip holds single images, and the model's batch is fixed to "
+            f"{facts.batch}; export it with a batch of 1 or a symbolic one"
+        )
+    return Graph(context.model, context.view, facts)
+
+
+def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
+    bounds = Bounds(config.bounds)
+    gating = Gating(bounds, config.gates == "integer")
+    # Bounds for all scores start at the image itself: the first layer's gates are then decided.
+    epsilon = config.epsilon if bounds is Bounds.EPS else 0.0
+    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact)
+
+
+def _joint_tasks(
+    context: ScoreContext, graph: Graph, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
+) -> list[Task]:
+    """One program over the whole network per set of images."""
+    config = context.config.oamip
+    points = score_points(graph, context.space)
+    network = compile_network(graph, points, [logits_of(graph)])
+    tasks = []
+    for rows in sets:
+        images = tuple(data.take([row]).feeds() for row in rows)
+        tasks.append(
+            Task(
+                name=f"program of {graph.model.name}",
+                network=network,
+                images=images,
+                labels=np.asarray(labels[rows]),
+                layers=tuple(group.units for group in context.space.groups),
+                fixed=np.ones(context.space.units),
+                lambda_=config.lambda_,
+                how=_how(config),
+                time_limit=config.time_limit,
+                seed=context.config.seed,
+            )
+        )
+    return tasks
+
+
+def _run(context: ScoreContext, tasks: Sequence[Task]) -> list[TaskResult]:
+    """Results in the order of the tasks."""
+    context.progress(_STAGE, 0, len(tasks))
+    futures = {context.executor.submit(run_task, task): index for index, task in enumerate(tasks)}
+    results: dict[int, TaskResult] = {}
+    for future in as_completed(futures):
+        results[futures[future]] = future.result()
+        context.progress(_STAGE, len(results), len(tasks))
+    return [results[index] for index in range(len(tasks))]
+
+
+def _last_to_first(context: ScoreContext, task: Task, layers: Sequence[np.ndarray]) -> list[TaskResult]:
+    """One layer at a time, from the last: later layers keep the scores found, earlier ones are whole."""
+    fixed = task.fixed.copy()
+    results = []
+    for done, units in enumerate(reversed(layers)):
+        context.progress(_STAGE, done, len(layers))
+        result = run_task(replace(task, layers=(units,), fixed=fixed.copy()))
+        fixed[units] = result.scores
+        results.append(result)
+    context.progress(_STAGE, len(layers), len(layers))
+    return results
+
+
+def _limited(results: Sequence[TaskResult]) -> list[str]:
+    return [f"program {index + 1}" for index, result in enumerate(results) if result.status != "optimal"]
+
+
+def _scores(
+    context: ScoreContext, graph: Graph, results: Sequence[TaskResult], images: int, notes: Sequence[str]
+) -> Scores:
+    """Average the programs' scores by unit, and report."""
+    space, config = context.space, context.config.oamip
+    total, times, activity = np.zeros(space.units), np.zeros(space.units), np.zeros(space.units)
+    for result in results:
+        np.add.at(total, result.units, result.scores)
+        np.add.at(times, result.units, 1.0)
+        np.maximum.at(activity, result.units, result.activity)
+    unit_scores = total / np.maximum(times, 1.0)
+    groups = []
+    for group in space.groups:
+        scores = unit_scores[group.units]
+        # Many scores are exactly 0 or 1: among equals, the least active unit goes first.
+        order = np.lexsort((activity[group.units], scores))
+        groups.append(GroupScore(group.name, order, scores, removal_to_damage(scores)))
+    objective, bound = (float(np.mean([getattr(r, name) for r in results])) for name in ("objective", "bound"))
+    solved = all(result.status == "optimal" for result in results)
+    program = ProgramReport(
+        status="optimal" if solved else "limit",
+        objective=objective,
+        bound=bound,
+        gap=(objective - bound) / max(1.0, abs(objective)),
+        seconds=float(sum(result.seconds for result in results)),
+    )
+    report = {
+        "objective": objective,
+        "sparsity_term": float(np.mean([result.sparsity_term for result in results])),
+        "loss_term": float(np.mean([result.loss_term for result in results])),
+        "images": images,
+        "lambda": config.lambda_,
+        "epsilon": config.epsilon,
+        "gates": config.gates,
+        "bounds": config.bounds,
+        "programs": len(results),
+        "rows": sum(result.rows for result in results),
+        "columns": sum(result.columns for result in results),
+        "integer_gates": sum(result.gates for result in results),
+        "scores": _by_tensor(context, graph, unit_scores),
+    }
+    return Scores(tuple(groups), program, report, tuple(notes))
+
+
+def _by_tensor(context: ScoreContext, graph: Graph, unit_scores: np.ndarray) -> Mapping[str, list[float]]:
+    """Per scored tensor, the score of each channel; 1 for channels that cannot be pruned."""
+    found = {}
+    shown = unit_scores.copy()
+    shown[0] = 1.0
+    for tensor, units in score_points(graph, context.space).items():
+        labels = context.space.labels[tensor]
+        ids = next(ids for ids in labels if ids is not None and np.isin(ids, units[units > 0]).any())
+        found[tensor] = [round(float(s), 6) for s in shown[ids]]
+    return found

@@ -1,0 +1,104 @@
+"""One program as a task: arrays in, arrays out, so that it can run in another process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.importance.oamip.program import build
+from onnxprune.importance.oamip.propagate import Propagation
+from onnxprune.importance.oamip.solve import solve
+from onnxprune.importance.oamip.steps import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is needed to build and solve one program.
+
+    Attributes:
+        name: what messages call the program.
+        network: steps to the logits.
+        images: per image, values of the network's inputs.
+        labels: `(M,)` class of each image.
+        layers: per layer, the units whose scores are free.
+        fixed: `(units,)` scores of all other units.
+        lambda_: weight of the loss.
+        how: bounds and gates.
+        time_limit: seconds; None for no limit.
+        seed: seed of the solver.
+    """
+
+    name: str
+    network: Network
+    images: tuple[Mapping[str, np.ndarray], ...]
+    labels: np.ndarray
+    layers: tuple[np.ndarray, ...]
+    fixed: np.ndarray
+    lambda_: float
+    how: Propagation
+    time_limit: float | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A program's solution.
+
+    Attributes:
+        units: `(n,)` units that were scored.
+        scores: `(n,)` in [0, 1].
+        activity: `(n,)` largest activation over the images.
+        objective: value of the program.
+        bound: lower bound on it.
+        sparsity_term: its sparsity term.
+        loss_term: its loss term, lambda included.
+        status: "optimal" or "limit".
+        rounds: programs solved on the way.
+        seconds: wall time.
+        rows: rows of the program, cuts not counted.
+        columns: columns of the program.
+        gates: gates with an integer column.
+    """
+
+    units: np.ndarray
+    scores: np.ndarray
+    activity: np.ndarray
+    objective: float
+    bound: float
+    sparsity_term: float
+    loss_term: float
+    status: str
+    rounds: int
+    seconds: float
+    rows: int
+    columns: int
+    gates: int
+
+
+def run_task(task: Task) -> TaskResult:
+    """Build and solve a program.
+
+    Raises:
+        ModelError: the program would be too large, or has no logits.
+        SolverError: there is no solution, or a solver failed.
+    """
+    program, largest = build(
+        task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how
+    )
+    found = solve(program, task.name, time_limit=task.time_limit, seed=task.seed)
+    units = np.concatenate(task.layers)
+    return TaskResult(
+        units=units,
+        scores=np.clip(found.x[np.concatenate(program.layers)], 0.0, 1.0),
+        activity=largest[units],
+        objective=found.objective,
+        bound=found.bound,
+        sparsity_term=program.sparsity_term(found.x),
+        loss_term=program.loss_term(found.x),
+        status=found.status,
+        rounds=found.rounds,
+        seconds=found.seconds,
+        rows=program.linear.A.shape[0],
+        columns=len(program.linear.c),
+        gates=int(program.linear.integer.sum()),
+    )
