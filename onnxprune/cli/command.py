@@ -79,7 +79,7 @@ def typer_function(item: Command) -> Callable[..., None]:
             _say(f"error: {one_line(error)}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _say("interrupted; nothing was written")
+            _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
 
     config_option = typer.Option(

@@ -17,9 +17,9 @@ class ConfigActions:
     template: bool = option(False, "Print a commented TOML file with every option and its default.")
 
 
-@command(Section("Actions", ConfigActions))
+@command(Section("Actions", ConfigActions, in_file=False))
 def config(given: Options, terminal: Terminal) -> None:
     """Print a commented configuration file, to be filled in and given to --config."""
     if not given.get(ConfigActions).template:
         raise InputError("nothing to do; give --template")
-    terminal.machine(template([s for s in known_sections() if s.config is not ConfigActions]))
+    terminal.machine(template(known_sections()))

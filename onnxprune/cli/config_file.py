@@ -27,7 +27,7 @@ def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
         raise InputError(f"--config {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} is not a TOML file: {error}") from None
-    names = {".".join(option.key) for section in known for option in options(section)}
+    names = {".".join(option.key) for section in known if section.in_file for option in options(section)}
     for key in _keys(data):
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1)
@@ -47,7 +47,7 @@ def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def template(sections: Sequence[Section]) -> str:
     """Every option as commented TOML, tables last."""
     tables: dict[tuple[str, ...], dict[str, list[Option]]] = {}
-    for section in sections:
+    for section in (section for section in sections if section.in_file):
         for option in options(section):
             headings = tables.setdefault(option.key[:-1], {})
             listed = headings.setdefault(option.title, [])

@@ -15,7 +15,7 @@ class OpsFormat:
     markdown: bool = option(False, "Write a Markdown table.")
 
 
-@command(Section("Format", OpsFormat))
+@command(Section("Format", OpsFormat, in_file=False))
 def ops(given: Options, terminal: Terminal) -> None:
     """List the operators that channels can be followed through; all others keep theirs."""
     from onnxprune.ops import handlers

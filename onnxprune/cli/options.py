@@ -23,12 +23,21 @@ SHORT = 16
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A config dataclass in a command: its heading in the help, its TOML table, and the fields that are left out."""
+    """A config dataclass in a command.
+
+    Attributes:
+        title: heading in the help.
+        config: the dataclass.
+        table: its TOML table; the top level where empty.
+        omit: fields that are no options here.
+        in_file: whether the TOML file may hold the options.
+    """
 
     title: str
     config: type
     table: str = ""
     omit: tuple[str, ...] = ()
+    in_file: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,10 @@ def build(sections: Sequence[Section], given: Mapping[str, Any], file: Mapping[s
             used.add(option.key)
             value, where = given.get(option.parameter), option.flag
             if value is None or value == []:
-                value, where = _lookup(file, option.key), f"{file_name}: {'.'.join(option.key)}"
+                value, where = (
+                    _lookup(file, option.key) if section.in_file else None,
+                    f"{file_name}: {'.'.join(option.key)}",
+                )
                 if value is None:
                     continue
             value = option.convert(value, where)

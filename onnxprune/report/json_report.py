@@ -62,12 +62,20 @@ def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[
         "seed": result.seed,
         "versions": plain(result.versions),
         "importance": result.plan.importance,
-        "settings": plain(result.settings),
+        "settings": _settings(result.settings),
         "notes": plain(result.notes),
     }
     if result.oamip is not None:
         report["oamip"] = plain(result.oamip)
     return report
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their names; `lambda_` is a Python spelling."""
+    return {
+        name.strip("_"): _settings(value) if isinstance(value, Mapping) else plain(value)
+        for name, value in settings.items()
+    }
 
 
 def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+
+def test_inspect(run, schema, lenet: Path) -> None:
+    done = run("inspect", lenet, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    assert report["before"] == {"params": 61706, "macs": 416520, "bytes": 246824}
+    assert sum(layer["macs"] for layer in report["layers"]) == report["before"]["macs"]
+    assert sum(layer["params"] for layer in report["layers"]) == report["before"]["params"]
+    assert (report["prunable"], report["units"]) == (6 + 16 + 120 + 84, 6 + 16 + 120 + 84 + 10)
+    assert report["not_pruned"] == [
+        {"tensor": "logits", "reason": "it is an output of the model", "node": "", "op_type": ""}
+    ]
+    for part in ("/conv2/Conv", "226 of 236 channels", "it is an output of the model"):
+        assert part in done.stderr
+
+
+def test_inspect_writes_json_to_a_file(run, schema, lenet: Path, tmp_path: Path) -> None:
+    done = run("inspect", lenet, "--json", "report.json", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), schema)
+
+
+def test_validate_a_model_with_itself(run, schema, lenet: Path, digits: Path) -> None:
+    done = run("validate", lenet, lenet, "--data", digits, "--json", "-", "--images", 200, "--max-drop", 0)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    assert report["rows"] == 200
+    assert report["metrics"]["agreement"] == {"before": 1.0, "after": 1.0}
+    assert report["metrics"]["top1"]["before"] == report["metrics"]["top1"]["after"] > 0.9
+    assert report["before"] == report["after"]
+
+
+def test_validate_fails_below_the_floor(run, lenet: Path, digits: Path, tmp_path: Path) -> None:
+    worse = tmp_path / "worse.onnx"
+    done = run(
+        *("prune", lenet, "-o", worse, "--importance", "random", "--target", "macs=0.2"),
+        *("--no-repair", "--quiet"),
+    )
+    assert done.returncode == 0, done.stderr
+    done = run("validate", lenet, worse, "--data", digits, "--max-drop", 1, "--images", 200)
+    assert done.returncode == 5
+    assert "top1 falls by" in done.stderr.splitlines()[-1]
+
+
+def test_score(run, schema, lenet: Path) -> None:
+    done = run("score", lenet, "--importance", "magnitude", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    for group in report["groups"]:
+        assert len(group["scores"]) == group["units"] == len(group["order"])
+        assert all(0 <= score <= 1 for score in group["scores"])
+        assert sorted(group["order"]) == list(range(group["units"]))
+
+
+def test_template_is_toml_and_names_every_option(run) -> None:
+    done = run("config", "--template")
+    assert done.returncode == 0
+    assert not any(tomllib.loads(done.stdout).values())
+    lines = [line.removeprefix("# ") for line in done.stdout.splitlines()]
+    assert 'importance = "reconstruction"' in lines
+    assert "lambda = 5.0" in lines
+    assert "repair = true" in lines
+    assert "round-to = 1" in lines
+
+
+def test_template_filled_in_is_accepted(run, tmp_path: Path, lenet: Path) -> None:
+    """Every default written out changes nothing and no key is unknown."""
+    lines = run("config", "--template").stdout.splitlines()
+    written = [
+        line.removeprefix("# ") if " = " in line and not line.endswith(('= ""', "= 0")) else line for line in lines
+    ]
+    written = [line for line in written if not line.startswith("importance")]
+    (tmp_path / "all.toml").write_text("\n".join(written))
+    assert len(tomllib.loads((tmp_path / "all.toml").read_text())) > 5
+    done = run("score", lenet, "--config", "all.toml", "--importance", "magnitude", "-q", "--json", "-", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plain = run("score", lenet, "--importance", "magnitude", "-q", "--json", "-")
+    assert json.loads(done.stdout)["settings"] == json.loads(plain.stdout)["settings"]
+
+
+def test_ops_lists_the_handlers(run) -> None:
+    done = run("ops", "--markdown")
+    assert done.returncode == 0
+    assert "| conv | Conv, ConvTranspose |" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("prune",), ("inspect",), ("validate",), ("score",), ("ops",), ("config",)])
+def test_help_of_every_command(run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "--help", COLUMNS="200")
+    assert done.returncode == 0
+    assert "Usage: onnxprune" in done.stdout
+
+
+def test_version(run) -> None:
+    from onnxprune import __version__
+
+    assert run("--version").stdout.strip() == __version__

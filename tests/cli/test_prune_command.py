@@ -1,0 +1,163 @@
+import hashlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jsonschema
+import onnxruntime
+import pytest
+
+
+@pytest.fixture(scope="module")
+def done(run, tmp_path_factory: pytest.TempPathFactory, lenet: Path, calibration: Path, digits: Path):
+    """One run with every output, and its folder."""
+    folder = tmp_path_factory.mktemp("prune")
+    before = lenet.read_bytes()
+    process = run(
+        *("prune", lenet, "-o", "small.onnx", "--importance", "activation", "--target", "macs=0.6", "--no-repair"),
+        *("--data", calibration, "--eval", digits, "--images", 100, "--keep", "/conv1/*", "--seed", 3),
+        *("--json", "-", "--html", "report.html", "--plan-out", "plan.json"),
+        cwd=folder,
+    )
+    assert process.returncode == 0, process.stderr
+    assert lenet.read_bytes() == before
+    return process, folder
+
+
+def test_stdout_is_the_machine_report_alone(done, schema) -> None:
+    process, _ = done
+    report = json.loads(process.stdout)
+    jsonschema.validate(report, schema)
+    assert report["command"] == "prune"
+    assert report["after"]["macs"] <= 0.6 * report["before"]["macs"]
+    assert report["seed"] == 3
+    assert report["settings"]["images"] == 100
+
+
+def test_report_of_the_shipped_model(done) -> None:
+    """The parts that no change of a scorer may move."""
+    report = json.loads(done[0].stdout)
+    golden = json.loads((Path(__file__).parent / "lenet5_report.json").read_text())
+    found = {
+        "before": report["before"],
+        "groups": [{k: g[k] for k in ("name", "units", "producers", "consumers")} for g in report["groups"]],
+        "layers": [{k: x[k] for k in ("node", "op_type", "macs_before", "params_before")} for x in report["layers"]],
+        "not_pruned": report["not_pruned"],
+        "metrics": sorted(report["metrics"]),
+    }
+    assert found == golden
+
+
+def test_report_describes_the_files(done, lenet: Path) -> None:
+    process, folder = done
+    files = json.loads(process.stdout)["files"]
+    assert files["model"]["sha256"] == hashlib.sha256(lenet.read_bytes()).hexdigest()
+    assert files["output"]["sha256"] == hashlib.sha256((folder / "small.onnx").read_bytes()).hexdigest()
+    assert files["data"]["path"].endswith("mnist_calibration.npz")
+
+
+def test_output_loads_and_kept_groups_are_whole(done) -> None:
+    process, folder = done
+    onnxruntime.InferenceSession(folder / "small.onnx")
+    groups = {group["name"]: group for group in json.loads(process.stdout)["groups"]}
+    assert groups["/conv1/Conv"]["kept"] == groups["/conv1/Conv"]["units"]
+
+
+def test_summary_for_people_is_on_stderr_without_colour_or_bars(done) -> None:
+    process, _ = done
+    for part in ("MACs", "top-1 accuracy", "channels removed", "written small.onnx"):
+        assert part in process.stderr
+    assert "\x1b" not in process.stderr
+
+
+def test_html_report_is_written(done) -> None:
+    page = (done[1] / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "lenet5_mnist.onnx" in page
+
+
+def test_plan_gives_the_same_file(run, done, lenet: Path) -> None:
+    _, folder = done
+    again = run("prune", lenet, "-o", "again.onnx", "--plan", "plan.json", "--no-repair", "-q", cwd=folder)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
+
+
+def test_toml_is_read_and_the_command_line_wins(run, lenet: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.toml").write_text(
+        'importance = "random"\ntarget = ["macs=0.9", "params=0.9"]\nseed = 5\noutput = "a.onnx"\n[oamip]\nlambda = 7\n'
+    )
+    done = run("prune", lenet, "--config", "options.toml", "--target", "macs=0.5", "--json", "-", "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    assert settings["targets"] == [{"kind": "macs", "value": 0.5, "layers": None}]
+    assert (settings["importance"], settings["seed"], settings["oamip"]["lambda"]) == ("random", 5, 7.0)
+    assert (tmp_path / "a.onnx").exists()
+
+
+def _on_a_terminal(arguments: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and what a terminal shows."""
+    here, there = pty.openpty()
+    process = subprocess.Popen(arguments, cwd=folder, env=env, stderr=there, stdout=subprocess.DEVNULL)
+    os.close(there)
+    shown = b""
+    while True:
+        try:
+            block = os.read(here, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not block:
+            break
+        shown += block
+    os.close(here)
+    return process.wait(), shown.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
+def test_colour_and_bars_on_a_terminal_and_no_color(command, environment, lenet: Path, tmp_path: Path) -> None:
+    arguments = command("prune", lenet, "-o", "a.onnx", "--importance", "magnitude", "--target", "macs=0.9")
+    code, shown = _on_a_terminal(arguments, tmp_path, environment(TERM="xterm"))
+    assert code == 0
+    assert "\x1b[32m" in shown
+    code, shown = _on_a_terminal(arguments, tmp_path, environment(TERM="xterm", NO_COLOR="1"))
+    assert code == 0
+    assert "\x1b[32m" not in shown
+    assert "MACs" in shown
+
+
+def test_interrupt_is_exit_code_130_without_output(run, lenet: Path, tmp_path: Path) -> None:
+    (tmp_path / "feeds.py").write_text("def rows():\n    raise KeyboardInterrupt\n")
+    done = run(
+        *("prune", lenet, "-o", "a.onnx", "--importance", "activation", "--target", "macs=0.5", "--data", "feeds:rows"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr.strip().splitlines() == ["onnxprune: interrupted"]
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def _with_a_defect(env: Mapping[str, str], *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """`inspect` where loading a model raises an error that nobody foresaw."""
+    program = (
+        "import sys, onnxprune.graph.load as load\n"
+        "def broken(path): raise ZeroDivisionError('a defect')\n"
+        "load.load = broken\n"
+        f"sys.argv = ['onnxprune', 'inspect', *{[str(a) for a in arguments]!r}]\n"
+        "from onnxprune.cli import main\nmain()\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+
+
+def test_internal_error_is_one_line_and_verbose_shows_where(environment, lenet: Path) -> None:
+    done = _with_a_defect(environment(), lenet)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "internal error: ZeroDivisionError: a defect" in done.stderr
+    done = _with_a_defect(environment(), lenet, "--verbose")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -1,0 +1,42 @@
+"""The command line starts fast because it imports nothing heavy."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+HEAVY = {"torch", "scipy", "numpy", "onnx", "onnxruntime", "pyscipopt", "onnx_graphsurgeon", "PIL"}
+
+
+def _imported(program: str, env: Mapping[str, str]) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys\nprint(*sorted(sys.modules), file=sys.stderr)"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stderr.split())
+
+
+def test_help_imports_nothing_heavy(environment) -> None:
+    program = (
+        "from onnxprune.cli import application\n"
+        "for arguments in (['--help'], ['prune', '--help'], ['inspect', '--help']):\n"
+        "    try: application()(arguments)\n"
+        "    except SystemExit as end: assert end.code == 0"
+    )
+    modules = _imported(program, environment())
+    assert "onnxprune.cli.prune" in modules
+    assert not HEAVY & modules
+
+
+def test_package_imports_nothing_heavy(environment) -> None:
+    assert not HEAVY & _imported("import onnxprune; onnxprune.__version__", environment())
+
+
+def test_public_names_are_there() -> None:
+    import onnxprune
+
+    for name in onnxprune.__all__:
+        assert getattr(onnxprune, name) is not None
+    assert not hasattr(onnxprune, "no_such_name")
