@@ -46,17 +46,20 @@ def _scales_and_sizes(node: Node, given: Sequence[Any]) -> tuple[Any, Any]:
     return (None, sizes) if sizes is not None and len(sizes) else (np.asarray(scales, np.float32), None)
 
 
-def _source(transform: str, before: int, after: int, scale: float) -> np.ndarray:
-    """Coordinates in the input, `(after,)`, of each position of the output."""
-    x = np.arange(after, dtype=np.float64)
+def _source(transform: str, before: int, after: int, scale: float | np.float32) -> np.ndarray:
+    """Coordinates in the input, `(after,)`, of each position of the output.
+
+    In single precision, as onnxruntime computes them: what the nearest modes round to depends on it.
+    """
+    x, scale = np.arange(after, dtype=np.float32), np.float32(scale)
     if transform == "align_corners":
-        return x * ((before - 1) / max(after - 1, 1))
+        return x * np.float32((before - 1) / max(after - 1, 1))
     if transform == "asymmetric":
         return x / scale
     if transform == "pytorch_half_pixel" and after == 1:
         return x * 0
-    centre = before / 2 * (1 - after / (before * scale)) if transform == "half_pixel_symmetric" else 0.0
-    return centre + (x + 0.5) / scale - 0.5
+    centre = before / 2 * (1 - after / (before * scale)) if transform == "half_pixel_symmetric" else 0
+    return np.float32(centre) + (x + np.float32(0.5)) / scale - np.float32(0.5)
 
 
 def _weights(node: Node, source: np.ndarray, size: int) -> np.ndarray:

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.calibration.signature import fixed_batch, signature
 from onnxprune.errors import InputError, ModelError
+from onnxprune.graph.fold import fold_constants
+from onnxprune.graph.load import first_line
 from onnxprune.graph.model import Model
-from onnxprune.graph.shapes import fold
 from onnxprune.graph.view import GraphView, Node, is_float, view
 from onnxprune.ops import handler_for
 from onnxprune.ops.base import TorchRule
@@ -19,6 +23,7 @@ from onnxprune.ops.base import TorchRule
 if TYPE_CHECKING:
     import torch
 
+_LARGEST_DIFFERENCE = 1e-3  # relative to the output's scale; float32 sums in another order differ by less
 # Operators that only move a constant's values: a weight behind them is trained where it is stored.
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -32,6 +37,8 @@ class Network:
         parameters: trained constants, by name.
         buffers: other constants that the nodes read, by name; normalisation statistics among them.
         training: whether normalisations use the statistics of the batch.
+        step: rows that the graph takes at a time; None where it takes any number.
+        device: where floating-point tensors live.
     """
 
     def __init__(self, model: Model, outputs: Sequence[str] = (), device: str = "cpu") -> None:
@@ -50,7 +57,8 @@ class Network:
         self.graph = view(model)
         self.outputs = tuple(outputs) or self.graph.outputs
         self.training = False
-        self._device = device
+        self.step = fixed_batch(signature(model))
+        self.device = device
         nodes = _needed(self.graph, self.outputs, model)
         trained = _trained(self.graph, nodes, model)
         folded = {} if not nodes else _folded(model, self.graph, nodes, trained)
@@ -70,15 +78,46 @@ class Network:
             else:
                 self.buffers[name] = tensor
 
-    def __call__(self, feeds: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    def __call__(self, feed: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
         """Run the graph.
 
         Args:
-            feeds: a tensor an input, of the shapes that the model takes.
+            feed: a tensor an input, `(rows, ...)`; split where the graph takes fewer rows at a time.
 
         Returns:
-            The outputs, by name.
+            The outputs, `(rows, ...)` by name.
         """
+        rows = len(next(iter(feed.values()))) if feed else 0
+        if self.step is None or rows == self.step:
+            return self._run(feed)
+        # The last part is filled up with its own first rows, whose results are dropped.
+        order = [
+            *range(rows),
+            *((rows - rows % self.step + i % max(rows % self.step, 1)) for i in range(-rows % self.step)),
+        ]
+        starts = range(0, len(order), self.step)
+        parts = [self._run({n: x[order[s : s + self.step]] for n, x in feed.items()}) for s in starts]
+        return {name: import_torch().cat([part[name] for part in parts])[:rows] for name in self.outputs}
+
+    def free_batch(self, feed: Mapping[str, "torch.Tensor"]) -> None:
+        """Run all rows at once from now on if the graph computes the same with them as with its fixed batch."""
+        torch = import_torch()
+        if self.step is None:
+            return
+        with torch.no_grad():
+            apart = self(feed)
+            try:
+                together = self._run(feed)
+            except (RuntimeError, ValueError, IndexError):  # a size that the graph spells out
+                return
+        same = [
+            a.shape == b.shape and torch.allclose(a, b, 1e-4, 1e-5)
+            for a, b in zip(apart.values(), together.values(), strict=True)
+        ]
+        if all(same):
+            self.step = None
+
+    def _run(self, feeds: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
         values: dict[str, Any] = {**self.buffers, **self.parameters, **feeds}
         for position, node in enumerate(self._nodes):
             rule = self._rules[position][self.training]
@@ -92,7 +131,7 @@ class Network:
     def inputs(self, feed: Mapping[str, np.ndarray]) -> dict[str, "torch.Tensor"]:
         """Arrays as tensors on the network's device; half precision becomes single."""
         tensors = {name: _tensor(array) for name, array in feed.items()}
-        return {name: t.to(self._device) if t.is_floating_point() else t for name, t in tensors.items()}
+        return {name: t.to(self.device) if t.is_floating_point() else t for name, t in tensors.items()}
 
     def state(self) -> dict[str, "torch.Tensor"]:
         """A copy of all parameters and floating-point buffers."""
@@ -119,6 +158,41 @@ class Network:
             if not np.array_equal(_tensor(original).numpy(), array):
                 changed[name] = array.astype(original.dtype)
         return model.with_constants(changed)
+
+
+def bound_network(model: Model, outputs: Sequence[str], probe: Dataset, device: str = "cpu") -> Network:
+    """A network that was seen to compute what onnxruntime computes.
+
+    Args:
+        model: the model.
+        outputs: tensors that a call returns.
+        probe: a few rows to compare on.
+        device: where the network runs.
+
+    Raises:
+        InputError: torch is missing.
+        ModelError: an operator has no rule, or the results differ.
+    """
+    torch = import_torch()
+    network = Network(model, outputs, device)
+    expected = Runner(model, outputs).run(probe, len(probe))
+    for feed, reference in zip(probe.batches(len(probe)), expected, strict=True):
+        tensors = network.inputs(feed)
+        try:
+            with torch.no_grad():
+                found = network(tensors)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ModelError(f"{model.name}: the graph cannot be run in torch: {first_line(error)}") from error
+        for name, array in reference.items():
+            own = found[name].cpu().numpy()
+            scale = max(float(np.abs(array).max(initial=0.0)), 1e-3)
+            if own.shape != array.shape or not np.abs(own - array).max(initial=0.0) <= _LARGEST_DIFFERENCE * scale:
+                raise ModelError(
+                    f"{model.name}: output {name!r} in torch is not what onnxruntime gives; the model cannot be trained"
+                )
+        if not probe.whole:
+            network.free_batch(tensors)
+    return network
 
 
 def import_torch() -> Any:
@@ -170,7 +244,7 @@ def _trained(graph: GraphView, nodes: Sequence[Node], model: Model) -> set[str]:
 
 def _folded(model: Model, graph: GraphView, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
     """Tensors that nodes compute from constants, except from trained ones."""
-    values = fold(model, graph)
+    values = fold_constants(model, graph)
     moving = set(trained)
     for node in nodes:
         if moving.intersection(node.inputs):
