@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from onnxprune.report import svg
 from onnxprune.report.html_parts import card, folded, legend, mono, profile, section, solid, table
@@ -10,7 +11,7 @@ from onnxprune.report.text import count, percent, ratio, some
 from onnxprune.result import GroupResult, PruneResult
 
 MOST_CARDS = 72
-MOST_ROWS = 600
+MOST_ROWS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def width_section(result: PruneResult) -> Markup:
             profile(data, "Channels kept per layer", lambda value: f"{value:.0f}"),
             _legend(data, "kept", "removed"),
             folded(
-                "All layers as a table",
+                _table_title(len(rows)),
                 table(
                     ("layer", "operator", "channels", "kept", "left"),
                     [(mono(r.node), r.op_type, r.before, r.after, ratio(r.after, r.before)) for r in rows[:MOST_ROWS]],
@@ -87,7 +88,7 @@ def macs_section(result: PruneResult) -> Markup | None:
             profile(data, "MACs per layer", count),
             _legend(data, "MACs left", "MACs saved"),
             folded(
-                "All layers as a table",
+                _table_title(len(layers)),
                 table(
                     ("layer", "operator", "MACs before", "after", "left", "parameters before", "after"),
                     [
@@ -116,6 +117,10 @@ def _legend(data: Sequence[svg.Column], kept: str, gone: str) -> Markup:
     return legend(*touched, *untouched)
 
 
+def _table_title(layers: int) -> str:
+    return "All layers as a table" if layers <= MOST_ROWS else f"The first {MOST_ROWS} layers as a table"
+
+
 def groups_section(result: PruneResult) -> Markup | None:
     """One card a group: its damage curve and the histogram of its scores."""
     groups = [group for group in result.groups if group.damage or group.scores]
@@ -125,7 +130,7 @@ def groups_section(result: PruneResult) -> Markup | None:
     if len(groups) > MOST_CARDS:
         largest = {g.name for g in sorted(groups, key=lambda g: g.macs_after - g.macs_before)[:MOST_CARDS]}
         shown = [group for group in groups if group.name in largest]
-    top = max((damage for group in groups for _, damage in group.damage[:-1]), default=0.0)
+    top = max((d for group in groups for _, d in group.damage[:-1] if isfinite(d)), default=0.0)
     removed = {name: frozenset(positions) for name, positions in result.plan.removed.items()}
     cards = (_group_card(group, removed.get(group.name, frozenset()), top) for group in shown)
     curves = any(group.damage for group in groups)

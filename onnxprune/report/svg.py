@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10
+from math import isfinite, log10
 
 from onnxprune.report.markup import Markup, element, join
 
@@ -10,6 +10,8 @@ HEIGHT = 100.0
 BINS = 20
 POINTS = 40
 DECADES = 4
+TOLD = 300
+"""Columns that say what they are under the pointer; where there are more, the page would grow too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +45,23 @@ def picture(width: float, height: float, label: str, *shapes: object, class_: st
 def columns(data: Sequence[Column], label: str) -> Markup:
     """Columns along the depth: the whole in a light shade, the kept part over it."""
     top = max((column.whole for column in data), default=0.0) or 1.0
-    return picture(10 * len(data), HEIGHT, label, *(_column(n, column, top) for n, column in enumerate(data)))
+    draw = _told_column if len(data) <= TOLD else _column
+    return picture(10 * len(data), HEIGHT, label, *(draw(n, column, top) for n, column in enumerate(data)))
+
+
+def _told_column(position: int, column: Column, top: float) -> Markup:
+    """A column that says what it is under the pointer."""
+    ground = element("rect", x=10 * position, y=0, width=10, height=number(HEIGHT), class_="hover")
+    return element("g", element("title", column.title), ground, _column(position, column, top))
 
 
 def _column(position: int, column: Column, top: float) -> Markup:
     x, width = 10 * position + 1.2, 7.6
     whole, kept = (HEIGHT * value / top for value in (column.whole, column.kept))
-    return element(
-        "g",
-        element("title", column.title),
-        element("rect", x=number(10 * position), y=0, width=10, height=number(HEIGHT), class_="hover"),
-        element("rect", x=number(x), y=number(HEIGHT - whole), width=width, height=number(whole), class_="whole"),
-        element(
-            "rect",
-            x=number(x),
-            y=number(HEIGHT - kept),
-            width=width,
-            height=number(kept),
-            class_=column.class_,
-        ),
+    drawn = ((whole, "whole"), (kept, column.class_))
+    return join(
+        element("rect", x=number(x), y=number(HEIGHT - high), width=width, height=number(high), class_=class_)
+        for high, class_ in drawn
     )
 
 
@@ -156,10 +156,15 @@ def stacked(parts: Sequence[tuple[str, float]], label: str) -> Markup:
 
 
 def log_share(value: float, top: float) -> float:
-    """Position of a value on the logarithmic scale: 1 at `top`, 0 at `DECADES` decades below it or at 0."""
+    """Position of a value on the logarithmic scale: 1 at `top`, 0 at `DECADES` decades below it or at 0.
+
+    What is not finite is as bad as can be: 1.
+    """
+    if not isfinite(value):
+        return 1.0
     if value <= 0 or top <= 0:
         return 0.0
-    return max(0.0, min(1.0, 1 + log10(value / top) / DECADES))
+    return max(0.0, min(1.0, 1 + (log10(value) - log10(top)) / DECADES))
 
 
 def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:

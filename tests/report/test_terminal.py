@@ -1,0 +1,104 @@
+import dataclasses
+import io
+
+import numpy as np
+import onnx
+from rich.console import Console, RenderableType
+
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.view import view
+from onnxprune.importance.base import GroupScore, Scores
+from onnxprune.report.inspection import inspection
+from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
+from onnxprune.result import NotPruned, ProgramReport
+
+
+def shown(what: RenderableType, width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(what)
+    return console.file.getvalue()
+
+
+def test_prune_summary_says_what_a_person_asks_first(result) -> None:
+    text = shown(prune_summary(result(), "out.onnx", 2500))
+    for part in (
+        *("MACs", "2.00 M", "1.00 M", "50.0 % left", "top-1 accuracy", "93.40 %", "92.60 %", "-0.80 points"),
+        *("6 of 48 channels removed in 3 groups", "layer3/Conv", "13/16"),
+        *("Softmax normalises across these channels", "softmax1, softmax2", "optimal, gap 0.10 %"),
+        *("13.5 s (score 12.0 s · allocate 1.5 s)", "written out.onnx (2.50 kB)"),
+    ):
+        assert part in text, part
+
+
+def test_summary_is_short(result) -> None:
+    text = shown(prune_summary(result(groups=200), "out.onnx"))
+    assert len(text.splitlines()) < 40
+    assert "more groups" in text
+
+
+def test_notes_are_shown(result) -> None:
+    assert "note: measured on noise" in shown(prune_summary(result(notes=("measured on noise",)), "o"))
+
+
+def test_names_with_brackets_are_shown_as_they_are(result) -> None:
+    name = "model[0]/[red]conv[/red]"
+    group = dataclasses.replace(result().groups[0], name=name)
+    strange = dataclasses.replace(
+        result(), groups=(group,), not_pruned=(NotPruned("t", f"{name} is fixed", name),), notes=(name,)
+    )
+    text = shown(prune_summary(strange, "out[1].onnx"), width=200)
+    assert text.count(name) == 4
+    assert "out[1].onnx" in text
+
+
+def test_summary_where_nothing_went(result) -> None:
+    text = shown(prune_summary(result(groups=0, not_pruned=(), program=ProgramReport("none"), timings={}), "o"))
+    assert "0 of 0 channels removed" in text
+    assert "none solved" in text
+
+
+def test_bar() -> None:
+    assert [bar(share, 4).plain for share in (0, 0.5, 1, 7, -1)] == ["····", "██··", "████", "████", "····"]
+    assert bar(0.45, 4).plain == "█▊··"
+
+
+def test_validate_summary(result) -> None:
+    whole = result()
+    text = shown(validate_summary("a.onnx", "b.onnx", (whole.before, whole.after), whole.metrics, 12))
+    assert "12 rows; before: a.onnx, after: b.onnx" in text
+    assert "12.50 %" in text
+
+
+def test_score_summary() -> None:
+    group = GroupScore("g[1]", np.array([1, 0, 2]), np.array([0.5, 0.25, 1.0]), np.zeros(4))
+    text = shown(score_summary(Scores((group,), ProgramReport("limit", 1.0, 0.5, 0.5, 2)), "oamip"))
+    assert "g[1]" in text
+    assert "0.250    0.500     1.000" in text
+    assert "limit, gap 50.00 %" in text
+
+
+def _two_layers() -> onnx.ModelProto:
+    graph = onnx.parser.parse_graph(
+        "g (float[N,4] x) => (float[N,3] y) { a = Gemm (x, w1, b1) r = Relu (a) h = Gemm (r, w2) y = Softmax (h) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (4, 6), "b1": (6,), "w2": (6, 3)}.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+
+
+def test_inspection() -> None:
+    model = load(_two_layers())
+    graph = view(model)
+    found = inspection(analyse(model, graph), graph)
+    assert [(x.op_type, x.inputs, x.outputs, x.macs, x.params) for x in found.layers] == [
+        ("Gemm", 4, 6, 24, 30),
+        ("Gemm", 6, 3, 18, 18),
+    ]
+    assert [(x.inputs_prunable, x.outputs_prunable) for x in found.layers] == [(False, True), (True, False)]
+    assert (found.prunable, found.units) == (6, 9)
+    assert (found.costs.macs, found.floor.macs) == (42, 4 + 3)
+    text = shown(inspect_summary(found))
+    assert "6 of 9 channels (66.7 %) can be pruned, in 1 groups" in text
+    assert "Softmax" in text
