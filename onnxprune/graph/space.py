@@ -134,6 +134,12 @@ class PruneSpace:
         """Number of units that may be removed (each group keeps at least one)."""
         return sum(len(group) for group in self.groups)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's largest computed tensor, at four bytes an element."""
+        sizes = [prod(shape) for name, shape in self.facts.shapes.items() if name not in self.constants]
+        return 4 * max(sizes, default=1) // max(1, self.facts.batch)
+
     def none_removed(self) -> Ids:
         """`(units,)` mask in which nothing is removed."""
         return np.zeros(self.units, dtype=bool)

@@ -1,1 +1,5 @@
-"""Repair of the weights that remain after pruning."""
+"""Repair: least-squares refits of what remains, and fine-tuning (`repair.finetune`, needs torch)."""
+
+from onnxprune.repair.sequential import repair
+
+__all__ = ["repair"]

@@ -1,0 +1,110 @@
+"""A layer as a matrix product: rows of its input and output at sampled positions, and its weight as a matrix.
+
+`output[r, group, :] = rows[group, r, :] @ matrix[group]` for every layer, convolutions as im2col. Positions are drawn
+at random where there are more than needed.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxprune.graph.space import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Sampled places of one batch: `(P,)` indices into the flattened axes of the output other than channels."""
+
+    shape: tuple[int, ...]
+    chosen: np.ndarray
+
+
+def positions(layer: Layer, output_shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Positions:
+    """Draw `count` positions of a layer's output (all of them where there are no more)."""
+    shape = tuple(n for a, n in enumerate(output_shape) if a != layer.output_axis)
+    size = prod(shape)
+    chosen = np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
+    return Positions(shape, chosen)
+
+
+def output_rows(layer: Layer, output: np.ndarray, at: Positions) -> np.ndarray:
+    """`(P, C_out)` values of an output-shaped tensor at the positions."""
+    moved = np.moveaxis(output, layer.output_axis, -1)
+    return np.asarray(moved[np.unravel_index(at.chosen, at.shape)])
+
+
+def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
+    """`(groups, P, K)` columns that the weight multiplies at the positions; K runs over channels, then the kernel."""
+    if layer.window is None:
+        moved = np.moveaxis(source, layer.input_axis, -1)
+        return np.asarray(moved.reshape(-1, moved.shape[-1])[at.chosen])[None]
+    window = layer.window
+    n = len(window.kernel)
+    strides, pads = window.strides, window.pads
+    if layer.transposed:
+        source, strides, pads = _stretched(source, layer, at.shape[1:])
+    padded = np.pad(source, ((0, 0), (0, 0), *((max(0, pads[a]), max(0, pads[a + n])) for a in range(n))))
+    crop = tuple(slice(max(0, -pads[a]), padded.shape[a + 2] - max(0, -pads[a + n])) for a in range(n))
+    padded = padded[(slice(None), slice(None), *crop)]
+    index = np.unravel_index(at.chosen, at.shape)
+    channels = padded.shape[1]
+    places = tuple(
+        index[a + 1].reshape(-1, *(1,) * n) * strides[a]
+        + (np.arange(window.kernel[a]) * window.dilations[a]).reshape(*(1,) * a, -1, *(1,) * (n - 1 - a))
+        for a in range(n)
+    )
+    rows = index[0].reshape(-1, *(1,) * n)
+    # Channels last while gathering: every gathered piece is then contiguous.
+    last = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
+    found = last[(rows, *places)].reshape(len(at.chosen), prod(window.kernel), layer.group, channels // layer.group)
+    return np.ascontiguousarray(found.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1)
+
+
+def _stretched(
+    source: np.ndarray, layer: Layer, sizes: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
+    """ConvTranspose as a convolution: zeros between the input's positions, and pads that give the output's size."""
+    window = layer.window
+    assert window is not None
+    n = len(window.kernel)
+    stretched = np.zeros(
+        (*source.shape[:2], *((size - 1) * s + 1 for size, s in zip(source.shape[2:], window.strides, strict=True))),
+        source.dtype,
+    )
+    stretched[(slice(None), slice(None), *(slice(None, None, s) for s in window.strides))] = source
+    spans = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+    begins = [span - pad for span, pad in zip(spans, window.pads, strict=False)]
+    ends = [sizes[a] + spans[a] - stretched.shape[a + 2] - begins[a] for a in range(n)]
+    return stretched, (1,) * n, (*begins, *ends)
+
+
+def to_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
+    """`(groups, K, C_out / groups)` float64 matrix of a weight."""
+    weight = np.asarray(weight, dtype=np.float64)
+    if layer.window is None:
+        return (weight if layer.in_axis == 0 else weight.T)[None]
+    if layer.transposed:
+        flipped = weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in layer.window.kernel))]
+        grouped = flipped.reshape(layer.group, -1, *flipped.shape[1:])
+        return np.moveaxis(grouped, 2, -1).reshape(layer.group, -1, weight.shape[1])
+    return weight.reshape(layer.group, weight.shape[0] // layer.group, -1).transpose(0, 2, 1)
+
+
+def from_matrix(layer: Layer, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The inverse of `to_matrix`, in the shape and type of `like`."""
+    if layer.window is None:
+        weight = matrix[0] if layer.in_axis == 0 else matrix[0].T
+    elif layer.transposed:
+        grouped = matrix.reshape(layer.group, like.shape[0] // layer.group, *like.shape[2:], like.shape[1])
+        weight = np.moveaxis(grouped, -1, 2).reshape(like.shape)
+        weight = weight[(slice(None), slice(None), *(slice(None, None, -1) for _ in layer.window.kernel))]
+    else:
+        weight = matrix.transpose(0, 2, 1)
+    return np.asarray(weight.reshape(like.shape), dtype=like.dtype, order="C")
+
+
+def column_positions(layer: Layer, channels: np.ndarray) -> np.ndarray:
+    """`(n * kernel,)` positions among a group's K columns of input channels (numbered within the group)."""
+    kernel = prod(layer.window.kernel) if layer.window else 1
+    return (np.asarray(channels)[:, None] * kernel + np.arange(kernel)).reshape(-1)

@@ -1,0 +1,132 @@
+"""Runs a model step by step over all calibration rows, holding only the tensors that are still needed.
+
+Layer by layer work (statistics, refits) then costs one pass of the model in all, instead of one pass per layer.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.calibration.signature import fixed_batch, signature
+from onnxprune.errors import ModelError
+from onnxprune.graph.model import Model
+from onnxprune.graph.segment import segment
+from onnxprune.graph.view import GraphView, Node
+
+Arrays = dict[str, np.ndarray]
+
+_BATCH_BYTES = 128 << 20
+_LARGEST_BATCH = 64
+
+
+class Replay:
+    """A model in the middle of a run: `batches` holds, per batch, the tensors that nodes further on read.
+
+    Attributes:
+        model: whose constants later steps use; may be replaced by the same graph with other constants.
+        nodes: all nodes, in the order of execution.
+        batches: known tensors by name, per batch.
+    """
+
+    def __init__(self, model: Model, nodes: Sequence[Node], feeds: Sequence[Mapping[str, np.ndarray]], threads: int):
+        self.model = model
+        self.nodes = tuple(nodes)
+        self.batches: list[Arrays] = [dict(feed) for feed in feeds]
+        self._threads = threads
+        self._done = 0
+        self._place = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+        self._last: dict[str, int] = {}
+        for index, node in enumerate(nodes):
+            for name in (*node.inputs, *node.captured):
+                self._last[name] = index
+
+    @property
+    def done(self) -> int:
+        """Number of nodes that have been run."""
+        return self._done
+
+    def before(self, node: str) -> int:
+        """The position of a node: how many nodes run before it."""
+        return next(index for index, each in enumerate(self.nodes) if each.name == node)
+
+    def after(self, tensor: str) -> int:
+        """How many nodes must have run for a tensor to be known."""
+        return self._place[tensor] + 1
+
+    def advance(self, stop: int, wanted: Sequence[str] = ()) -> None:
+        """Run up to (not including) node number `stop`; `wanted` tensors are held until the next step."""
+        if stop <= self._done:
+            return
+        live = [name for name, last in self._last.items() if last >= stop]
+        made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
+        found = self._run(stop, made) if made else iter([{} for _ in self.batches])
+        keep = {*live, *wanted}
+        for index, new in enumerate(found):
+            known = self.batches[index]
+            self.batches[index] = {name: value for name, value in known.items() if name in keep} | new
+        self._done = stop
+
+    def peek(self, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
+        """Tensors made before node number `stop`, per batch, without going there."""
+        made = [name for name in wanted if self._place.get(name, -1) >= self._done]
+        for known, new in zip(self.batches, self._run(stop, made), strict=True):
+            yield {name: new[name] if name in new else known[name] for name in wanted}
+
+    def _run(self, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
+        nodes = needed(self.nodes[self._done : stop], wanted)
+        part = segment(self.model, nodes, self.batches[0], wanted)
+        runner = Runner(part, wanted, threads=self._threads)
+        inputs = [value.name for value in part.proto.graph.input]
+        for known in self.batches:
+            yield runner.run_feed({name: known[name] for name in inputs})
+
+
+def needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:
+    """The nodes among `nodes` that make `wanted`."""
+    targets, kept = {*wanted}, []
+    for node in reversed(nodes):
+        if targets.intersection(node.outputs):
+            kept.append(node)
+            targets.update(node.inputs, node.captured)
+    return kept[::-1]
+
+
+def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -> list[Arrays]:
+    """All rows as feeds of equal batches, the last one possibly shorter.
+
+    A batch size that the model declares is kept to, unless its nodes prove to take others.
+
+    Args:
+        model: the model.
+        graph: its view.
+        data: the rows.
+        row_bytes: size of one row's largest tensor.
+    """
+    size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _LARGEST_BATCH))
+    fixed = fixed_batch(signature(model))
+    if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
+        return list(data.batches(size))
+    return list(data.take(range(len(data) // fixed * fixed)).batches(fixed))
+
+
+def _takes_any_batch(model: Model, graph: GraphView, data: Dataset, fixed: int, size: int) -> bool:
+    """Whether the nodes of a model that declares a fixed batch give the same results at another one."""
+    count = min(size, len(data)) // fixed * fixed
+    if count <= fixed:
+        return False
+    few = data.take(range(count))
+    feed = next(few.batches(count))
+    wanted = list(graph.outputs)
+    runner = Runner(model, wanted, threads=1)
+    expected = [runner.run_feed(part) for part in few.batches(fixed)]
+    try:
+        found = Runner(segment(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
+    except ModelError:
+        return False
+    for name in wanted:
+        whole = np.concatenate([np.atleast_1d(part[name]) for part in expected])
+        if whole.shape != found[name].shape or not np.allclose(whole, found[name], rtol=1e-3, atol=1e-5):
+            return False
+    return True

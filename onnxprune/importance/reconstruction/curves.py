@@ -1,0 +1,85 @@
+"""Damage to the task when one group alone is pruned: measured at a few widths, interpolated between them.
+
+The model runs from the group's first consumer on, with that consumer's (and later ones') weights corrected and zero
+for removed units; weights are inputs of the session, so that one session serves all widths of a group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.replay import Replay, needed
+from onnxprune.calibration.runner import Runner
+from onnxprune.evaluation.outputs import OutputKind, divergence
+from onnxprune.graph.segment import segment
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A group at one width: the constants that differ from the original's."""
+
+    width: int
+    constants: Mapping[str, np.ndarray]
+
+
+def measure(
+    replay: Replay, variants: Sequence[Variant], reference: Mapping[str, np.ndarray], kind: OutputKind, threads: int
+) -> dict[int, float]:
+    """Output divergence of each variant; `replay` stands before the first node that reads a changed constant.
+
+    Args:
+        replay: the original model in the middle of its run.
+        variants: what to measure.
+        reference: the original's outputs on all rows.
+        kind: what they mean.
+        threads: for onnxruntime.
+    """
+    changed = list(dict.fromkeys(name for variant in variants for name in variant.constants))
+    nodes = needed(replay.nodes[replay.done :], kind.outputs)
+    part = segment(replay.model, nodes, replay.batches[0], kind.outputs, changed)
+    runner = Runner(part, kind.outputs, threads=threads)
+    inputs = [value.name for value in part.proto.graph.input]
+    found = {}
+    for variant in variants:
+        values = {name: variant.constants.get(name, replay.model.constants[name]) for name in changed}
+        results = [
+            runner.run_feed({name: values[name] if name in values else known[name] for name in inputs})
+            for known in replay.batches
+        ]
+        outputs = {name: np.concatenate([result[name] for result in results]) for name in kind.outputs}
+        found[variant.width] = divergence(reference, outputs, kind)
+    return found
+
+
+def interpolate(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray:
+    """The damage at every width, from that measured at some, along the reconstruction error.
+
+    Between two measured widths the damage grows linearly with the error on a logarithmic scale of both, that is as a
+    power of it, which is what measured curves look like; beyond the last one it grows in proportion.
+
+    Args:
+        errors: `(n + 1,)` reconstruction error per kept width, non-increasing.
+        measured: damage per measured width.
+
+    Returns:
+        `(n + 1,)` damage, 0 at full width.
+    """
+    n = len(errors) - 1
+    widths = sorted((width for width in measured if width < n), reverse=True)
+    if not widths:
+        return np.asarray(errors, dtype=np.float64).copy()
+    tiny = 1e-12
+    levels = np.maximum(np.array([measured[w] for w in widths]), tiny)
+    levels = np.maximum.accumulate(levels)
+    anchors = np.maximum.accumulate(np.maximum(errors[widths], tiny))
+    damage = np.zeros(n + 1)
+    for width in range(n):
+        error = max(float(errors[width]), tiny)
+        if width >= widths[0]:
+            damage[width] = levels[0] * min(1.0, error / anchors[0])
+        elif width <= widths[-1]:
+            damage[width] = levels[-1] * max(1.0, error / anchors[-1])
+        else:
+            damage[width] = np.exp(np.interp(np.log(error), np.log(anchors), np.log(levels)))
+    return damage

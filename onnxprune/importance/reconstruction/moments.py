@@ -1,0 +1,173 @@
+"""What elimination needs of each consumer: second moments of its input columns and where units lie among them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxprune.calibration.columns import column_positions, from_matrix, input_rows, positions, to_matrix
+from onnxprune.calibration.replay import Replay
+from onnxprune.calibration.statistics import Moments, MomentSums
+from onnxprune.graph.fitpoint import FitPoint
+from onnxprune.graph.space import Group, Ids, Layer, PruneSpace
+from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
+
+_LEAST_ROWS = 8192
+_ROWS_PER_COLUMN = 16
+_MOST_COLUMNS = 2560
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Fewer columns for a layer with very many, such as a Gemm behind Flatten: a few directions of each unit.
+
+    Attributes:
+        blocks: `(b,)` original columns of each unit.
+        bases: `(b, r)` orthonormal directions of each unit: the leading left singular vectors of its rows of the
+            weight.
+    """
+
+    blocks: tuple[np.ndarray, ...]
+    bases: tuple[np.ndarray, ...]
+
+    def columns(self, rows: np.ndarray) -> np.ndarray:
+        """`(1, R, K)` columns -> `(1, R, K')`."""
+        parts = [rows[0][:, b] @ u.astype(rows.dtype) for b, u in zip(self.blocks, self.bases, strict=True)]
+        return np.concatenate(parts, axis=1)[None]
+
+    def weight(self, matrix: np.ndarray) -> np.ndarray:
+        """`(K, C)` -> `(K', C)`."""
+        return np.concatenate([u.T @ matrix[b] for b, u in zip(self.blocks, self.bases, strict=True)])
+
+    def expand(self, change: np.ndarray, width: int) -> np.ndarray:
+        """`(K', C)` -> `(K, C)`."""
+        full = np.zeros((width, change.shape[1]), change.dtype)
+        start = 0
+        for block, basis in zip(self.blocks, self.bases, strict=True):
+            full[block] = basis @ change[start : start + basis.shape[1]]
+            start += basis.shape[1]
+        return full
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A consumer layer with its moments.
+
+    Attributes:
+        point: the layer and its fit point.
+        ids: `(C_in / groups,)` units of the columns' channels; those of one convolution group stand for all.
+        matrix: `(groups, K, C / groups)` its weight.
+        moments: of its (reduced) columns.
+        reduction: how columns were reduced, None where they were not.
+    """
+
+    point: FitPoint
+    ids: Ids
+    matrix: np.ndarray
+    moments: Moments
+    reduction: Reduction | None
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        return int(self.matrix.shape[0] * self.matrix.shape[2])
+
+    def consumers(self, group: Group, metric: np.ndarray) -> list[Consumer]:
+        """The layer as the elimination sees it: one consumer per convolution group."""
+        blocks = self._blocks(group)
+        found = []
+        per_group = metric.reshape(len(self.matrix), -1)
+        for g, matrix in enumerate(self.matrix):
+            has_bias = self.point.bias is not None
+            gram = self.moments.covariance()[g] if has_bias else self.moments.second[g]
+            mean = self.moments.mean[g] if has_bias else np.zeros(len(gram))
+            weight = matrix if self.reduction is None else self.reduction.weight(matrix)
+            found.append(Consumer(gram, mean, weight, blocks, per_group[g]))
+        return found
+
+    def constants(
+        self, corrected: Sequence[Corrected], removed: Ids, current: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The layer's weight and bias with units removed and the others corrected."""
+        layer, point = self.point.layer, self.point
+        matrix = self.matrix.copy()
+        for g, each in enumerate(corrected):
+            weight = each.weight.astype(np.float64)
+            if self.reduction is not None:
+                change = weight - self.reduction.weight(self.matrix[g])
+                weight = self.matrix[g] + self.reduction.expand(change, len(matrix[g]))
+                weight[column_positions(layer, np.flatnonzero(removed[self.ids]))] = 0.0
+            matrix[g] = weight
+        changed = {layer.weight: from_matrix(layer, matrix, current[layer.weight])}
+        shift = np.concatenate([each.shift for each in corrected]) * point.gain
+        if point.bias is not None and shift.any():
+            bias = current[point.bias]
+            usable = point.bias_slope != 0
+            step = np.where(usable, shift * point.slope / np.where(usable, point.bias_slope, 1.0), 0.0)
+            changed[point.bias] = (bias.astype(np.float64) + step.reshape(bias.shape)).astype(bias.dtype)
+        return changed
+
+    def _blocks(self, group: Group) -> np.ndarray:
+        if self.reduction is not None:
+            starts = np.cumsum([0, *(basis.shape[1] for basis in self.reduction.bases)])
+            place = {int(self.ids[block[0] // self._kernel]): i for i, block in enumerate(self.reduction.blocks)}
+            size = self.reduction.bases[place[int(group.units[0])]].shape[1]
+            return np.array([starts[place[int(u)]] + np.arange(size) for u in group.units])
+        return np.array([column_positions(self.point.layer, np.flatnonzero(self.ids == u)) for u in group.units])
+
+    @property
+    def _kernel(self) -> int:
+        window = self.point.layer.window
+        return prod(window.kernel) if window else 1
+
+
+def collect(
+    replay: Replay, point: FitPoint, space: PruneSpace, weight: np.ndarray, generator: np.random.Generator
+) -> Statistics:
+    """Moments of a layer's input columns at sampled positions of all rows. Moves `replay` to the layer.
+
+    Args:
+        replay: the original's run.
+        point: the layer.
+        space: the analysis.
+        weight: the layer's weight.
+        generator: draws positions.
+    """
+    layer = point.layer
+    axis_ids = space.labels[layer.weight][layer.in_axis]
+    assert axis_ids is not None
+    matrix = to_matrix(layer, weight)
+    ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
+    replay.advance(replay.before(layer.node), [layer.input])
+    reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
+    width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
+    count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * width) // len(replay.batches))
+    sums = MomentSums()
+    for known in replay.batches:
+        source = known[layer.input]
+        at = positions(layer, _output_shape(layer, source.shape, space), count, generator)
+        rows = input_rows(layer, source, at)
+        sums.add(rows if reduction is None else reduction.columns(rows))
+    return Statistics(point, ids, matrix, sums.finish(), reduction)
+
+
+def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction:
+    units = [u for u in np.unique(ids) if u != 0]
+    rank = max(1, _MOST_COLUMNS // max(1, len(units)))
+    blocks, bases = [], []
+    for u in units:
+        block = column_positions(layer, np.flatnonzero(ids == u))
+        vectors = np.linalg.svd(matrix[block], full_matrices=False)[0][:, :rank]
+        blocks.append(block)
+        bases.append(vectors)
+    return Reduction(tuple(blocks), tuple(bases))
+
+
+def _output_shape(layer: Layer, source: tuple[int, ...], space: PruneSpace) -> tuple[int, ...]:
+    """Shape of the layer's output for an input of this shape, with any size for its channels."""
+    if layer.window is not None:
+        return (source[0], 1, *space.facts.shapes[layer.output][2:])
+    rest = [n for axis, n in enumerate(source) if axis != layer.input_axis]
+    rest.insert(layer.output_axis, 1)
+    return tuple(rest)

@@ -1,0 +1,177 @@
+"""The scorer `reconstruction`: statistics, elimination, damage curves."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.replay import Replay, batch_feeds
+from onnxprune.errors import InputError
+from onnxprune.evaluation.outputs import OutputKind, output_kind
+from onnxprune.graph.edit import GraphEdit
+from onnxprune.graph.fitpoint import FitPoint, Schedule, schedule
+from onnxprune.graph.model import Model
+from onnxprune.graph.space import Group, PruneSpace
+from onnxprune.graph.view import GraphView, view
+from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.importance.reconstruction.curves import Variant, interpolate, measure
+from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
+from onnxprune.importance.reconstruction.moments import Statistics, collect
+
+_RIDGE = 1e-3
+_HELD_OUT = 4  # every fourth row measures damage instead of moments
+_MOST_MEASURED = 400
+_WIDTHS = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
+
+
+def score(context: ScoreContext) -> Scores:
+    """Score every group by reconstruction; see the package's description.
+
+    Raises:
+        InputError: there are no calibration rows.
+        ModelError: onnxruntime cannot run the model.
+    """
+    data = context.data
+    if data is None or len(data) == 0:
+        raise InputError("--importance reconstruction needs calibration inputs: give --data")
+    fit, measured = split(data)
+    plan = _plan(context)
+    results, statistics = _eliminate(context, plan, fit)
+    damages = _damages(context, plan, results, statistics, measured)
+    scores = []
+    for group in context.space.groups:
+        found = results[group.name]
+        least = max(float(found.errors[0]), 1e-30)
+        by_position = np.zeros(len(group))
+        by_position[found.order] = np.sqrt(found.errors[:-1][::-1] / least)
+        scores.append(GroupScore(group.name, found.order, np.clip(by_position, 0, 1), damages[group.name]))
+    return Scores(tuple(scores))
+
+
+def split(data: Dataset) -> tuple[Dataset, Dataset]:
+    """Rows for moments and rows for measuring damage; the same ones where there are too few to keep apart."""
+    if len(data) < 2 * _HELD_OUT:
+        return data, data
+    apart = np.arange(len(data)) % _HELD_OUT == _HELD_OUT - 1
+    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart)[:_MOST_MEASURED])
+
+
+def widths(units: int) -> tuple[int, ...]:
+    """Kept widths at which damage is measured, descending."""
+    return tuple(sorted({max(1, round(units * share)) for share in _WIDTHS} - {units}, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is run: the original with folded weights stored, its nodes in order, and the layers by name."""
+
+    model: Model
+    graph: GraphView
+    schedule: Schedule
+    points: Mapping[str, FitPoint]
+
+
+def _plan(context: ScoreContext) -> _Plan:
+    model, graph = context.model, context.view
+    folded = {layer.weight for layer in context.space.layers if layer.weight not in model.constants}
+    if folded:
+        edit = GraphEdit(model, graph)
+        for name in folded:
+            edit.set_value(name, context.space.facts.folded[name])
+        model = edit.apply()
+        graph = view(model)
+    found = schedule(graph, context.space, model.constants)
+    return _Plan(model, graph, found, {point.layer.node: point for point in found.points})
+
+
+def _eliminate(
+    context: ScoreContext, plan: _Plan, fit: Dataset
+) -> tuple[dict[str, Elimination], dict[str, Statistics]]:
+    """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
+    space, config = context.space, context.config
+    feeds = batch_feeds(plan.model, plan.graph, fit, space.row_bytes)
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
+    waiting = {group.name: {node for node in group.consumers if node in plan.points} for group in space.groups}
+    used = set().union(*waiting.values())
+    statistics: dict[str, Statistics] = {}
+    futures: list[Future[Elimination]] = []
+    points = [point for point in plan.schedule.points if point.layer.node in used]
+    for number, point in enumerate(points):
+        generator = np.random.default_rng([config.seed, number])
+        weight = plan.model.constants[point.layer.weight]
+        statistics[point.layer.node] = collect(replay, point, space, weight, generator)
+        for group in space.groups:
+            if point.layer.node in waiting[group.name]:
+                waiting[group.name].remove(point.layer.node)
+                if not waiting[group.name]:
+                    futures.append(context.executor.submit(eliminate, _task(group, statistics)))
+        context.progress("statistics", number + 1, len(points))
+    found = {}
+    for number, future in enumerate(futures):
+        result = future.result()
+        found[result.group] = result
+        context.progress("elimination", number + 1, len(futures))
+    return found, statistics
+
+
+def _task(group: Group, statistics: Mapping[str, Statistics]) -> Task:
+    consumers = [
+        consumer
+        for node in group.consumers
+        if node in statistics
+        for consumer in statistics[node].consumers(group, np.ones(statistics[node].outputs))
+    ]
+    return Task(group.name, tuple(consumers), widths(len(group)), _RIDGE)
+
+
+def _damages(
+    context: ScoreContext,
+    plan: _Plan,
+    results: Mapping[str, Elimination],
+    statistics: Mapping[str, Statistics],
+    data: Dataset,
+) -> dict[str, np.ndarray]:
+    """Each group's damage curve, measured on `data`."""
+    space, config = context.space, context.config
+    kind = output_kind(plan.model, plan.graph)
+    feeds = batch_feeds(plan.model, plan.graph, data, space.row_bytes)
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
+    reference = {name: np.concatenate(parts) for name, parts in _outputs(replay, kind).items()}
+    damages = {}
+    starts = {group.name: _first(group, replay) for group in space.groups}
+    for number, group in enumerate(sorted(space.groups, key=lambda g: starts[g.name])):
+        found = results[group.name]
+        replay.advance(starts[group.name])
+        variants = _variants(group, space, plan, found, statistics)
+        measured = measure(replay, variants, reference, kind, config.threads)
+        damages[group.name] = interpolate(found.errors, measured)
+        context.progress("damage", number + 1, len(space.groups))
+    return damages
+
+
+def _outputs(replay: Replay, kind: OutputKind) -> dict[str, list[np.ndarray]]:
+    parts = list(replay.peek(len(replay.nodes), kind.outputs))
+    return {name: [part[name] for part in parts] for name in kind.outputs}
+
+
+def _first(group: Group, replay: Replay) -> int:
+    return min(replay.before(node) for node in group.consumers)
+
+
+def _variants(
+    group: Group, space: PruneSpace, plan: _Plan, found: Elimination, statistics: Mapping[str, Statistics]
+) -> list[Variant]:
+    variants = []
+    for width, corrected in found.corrected.items():
+        removed = space.none_removed()
+        removed[group.units[found.order[: len(group) - width]]] = True
+        remaining = list(corrected)
+        constants: dict[str, np.ndarray] = {}
+        for node in group.consumers:
+            own = statistics[node]
+            parts, remaining = remaining[: len(own.matrix)], remaining[len(own.matrix) :]
+            constants |= own.constants(parts, removed, plan.model.constants)
+        variants.append(Variant(width, constants))
+    return variants
