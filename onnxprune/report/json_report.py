@@ -3,18 +3,20 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import FinetuneConfig, PruneConfig, Target
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
 from onnxprune.result import Costs, MetricChange, NotPruned, PruneResult
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.latency import Latency
     from onnxprune.importance.base import Scores
+    from onnxprune.repair.finetune.result import FinetuneResult
 
 SCHEMA = 1
 
@@ -138,4 +140,24 @@ def validate_report(
         "after": plain(costs[1]),
         "metrics": plain(metrics),
         "rows": rows,
+    }
+
+
+def bench_report(measured: "Sequence[Latency]", origin: Provenance | None = None) -> dict[str, Any]:
+    """The report of `bench`: one entry a model, the first is what the ratios compare with."""
+    return _head("bench", measured[0].model, origin) | {"models": [plain(entry) for entry in measured]}
+
+
+def finetune_report(
+    model: str, trained: "FinetuneResult", config: FinetuneConfig, origin: Provenance | None = None
+) -> dict[str, Any]:
+    """The report of `finetune`: every epoch, number 0 is the model as it came."""
+    return _head("finetune", model, origin) | {
+        "loss": trained.loss,
+        "best": trained.best,
+        "history": plain(trained.history),
+        "device": trained.device,
+        "seconds": trained.seconds,
+        "seed": config.seed,
+        "settings": plain(config),
     }

@@ -1,6 +1,6 @@
 """Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -25,7 +25,9 @@ from onnxprune.report.text import (
 from onnxprune.result import Costs, GroupResult, MetricChange, NotPruned, ProgramReport, PruneResult
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.latency import Latency
     from onnxprune.importance.base import Scores
+    from onnxprune.repair.finetune.result import Epoch, FinetuneResult
     from onnxprune.report.inspection import Inspection
 
 TOP_GROUPS = 8
@@ -206,3 +208,39 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
     return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in scores.notes))
+
+
+def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
+    """One line a model: time, time relative to the first, memory, file size."""
+    made = table("model", "median", "p10", "p90", "relative", "memory", "file")
+    for entry in measured:
+        memory = "–" if entry.peak_bytes is None else size(entry.peak_bytes)
+        relative = Text(f"{entry.ratio:.3f}", style=GOOD if entry.ratio < 1 else "")
+        times = (f"{value:.3f} ms" for value in (entry.median_ms, entry.p10_ms, entry.p90_ms))
+        made.add_row(Text(entry.model), *times, relative, memory, size(entry.file_bytes))
+    first = measured[0]
+    threads = "all threads" if first.threads == 0 else f"{first.threads} thread" + "s" * (first.threads > 1)
+    how = f"batch {first.batch}, {threads}, {first.rounds} interleaved rounds after {first.warmup} to warm up"
+    return Group(made, Text(how, style=DIM))
+
+
+def epoch_line(epoch: "Epoch") -> Text:
+    """One epoch of training."""
+    if epoch.number == 0:
+        return Text(f"as it came   held-out loss {epoch.held_out_loss:.4g}", style=DIM)
+    losses = f"loss {epoch.train_loss:.4g}, held-out {epoch.held_out_loss:.4g}"
+    right = (
+        "" if epoch.held_out_agreement != epoch.held_out_agreement else f", right {percent(epoch.held_out_agreement)}"
+    )
+    return Text(f"epoch {epoch.number:<4}   {losses}{right}, {duration(epoch.seconds)}")
+
+
+def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
+    """What training brought."""
+    first, best = trained.history[0], trained.history[trained.best]
+    gain = Text.assemble(
+        (f"epoch {trained.best} is the best", "bold"),
+        f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
+        (f"   {duration(trained.seconds)} on {trained.device}", DIM),
+    )
+    return Group(gain, Text.assemble(("written ", "bold"), (output, "bold")))

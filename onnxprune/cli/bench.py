@@ -1,0 +1,81 @@
+"""`onnxprune bench`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_output
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import PreprocessConfig, option
+
+
+@dataclass(frozen=True, slots=True)
+class BenchFiles:
+    """What `bench` reads and writes."""
+
+    data: str | None = option(None, "Rows to run on [default: random ones]; forms as in prune --data.", metavar="DATA")
+    json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """How `bench` measures."""
+
+    batch: int = option(1, "Rows a run; a model with a fixed batch runs at its own.", minimum=1)
+    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0)
+    seconds: float = option(5.0, "Time to measure, for all models together.", minimum=0)
+    warmup: int = option(3, "Rounds that are not counted.", minimum=0)
+    rounds: int = option(10, "Measured rounds at least, whatever the time.", minimum=1)
+    memory: bool = option(True, "Measure peak memory, each model in a process of its own.")
+    seed: int = option(0, "Seed of random rows.", minimum=0)
+
+
+@command(
+    Section("Files", BenchFiles),
+    Section("Measurement", BenchConfig, "bench"),
+    Section("Image input", PreprocessConfig, "preprocess"),
+)
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(help="Models; the others are compared with the first.", metavar="MODEL.onnx...")
+    ],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Measure how long models take in onnxruntime, side by side, with their memory and file size."""
+    files, config = given.get(BenchFiles), given.get(BenchConfig)
+    check_output(files.json, [*models, files.data], "--json")
+
+    from onnxprune.calibration.inputs import load_data
+    from onnxprune.evaluation.latency import measure
+    from onnxprune.graph.load import load
+    from onnxprune.graph.view import view
+    from onnxprune.report.json_report import bench_report
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.terminal import bench_summary
+
+    loaded = [load(model) for model in models]
+    rows = None
+    if files.data is not None:
+        first = loaded[0]
+        preprocess = given.get(PreprocessConfig)
+        rows = load_data(files.data, first, view(first), preprocess, limit=config.batch, seed=config.seed)
+    measured = measure(
+        loaded,
+        batch=config.batch,
+        threads=config.threads,
+        seconds=config.seconds,
+        warmup=config.warmup,
+        rounds=config.rounds,
+        memory=config.memory,
+        data=rows,
+        seed=config.seed,
+    )
+    terminal.show(bench_summary(measured))
+    origin = provenance(sys.argv[1:], **{f"model {n}": model for n, model in enumerate(models, 1)}, data=files.data)
+    terminal.report(files.json, lambda: bench_report(measured, origin))

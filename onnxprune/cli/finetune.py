@@ -1,0 +1,90 @@
+"""`onnxprune finetune`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_distinct, check_output
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import FinetuneConfig, PreprocessConfig, option
+from onnxprune.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneFiles:
+    """What `finetune` reads and writes."""
+
+    output: Path | None = option(None, "The trained model.", short="-o", metavar="OUT.onnx")
+    data: str | None = option(None, "Training rows; labels are needed without --teacher.", metavar="DATA")
+    teacher: Path | None = option(
+        None, "Train towards this model's outputs, for example the original's; needs no labels.", metavar="MODEL.onnx"
+    )
+    validation: str | None = option(None, "Rows that choose the best epoch, instead of --holdout.", metavar="DATA")
+    checkpoint: Path | None = option(None, "State after every epoch; where it exists, training goes on from it.")
+    images: int | None = option(None, "Training rows used at most [default: all].", minimum=1)
+    json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
+
+
+@command(
+    Section("Files", FinetuneFiles, "finetune"),
+    Section("Training", FinetuneConfig, "finetune"),
+    Section("Image input", PreprocessConfig, "preprocess"),
+)
+def finetune(
+    model: Annotated[Path, typer.Argument(help="The model to train; never changed.", metavar="MODEL.onnx")],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Train a pruned model's weights, with labels or towards the original's outputs (needs torch)."""
+    files, config = given.get(FinetuneFiles), given.get(FinetuneConfig)
+    if files.output is None:
+        raise InputError("give the file to write: -o OUT.onnx")
+    if files.data is None:
+        raise InputError("give the training rows: --data DATA")
+    inputs = (model, files.data, files.teacher, files.validation)
+    outputs = {"output": files.output, "checkpoint": files.checkpoint, "json": files.json}
+    for name, path in outputs.items():
+        check_output(path, inputs, f"--{name}")
+    check_distinct(**{name: path for name, path in outputs.items() if str(path) != "-"})
+
+    from onnxprune.calibration.inputs import load_data
+    from onnxprune.graph.load import load
+    from onnxprune.graph.save import save
+    from onnxprune.graph.view import view
+    from onnxprune.repair.finetune import finetune as train
+    from onnxprune.report.json_report import finetune_report
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.terminal import epoch_line, finetune_summary
+
+    loaded = load(model)
+    graph, preprocess = view(loaded), given.get(PreprocessConfig)
+    rows = load_data(files.data, loaded, graph, preprocess, limit=files.images, seed=config.seed)
+    chosen_on = None if files.validation is None else load_data(files.validation, loaded, graph, preprocess)
+    teacher = None if files.teacher is None else load(files.teacher)
+    with terminal.progress() as progress:
+        trained = train(
+            loaded,
+            rows,
+            teacher=teacher,
+            config=config,
+            validation=chosen_on,
+            checkpoint=files.checkpoint,
+            progress=progress,
+            on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
+        )
+        save(trained.model, files.output)
+    terminal.show(finetune_summary(trained, str(files.output)))
+    origin = provenance(
+        sys.argv[1:],
+        model=model,
+        output=files.output,
+        data=files.data,
+        teacher=files.teacher,
+        validation=files.validation,
+    )
+    terminal.report(files.json, lambda: finetune_report(str(model), trained, config, origin))
