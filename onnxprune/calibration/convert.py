@@ -50,6 +50,11 @@ class Conversion:
     std: np.ndarray | None
     drop: bool
 
+    @property
+    def is_cast_only(self) -> bool:
+        """Whether values of an image become floating-point numbers without being scaled."""
+        return self.dtype.kind == "f" and self.scale == 1 and self.mean is None and self.std is None
+
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """`(rows, ...)` as stored -> `(rows, ...)` as the model takes them (without the leading axis where `drop`)."""
         if self.scale != 1 or self.mean is not None or self.std is not None:

@@ -4,6 +4,7 @@ Every form ends as a `Dataset`: rows by input name, optional class numbers, and 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,6 +35,10 @@ RANDOM = "random"
 RANDOM_ROWS = 100
 _RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model's task cannot be seen in them"
 
+_RAW_NOTE = (
+    "integer images are fed as they are, 0 to 255; give --scale, --mean or --std where the model wants them scaled"
+)
+
 # Rows checked at a time.
 _CHUNK = 256
 
@@ -52,7 +57,7 @@ def load_data(
     Args:
         spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a
             class a subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`,
-            `random`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset`.
+            `random`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset` (taken as it is).
         model: the model that is to be run.
         graph: its view.
         preprocess: scaling, layout and size of images.
@@ -220,7 +225,8 @@ def _dataset(
     )
     for spec in specs:
         _check_values(data, spec)
-    return data
+    cast = [c for name, c in conversions.items() if rows.arrays[name].dtype == np.uint8 and c.is_cast_only]
+    return replace(data, notes=(*notes, _RAW_NOTE)) if cast and preprocess.scale is None else data
 
 
 def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:

@@ -87,6 +87,7 @@ def rows_of(
     Raises:
         InputError: an array fits its input in no way, or the numbers of rows differ.
     """
+    labels = None if labels is None else np.atleast_1d(labels)
     by_name = {spec.name: spec for spec in specs}
     if all(spec.batched for spec in specs):
         found = {name: _batched(array, by_name[name], layout, origin, single) for name, array in arrays.items()}
@@ -172,7 +173,7 @@ def join(parts: Iterable[Rows], source: str) -> Rows:
             raise InputError(f"{source}: only one of {first.origin} and {part.origin} has labels")
     if len(parts) == 1:
         return first
-    labels = [np.atleast_1d(part.labels) for part in parts if part.labels is not None]
+    labels = [part.labels for part in parts if part.labels is not None]
     return Rows(
         {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays},
         np.concatenate(labels) if labels else None,

@@ -50,7 +50,7 @@ class Runner:
             if name not in made:
                 raise ModelError(f"{model.name}: there is no computed tensor {name!r} to read")
         self.model = model
-        self._fixed = fixed_batch(specs)
+        self.fixed_batch: int | None = fixed_batch(specs)
         self._batched = bool(specs) and all(spec.batched for spec in specs)
         self._declared = frozenset(declared)
         # Inputs are handed out as they are fed; onnxruntime need not know.
@@ -92,8 +92,8 @@ class Runner:
                 results = [self.run_feed(feed) for feed in feeds]
                 yield self._joined(results, [1] * len(results), 1)
             return
-        if self._fixed is not None:
-            size = max(self._fixed, size // self._fixed * self._fixed)
+        if self.fixed_batch is not None:
+            size = max(self.fixed_batch, size // self.fixed_batch * self.fixed_batch)
         for feed in dataset.batches(size):
             yield self._run_rows(feed)
 
@@ -102,24 +102,24 @@ class Runner:
         if not len(dataset):
             return 1
         shapes = {name: array.shape for name, array in dataset.take([0]).feeds().items()}
-        if self._fixed is not None and self._batched:
-            shapes = {name: (self._fixed, *shape[1:]) for name, shape in shapes.items()}
+        if self.fixed_batch is not None and self._batched:
+            shapes = {name: (self.fixed_batch, *shape[1:]) for name, shape in shapes.items()}
         try:
             facts = gather_facts(self.model, view(self.model), shapes)
         except ModelError:
             return 1
         sizes = {name: 4 * prod(shape) for name, shape in facts.shapes.items() if name not in self.model.constants}
         row = 2 * max(sizes.values(), default=1) + sum(sizes.get(name, 0) for name in self.outputs)
-        return int(np.clip(_BATCH_BYTES * (self._fixed or 1) // max(row, 1), 1, _LARGEST_BATCH))
+        return int(np.clip(_BATCH_BYTES * (self.fixed_batch or 1) // max(row, 1), 1, _LARGEST_BATCH))
 
     def _run_rows(self, feed: Feed) -> Arrays:
         """Results of the rows in a feed, at the batch that the model allows."""
         count = len(next(iter(feed.values())))
-        if self._fixed is None and count > 1 and self._takes_batches is not False:
+        if self.fixed_batch is None and count > 1 and self._takes_batches is not False:
             values = self._run_batch(feed, count)
             if values is not None:
                 return values
-        step = self._fixed or 1
+        step = self.fixed_batch or 1
         parts, rows = [], []
         for start in range(0, count, step):
             part = {name: array[start : start + step] for name, array in feed.items()}

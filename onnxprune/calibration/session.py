@@ -1,5 +1,6 @@
 """onnxruntime sessions of models in memory, quiet, on the CPU."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from onnxprune.graph.save import write
 # A protobuf message ends at 2 GiB; larger models go through a folder with external data.
 INLINE_LIMIT = 1_800_000_000
 
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+
 
 def open_session(
     model: Model,
@@ -25,6 +28,7 @@ def open_session(
     threads: int = 0,
     optimise: bool = True,
     entries: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the model with further tensors as outputs.
 
@@ -34,6 +38,7 @@ def open_session(
         threads: threads inside an operator; 0 takes all cores.
         optimise: whether onnxruntime may rewrite the graph.
         entries: configuration entries of the session. By default idle threads do not spin: sessions share the cores.
+        profile: what the name of the profiler's file begins with; None leaves the profiler off.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -46,6 +51,9 @@ def open_session(
     options.log_severity_level = 4
     for key, value in (entries or {"session.intra_op.allow_spinning": "0"}).items():
         options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     tapped = _with_outputs(model, taps) if taps else model
@@ -77,4 +85,4 @@ def runtime_errors(what: str) -> Iterator[None]:
     try:
         yield
     except known as error:
-        raise ModelError(f"{what}: {first_line(error)}") from error
+        raise ModelError(f"{what}: {_PREFIX.sub('', first_line(error))}") from error

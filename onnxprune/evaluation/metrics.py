@@ -5,6 +5,7 @@ classes and `relative_error` of their outputs.
 """
 
 from collections.abc import Sequence
+from math import lcm
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
         after = _Hits(other, dataset, targets, kind)
     same = rows = 0
     error = energy = 0.0
-    size = first.default_batch(dataset)
+    step = lcm(first.fixed_batch or 1, second.fixed_batch or 1)
+    size = max(step, first.default_batch(dataset) // step * step)
     for ours, results in zip(first.run(dataset, size), second.run(dataset, size), strict=True):
         renamed = {name: results[their] for name, their in zip(kind.outputs, theirs, strict=True)}
         for name in kind.outputs:
@@ -73,7 +75,8 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
             energy += float(np.sum(a * a))
         if kind.scores is not None:
             scores, others = as_scores(ours[kind.scores]), as_scores(renamed[kind.scores])
-            same += int(np.count_nonzero(scores.argmax(axis=1) == others.argmax(axis=1)))
+            valid = ~np.isnan(others).any(axis=1)
+            same += int(np.count_nonzero((scores.argmax(axis=1) == others.argmax(axis=1)) & valid))
             rows += len(scores)
             if before is not None and after is not None:
                 before.add(scores)
