@@ -1,6 +1,7 @@
 """The order of the stages: load, analyse, score, allocate, remove, repair, distil, evaluate; known here only."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -37,24 +38,31 @@ Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
 """What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
 
+_LOG = logging.getLogger(__name__)
 DEFAULT_OAMIP_THRESHOLD = "0.1"
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnx-graphsurgeon", "pyscipopt", "scipy")
 
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds per stage, in order."""
+    """Seconds per stage, in order; tells `progress` and the log when a stage begins and ends."""
 
+    progress: Progress = no_progress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to a stage."""
         began = perf_counter()
+        _LOG.info("%s", name)
+        self.progress(name, 0, 0)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
+            spent = perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self.progress(name, 1, 1)
+        _LOG.info("%s done in %.2f s", name, spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,7 @@ def prune(
 
         import_torch()  # before any work
     executor = executor or SerialExecutor()
-    clock = Clock()
+    clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     measured_on = prepared.data
     if evaluation is not None:
@@ -219,7 +227,7 @@ def prune(
     else:
         decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
-    return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock, progress)
+    return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
 
 
 def finish(
@@ -231,17 +239,14 @@ def finish(
     measured_on: Dataset | None,
     config: PruneConfig,
     clock: Clock,
-    progress: Progress,
 ) -> PruneResult:
     """Measure the result and put everything together."""
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
         from onnxprune.evaluation.metrics import compare
 
-        progress("evaluate", 0, 1)
         with clock.stage("evaluate"):
             metrics = compare(prepared.model, smaller, measured_on, threads=config.threads)
-        progress("evaluate", 1, 1)
     return PruneResult(
         model=smaller,
         plan=plan,

@@ -44,8 +44,8 @@ def score(
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
 
-    clock = pipeline.Clock()
     with terminal.progress() as progress:
+        clock = pipeline.Clock(progress)
         prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = pipeline.score(prepared, config, SerialExecutor(), progress)

@@ -15,7 +15,7 @@ from onnxprune.graph.view import GraphView
 from onnxprune.result import ProgramReport
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done and steps in all."""
+"""Called with a stage's name, steps done and steps in all (0 where their number is not known)."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """A mixed-integer program solved by SCIP."""
 
+import logging
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -8,6 +9,7 @@ import numpy as np
 from onnxprune.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
 
+_LOG = logging.getLogger(__name__)
 _FEASIBILITY = 1e-9  # SCIP's strictest
 
 
@@ -51,7 +53,7 @@ def solve(
 
     began = perf_counter()
     model = Model(name)
-    model.hideOutput()
+    model.hideOutput(not _LOG.isEnabledFor(logging.DEBUG))
     model.setParams({"limits/gap": gap, "numerics/feastol": _FEASIBILITY, "randomization/randomseedshift": seed})
     if node_limit is not None:
         model.setParam("limits/totalnodes", node_limit)
