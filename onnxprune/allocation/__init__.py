@@ -9,5 +9,15 @@ from onnxprune.allocation.problem import (
     monotone,
     removal_to_damage,
 )
+from onnxprune.allocation.table import CostTable
 
-__all__ = ["Allocation", "AllocationProblem", "Budget", "CostPolynomial", "allocate", "monotone", "removal_to_damage"]
+__all__ = [
+    "Allocation",
+    "AllocationProblem",
+    "Budget",
+    "CostPolynomial",
+    "CostTable",
+    "allocate",
+    "monotone",
+    "removal_to_damage",
+]

@@ -101,7 +101,7 @@ def allocate(
 
 def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tuple[tuple[int, ...], float, int]:
     """The choice, a lower bound on every choice's objective, and the nodes used."""
-    if len(form.linear) == 0:  # no budget binds
+    if len(form.alone) == 0:  # no budget binds
         widest = tuple(len(widths) - 1 for widths in form.widths)
         return widest, form.objective(widest), 0
     every = tuple(np.arange(len(widths)) for widths in form.widths)

@@ -2,17 +2,19 @@
 
 Let `u >= 0` be prices of the budgets. Charging for the budgets instead of imposing them (Lagrangian relaxation) leaves
 
-    min_k  sum_g f_g(k_g) + sum_(g,h) c_gh k_g k_h - sum_b u_b,        f_g(k) = damage_g(k) + (u linear)_g k + (u square)_g k^2,
+    min_k  sum_g f_g(k_g) + sum_(g,h) c_gh(k_g, k_h) - sum_b u_b,        f_g = damage_g + u alone_g,
 
-with `c = u product`, a pairwise model. Any messages `a(k_g) + b(k_h) <= c_gh k_g k_h` turn it into a sum of independent minima,
+with `c = u product k_g k_h + u tables`, a pairwise model. Any messages `a(k_g) + b(k_h) <= c_gh(k_g, k_h)` turn it into
+a sum of independent minima,
 
     bound = sum_g min_k r_g(k) - sum_b u_b,        r_g = f_g + (messages of g's pairs),
 
-which is a lower bound on every feasible choice; one with `k_g = k` has an objective of at least `bound + r_g(k) - min r_g`.
-The program's equalities have such messages as their duals, but only on the grid. Here they are extended to all widths and improved
-by block coordinate ascent (max-product linear programming: Globerson and Jaakkola, "Fixing max-product", NIPS 2007),
-each step of which keeps them valid and never lowers the bound. A step needs `min_j (x k_j + v_j)` for all `x`, which a lower
-convex hull answers in linear time, so that groups of thousands of units cost nothing. No solving here.
+which is a lower bound on every feasible choice; one with `k_g = k` has an objective of at least
+`bound + r_g(k) - min r_g`. The program's equalities have such messages as their duals, but only on the grid. Here they
+are extended to all widths and improved by block coordinate ascent (max-product linear programming: Globerson and
+Jaakkola, "Fixing max-product", NIPS 2007), each step of which keeps them valid and never lowers the bound. Without a
+table a step needs `min_j (x k_j + v_j)` for all `x`, which a lower convex hull answers in linear time, so that groups of
+thousands of units cost nothing. No solving here.
 """
 
 from collections.abc import Sequence
@@ -56,12 +58,18 @@ def lower_bound(
         The bound and reduced costs, over all widths of the form.
     """
     k = [widths.astype(np.float64) for widths in form.widths]
-    linear, square, coupling = prices @ form.linear, prices @ form.square, prices @ form.product
-    local = [damage + a * x + q * x**2 for damage, x, a, q in zip(form.damage, k, linear, square, strict=True)]
+    local = [
+        damage + sum(price * alone[g] for price, alone in zip(prices, form.alone, strict=True))
+        for g, damage in enumerate(form.damage)
+    ]
+    coupling = prices @ form.product
+    tables = [np.zeros((0, 0)) for _ in form.pairs]
+    for (b, p), table in form.tables.items():
+        tables[p] = prices[b] * table + (tables[p] if tables[p].size else 0.0)
     sent: list[tuple[np.ndarray, np.ndarray]] = []
-    for (g, h), c, (_, given) in zip(form.pairs, coupling, messages, strict=True):
-        to_g = lowest_line(c * k[g], k[h][grid[h]], -given)
-        to_h = lowest_line(c * k[h], k[g], -to_g)
+    for (g, h), c, table, (_, given) in zip(form.pairs, coupling, tables, messages, strict=True):
+        to_g = _least(c, table[:, grid[h]] if table.size else table, k[g], k[h][grid[h]], -given)
+        to_h = _least(c, table.T, k[h], k[g], -to_g)
         local[g] = local[g] + to_g
         local[h] = local[h] + to_h
         sent.append((to_g, to_h))
@@ -70,10 +78,10 @@ def lower_bound(
     order = list(range(len(form.pairs)))
     for _ in range(_SWEEPS):
         for p in order:
-            (g, h), c = form.pairs[p], coupling[p]
+            (g, h), c, table = form.pairs[p], coupling[p], tables[p]
             rest_g, rest_h = local[g] - sent[p][0], local[h] - sent[p][1]
-            to_g = (lowest_line(c * k[g], k[h], rest_h) - rest_g) / 2
-            to_h = (lowest_line(c * k[h], k[g], rest_g) - rest_h) / 2
+            to_g = (_least(c, table, k[g], k[h], rest_h) - rest_g) / 2
+            to_h = (_least(c, table.T, k[h], k[g], rest_g) - rest_h) / 2
             sent[p] = to_g, to_h
             local[g], local[h] = rest_g + to_g, rest_h + to_h
         order.reverse()
@@ -82,6 +90,13 @@ def lower_bound(
             return max(best, found, key=lambda each: each.bound)
         best = found
     return best
+
+
+def _least(c: float, table: np.ndarray, x: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """`min_j (c x_i k_j + table_ij + v_j)` for all `i`; an empty table is zero."""
+    if not table.size:
+        return lowest_line(c * x, k, v)
+    return np.asarray(np.min(c * np.outer(x, k) + table + v, axis=1))
 
 
 def lowest_line(x: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -24,24 +24,33 @@ def spend(form: NormalForm, grid: Grid, choice: Sequence[int]) -> tuple[int, ...
     groups, longest = len(grid), max(len(points) for points in grid)
     k = np.zeros((groups, longest))
     damage = np.full((groups, longest), np.inf)  # padding never gains
+    alone = np.zeros((len(form.alone), groups, longest))
     for g, points in enumerate(grid):
         k[g, : len(points)] = form.widths[g][points]
         damage[g, : len(points)] = form.damage[g][points]
+        for b, values in enumerate(form.alone):
+            alone[b, g, : len(points)] = values[g][points]
     left, right = (np.array([pair[side] for pair in form.pairs], dtype=np.int64) for side in (0, 1))
     current = list(choice)
     while True:
         kept = form.kept(current).astype(np.float64)[:, None]
-        slope = form.linear.copy()
-        np.add.at(slope, (slice(None), left), form.product * kept[right, 0])
-        np.add.at(slope, (slice(None), right), form.product * kept[left, 0])
+        slope = np.zeros((groups, len(form.alone)))
+        np.add.at(slope, left, (form.product * kept[right, 0]).T)
+        np.add.at(slope, right, (form.product * kept[left, 0]).T)
+        extra = slope.T[:, :, None] * (k - kept) + alone
+        extra -= [[[values[g][i]] for g, i in enumerate(current)] for values in form.alone]
+        for (b, p), table in form.tables.items():
+            g, h = form.pairs[p]
+            at_g, at_h = current[g], current[h]
+            extra[b, g, : len(grid[g])] += table[grid[g], at_h] - table[at_g, at_h]
+            extra[b, h, : len(grid[h])] += table[at_g, grid[h]] - table[at_g, at_h]
         room = 1 - _ROUNDING - form.usage(current)
         now = np.array([form.damage[g][i] for g, i in enumerate(current)])[:, None]
         share = np.zeros_like(k)
-        for row, square, free in zip(slope, form.square, room, strict=True):
-            extra = row[:, None] * (k - kept) + square[:, None] * (k**2 - kept**2)
-            share = np.maximum(share, extra / free if free > 0 else np.where(extra > 0, np.inf, 0.0))
+        for more, free in zip(extra, room, strict=True):
+            share = np.maximum(share, more / free if free > 0 else np.where(more > 0, np.inf, 0.0))
         gain = np.where((k > kept) & (share <= 1), now - damage, 0.0)
         if not np.any(gain > 0):
             return tuple(current)
-        g, at = np.unravel_index(np.argmax(gain / (share + _ROUNDING)), gain.shape)
-        current[g] = int(grid[g][at])
+        widened, at = np.unravel_index(np.argmax(gain / (share + _ROUNDING)), gain.shape)
+        current[widened] = int(grid[widened][at])

@@ -1,35 +1,36 @@
 """An allocation problem in normal form: plain arrays, without choices that cannot matter. No solving."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocation.problem import AllocationProblem, monotone
+from onnxprune.allocation.problem import AllocationProblem, Budget, monotone
+from onnxprune.allocation.table import CostTable
 
 
 @dataclass(frozen=True, slots=True)
 class NormalForm:
     """Choose an index `i_g` into `widths[g]` for every group, with `k_g = widths[g][i_g]`.
 
-    Minimise `sum_g damage[g][i_g]` subject to `sum_g linear[b, g] k_g + square[b, g] k_g^2 + sum_p product[b, p]
-    k_g(p) k_h(p) <= 1` for every budget row `b`.
+    Minimise `sum_g damage[g][i_g]` subject to `sum_g alone[b][g][i_g] + sum_p (product[b, p] k_g(p) k_h(p)
+    + tables[b, p][i_g(p), i_h(p)]) <= 1` for every budget row `b`.
 
     Attributes:
         widths: `G` ascending arrays.
         damage: `G` strictly decreasing arrays of the same lengths.
         pairs: `P` pairs of groups `(g, h)`, `g < h`, that meet in an operator.
-        linear: `(B, G)`.
-        square: `(B, G)`.
+        alone: per budget, `G` arrays of the same lengths.
         product: `(B, P)`.
+        tables: `(len(widths[g]), len(widths[h]))` by budget and pair, where a budget's cost is tabulated.
     """
 
     widths: tuple[np.ndarray, ...]
     damage: tuple[np.ndarray, ...]
     pairs: tuple[tuple[int, int], ...]
-    linear: np.ndarray
-    square: np.ndarray
+    alone: tuple[tuple[np.ndarray, ...], ...]
     product: np.ndarray
+    tables: Mapping[tuple[int, int], np.ndarray]
 
     @property
     def smallest(self) -> tuple[int, ...]:
@@ -48,15 +49,20 @@ class NormalForm:
         """`(B,)` left side of each budget row."""
         k = self.kept(choice).astype(np.float64)
         products = np.array([k[g] * k[h] for g, h in self.pairs])
-        return np.asarray(self.linear @ k + self.square @ k**2 + self.product @ products.reshape(len(self.pairs)))
+        used = self.product @ products.reshape(len(self.pairs))
+        used += [sum(values[i] for values, i in zip(alone, choice, strict=True)) for alone in self.alone]
+        for (b, p), table in self.tables.items():
+            g, h = self.pairs[p]
+            used[b] += table[choice[g], choice[h]]
+        return np.asarray(used)
 
 
 def normal_form(problem: AllocationProblem) -> NormalForm:
     """Bring a problem whose budgets are reachable into normal form.
 
-    Removed are: widths that another width dominates, namely those
-    with the same damage as a narrower one (every cost of the narrower one is at most theirs). So units that do no
-    damage go even where the budget would let them stay. Then budgets that hold even at the widest of what is left are removed.
+    Removed are: widths that another width dominates, namely those with the same damage as a narrower one (every cost of
+    the narrower one is at most theirs). So units that do no damage go even where the budget would let them stay. Then
+    budgets that hold even at the widest of what is left are removed.
     """
     widths: list[np.ndarray] = []
     damage: list[np.ndarray] = []
@@ -68,17 +74,33 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
         damage.append(value[useful])
     full = [int(allowed[-1]) for allowed in widths]
     budgets = [budget for budget in problem.budgets if budget.cost(full) > budget.limit]
-    pairs = sorted({pair for budget in budgets for pair in budget.cost.quadratic if pair[0] != pair[1]})
-    linear, square = np.zeros((len(budgets), len(full))), np.zeros((len(budgets), len(full)))
+    pairs = sorted({pair for budget in budgets for pair in _pairs(budget)})
     product = np.zeros((len(budgets), len(pairs)))
+    alone: list[tuple[np.ndarray, ...]] = []
+    tables: dict[tuple[int, int], np.ndarray] = {}
     for b, budget in enumerate(budgets):
         # The limit is above the constant: at least one width is in the cost, and no width is 0.
         scale = 1 / (budget.limit - budget.cost.constant)
-        for g, value in budget.cost.linear.items():
-            linear[b, g] = value * scale
-        for (g, h), value in budget.cost.quadratic.items():
-            if g == h:
-                square[b, g] = value * scale
-            else:
-                product[b, pairs.index((g, h))] = value * scale
-    return NormalForm(tuple(widths), tuple(damage), tuple(pairs), linear, square, product)
+        own = [np.zeros(len(each)) for each in widths]
+        cost = budget.cost
+        if isinstance(cost, CostTable):
+            at = {g: cost.positions(g, widths[g]) for g in cost.groups}
+            for g, values in cost.alone.items():
+                own[g] += values[at[g]] * scale
+            for pair, values in cost.pairs.items():
+                tables[b, pairs.index(pair)] = values[np.ix_(at[pair[0]], at[pair[1]])] * scale
+        else:
+            for g, value in cost.linear.items():
+                own[g] += value * scale * widths[g]
+            for (g, h), value in cost.quadratic.items():
+                if g == h:
+                    own[g] += value * scale * widths[g].astype(np.float64) ** 2
+                else:
+                    product[b, pairs.index((g, h))] = value * scale
+        alone.append(tuple(own))
+    return NormalForm(tuple(widths), tuple(damage), tuple(pairs), tuple(alone), product, tables)
+
+
+def _pairs(budget: Budget) -> list[tuple[int, int]]:
+    cost = budget.cost
+    return list(cost.pairs) if isinstance(cost, CostTable) else [pair for pair in cost.quadratic if pair[0] != pair[1]]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.allocation.table import CostTable
 from onnxprune.errors import BudgetError
 
 
@@ -37,6 +38,11 @@ class CostPolynomial:
             if g > h:
                 raise ValueError(f"quadratic coefficient of groups {(g, h)}: write the smaller index first")
 
+    @property
+    def groups(self) -> frozenset[int]:
+        """Groups that the cost depends on."""
+        return frozenset(self.linear) | {g for pair in self.quadratic for g in pair}
+
     def __call__(self, kept: Sequence[int]) -> float:
         """The cost at these widths; exact for integer coefficients below 2^53."""
         k = [int(width) for width in kept]
@@ -49,7 +55,7 @@ class Budget:
     """`cost(k) <= limit`. `name` is what messages call it, for example `macs` or `params of layer3.*`."""
 
     name: str
-    cost: CostPolynomial
+    cost: CostPolynomial | CostTable
     limit: float
 
 
@@ -65,6 +71,8 @@ class AllocationProblem:
         round_to: a kept width is a multiple of this, or `n_g` itself (the only choice where `n_g < round_to`).
         minimum: least width per group; empty means 1 everywhere.
         fixed: groups that keep all their units.
+        allowed: ascending widths that a group may be given, by group; any where absent. `n_g` is among them, and a group
+            in a `CostTable` has at most the table's widths.
 
     Raises:
         ValueError: a curve that is too short, negative, not finite or not 0 at its end; a minimum above its group's
@@ -76,6 +84,7 @@ class AllocationProblem:
     round_to: int = 1
     minimum: tuple[int, ...] = ()
     fixed: frozenset[int] = frozenset()
+    allowed: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes and ranges."""
@@ -94,7 +103,7 @@ class AllocationProblem:
                 raise ValueError(f"minimum of group {g} is {least}: it has only {self.units(g)} units")
         used = set(self.fixed)
         for budget in self.budgets:
-            used |= set(budget.cost.linear) | {g for pair in budget.cost.quadratic for g in pair}
+            used |= budget.cost.groups
         if used and not (min(used) >= 0 and max(used) < groups):
             raise ValueError(f"a budget or fixed group refers to a group outside 0..{groups - 1}")
 
@@ -109,13 +118,15 @@ class AllocationProblem:
             return np.array([units])
         least = max(1, self.minimum[group] if self.minimum else 1)
         multiples = np.arange(self.round_to, units, self.round_to)
+        if group in self.allowed:
+            multiples = np.intersect1d(multiples, self.allowed[group])
         return np.append(multiples[multiples >= least], units)
 
     def check_reachable(self) -> None:
         """Check that every budget holds when all groups are at their least width.
 
-        Costs grow with every width, so that this point has the least value of *each* cost at once: if every budget holds
-        there, the budgets are compatible; if one does not, no choice meets it.
+        Costs grow with every width (measured ones, up to noise), so that this point has the least value of *each* cost
+        at once: if every budget holds there, the budgets are compatible; if one does not, no choice meets it.
 
         Raises:
             BudgetError: names each budget that cannot be met, with the least value its cost can take.

@@ -91,10 +91,14 @@ def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
             (message[p] + sizes[g] + j, w, np.ones(len(w))),
             (message[p] + np.arange(len(y)), y, -np.ones(len(y))),
         ]
-    equalities, budgets = int(message[-1]), len(form.linear)
+    equalities, budgets = int(message[-1]), len(form.alone)
     for b in range(budgets):
-        parts = [form.linear[b, g] * k[g] + form.square[b, g] * k[g] ** 2 for g in range(len(grid))]
-        parts += [form.product[b, p] * np.outer(k[g], k[h]).ravel() for p, (g, h) in enumerate(form.pairs)]
+        parts = [values[points] for values, points in zip(form.alone[b], grid, strict=True)]
+        for p, (g, h) in enumerate(form.pairs):
+            cost = form.product[b, p] * np.outer(k[g], k[h])
+            if (b, p) in form.tables:
+                cost = cost + form.tables[b, p][np.ix_(grid[g], grid[h])]
+            parts.append(cost.ravel())
         values = np.concatenate(parts)
         used = np.flatnonzero(values)
         blocks.append((np.full(len(used), equalities + b), used, values[used]))

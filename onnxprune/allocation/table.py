@@ -1,0 +1,65 @@
+"""A cost that is known at a grid of widths only, such as a measured time. Data and look-up, no solving."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """A cost as a sum over groups and over pairs of groups, tabulated.
+
+    `cost(k) = constant + sum_g alone[g][i_g] + sum_(g<h) pairs[g, h][i_g, i_h]`, where `i_g` is the position of `k_g`
+    in `widths[g]`. Costs ought to grow with every width.
+
+    Attributes:
+        widths: ascending widths per group.
+        constant: what no choice can change.
+        alone: `(len(widths[g]),)` per group.
+        pairs: `(len(widths[g]), len(widths[h]))` per pair of groups `g < h`.
+
+    Raises:
+        ValueError: an array that does not fit the widths, a value that is not finite, or a pair with `g >= h`.
+    """
+
+    widths: Mapping[int, np.ndarray]
+    constant: float = 0.0
+    alone: Mapping[int, np.ndarray] = field(default_factory=dict)
+    pairs: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and values."""
+        tables: list[tuple[tuple[int, ...], np.ndarray]] = [((g,), values) for g, values in self.alone.items()]
+        for groups, values in [*tables, *self.pairs.items()]:
+            if values.shape != tuple(len(self.widths[g]) for g in groups) or not np.all(np.isfinite(values)):
+                raise ValueError(f"cost table of groups {groups}: must hold one finite number for each width")
+        if any(g >= h for g, h in self.pairs):
+            raise ValueError("cost table: write the smaller group of a pair first")
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """Groups that the cost depends on."""
+        return frozenset(self.alone) | {g for pair in self.pairs for g in pair}
+
+    def __call__(self, kept: Sequence[int]) -> float:
+        """The cost at these widths.
+
+        Raises:
+            ValueError: a width that is not in the table.
+        """
+        at = {g: int(self.positions(g, np.array([kept[g]]))[0]) for g in self.groups}
+        total = self.constant + sum(values[at[g]] for g, values in self.alone.items())
+        return float(total + sum(values[at[g], at[h]] for (g, h), values in self.pairs.items()))
+
+    def positions(self, group: int, widths: np.ndarray) -> np.ndarray:
+        """Where these widths are in the group's table.
+
+        Raises:
+            ValueError: a width is not in the table.
+        """
+        own = self.widths[group]
+        found = np.minimum(np.searchsorted(own, widths), len(own) - 1)
+        if not np.array_equal(own[found], widths):
+            raise ValueError(f"cost table of group {group} holds widths {own.tolist()}, not all of {widths.tolist()}")
+        return found
