@@ -154,7 +154,7 @@ class PruneConfig:
     importance: str = option(
         "reconstruction",
         "How units are scored.",
-        choices=("reconstruction", "oamip", "magnitude", "magnitude-l1", "activation", "random"),
+        choices=("reconstruction", "oamip", "magnitude", "magnitude-l1", "activation", "random", "snip"),
     )
     threshold: str | None = option(
         None,

@@ -1,0 +1,82 @@
+"""SNIP: how much the loss feels a unit's weights, from one batch and one gradient (needs torch).
+
+Lee, Ajanthan, Torr: "SNIP: Single-shot network pruning based on connection sensitivity", 2019. A baseline of the paper.
+"""
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import collect
+from onnxprune.config import FinetuneConfig
+from onnxprune.errors import InputError
+from onnxprune.evaluation.outputs import as_scores, output_kind
+from onnxprune.graph.space import PruneSpace
+from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.repair.finetune.network import bound_network, import_torch
+from onnxprune.repair.finetune.objective import Objective, choose_objective
+
+_BATCH = 128
+
+
+def score(context: ScoreContext) -> Scores:
+    """Sum of `|dL/dw * w|` over all weights that go with a unit, on one batch of at most 128 rows.
+
+    `L` is the cross-entropy with the rows' labels, or with the model's own arg-max where there are none. The damage is
+    counted as a share of the network's whole sensitivity, in all groups alike.
+
+    Raises:
+        InputError: torch or calibration data are missing, or the model has no class scores.
+        ModelError: an operator has no rule for torch.
+    """
+    import_torch()
+    if context.data is None:
+        raise InputError("--importance snip needs calibration data; give --data")
+    if context.data.whole:
+        raise InputError("--importance snip needs a model with a batch axis")
+    kind = output_kind(context.model, context.view)
+    if kind.scores is None:
+        raise InputError(f"{context.model.name} has no class scores; --importance snip is for classifiers")
+    batch = context.data.take(range(min(_BATCH, len(context.data))))
+    own = as_scores(collect(context.model, batch, [kind.scores], threads=context.config.threads)[kind.scores])
+    labels = own.argmax(1) if batch.targets is None else batch.targets
+    notes = (
+        ("there are no labels: SNIP's loss is that of the model's own predictions",) if batch.targets is None else ()
+    )
+    objective = choose_objective(context.model.name, kind, labels, own.shape[1], False, FinetuneConfig())
+    sensitivity = _sensitivity(context, kind.scores, batch, labels, objective)
+    energy = _per_unit(context.space, sensitivity)
+    total = max(sum(float(energy[group.units].sum()) for group in context.space.groups), np.finfo(float).tiny)
+    groups = []
+    for group in context.space.groups:
+        units = energy[group.units]
+        order = np.argsort(units, kind="stable")
+        lost = np.concatenate([[0.0], np.cumsum(units[order])])[::-1]
+        scores = units / max(units.max(initial=0.0), np.finfo(float).tiny)
+        groups.append(GroupScore(group.name, order, scores, lost / total))
+    return Scores(tuple(groups), notes=notes)
+
+
+def _sensitivity(
+    context: ScoreContext, scores: str, batch: Dataset, labels: np.ndarray, objective: Objective
+) -> dict[str, np.ndarray]:
+    """`|gradient * weight|` of every trained constant, by name."""
+    torch = import_torch()
+    network = bound_network(context.model, (scores,), batch.take(range(min(4, len(batch)))))
+    loss = objective.loss(network(network.inputs(batch.feeds())), None, torch.from_numpy(labels.astype(np.int64)))
+    weights = list(network.parameters.values())
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return {
+        name: np.zeros(tuple(w.shape)) if g is None else (g * w).detach().abs().double().numpy()
+        for (name, w), g in zip(network.parameters.items(), gradients, strict=True)
+    }
+
+
+def _per_unit(space: PruneSpace, sensitivity: dict[str, np.ndarray]) -> np.ndarray:
+    """`(units,)` sums over all places of weights where a unit appears."""
+    sums = np.zeros(space.units)
+    for name, array in sensitivity.items():
+        for axis, ids in enumerate(space.labels.get(name, ())):
+            if ids is not None:
+                others = tuple(a for a in range(array.ndim) if a != axis)
+                sums += np.bincount(ids, array.sum(axis=others), minlength=space.units)
+    return sums
