@@ -65,17 +65,19 @@ def bench(
         first = loaded[0]
         preprocess = given.get(PreprocessConfig)
         rows = load_data(files.data, first, view(first), preprocess, limit=config.batch, seed=config.seed)
-    measured = measure(
-        loaded,
-        batch=config.batch,
-        threads=config.threads,
-        seconds=config.seconds,
-        warmup=config.warmup,
-        rounds=config.rounds,
-        memory=config.memory,
-        data=rows,
-        seed=config.seed,
-    )
+    with terminal.progress() as progress:
+        progress("measure", 0, 0)
+        measured = measure(
+            loaded,
+            batch=config.batch,
+            threads=config.threads,
+            seconds=config.seconds,
+            warmup=config.warmup,
+            rounds=config.rounds,
+            memory=config.memory,
+            data=rows,
+            seed=config.seed,
+        )
     terminal.show(bench_summary(measured))
     origin = provenance(sys.argv[1:], **{f"model {n}": model for n, model in enumerate(models, 1)}, data=files.data)
     terminal.report(files.json, lambda: bench_report(measured, origin))

@@ -66,7 +66,9 @@ def validate(
     rows = load_data(
         files.data, original, view(original), given.get(PreprocessConfig), limit=config.images, seed=config.seed
     )
-    metrics = compare(original, changed, rows, threads=config.threads)
+    with terminal.progress() as progress:
+        progress("compare", 0, 0)
+        metrics = compare(original, changed, rows, threads=config.threads)
     costs = measure(original), measure(changed)
     terminal.show(validate_summary(str(model), str(other), costs, metrics, len(rows)))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)

@@ -63,6 +63,34 @@ def test_score(run, schema, lenet: Path) -> None:
         assert sorted(group["order"]) == list(range(group["units"]))
 
 
+def test_bench(run, schema, lenet: Path) -> None:
+    done = run("bench", lenet, lenet, "--seconds", 0, "--rounds", 2, "--no-memory", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    first, second = report["models"]
+    assert first["ratio"] == 1
+    assert first["file_bytes"] == second["file_bytes"] > 240_000
+    assert first["peak_bytes"] is None
+    assert "2 interleaved rounds after 3 to warm up" in done.stderr
+
+
+def test_finetune(run, schema, lenet: Path, calibration: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    done = run(
+        *("finetune", lenet, "-o", "tuned.onnx", "--data", calibration, "--teacher", lenet, "--epochs", 1),
+        *("--images", 40, "--json", "-"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    assert [epoch["number"] for epoch in report["history"]] == [0, 1]
+    assert report["settings"]["epochs"] == 1
+    assert (tmp_path / "tuned.onnx").exists()
+    assert "written tuned.onnx" in done.stderr
+
+
 def test_template_is_toml_and_names_every_option(run) -> None:
     done = run("config", "--template")
     assert done.returncode == 0
@@ -95,7 +123,7 @@ def test_ops_lists_the_handlers(run) -> None:
     assert "| conv | Conv, ConvTranspose |" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("prune",), ("inspect",), ("validate",), ("score",), ("ops",), ("config",)])
+@pytest.mark.parametrize("arguments", [(), ("prune",), ("inspect",), ("bench",), ("finetune",), ("ops",)])
 def test_help_of_every_command(run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments, "--help", COLUMNS="200")
     assert done.returncode == 0
