@@ -55,10 +55,9 @@ def template(sections: Sequence[Section]) -> str:
                 listed.append(option)
     lines = ["# Options of onnxprune: onnxprune prune MODEL.onnx --config THIS_FILE", "# The command line wins."]
     for table in sorted(tables, key=len):
+        lines += ["", f"[{'.'.join(table)}]"] if table else []
         for heading, entries in tables[table].items():
-            if not entries:
-                continue
-            lines += ["", f"# {heading}"] if not table else ["", f"# {heading}", f"[{'.'.join(table)}]"]
+            lines += ["", f"# {heading}"] if entries else []
             for option in entries:
                 lines += ["", *textwrap.wrap(_described(option), 110, initial_indent="# ", subsequent_indent="# ")]
                 lines.append(f"# {option.key[-1]} = {_example(option)}")
