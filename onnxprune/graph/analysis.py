@@ -11,7 +11,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.shapes import Facts, Shape, gather_facts
 from onnxprune.graph.space import Group, Layer, Mask, PruneSpace, Stored
-from onnxprune.graph.view import GraphView, is_float, view
+from onnxprune.graph.view import GraphView, Node, is_float, view
 from onnxprune.ops import handler_for
 from onnxprune.result import NotPruned
 
@@ -39,12 +39,14 @@ def analyse(
     facts = gather_facts(model, graph, input_shapes)
     labels = Labels(model, facts)
     for node in graph.nodes:
-        if node.outputs and all(labels.is_constant(name) for name in node.outputs if name):
+        if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
             continue
         handler = handler_for(node.op_type)
-        unknown = next((name for name in (*node.inputs, *node.outputs) if name and labels.shape(name) is None), None)
+        unknown = _unknown(node, graph, facts)
         with labels.visiting(node):
-            if handler is None:
+            if node.captured:
+                labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
+            elif handler is None:
                 labels.freeze_node(node, f"operator {node.op_type} is not supported")
             elif unknown is not None:
                 labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
@@ -57,16 +59,22 @@ def analyse(
     return _space(model, graph, facts, labels)
 
 
+def _unknown(node: Node, graph: GraphView, facts: Facts) -> str | None:
+    """The first tensor of a node whose shape is not known; outputs that nothing reads do not matter."""
+    names = (*node.inputs, *(name for name in node.outputs if name in graph.consumers or name in graph.outputs))
+    return next((name for name in names if name and name not in facts.shapes), None)
+
+
 def _freeze_half_shared(labels: Labels, graph: GraphView) -> None:
-    """Fix the channels of constants that one reader follows and another does not."""
+    """Fix the channels of constants (and what adapts like them) that one reader follows and another does not."""
     for tensor, axes in labels.arrays.items():
         readers = graph.consumers.get(tensor, ())
-        if len(readers) < 2 or not labels.is_constant(tensor):
-            continue
         for axis, ids in enumerate(axes):
+            if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
+                continue
             silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
-            if ids is not None and silent is not None:
-                reason = f"{silent} reads the same constant and does not follow its channels"
+            if silent is not None and silent.op_type not in ("Shape", "Size"):
+                reason = f"{silent} reads {tensor!r} too and does not follow its channels"
                 labels.freeze_ids(ids, tensor, reason, silent)
 
 
@@ -88,7 +96,7 @@ def _space(model: Model, graph: GraphView, facts: Facts, labels: Labels) -> Prun
         groups=groups,
         labels=arrays,
         constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
-        layers=_layers(graph, labels, unit),
+        layers=_layers(graph, facts, labels, unit),
         masks=masks,
         not_pruned=_not_pruned(labels.freezes, unit),
         total=int(free.max()),
@@ -150,11 +158,13 @@ def _groups(
     return tuple(groups)
 
 
-def _layers(graph: GraphView, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
+def _layers(graph: GraphView, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
     layers = []
     for node in graph.nodes:
         handler = handler_for(node.op_type)
-        found = None if handler is None or labels.is_constant(node.output()) else handler.linear(node, labels)
+        if handler is None or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
+            continue
+        found = handler.linear(node, labels)
         if found is None:
             continue
         layers.append(
@@ -189,7 +199,8 @@ def _folded_weights(model: Model, graph: GraphView, facts: Facts, labels: Labels
     Returns:
         Names that will be stored, and names of constants that no node reads any more.
     """
-    stored = {name for name in labels.arrays if name in facts.folded and labels.is_labelled(name)}
+    kept = facts.transparent
+    stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
     if not stored:
         return stored, set()
     dead = {graph.producer[name].name for name in stored if name in graph.producer}

@@ -29,6 +29,8 @@ class GraphEdit:
         self._attributes: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, dict[int, str]] = {}
         self._before: dict[int, list[onnx.NodeProto]] = {}
+        self._after: dict[int, list[onnx.NodeProto]] = {}
+        self._outputs: dict[int, dict[str, str]] = {}
         self._names = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(model.constants)
 
     def set_value(self, tensor: str, value: np.ndarray) -> None:
@@ -55,11 +57,33 @@ class GraphEdit:
     def multiply_input(self, node: Node, position: int, factor: np.ndarray, data_type: int) -> None:
         """Put a Mul with a constant in front of a node's input."""
         product = self.fresh_name(f"{node.input(position)}_masked")
-        name = self.fresh_name(f"{product}_factor")
-        self.values[name] = factor.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
-        mul = onnx.helper.make_node("Mul", [node.input(position), name], [product], name=product)
-        self._before.setdefault(node.index, []).append(mul)
+        factor = factor.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+        self._before.setdefault(node.index, []).append(self._binary("Mul", node.input(position), factor, product))
         self._inputs.setdefault(node.index, {})[position] = product
+
+    def replace_input_elements(self, node: Node, position: int, where: np.ndarray, values: np.ndarray) -> None:
+        """Put `values` into a computed integer tensor, `where` it is True, for one reader."""
+        patched = self.fresh_name(f"{node.input(position)}_{node.name}")
+        nodes = self._patch(node.input(position), patched, where, values)
+        self._before.setdefault(node.index, []).extend(nodes)
+        self._inputs.setdefault(node.index, {})[position] = patched
+
+    def replace_output_elements(self, node: Node, where: np.ndarray, values: np.ndarray) -> None:
+        """Put `values` into the integer tensor that a node computes, `where` it is True, for all readers."""
+        raw = self.fresh_name(f"{node.output()}_raw")
+        self._after.setdefault(node.index, []).extend(self._patch(raw, node.output(), where, values))
+        self._outputs.setdefault(node.index, {})[node.output()] = raw
+
+    def _patch(self, source: str, target: str, where: np.ndarray, values: np.ndarray) -> list[onnx.NodeProto]:
+        """`source * keep + values`: Where would need a newer operator set."""
+        kept = self.fresh_name(f"{target}_kept")
+        keep, inserted = np.where(where, 0, 1).astype(np.int64), np.where(where, values, 0).astype(np.int64)
+        return [self._binary("Mul", source, keep, kept), self._binary("Add", kept, inserted, target)]
+
+    def _binary(self, op_type: str, first: str, second: np.ndarray, output: str) -> onnx.NodeProto:
+        constant = self.fresh_name(f"{output}_constant")
+        self.values[constant] = second
+        return onnx.helper.make_node(op_type, [first, constant], [output], name=self.fresh_name(f"{output}_{op_type}"))
 
     def fresh_name(self, base: str) -> str:
         """A tensor name that is not taken."""
@@ -99,6 +123,7 @@ class GraphEdit:
             if not stored or node.output[0] in made:
                 graph.node.extend(self._before.get(index, ()))
                 self._append(graph, node, index)
+                graph.node.extend(self._after.get(index, ()))
         constants = MappingProxyType({**self.model.constants, **self.values})
         return without_dead(Model(proto, constants, self.model.name, self.model.external), source)
 
@@ -125,6 +150,9 @@ class GraphEdit:
             while len(node.input) <= position:
                 node.input.append("")
             node.input[position] = name
+        renamed = self._outputs.get(index, {})
+        for position, name in enumerate(source.output):
+            node.output[position] = renamed.get(name, name)
 
 
 def placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.shapes import Facts, Shape
+from onnxprune.graph.shapes import Facts, Shape, Sizes
 from onnxprune.graph.view import Node
 
 Ids = np.ndarray
@@ -61,20 +61,21 @@ class Labels:
         self.contractions: list[Contraction] = []
         self.placed: set[tuple[str, str, int]] = set()
         self._opaque: dict[str, Freeze] = {}
-        self._node = ""
+        self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node]]] = {}
+        self._node: Node | None = None
 
     @contextmanager
     def visiting(self, node: Node) -> Iterator[None]:
         """While a node's handler runs: `placed` records `(node, tensor, axis)` for what it labels."""
-        self._node = node.name
+        outer, self._node = self._node, node
         yield
-        self._node = ""
+        self._node = outer
 
     # What is known of tensors
 
-    def shape(self, tensor: str) -> Shape | None:
-        """Concrete shape (batch pinned), None where it is unknown."""
-        return self._facts.shapes.get(tensor)
+    def shape(self, tensor: str) -> Shape:
+        """Concrete shape (batch pinned) of a tensor of the node that is visited; () for an omitted one."""
+        return self._facts.shapes.get(tensor, ())
 
     def rank(self, tensor: str) -> int:
         """Number of axes; 0 where unknown."""
@@ -88,6 +89,15 @@ class Labels:
     def is_constant(self, tensor: str) -> bool:
         """Whether the tensor has a value that does not depend on the graph's inputs."""
         return tensor in self._model.constants or tensor in self._facts.folded
+
+    def is_free(self, tensor: str, axis: int) -> bool:
+        """Whether the size of an axis varies with the graph's inputs."""
+        return axis in self._facts.free.get(tensor, ())
+
+    def sizes(self, tensor: str) -> Sizes | None:
+        """An integer vector with pinned values and which of them vary; None where it is not known."""
+        value = self.constant(tensor)
+        return self._facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
 
     # Reading and placing labels
 
@@ -109,15 +119,22 @@ class Labels:
         if ids is None:
             return
         arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
-        self.placed.add((self._node, tensor, axis % max(1, len(arrays))))
-        if not arrays or len(ids) != (self.shape(tensor) or ())[axis]:
+        axis = axis % max(1, len(arrays))
+        if not arrays or len(ids) != self.shape(tensor)[axis]:
             size = self.shape(tensor)
             raise AssertionError(f"{len(ids)} labels for axis {axis} of {tensor!r} with shape {size}")
+        self.placed.add((self._node.name if self._node else "", tensor, axis))
         current = arrays[axis]
-        if current is None:
-            arrays[axis] = ids
-        else:
+        if current is not None:
             self.tie(current, ids)
+            return
+        arrays[axis] = ids
+        if self.is_free(tensor, axis):
+            reason = f"axis {axis} of {tensor!r} counts channels together with positions that vary with the input"
+            self.freeze_ids(ids, tensor, reason, self._node)
+        for source, source_axis, node in self._adaptable.get((tensor, axis), ()):
+            with self.visiting(node):
+                self.set(source, source_axis, ids)
 
     def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
         """Label all axes of a tensor."""
@@ -139,6 +156,16 @@ class Labels:
     def count(self) -> int:
         """Number of ids given out, the fixed one included."""
         return self._next
+
+    def adapts(self, tensor: str, axis: int) -> bool:
+        """Whether an axis takes whatever labels its readers give it: that of a constant, or made to size by a node."""
+        return self.is_constant(tensor) or (tensor, axis % max(1, self.rank(tensor))) in self._adaptable
+
+    def adapt(self, tensor: str, axis: int, node: Node, source: str = "", source_axis: int = 0) -> None:
+        """Let readers choose the labels of an axis that `node` makes; they pass on to `source_axis` of `source`."""
+        followers = self._adaptable.setdefault((tensor, axis % max(1, self.rank(tensor))), [])
+        if source:
+            followers.append((source, source_axis, node))
 
     # Relations
 

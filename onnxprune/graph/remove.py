@@ -3,13 +3,16 @@
 `masked` is the oracle: removing units must give the outputs that the original gives when their consumers see zero.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.dynamic import keep_shape_arithmetic
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model
+from onnxprune.graph.shapes import Sizes
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, Node
 from onnxprune.ops import handler_for
@@ -36,7 +39,7 @@ def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> M
     edit = GraphEdit(model, graph)
     folded = space.facts.folded
     for tensor in space.labels:
-        array = model.constants.get(tensor, folded.get(tensor))
+        array = model.constants.get(tensor, None if tensor in space.facts.transparent else folded.get(tensor))
         if array is not None:
             edit.set_value(tensor, compress(array, space, tensor, removed))
             if tensor in folded and tensor in graph.producer:  # the node is replaced, so all its outputs are stored
@@ -45,8 +48,9 @@ def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> M
                         edit.set_value(other, folded[other])
     for node in graph.nodes:
         handler = handler_for(node.op_type)
-        if handler is not None and not all(name in folded for name in node.outputs):
+        if handler is not None and not space.facts.is_folded(node):
             handler.rewrite(node, _Rewrite(node, edit, space, removed))
+    keep_shape_arithmetic(edit, space, removed)
     changed = frozenset(tensor for tensor, axes in space.labels.items() if any(ids is not None for ids in axes))
     return edit.apply(stale=changed)
 
@@ -60,29 +64,26 @@ def compress(array: np.ndarray, space: PruneSpace, tensor: str, removed: Ids) ->
 
 
 def masked(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
-    """The original, whose consumers see zero for removed units (zero weights, or activations where none is constant)."""
+    """The original, whose consumers see zero for removed units (in their weights, or in what they read)."""
     edit = GraphEdit(model, graph)
     by_name = {node.name: node for node in graph.nodes}
+    factors: dict[tuple[str, str], np.ndarray] = {}
     for mask in space.masks:
         gone = removed[mask.units]
-        if not gone.any():
-            continue
-        node = by_name[mask.node]
-        array = model.constants.get(mask.tensor, space.facts.folded.get(mask.tensor))
-        if array is None:
-            _mask_activation(edit, node, mask.tensor, mask.axis, gone, space)
-            continue
-        zeroed = np.array(array)
-        zeroed[(slice(None),) * mask.axis + (gone,)] = 0
-        edit.set_input(node, node.inputs.index(mask.tensor), zeroed)
+        if gone.any():
+            shape = [1] * len(space.facts.shapes[mask.tensor])
+            shape[mask.axis] = len(gone)
+            place = (mask.node, mask.tensor)
+            factors[place] = factors.get(place, np.ones(1, bool)) & ~gone.reshape(shape)
+    for (name, tensor), keep in factors.items():
+        node = by_name[name]
+        position = node.inputs.index(tensor)
+        array = model.constants.get(tensor, space.facts.folded.get(tensor))
+        if array is None or tensor in space.facts.transparent:
+            edit.multiply_input(node, position, keep, space.facts.dtypes[tensor])
+        else:
+            edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
     return edit.apply()
-
-
-def _mask_activation(edit: GraphEdit, node: Node, tensor: str, axis: int, gone: np.ndarray, space: PruneSpace) -> None:
-    shape = [1] * len(space.facts.shapes[tensor])
-    shape[axis] = len(gone)
-    keep = np.where(gone, 0, 1).reshape(shape)
-    edit.multiply_input(node, node.inputs.index(tensor), keep, space.facts.dtypes[tensor])
 
 
 def _check(space: PruneSpace, removed: Ids) -> None:
@@ -127,6 +128,11 @@ class _Rewrite:
         value = self._edit.model.constants.get(tensor)
         return self._space.facts.folded.get(tensor) if value is None else value
 
+    def sizes(self, tensor: str) -> Sizes | None:
+        """An integer vector before removal, with which elements vary with the inputs; None where it is not known."""
+        value = self.constant(tensor)
+        return self._space.facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
+
     def set_attribute(self, name: str, value: Any) -> None:
         """Give the node a new attribute value; None removes it."""
         self._edit.set_attribute(self._node, name, value)
@@ -136,3 +142,16 @@ class _Rewrite:
         current = self.constant(self._node.input(position))
         if current is None or current.shape != value.shape or not np.array_equal(current, value):
             self._edit.set_input(self._node, position, value)
+
+    def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
+        """Give elements of an integer vector that the node reads other values, where they differ."""
+        tensor = self._node.input(position)
+        known = self.sizes(tensor)
+        if known is None:
+            return
+        fresh = np.array(known.value)
+        fresh[list(elements)] = list(elements.values())
+        if not known.free.any():
+            self.set_input(position, fresh)
+        elif not np.array_equal(fresh, known.value):
+            self._edit.replace_input_elements(self._node, position, fresh != known.value, fresh)

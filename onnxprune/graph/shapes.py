@@ -1,16 +1,19 @@
-"""Concrete shapes of every tensor, and the values of tensors computed from constants only.
+"""Concrete shapes of every tensor, which axes vary with the input, and the values of shape arithmetic.
 
 Symbolic dimensions are pinned (batch to 1, others to a given or guessed size) before shape inference, so that every
-width that labels need is a number. The pinned sizes never reach a written file.
+width that labels need is a number. Inference runs again with other sizes: an axis, or an element of shape arithmetic,
+that comes out the same does not depend on the input's sizes and is a constant of the graph. The pinned sizes never
+reach a written file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.fold import fold_constants, fold_shapes, read_shapes, transparent
 from onnxprune.graph.load import first_line
 from onnxprune.graph.model import Model, skeleton
 from onnxprune.graph.view import GraphView, Node
@@ -18,15 +21,19 @@ from onnxprune.graph.view import GraphView, Node
 Shape = tuple[int, ...]
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
-_GUESSES = (64, 224, 16, 320, 1)
+_GUESSES = (64, 224, 512, 320, 16, 1)
+_INLINE = 1024
+# Operators whose result has the first input's shape, but which strict inference refuses.
+_NOT_INFERRED = frozenset({"GroupNormalization"})
+_ROUNDS = 8
 
-# Results above this many elements are not folded.
-_FOLD_LIMIT = 1 << 26
 
-_NOT_FOLDED = frozenset(
-    {"Constant", "DequantizeLinear", "QuantizeLinear", "If", "Loop", "Scan", "SequenceEmpty", "Optional"}
-    | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Shape"}
-)
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Shape arithmetic that varies with the input: its pinned value, and `free`, True where an element varies."""
+
+    value: np.ndarray
+    free: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +43,36 @@ class Facts:
     Attributes:
         shapes: concrete shape per tensor; a tensor of unknown rank or width is absent.
         dtypes: ONNX element type per tensor.
-        folded: value per tensor that nodes compute from constants only.
+        folded: value per tensor that nodes compute from constants and from widths that are fixed.
         batch: the pinned batch size (1, or the fixed one of the first input).
+        free: axes whose size varies with the graph's inputs, per tensor that has some.
+        sizes: integer tensors with elements that vary with the sizes of the graph's inputs.
+        read: per tensor of `folded`, the tensors whose shape its value depends on.
+        transparent: tensors of `folded` that stay computed in the file (a quantised or half-precision weight).
     """
 
     shapes: Mapping[str, Shape]
     dtypes: Mapping[str, int]
     folded: Mapping[str, np.ndarray]
     batch: int
+    free: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    read: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    transparent: frozenset[str] = frozenset()
+
+    def is_folded(self, node: Node) -> bool:
+        """Whether a node computes nothing but constants, so that the file can do without it."""
+        return bool(node.outputs) and all(o in self.folded and o not in self.transparent for o in node.outputs if o)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinned:
+    """Everything inferred for one choice of input shapes."""
+
+    inputs: Mapping[str, Shape]
+    shapes: dict[str, Shape]
+    dtypes: dict[str, int]
+    values: dict[str, np.ndarray]
 
 
 def gather_facts(model: Model, graph: GraphView, input_shapes: Mapping[str, Shape] | None = None) -> Facts:
@@ -57,78 +86,179 @@ def gather_facts(model: Model, graph: GraphView, input_shapes: Mapping[str, Shap
     Raises:
         ModelError: shape inference finds a contradiction for every size tried.
     """
-    folded = fold(model, graph)
-    guesses = _GUESSES if _has_free_dimension(model, graph, input_shapes or {}) else _GUESSES[:1]
+    constants = fold_constants(model, graph)
+    first = _first(model, graph, constants, input_shapes or {})
+    others = _others(model, graph, constants, first)
+    shapes, folded = dict(first.shapes), dict(constants)
+    free: dict[str, frozenset[int]] = {}
+    for name, shape in first.shapes.items():
+        seen_shapes = [other.shapes.get(name, ()) for other in others]
+        varying = {a for a, size in enumerate(shape) if any(s[a : a + 1] != (size,) for s in seen_shapes)}
+        if varying:
+            free[name] = frozenset(varying)
+    sizes: dict[str, Sizes] = {}
+    for name, value in first.values.items():
+        seen = [other.values.get(name) for other in others]
+        # Floating-point results stay computed: they are no weights, and what they are made of is kept.
+        if value.dtype.kind not in "iub" or any(v is None or v.shape != value.shape for v in seen):
+            continue
+        varies = np.zeros(value.shape, bool)
+        for other in seen:
+            varies |= np.asarray(other != value)
+        if not varies.any():
+            folded[name] = value
+        elif value.dtype.kind == "i":
+            sizes[name] = Sizes(value, varies)
+    for name, array in (*model.constants.items(), *folded.items()):
+        shapes[name] = array.shape
+        free.pop(name, None)
+    leading = first.inputs.get(graph.inputs[0], ()) if graph.inputs else ()
+    return Facts(
+        shapes=shapes,
+        dtypes=first.dtypes,
+        folded=folded,
+        batch=leading[0] if len(leading) > 1 else 1,
+        free=free,
+        sizes=sizes,
+        read=read_shapes(graph, folded),
+        transparent=transparent(model, graph, folded),
+    )
+
+
+def _first(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], known: Mapping[str, Shape]) -> _Pinned:
+    """The first guess that gives every tensor a shape, else the one that gives most."""
+    values = [value for value in model.proto.graph.input if value.name in graph.inputs]
+    pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in _GUESSES]
     failure: Exception | None = None
-    best: tuple[dict[str, Shape], dict[str, int]] | None = None
-    for guess in guesses:
+    best: _Pinned | None = None
+    for inputs in (entry for i, entry in enumerate(pinned) if entry not in pinned[:i]):
         try:
-            found = _infer(model, graph, folded, input_shapes or {}, guess)
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+            found = _settle(model, graph, constants, {name: s for name, s in inputs.items() if s is not None})
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
             failure = error
             continue
-        best = best or found
-        if len(found[0]) > len(best[0]):
+        if best is None or len(found.shapes) > len(best.shapes):
             best = found
-        if all(output in found[0] for node in graph.nodes for output in node.outputs if output):
+        if not _unknown(graph, found.shapes):
             break
     if best is None:
         reason = first_line(failure) if failure else "no input shape fits"
         raise ModelError(f"{model.name}: shapes contradict each other: {reason}")
-    shapes, dtypes = best
-    for name, array in (*model.constants.items(), *folded.items()):
-        shapes[name] = array.shape
-    first = shapes.get(graph.inputs[0], ()) if graph.inputs else ()
-    return Facts(shapes, dtypes, folded, first[0] if len(first) > 1 else 1)
+    return best
 
 
-def _has_free_dimension(model: Model, graph: GraphView, known: Mapping[str, Shape]) -> bool:
-    for value in model.proto.graph.input:
-        if value.name in graph.inputs and value.name not in known:
-            dims = value.type.tensor_type.shape.dim
-            if any(not d.HasField("dim_value") for d in dims[1:]):
-                return True
-    return False
+def _others(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], first: _Pinned) -> list[_Pinned]:
+    """The same graph with other sizes in its symbolic dimensions, all at once or, where that fails, apart."""
+    symbolic = {v.name: _symbolic(v) for v in model.proto.graph.input if v.name in first.inputs and _symbolic(v)}
+    if not symbolic:
+        return []
+    every, batches, spaces = (
+        _varied(first.inputs, symbolic, batch=batch, space=space)
+        for batch, space in ((True, True), (True, False), (False, True))
+    )
+    for attempt in ([every], [entry for entry in (batches, spaces) if entry != first.inputs]):
+        found = []
+        for inputs in attempt:
+            try:
+                found.append(_settle(model, graph, constants, inputs))
+            except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError):
+                continue
+        if found:
+            return found
+    # No other size fits: what inference cannot tell without pins counts as varying.
+    unpinned = _infer(model, constants, {})
+    return [_Pinned(first.inputs, unpinned[0], unpinned[1], fold_shapes(model, graph, constants, unpinned[0]))]
+
+
+def _varied(
+    inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, space: bool
+) -> dict[str, Shape]:
+    """Other sizes: one more in the batch; each other axis by a factor of its own, so that ratios change as well."""
+    return {
+        name: tuple(
+            size
+            if axis not in symbolic.get(name, ())
+            else size + batch
+            if size == 1 or axis == 0
+            else size * (1 + axis if space else 1)
+            for axis, size in enumerate(shape)
+        )
+        for name, shape in inputs.items()
+    }
+
+
+def _symbolic(value: onnx.ValueInfoProto) -> frozenset[int]:
+    """Axes of an input without a fixed size."""
+    dims = value.type.tensor_type.shape.dim
+    return frozenset(axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value") or dim.dim_value <= 0)
 
 
 def pinned_shape(value: onnx.ValueInfoProto, guess: int) -> Shape | None:
     """An input's shape with its symbolic dimensions pinned: the first to 1, the others to `guess`."""
     if not value.type.tensor_type.HasField("shape"):
         return None
-    dims = value.type.tensor_type.shape.dim
-    known = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
-    named = ["batch" in d.dim_param.lower() for d in dims]
+    symbolic = _symbolic(value)
     return tuple(
-        size if size is not None else 1 if axis == 0 or named[axis] else guess for axis, size in enumerate(known)
+        dim.dim_value if axis not in symbolic else 1 if axis == 0 or "batch" in dim.dim_param.lower() else guess
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
     )
 
 
+def _unknown(graph: GraphView, shapes: Mapping[str, Shape]) -> bool:
+    return any(name and name not in shapes for node in graph.nodes for name in node.outputs)
+
+
+def _settle(
+    model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
+) -> _Pinned:
+    """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
+    values: dict[str, np.ndarray] = {}
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, int] = {}
+    for _ in range(_ROUNDS):
+        shapes, dtypes = _infer(model, {**constants, **values}, inputs)
+        fresh = fold_shapes(model, graph, {**constants, **values}, shapes)
+        values.update(fresh)
+        if not fresh or not _unknown(graph, shapes):
+            break
+    _check_pads(graph, {**model.constants, **constants, **values}, shapes)
+    return _Pinned(inputs, shapes, dtypes, values)
+
+
+def _check_pads(graph: GraphView, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+    """Refuse sizes for which a Pad would reflect more than there is: inference does not notice."""
+    for node in graph.nodes:
+        if node.op_type == "Pad" and str(node.attributes.get("mode", "constant")) == "reflect":
+            pads = node.ints("pads") or tuple(values.get(node.input(1), np.zeros(0, int)).tolist())
+            shape = shapes.get(node.input(0), ())
+            if len(pads) == 2 * len(shape) and any(p >= n > 0 for p, n in zip(pads, shape * 2, strict=True)):
+                raise ValueError(f"{node} reflects more than there is")
+
+
 def _infer(
-    model: Model, graph: GraphView, folded: Mapping[str, np.ndarray], known: Mapping[str, Shape], guess: int
+    model: Model, values: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     small = skeleton(model)
     for value in small.graph.input:
-        shape = known.get(value.name) if value.name in graph.inputs else None
-        if value.name in graph.inputs:
-            shape = shape or pinned_shape(value, guess)
-            if shape is not None:
-                value.type.tensor_type.shape.CopyFrom(onnx.helper.make_tensor_type_proto(1, shape).tensor_type.shape)
+        if value.name in inputs:
+            value.type.tensor_type.shape.CopyFrom(_dims(inputs[value.name]))
     # Declared intermediate and output shapes may carry symbols; inference from the pinned inputs replaces them.
     del small.graph.value_info[:]
     for value in small.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    folded_here = {
-        name: array for name, array in folded.items() if array.dtype.kind in "ifb" and array.size <= _FOLD_LIMIT
-    }
-    kept = [node for node in small.graph.node if not (node.output and all(o in folded_here for o in node.output if o))]
+    known = {name: array for name, array in values.items() if array.dtype.kind in "ifbu"}
+    kept = [node for node in small.graph.node if not (node.output and _all_in(node.output, known))]
+    for node in kept:
+        if node.op_type in _NOT_INFERRED and node.domain in ("", "ai.onnx"):
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
     del small.graph.node[:]
     small.graph.node.extend(kept)
-    for name, array in folded_here.items():
-        if array.size <= 1024:
-            small.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for name, array in known.items():
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        if array.size <= _INLINE:
+            small.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         else:
-            data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             small.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
     inferred = onnx.shape_inference.infer_shapes(small, check_type=False, strict_mode=True, data_prop=True)
     shapes: dict[str, Shape] = {}
@@ -136,55 +266,16 @@ def _infer(
     for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
         tensor = value.type.tensor_type
         dtypes[value.name] = tensor.elem_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+        if tensor.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim):
             shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
     for tensor in inferred.graph.initializer:
         shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), tensor.data_type
     return shapes, dtypes
 
 
-def fold(model: Model, graph: GraphView) -> dict[str, np.ndarray]:
-    """Values of all tensors that are computed from constants only, by onnx's reference implementation."""
-    from onnx.reference import ReferenceEvaluator
-
-    folded: dict[str, np.ndarray] = {}
-    for node in graph.nodes:
-        if not _foldable(node, model, folded):
-            continue
-        feeds = {name: folded.get(name, model.constants.get(name)) for name in node.inputs if name}
-        single = _single_node_model(model, node)
-        if single is None:
-            continue
-        try:
-            values = ReferenceEvaluator(single).run(list(node.outputs), feeds)
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError):
-            continue  # not folded: the node's output then counts as computed, which is always safe
-        folded.update({name: np.asarray(value) for name, value in zip(node.outputs, values, strict=True) if name})
-    return folded
+def _dims(shape: Iterable[int]) -> onnx.TensorShapeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, list(shape)).tensor_type.shape
 
 
-def _foldable(node: Node, model: Model, folded: Mapping[str, np.ndarray]) -> bool:
-    if node.op_type in _NOT_FOLDED and not (node.op_type == "Shape" and node.input(0) in {*model.constants, *folded}):
-        return False
-    if node.captured or not node.inputs or "." in node.op_type:
-        return False
-    inputs = [folded.get(name, model.constants.get(name)) for name in node.inputs if name]
-    if any(value is None for value in inputs) or not inputs:
-        return False
-    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):  # small inputs, large results
-        target = inputs[-1] if inputs[-1] is not None else np.zeros(0)
-        return bool(target.dtype.kind in "iu" and np.prod(target.astype(float)) <= _FOLD_LIMIT)
-    return sum(value.size for value in inputs if value is not None) <= _FOLD_LIMIT
-
-
-def _single_node_model(model: Model, node: Node) -> onnx.ModelProto | None:
-    if not 0 <= node.index < len(model.proto.graph.node):
-        return None
-    source = model.proto.graph.node[node.index]
-    graph = onnx.helper.make_graph(
-        [source],
-        "fold",
-        [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.inputs) if name],
-        [onnx.ValueInfoProto(name=name) for name in node.outputs if name],
-    )
-    return onnx.helper.make_model(graph, opset_imports=list(model.proto.opset_import), ir_version=8)
+def _all_in(names: Iterable[str], known: Mapping[str, np.ndarray]) -> bool:
+    return all(name in known or not name for name in names)

@@ -4,7 +4,7 @@ A handler is one class in one file of this package; it is found automatically. M
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.shapes import Sizes
 from onnxprune.graph.space import Window
 from onnxprune.graph.view import Node
 
@@ -49,11 +50,17 @@ class Rewriting(Protocol):
     def constant(self, tensor: str) -> np.ndarray | None:
         """Value of a constant before removal."""
 
+    def sizes(self, tensor: str) -> Sizes | None:
+        """An integer vector before removal, with which elements vary with the inputs; None where it is not known."""
+
     def set_attribute(self, name: str, value: Any) -> None:
         """Give the node a new attribute value; None removes it."""
 
     def set_input(self, position: int, value: np.ndarray) -> None:
         """Give the node a constant of its own as this input, where it differs from the present one."""
+
+    def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
+        """Give elements of an integer vector that the node reads other values, where they differ."""
 
 
 TorchRule = Callable[..., Any]
@@ -94,13 +101,12 @@ class OpHandler(ABC):
 
 
 def pass_through(labels: Labels, node: Node, source: str, *outputs: str) -> None:
-    """Give each output the labels of `source`, axis by axis, where shapes agree."""
-    arrays = labels.get(source)
-    for output in outputs:
-        if output and labels.rank(output) == len(arrays):
-            labels.set_all(output, arrays)
-        elif output and labels.is_labelled(source):
-            labels.freeze(source, f"the shape of {output!r} is unknown", node)
+    """Give each output the labels of `source`, axis by axis; axes that adapt go on adapting."""
+    for axis, ids in enumerate(labels.get(source)):
+        for output in (name for name in outputs if labels.rank(name) == labels.rank(source)):
+            if ids is None and labels.adapts(source, axis):
+                labels.adapt(output, axis, node, source, axis)
+            labels.set(output, axis, ids)
 
 
 def normal_axis(axis: int, rank: int) -> int:

@@ -34,6 +34,7 @@ class Conv(OpHandler):
 
     def torch(self, node: Node) -> TorchRule:
         """Convolution; pads that differ between the ends are added first."""
+        import torch
         from torch.nn import functional
 
         group = node.int("group", 1)
@@ -45,6 +46,8 @@ class Conv(OpHandler):
             strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
             if pads[:n] != pads[n:]:
                 x, pads = pad(x, pads), (0,) * n
+            if n == 2 and not x.is_cuda:  # the layout that convolutions on the CPU are fastest in
+                weight = weight.contiguous(memory_format=torch.channels_last)
             return convolve(x, weight, bias, strides, pads[:n], dilations, group)
 
         return run
@@ -132,9 +135,9 @@ class ConvTranspose(OpHandler):
 
 def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:
     source, weight, bias = node.input(0), node.input(1), node.input(2)
-    shape, rank = labels.shape(weight), labels.rank(node.output())
-    if not labels.is_constant(weight) or shape is None or rank < 3 or (bias and not labels.is_constant(bias)):
-        labels.freeze_node(node, "the weight of the convolution is computed, or shapes are unknown")
+    shape = labels.shape(weight)
+    if not labels.is_constant(weight) or (bias and not labels.is_constant(bias)):
+        labels.freeze_node(node, "the weight of the convolution is computed")
         return
     group = node.int("group", 1)
     if out_axis == 0:
@@ -183,15 +186,15 @@ def _couple_grouped(
 def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear | None:
     source, weight, output = node.input(0), node.input(1), node.output()
     shape, positions = labels.shape(weight), labels.shape(output if out_axis == 0 else source)
-    if shape is None or positions is None or not labels.is_constant(weight):
+    if not labels.is_constant(weight):
         return None
     n = len(shape) - 2
     arrays = labels.get(weight)
     factors = [ids if ids is not None else size for ids, size in zip(arrays, shape, strict=True)]
     pads, auto = node.ints("pads") or (0,) * (2 * n), str(node.attributes.get("auto_pad", "NOTSET"))
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
-    if auto.startswith("SAME") and (inputs := labels.shape(source)) is not None:
-        pads = same_pads(inputs[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
+    if auto.startswith("SAME"):
+        pads = same_pads(labels.shape(source)[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
     bias = node.input(2)
     return Linear(
         input=source,

@@ -10,6 +10,7 @@ from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
 from onnxprune.ops.base import Linear, OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.product import couple_product
 
 
 class Gemm(OpHandler):
@@ -21,8 +22,8 @@ class Gemm(OpHandler):
         """Contract over the inner axis, start new channels on the outer one."""
         a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
         shape = labels.shape(b)
-        if not labels.is_constant(b) or shape is None or labels.rank(y) != 2 or (c and not labels.is_constant(c)):
-            labels.freeze_node(node, "the weight or bias of Gemm is computed, or shapes are unknown")
+        if not labels.is_constant(b) or (c and not labels.is_constant(c)):
+            labels.freeze_node(node, "the weight or bias of Gemm is computed")
             return
         in_axis, out_axis = _weight_axes(node)
         inner = normal_axis(-2 if node.int("transA", 0) else -1, 2)
@@ -33,7 +34,7 @@ class Gemm(OpHandler):
         labels.set(b, out_axis, out)
         labels.set(y, 0, labels.axis(a, 1 - inner))
         labels.set(y, 1, out)
-        c_shape = labels.shape(c) or ()
+        c_shape = labels.shape(c)
         if c_shape and c_shape[-1] == shape[out_axis]:
             labels.set(c, len(c_shape) - 1, out)
         if len(c_shape) == 2 and c_shape[0] > 1:
@@ -43,7 +44,7 @@ class Gemm(OpHandler):
         """The contraction, per row at batch 1."""
         b, y = node.input(1), node.output()
         weight, result = labels.shape(b), labels.shape(y)
-        if not labels.is_constant(b) or weight is None or result is None or labels.rank(y) != 2:
+        if not labels.is_constant(b):
             return None
         in_axis, out_axis = _weight_axes(node)
         factors = [ids if ids is not None else n for ids, n in zip(labels.get(b), weight, strict=True)]
@@ -97,56 +98,20 @@ class MatMul(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie the contracted axes; a constant weight starts new channels."""
         a, b, y = node.input(0), node.input(1), node.output()
-        ranks = labels.rank(a), labels.rank(b)
-        if min(ranks) < 1 or max(ranks) < 2 or labels.rank(y) == 0:
-            labels.freeze_node(node, "shapes of MatMul are unknown")
-        elif labels.is_constant(b) and ranks[1] == 2 and not labels.is_constant(a):
-            self._couple_weight(node, labels, a, b, y, weight_first=False)
-        elif labels.is_constant(a) and ranks[0] == 2 and ranks[1] >= 2 and not labels.is_constant(b):
-            self._couple_weight(node, labels, b, a, y, weight_first=True)
-        elif min(ranks) >= 2 and not labels.is_constant(a) and not labels.is_constant(b):
-            self._couple_computed(node, labels, a, b, y)
-        else:
-            labels.freeze_node(node, "this form of MatMul (a vector or a stack of constant matrices) is not followed")
-
-    def _couple_weight(
-        self, node: Node, labels: Labels, source: str, weight: str, y: str, *, weight_first: bool
-    ) -> None:
-        in_axis, out_axis = (1, 0) if weight_first else (0, 1)
-        rank = labels.rank(source)
-        inner = rank - 2 if weight_first else rank - 1
-        ids = labels.axis(source, inner)
-        labels.set(weight, in_axis, ids)
-        labels.contract(node, weight, in_axis, ids)
-        shape = labels.shape(weight) or ()
-        out = labels.fresh(shape[out_axis], node, y)
-        labels.set(weight, out_axis, out)
-        arrays = labels.get(source)
-        arrays[inner] = out
-        labels.set_all(y, arrays)
-
-    def _couple_computed(self, node: Node, labels: Labels, a: str, b: str, y: str) -> None:
-        left, right, rank = labels.get(a), labels.get(b), labels.rank(y)
-        if (left[-1] is None) != (right[-2] is None):
-            labels.freeze_ids(left[-1], a, "multiplied by channels that are not prunable", node)
-            labels.freeze_ids(right[-2], b, "multiplied by channels that are not prunable", node)
-        elif left[-1] is not None and right[-2] is not None:
-            labels.tie(left[-1], right[-2])
-            labels.contract(node, a, len(left) - 1, left[-1])
-        labels.set(y, rank - 2, left[-2])
-        labels.set(y, rank - 1, right[-1])
-        for axis in range(rank - 2):  # batch axes, aligned from the right
-            ids = [(t, arrays[axis - rank]) for t, arrays in ((a, left), (b, right)) if len(arrays) >= rank - axis]
-            present = [(t, i) for t, i in ids if i is not None]
-            sizes = [(labels.shape(t) or ())[axis - rank] for t, _ in ids]
-            if len(present) == 2 and sizes[0] == sizes[1]:
-                labels.tie(present[0][1], present[1][1])
-                labels.set(y, axis, present[0][1])
-            else:
-                for tensor, one in present:
-                    labels.freeze_ids(one, tensor, "broadcast over a batch axis of MatMul", node)
-                    if len(one) == (labels.shape(y) or ())[axis]:
-                        labels.set(y, axis, one)
+        shapes = labels.shape(a), labels.shape(b)
+        batch = max(0, max(map(len, shapes)) - 2)
+        # Batch axes are numbered from the right; one of size 1 that is broadcast takes no part.
+        names = [
+            [
+                None if size == 1 and labels.shape(y)[batch - count] != 1 else count
+                for count, size in zip(range(len(shape) - 2, 0, -1), shape, strict=False)
+            ]
+            for shape in shapes
+        ]
+        left = [*names[0], *(["m", "k"] if len(shapes[0]) > 1 else ["k"])]
+        right = [*names[1], *(["k", "n"] if len(shapes[1]) > 1 else ["k"])]
+        output = [*range(batch, 0, -1), *(letter for letter in ("m", "n") if letter in (*left, *right))]
+        couple_product(node, labels, [(a, left), (b, right)], output)
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """The contraction with a constant matrix, per row."""
@@ -156,11 +121,11 @@ class MatMul(OpHandler):
         first = labels.is_constant(a)
         weight, source = (a, b) if first else (b, a)
         shape, result = labels.shape(weight), labels.shape(y)
-        if shape is None or len(shape) != 2 or result is None or len(result) < 2:
+        if len(shape) != 2 or len(result) < 2:
             return None
         out = len(result) - (2 if first else 1)
         arrays = labels.get(y)
-        rows = [arrays[i] if arrays[i] is not None else n for i, n in enumerate(result) if i != out]
+        rows = [n if ids is None else ids for i, (n, ids) in enumerate(zip(result, arrays, strict=True)) if i != out]
         factors = [ids if ids is not None else n for ids, n in zip(labels.get(weight), shape, strict=True)]
         rank = labels.rank(source)
         return Linear(

@@ -26,13 +26,10 @@ class Elementwise(OpHandler):
         output = node.output()
         shape = labels.shape(output)
         operands = [name for name in node.inputs if name]
-        if shape is None or any(labels.shape(name) is None for name in operands):
-            labels.freeze_node(node, "shapes are unknown")
-            return
         for axis, size in enumerate(shape):
             found: list[tuple[str, int, Ids | None]] = []
             for name in operands:
-                own = labels.shape(name) or ()
+                own = labels.shape(name)
                 position = axis - (len(shape) - len(own))
                 if position >= 0 and (own[position] == size):
                     found.append((name, position, labels.axis(name, position)))
@@ -41,12 +38,14 @@ class Elementwise(OpHandler):
     def _couple_axis(
         self, node: Node, labels: Labels, output: str, axis: int, found: list[tuple[str, int, Ids | None]]
     ) -> None:
-        computed = [entry for entry in found if not labels.is_constant(entry[0])]
-        labelled = [ids for _, _, ids in computed if ids is not None]
+        labelled = [ids for name, _, ids in found if ids is not None and not labels.is_constant(name)]
         if not labelled:
+            if all(labels.adapts(name, position) for name, position, _ in found):
+                for name, position, _ in found:
+                    labels.adapt(output, axis, node, name, position)
             return
         for name, position, ids in found:
-            if labels.is_constant(name):
+            if labels.is_constant(name) or (ids is None and labels.adapts(name, position)):
                 labels.set(name, position, labelled[0])
             elif ids is None:
                 for one in labelled:

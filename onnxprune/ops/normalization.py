@@ -7,7 +7,7 @@ import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, TorchRule, normal_axis, pass_through
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.torch_tools import along_channels, as_matrix
 
@@ -84,6 +84,20 @@ class MixingAxis(OpHandler):
         function = functions[node.op_type]
         return lambda x: function(as_matrix(x, axis), 1).reshape(x.shape) if old else function(x, axis)
 
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Across rows, with channels beside: as it is, and as one of several axes before opset 13."""
+        for opset in (17, 12):
+            yield example(
+                """g (float[N,5,6] x) => (float[N,5,3] y) {
+                h = MatMul (x, w1)
+                t = Transpose <perm = [0, 2, 1]> (h)
+                s = Softmax <axis = 2> (t)
+                u = Transpose <perm = [0, 2, 1]> (s)
+                y = MatMul (u, w2) }""",
+                {"w1": (6, 8), "w2": (8, 3)},
+                opset=opset,
+            )
+
 
 class LocalResponse(OpHandler):
     """LRN sums over neighbouring channels."""
@@ -147,15 +161,41 @@ class LayerNormalization(OpHandler):
 
 
 class GroupNormalization(OpHandler):
-    """GroupNormalization: statistics over groups of channels."""
+    """GroupNormalization: statistics over groups of channels, which stay or go as a whole."""
 
     op_types = ("GroupNormalization",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze the channels."""
-        source = node.input(0)
-        labels.freeze_ids(labels.axis(source, 1), source, "GroupNormalization mixes groups of channels", node)
+        """Tie the channels of a group; parameters are per channel since opset 21, per group before."""
+        source, ids = node.input(0), labels.axis(node.input(0), 1)
         pass_through(labels, node, source, node.output())
+        if ids is None:
+            return
+        grid = ids.reshape(node.int("num_groups", 1), -1)
+        for column in grid.T[1:]:
+            labels.tie(grid[:, 0], column)
+        for parameter in node.inputs[1:]:
+            if not labels.is_constant(parameter):
+                labels.freeze_node(node, f"parameter {parameter!r} is computed")
+                return
+            labels.set(parameter, 0, ids if labels.shape(parameter) == ids.shape else grid[:, 0])
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """As many groups as stay."""
+        kept, groups = edit.kept(node.input(0), 1), node.int("num_groups", 1)
+        if kept is not None:
+            edit.set_attribute("num_groups", int(kept.sum()) * groups // len(kept))
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Between two convolutions."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            n = GroupNormalization <num_groups = 4> (h, scale, bias)
+            y = Conv (n, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1), "scale": (8,), "bias": (8,)},
+            opset=21,
+        )
 
     def torch(self, node: Node) -> TorchRule:
         """Scale and bias are per group before opset 21, per channel since."""

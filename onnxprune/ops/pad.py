@@ -1,12 +1,13 @@
 """Pad: positions are added around the data (or cut)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Labels
+from onnxprune.graph.shapes import Sizes
 from onnxprune.graph.view import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
@@ -22,48 +23,44 @@ class Pad(OpHandler):
         """Padded positions of a labelled axis get fresh ids."""
         source, output = node.input(0), node.output()
         arrays = labels.get(source)
-        pads = self._pads(node, labels.constant)
-        if pads is None or labels.rank(output) != len(arrays) or node.input(3):
-            labels.freeze_node(node, "amounts of Pad are computed")
+        amounts = _amounts(node, labels.sizes, labels.constant, len(arrays))
+        if amounts is None:
+            labels.freeze_node(node, "amounts of Pad are computed from data")
             return
-        rank = len(arrays)
+        constant = str(node.attributes.get("mode", "constant")) == "constant"
         for axis, ids in enumerate(arrays):
-            begin, end = pads[axis], pads[axis + rank]
+            begin, end = amounts.get(axis, _NOTHING)[0]
             if ids is None:
                 continue
-            if (begin or end) and (str(node.attributes.get("mode", "constant")) != "constant" or min(begin, end) < 0):
-                labels.freeze_ids(ids, source, "Pad copies or cuts channels", node)
-            elif begin or end:
-                new = labels.fresh(begin + end, node, output)
-                labels.set(output, axis, np.concatenate([new[:begin], ids, new[begin:]]))
-            else:
-                labels.set(output, axis, ids)
-
-    @staticmethod
-    def _pads(node: Node, constant: object) -> tuple[int, ...] | None:
-        assert callable(constant)
-        if node.opset < 11:
-            return node.ints("pads")
-        value = constant(node.input(1))
-        return None if value is None else tuple(int(v) for v in value)
+            if max(begin, end) > 0 and not constant:
+                labels.freeze_ids(ids, source, "Pad copies channels", node)
+                continue
+            own = ids[max(0, -begin) : len(ids) - max(0, -end)]
+            if max(begin, end) > 0:
+                new = labels.fresh(max(0, begin) + max(0, end), node, output)
+                own = np.concatenate([new[: max(0, begin)], own, new[max(0, begin) :]])
+            labels.set(output, axis, own)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Amounts on labelled axes count the inserted positions that stay."""
-        pads = self._pads(node, edit.constant)
-        if pads is None:
-            return
-        fresh, rank = list(pads), len(pads) // 2
-        for axis in range(rank):
-            kept = edit.kept(node.output(), axis)
-            if kept is not None:
-                fresh[axis] = int(kept[: pads[axis]].sum())
-                fresh[axis + rank] = int(kept[len(kept) - pads[axis + rank] :].sum())
-        if tuple(fresh) == pads:
+        """Amounts on labelled axes count the inserted (or cut) positions that stay."""
+        amounts = _amounts(node, edit.sizes, edit.constant, len(edit.shape(node.input(0)) or ()))
+        fresh: dict[int, int] = {}
+        for axis, (pads, indices) in (amounts or {}).items():
+            before, after = edit.kept(node.input(0), axis), edit.kept(node.output(), axis)
+            if before is None or after is None:
+                continue
+            begin, end = pads
+            fresh[indices[0]] = int(after[:begin].sum()) if begin > 0 else -int(before[:-begin].sum())
+            fresh[indices[1]] = (
+                int(after[len(after) - end :].sum()) if end > 0 else -int(before[len(before) + end :].sum())
+            )
+        if not fresh:
             return
         if node.opset < 11:
-            edit.set_attribute("pads", fresh)
+            present = node.ints("pads") or ()
+            edit.set_attribute("pads", [fresh.get(index, amount) for index, amount in enumerate(present)])
         else:
-            edit.set_input(1, np.array(fresh, np.int64))
+            edit.set_elements(1, fresh)
 
     def torch(self, node: Node) -> TorchRule:
         """A constant, or positions picked as numpy's `pad` picks them."""
@@ -83,7 +80,7 @@ class Pad(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Zero channels around a narrow branch, added to a wide one."""
+        """Zero channels around a narrow branch, added to a wide one; channels cut and added."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -94,6 +91,36 @@ class Pad(OpHandler):
             {"w1": (4, 3, 3, 3), "w2": (8, 3, 3, 3), "w3": (4, 8, 1, 1)},
             {"pads": np.array([0, 2, 0, 0, 0, 2, 0, 0])},
         )
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            p = Pad (h, pads, , axes)
+            y = Conv (p, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 7, 1, 1)},
+            {"pads": np.array([0, -3, 1, 2]), "axes": np.array([2, 1])},
+            opset=18,
+        )
+
+
+_NOTHING = ((0, 0), (0, 0))
+
+
+def _amounts(
+    node: Node,
+    sizes: Callable[[str], Sizes | None],
+    constant: Callable[[str], np.ndarray | None],
+    rank: int,
+) -> dict[int, tuple[tuple[int, int], tuple[int, int]]] | None:
+    """Per axis `(begin, end)` and where the two stand among the amounts; None where they depend on data."""
+    if node.opset < 11:
+        pads, axes = list(node.ints("pads") or ()), list(range(rank))
+    else:
+        known, given = sizes(node.input(1)), constant(node.input(3)) if node.input(3) else np.arange(rank)
+        if known is None or given is None:
+            return None
+        pads, axes = [int(v) for v in known.value], [normal_axis(int(axis), rank) for axis in given]
+    count = len(axes)
+    return {axis: ((pads[i], pads[i + count]), (i, i + count)) for i, axis in enumerate(axes)}
 
 
 def _spread(amounts: list[int], axes: list[int], rank: int) -> list[int]:

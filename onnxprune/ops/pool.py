@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, TorchRule
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
@@ -56,20 +57,26 @@ class Resize(OpHandler):
     op_types = ("Resize", "Upsample")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels pass where the axis keeps its size and sizes are given as scales."""
+        """Labels pass where the axis keeps its size."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
-        if before is None or after is None or len(before) != len(after) or "axes" in node.attributes:
-            labels.freeze_node(node, "shapes are unknown, or only some axes are resized")
+        cropped = str(node.attributes.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+        if (node.input(3) and labels.sizes(node.input(3)) is None) or cropped:
+            labels.freeze_node(node, "sizes are computed from data, or the input is cropped")
             return
         for axis, ids in enumerate(labels.get(source)):
-            if ids is not None and before[axis] != after[axis]:
-                labels.freeze_ids(ids, source, f"{node.op_type} changes this axis", node)
-            elif ids is not None:
+            if before[axis] == after[axis]:
                 labels.set(output, axis, ids)
+            else:
+                labels.freeze_ids(ids, source, f"{node.op_type} changes the number of these channels", node)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Sizes of labelled axes; scales need no change."""
         if node.input(3):
-            for ids in labels.get(source):
-                labels.freeze_ids(ids, source, "Resize spells out sizes", node)
+            rank = len(edit.shape(node.input(0)) or ())
+            axes = [normal_axis(axis, rank) for axis in node.ints("axes") or range(rank)]
+            widths = {index: edit.width(node.output(), axis) for index, axis in enumerate(axes)}
+            edit.set_elements(3, {index: width for index, width in widths.items() if width is not None})
 
     def torch(self, node: Node) -> TorchRule | None:
         """Each axis by its weights, computed once a size."""
@@ -89,6 +96,18 @@ class Resize(OpHandler):
             return x
 
         return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """By scales and by sizes."""
+        for arguments, rest in (("scales", {"scales": np.array([1, 1, 2, 2], np.float32)}), (", sizes", {})):
+            yield example(
+                f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
+                h = Conv (x, w1)
+                r = Resize <mode = "nearest"> (h, , {arguments})
+                y = Conv (r, w2) }}""",
+                {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1)},
+                rest or {"sizes": np.array([1, 8, 8, 8])},
+            )
 
 
 def _global_pooling(node: Node) -> TorchRule:

@@ -1,4 +1,4 @@
-"""Reductions: the reduced axes are frozen where they carry channels, the others pass."""
+"""Reductions: sums contract over the channels they reduce, other reductions freeze them; other axes pass."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +11,9 @@ from onnxprune.ops.base import OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.torch_tools import given_axes
 
+# To a sum, a channel that is not there is a zero.
+_SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
+
 
 class Reduce(OpHandler):
     """ReduceMean and its kin, ArgMax, ArgMin."""
@@ -21,7 +24,7 @@ class Reduce(OpHandler):
     )
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """A reduction over channels mixes them."""
+        """A sum over channels contracts them; other reductions mix them."""
         source, output = node.input(0), node.output()
         arrays = labels.get(source)
         axes = node.ints("axes")
@@ -38,19 +41,19 @@ class Reduce(OpHandler):
         named = {normal_axis(axis, len(arrays)) for axis in axes}
         keep = node.int("keepdims", 1)
         for axis in named:
-            labels.freeze_ids(arrays[axis], source, f"{node.op_type} mixes these channels", node)
+            if node.op_type in _SUMS:
+                labels.contract(node, source, axis, arrays[axis])
+            else:
+                labels.freeze_ids(arrays[axis], source, f"{node.op_type} mixes these channels", node)
         result = [None if axis in named else ids for axis, ids in enumerate(arrays) if keep or axis not in named]
-        if labels.rank(output) == len(result):
-            labels.set_all(output, result)
-        elif any(ids is not None for ids in result):
-            labels.freeze(source, "shapes are unknown", node)
+        labels.set_all(output, result)
 
     def torch(self, node: Node) -> TorchRule:
         """The same reduction over the axes, all where none are given."""
         return _arg_reduction(node) if node.op_type.startswith("Arg") else _reduction(node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Spatial mean to a classifier."""
+        """Spatial mean to a classifier; a norm and a maximum over channels."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4] y) {
             h = Conv (x, w1)
@@ -58,6 +61,14 @@ class Reduce(OpHandler):
             y = Gemm (m, w2) }""",
             {"w1": (8, 3, 3, 3), "w2": (8, 4)},
         )
+        for op_type in ("ReduceL2", "ReduceMax"):
+            yield example(
+                f"""g (float[N,3,6,6] x) => (float[N,1,4,4] y) {{
+                h = Conv (x, w1)
+                i = Conv (h, w2)
+                y = {op_type} <axes = [1]> (i) }}""",
+                {"w1": (8, 3, 3, 3), "w2": (5, 8, 1, 1)},
+            )
 
 
 def _reduction(node: Node) -> TorchRule:

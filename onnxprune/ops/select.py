@@ -22,19 +22,15 @@ class Concat(OpHandler):
         """Parts without labels count as fixed channels."""
         output = node.output()
         shape = labels.shape(output)
-        if shape is None or any(labels.shape(name) is None for name in node.inputs):
-            labels.freeze_node(node, "shapes are unknown")
-            return
         axis = normal_axis(node.int("axis", 0), len(shape))
         parts = [labels.axis(name, axis) for name in node.inputs]
         if any(ids is not None for ids in parts):
-            sizes = [(labels.shape(name) or ())[axis] for name in node.inputs]
             joined: list[Ids] = []
-            for name, size, ids in zip(node.inputs, sizes, parts, strict=True):
-                if ids is None and labels.is_constant(name):
-                    ids = labels.fixed(size)  # noqa: PLW2901
-                    labels.set(name, axis, ids)
-                joined.append(labels.fixed(size) if ids is None else ids)
+            for name, ids in zip(node.inputs, parts, strict=True):
+                fixed = labels.fixed(labels.shape(name)[axis])
+                if ids is None and labels.adapts(name, axis):
+                    labels.set(name, axis, fixed)
+                joined.append(fixed if ids is None else ids)
             labels.set(output, axis, np.concatenate(joined))
         for other in range(len(shape)):
             if other != axis:
@@ -46,7 +42,7 @@ class Concat(OpHandler):
         for name, ids in found:
             if not present:
                 return
-            if ids is None and labels.is_constant(name):
+            if ids is None and labels.adapts(name, axis):
                 labels.set(name, axis, present[0])
             elif ids is None:
                 for one in present:
@@ -82,9 +78,6 @@ class Split(OpHandler):
         """Each output takes its run of labels."""
         source = node.input(0)
         axis = normal_axis(node.int("axis", 0), labels.rank(source))
-        if any(labels.shape(name) is None for name in (source, *filter(None, node.outputs))):
-            labels.freeze_node(node, "shapes are unknown")
-            return
         arrays = labels.get(source)
         along = arrays[axis]
         if along is not None and node.input(1) and labels.constant(node.input(1)) is None:
@@ -95,7 +88,7 @@ class Split(OpHandler):
             return
         start = 0
         for output in filter(None, node.outputs):
-            size = (labels.shape(output) or ())[axis]
+            size = labels.shape(output)[axis]
             own = list(arrays)
             own[axis] = None if along is None else along[start : start + size]
             labels.set_all(output, own)
@@ -147,9 +140,6 @@ class Slice(OpHandler):
         """Labels are sliced like the data."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
-        if before is None or after is None or len(before) != len(after):
-            labels.freeze_node(node, "shapes are unknown")
-            return
         arrays = labels.get(source)
         limits = slice_limits(node, labels.constant, len(before))
         for axis, ids in enumerate(arrays):
@@ -264,11 +254,12 @@ class Gather(OpHandler):
         """Labels of the gathered axis are selected; other axes pass."""
         source, indices, output = node.input(0), node.input(1), node.output()
         before, after = labels.shape(source), labels.shape(output)
-        if before is None or after is None:
-            labels.freeze_node(node, "shapes are unknown")
-            return
         axis = normal_axis(node.int("axis", 0), len(before))
         arrays = labels.get(source)
+        if labels.is_constant(source) and axis == 0 and len(before) == 2 and not labels.is_constant(indices):
+            # An embedding: a product with one-hot rows, whose columns are channels.
+            arrays[1] = labels.fresh(before[1], node, output)
+            labels.set(source, 1, arrays[1])
         inserted = len(after) - len(before) + 1
         moved: list[Ids | None] = [*arrays[:axis], *([None] * inserted), *arrays[axis + 1 :]]
         along = arrays[axis]
@@ -276,7 +267,8 @@ class Gather(OpHandler):
         if along is not None and chosen is not None and chosen.ndim == 1:
             moved[axis] = along[chosen]
         elif along is not None:
-            labels.freeze_ids(along, source, "single channels are picked by Gather", node)
+            picked = along if chosen is None else along[chosen.ravel()]
+            labels.freeze_ids(picked, source, "Gather picks single channels", node)
         labels.set_all(output, moved)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
@@ -289,7 +281,7 @@ class Gather(OpHandler):
             return
         chosen = np.where(chosen < 0, chosen + len(kept), chosen)
         position = np.cumsum(kept) - 1
-        edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim else chosen].astype(np.int64))
+        edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim == 1 else chosen].astype(np.int64))
 
     def torch(self, node: Node) -> TorchRule:
         """Indices of any rank; negative ones count from the end."""

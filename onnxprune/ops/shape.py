@@ -1,7 +1,6 @@
 """Operators that move axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ class Transpose(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels follow their axis."""
         arrays = labels.get(node.input(0))
-        if labels.rank(node.output()) != len(arrays):
-            labels.freeze_node(node, "shapes are unknown")
-            return
         perm = node.ints("perm") or tuple(reversed(range(len(arrays))))
-        labels.set_all(node.output(), [arrays[p] for p in perm])
+        for axis, position in enumerate(perm):
+            if arrays[position] is None and labels.adapts(node.input(0), position):
+                labels.adapt(node.output(), axis, node, node.input(0), position)
+            labels.set(node.output(), axis, arrays[position])
 
     def torch(self, node: Node) -> TorchRule:
         """The same permutation."""
@@ -54,22 +53,12 @@ class Reshape(OpHandler):
         """Match blocks of axes with equal products and carry labels through each block."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
-        if before is None or after is None or prod(before) != prod(after):
-            labels.freeze_node(node, "shapes are unknown")
-            return
-        if labels.is_labelled(source) and not self._target_is_known(node, labels):
-            labels.freeze_node(node, "the target shape is computed while the model runs")
+        if node.op_type == "Reshape" and labels.sizes(node.input(1)) is None and labels.is_labelled(source):
+            labels.freeze_node(node, "the target shape is computed from data while the model runs")
             return
         arrays = labels.get(source)
         for old, new in blocks(before, after):
             self._couple_block(node, labels, arrays, before, after, old, new)
-
-    def _target_is_known(self, node: Node, labels: Labels) -> bool:
-        if node.op_type == "Flatten" or labels.constant(node.input(1)) is not None:
-            return True
-        # A computed target is replaced by [0, .., -1]: each output axis must copy an input axis, one may be inferred.
-        before, after = labels.shape(node.input(0)) or (), labels.shape(node.output()) or ()
-        return computed_target(before, after) is not None
 
     def _couple_block(
         self,
@@ -81,7 +70,7 @@ class Reshape(OpHandler):
         old: range,
         new: range,
     ) -> None:
-        source, output = node.input(0), node.output()
+        source = node.input(0)
         labelled = [axis for axis in old if arrays[axis] is not None and before[axis] > 1]
         single = [axis for axis in old if arrays[axis] is not None and before[axis] == 1]
         for axis in single:
@@ -99,22 +88,14 @@ class Reshape(OpHandler):
         spread = [1] * len(sizes)
         spread[axis - old.start] = len(ids)
         flat = np.broadcast_to(ids.reshape(spread), sizes).ravel()
-        self._place(node, labels, source, output, flat, ids, [after[a] for a in new], new)
+        self._place(node, labels, flat, [after[a] for a in new], new)
 
-    def _place(
-        self,
-        node: Node,
-        labels: Labels,
-        source: str,
-        output: str,
-        flat: Ids,
-        ids: Ids,
-        sizes: list[int],
-        new: range,
-    ) -> None:
+    def _place(self, node: Node, labels: Labels, flat: Ids, sizes: list[int], new: range) -> None:
         """Put flat labels on the new axes: on one axis, tying what shares a position there."""
         grid = flat.reshape(sizes)
         wide = [position for position, size in enumerate(sizes) if size > 1]
+        if len(wide) > 2 and sizes[wide[0]] == 3:
+            wide = wide[1:]  # packed queries, keys and values
         exact = [p for p in wide if _constant_off(grid, p)]
         if exact:
             choice = exact[0]
@@ -125,30 +106,38 @@ class Reshape(OpHandler):
         rows = np.moveaxis(grid, choice, 0).reshape(sizes[choice], -1)
         for column in range(1, rows.shape[1]):
             labels.tie(rows[:, 0], rows[:, column])
-        labels.set(output, new.start + choice, np.ascontiguousarray(rows[:, 0]))
+        labels.set(node.output(), new.start + choice, np.ascontiguousarray(rows[:, 0]))
 
     def _is_shuffle(self, node: Node, labels: Labels) -> bool:
-        rank = (labels.rank(node.input(0)), labels.rank(node.output()))
-        return rank in ((4, 5), (3, 4)) and labels.shape(node.input(0))[1:2] != labels.shape(node.output())[1:2]  # type: ignore[index]
+        before, after = labels.shape(node.input(0)), labels.shape(node.output())
+        return (len(before), len(after)) in ((4, 5), (3, 4)) and before[1:2] != after[1:2]
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Widths that the target spells out."""
         if node.op_type == "Flatten":
             return
-        output, after = node.output(), edit.shape(node.output()) or ()
-        target = edit.constant(node.input(1))
+        target = edit.sizes(node.input(1))
         if target is None:
-            target = computed_target(edit.shape(node.input(0)) or (), after)
-            if target is None:
-                return
-        fresh = np.array(target, dtype=np.int64)
-        for axis, entry in enumerate(fresh):
-            width = edit.width(output, axis)
-            if entry > 0 and width is not None:
-                fresh[axis] = width
-        if (fresh == 0).any() and node.int("allowzero", 0):
+            return
+        widths = {
+            axis: width
+            for axis, entry in enumerate(target.value)
+            if entry > 0 and (width := edit.width(node.output(), axis)) is not None
+        }
+        if all(target.value[axis] == width for axis, width in widths.items()):
+            return
+        if target.free.sum() == 1 and (target.value > 0).all():
+            # One size varies: the target becomes a constant that leaves it to be inferred.
+            fresh = np.where(target.free, -1, target.value).astype(np.int64)
+            fresh[list(widths)] = list(widths.values())
+            edit.set_input(1, fresh)
+        elif target.free[:1].all() and not target.free[1:].any() and (edit.shape(node.input(0)) or ())[:1] == (1,):
+            fresh = np.array(target.value, np.int64)
+            fresh[0], fresh[list(widths)] = 0, list(widths.values())
             edit.set_attribute("allowzero", None)
-        edit.set_input(1, fresh)
+            edit.set_input(1, fresh)
+        else:
+            edit.set_elements(1, widths)
 
     def torch(self, node: Node) -> TorchRule:
         """0 copies an axis of the input."""
@@ -207,9 +196,9 @@ class Squeeze(OpHandler):
             axes = None if value is None else tuple(int(v) for v in value.ravel())
         longer = max(len(arrays), rank)
         if axes is None and node.op_type == "Squeeze" and not node.input(1):
-            axes = tuple(a for a, size in enumerate(labels.shape(source) or ()) if size == 1)
-        if axes is None or abs(len(arrays) - rank) != len(axes):
-            labels.freeze_node(node, "axes or shapes are unknown")
+            axes = tuple(a for a, size in enumerate(labels.shape(source)) if size == 1)
+        if axes is None:
+            labels.freeze_node(node, "axes are computed while the model runs")
             return
         named = {normal_axis(axis, longer) for axis in axes}
         others = [axis for axis in range(longer) if axis not in named]
@@ -219,6 +208,8 @@ class Squeeze(OpHandler):
             labels.set_all(output, [arrays[axis] for axis in others])
         else:
             for position, axis in enumerate(others):
+                if arrays[position] is None and labels.adapts(source, position):
+                    labels.adapt(output, axis, node, source, position)
                 labels.set(output, axis, arrays[position])
 
     def torch(self, node: Node) -> TorchRule:
@@ -235,6 +226,24 @@ class Squeeze(OpHandler):
             return x
 
         return squeeze if node.op_type == "Squeeze" else unsqueeze
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Squeeze-excitation with dense layers."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,4,4] y) {
+            h = Conv (x, w1)
+            p = GlobalAveragePool (h)
+            s = Squeeze (p, space)
+            d = Gemm (s, w2)
+            r = Relu (d)
+            e = Gemm (r, w3)
+            g = Sigmoid (e)
+            u = Unsqueeze (g, space)
+            m = Mul (h, u)
+            y = Conv (m, w4) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8, 5), "w3": (5, 8), "w4": (4, 8, 1, 1)},
+            {"space": np.array([2, 3])},
+        )
 
 
 def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
@@ -256,16 +265,6 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ran
                 right, j = right * after[j], j + 1
         found.append((range(start_i, i), range(start_j, j)))
     return found
-
-
-def computed_target(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
-    """A constant target that stands for a computed one: 0 copies an axis, a single -1 is inferred; None if none does."""
-    target = [0 if axis < len(before) and size == before[axis] else -1 for axis, size in enumerate(after)]
-    # Zeros must be a prefix in step with the input, else a coincidence of sizes could be copied.
-    first = next((axis for axis, entry in enumerate(target) if entry == -1), len(target))
-    if len(after) - first > 1:
-        return None
-    return target
 
 
 def _constant_off(grid: np.ndarray, axis: int) -> bool:

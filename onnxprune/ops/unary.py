@@ -69,7 +69,7 @@ class PRelu(OpHandler):
         arrays = labels.get(source)
         pass_through(labels, node, source, node.output())
         shape = labels.shape(slope)
-        if shape is None or not labels.is_constant(slope):
+        if not labels.is_constant(slope):
             labels.freeze_node(node, "the slope of PRelu is computed")
             return
         for axis, size in enumerate(shape):
@@ -114,26 +114,33 @@ def _torch_function(node: Node) -> TorchRule | None:
         )
 
     direct = {
-
-            "Relu": "relu",
-            "Sigmoid": "sigmoid",
-            "Tanh": "tanh",
-            "Erf": "erf",
-            "Abs": "abs",
-            "Neg": "neg",
-            "Exp": "exp"
-        ,
-
-            "Log": "log",
-            "Sqrt": "sqrt",
-            "Reciprocal": "reciprocal",
-            "Floor": "floor",
-            "Ceil": "ceil",
-            "Round": "round"
-        ,
-        "Sign": "sign", "Sin": "sin", "Cos": "cos", "Tan": "tan", "Asin": "asin", "Acos": "acos", "Atan": "atan",
-        "Sinh": "sinh", "Cosh": "cosh", "Asinh": "asinh", "Acosh": "acosh", "Atanh": "atanh",
-        "Not": "logical_not", "IsNaN": "isnan",
+        "Relu": "relu",
+        "Sigmoid": "sigmoid",
+        "Tanh": "tanh",
+        "Erf": "erf",
+        "Abs": "abs",
+        "Neg": "neg",
+        "Exp": "exp",
+        "Log": "log",
+        "Sqrt": "sqrt",
+        "Reciprocal": "reciprocal",
+        "Floor": "floor",
+        "Ceil": "ceil",
+        "Round": "round",
+        "Sign": "sign",
+        "Sin": "sin",
+        "Cos": "cos",
+        "Tan": "tan",
+        "Asin": "asin",
+        "Acos": "acos",
+        "Atan": "atan",
+        "Sinh": "sinh",
+        "Cosh": "cosh",
+        "Asinh": "asinh",
+        "Acosh": "acosh",
+        "Atanh": "atanh",
+        "Not": "logical_not",
+        "IsNaN": "isnan",
     }
     if node.op_type in direct:
         function: TorchRule = getattr(torch, direct[node.op_type])

@@ -1,0 +1,232 @@
+"""Shape arithmetic and tensors made to size: Shape, Size, ConstantOfShape, Expand, Tile."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
+from onnxprune.ops.examples import example
+
+
+class Shape(OpHandler):
+    """Shape and Size: `graph.dynamic` keeps what they tell, so that the arithmetic behind them is not disturbed."""
+
+    op_types = ("Shape", "Size")
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Reading a shape couples nothing; a size that varies cannot be kept when it counts fewer channels."""
+        if node.op_type == "Size" and not labels.is_constant(node.output()):
+            for ids in labels.get(node.input(0)):
+                labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Flatten as exporters write it; a scale that depends on the width; a slice of half the channels."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4] y) {
+            h = Conv (x, w1)
+            s = Shape (h)
+            n = Gather (s, first)
+            u = Unsqueeze (n, zero)
+            t = Concat <axis = 0> (u, rest)
+            f = Reshape (h, t)
+            c = Gather (s, second)
+            k = Cast <to = 1> (c)
+            q = Sqrt (k)
+            g = Div (f, q)
+            y = Gemm (g, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (8 * 16, 4)},
+            {"first": np.array(0), "second": np.array(1), "zero": np.array([0]), "rest": np.array([-1])},
+        )
+        yield example(
+            """g (float[2,3,H,W] x) => (float[2,4,A,B] y) {
+            h = Conv (x, w1)
+            s = Shape (h)
+            c = Gather (s, second)
+            d = Div (c, two)
+            e = Slice (h, start, d, second)
+            t = Concat <axis = 0> (nchw, d, nchw, nchw)
+            p = ReduceMax <axes = [2, 3]> (h)
+            q = Size (p)
+            k = Cast <to = 1> (q)
+            m = Div (e, k)
+            y = Conv (m, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 4, 1, 1)},
+            {"second": np.array([1]), "two": np.array([2]), "start": np.array([0]), "nchw": np.array([1])},
+        )
+        yield example(
+            """g (float[N,3,H,W] x) => (float[N,4,A] y) {
+            h = Conv (x, w1)
+            s = Shape (h)
+            i, j = Split <axis = 0> (s, pair)
+            t = Concat <axis = 0> (i, free)
+            f = Reshape (h, t)
+            y = Conv (f, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 8, 1)},
+            {"pair": np.array([2, 2]), "free": np.array([-1])},
+        )
+
+
+class ConstantOfShape(OpHandler):
+    """One value in every position: axes take the labels that readers give them."""
+
+    op_types = ("ConstantOfShape",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Axes of a known size adapt."""
+        target = labels.sizes(node.input(0))
+        for axis in range(labels.rank(node.output())):
+            if target is not None and not target.free[axis]:
+                labels.adapt(node.output(), axis, node)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """Sizes of labelled axes."""
+        rank = len(edit.shape(node.output()) or ())
+        widths = {axis: edit.width(node.output(), axis) for axis in range(rank)}
+        edit.set_elements(0, {axis: width for axis, width in widths.items() if width is not None})
+
+    def torch(self, node: Node) -> TorchRule:
+        """A full tensor."""
+        import torch
+
+        value = node.attributes.get("value")
+        filler = torch.zeros(1) if value is None else torch.from_numpy(np.array(getattr(value, "values", value)))
+
+        def run(shape: Any) -> Any:
+            return filler.to(shape.device).reshape(()).expand([int(size) for size in shape]).clone()
+
+        return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Zeros joined to the rows of an activation, in number as the batch."""
+        yield example(
+            """g (float[N,5,6] x) => (float[N,A,3] y) {
+            h = MatMul (x, w1)
+            s = Shape (x)
+            n = Slice (s, zero, one)
+            t = Concat <axis = 0> (n, rest)
+            z = ConstantOfShape <value = float[1] {0.5}> (t)
+            c = Concat <axis = 1> (z, h)
+            y = MatMul (c, w2) }""",
+            {"w1": (6, 8), "w2": (8, 3)},
+            {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([1, 8])},
+        )
+
+
+class Expand(OpHandler):
+    """Expand broadcasts to a shape, which may be constant or computed from the batch."""
+
+    op_types = ("Expand",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Axes that keep their size pass; those that are broadcast adapt."""
+        source, output, target = node.input(0), node.output(), labels.sizes(node.input(1))
+        if target is None:
+            labels.freeze_node(node, "the target shape is computed from data while the model runs")
+            return
+        before, after = labels.shape(source), labels.shape(output)
+        shift = len(after) - len(before)
+        for axis, size in enumerate(after):
+            own = axis - shift
+            ids = labels.axis(source, own) if own >= 0 else None
+            if own >= 0 and before[own] == size:
+                if ids is None and labels.adapts(source, own):
+                    labels.adapt(output, axis, node, source, own)
+                labels.set(output, axis, ids)
+            else:
+                labels.freeze_ids(ids, source, "the only channel of an axis that is broadcast", node)
+                if not labels.is_free(output, axis):
+                    labels.adapt(output, axis, node)
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """1 stands for the source's width."""
+        before, after = edit.shape(node.input(0)) or (), edit.shape(node.output()) or ()
+        target = edit.sizes(node.input(1))
+        if target is None:
+            return
+        changed = {}
+        for axis, size in enumerate(after):
+            own, index = axis - (len(after) - len(before)), axis - (len(after) - len(target.value))
+            width = edit.width(node.output(), axis)
+            if width is not None and index >= 0 and target.value[index] != 1:
+                changed[index] = 1 if own >= 0 and before[own] == size else width
+        if changed and any(edit.width(node.output(), axis) != size for axis, size in enumerate(after)):
+            edit.set_elements(1, changed)
+
+    def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
+        """Broadcasting with a tensor of that shape."""
+        import torch
+
+        def run(x: Any, shape: Any) -> Any:
+            sizes = torch.broadcast_shapes(tuple(x.shape), tuple(int(size) for size in shape))
+            return x.expand(sizes)
+
+        return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A class token; a scale broadcast over positions."""
+        yield example(
+            """g (float[N,5,6] x) => (float[N,A,3] y) {
+            h = MatMul (x, w1)
+            s = Shape (x)
+            n = Slice (s, zero, one)
+            t = Concat <axis = 0> (n, rest)
+            z = Expand (token, t)
+            c = Concat <axis = 1> (z, h)
+            y = MatMul (c, w2) }""",
+            {"w1": (6, 8), "w2": (8, 3), "token": (1, 1, 8)},
+            {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([1, 8])},
+        )
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,4,4] y) {
+            h = Conv (x, w1)
+            m = ReduceMax <axes = [2, 3]> (h)
+            e = Expand (m, shape)
+            r = ReduceMean <axes = [1]> (x)
+            u = ReduceMean <axes = [2, 3]> (r)
+            v = Expand (u, shape)
+            a = Mul (h, e)
+            b = Add (a, v)
+            y = Conv (b, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1)},
+            {"shape": np.array([1, 8, 4, 4])},
+        )
+
+
+class Tile(OpHandler):
+    """Tile repeats the labels of an axis."""
+
+    op_types = ("Tile",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """A labelled axis needs a known number of repeats."""
+        source, output, repeats = node.input(0), node.output(), labels.sizes(node.input(1))
+        if repeats is None:
+            labels.freeze_node(node, "repeats are computed from data while the model runs")
+            return
+        for axis, ids in enumerate(labels.get(source)):
+            if ids is None and repeats.value[axis] == 1 and labels.adapts(source, axis):
+                labels.adapt(output, axis, node, source, axis)
+            labels.set(output, axis, None if ids is None else np.tile(ids, int(repeats.value[axis])))
+
+    def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
+        """The same repetition."""
+
+        def run(x: Any, repeats: Any) -> Any:
+            return x.repeat([int(count) for count in repeats])
+
+        return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Channels twice."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+            h = Conv (x, w1)
+            t = Tile (h, repeats)
+            y = Conv (t, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 16, 1, 1)},
+            {"repeats": np.array([1, 2, 1, 2])},
+        )

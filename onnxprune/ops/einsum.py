@@ -1,0 +1,69 @@
+"""Einsum with an explicit or implicit output, without diagonals and ellipses."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+
+from onnxprune.graph.labels import Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, TorchRule
+from onnxprune.ops.examples import example
+from onnxprune.ops.product import couple_product
+
+
+class Einsum(OpHandler):
+    """Einsum; its multiply-adds do not count in `macs`."""
+
+    op_types = ("Einsum",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Letters that repeat are tied, letters that end are contracted."""
+        terms, output = _terms(node)
+        if "." in "".join(terms) or any(len(set(term)) < len(term) for term in (*terms, output)):
+            labels.freeze_node(node, "Einsum with a diagonal or an ellipsis is not followed")
+            return
+        couple_product(node, labels, list(zip(node.inputs, terms, strict=True)), output)
+
+    def torch(self, node: Node) -> TorchRule:
+        """The same sum of products."""
+        import torch
+
+        terms, output = _terms(node)
+        equation = f"{','.join(terms)}->{output}"
+
+        def run(*operands: Any) -> Any:
+            return torch.einsum(equation, *operands)
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """The operand that is a weight."""
+        return node.inputs
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A weight, and attention over heads."""
+        yield example(
+            """g (float[2,5,6] x) => (float[2,5,4] y) {
+            h = Einsum <equation = "btd,df->btf"> (x, w1)
+            r = Relu (h)
+            y = Einsum <equation = "btf,gf->btg"> (r, w2) }""",
+            {"w1": (6, 8), "w2": (4, 8)},
+        )
+        yield example(
+            """g (float[2,5,6] x) => (float[2,5,4] y) {
+            q = Einsum <equation = "btc,chd->bthd"> (x, wq)
+            k = Einsum <equation = "btc,chd->bthd"> (x, wk)
+            v = Einsum <equation = "btc,chd->bthd"> (x, wv)
+            s = Einsum <equation = "bqhd,bkhd->bhqk"> (q, k)
+            p = Softmax <axis = -1> (s)
+            o = Einsum <equation = "bhqk,bkhd->bqhd"> (p, v)
+            y = Einsum <equation = "bqhd,hdc->bqc"> (o, wo) }""",
+            {"wq": (6, 4, 3), "wk": (6, 4, 3), "wv": (6, 4, 3), "wo": (4, 3, 4)},
+        )
+
+
+def _terms(node: Node) -> tuple[list[str], str]:
+    left, arrow, right = str(node.attributes.get("equation", "")).replace(" ", "").partition("->")
+    letters = sorted(letter for letter in set(left) if letter.isalpha() and left.count(letter) == 1)
+    return left.split(","), right if arrow else "".join(letters)

@@ -1,0 +1,118 @@
+"""Operators that trade channels for positions (DepthToSpace, SpaceToDepth) and that sample positions (GridSample)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.labels import Labels
+from onnxprune.graph.view import Node
+from onnxprune.ops.base import OpHandler, TorchRule
+from onnxprune.ops.examples import example
+
+
+class DepthToSpace(OpHandler):
+    """DepthToSpace (pixel shuffle): the channels that become one live or die together."""
+
+    op_types = ("DepthToSpace",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Mode DCR has blocks outside, CRD inside."""
+        ids = labels.axis(node.input(0), 1)
+        if ids is None:
+            return
+        block = node.int("blocksize", 1) ** 2
+        rows = ids.reshape(-1, block).T if _blocks_inside(node) else ids.reshape(block, -1)
+        for row in rows[1:]:
+            labels.tie(rows[0], row)
+        labels.set(node.output(), 1, np.ascontiguousarray(rows[0]))
+
+    def torch(self, node: Node) -> TorchRule:
+        """Six axes, permuted."""
+        b = node.int("blocksize", 1)
+
+        def run(x: Any) -> Any:
+            n, c, h, w = x.shape
+            if _blocks_inside(node):
+                y = x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3)
+            else:
+                y = x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2)
+            return y.reshape(n, c // b**2, h * b, w * b)
+
+        return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Both modes."""
+        for mode in ("DCR", "CRD"):
+            yield example(
+                f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
+                h = Conv (x, w1)
+                d = DepthToSpace <blocksize = 2, mode = "{mode}"> (h)
+                y = Conv (d, w2) }}""",
+                {"w1": (16, 3, 3, 3), "w2": (4, 4, 1, 1)},
+            )
+
+
+class SpaceToDepth(OpHandler):
+    """SpaceToDepth: every channel appears once a position of the block."""
+
+    op_types = ("SpaceToDepth",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Blocks are outside."""
+        ids = labels.axis(node.input(0), 1)
+        labels.set(node.output(), 1, None if ids is None else np.tile(ids, node.int("blocksize", 1) ** 2))
+
+    def torch(self, node: Node) -> TorchRule:
+        """Six axes, permuted."""
+        b = node.int("blocksize", 1)
+
+        def run(x: Any) -> Any:
+            n, c, h, w = x.shape
+            y = x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4)
+            return y.reshape(n, c * b**2, h // b, w // b)
+
+        return run
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """Between two convolutions."""
+        yield example(
+            """g (float[N,3,6,6] x) => (float[N,4,2,2] y) {
+            h = Conv (x, w1)
+            d = SpaceToDepth <blocksize = 2> (h)
+            y = Conv (d, w2) }""",
+            {"w1": (5, 3, 3, 3), "w2": (4, 20, 1, 1)},
+        )
+
+
+class Sample(OpHandler):
+    """GridSample and RoiAlign read positions of every channel alike."""
+
+    op_types = ("GridSample", "RoiAlign", "MaxRoiPool")
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Channels pass; positions and grids must not be channels."""
+        source = node.input(0)
+        for axis, ids in enumerate(labels.get(source)):
+            if axis != 1:
+                labels.freeze_ids(ids, source, f"{node.op_type} mixes these positions", node)
+        for name in node.inputs[1:]:
+            for ids in labels.get(name):
+                labels.freeze_ids(ids, name, f"coordinates of {node.op_type}", node)
+        labels.set(node.output(), 1, labels.axis(source, 1))
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """A fixed grid."""
+        yield example(
+            """g (float[1,3,6,6] x) => (float[1,4,2,2] y) {
+            h = Conv (x, w1)
+            s = GridSample (h, grid)
+            y = Conv (s, w2) }""",
+            {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1), "grid": (1, 2, 2, 2)},
+        )
+
+
+def _blocks_inside(node: Node) -> bool:
+    mode = node.attributes.get("mode", "DCR")
+    return (mode.decode() if isinstance(mode, bytes) else str(mode)) == "CRD"
