@@ -32,14 +32,17 @@ def images():
 
 @pytest.fixture(scope="module")
 def pair():
-    return loaded("g (float[N,3] a, int64[N,2] b) => (float[N,3] y, int64[N,2] z) { y = Relu (a)  z = Identity (b) }")
+    return loaded(
+        "g (float[N,3] a, int64[N,2] b) => (float[N,3] y, int64[N,2] z) { y = Relu (a)  z = Identity (b) }",
+    )
 
 
 @pytest.fixture(scope="module")
 def recurrent():
     """A rate without axes, a state whose batch axis is the second one."""
     return loaded(
-        "g (float[batch,5] input, float[2,batch,3] state, int64 sr) => (float[batch,5] y, float[2,batch,3] next, int64 r)"
+        "g (float[batch,5] input, float[2,batch,3] state, int64 sr)"
+        " => (float[batch,5] y, float[2,batch,3] next, int64 r)"
         "{ y = Relu (input)  next = Relu (state)  r = Identity (sr) }"
     )
 
@@ -313,7 +316,7 @@ def test_integers_that_the_models_type_cannot_hold():
     assert load_data(np.array([[1, -128]]), *model).feeds()["x"].dtype == np.int8
     with pytest.raises(InputError, match="values from 1 to 300, beyond what the model's int8 can hold"):
         load_data(np.array([[1, 300]]), *model)
-    with pytest.raises(InputError, match="'x': int8.*cannot take float32 data"):
+    with pytest.raises(InputError, match=r"'x': int8.*cannot take float32 data"):
         load_data(np.zeros((1, 2), np.float32), *model)
 
 
