@@ -61,7 +61,11 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_images(name: str, folder: Path) -> Images:
-    """Read a data set: four idx.gz files, or `cifar10_train.npz` and `cifar10_test.npz`."""
+    """Read a data set: four idx.gz files, `cifar10.npz` (all of it), or `cifar10_train.npz` and `cifar10_test.npz`."""
+    if name == "cifar10" and (folder / "cifar10.npz").exists():
+        held = np.load(folder / "cifar10.npz")
+        train_y, test_y = (held[key].astype(np.int64) for key in ("y_train", "y_test"))
+        return Images(name, held["x_train"], train_y, held["x_test"], test_y)
     if name == "cifar10":
         train, test = (np.load(folder / f"cifar10_{part}.npz") for part in ("train", "test"))
         return Images(name, train["x"], train["y"].astype(np.int64), test["x"], test["y"].astype(np.int64))
