@@ -36,7 +36,7 @@ class BenchConfig:
 
 
 @command(
-    Section("Files", BenchFiles),
+    Section("Files", BenchFiles, "bench"),
     Section("Measurement", BenchConfig, "bench"),
     Section("Image input", PreprocessConfig, "preprocess"),
 )

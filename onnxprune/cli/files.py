@@ -10,6 +10,20 @@ from onnxprune.errors import InputError
 from onnxprune.result import PrunePlan
 
 
+def check_model_output(path: Path | None, inputs: Iterable[Path | str | None]) -> Path:
+    """Check that a model can be written.
+
+    Raises:
+        InputError: there is no path, it is not that of a regular file, or see `check_output`.
+    """
+    if path is None:
+        raise InputError("give the file to write: -o OUT.onnx")
+    if str(path) == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
+        raise InputError(f"--output {path}: a model can only be written to a regular file; give a file name")
+    check_output(path, inputs)
+    return path
+
+
 def check_output(path: Path | None, inputs: Iterable[Path | str | None] = (), name: str = "--output") -> None:
     """Check that a file can be written.
 
@@ -49,7 +63,7 @@ def check_distinct(**paths: Path | None) -> None:
     """
     seen: dict[Path, str] = {}
     for name, path in paths.items():
-        if path is None:
+        if path is None or str(path) == "-":
             continue
         other = seen.setdefault(path.absolute(), name)
         if other != name:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_distinct, check_output
+from onnxprune.cli.files import check_distinct, check_model_output, check_output
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import FinetuneConfig, PreprocessConfig, option
@@ -42,15 +42,13 @@ def finetune(
 ) -> None:
     """Train a pruned model's weights, with labels or towards the original's outputs (needs torch)."""
     files, config = given.get(FinetuneFiles), given.get(FinetuneConfig)
-    if files.output is None:
-        raise InputError("give the file to write: -o OUT.onnx")
     if files.data is None:
         raise InputError("give the training rows: --data DATA")
     inputs = (model, files.data, files.teacher, files.validation)
-    outputs = {"output": files.output, "checkpoint": files.checkpoint, "json": files.json}
-    for name, path in outputs.items():
-        check_output(path, inputs, f"--{name}")
-    check_distinct(**{name: path for name, path in outputs.items() if str(path) != "-"})
+    output = check_model_output(files.output, inputs)
+    check_output(files.checkpoint, inputs, "--checkpoint")
+    check_output(files.json, inputs, "--json")
+    check_distinct(output=output, checkpoint=files.checkpoint, json=files.json)
 
     from onnxprune.calibration.inputs import load_data
     from onnxprune.graph.load import load
@@ -77,12 +75,12 @@ def finetune(
             progress=progress,
             on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
         )
-        save(trained.model, files.output)
-    terminal.show(finetune_summary(trained, str(files.output)))
+        save(trained.model, output)
+    terminal.show(finetune_summary(trained, str(output)))
     origin = provenance(
         sys.argv[1:],
         model=model,
-        output=files.output,
+        output=output,
         data=files.data,
         teacher=files.teacher,
         validation=files.validation,

@@ -21,7 +21,7 @@ class InspectFiles:
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
 
 
-@command(Section("Files", InspectFiles))
+@command(Section("Files", InspectFiles, "inspect"))
 def inspect(
     model: Annotated[Path, typer.Argument(help="The .onnx file.", metavar="MODEL.onnx")],
     given: Options,

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_distinct, check_output, read_plan, write_text
+from onnxprune.cli.files import check_distinct, check_model_output, check_output, read_plan, write_text
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, option
-from onnxprune.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +81,10 @@ def prune(
 
 def _output(files: PruneFiles, model: Path) -> Path:
     """The output's path, once it is sure that everything can be written."""
-    if files.output is None:
-        raise InputError("give the file to write: -o OUT.onnx")
-    if str(files.output) == "-":
-        raise InputError("a model cannot be written to stdout; give -o a file name")
     inputs = (model, files.data, files.eval, files.plan)
-    outputs = {"output": files.output, "plan_out": files.plan_out, "json": files.json, "html": files.html}
-    for name, path in outputs.items():
+    output = check_model_output(files.output, inputs)
+    others = {"plan_out": files.plan_out, "json": files.json, "html": files.html}
+    for name, path in others.items():
         check_output(path, inputs, "--" + name.replace("_", "-"))
-    check_distinct(**{name: path for name, path in outputs.items() if str(path) != "-"})
-    return files.output
+    check_distinct(output=output, **others)
+    return output

@@ -36,7 +36,7 @@ class ValidateConfig:
 
 
 @command(
-    Section("Files", ValidateFiles),
+    Section("Files", ValidateFiles, "validate"),
     Section("Comparison", ValidateConfig, "validate"),
     Section("Image input", PreprocessConfig, "preprocess"),
 )

@@ -79,6 +79,8 @@ OUTPUTS = {
     "a folder": (("-o", "."), "is a folder"),
     "the input": (("-o", "good.onnx"), "never changed"),
     "none": ((), "-o OUT.onnx"),
+    "a device": (("-o", "/dev/null"), "regular file"),
+    "stdout": (("-o", "-"), "regular file"),
     "report over the input": (("-o", "out.onnx", "--json", "good.onnx"), "never changed"),
     "report in a missing folder": (("-o", "out.onnx", "--html", "nowhere/a.html"), "nowhere does not exist"),
     "two in one": (("-o", "out.onnx", "--html", "out.onnx"), "are both out.onnx"),
