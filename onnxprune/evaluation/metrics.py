@@ -33,7 +33,7 @@ def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, f
     targets = dataset.targets
     if targets is None:
         return {}
-    hits = _Hits(model, dataset, targets, output_kind(model, view(model)))
+    hits = _Hits(model, dataset, targets, output_kind(model, view(model), labelled=True))
     for outputs in Runner(model, [hits.output], threads=threads).run(dataset):
         hits.add(outputs[hits.output])
     return hits.shares()
@@ -49,11 +49,11 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
         InputError: there are labels but no class scores, or the models' outputs do not correspond.
         ModelError: a model cannot be run.
     """
-    kind = output_kind(original, view(original))
+    targets = dataset.targets
+    kind = output_kind(original, view(original), labelled=targets is not None)
     theirs = _matched(original, other, kind.outputs)
     first = Runner(original, kind.outputs, threads=threads)
     second = Runner(other, theirs, threads=threads)
-    targets = dataset.targets
     before = after = None
     if targets is not None:
         before = _Hits(original, dataset, targets, kind)

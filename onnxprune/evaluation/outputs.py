@@ -1,5 +1,6 @@
 """What a model's outputs mean, and how far two sets of them are apart. Functions of arrays: nothing is run here."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +28,7 @@ class OutputKind:
 
     Attributes:
         scores: name of the output that holds class scores, one row an input row; None where there is none.
-        form: what its values are; "values" where there are no scores.
+        form: what its values are; "values" where no softmax may be taken of them.
         outputs: names of the outputs that are compared: those of floating-point type, or else all tensors.
     """
 
@@ -36,34 +37,37 @@ class OutputKind:
     outputs: tuple[str, ...]
 
 
-def output_kind(model: Model, graph: GraphView) -> OutputKind:
+def output_kind(model: Model, graph: GraphView, *, labelled: bool = False) -> OutputKind:
     """Find class scores among the outputs.
 
     They are the first floating-point output of shape `(rows, classes)` or `(rows, classes, 1, 1)` with several classes,
-    or one sigmoid column (the probability of class 1). A Softmax that makes them makes them probabilities. An output of
-    an input's shape (a reconstruction) is not scores, nor is a flattened map.
+    or one sigmoid column (the probability of class 1). A Softmax that makes them makes them probabilities. Independent
+    sigmoids, an output of an input's shape (a reconstruction) and a flattened map have such a shape too, but are scores
+    only where there are labels to say so.
+
+    Args:
+        model: the model.
+        graph: its view.
+        labelled: whether the rows have class labels.
     """
     tensors = [value for value in model.proto.graph.output if value.type.HasField("tensor_type")]
     floats = [value for value in tensors if value.type.tensor_type.elem_type in _FLOATS]
     names = tuple(value.name for value in floats or tensors)
-    given = [v for v in model.proto.graph.input if v.name in graph.inputs]
-    inferred: Mapping[str, tuple[int, ...]] | None = None
+    inferred = functools.cache(lambda: _inferred(model, graph))
     for value in floats:
         dims = _dims(value)
         if dims is None or 0 in dims[1:]:
-            inferred = _inferred(model, graph) if inferred is None else inferred
-            dims = inferred.get(value.name)
-        if dims is None or any(_dims(source) is not None and dims[1:] == (_dims(source) or ())[1:] for source in given):
-            continue
-        columns = _columns(dims)
+            dims = inferred().get(value.name, ())
         maker = _maker(value.name, graph)
         form = _form(maker, graph)
+        columns = _columns(dims)
         if columns == 1 and maker is not None and maker.op_type == "Sigmoid":
             return OutputKind(value.name, "probabilities", names)
-        if columns > 1 and form != "values":
-            inferred = _inferred(model, graph) if inferred is None else inferred
-            made = inferred.get(maker.output(), ()) if maker is not None else ()
-            if sum(size > 1 for size in made[1:]) <= 1:
+        if columns > 1:
+            made = inferred().get(maker.output(), ()) if maker is not None else ()
+            is_map = sum(size > 1 for size in made[1:]) > 1
+            returned = any(dims[1:] == (_dims(v) or ())[1:] for v in model.proto.graph.input if v.name in graph.inputs)
+            if labelled or form.endswith("probabilities") or not (form == "values" or is_map or returned):
                 return OutputKind(value.name, form, names)
     return OutputKind(None, "values", names)
 
@@ -142,7 +146,7 @@ def row_divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> np
     Returns:
         `(rows,)`; infinite where a value is not finite.
     """
-    if kind.scores is not None:
+    if kind.scores is not None and kind.form != "values":
         p = _log_probabilities(reference[kind.scores], kind.form)
         q = _log_probabilities(outputs[kind.scores], kind.form)
         with np.errstate(invalid="ignore", over="ignore"):

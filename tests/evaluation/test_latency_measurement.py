@@ -1,0 +1,93 @@
+"""Measured latency: structure and consistency of results, never their speed."""
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.inputs import load_data
+from onnxprune.errors import InputError, ModelError
+from onnxprune.evaluation.latency import make_feed, measure
+from onnxprune.graph.load import load
+from onnxprune.graph.view import view
+from onnxprune.ops.examples import example
+
+
+def network(width, batch="N"):
+    text = f"g (float[{batch},64] x) => (float[{batch},8] y) {{ h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }}"
+    return load(example(text, {"w": (64, width), "v": (width, 8)}))
+
+
+def test_results_belong_to_their_models():
+    small, large = network(8), network(20_000)
+    results = measure([large, small], batch=4, threads=1, seconds=0.1, warmup=1, rounds=5)
+    assert results[0].ratio == 1
+    for result in results:
+        assert 0 < result.p10_ms <= result.median_ms <= result.p90_ms
+        assert (result.batch, result.threads, result.warmup) == (4, 1, 1)
+        assert result.rounds >= 5
+        assert result.runs >= 1
+    # A thousand times the work and the weights, so that no noise turns the order around.
+    assert results[1].ratio < 1
+    assert results[0].median_ms > results[1].median_ms
+    assert results[0].file_bytes > 20_000 * 72 * 4 > results[1].file_bytes
+    assert results[0].peak_bytes > results[1].peak_bytes + 20_000 * 72
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    ballast = np.ones(80_000_000)
+    (result,) = measure([network(8)], seconds=0, warmup=0, rounds=1, threads=1)
+    assert 10_000_000 < result.peak_bytes < ballast.nbytes
+
+
+def test_memory_is_left_out_on_request():
+    (result,) = measure([network(8)], seconds=0, warmup=0, rounds=2, memory=False)
+    assert result.peak_bytes is None
+    assert result.rounds == 2
+
+
+def test_time_budget_adds_rounds():
+    (result,) = measure([network(8)], seconds=0.2, warmup=0, rounds=1, memory=False)
+    assert result.rounds > 1
+
+
+def test_fixed_batch_is_kept():
+    (result,) = measure([network(8, batch=3)], batch=16, seconds=0, rounds=1, memory=False)
+    assert result.batch == 3
+
+
+def test_feeds_are_seeded_and_equal_for_models_of_one_task():
+    feeds = [make_feed(network(width), 2, seed=seed)["x"] for width, seed in ((8, 0), (9, 0), (8, 1))]
+    np.testing.assert_array_equal(feeds[0], feeds[1])
+    assert not np.array_equal(feeds[0], feeds[2])
+    assert feeds[0].shape == (2, 64)
+
+
+def test_every_axis_called_batch_has_the_batch():
+    text = "g (float[batch,3] x, float[2,batch,3] s, float f) => (float[batch,3] y, float[2,batch,3] z, float o)"
+    model = load(example(text + "{ y = Relu (x)  z = Relu (s)  o = Relu (f) }"))
+    feed = make_feed(model, 4)
+    assert {name: array.shape for name, array in feed.items()} == {"x": (4, 3), "s": (2, 4, 3), "f": ()}
+
+
+def test_users_rows_are_taken():
+    model = network(8)
+    x = np.arange(640, dtype=np.float32).reshape(10, 64)
+    data = load_data(x, model, view(model))
+    np.testing.assert_array_equal(make_feed(model, 3, data)["x"], x[:3])
+    with pytest.raises(InputError, match="10 rows are too few for a batch of 11"):
+        make_feed(model, 11, data)
+
+
+def test_models_that_cannot_run_are_reported():
+    broken = load(
+        example("g (float[N,3] x) => (float[5,5] y) { y = Reshape (x, s) }", constants={"s": np.array([5, 5])})
+    )
+    with pytest.raises(ModelError, match="model: "):
+        measure([broken], seconds=0, rounds=1, memory=False)
+    with pytest.raises(InputError, match="at least one"):
+        measure([])
+
+
+@pytest.mark.parametrize("name", ["silero_vad/silero_vad_16k_op15.onnx", "yunet/yunet_n_dynamic.onnx"])
+def test_real_models_with_several_or_free_dimensions(corpus_path, name):
+    (result,) = measure([load(corpus_path(f"models/{name}"))], seconds=0, warmup=0, rounds=1, threads=1)
+    assert result.peak_bytes > result.file_bytes
