@@ -23,6 +23,15 @@ class Shape(OpHandler):
             for ids in labels.get(node.input(0)):
                 labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)
 
+    def torch(self, node: Node) -> TorchRule:
+        """A tensor of integers on the CPU, where shape arithmetic stays."""
+        import torch
+
+        if node.op_type == "Size":
+            return lambda x: torch.tensor(x.numel())
+        start, end = node.int("start", 0), node.attributes.get("end")
+        return lambda x: torch.tensor(x.shape[start : None if end is None else int(end)], dtype=torch.int64)
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Flatten as exporters write it; a scale that depends on the width; a slice of half the channels."""
         yield example(

@@ -1,13 +1,14 @@
 """Operators along one axis whose positions they order or accumulate: CumSum, TopK, Trilu, ReverseSequence."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, normal_axis
+from onnxprune.ops.base import OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 
 
@@ -28,6 +29,11 @@ class Ordered(OpHandler):
                     labels.set(output, axis, ids)
         if axes is None:
             labels.freeze_node(node, f"the axis of {node.op_type} is computed")
+
+    def torch(self, node: Node) -> TorchRule:
+        """The same order."""
+        rules = {"CumSum": _cumulative_sum, "TopK": _top, "Trilu": _triangle, "ReverseSequence": _reversed}
+        return rules[node.op_type](node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Over rows, with channels beside."""
@@ -52,3 +58,47 @@ def _axes(node: Node, labels: Labels) -> set[int] | None:
         return {normal_axis(node.int("axis", -1), rank)}
     value = labels.constant(node.input(1))
     return None if value is None else {normal_axis(int(value.ravel()[0]), rank)}
+
+
+def _cumulative_sum(node: Node) -> TorchRule:
+    exclusive, backwards = node.int("exclusive", 0), node.int("reverse", 0)
+
+    def run(x: Any, axis: Any) -> Any:
+        along = int(axis)
+        x = x.flip(along) if backwards else x
+        sums = x.cumsum(along) - (x if exclusive else 0)
+        return sums.flip(along) if backwards else sums
+
+    return run
+
+
+def _top(node: Node) -> TorchRule:
+    axis, largest, ordered = node.int("axis", -1), bool(node.int("largest", 1)), bool(node.int("sorted", 1))
+
+    def run(x: Any, k: Any = None) -> Any:
+        return tuple(x.topk(int(node.int("k", 1) if k is None else k), axis, largest, ordered))
+
+    return run
+
+
+def _triangle(node: Node) -> TorchRule:
+    def run(x: Any, k: Any = None) -> Any:
+        diagonal = 0 if k is None else int(k)
+        return x.triu(diagonal) if node.int("upper", 1) else x.tril(diagonal)
+
+    return run
+
+
+def _reversed(node: Node) -> TorchRule:
+    import torch
+
+    batch_axis, time_axis = node.int("batch_axis", 1), node.int("time_axis", 0)
+
+    def run(x: Any, lengths: Any) -> Any:
+        moved = x.movedim((time_axis, batch_axis), (0, 1))
+        steps, ends = torch.arange(len(moved), device=x.device)[:, None], lengths.to(x.device)[None]
+        source = torch.where(steps < ends, ends - 1 - steps, steps)
+        turned = moved[source, torch.arange(moved.shape[1], device=x.device)[None]]
+        return turned.movedim((0, 1), (time_axis, batch_axis))
+
+    return run

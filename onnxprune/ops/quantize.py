@@ -37,7 +37,10 @@ class Quantize(OpHandler):
                     labels.adapt(output, axis, node, parameter, 0)
 
     def torch(self, node: Node) -> TorchRule | None:
-        """`(x - zero) * scale`, or rounded, shifted and clipped."""
+        """`(x - zero) * scale`, or rounded, shifted and clipped; gradients pass through the rounding.
+
+        Codes stay floating-point numbers, so that what lies before a quantised activation can be trained.
+        """
         import torch
 
         axis, quantise = node.int("axis", 1), node.op_type == "QuantizeLinear"
@@ -50,11 +53,12 @@ class Quantize(OpHandler):
                     return parameter.reshape(())
                 return parameter.reshape([-1 if a == axis % x.dim() else 1 for a in range(x.dim())])
 
-            shift = 0 if zero is None else along(zero)
+            shift = 0 if zero is None else along(zero).to(scale.dtype)
             if not quantise:
                 return (x.to(scale.dtype) - shift) * along(scale)
             limits = torch.iinfo(torch.uint8 if zero is None else zero.dtype)
-            return (torch.round(x / along(scale)) + shift).clamp(limits.min, limits.max).to(limits.dtype)
+            codes = torch.clamp(x / along(scale), limits.min - shift, limits.max - shift)
+            return shift + codes + (torch.round(codes) - codes).detach()
 
         return run
 

@@ -1,13 +1,14 @@
 """LSTM, GRU and RNN: the input's channels are contracted, the hidden units are channels of their own."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.labels import Ids, Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import OpHandler, Rewriting
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -60,6 +61,17 @@ class Recurrent(OpHandler):
         if width is not None:
             edit.set_attribute("hidden_size", width)
 
+    def torch(self, node: Node) -> TorchRule | None:
+        """Step by step; with the usual activations only, and without clipping, lengths and other layouts."""
+        unusual = any(
+            name in node.attributes for name in ("activations", "clip", "activation_alpha", "activation_beta")
+        )
+        return None if unusual or node.input(4) or node.int("layout", 0) or node.int("input_forget", 0) else _run(node)
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Weights and biases."""
+        return (*node.inputs[1:4], *node.inputs[7:8])
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Each kind, one and two directions, with and without bias and initial state."""
         for op_type, directions in (("LSTM", 1), ("LSTM", 2), ("GRU", 1), ("GRU", 2), ("RNN", 1)):
@@ -82,3 +94,55 @@ class Recurrent(OpHandler):
                 }
                 | ({"start": (directions, 1, 5)} if states else {}),
             )
+
+
+def _run(node: Node) -> TorchRule:
+    import torch
+
+    gates, direction = _GATES[node.op_type], node.attributes.get("direction", "forward")
+    backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[str(direction)]
+    step = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[node.op_type]
+    reset_last = bool(node.int("linear_before_reset", 0))
+
+    def run(x: Any, w: Any, r: Any, b: Any = None, _: Any = None, h: Any = None, c: Any = None, p: Any = None) -> Any:
+        hidden = r.shape[2]
+        nothing = x.new_zeros(len(backward), x.shape[1], hidden)
+        bias = x.new_zeros(len(backward), 2 * gates * hidden) if b is None else b
+        peepholes = x.new_zeros(len(backward), 3 * hidden) if p is None else p
+        sequences, last_h, last_c = [], [], []
+        for d, turned in enumerate(backward):
+            state = ((nothing if h is None else h)[d], (nothing if c is None else c)[d])
+            from_input, own = bias[d].chunk(2)
+            inputs = (x.flip(0) if turned else x) @ w[d].t() + from_input
+            outputs = []
+            for row in inputs:
+                state = step(row, state, r[d], own, peepholes[d].chunk(3), reset_last)
+                outputs.append(state[0])
+            sequence = torch.stack(outputs)
+            sequences.append(sequence.flip(0) if turned else sequence)
+            last_h.append(state[0])
+            last_c.append(state[1])
+        return torch.stack(sequences, 1), torch.stack(last_h), torch.stack(last_c)
+
+    return run
+
+
+def _lstm(row: Any, state: Any, r: Any, bias: Any, peepholes: Any, _: bool) -> Any:
+    i, o, f, g = (row + state[0] @ r.t() + bias).chunk(4, -1)
+    c = (f + peepholes[2] * state[1]).sigmoid() * state[1] + (i + peepholes[0] * state[1]).sigmoid() * g.tanh()
+    return (o + peepholes[1] * c).sigmoid() * c.tanh(), c
+
+
+def _gru(row: Any, state: Any, r: Any, bias: Any, _: Any, reset_last: bool) -> Any:
+    h, (z, reset, new) = state[0], row.chunk(3, -1)
+    r_z, r_reset, r_new = (part.t() for part in r.chunk(3))
+    b_z, b_reset, b_new = bias.chunk(3)
+    z, reset = (z + h @ r_z + b_z).sigmoid(), (reset + h @ r_reset + b_reset).sigmoid()
+    inner = reset * (h @ r_new + b_new) if reset_last else (reset * h) @ r_new + b_new
+    h = (1 - z) * (new + inner).tanh() + z * h
+    return h, h
+
+
+def _rnn(row: Any, state: Any, r: Any, bias: Any, _: Any, __: bool) -> Any:
+    h = (row + state[0] @ r.t() + bias).tanh()
+    return h, h

@@ -291,7 +291,7 @@ class Gather(OpHandler):
             axis = normal_axis(node.int("axis", 0), x.dim())
             flat = indices.reshape(-1).to(x.device)
             picked = x.index_select(axis, torch.where(flat < 0, flat + x.shape[axis], flat))
-            return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+            return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
         return run
 

@@ -102,6 +102,17 @@ class Sample(OpHandler):
                 labels.freeze_ids(ids, name, f"coordinates of {node.op_type}", node)
         labels.set(node.output(), 1, labels.axis(source, 1))
 
+    def torch(self, node: Node) -> TorchRule | None:
+        """Sampling on a grid; regions have no rule."""
+        from torch.nn import functional
+
+        if node.op_type != "GridSample":
+            return None
+        given = _text(node, "mode", "linear")
+        mode = {"linear": "bilinear", "cubic": "bicubic"}.get(given, given)
+        padding, align = _text(node, "padding_mode", "zeros"), bool(node.int("align_corners", 0))
+        return lambda x, grid: functional.grid_sample(x, grid, mode, padding, align)
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A fixed grid."""
         yield example(
@@ -114,5 +125,9 @@ class Sample(OpHandler):
 
 
 def _blocks_inside(node: Node) -> bool:
-    mode = node.attributes.get("mode", "DCR")
-    return (mode.decode() if isinstance(mode, bytes) else str(mode)) == "CRD"
+    return _text(node, "mode", "DCR") == "CRD"
+
+
+def _text(node: Node, name: str, default: str) -> str:
+    value = node.attributes.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)

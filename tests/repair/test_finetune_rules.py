@@ -201,6 +201,30 @@ def _shapes() -> Iterator[Case]:
     yield case("Pad", "y = Pad (x, p, , a)", 18, p=_ints(1, 0, 2, 3), a=_ints(-1, 1))
 
 
+def _sequences() -> Iterator[Case]:
+    yield case("Size", "n = Size (x) f = Cast <to = 1> (n) y = Div (x, f)")
+    for attributes in ("reverse = 1", "exclusive = 1", "exclusive = 1, reverse = 1"):
+        yield case("CumSum", f"y = CumSum <{attributes}> (x, a)", a=np.array(-2))
+    yield case("TopK", "y, i = TopK <axis = 2, largest = 0> (x, k)", k=_ints(3))
+    yield case("TopK", "v, i = TopK (x, k) y = Cast <to = 1> (i)", k=_ints(3))
+    yield case("Trilu", "y = Trilu (x, k)", k=np.array(1))
+    yield case("Trilu", "y = Trilu <upper = 0> (x)")
+    for axes in ("batch_axis = 1, time_axis = 0", "batch_axis = 0, time_axis = 1"):
+        lengths = _ints(2, 1, 2, 1) if axes.endswith("0") else _ints(3, 1)
+        yield case("ReverseSequence", f"y = ReverseSequence <{axes}> (x, n)", n=lengths)
+    grid = np.clip(_floats(2, 3, 5, 2), -1.2, 1.2)
+    for attributes in ('mode = "nearest"', 'padding_mode = "border"', 'padding_mode = "reflection", align_corners = 1'):
+        yield case("GridSample", f"y = GridSample <{attributes}> (x, g)", g=grid)
+    sequence = "float[5,2,6] x"
+    for gates, attributes in ((4, "LSTM <"), (3, "GRU <linear_before_reset = 1, "), (1, "RNN <")):
+        op = attributes.split()[0]
+        weights = {"w": _floats(1, gates * 3, 6), "r": _floats(1, gates * 3, 3) / 2, "b": _floats(1, gates * 6)}
+        body = f'y = {attributes}hidden_size = 3, direction = "reverse"> (x, w, r, b)'
+        yield case(op, body, inputs=sequence, **weights)
+    weights = {"w": _floats(1, 12, 6), "r": _floats(1, 12, 3) / 2, "h": _floats(1, 2, 3), "p": _floats(1, 9)}
+    yield case("LSTM", "a, b, y = LSTM <hidden_size = 3> (x, w, r, , , h, h, p)", inputs=sequence, **weights)
+
+
 def _resampling() -> Iterator[Case]:
     for mode in ("nearest", "linear", "cubic"):
         for transform in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"):
@@ -216,7 +240,7 @@ def _resampling() -> Iterator[Case]:
     yield case("Upsample", "y = Upsample (x, s)", 9, s=np.array([1, 1, 2, 3], np.float32))
 
 
-CASES = [*_activations(), *_arithmetic(), *_layers(), *_windows(), *_shapes(), *_resampling()]
+CASES = [*_activations(), *_arithmetic(), *_layers(), *_windows(), *_shapes(), *_sequences(), *_resampling()]
 
 
 def _model(text: str, constants: dict[str, np.ndarray], opset: int) -> Model:
@@ -279,7 +303,7 @@ def test_every_handlers_examples_agree(name: str, proto: onnx.ModelProto) -> Non
 
 
 # Operators that are followed when pruning but have no torch rule: a model with one of them cannot be fine-tuned.
-NO_RULE: set[str] = set()
+NO_RULE = {"RoiAlign", "MaxRoiPool"}
 
 
 def test_every_operator_has_a_case_or_is_known_to_have_no_rule() -> None:

@@ -212,7 +212,11 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
     torch = import_torch()
     single = is_float(array) and array.dtype not in (np.float32, np.float64)
     copy = np.array(array, np.float32 if single else array.dtype)
-    return torch.from_numpy(copy.astype(np.int64) if copy.dtype.kind == "u" and copy.itemsize > 1 else copy)
+    wide = copy.dtype.kind == "u" and copy.itemsize > 1  # torch computes little with these
+    try:
+        return torch.from_numpy(copy.astype(np.int64) if wide else copy)
+    except TypeError as error:
+        raise ModelError(f"torch has no tensors of type {array.dtype}; the model cannot be trained") from error
 
 
 def _needed(graph: GraphView, outputs: Sequence[str], model: Model) -> list[Node]:
