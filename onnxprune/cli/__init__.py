@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-from onnxprune.cli.command import typer_function
+from onnxprune.cli.command import Command, typer_function
 from onnxprune.version import __version__
 
 COMMANDS = ("prune", "inspect", "score", "validate", "bench", "finetune", "ops", "config")
@@ -15,6 +15,11 @@ def _version(asked: bool) -> None:
     if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+def commands() -> dict[str, Command]:
+    """All commands by name, in the order of the help."""
+    return {name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in COMMANDS}
 
 
 def application() -> typer.Typer:
@@ -37,9 +42,8 @@ def application() -> typer.Typer:
     ) -> None:
         del version
 
-    for name in COMMANDS:
-        module = importlib.import_module(f"{__name__}.{name}")
-        app.command(name)(typer_function(getattr(module, name)))
+    for name, item in commands().items():
+        app.command(name)(typer_function(item))
     return app
 
 

@@ -30,12 +30,13 @@ class Showing:
 
 
 SHOWING = Section("Display", Showing)
-_ALL: list[Section] = []
 
 
 def known_sections() -> tuple[Section, ...]:
-    """The sections of all commands defined so far, each once."""
-    return tuple(dict.fromkeys(_ALL))
+    """The sections of all commands, each once."""
+    from onnxprune.cli import commands
+
+    return tuple(dict.fromkeys(section for item in commands().values() for section in item.sections))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,7 @@ def command(*sections: Section) -> Callable[[Callable[..., None]], Command]:
     """Mark `function(*arguments, given: Options, terminal: Terminal)` as a command with these sections' options."""
 
     def mark(function: Callable[..., None]) -> Command:
-        every = (*sections, SHOWING)
-        _ALL.extend(every)
-        return Command(function, every)
+        return Command(function, (*sections, SHOWING))
 
     return mark
 

@@ -49,7 +49,7 @@ CASES = {
     "target without a value": (("good.onnx", "--target", "macs"), 2, "for example macs=0.5"),
     "no target": (("good.onnx", "--importance", "magnitude"), 2, "--target"),
     "unknown importance": (("good.onnx", "--importance", "guess", "--target", "macs=0.5"), 2, "use one of"),
-    "not a number": (("good.onnx", *MAGNITUDE, "--round-to", "x"), 2, "--round-to: 'x' is not a whole number"),
+    "not a number": (("good.onnx", *MAGNITUDE, "--images", "x"), 2, "--images: 'x' is not a whole number"),
     "too small a number": (("good.onnx", *MAGNITUDE, "--round-to", "0"), 2, "use 1 or more"),
     "a plan that is none": (("good.onnx", "--plan", "plan.json"), 2, "not a pruning plan"),
     "another graph's plan": (("good.onnx", "--plan", "other_plan.json"), 2, "made for another graph"),
