@@ -12,14 +12,15 @@ from typing import Any
 from onnxprune.errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_TIMES = {"": 1, "us": 1, "ms": 10**3, "s": 10**6}
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
 
 
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help text.
 
-    `metadata` may add `choices`, `minimum`, `metavar` (how the help writes the value) and `name` (where the option is
-    not called as the field).
+    `metadata` may add `choices`, `minimum`, `words` (what a number may be instead), `metavar` (how the help writes the
+    value) and `name` (where the option is not called as the field).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
@@ -37,6 +38,9 @@ def check(config: Any) -> None:
             check(value)
         if choices and value not in choices:
             raise InputError(f"{name}: {value!r} is unknown; use one of {', '.join(choices)}")
+        words = field.metadata.get("words")
+        if words and isinstance(value, str) and value not in words:
+            raise InputError(f"{name}: {value!r} is neither a number nor {' or '.join(words)}")
         if minimum is not None and isinstance(value, int | float) and not value >= minimum:
             raise InputError(f"{name}: {value:g} is too small; use {minimum:g} or more")
 
@@ -45,8 +49,8 @@ def check(config: Any) -> None:
 class Target:
     """One budget: `kind` (macs, params, bytes, latency) at most `value`.
 
-    `value <= 1` is a share of the original, a larger one is absolute. `layers` (a regular expression on node
-    names) restricts the budget to matching layers.
+    `value <= 1` is a share of the original, a larger one is absolute (latency: in microseconds). `layers` (a regular
+    expression on node names) restricts the budget to matching layers.
     """
 
     kind: str
@@ -62,7 +66,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> "Target":
-        """Read `macs=0.5`, `params=250000`, `bytes=2MB` or `macs:layer3.*=0.5`.
+        """Read `macs=0.5`, `params=250000`, `bytes=2MB`, `latency=1.5ms` or `macs:layer3.*=0.5`.
 
         Raises:
             InputError: the text has another form, an unknown kind, or a value of 0 or below.
@@ -73,19 +77,24 @@ class Target:
         kind, unit = match["kind"].lower(), match["unit"].lower()
         if kind not in cls.KINDS:
             raise InputError(f"target {text!r}: unknown kind {kind!r}; use one of {', '.join(cls.KINDS)}")
-        if unit not in _UNITS:
-            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use k, M, G, kB, MB or GB")
+        units = _TIMES if kind == "latency" else _UNITS
+        if unit not in units:
+            names = "us, ms or s" if kind == "latency" else "k, M, G, kB, MB or GB"
+            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use {names}")
         try:
-            value = float(match["number"]) * _UNITS[unit]
+            value = float(match["number"]) * units[unit]
         except ValueError:
             raise InputError(f"target {text!r}: {match['number']!r} is not a number") from None
         if value <= 0:
             raise InputError(f"target {text!r}: the value must be above 0")
+        if kind == "latency" and (value > 1) != bool(unit):
+            raise InputError(f"target {text!r}: give a share of at most 1, or a time of more than 1us with its unit")
         return cls(kind, value, match["layers"])
 
     def __str__(self) -> str:
         layers = f":{self.layers}" if self.layers else ""
-        return f"{self.kind}{layers}={self.value:g}"
+        unit = "us" if self.kind == "latency" and not self.is_share else ""
+        return f"{self.kind}{layers}={self.value:g}{unit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,9 @@ class OamipConfig:
     decoupled: bool = option(False, "Cut the network into modules with auxiliary heads, one program each.")
     cut: int = option(1, "Scored layers a module, with --oamip-decoupled.", minimum=1)
     order: str = option(
-        "joint", "All layers in one program, or one program a layer from the last to the first.", choices=("joint", "last-first")
+        "joint",
+        "All layers in one program, or one program a layer from the last to the first.",
+        choices=("joint", "last-first"),
     )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
@@ -142,6 +153,19 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyConfig:
+    """Latency budgets (`--target latency=0.6`) and `--round-to auto`."""
+
+    batch: int = option(1, "Rows a run.", minimum=1)
+    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0)
+    cache: str | None = option(
+        None,
+        "Folder of the measured kernel times, or off [default: onnxprune in the user's cache folder].",
+        metavar="DIR|off",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PruneConfig:
     """What `prune` does, apart from the files it reads and writes."""
 
@@ -161,7 +185,13 @@ class PruneConfig:
         "Remove units whose score is below this (0 to 1), or below their layer's mean with 'mean'.",
         metavar="T|mean",
     )
-    round_to: int = option(1, "Keep channel counts at multiples of this.", minimum=1)
+    round_to: int | str = option(
+        1,
+        "Keep channel counts at multiples of this; auto: at widths that are fast on this machine, measured.",
+        minimum=1,
+        metavar="N|auto",
+        words=("auto",),
+    )
     keep: tuple[str, ...] = option((), "Never prune groups whose name matches this pattern.", metavar="PATTERN")
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
     distill: int = option(
@@ -175,4 +205,5 @@ class PruneConfig:
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0)
+    latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)

@@ -132,7 +132,7 @@ def score(prepared: Prepared, config: PruneConfig, executor: Executor, progress:
     )
 
 
-def decide(prepared: Prepared, scores: Scores, config: PruneConfig) -> Decision:
+def decide(prepared: Prepared, scores: Scores, config: PruneConfig, progress: Progress = no_progress) -> Decision:
     """Choose the units that go, by targets or by threshold.
 
     Raises:
@@ -143,13 +143,23 @@ def decide(prepared: Prepared, scores: Scores, config: PruneConfig) -> Decision:
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
         threshold = DEFAULT_OAMIP_THRESHOLD
-    if config.targets:
-        if threshold is not None:
-            raise InputError("give either --target or --threshold, not both")
-        return by_budget(prepared.space, scores, budgets(prepared.space, config.targets, prepared.before), config)
-    if threshold is None:
+    if config.targets and threshold is not None:
+        raise InputError("give either --target or --threshold, not both")
+    if not config.targets and threshold is None:
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
-    return by_threshold(prepared.space, scores, threshold, config)
+    latency = [target for target in config.targets if target.kind == "latency"]
+    exact = budgets(prepared.space, [t for t in config.targets if t.kind != "latency"], prepared.before)
+    allowed = None
+    if latency or config.round_to == "auto":
+        from onnxprune.latency.target import by_latency, timed
+
+        whole = timed(prepared.model, prepared.view, prepared.space, config, progress)
+        if latency:
+            return by_latency(whole, scores, latency, exact, config)
+        allowed = whole.fast_widths(config)
+    if threshold is not None:
+        return by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
+    return by_budget(prepared.space, scores, exact, config, allowed=allowed)
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
@@ -168,9 +178,7 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
             epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
         )
         with clock.stage("distill"):
-            smaller = finetune(
-                smaller, prepared.data, teacher=prepared.model, config=training, progress=progress
-            ).model
+            smaller = finetune(smaller, prepared.data, teacher=prepared.model, config=training, progress=progress).model
     return smaller
 
 
@@ -222,7 +230,7 @@ def prune(
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
         with clock.stage("allocate"):
-            decision = decide(prepared, scores, config)
+            decision = decide(prepared, scores, config, progress)
         plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     else:
         decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)
@@ -247,6 +255,12 @@ def finish(
 
         with clock.stage("evaluate"):
             metrics = compare(prepared.model, smaller, measured_on, threads=config.threads)
+    latency = decision.latency
+    if latency is not None:
+        from onnxprune.latency.target import confirmed
+
+        with clock.stage("time"):
+            latency = confirmed(latency, prepared.model, smaller)
     return PruneResult(
         model=smaller,
         plan=plan,
@@ -263,15 +277,16 @@ def finish(
         versions=versions(),
         settings=dataclasses.asdict(config),
         oamip=None if scores is None else scores.oamip,
-        notes=(*_notes(prepared, measured_on), *(() if scores is None else scores.notes)),
+        latency=latency,
+        notes=(*decision.notes, *_notes(prepared, measured_on), *(() if scores is None else scores.notes)),
     )
 
 
 def _notes(prepared: Prepared, measured_on: Dataset | None) -> tuple[str, ...]:
-    notes = []
+    notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
     if measured_on is not None and measured_on is prepared.data:
         notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))
 
 
 def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:

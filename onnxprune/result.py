@@ -132,6 +132,34 @@ class ProgramReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """A latency budget: what the allocation program predicted, and what was measured end to end, side by side.
+
+    Times are milliseconds a run, the 10th percentile of interleaved runs: other processes only ever make a run slower.
+
+    Attributes:
+        before: time of the original.
+        predicted: time of the result by the table of kernel times.
+        measured: time of the result.
+        batch: rows a run.
+        threads: threads of onnxruntime; 0 is all cores.
+        rounds: how often the program was solved; after each but the last the table was corrected by the measurement.
+    """
+
+    before: float
+    predicted: float
+    measured: float
+    batch: int
+    threads: int
+    rounds: int
+
+    @property
+    def ratio(self) -> float:
+        """The result's share of the original's time."""
+        return self.measured / self.before
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """Multiply-adds and parameters of one contracting operator, before and after."""
 
@@ -163,6 +191,7 @@ class PruneResult:
         versions: of onnxprune and the packages that computed the result.
         settings: the options in force, for the report's "how to reproduce".
         oamip: the paper's program (`--importance oamip` only): objective, terms, images, scores per tensor.
+        latency: where there was a latency budget.
         notes: what the user should know (what the data were, predictions and measurements that differ, ...).
     """
 
@@ -181,6 +210,7 @@ class PruneResult:
     versions: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     oamip: Mapping[str, Any] | None = None
+    latency: LatencyReport | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from onnxprune.config import PruneConfig
 from onnxprune.errors import InputError
 from onnxprune.graph.space import Group, Ids, PruneSpace
 from onnxprune.importance.base import Scores
-from onnxprune.result import ProgramReport
+from onnxprune.result import LatencyReport, ProgramReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,16 @@ class Decision:
         program: status of the allocation program; "none" where a threshold decided.
         predicted: cost per budget name.
         damage: predicted damage, summed over groups.
+        latency: where there was a latency budget.
+        notes: what the user should know.
     """
 
     removed: Ids
     program: ProgramReport
     predicted: Mapping[str, float]
     damage: float
+    latency: LatencyReport | None = None
+    notes: tuple[str, ...] = ()
 
 
 def by_budget(
@@ -39,6 +43,7 @@ def by_budget(
     config: PruneConfig,
     *,
     minimum: Mapping[str, int] | None = None,
+    allowed: Mapping[int, np.ndarray] | None = None,
 ) -> Decision:
     """Solve the allocation program and remove each group's least important units.
 
@@ -48,6 +53,7 @@ def by_budget(
         budgets: all of them must hold.
         config: `round_to`, `keep` and `seed`.
         minimum: least number of kept units by group name.
+        allowed: the widths that groups may be given, by group index; see `AllocationProblem`.
 
     Raises:
         BudgetError: no choice meets the budgets.
@@ -56,9 +62,10 @@ def by_budget(
     problem = AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
-        round_to=config.round_to,
+        round_to=multiple(config),
         minimum=tuple((minimum or {}).get(group.name, 1) for group in space.groups),
         fixed=frozenset(index for index, group in enumerate(space.groups) if is_kept(group, config.keep)),
+        allowed=allowed or {},
     )
     found = allocate(problem, seed=config.seed)
     removed = space.none_removed()
@@ -72,10 +79,22 @@ def by_budget(
     )
 
 
-def by_threshold(space: PruneSpace, scores: Scores, threshold: str, config: PruneConfig) -> Decision:
+def multiple(config: PruneConfig) -> int:
+    """What kept widths are multiples of; 1 where it is `auto`."""
+    return config.round_to if isinstance(config.round_to, int) else 1
+
+
+def by_threshold(
+    space: PruneSpace,
+    scores: Scores,
+    threshold: str,
+    config: PruneConfig,
+    *,
+    allowed: Mapping[int, np.ndarray] | None = None,
+) -> Decision:
     """Remove units whose score is below a fixed value, or below their group's mean.
 
-    The best unit of each group stays; counts are rounded up to multiples of `round_to`.
+    The best unit of each group stays; counts are rounded up to multiples of `round_to` or to the next allowed width.
 
     Raises:
         InputError: the threshold is neither a number in [0, 1] nor "mean".
@@ -83,12 +102,14 @@ def by_threshold(space: PruneSpace, scores: Scores, threshold: str, config: Prun
     fixed = None if threshold == "mean" else _number(threshold)
     removed = space.none_removed()
     damage = 0.0
-    for group, score in zip(space.groups, scores.groups, strict=True):
+    for index, (group, score) in enumerate(zip(space.groups, scores.groups, strict=True)):
         if is_kept(group, config.keep):
             continue
         limit = float(score.scores.mean()) if fixed is None else fixed
         kept = max(1, int(np.count_nonzero(score.scores >= limit)))
-        kept = min(len(group), -(-kept // config.round_to) * config.round_to)
+        kept = min(len(group), -(-kept // multiple(config)) * multiple(config))
+        if allowed is not None:
+            kept = int(allowed[index][np.searchsorted(allowed[index], kept)])
         order = np.argsort(score.scores, kind="stable")
         removed[group.units[order[: len(group) - kept]]] = True
         damage += float(score.damage[kept])

@@ -52,6 +52,15 @@ class CostTable:
         total = self.constant + sum(values[at[g]] for g, values in self.alone.items())
         return float(total + sum(values[at[g], at[h]] for (g, h), values in self.pairs.items()))
 
+    def scaled(self, factor: float) -> "CostTable":
+        """The cost in another unit."""
+        return CostTable(
+            self.widths,
+            self.constant * factor,
+            {g: values * factor for g, values in self.alone.items()},
+            {pair: values * factor for pair, values in self.pairs.items()},
+        )
+
     def positions(self, group: int, widths: np.ndarray) -> np.ndarray:
         """Where these widths are in the group's table.
 

@@ -14,6 +14,7 @@ from onnxprune.result import Costs, MetricChange, NotPruned, PruneResult
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
+    from onnxprune.calibration.dataset import Dataset
     from onnxprune.evaluation.latency import Latency
     from onnxprune.importance.base import Scores
     from onnxprune.repair.finetune.result import FinetuneResult
@@ -69,6 +70,8 @@ def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[
     }
     if result.oamip is not None:
         report["oamip"] = plain(result.oamip)
+    if result.latency is not None:
+        report["latency"] = {**plain(result.latency), "ratio": result.latency.ratio}
     return report
 
 
@@ -130,7 +133,7 @@ def validate_report(
     other: str,
     costs: tuple[Costs, Costs],
     metrics: Mapping[str, MetricChange],
-    rows: int,
+    rows: "Dataset",
     origin: Provenance | None = None,
 ) -> dict[str, Any]:
     """The report of `validate`: `before` is the first model, `after` the other."""
@@ -139,7 +142,8 @@ def validate_report(
         "before": plain(costs[0]),
         "after": plain(costs[1]),
         "metrics": plain(metrics),
-        "rows": rows,
+        "rows": len(rows),
+        "notes": plain(rows.notes),
     }
 
 

@@ -22,9 +22,10 @@ from onnxprune.report.text import (
     size,
     some,
 )
-from onnxprune.result import Costs, GroupResult, MetricChange, NotPruned, ProgramReport, PruneResult
+from onnxprune.result import Costs, GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport, PruneResult
 
 if TYPE_CHECKING:
+    from onnxprune.calibration.dataset import Dataset
     from onnxprune.evaluation.latency import Latency
     from onnxprune.importance.base import Scores
     from onnxprune.repair.finetune.result import Epoch, FinetuneResult
@@ -43,8 +44,9 @@ def prune_summary(result: PruneResult, output: str, output_bytes: int | None = N
         _groups_table(result.groups),
         *_not_pruned(result.not_pruned),
         _program_line(result.program, result.plan.importance),
+        *([] if result.latency is None else [_latency_line(result.latency)]),
         _timings_line(result.timings),
-        *(Text(f"note: {note}", style="yellow") for note in result.notes),
+        *_notes(result.notes),
     ]
     written = f" ({size(output_bytes)})" if output_bytes is not None else ""
     parts.append(Text.assemble(("written ", "bold"), (output, "bold"), written))
@@ -52,11 +54,11 @@ def prune_summary(result: PruneResult, output: str, output_bytes: int | None = N
 
 
 def validate_summary(
-    model: str, other: str, costs: tuple[Costs, Costs], metrics: Mapping[str, MetricChange], rows: int
+    model: str, other: str, costs: tuple[Costs, Costs], metrics: Mapping[str, MetricChange], rows: "Dataset"
 ) -> RenderableType:
     """Costs and metrics of two models side by side."""
-    note = Text(f"{rows} rows; before: {model}, after: {other}", style=DIM)
-    return Group(_change_table(*costs, metrics), note)
+    what = Text(f"{len(rows)} rows; before: {model}, after: {other}", style=DIM)
+    return Group(_change_table(*costs, metrics), what, *_notes(rows.notes))
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:
@@ -69,6 +71,10 @@ def inspect_summary(found: "Inspection") -> RenderableType:
         *_not_pruned(found.not_pruned, found.op_types, limit=None),
         _inspect_totals(found),
     )
+
+
+def _notes(notes: Iterable[str]) -> list[Text]:
+    return [Text(f"note: {note}", style="yellow") for note in notes]
 
 
 def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
@@ -144,6 +150,16 @@ def _not_pruned(
     return [Padding(Group(made, *tail), (0, 0, 1, 0))]
 
 
+def _latency_line(latency: LatencyReport) -> Text:
+    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}" if latency.threads else "all cores"
+    predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
+    return Text.assemble(
+        ("latency ", DIM),
+        f"{latency.before:.3g} to {latency.measured:.3g} ms, measured {measured} (predicted {predicted})",
+        (f"   batch {latency.batch}, {threads}", DIM),
+    )
+
+
 def _program_line(program: ProgramReport, importance: str) -> Text:
     line = Text.assemble(("importance ", DIM), importance or "–", ("   program ", DIM))
     if program.status == "none":
@@ -207,7 +223,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
-    return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in scores.notes))
+    return Group(*parts, *_notes(scores.notes))
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:

@@ -1,0 +1,100 @@
+"""Kernel times on disk, one file for each machine, onnxruntime version and number of threads."""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxprune.errors import InputError
+
+SCHEMA = 1
+OFF = "off"
+
+
+def default_folder() -> Path:
+    """`onnxprune` in the user's cache folder: `XDG_CACHE_HOME`, or `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
+
+
+def machine(threads: int) -> dict[str, str]:
+    """What kernel times depend on: processor, its instruction sets, cores, onnxruntime, threads."""
+    import onnxruntime
+
+    about = {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": platform.processor(),
+        "cores": str(os.cpu_count()),
+        "onnxruntime": onnxruntime.__version__,
+        "threads": str(threads),
+    }
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "flags", "Features", "CPU part"):
+                about.setdefault(key.strip(), value.strip())
+    return about
+
+
+@dataclass(slots=True)
+class TimeCache:
+    """Microseconds by a site's key and widths; read when it is made, written by `save`.
+
+    Attributes:
+        path: the file; None keeps times in memory only.
+        about: the machine.
+        times: by `key:width,width`.
+    """
+
+    path: Path | None
+    about: Mapping[str, str]
+    times: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | None, threads: int) -> "TimeCache":
+        """The cache of this machine.
+
+        A file that cannot be read, or that another machine or version wrote, counts as empty.
+
+        Args:
+            folder: where the file is; None means the user's cache folder, "off" none at all.
+            threads: threads of onnxruntime.
+        """
+        about = machine(threads)
+        if folder == OFF:
+            return cls(None, about)
+        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        path = (default_folder() if folder is None else Path(folder)) / f"latency-{name}.json"
+        times: dict[str, float] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["schema"] == SCHEMA and data["machine"] == about:
+                times = {str(key): float(value) for key, value in data["times"].items()}
+        return cls(path, about, times)
+
+    def save(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if self.path is None:
+            return
+        text = json.dumps({"schema": SCHEMA, "machine": dict(self.about), "times": self.times}, indent=1)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".latency-", dir=self.path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(name).replace(self.path)
+        except OSError as error:
+            raise InputError(
+                f"the latency table {self.path} cannot be written: {error.strerror}; choose a folder with "
+                "--latency-cache, or --latency-cache off"
+            ) from None

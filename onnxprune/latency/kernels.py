@@ -1,0 +1,99 @@
+"""Kernel times of sites, from onnxruntime's profiler, with many small models run in turn."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.session import open_session, runtime_errors
+from onnxprune.evaluation.latency import Feed, make_feed
+from onnxprune.graph.model import Model
+from onnxprune.latency.sites import STUB
+
+# Sessions open at a time, rounds through them, and bounds of a session's runs per round.
+_TOGETHER = 48
+_ROUNDS = 5
+_RUNS = (2, 20)
+_ROUND_S = 0.004
+_KERNEL = "_kernel_time"
+
+
+@dataclass(slots=True)
+class _Running:
+    """A session with its profiler on."""
+
+    session: Any
+    feed: Feed
+    runs: int
+
+
+def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
+    """Microseconds that one run of each site spends in its own kernels, stubs left out.
+
+    Sites run in turn, several times over, so that a change of the machine's speed meets all alike. Of a site's runs the
+    faster half counts: other processes only ever make a run slower.
+
+    Args:
+        models: small models of sites, see `latency.sites`.
+        threads: threads of onnxruntime; 0 takes all cores.
+
+    Raises:
+        ModelError: onnxruntime cannot run a site.
+    """
+    times: list[float] = []
+    for start in range(0, len(models), _TOGETHER):
+        part = models[start : start + _TOGETHER]
+        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+            running = [_start(model, Path(folder) / str(i), threads) for i, model in enumerate(part)]
+            for backwards in range(_ROUNDS):
+                for each in reversed(running) if backwards % 2 else running:
+                    for _ in range(each.runs):
+                        each.session.run(None, each.feed)
+            for each in running:
+                times.append(_own_time(json.loads(Path(each.session.end_profiling()).read_text(encoding="utf-8"))))
+    return tuple(times)
+
+
+def _start(model: Model, prefix: Path, threads: int) -> _Running:
+    session = open_session(model, threads=threads, profile=prefix)
+    feed = make_feed(model)
+    with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
+        session.run(None, feed)
+        began = time.perf_counter()
+        session.run(None, feed)
+    least, most = _RUNS
+    return _Running(session, feed, int(np.clip(_ROUND_S / (time.perf_counter() - began), least, most)))
+
+
+def _own_time(events: Sequence[dict[str, Any]]) -> float:
+    """Mean kernel time of a run over the faster half of the runs, in microseconds.
+
+    Conversions of layout belong to whoever reads the tensor: those behind the site's last node are not its own, unless
+    the site's result is not read by a stub.
+    """
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
+    kernels.sort(key=lambda event: event["ts"])
+    first = kernels[0]["name"]
+    runs: list[list[dict[str, Any]]] = []
+    for event in kernels:
+        if event["name"] == first:
+            runs.append([])
+        runs[-1].append(event)
+    totals = []
+    for run in runs[2:]:  # the first two warm up
+        own = [not event["name"].startswith(STUB) for event in run]
+        reads = max((i for i, is_own in enumerate(own) if not is_own), default=-1)
+        last = max((i for i, event in enumerate(run) if own[i] and not _is_conversion(event)), default=-1)
+        end = last + 1 if reads > last else len(run)
+        totals.append(sum(event["dur"] for event, is_own in zip(run[:end], own[:end], strict=True) if is_own))
+    fast = np.sort(np.asarray(totals, dtype=np.float64))[: max(1, len(totals) // 2)]
+    return float(fast.mean())
+
+
+def _is_conversion(event: dict[str, Any]) -> bool:
+    return event.get("args", {}).get("op_name") in ("ReorderInput", "ReorderOutput")

@@ -1,0 +1,283 @@
+"""Sites: the parts of a graph that onnxruntime times as one, each as a small model whose widths can be changed.
+
+A site is an operator together with what onnxruntime fuses into it (BatchNormalization, activations, a residual Add
+behind a convolution or a matrix product). In its small model every tensor that comes from elsewhere is made by a stub,
+a 1x1 convolution of one channel with a Relu (or a product with a row), and every tensor that is used elsewhere is read
+by a stub. So the site sees its tensors in the layout that they have in the whole network (onnxruntime blocks channels
+between convolutions), and the widths of its ends are free to change. Nothing is measured here.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.model import Model
+from onnxprune.graph.remove import remove
+from onnxprune.graph.shapes import Facts
+from onnxprune.graph.space import Ids, PruneSpace
+from onnxprune.graph.view import GraphView, Node, view
+
+STUB = "stub:"
+"""What the names of stub nodes and their outputs begin with."""
+
+_CONTRACTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_FUSED = frozenset(
+    {"BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "PRelu", "Gelu", "Add"}
+)
+CONSTANT = -1
+
+Form = Mapping[int, float]
+"""A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One site.
+
+    Attributes:
+        nodes: names of its nodes in the whole graph.
+        key: hash of its structure: sites with one key take the same time at the same widths.
+        model: the small model at full width.
+        view: its graph.
+        space: its analysis; its groups are the widths that can change.
+        forms: per group of `space`, its width in terms of the whole model's groups.
+    """
+
+    nodes: tuple[str, ...]
+    key: str
+    model: Model
+    view: GraphView
+    space: PruneSpace
+    forms: tuple[Form, ...]
+
+    def widths(self, kept: Sequence[int]) -> tuple[int, ...]:
+        """Widths of the site's groups where the whole model's groups keep `kept`."""
+        return tuple(
+            max(1, round(sum(n * (1 if g == CONSTANT else int(kept[g])) for g, n in form.items())))
+            for form in self.forms
+        )
+
+    def at(self, widths: Sequence[int]) -> Model:
+        """The small model at these widths."""
+        removed = self.space.none_removed()
+        for group, width in zip(self.space.groups, widths, strict=True):
+            removed[group.units[width:]] = True
+        return remove(self.model, self.view, self.space, removed)
+
+
+def sites(model: Model, graph: GraphView, space: PruneSpace, facts: Facts) -> tuple[Site, ...]:
+    """All sites whose time depends on what is pruned, in graph order.
+
+    Args:
+        model: the whole model.
+        graph: its view.
+        space: its analysis.
+        facts: shapes at the batch size that is timed.
+    """
+    group_of = np.full(space.units, CONSTANT, dtype=np.int64)
+    for index, group in enumerate(space.groups):
+        group_of[group.units] = index
+    known: dict[str, tuple[Model, GraphView, PruneSpace]] = {}
+    found = []
+    for nodes in _runs(graph, model, facts):
+        cut = _Cut(model, graph, space, facts, nodes)
+        if not cut.is_prunable:
+            continue
+        built = cut.build()
+        key = _key(built)
+        if key not in known:
+            its = view(built)
+            known[key] = built, its, analyse(built, its)
+        _, its, own = known[key]
+        forms = tuple(_form(group.units, own, space, cut.names, group_of) for group in own.groups)
+        if any(set(form) != {CONSTANT} for form in forms):
+            found.append(Site(tuple(node.name for node in nodes), key, known[key][0], its, own, forms))
+    return tuple(found)
+
+
+def _runs(graph: GraphView, model: Model, facts: Facts) -> Iterator[tuple[Node, ...]]:
+    """The nodes of each site, in graph order."""
+    taken: set[str] = set()
+    for node in graph.nodes:
+        constant = all(name in facts.folded or name in model.constants for name in node.outputs if name)
+        if node.name in taken or node.captured or constant or node.index < 0:
+            continue
+        run = [node]
+        while run[0].op_type in _CONTRACTING:
+            readers = graph.consumers.get(run[-1].output(), ())
+            if len(readers) != 1 or run[-1].output() in graph.outputs or len(run[-1].outputs) != 1:
+                break
+            if readers[0].op_type not in _FUSED or readers[0].name in taken:
+                break
+            run.append(readers[0])
+        taken |= {each.name for each in run}
+        yield tuple(run)
+
+
+class _Cut:
+    """Builds the small model of a run of nodes. Tensors are named by position, so that equal sites are equal models."""
+
+    def __init__(
+        self, model: Model, graph: GraphView, space: PruneSpace, facts: Facts, nodes: tuple[Node, ...]
+    ) -> None:
+        self._model = model
+        self._graph = graph
+        self._space = space
+        self._facts = facts
+        self._nodes = nodes
+        self._constants: dict[str, np.ndarray] = {}
+        self._proto = onnx.ModelProto(
+            ir_version=max(model.proto.ir_version, 4),
+            opset_import=model.proto.opset_import,
+            functions=model.proto.functions,
+        )
+        self._proto.graph.name = "site"
+        made = {name for node in nodes for name in node.outputs}
+        self._read = [
+            name
+            for name in dict.fromkeys(name for node in nodes for name in node.inputs if name)
+            if name not in made and self._value(name) is None
+        ]
+        self._wanted = [
+            name
+            for node in nodes
+            for name in node.outputs
+            if name and (name in graph.outputs or any(user not in nodes for user in graph.consumers.get(name, ())))
+        ]
+        self.names: dict[str, str] = {}
+        """Name in the small model per tensor of the whole model."""
+
+    @property
+    def is_prunable(self) -> bool:
+        """Whether a tensor of the site carries units, and all shapes are known."""
+        tensors = [*self._read, *self._wanted]
+        known = all(name in self._facts.shapes and name in self._facts.dtypes for name in tensors)
+        return known and any(self._axis(name) is not None for name in tensors)
+
+    def build(self) -> Model:
+        """The small model, constants at full width."""
+        graph = self._proto.graph
+        for name in self._read:
+            self._make(name)
+        for position, node in enumerate(self._nodes):
+            copy = graph.node.add()
+            copy.CopyFrom(self._model.proto.graph.node[node.index])
+            copy.name = f"node{position}"
+            del copy.input[:], copy.output[:]
+            copy.input.extend(self._local(name) for name in node.inputs)
+            copy.output.extend(self._local(name) for name in node.outputs)
+        for name in self._wanted:
+            self._use(name)
+        for name, array in self._constants.items():
+            element = helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.initializer.append(TensorProto(name=name, data_type=element, dims=[-1]))
+        return Model(self._proto, MappingProxyType(self._constants), "site")
+
+    def _value(self, name: str) -> np.ndarray | None:
+        value = self._model.constants.get(name)
+        return self._facts.folded.get(name) if value is None else value
+
+    def _local(self, name: str) -> str:
+        """The name in the small model; a constant is copied when it is first used."""
+        if not name:
+            return ""
+        if name not in self.names:
+            self.names[name] = f"t{len(self.names)}"
+            value = self._value(name)
+            if value is not None:
+                self._constants[self.names[name]] = value
+        return self.names[name]
+
+    def _axis(self, name: str) -> int | None:
+        """The one axis of a tensor whose units can go; None where there is none, or several."""
+        axes = self._space.labels.get(name, ())
+        free = [axis for axis, ids in enumerate(axes) if ids is not None and ids.any()]
+        return free[0] if len(free) == 1 else None
+
+    def _stub_kind(self, name: str) -> str:
+        """How a tensor is made or read: by a convolution, by a matrix product, or not at all."""
+        rank = len(self._facts.shapes[name])
+        if self._facts.dtypes[name] != TensorProto.FLOAT or name in self._graph.inputs or name in self._graph.outputs:
+            return "none"
+        axis = self._axis(name)
+        if rank >= 3 and axis in (None, 1):
+            return "conv"
+        return "product" if rank >= 2 and axis == rank - 1 else "none"
+
+    def _make(self, name: str) -> None:
+        """Add what makes a tensor of the site."""
+        shape, local = self._facts.shapes[name], self._local(name)
+        match self._stub_kind(name):
+            case "conv":
+                self._add_input(f"{STUB}{local}:x", (shape[0], 1, *shape[2:]))
+                self._weight(f"{STUB}{local}:w", (shape[1], 1, *(1 for _ in shape[2:])))
+                self._node("Conv", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}:y")
+                self._node("Relu", [f"{STUB}{local}:y"], f"{STUB}{local}")
+            case "product":
+                self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1))
+                self._weight(f"{STUB}{local}:w", (1, shape[-1]))
+                self._node("MatMul", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}")
+            case _:
+                self._add_input(local, shape, self._facts.dtypes[name])
+                return
+        self.names[name] = f"{STUB}{local}"
+
+    def _use(self, name: str) -> None:
+        """Add what reads a tensor of the site."""
+        shape, local = self._facts.shapes[name], self._local(name)
+        kind = self._stub_kind(name)
+        if kind == "none":
+            self._proto.graph.output.append(onnx.ValueInfoProto(name=local))
+            self._proto.graph.output[-1].type.tensor_type.elem_type = self._facts.dtypes[name]
+            return
+        if kind == "conv":
+            self._weight(f"{STUB}{local}:v", (1, shape[1], *(1 for _ in shape[2:])))
+        else:
+            self._weight(f"{STUB}{local}:v", (shape[-1], 1))
+        self._node("Conv" if kind == "conv" else "MatMul", [local, f"{STUB}{local}:v"], f"{STUB}{local}:z")
+        self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", TensorProto.FLOAT, None))
+
+    def _add_input(self, name: str, shape: tuple[int, ...], element: int = TensorProto.FLOAT) -> None:
+        self._proto.graph.input.append(helper.make_tensor_value_info(name, element, shape))
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> None:
+        self._constants[name] = np.full(shape, 0.5, np.float32)
+
+    def _node(self, op_type: str, inputs: list[str], output: str) -> None:
+        self._proto.graph.node.append(helper.make_node(op_type, inputs, [output], name=output))
+
+
+def _key(model: Model) -> str:
+    """Hash of everything that time depends on: all but the values of weights."""
+    digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
+    for name, array in model.constants.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        if array.dtype.kind in "iub":
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _form(
+    units: Ids, own: PruneSpace, whole: PruneSpace, names: Mapping[str, str], group_of: np.ndarray
+) -> dict[int, float]:
+    """The width of one of the site's groups in terms of the whole model's groups."""
+    back = {local: name for name, local in names.items()}
+    owner: dict[int, int] = {}
+    for tensor, axes in own.labels.items():
+        labels = whole.labels.get(back.get(tensor, ""), ())
+        for ids, theirs in zip(axes, labels, strict=False):
+            if ids is None or theirs is None or len(ids) != len(theirs):
+                continue
+            for unit, other in zip(ids.tolist(), theirs.tolist(), strict=True):
+                owner.setdefault(unit, int(group_of[other]))
+    form: dict[int, float] = {}
+    for unit in units.tolist():
+        group = owner.get(unit, CONSTANT)
+        form[group] = form.get(group, 0) + (1 if group == CONSTANT else 1 / len(whole.groups[group]))
+    return form

@@ -1,0 +1,176 @@
+"""Latency budgets: solve the program on measured kernel times, measure the result end to end, correct, repeat."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.allocation.decide import Decision, by_budget, multiple
+from onnxprune.allocation.problem import Budget
+from onnxprune.config import LatencyConfig, PruneConfig, Target
+from onnxprune.errors import InputError
+from onnxprune.evaluation.latency import make_feed, measure
+from onnxprune.graph.model import Model
+from onnxprune.graph.remove import remove
+from onnxprune.graph.shapes import gather_facts
+from onnxprune.graph.space import PruneSpace
+from onnxprune.graph.view import GraphView
+from onnxprune.importance.base import Progress, Scores
+from onnxprune.latency.cache import TimeCache
+from onnxprune.latency.cost import cost_table
+from onnxprune.latency.sites import sites
+from onnxprune.latency.times import SiteTimes
+from onnxprune.latency.widths import fast_widths
+from onnxprune.result import LatencyReport
+
+_ROUNDS = 5
+# A result that misses its budget by less than this is as good as the measurement.
+_NOISE = 0.01
+# A budget that is met and used up to this is not worth another round.
+_UNUSED = 0.03
+# Where the table and the summed sites differ by more, the table is expanded anew around the result.
+_EXPANSION_ERROR = 0.02
+_MEASURE_S = 2.0
+_BUDGET = "latency in ms"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A model whose sites can be timed.
+
+    Attributes:
+        model: the original.
+        graph: its view.
+        space: its analysis.
+        times: its sites.
+        config: batch size and threads.
+    """
+
+    model: Model
+    graph: GraphView
+    space: PruneSpace
+    times: SiteTimes
+    config: LatencyConfig
+
+    @property
+    def full(self) -> tuple[int, ...]:
+        """Units per group."""
+        return tuple(len(group) for group in self.space.groups)
+
+    def fast_widths(self, config: PruneConfig) -> dict[int, np.ndarray]:
+        """The widths of each group that are fast here; see `latency.widths.fast_widths`."""
+        return fast_widths(self.times, self.full, multiple(config))
+
+    def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
+        """Times of the original and of other models, measured side by side; see `LatencyReport`."""
+        return milliseconds([self.model, *others], self.config.batch, self.config.threads)
+
+
+def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
+    """Times of models, measured side by side; see `LatencyReport`."""
+    seconds = _MEASURE_S * len(models)
+    found = measure(models, batch=batch, threads=threads, seconds=seconds, memory=False)
+    return tuple(each.p10_ms for each in found)
+
+
+def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyReport:
+    """The report with the times of the final model, repaired as it is, beside the prediction."""
+    before, measured = milliseconds([original, result], report.batch, report.threads)
+    return replace(report, before=before, predicted=report.predicted * before / report.before, measured=measured)
+
+
+def timed(model: Model, graph: GraphView, space: PruneSpace, config: PruneConfig, progress: Progress) -> Timed:
+    """Cut a model into sites, and open the table of kernel times.
+
+    Raises:
+        ModelError: the model cannot be run.
+    """
+    settings = config.latency
+    feed = make_feed(model, settings.batch)
+    facts = gather_facts(model, graph, {name: array.shape for name, array in feed.items()})
+    cache = TimeCache.open(settings.cache, settings.threads)
+    times = SiteTimes(sites(model, graph, space, facts), cache, settings.threads, progress)
+    return Timed(model, graph, space, times, settings)
+
+
+def by_latency(
+    whole: Timed, scores: Scores, targets: Sequence[Target], budgets: Sequence[Budget], config: PruneConfig
+) -> Decision:
+    """Choose widths that meet latency targets, and other budgets with them.
+
+    Args:
+        whole: the original.
+        scores: order and damage curve of each group.
+        targets: the latency targets; the smallest counts.
+        budgets: other budgets.
+        config: options of the program.
+
+    Raises:
+        InputError: a latency target for some layers only.
+        BudgetError: a budget cannot be met.
+        SolverError: the solver failed.
+    """
+    before = whole.milliseconds([])[0]
+    goal = min(_share(target, before) for target in targets)
+    widths = whole.fast_widths(config)
+    table = cost_table(whole.times, whole.full, widths)
+    scale = before / whole.times.total(whole.full)  # milliseconds end to end per microsecond in kernels
+    tries: list[_Try] = []
+    for _ in range(_ROUNDS):
+        budget = Budget(_BUDGET, table.scaled(scale), goal * before)
+        decision = by_budget(whole.space, scores, [*budgets, budget], config, allowed=widths)
+        predicted = decision.predicted[_BUDGET] / before
+        kept = whole.space.kept(decision.removed)
+        known = next((each for each in tries if each.kept == kept), None)
+        if known is not None:
+            tries.append(replace(known, predicted=predicted))
+            break
+        before, after = whole.milliseconds([remove(whole.model, whole.graph, whole.space, decision.removed)])
+        tries.append(_Try(decision, kept, predicted, before, after))
+        ratio = tries[-1].ratio
+        _log.debug("latency: predicted %.3f, measured %.3f of %.3f ms", predicted, ratio, before)
+        if goal * (1 - _UNUSED) <= ratio <= goal * (1 + _NOISE):
+            break
+        exact = whole.times.total(kept)
+        if abs(scale * exact / (predicted * before) - 1) > _EXPANSION_ERROR:
+            table = cost_table(whole.times, kept, widths)
+        scale = after / exact
+    return _best(tries, goal, whole.config)
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    decision: Decision
+    kept: tuple[int, ...]
+    predicted: float
+    before: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        return self.measured / self.before
+
+
+def _best(tries: Sequence[_Try], goal: float, config: LatencyConfig) -> Decision:
+    """The decision with the least damage among those that meet the goal; the fastest where none does."""
+    met = [each for each in tries if each.ratio <= goal * (1 + _NOISE)]
+    best = min(met, key=lambda each: each.decision.damage) if met else min(tries, key=lambda each: each.ratio)
+    missed = f"the latency budget is missed: measured {best.ratio:.3f} of the original's time, {goal:.3f} asked for"
+    report = LatencyReport(
+        before=best.before,
+        predicted=best.predicted * best.before,
+        measured=best.measured,
+        batch=config.batch,
+        threads=config.threads,
+        rounds=len(tries),
+    )
+    return replace(best.decision, latency=report, notes=() if met else (missed,))
+
+
+def _share(target: Target, before_ms: float) -> float:
+    if target.layers is not None:
+        raise InputError(f"target {str(target)!r}: a latency budget holds for the whole model; leave out the layers")
+    return target.value if target.is_share else target.value / (1e3 * before_ms)

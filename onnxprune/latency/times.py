@@ -1,0 +1,64 @@
+"""Kernel times of a model's sites at any widths, measured when they are first asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.importance.base import Progress
+from onnxprune.latency.cache import TimeCache
+from onnxprune.latency.kernels import kernel_times
+from onnxprune.latency.sites import Site
+
+Cell = tuple[Site, tuple[int, ...]]
+"""A site and the widths of its groups."""
+
+# Cells measured between two savings of the cache.
+_TOGETHER = 192
+
+
+@dataclass(slots=True)
+class SiteTimes:
+    """Times of a model's sites, measured when they are asked for.
+
+    Attributes:
+        sites: all sites of the model.
+        cache: what is known.
+        threads: threads of onnxruntime.
+        progress: told of measured cells.
+    """
+
+    sites: Sequence[Site]
+    cache: TimeCache
+    threads: int
+    progress: Progress
+
+    def total(self, kept: Sequence[int]) -> float:
+        """Microseconds of all sites at these widths of the model's groups."""
+        cells = [(site, site.widths(kept)) for site in self.sites]
+        self.measure(cells)
+        return sum(self.time(site, widths) for site, widths in cells)
+
+    def time(self, site: Site, widths: tuple[int, ...]) -> float:
+        """Microseconds of one site, measured before."""
+        return self.cache.times[_name(site.key, widths)]
+
+    def measure(self, cells: Sequence[Cell]) -> None:
+        """Measure whatever is not known yet, and keep it.
+
+        Raises:
+            ModelError: onnxruntime cannot run a site.
+        """
+        missing = {_name(site.key, widths): (site, widths) for site, widths in cells}
+        missing = {name: cell for name, cell in missing.items() if name not in self.cache.times}
+        names = sorted(missing, key=lambda name: name[::-1])  # neighbours in a table are not measured side by side
+        for start in range(0, len(names), _TOGETHER):
+            part = names[start : start + _TOGETHER]
+            self.progress("measure", start, len(names))
+            models = [missing[name][0].at(missing[name][1]) for name in part]
+            self.cache.times |= dict(zip(part, kernel_times(models, threads=self.threads), strict=True))
+            self.cache.save()
+        if names:
+            self.progress("measure", len(names), len(names))
+
+
+def _name(key: str, widths: tuple[int, ...]) -> str:
+    return f"{key}:{','.join(map(str, widths))}"

@@ -1,0 +1,47 @@
+"""Widths at which kernels are timed, and those that this machine's kernels like."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.latency.cost import cost_table
+from onnxprune.latency.times import SiteTimes
+
+_STEPS = 8
+# Part of what a group can save that is not worth a unit.
+_SAME = 0.02
+
+
+def fast_widths(times: SiteTimes, full: Sequence[int], round_to: int = 1) -> dict[int, np.ndarray]:
+    """Per group, the widths that this machine's kernels like, ascending; all units are always among them.
+
+    With all other groups whole, a width is left out where a wider one takes as long, or where it takes longer than
+    the whole group. Where several groups meet at one end of a site, their sum decides: there only the latter counts.
+
+    Args:
+        times: the model's sites.
+        full: units per group.
+        round_to: widths are multiples of this, or whole groups.
+    """
+    widths = {g: grid(units, round_to) for g, units in enumerate(full)}
+    table = cost_table(times, full, widths, coupled=False)
+    mixed = {g for site in times.sites for form in site.forms if len(form) > 1 for g in form}
+    found = {}
+    for g, own in widths.items():
+        cost = table.alone[g]
+        tolerance = _SAME * max(0.0, cost[-1] - cost.min())
+        bar = np.full(len(own), cost[-1]) if g in mixed else np.minimum.accumulate(cost[::-1])[::-1]
+        limit = np.append(bar[1:], np.inf)
+        found[g] = own[cost < limit - tolerance]
+    return found
+
+
+def grid(units: int, round_to: int) -> np.ndarray:
+    """Widths of a group at which times are measured, ascending: eight steps of a power of two, and some narrow ones."""
+    if units <= _STEPS:
+        widths = np.arange(1, units + 1)
+    else:
+        step = 1 << int(np.ceil(np.log2(units / _STEPS)))
+        widths = np.unique([1, step // 2, *range(step, units, step), units])
+    rounded = -(-widths // round_to) * round_to
+    return np.unique(np.minimum(rounded, units))
