@@ -31,14 +31,14 @@ def positions(layer: Layer, output_shape: tuple[int, ...], count: int, generator
 def output_rows(layer: Layer, output: np.ndarray, at: Positions) -> np.ndarray:
     """`(P, C_out)` values of an output-shaped tensor at the positions."""
     moved = np.moveaxis(output, layer.output_axis, -1)
-    return np.asarray(moved[np.unravel_index(at.chosen, at.shape)])
+    return _single(moved[np.unravel_index(at.chosen, at.shape)])
 
 
 def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
     """`(groups, P, K)` columns that the weight multiplies at the positions; K runs over channels, then the kernel."""
     if layer.window is None:
         moved = np.moveaxis(source, layer.input_axis, -1)
-        return np.asarray(moved.reshape(-1, moved.shape[-1])[at.chosen])[None]
+        return _single(moved.reshape(-1, moved.shape[-1])[at.chosen])[None]
     window = layer.window
     n = len(window.kernel)
     strides, pads = window.strides, window.pads
@@ -58,7 +58,12 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
     # Channels last while gathering: every gathered piece is then contiguous.
     last = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
     found = last[(rows, *places)].reshape(len(at.chosen), prod(window.kernel), layer.group, channels // layer.group)
-    return np.ascontiguousarray(found.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1)
+    return _single(np.ascontiguousarray(found.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Half precision as float32, other types as they are."""
+    return np.asarray(values, dtype=values.dtype if values.dtype in (np.float32, np.float64) else np.float32)
 
 
 def _stretched(

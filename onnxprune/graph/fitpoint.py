@@ -24,7 +24,7 @@ class FitPoint:
         tensor: the tensor at the fit point, of the shape of the layer's output.
         gain: factor of the layer's product itself (`alpha` of Gemm).
         slope: `(C_out,)` change of `tensor` per change of the layer's output.
-        bias: a constant that shifts every channel of `tensor`, None where there is none.
+        bias: a constant of no other use that shifts every channel of `tensor`, None where there is none.
         bias_slope: `(C_out,)` change of `tensor` per change of `bias`.
         bounds: values of `tensor` outside this interval all have the same effect (ReLU: 0 and infinity).
     """
@@ -54,7 +54,7 @@ def schedule(graph: GraphView, space: PruneSpace, constants: Mapping[str, np.nda
         space: its analysis, for layers, shapes and folded constants.
         constants: the model's constants.
     """
-    values = _Values(space, constants)
+    values = _Values(space, constants, graph)
     layers = {layer.node: layer for layer in space.layers}
     made = {*graph.inputs}
     order: list[Node] = []
@@ -84,13 +84,18 @@ def schedule(graph: GraphView, space: PruneSpace, constants: Mapping[str, np.nda
 class _Values:
     """Constants of the model, stored or folded, and shapes."""
 
-    def __init__(self, space: PruneSpace, constants: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, space: PruneSpace, constants: Mapping[str, np.ndarray], graph: GraphView) -> None:
         self._constants = constants
+        self._graph = graph
         self._facts = space.facts
 
     def get(self, name: str) -> np.ndarray | None:
         value = self._constants.get(name)
         return self._facts.folded.get(name) if value is None else value
+
+    def is_own(self, name: str) -> bool:
+        """Whether a constant is stored and has one reader, so that it may change."""
+        return name in self._constants and len(self._graph.consumers.get(name, ())) == 1
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._facts.shapes.get(name, ()))
@@ -118,7 +123,7 @@ def _start(node: Node, layer: Layer, values: _Values) -> FitPoint:
     if bias is not None:
         value = values.get(bias)
         rows = value is not None and value.ndim == 2 and value.shape[0] > 1
-        if value is None or value.size != width or rows or beta == 0:
+        if value is None or value.size != width or rows or beta == 0 or not values.is_own(bias):
             bias = None
     ones = np.ones(width)
     return FitPoint(layer, layer.output, gain, ones, bias, ones * beta if bias else ones)
@@ -165,7 +170,7 @@ def _scaled(point: FitPoint, factor: np.ndarray | float) -> FitPoint:
 def _shifted(node: Node, point: FitPoint, other: str, tensor: str, values: _Values) -> FitPoint:
     """Add or Sub: a constant with one value a channel can serve as the bias."""
     value = values.get(other)
-    if point.bias is not None or value is None or value.size == 1:
+    if point.bias is not None or value is None or value.size == 1 or not values.is_own(other):
         return point
     if values.per_channel(other, tensor, point.layer.output_axis) is None:
         return point
@@ -181,7 +186,7 @@ def _normalised(node: Node, point: FitPoint, values: _Values) -> FitPoint | None
         return None
     epsilon = float(node.attributes.get("epsilon", 1e-5))
     point = _scaled(point, scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
-    if point.bias is None and values.get(node.input(2)) is not None:
+    if point.bias is None and values.is_own(node.input(2)):
         point = replace(point, bias=node.input(2), bias_slope=np.ones(len(point.slope)))
     return point
 

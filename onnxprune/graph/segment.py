@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
+from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model, constant_nodes, constant_type
 from onnxprune.graph.view import Node
 
@@ -25,6 +26,9 @@ def segment(
         known: tensors made before these nodes; only their types matter. Those that are read become inputs.
         wanted: tensors to hand out.
         parameters: constants that become inputs too, so that one session serves many values.
+
+    Raises:
+        ModelError: a sequence or map would be an input.
     """
     types = _constant_types(model)
     proto = onnx.ModelProto(
@@ -45,6 +49,8 @@ def segment(
                 inputs[name] = types[name]
             elif name in types:
                 constants[name] = model.constants[name]
+            elif name in known and not isinstance(known[name], np.ndarray):
+                raise ModelError(f"{model.name}: {node} reads {name!r}, no tensor; use --no-repair and another scorer")
             elif name in known:
                 inputs[name] = onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype)
     for name in constants:

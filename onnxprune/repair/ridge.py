@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _BATCHED = 64  # columns up to which matrices are inverted together
+_EXACT_ELEMENTS = 1 << 24  # up to this many elements of so narrow rows, products run in float64
+_PIECE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,25 @@ class Solver:
         self._mean = columns.mean(axis=1, dtype=np.float64) if fit.has_bias else np.zeros((groups, width))
         self._centred = columns - self._mean[:, None].astype(columns.dtype) if fit.has_bias else columns
         self._dual = width > rows
-        transposed = self._centred.transpose(0, 2, 1)
-        gram = np.matmul(self._centred, transposed) if self._dual else np.matmul(transposed, self._centred)
-        self._gram = gram.astype(np.float64)
+        self._gram = _gram(self._centred.transpose(0, 2, 1) if self._dual else self._centred)
         energy = np.trace(self._gram, axis1=1, axis2=2) / width
         self._scale = np.maximum(energy, 1e-30)
         self._inverse: object = None
 
-    def prepare(self, ridge: float) -> None:
-        """Factorise for a ridge, given relative to the mean diagonal of the second moments."""
+    def prepare(self, ridge: float) -> bool:
+        """Factorise for a ridge, relative to the mean diagonal; False where it is too small for rounding errors."""
         size = self._gram.shape[1]
         matrix = self._gram + (ridge * self._scale)[:, None, None] * np.eye(size)
         if size <= _BATCHED:
             self._inverse = np.linalg.inv(matrix)
-            return
-        from scipy.linalg import cho_factor
+            return True
+        from scipy.linalg import LinAlgError, cho_factor
 
-        self._inverse = [cho_factor(each, lower=True, overwrite_a=True, check_finite=False) for each in matrix]
+        try:
+            self._inverse = [cho_factor(each, lower=True, overwrite_a=True, check_finite=False) for each in matrix]
+        except LinAlgError:
+            return False
+        return True
 
     def solve(self, residual: np.ndarray) -> Correction:
         """The correction for `(R, C)` residuals at the fit point."""
@@ -122,6 +126,18 @@ class Solver:
 
         assert isinstance(self._inverse, list)
         return np.stack([cho_solve(f, r, check_finite=False) for f, r in zip(self._inverse, right, strict=True)])
+
+
+def _gram(rows: np.ndarray) -> np.ndarray:
+    """`(groups, K, K)` products of `(groups, R, K)` rows, summed in float64 over pieces multiplied as they are."""
+    groups, count, width = rows.shape
+    total = np.zeros((groups, width, width))
+    exact = width <= _BATCHED and groups * width * count <= _EXACT_ELEMENTS
+    for start in range(0, count, _PIECE):
+        piece = rows[:, start : start + _PIECE]
+        piece = piece.astype(np.float64) if exact else piece
+        total += np.matmul(piece.transpose(0, 2, 1), piece)
+    return total
 
 
 def one_sided(fit: Fit, solver: Solver, start: Correction, steps: int) -> Correction:
@@ -158,7 +174,8 @@ def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: in
     solver = Solver(fit)
     chosen = None
     for ridge in ridges:
-        solver.prepare(ridge)
+        if not solver.prepare(ridge):
+            continue
         found = solver.solve(fit.target - fit.current)
         if (reached := loss(held_out, found)) < least or chosen is None:
             chosen = (ridge, found)

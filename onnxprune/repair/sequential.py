@@ -22,12 +22,12 @@ from onnxprune.graph.view import GraphView, is_float, view
 from onnxprune.importance.base import Progress, no_progress
 from onnxprune.repair.ridge import Correction, Fit, fit_correction
 
-_LEAST_ROWS = 8192
-_ROWS_PER_COLUMN = 16
+_LEAST_ROWS = 16384
+_ROWS_PER_COLUMN = 48
 _COLUMN_BYTES = 192 << 20
 _HELD_OUT = 5  # every fifth batch chooses among ridges
-_RIDGES = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1)
-_STEPS = 8
+_RIDGES = (1e-6, 1e-3, 3e-2)
+_STEPS = 6
 _SAME = 1e-6
 _NOT_PRODUCT = 1e-2
 
@@ -78,7 +78,7 @@ def repair(
     for number, point in enumerate(plan.points):
         if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, replay.model):
             generator = np.random.default_rng([config.seed, number])
-            fit = _rows(point, pruned_graph, replay, reference, generator)
+            fit = _rows(point, replay, reference, generator)
             changed = None if fit is None else _refit(point, replay.model, *fit)
             if changed:
                 replay.model = replay.model.with_constants(changed)
@@ -92,12 +92,8 @@ def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
     return weight is not None and is_float(weight) and len(graph.consumers.get(point.layer.weight, ())) == 1
 
 
-def _own_bias(point: FitPoint, graph: GraphView, model: Model) -> bool:
-    return point.bias is not None and point.bias in model.constants and len(graph.consumers.get(point.bias, ())) == 1
-
-
 def _rows(
-    point: FitPoint, graph: GraphView, replay: Replay, reference: _Original, generator: np.random.Generator
+    point: FitPoint, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> tuple[Fit, Fit] | None:
     """Fit rows and held-out rows of a layer; None where its fit point is as in the original already."""
     layer = point.layer
@@ -129,10 +125,12 @@ def _rows(
         np.concatenate(target),
         point.slope,
         point.bounds,
-        has_bias=_own_bias(point, graph, replay.model),
+        has_bias=point.bias is not None,
     )
     scale = np.abs(fit.target).max(initial=0.0)
-    if np.abs(fit.target - fit.current).max(initial=0.0) <= _SAME * scale:
+    difference = np.abs(fit.target - fit.current).max(initial=0.0)
+    # Also nothing to do where a network overflows: NaN compares as false.
+    if not difference > _SAME * scale or not np.isfinite(fit.columns).all() or not np.isfinite(difference):
         return None
     chosen = np.concatenate(held_out)
     if not chosen.any() or chosen.all():

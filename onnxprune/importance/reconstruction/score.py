@@ -8,22 +8,25 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
+from onnxprune.calibration.runner import collect as run_model
 from onnxprune.errors import InputError
-from onnxprune.evaluation.outputs import OutputKind, output_kind
+from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.fitpoint import FitPoint, Schedule, schedule
 from onnxprune.graph.model import Model
+from onnxprune.graph.remove import masked
 from onnxprune.graph.space import Group, PruneSpace
 from onnxprune.graph.view import GraphView, view
 from onnxprune.importance.base import GroupScore, ScoreContext, Scores
 from onnxprune.importance.reconstruction.curves import Variant, interpolate, measure
 from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
+from onnxprune.importance.reconstruction.energy import by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
 
 _RIDGE = 1e-3
 _HELD_OUT = 4  # every fourth row measures damage instead of moments
-_MOST_MEASURED = 400
-_WIDTHS = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
+_MOST_MEASURED = 256
+_WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
 
 
 def score(context: ScoreContext) -> Scores:
@@ -39,6 +42,8 @@ def score(context: ScoreContext) -> Scores:
     fit, measured = split(data)
     plan = _plan(context)
     results, statistics = _eliminate(context, plan, fit)
+    others = [group for group in context.space.groups if group.name not in results]
+    results |= by_energy(context, others, fit)
     damages = _damages(context, plan, results, statistics, measured)
     scores = []
     for group in context.space.groups:
@@ -93,8 +98,9 @@ def _eliminate(
     space, config = context.space, context.config
     feeds = batch_feeds(plan.model, plan.graph, fit, space.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
-    waiting = {group.name: {node for node in group.consumers if node in plan.points} for group in space.groups}
-    used = set().union(*waiting.values())
+    # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
+    waiting = {g.name: {*g.consumers} for g in space.groups if g.consumers and {*g.consumers} <= {*plan.points}}
+    used = {node for nodes in waiting.values() for node in nodes}
     statistics: dict[str, Statistics] = {}
     futures: list[Future[Elimination]] = []
     points = [point for point in plan.schedule.points if point.layer.node in used]
@@ -103,7 +109,7 @@ def _eliminate(
         weight = plan.model.constants[point.layer.weight]
         statistics[point.layer.node] = collect(replay, point, space, weight, generator)
         for group in space.groups:
-            if point.layer.node in waiting[group.name]:
+            if point.layer.node in waiting.get(group.name, ()):
                 waiting[group.name].remove(point.layer.node)
                 if not waiting[group.name]:
                     futures.append(context.executor.submit(eliminate, _task(group, statistics)))
@@ -120,7 +126,6 @@ def _task(group: Group, statistics: Mapping[str, Statistics]) -> Task:
     consumers = [
         consumer
         for node in group.consumers
-        if node in statistics
         for consumer in statistics[node].consumers(group, np.ones(statistics[node].outputs))
     ]
     return Task(group.name, tuple(consumers), widths(len(group)), _RIDGE)
@@ -143,9 +148,12 @@ def _damages(
     starts = {group.name: _first(group, replay) for group in space.groups}
     for number, group in enumerate(sorted(space.groups, key=lambda g: starts[g.name])):
         found = results[group.name]
-        replay.advance(starts[group.name])
-        variants = _variants(group, space, plan, found, statistics)
-        measured = measure(replay, variants, reference, kind, config.threads)
+        if _correctable(group, plan):
+            replay.advance(starts[group.name])
+            variants = _variants(group, space, plan, found, statistics)
+            measured = measure(replay, variants, reference, kind, config.threads)
+        else:
+            measured = _masked_damage(group, context, found, reference, kind, data)
         damages[group.name] = interpolate(found.errors, measured)
         context.progress("damage", number + 1, len(space.groups))
     return damages
@@ -157,7 +165,32 @@ def _outputs(replay: Replay, kind: OutputKind) -> dict[str, list[np.ndarray]]:
 
 
 def _first(group: Group, replay: Replay) -> int:
-    return min(replay.before(node) for node in group.consumers)
+    return min((replay.before(node) for node in group.consumers), default=0)
+
+
+def _correctable(group: Group, plan: _Plan) -> bool:
+    """Whether all consumers are layers with weights of their own."""
+    weights = [plan.points[node].layer.weight if node in plan.points else "" for node in group.consumers]
+    return bool(weights) and all(len(plan.graph.consumers.get(name, ())) == 1 for name in weights)
+
+
+def _masked_damage(
+    group: Group,
+    context: ScoreContext,
+    found: Elimination,
+    reference: Mapping[str, np.ndarray],
+    kind: OutputKind,
+    data: Dataset,
+) -> dict[int, float]:
+    """Damage at a few widths without any correction, by running the oracle of removal."""
+    measured = {}
+    for width in widths(len(group)):
+        removed = context.space.none_removed()
+        removed[group.units[found.order[: len(group) - width]]] = True
+        model = masked(context.model, context.view, context.space, removed)
+        outputs = run_model(model, data, kind.outputs, threads=context.config.threads)
+        measured[width] = divergence(reference, outputs, kind)
+    return measured
 
 
 def _variants(

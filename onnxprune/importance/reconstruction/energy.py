@@ -1,0 +1,61 @@
+"""Order for groups that no layer contracts over, such as those of the product of two activations in attention.
+
+There is no weight to correct, so a unit's loss is the mean square of its values where they are contracted, relative to
+the whole's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.graph.space import Group, Mask, PruneSpace
+from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.reconstruction.elimination import Elimination
+
+
+def by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:
+    """Eliminations of groups without correction.
+
+    Args:
+        context: model, space and options.
+        groups: the groups.
+        data: calibration rows.
+    """
+    masks = {group.name: _masks(context.space, group) for group in groups}
+    tensors = dict.fromkeys(mask.tensor for own in masks.values() for mask in own)
+    energy = _mean_squares(context, tensors, data) if tensors else {}
+    return {group.name: _ordered(group, context.space, masks[group.name], energy) for group in groups}
+
+
+def _masks(space: PruneSpace, group: Group) -> list[Mask]:
+    return [mask for mask in space.masks if mask.node in group.consumers and np.isin(group.units, mask.units).any()]
+
+
+def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Dataset) -> dict[str, np.ndarray]:
+    """Mean square of every element position of each tensor, over rows (a constant's own squares)."""
+    constants = {**context.space.facts.folded, **context.model.constants}
+    found = {name: np.square(constants[name], dtype=np.float64) for name in tensors if name in constants}
+    computed = [name for name in tensors if name not in constants]
+    if not computed:
+        return found
+    sums: dict[str, np.ndarray] = {}
+    for values in Runner(context.model, computed, threads=context.config.threads).run(data, 1):
+        for name in computed:
+            square = np.square(values[name], dtype=np.float64) / len(data)
+            sums[name] = square if name not in sums else sums[name] + square
+    return found | sums
+
+
+def _ordered(group: Group, space: PruneSpace, masks: Sequence[Mask], energy: Mapping[str, np.ndarray]) -> Elimination:
+    total = np.zeros(space.units)
+    for mask in masks:
+        values = energy[mask.tensor]
+        others = tuple(axis for axis in range(values.ndim) if axis != mask.axis)
+        per_position = values.mean(axis=others)
+        total += np.bincount(mask.units, per_position / max(per_position.sum(), 1e-30), minlength=space.units)
+    own = total[group.units]
+    order = np.argsort(own, kind="stable")
+    lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
+    return Elimination(group.name, order, lost.copy(), {})
