@@ -23,7 +23,6 @@ from onnxprune.ops.base import TorchRule
 if TYPE_CHECKING:
     import torch
 
-_LARGEST_DIFFERENCE = 1e-3  # relative to the output's scale; float32 sums in another order differ by less
 # Operators that only move a constant's values: a weight behind them is trained where it is stored.
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -160,14 +159,21 @@ class Network:
         return model.with_constants(changed)
 
 
-def bound_network(model: Model, outputs: Sequence[str], probe: Dataset, device: str = "cpu") -> Network:
+def bound_network(
+    model: Model,
+    outputs: Sequence[str],
+    probe: Dataset,
+    device: str = "cpu",
+    tolerance: float = 1e-3,
+) -> Network:
     """A network that was seen to compute what onnxruntime computes.
 
     Args:
         model: the model.
-        outputs: tensors that a call returns.
+        outputs: tensors that a call returns; the graph's outputs by default.
         probe: a few rows to compare on.
         device: where the network runs.
+        tolerance: largest difference, relative to the output's scale; sums in another order differ by 1e-5 or so.
 
     Raises:
         InputError: torch is missing.
@@ -175,7 +181,7 @@ def bound_network(model: Model, outputs: Sequence[str], probe: Dataset, device: 
     """
     torch = import_torch()
     network = Network(model, outputs, device)
-    expected = Runner(model, outputs).run(probe, len(probe))
+    expected = Runner(model, network.outputs).run(probe, len(probe))
     for feed, reference in zip(probe.batches(len(probe)), expected, strict=True):
         tensors = network.inputs(feed)
         try:
@@ -186,7 +192,7 @@ def bound_network(model: Model, outputs: Sequence[str], probe: Dataset, device: 
         for name, array in reference.items():
             own = found[name].cpu().numpy()
             scale = max(float(np.abs(array).max(initial=0.0)), 1e-3)
-            if own.shape != array.shape or not np.abs(own - array).max(initial=0.0) <= _LARGEST_DIFFERENCE * scale:
+            if own.shape != array.shape or not np.abs(own - array).max(initial=0.0) <= tolerance * scale:
                 raise ModelError(
                     f"{model.name}: output {name!r} in torch is not what onnxruntime gives; the model cannot be trained"
                 )
