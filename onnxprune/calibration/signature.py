@@ -54,15 +54,16 @@ class InputSpec:
 def signature(model: Model) -> tuple[InputSpec, ...]:
     """The inputs a run must feed, in order.
 
-    An input has a batch axis where its first dimension is that of the first input (both free, or the same number) and
-    no other axis is called batch. A first input with one fixed dimension, or none, has no batch axis.
+    The batch is the first dimension of the first input that can have one: not of a scalar, of a vector of fixed length,
+    or where another axis is called batch. An input whose first dimension is that one (both free, or the same number)
+    has a batch axis.
 
     Raises:
         ModelError: an input is not a tensor.
     """
     values = [value for value in model.proto.graph.input if value.name not in model.constants]
     shapes = [_dims(value, model) for value in values]
-    batch = _batch_of(shapes[0]) if shapes else None
+    batch = next((found for dims in shapes if (found := _batch_of(dims)) is not None), None)
     return tuple(
         InputSpec(value.name, _dtype(value), dims, _is_batched(dims, batch))
         for value, dims in zip(values, shapes, strict=True)
@@ -97,7 +98,7 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
 
 
 def _batch_of(dims: tuple[Dim, ...] | None) -> int | None:
-    """The first input's batch: a number, -1 where it is free, None where there is none."""
+    """The batch that an input tells: a number, -1 where it is free, None where it has none."""
     if dims is None:
         return -1
     if not dims or _names_other_batch(dims):
@@ -110,7 +111,7 @@ def _batch_of(dims: tuple[Dim, ...] | None) -> int | None:
 def _is_batched(dims: tuple[Dim, ...] | None, batch: int | None) -> bool:
     if dims is None:
         return batch is not None
-    if not dims or batch is None or _names_other_batch(dims):
+    if not dims or batch is None:
         return False
     return dims[0] == batch if isinstance(dims[0], int) else batch == -1
 

@@ -87,7 +87,7 @@ def measure(
         seed: seed of random rows.
 
     Raises:
-        InputError: no models, a number below 1, or too few rows.
+        InputError: no models, or a number below 1.
         ModelError: a model cannot be run.
     """
     if not models or batch < 1 or rounds < 1 or warmup < 0:
@@ -153,18 +153,16 @@ def _sample(session: Any, feed: Feed, runs: int) -> float:
 
 
 def make_feed(model: Model, batch: int = 1, data: Dataset | None = None, seed: int = 0) -> Feed:
-    """A feed of `batch` rows (or the model's fixed batch): of `data`, or random.
+    """A feed of `batch` rows (or the model's fixed batch): the first of `data`, from the start again if too few, or random.
 
     Raises:
-        InputError: the data have too few rows, or an input has no known shape.
+        InputError: an input has no known shape.
     """
     specs = signature(model)
     batch = fixed_batch(specs) or batch
     if data is not None:
         rows = 1 if data.whole else batch
-        if len(data) < rows:
-            raise InputError(f"{data.source}: {len(data)} rows are too few for a batch of {batch}")
-        return data.take(range(rows)).feeds()
+        return data.take(np.arange(rows) % len(data)).feeds()
     shapes = input_shapes(model, view(model), specs)
     rng = np.random.default_rng(seed)
     feed = {}

@@ -98,6 +98,14 @@ def test_mean_and_std_go_to_the_stored_channels(dims, first):
     assert feed.dtype == np.float32
 
 
+@pytest.mark.parametrize(("dims", "axes"), [("N,3,3,5", (0, 3, 1, 2)), ("N,45", None)])
+def test_channels_are_the_axis_that_moves_where_another_has_their_number(dims, axes):
+    x = np.zeros((2, 3, 5, 3), np.uint8)
+    feed = load_data(x, *taking(dims), PreprocessConfig(mean=MEAN, layout="auto" if axes else "nhwc")).feeds()["x"]
+    expected = np.broadcast_to(-np.array(MEAN), x.shape)
+    np.testing.assert_allclose(feed, expected.transpose(axes) if axes else expected.reshape(2, 45))
+
+
 @pytest.mark.parametrize(
     ("options", "formula"),
     [

@@ -229,6 +229,19 @@ def test_whole_feeds_for_inputs_without_a_batch_axis(recurrent):
     assert single.feeds()["input"].shape == (4, 5)
 
 
+@pytest.mark.parametrize("inputs", ["{0}, {1}, {2}", "{2}, {1}, {0}", "{1}, {0}, {2}"])
+def test_batch_is_found_whatever_the_order_of_inputs(inputs):
+    declared = inputs.format("float[batch,5] input", "float[2,batch,3] state", "int64 sr")
+    model = loaded(
+        f"g ({declared}) => (float[batch,5] y, float[2,batch,3] next, int64 r)"
+        "{ y = Relu (input)  next = Relu (state)  r = Identity (sr) }"
+    )
+    held = {"input": np.zeros((4, 5), np.float32), "state": np.zeros((2, 1, 3), np.float32), "sr": np.int64(1)}
+    data = load_data(held, *model)
+    assert len(data) == 4
+    assert next(data.batches(2))["input"].shape == (1, 5)
+
+
 def test_whole_feeds_of_a_wrong_shape_say_so(recurrent):
     with pytest.raises(
         InputError, match=r"shape \[4, 2, 3\] does not fit.*'state': float32 \[2, batch, 3\].*no batch axis"
@@ -318,6 +331,13 @@ def test_integers_that_the_models_type_cannot_hold():
         load_data(np.array([[1, 300]]), *model)
     with pytest.raises(InputError, match=r"'x': int8.*cannot take float32 data"):
         load_data(np.zeros((1, 2), np.float32), *model)
+
+
+def test_truth_values_are_zero_or_one():
+    model = loaded("g (bool[N,2] x) => (bool[N,2] y) { y = Not (x) }")
+    assert load_data(np.array([[1, 0]]), *model).feeds()["x"].tolist() == [[True, False]]
+    with pytest.raises(InputError, match="values from 0 to 2"):
+        load_data(np.array([[0, 2]]), *model)
 
 
 def test_values_beyond_half_precision():
