@@ -7,7 +7,7 @@ import typer
 from onnxprune.cli.command import Command, typer_function
 from onnxprune.version import __version__
 
-COMMANDS = ("prune", "inspect", "score", "validate", "bench", "finetune", "ops", "config")
+COMMANDS = ("prune", "sweep", "inspect", "score", "validate", "bench", "finetune", "ops", "config")
 """Modules of this package in the order of the help; each has a function of its own name marked with `@command`."""
 
 

@@ -1,7 +1,7 @@
 """`onnxprune score`."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +49,8 @@ def score(
         prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = pipeline.score(prepared, config, SerialExecutor(), progress)
+    if prepared.data is not None:
+        scores = replace(scores, notes=(*prepared.data.notes, *scores.notes))
     terminal.show(score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: score_report(str(model), scores, config, clock.seconds, origin))

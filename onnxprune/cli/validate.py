@@ -70,9 +70,9 @@ def validate(
         progress("compare", 0, 0)
         metrics = compare(original, changed, rows, threads=config.threads)
     costs = measure(original), measure(changed)
-    terminal.show(validate_summary(str(model), str(other), costs, metrics, len(rows)))
+    terminal.show(validate_summary(str(model), str(other), costs, metrics, rows))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
-    terminal.report(files.json, lambda: validate_report(str(model), str(other), costs, metrics, len(rows), origin))
+    terminal.report(files.json, lambda: validate_report(str(model), str(other), costs, metrics, rows, origin))
     main = main_metric(metrics)
     if config.max_drop is not None and main is not None:
         lost = 100 * (metrics[main].before - metrics[main].after)

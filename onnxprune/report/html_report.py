@@ -21,7 +21,7 @@ from onnxprune.report.text import (
     size,
     some,
 )
-from onnxprune.result import MetricChange, PruneResult
+from onnxprune.result import LatencyReport, MetricChange, PruneResult
 
 MOST_REASONS = 100
 POINT = 0.01
@@ -70,10 +70,12 @@ def _header(title: str, result: PruneResult) -> Markup:
 
 def _tiles(result: PruneResult) -> Markup:
     before, after = result.before, result.after
+    latency = result.latency
     costs = (
         _cost_tile("MACs", count(before.macs), count(after.macs), before.macs, after.macs),
         _cost_tile("Parameters", count(before.params), count(after.params), before.params, after.params),
         _cost_tile("Weights", size(before.bytes), size(after.bytes), before.bytes, after.bytes),
+        None if latency is None else _latency_tile(latency),
     )
     metrics = [_metric_tile(name, change) for name, change in result.metrics.items()]
     return join(
@@ -93,6 +95,11 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Ma
     return _tile(name, change, now, f"from {was}", svg.share_bar(left, f"{percent(left)} of the {name} are left"))
 
 
+def _latency_tile(latency: LatencyReport) -> Markup:
+    was, now = (f"{time:.3g} ms" for time in (latency.before, latency.measured))
+    return _cost_tile("Measured latency", was, now, latency.before, latency.measured)
+
+
 def _metric_tile(name: str, change: MetricChange) -> Markup:
     label = metric_name(name)
     if is_share(name):
@@ -101,7 +108,8 @@ def _metric_tile(name: str, change: MetricChange) -> Markup:
         bar = svg.share_bar(change.after, f"{label} {percent(change.after)}")
     else:
         kind, bar = "calm", None
-    difference = badge(metric_change(name, change).replace("-", "−"), kind)
+    same = change.before == change.after
+    difference = badge("unchanged" if same else metric_change(name, change).replace("-", "−"), kind)
     was = f"from {metric_value(name, change.before)}"
     return _tile(label[:1].upper() + label[1:], difference, metric_value(name, change.after), was, bar)
 
@@ -144,6 +152,8 @@ def _decision(result: PruneResult) -> Markup:
     if program.gap is not None:
         facts.append(("gap", percent(program.gap, 2)))
     facts.append(("time", duration(program.seconds)))
+    if result.latency is not None:
+        facts += _latency(result.latency)
     timings = [(stage, seconds) for stage, seconds in result.timings.items() if seconds > 0]
     total = sum(seconds for _, seconds in timings)
     parts = [(f"{stage}: {duration(seconds)}", seconds) for stage, seconds in timings]
@@ -163,6 +173,16 @@ def _decision(result: PruneResult) -> Markup:
         ),
         _oamip(result),
     )
+
+
+def _latency(latency: LatencyReport) -> list[tuple[str, object]]:
+    """Prediction and measurement side by side."""
+    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}" if latency.threads else "all cores"
+    predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
+    return [
+        ("latency left", f"{measured} measured, {predicted} predicted"),
+        ("measured at", f"batch {latency.batch}, {threads}, {latency.rounds} rounds of solving and measuring"),
+    ]
 
 
 def _status(status: str) -> Markup:

@@ -44,16 +44,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
-    head: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
+def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
+    """What all reports begin with."""
+    found: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
     if origin is not None:
-        head |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
-    return head
+        found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
+    return found
 
 
 def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `prune`."""
-    report = _head("prune", result.source, origin) | {
+    report = head("prune", result.source, origin) | {
         "before": plain(result.before),
         "after": plain(result.after),
         "metrics": plain(result.metrics),
@@ -85,7 +86,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `inspect`: `before` are the model's costs, `floor` those with one unit left in each group."""
-    return _head("inspect", found.model, origin) | {
+    return head("inspect", found.model, origin) | {
         "before": plain(found.costs),
         "floor": plain(found.floor),
         "units": found.units,
@@ -104,7 +105,7 @@ def score_report(
     model: str, scores: "Scores", config: PruneConfig, timings: Mapping[str, float], origin: Provenance | None = None
 ) -> dict[str, Any]:
     """The report of `score`: per group the scores by unit, the order of removal and the predicted damage."""
-    report = _head("score", model, origin) | {
+    report = head("score", model, origin) | {
         "importance": config.importance,
         "groups": [
             {
@@ -137,7 +138,7 @@ def validate_report(
     origin: Provenance | None = None,
 ) -> dict[str, Any]:
     """The report of `validate`: `before` is the first model, `after` the other."""
-    return _head("validate", model, origin) | {
+    return head("validate", model, origin) | {
         "other": other,
         "before": plain(costs[0]),
         "after": plain(costs[1]),
@@ -149,14 +150,14 @@ def validate_report(
 
 def bench_report(measured: "Sequence[Latency]", origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `bench`: one entry a model, the first is what the ratios compare with."""
-    return _head("bench", measured[0].model, origin) | {"models": [plain(entry) for entry in measured]}
+    return head("bench", measured[0].model, origin) | {"models": [plain(entry) for entry in measured]}
 
 
 def finetune_report(
     model: str, trained: "FinetuneResult", config: FinetuneConfig, origin: Provenance | None = None
 ) -> dict[str, Any]:
     """The report of `finetune`: every epoch, number 0 is the model as it came."""
-    return _head("finetune", model, origin) | {
+    return head("finetune", model, origin) | {
         "loss": trained.loss,
         "best": trained.best,
         "history": plain(trained.history),

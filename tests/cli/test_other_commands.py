@@ -63,6 +63,15 @@ def test_score(run, schema, lenet: Path) -> None:
         assert sorted(group["order"]) == list(range(group["units"]))
 
 
+def test_random_data_are_announced(run, lenet: Path, tmp_path: Path) -> None:
+    arguments = ("--importance", "activation", "--data", "random", "--json", "-")
+    for words in (("prune", lenet, "-o", "a.onnx", "--target", "macs=0.9", "--no-repair"), ("score", lenet)):
+        done = run(*words, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "note: the inputs are random noise" in done.stderr
+        assert any("random noise" in note for note in json.loads(done.stdout)["notes"])
+
+
 def test_bench(run, schema, lenet: Path) -> None:
     done = run("bench", lenet, lenet, "--seconds", 0, "--rounds", 2, "--no-memory", "--json", "-")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from onnxprune.report.html_network import MOST_CARDS
 from onnxprune.report.html_report import html_report
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import FileMark, Provenance
-from onnxprune.result import GroupResult, NotPruned, ProgramReport
+from onnxprune.result import GroupResult, LatencyReport, NotPruned, ProgramReport
 
 ORIGIN = Provenance(command="onnxprune prune a.onnx -o b.onnx", files={"model": FileMark("a.onnx", 10, "0" * 64)})
 VOID = {"meta", "br", "hr", "link"}
@@ -158,3 +158,11 @@ def test_histogram_counts_every_score_once() -> None:
 def test_interpolation() -> None:
     points = [(1.0, 9.0), (3.0, 5.0)]
     assert [svg.interpolate(points, at) for at in (0, 1, 2, 3, 4)] == [9, 9, 7, 5, 5]
+
+
+def test_latency_is_shown_where_there_was_a_budget(result) -> None:
+    timed = result(latency=LatencyReport(before=2.0, predicted=1.1, measured=1.2, batch=1, threads=1, rounds=2))
+    shown = " ".join(Page(html_report(timed, ORIGIN)).text)
+    for part in ("Measured latency", "1.2 ms", "from 2 ms", "60.0 % measured, 55.0 % predicted", "batch 1, 1 thread"):
+        assert part in shown
+    assert "latency" not in " ".join(Page(html_report(result(), ORIGIN)).text).lower()

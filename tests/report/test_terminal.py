@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 from rich.console import Console, RenderableType
 
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
 from onnxprune.graph.view import view
@@ -65,7 +66,9 @@ def test_bar() -> None:
 
 def test_validate_summary(result) -> None:
     whole = result()
-    text = shown(validate_summary("a.onnx", "b.onnx", (whole.before, whole.after), whole.metrics, 12))
+    rows = Dataset({"x": np.zeros((12, 1))}, None, "random", np.arange(12), notes=("random rows",))
+    text = shown(validate_summary("a.onnx", "b.onnx", (whole.before, whole.after), whole.metrics, rows))
+    assert "note: random rows" in text
     assert "12 rows; before: a.onnx, after: b.onnx" in text
     assert "12.50 %" in text
 
