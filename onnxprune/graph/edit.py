@@ -113,6 +113,8 @@ class GraphEdit:
             if name not in known and name not in made:
                 data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
                 graph.initializer.append(placeholder(onnx.TensorProto(name=name, data_type=data_type)))
+                if proto.ir_version < 4:  # then every initializer is also an input
+                    graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
         for value in source.graph.input:
             graph.input.append(value)
             if value.name in self.values and value.name in self.model.constants:

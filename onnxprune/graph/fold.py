@@ -1,6 +1,7 @@
 """Values of tensors that do not depend on the graph's data: computed from constants, or from shapes that are known."""
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnxprune.graph.view import GraphView, Node, is_float
 # Inputs and results above this many elements are not folded: once for constants, once for shape arithmetic.
 _CONSTANT_LIMIT = 1 << 26
 _SHAPE_LIMIT = 1 << 16
+_VIEW_LIMIT = 1 << 31
 
 # Operators that are cheap in numpy. What is not here counts as computed, which is always safe.
 _FOLDED = frozenset(
@@ -18,11 +20,11 @@ _FOLDED = frozenset(
     | {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Floor"}
     | {"Ceil", "Round", "Sign", "Erf", "Tanh", "Sigmoid", "Relu", "Clip", "Identity", "Cast", "CastLike", "Sin", "Cos"}
     | {"Concat", "Split", "Slice", "Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements", "Pad"}
-    | {"Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Tile", "ConstantOfShape", "Range"}
+    | {"Transpose", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Tile", "Range"}
     | {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "MatMul", "Gemm", "Trilu", "CumSum"}
     | {"QuantizeLinear", "DequantizeLinear", "NonZero", "TopK", "OneHot"}
 )
-_EXPANDING = frozenset({"ConstantOfShape", "Expand", "Tile"})
+_EXPANDING = frozenset({"Expand", "Tile"})
 _TRANSPARENT = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
@@ -50,6 +52,11 @@ def _fold(
             if shape is not None:
                 found[node.output()] = shape_value(node, shape)
             continue
+        if node.op_type == "ConstantOfShape":
+            target = model.constants.get(node.input(0), found.get(node.input(0), known.get(node.input(0))))
+            if target is not None and (filled := _filled(node, target)) is not None:
+                found[node.output()] = filled
+            continue
         if node.op_type not in _FOLDED or not any(node.inputs):
             continue
         feeds = {}
@@ -70,6 +77,16 @@ def _stored_shape(
     name = node.input(0)
     value = model.constants.get(name, found.get(name, known.get(name)))
     return None if value is None else value.shape
+
+
+def _filled(node: Node, target: np.ndarray) -> np.ndarray | None:
+    """The result of ConstantOfShape as a view of its one value, which takes no memory."""
+    value = node.attributes.get("value")
+    filler = np.zeros(1, np.float32) if value is None else np.asarray(getattr(value, "values", value))
+    sizes = [int(size) for size in target.ravel()]
+    if min(sizes, default=0) < 0 or prod(sizes) > _VIEW_LIMIT:
+        return None
+    return np.broadcast_to(filler.reshape(()), sizes)
 
 
 def shape_value(node: Node, shape: tuple[int, ...]) -> np.ndarray:

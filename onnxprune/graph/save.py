@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.errors import InputError, ModelError
+from onnxprune.graph.check import runs
 from onnxprune.graph.load import first_line
 from onnxprune.graph.model import Model, constant_nodes, skeleton, to_proto
 
@@ -29,7 +30,8 @@ def save(model: Model, path: Path | str, check: Callable[[Path], None] | None = 
     Args:
         model: what to write.
         path: the file's final name.
-        check: called with the written file before it gets its final name; raises where it does not like it.
+        check: called with the written file before it gets its final name; raises where it does not like it. By default
+            the file must load and run in onnxruntime.
 
     Raises:
         InputError: the path cannot be written.
@@ -44,7 +46,9 @@ def save(model: Model, path: Path | str, check: Callable[[Path], None] | None = 
         written = folder / path.name
         write(model, written)
         validate(model, written)
-        if check is not None:
+        if check is None:
+            runs(written, model)
+        else:
             check(written)
         for file in sorted(folder.iterdir(), key=lambda f: f == written):  # the model last: it refers to the data
             file.replace(path.parent / file.name)

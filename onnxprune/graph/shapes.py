@@ -21,7 +21,7 @@ from onnxprune.graph.view import GraphView, Node
 Shape = tuple[int, ...]
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
-_GUESSES = (64, 224, 512, 320, 16, 1)
+GUESSES = (64, 224, 512, 320, 16, 1)
 _INLINE = 1024
 # Operators whose result has the first input's shape, but which strict inference refuses.
 _NOT_INFERRED = frozenset({"GroupNormalization"})
@@ -128,7 +128,7 @@ def gather_facts(model: Model, graph: GraphView, input_shapes: Mapping[str, Shap
 def _first(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], known: Mapping[str, Shape]) -> _Pinned:
     """The first guess that gives every tensor a shape, else the one that gives most."""
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
-    pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in _GUESSES]
+    pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in GUESSES]
     failure: Exception | None = None
     best: _Pinned | None = None
     for inputs in (entry for i, entry in enumerate(pinned) if entry not in pinned[:i]):

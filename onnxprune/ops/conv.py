@@ -137,6 +137,7 @@ def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:
     source, weight, bias = node.input(0), node.input(1), node.input(2)
     shape = labels.shape(weight)
     if not labels.is_constant(weight) or (bias and not labels.is_constant(bias)):
+        labels.set(node.output(), 1, labels.fresh(labels.shape(node.output())[1], node, node.output()))
         labels.freeze_node(node, "the weight of the convolution is computed")
         return
     group = node.int("group", 1)

@@ -23,6 +23,7 @@ class Gemm(OpHandler):
         a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
         shape = labels.shape(b)
         if not labels.is_constant(b) or (c and not labels.is_constant(c)):
+            labels.set(y, 1, labels.fresh(labels.shape(y)[1], node, y))
             labels.freeze_node(node, "the weight or bias of Gemm is computed")
             return
         in_axis, out_axis = _weight_axes(node)

@@ -8,7 +8,6 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-
 Draw = Callable[[st.SearchStrategy], object]
 BATCH, SIZE = "N", 6
 
@@ -98,7 +97,9 @@ def split(b: Builder, draw: Draw, x: str, c: int) -> tuple[str, int]:
 def cut(b: Builder, draw: Draw, x: str, c: int) -> tuple[str, int]:
     start = draw(st.integers(0, c - 1))
     end = draw(st.integers(start + 1, c))
-    return b.node("Slice", x, *(b.constant(np.array([v])) for v in (start, end - c if end < c else 1000, 1))), end - start
+    return b.node(
+        "Slice", x, *(b.constant(np.array([v])) for v in (start, end - c if end < c else 1000, 1))
+    ), end - start
 
 
 def gather(b: Builder, draw: Draw, x: str, c: int) -> tuple[str, int]:
@@ -150,7 +151,9 @@ def attention(b: Builder, draw: Draw, x: str, c: int) -> tuple[str, int]:
     heads, depth = draw(st.sampled_from([2, 3])), draw(st.integers(1, 3))
     rows = b.node("Transpose", b.node("Reshape", x, b.constant(np.array([0, c, -1]))), perm=[0, 2, 1])
     q, k, v = (
-        b.node("Reshape", b.node("MatMul", rows, b.weight(c, heads * depth)), b.constant(np.array([0, 0, heads, depth])))
+        b.node(
+            "Reshape", b.node("MatMul", rows, b.weight(c, heads * depth)), b.constant(np.array([0, 0, heads, depth]))
+        )
         for _ in range(3)
     )
     scores = b.node("MatMul", b.node("Transpose", q, perm=[0, 2, 1, 3]), b.node("Transpose", k, perm=[0, 2, 3, 1]))
@@ -161,7 +164,23 @@ def attention(b: Builder, draw: Draw, x: str, c: int) -> tuple[str, int]:
 
 
 BLOCKS = (
-    *(conv, conv, conv, depthwise, transposed, norm, activation, activation, pool, add, add, concat, split, cut, gather),
+    *(
+        conv,
+        conv,
+        conv,
+        depthwise,
+        transposed,
+        norm,
+        activation,
+        activation,
+        pool,
+        add,
+        add,
+        concat,
+        split,
+        cut,
+        gather,
+    ),
     *(pad, shuffle, channels_last, gate, resize, dynamic, attention),
 )
 
