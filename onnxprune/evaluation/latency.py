@@ -153,7 +153,7 @@ def _sample(session: Any, feed: Feed, runs: int) -> float:
 
 
 def make_feed(model: Model, batch: int = 1, data: Dataset | None = None, seed: int = 0) -> Feed:
-    """A feed of `batch` rows (or the model's fixed batch): the first of `data`, from the start again if too few, or random.
+    """A feed of `batch` rows, or the model's fixed batch: the first of `data`, repeated if too few, or random.
 
     Raises:
         InputError: an input has no known shape.

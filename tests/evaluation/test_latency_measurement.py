@@ -33,7 +33,7 @@ def test_results_belong_to_their_models():
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own():
-    ballast = np.ones(80_000_000)
+    ballast = np.ones(25_000_000)
     (result,) = measure([network(8)], seconds=0, warmup=0, rounds=1, threads=1)
     assert 10_000_000 < result.peak_bytes < ballast.nbytes
 
