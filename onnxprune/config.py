@@ -166,6 +166,17 @@ class LatencyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """The points of a sweep."""
+
+    target: str = option("macs", "What the budgets are on.", choices=Target.KINDS)
+    points: int = option(8, "Number of budgets, at even steps.", minimum=1)
+    highest: float = option(0.9, "The largest budget, as a share of the original.", minimum=0)
+    lowest: float = option(0.2, "The smallest budget.", minimum=0)
+    latency: bool = option(True, "Measure the time of every point in onnxruntime.", name="time")
+
+
+@dataclass(frozen=True, slots=True)
 class PruneConfig:
     """What `prune` does, apart from the files it reads and writes."""
 

@@ -1,0 +1,84 @@
+"""`onnxprune sweep`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.command import command
+from onnxprune.cli.files import check_output, write_text
+from onnxprune.cli.options import Options, Section
+from onnxprune.cli.terminal import Terminal
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, option
+from onnxprune.errors import InputError
+
+NOT_FOR_SWEEPS = ("targets", "max_drop", "threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFiles:
+    """What `sweep` reads and writes."""
+
+    output: Path | None = option(
+        None, "Folder for sweep.html, sweep.json and the models; made where it is missing.", short="-o", metavar="DIR"
+    )
+    data: str | None = option(None, "Calibration inputs; forms as in prune --data.", metavar="DATA")
+    eval: str | None = option(None, "Inputs with labels that the points are measured on.", metavar="DATA")
+    save_models: bool = option(False, "Write every point's model into the folder.")
+    json: Path | None = option(None, "Write the machine report here too; - is stdout.", metavar="FILE|-")
+
+
+@command(
+    Section("Files", SweepFiles, "sweep"),
+    Section("Points", SweepConfig, "sweep"),
+    Section("Pruning", PruneConfig, omit=NOT_FOR_SWEEPS),
+    Section("Image input", PreprocessConfig, "preprocess"),
+)
+def sweep(
+    model: Annotated[Path, typer.Argument(help="The .onnx file; never changed.", metavar="MODEL.onnx")],
+    given: Options,
+    terminal: Terminal,
+) -> None:
+    """Prune a model to several budgets, and show which of the results are worth having."""
+    files, points = given.get(SweepFiles), given.get(SweepConfig)
+    check_output(files.json, [model, files.data, files.eval], "--json")
+    if files.save_models and files.output is None:
+        raise InputError("--save-models needs a folder: -o DIR")
+    if files.output is not None:
+        _make_folder(files.output)
+
+    from onnxprune import sweep as library
+    from onnxprune.report.provenance import provenance
+    from onnxprune.report.sweep_report import sweep_page, sweep_report, sweep_summary
+
+    with terminal.progress() as progress:
+        found = library.sweep(
+            model,
+            files.data,
+            evaluation=files.eval,
+            points=points,
+            config=given.get(PruneConfig),
+            preprocess=given.get(PreprocessConfig),
+            progress=progress,
+        )
+    origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
+    names: list[str | None] = [None] * len(found.points)
+    if files.output is not None:
+        if files.save_models:
+            for n, point in enumerate(found.points):
+                path = files.output / f"{model.stem}-{point.target.kind}-{point.target.value:g}.onnx"
+                point.result.save(path)
+                names[n] = str(path)
+        write_text(files.output / "sweep.html", sweep_page(found, origin))
+        terminal.report(files.output / "sweep.json", lambda: sweep_report(found, names, origin))
+    terminal.report(files.json, lambda: sweep_report(found, names, origin))
+    terminal.show(sweep_summary(found))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be made: {error.strerror}") from None

@@ -1,0 +1,160 @@
+"""What `sweep` found, for people and for programs: the table, the JSON report and the page with its charts."""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from onnxprune.report.html_parts import card, section
+from onnxprune.report.html_parts import table as html_table
+from onnxprune.report.json_report import head, plain
+from onnxprune.report.markup import Markup, element
+from onnxprune.report.provenance import Provenance
+from onnxprune.report.svg import HEIGHT, number, picture
+from onnxprune.report.terminal import GOOD, table
+from onnxprune.report.text import count, metric_name, metric_value, percent, size
+from onnxprune.sweep import COSTS, SweepPoint, SweepResult
+
+_TITLES = {"macs": "MACs", "params": "Parameters", "bytes": "Weights", "latency": "Latency"}
+_COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
+
+
+def sweep_summary(found: SweepResult) -> RenderableType:
+    """One line a point; the points on the front of the budget's own cost stand out."""
+    made = table(*_COLUMNS, _quality_title(found), "change")
+    front = set(found.front(found.points[0].target.kind))
+    for n, point in enumerate(found.points):
+        style = GOOD if n in front else ""
+        made.add_row(Text(str(point.target), style="bold"), *(Text(cell, style=style) for cell in _cells(found, point)))
+    missed = [Text(f"note: {target}: {reason}", style="yellow") for target, reason in found.missed.items()]
+    notes = [Text(f"note: {note}", style="yellow") for note in _notes(found)]
+    return Group(made, *missed, *notes)
+
+
+def sweep_report(found: SweepResult, files: Sequence[str | None], origin: Provenance | None = None) -> dict[str, Any]:
+    """The report of `sweep`.
+
+    Args:
+        found: the sweep.
+        files: where each point's model was written; None where it was not.
+        origin: command line, files and machine.
+    """
+    first = found.points[0].result
+    return head("sweep", found.source, origin) | {
+        "target": found.points[0].target.kind,
+        "metric": found.metric,
+        "before": {**plain(first.before), "quality": found.quality, "latency_ms": found.milliseconds},
+        "points": [
+            {
+                "target": str(point.target),
+                "file": file,
+                "after": plain(point.result.after),
+                "cost": dict(point.cost),
+                "latency_ms": point.milliseconds,
+                "quality": point.quality,
+                "metrics": plain(point.result.metrics),
+                "kept": {group.name: group.kept for group in point.result.groups},
+                "program": plain(point.result.program),
+                "latency": None if point.result.latency is None else plain(point.result.latency),
+                "front": [cost for cost in COSTS if n in found.front(cost)],
+            }
+            for n, (point, file) in enumerate(zip(found.points, files, strict=True))
+        ],
+        "missed": dict(found.missed),
+        "timings": plain(found.seconds),
+        "seed": first.seed,
+        "versions": plain(first.versions),
+        "settings": plain({key: value for key, value in first.settings.items() if key != "targets"}),
+        "notes": _notes(found),
+    }
+
+
+def sweep_page(found: SweepResult, origin: Provenance) -> str:
+    """A self-contained page: a chart for each cost, and the table."""
+    title = found.source.replace("\\", "/").rpartition("/")[2]
+    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
+    top = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content=f"onnxprune {origin.onnxprune}"),
+        element("title", f"{title}: sweep"),
+        element("style", Markup(style)),
+    )
+    charts = [_chart(found, cost) for cost in COSTS if found.front(cost)]
+    rows = [[str(point.target), *_cells(found, point)] for point in found.points]
+    columns = [*_COLUMNS, _quality_title(found), "change"]
+    body = element(
+        "main",
+        element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
+        *(element("div", note, class_="note") for note in _notes(found)),
+        *charts,
+        section("All points", None, html_table(columns, rows, range(1, len(columns)))),
+        section("How to reproduce", None, card(element("pre", origin.command))),
+        element("footer", f"onnxprune {origin.onnxprune}"),
+    )
+    return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"
+
+
+def _chart(found: SweepResult, cost: str) -> Markup:
+    """Quality against one cost; the front is a line, and the original is its right end."""
+    front = found.front(cost)
+    original = (1.0, found.quality or 0.0)
+    shown = [(point.cost[cost], point.quality or 0.0) for point in found.points]
+    best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
+    low, high = least - 0.05 * ((best - least) or 1.0), best + 0.05 * ((best - least) or 1.0)
+    right = max(1.0, *(share for share, _ in shown))
+
+    def place(share: float, quality: float) -> tuple[str, str]:
+        return number(100 * share / right), number(HEIGHT * (high - quality) / (high - low))
+
+    line = sorted([*(shown[n] for n in front), original])
+    drawn = [element("polyline", points=" ".join(",".join(place(*at)) for at in line), class_="line")]
+    names = ["the original", *(str(point.target) for point in found.points)]
+    for what, (share, quality) in zip(names, [original, *shown], strict=True):
+        x, y = place(share, quality)
+        told = f"{what}: {percent(share)} of the {_TITLES[cost]}, {percent(quality, 2)}"
+        drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
+    name = metric_name(found.metric or "")
+    label = f"{name} against {_TITLES[cost]}"
+    steps = [step / 5 for step in range(int(5 * right) + 1)]
+    marks = (element("span", percent(step, 0), style=f"left:{100 * step / right:.2f}%") for step in steps)
+    grid = element(
+        "div",
+        element("div", *(element("span", percent(at)) for at in (high, (high + low) / 2, low)), class_="scale"),
+        element("div", picture(100, HEIGHT, label, *drawn), class_="frame"),
+        element("div", *marks, class_="depth"),
+        class_="plot",
+    )
+    text = (
+        f"Share of the original's cost (across) and {name} (up). The line joins the points that no other point beats."
+    )
+    return section(_TITLES[cost], text, card(grid))
+
+
+def _quality_title(found: SweepResult) -> str:
+    return "quality" if found.metric is None else metric_name(found.metric)
+
+
+def _cells(found: SweepResult, point: SweepPoint) -> list[str]:
+    after = point.result.after
+    cells = [
+        count(after.macs) + _share(point, "macs"),
+        count(after.params) + _share(point, "params"),
+        size(after.bytes),
+        "–" if point.milliseconds is None else f"{point.milliseconds:.3g} ms{_share(point, 'latency')}",
+    ]
+    if found.metric is None or point.quality is None or found.quality is None:
+        return [*cells, "–", "–"]
+    return [*cells, metric_value(found.metric, point.quality), f"{100 * (point.quality - found.quality):+.2f} points"]
+
+
+def _share(point: SweepPoint, cost: str) -> str:
+    return f" ({percent(point.cost[cost], 0)})" if cost in point.cost else ""
+
+
+def _notes(found: SweepResult) -> list[str]:
+    """What the user should know, each once."""
+    return list(dict.fromkeys(note for point in found.points for note in point.result.notes))
