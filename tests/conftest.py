@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("onnxprune", deadline=None)
+settings.load_profile("onnxprune")
 
 CORPUS = Path(os.environ.get("ONNXPRUNE_CORPUS") or Path(__file__).resolve().parents[1].parent / "shared")
 

@@ -45,7 +45,7 @@ def expected(model, x):
 
 
 @given(batch=st.sampled_from(["N", 1, 3, 4]), count=st.integers(1, 11), size=st.sampled_from([None, 1, 2, 3, 5, 100]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_results_do_not_depend_on_how_rows_are_cut(batch, count, size):
     model, x = network(batch), rows(count)
     hidden, y = expected(model, x)

@@ -1,5 +1,8 @@
 """Measured latency: structure and consistency of results, never their speed."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -16,20 +19,33 @@ def network(width, batch="N"):
     return load(example(text, {"w": (64, width), "v": (width, 8)}))
 
 
-def test_results_belong_to_their_models():
-    small, large = network(8), network(20_000)
-    results = measure([large, small], batch=4, threads=1, seconds=0.1, warmup=1, rounds=5)
-    assert results[0].ratio == 1
+def test_sizes_belong_to_their_models():
+    results = measure([network(20_000), network(8)], batch=4, threads=1, seconds=0, warmup=1, rounds=5)
     for result in results:
         assert 0 < result.p10_ms <= result.median_ms <= result.p90_ms
-        assert (result.batch, result.threads, result.warmup) == (4, 1, 1)
-        assert result.rounds >= 5
+        assert (result.batch, result.threads, result.warmup, result.rounds) == (4, 1, 1, 5)
         assert result.runs >= 1
-    # A thousand times the work and the weights, so that no noise turns the order around.
-    assert results[1].ratio < 1
-    assert results[0].median_ms > results[1].median_ms
+    assert results[0].ratio == 1
     assert results[0].file_bytes > 20_000 * 72 * 4 > results[1].file_bytes
     assert results[0].peak_bytes > results[1].peak_bytes + 20_000 * 72
+
+
+def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
+    speeds, calls = {}, []
+
+    def sample(session, feed, runs):
+        base = speeds.setdefault(id(session), 2e-3 / 2 ** len(speeds))
+        calls.append(base)
+        # Each pair of calls takes twice the time of the pair before.
+        return base * 2 ** ((len(calls) - 1) // 2)
+
+    monkeypatch.setattr("onnxprune.evaluation.latency._sample", sample)
+    slow, fast = measure([network(8), network(9)], seconds=0, warmup=1, rounds=7, memory=False)
+    assert (slow.ratio, fast.ratio) == (1, 0.5)
+    assert slow.median_ms == pytest.approx(2 * fast.median_ms)
+    assert slow.p90_ms > 4 * slow.median_ms > 16 * slow.p10_ms
+    # Three samples each to find the length of a run, then the rounds, every other one backwards.
+    assert calls[6:14] == [2e-3, 1e-3, 1e-3, 2e-3, 2e-3, 1e-3, 1e-3, 2e-3]
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own():
@@ -44,9 +60,11 @@ def test_memory_is_left_out_on_request():
     assert result.rounds == 2
 
 
-def test_time_budget_adds_rounds():
-    (result,) = measure([network(8)], seconds=0.2, warmup=0, rounds=1, memory=False)
-    assert result.rounds > 1
+def test_time_budget_adds_rounds(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("onnxprune.evaluation.latency.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    results = [measure([network(8)], seconds=s, warmup=0, rounds=1, memory=False)[0] for s in (0, 10, 100)]
+    assert results[0].rounds == 1 < results[1].rounds < results[2].rounds < 100
 
 
 def test_fixed_batch_is_kept():
