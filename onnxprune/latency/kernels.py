@@ -55,7 +55,7 @@ def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
                     for _ in range(each.runs):
                         each.session.run(None, each.feed)
             for each in running:
-                times.append(_own_time(json.loads(Path(each.session.end_profiling()).read_text(encoding="utf-8"))))
+                times.append(own_time(json.loads(Path(each.session.end_profiling()).read_text(encoding="utf-8"))))
     return tuple(times)
 
 
@@ -70,7 +70,7 @@ def _start(model: Model, prefix: Path, threads: int) -> _Running:
     return _Running(session, feed, int(np.clip(_ROUND_S / (time.perf_counter() - began), least, most)))
 
 
-def _own_time(events: Sequence[dict[str, Any]]) -> float:
+def own_time(events: Sequence[dict[str, Any]]) -> float:
     """Mean kernel time of a run over the faster half of the runs, in microseconds.
 
     Conversions of layout belong to whoever reads the tensor: those behind the site's last node are not its own, unless

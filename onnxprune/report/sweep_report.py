@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.report.html_parts import card, section
+from onnxprune.report.html_parts import card, section, solid
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, plain
 from onnxprune.report.markup import Markup, element
@@ -83,7 +83,7 @@ def sweep_page(found: SweepResult, origin: Provenance) -> str:
         element("title", f"{title}: sweep"),
         element("style", Markup(style)),
     )
-    charts = [_chart(found, cost) for cost in COSTS if found.front(cost)]
+    charts = [_chart(found, cost) for cost in COSTS if found.front(cost) and not _repeats(found, cost)]
     rows = [[str(point.target), *_cells(found, point)] for point in found.points]
     columns = [*_COLUMNS, _quality_title(found), "change"]
     body = element(
@@ -96,6 +96,13 @@ def sweep_page(found: SweepResult, origin: Provenance) -> str:
         element("footer", f"onnxprune {origin.onnxprune}"),
     )
     return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"
+
+
+def _repeats(found: SweepResult, cost: str) -> bool:
+    """Whether bytes say nothing that parameters do not: all weights have one type."""
+    return cost == "bytes" and all(
+        abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in found.points
+    )
 
 
 def _chart(found: SweepResult, cost: str) -> Markup:
@@ -120,7 +127,7 @@ def _chart(found: SweepResult, cost: str) -> Markup:
     name = metric_name(found.metric or "")
     label = f"{name} against {_TITLES[cost]}"
     steps = [step / 5 for step in range(int(5 * right) + 1)]
-    marks = (element("span", percent(step, 0), style=f"left:{100 * step / right:.2f}%") for step in steps)
+    marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
     grid = element(
         "div",
         element("div", *(element("span", percent(at)) for at in (high, (high + low) / 2, low)), class_="scale"),

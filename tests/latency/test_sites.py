@@ -1,0 +1,97 @@
+"""Sites: what belongs together, what is equal, and what widths mean."""
+
+import numpy as np
+import onnx
+
+from onnxprune.calibration.session import open_session
+from onnxprune.evaluation.latency import make_feed
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.view import view
+from onnxprune.latency.sites import Site, sites
+
+
+def cut(model: Model) -> tuple[Site, ...]:
+    graph = view(model)
+    space = analyse(model, graph)
+    return sites(model, graph, space, space.facts)
+
+
+def test_a_site_holds_what_onnxruntime_fuses(network: Model) -> None:
+    found = cut(network)
+    assert [site.nodes for site in found] == [
+        ("stem", "stem.relu"),
+        *(run for n in range(3) for run in [(f"a{n}", f"a{n}.relu"), (f"b{n}", f"add{n}", f"add{n}.relu")]),
+        ("pool",),
+        ("flat",),
+        ("fc",),
+    ]
+
+
+def test_equal_blocks_share_a_key(network: Model) -> None:
+    keys = {site.nodes[0]: site.key for site in cut(network)}
+    assert keys["a0"] == keys["a1"] == keys["a2"]
+    assert keys["b0"] == keys["b1"]
+    assert keys["a0"] != keys["b0"]  # one has an Add
+
+
+def test_widths_reach_the_small_model(network: Model) -> None:
+    space = analyse(network, view(network))
+    names = [group.name for group in space.groups]
+    kept = [len(group) for group in space.groups]
+    kept[names.index("stem")], kept[names.index("a1")] = 12, 5
+    site = next(site for site in cut(network) if site.nodes[0] == "a1")
+    assert site.widths(kept) == (12, 5)
+    small = site.at((12, 5))
+    assert (5, 12, 3, 3) in [array.shape for array in small.constants.values()]
+    feed = make_feed(small)
+    outputs = open_session(small, threads=1).run(None, feed)
+    assert all(np.isfinite(output).all() for output in outputs)
+
+
+def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
+    for path in ("models/lenet5_mnist.onnx", "models/fc3_mnist.onnx"):
+        model = load(path)
+        space = analyse(model, view(model))
+        for site in cut(model):
+            small = site.at(site.widths([1] * len(space.groups)))
+            open_session(small, threads=1).run(None, make_feed(small))
+
+
+def test_a_flattened_group_counts_once_per_position() -> None:
+    model = load("models/lenet5_mnist.onnx")
+    space = analyse(model, view(model))
+    site = next(site for site in cut(model) if "/fc1/Gemm" in site.nodes)
+    kept = [len(group) for group in space.groups]
+    index = next(n for n, group in enumerate(space.groups) if "/fc1/Gemm" in group.consumers)
+    per_unit = 400 // kept[index]
+    kept[index] = 3
+    assert site.widths(kept)[0] == 3 * per_unit
+
+
+def test_groups_that_share_an_axis_add_up() -> None:
+    """Two branches concatenated before a convolution."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,3,8,8] x) => (float[1,2,8,8] y)
+    <float[4,3,1,1] wa, float[6,3,1,1] wb, float[5,10,1,1] wc, float[2,5,1,1] wd> {
+      a = Conv(x, wa)
+      b = Conv(x, wb)
+      c = Concat<axis=1>(a, b)
+      d = Conv(c, wc)
+      y = Conv(d, wd)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    shapes = {"wa": (4, 3, 1, 1), "wb": (6, 3, 1, 1), "wc": (5, 10, 1, 1), "wd": (2, 5, 1, 1)}
+    del proto.graph.initializer[:]
+    for name, shape in shapes.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.random(shape, np.float32), name))
+    model = load(proto)
+    space = analyse(model, view(model))
+    site = next(site for site in cut(model) if "d" in {n.outputs[0] for n in view(model).nodes if n.name in site.nodes})
+    kept = {"a": 3, "b": 2, "d": 4}
+    by_tensor = {group.producers[0]: n for n, group in enumerate(space.groups)}
+    order = [kept[name] for name, _ in sorted(by_tensor.items(), key=lambda item: item[1])]
+    assert sorted(site.widths(order)) == [4, 5]

@@ -1,0 +1,117 @@
+"""Latency budgets, with computed kernel times and clocks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.config import LatencyConfig, PruneConfig, Target
+from onnxprune.errors import BudgetError, InputError
+from onnxprune.graph.model import Model
+
+Kernels = list[int]
+Time = Callable[[Model], float]
+Clock = Callable[[Time], None]
+CONFIG = PruneConfig(importance="magnitude", latency=LatencyConfig(cache="off"))
+
+
+def test_the_budget_is_met_though_the_table_is_wrong(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    """Half of the end-to-end time is overhead that no kernel shows, so the first prediction is far too low."""
+    overhead = macs_clock(network)
+    pretend_clock(lambda model: overhead + macs_clock(model))
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.8")
+    assert result.latency is not None
+    assert result.latency.measured <= 0.81 * result.latency.before
+    assert result.latency.rounds > 1
+    assert result.latency.predicted == pytest.approx(result.latency.measured, rel=0.15)
+    assert result.notes == ()
+
+
+def test_widths_are_those_that_kernels_like(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.7")
+    assert {group.kept for group in result.groups} <= {8, 16}
+
+
+def test_round_to_auto_keeps_to_fast_widths_under_other_budgets(network: Model, pretended: Kernels) -> None:
+    result = onnxprune.prune(network, config=CONFIG, targets="macs=0.5", round_to="auto")
+    assert {group.kept for group in result.groups} == {8, 16}
+    assert result.after.macs <= 0.5 * result.before.macs
+    by_threshold = onnxprune.prune(network, config=CONFIG, threshold="mean", round_to="auto")
+    assert {group.kept for group in by_threshold.groups} <= {8, 16}
+
+
+def test_other_budgets_hold_beside_it(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    result = onnxprune.prune(network, config=CONFIG, targets=("latency=0.95", "params=0.4"))
+    assert result.after.params <= 0.4 * result.before.params
+
+
+def test_an_absolute_budget_counts_in_time(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    goal_us = 0.75 * macs_clock(network) * 1000
+    result = onnxprune.prune(network, config=CONFIG, targets=f"latency={goal_us:.0f}us")
+    assert result.latency is not None
+    assert result.latency.measured <= 1.01 * goal_us / 1000
+
+
+def test_a_budget_out_of_reach_says_the_least_time(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    with pytest.raises(BudgetError, match="latency in ms cannot go below"):
+        onnxprune.prune(network, config=CONFIG, targets="latency=0.01")
+
+
+def test_a_budget_that_measurements_never_meet_is_told(
+    network: Model, pretended: Kernels, pretend_clock: Clock
+) -> None:
+    pretend_clock(lambda model: 10.0)
+    with pytest.raises(BudgetError):
+        onnxprune.prune(network, config=CONFIG, targets="latency=0.5")
+
+
+def test_layers_cannot_have_a_latency_budget(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    with pytest.raises(InputError, match="whole model"):
+        onnxprune.prune(network, config=CONFIG, targets="latency:a1=0.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "again"),
+    [("latency=0.6", 0.6, "latency=0.6"), ("latency=1.5ms", 1500.0, "latency=1500us"), ("latency=1", 1.0, "latency=1")],
+)
+def test_latency_targets_are_shares_or_times(text: str, value: float, again: str) -> None:
+    target = Target.parse(text)
+    assert target.value == value
+    assert str(target) == again
+    assert Target.parse(str(target)) == target
+
+
+@pytest.mark.parametrize("text", ["latency=5", "latency=0.5us", "latency=3MB", "macs=1ms"])
+def test_numbers_that_are_neither_share_nor_time_are_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        Target.parse(text)
+
+
+def test_a_real_measurement_is_reported(tmp_path) -> None:
+    result = onnxprune.prune(
+        "models/lenet5_mnist.onnx",
+        config=PruneConfig(importance="magnitude", latency=LatencyConfig(cache=str(tmp_path))),
+        targets="latency=1",
+    )
+    assert result.latency is not None
+    assert np.isfinite([result.latency.before, result.latency.predicted, result.latency.measured]).all()
+    assert result.latency.before > 0
+    assert list(tmp_path.iterdir())
