@@ -213,6 +213,7 @@ class PruneConfig:
     )
     flip: bool = option(False, "With --distill: mirror half of the images, left to right.")
     shift: int = option(0, "With --distill: shift images by up to this many pixels.", minimum=0)
+    strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0)

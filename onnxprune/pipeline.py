@@ -20,8 +20,10 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
 from onnxprune.errors import InputError
+from onnxprune.evaluation.latency import make_feed
 from onnxprune.execution import SerialExecutor
-from onnxprune.graph.analysis import analyse
+from onnxprune.graph.analysis import analyse, require_understood
+from onnxprune.graph.check import RemovalCheck
 from onnxprune.graph.cost import measure
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
@@ -106,6 +108,8 @@ def prepare(
             rows = load_data(data, model, graph, preprocess, limit=config.images, seed=config.seed)
     with clock.stage("analyse"):
         space = analyse(model, graph, _input_shapes(rows))
+        if config.strict:
+            require_understood(space)
         return Prepared(model, graph, space, rows, measure(model, space))
 
 
@@ -278,7 +282,20 @@ def finish(
         settings=dataclasses.asdict(config),
         oamip=None if scores is None else scores.oamip,
         latency=latency,
+        check=_check(prepared, decision.removed, config),
         notes=(*decision.notes, *_notes(prepared, measured_on), *(() if scores is None else scores.notes)),
+    )
+
+
+def _check(prepared: Prepared, removed: Ids, config: PruneConfig) -> RemovalCheck:
+    """What the written file must pass, on the first calibration row (or random inputs)."""
+    return RemovalCheck(
+        model=prepared.model,
+        graph=prepared.view,
+        space=prepared.space,
+        removed=removed,
+        changed=prepared.data is not None and (config.repair or config.distill > 0),
+        feed=None if prepared.data is None else make_feed(prepared.model, data=prepared.data),
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +34,15 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class NotPruned:
-    """Channels that stay: `reason` in plain words; `node` is the operator at fault ("" for graph inputs and outputs)."""
+    """Channels that stay: `reason` in plain words; `node` is the operator at fault ("" for graph inputs and outputs).
+
+    `limitation` tells what onnxprune does not understand from what lies in the model's nature.
+    """
 
     tensor: str
     reason: str
     node: str
+    limitation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,7 @@ class PruneResult:
         oamip: the paper's program (`--importance oamip` only): objective, terms, images, scores per tensor.
         latency: where there was a latency budget.
         notes: what the user should know (what the data were, predictions and measurements that differ, ...).
+        check: what a written file must pass, in addition to being valid.
     """
 
     model: "Model"
@@ -212,6 +217,7 @@ class PruneResult:
     oamip: Mapping[str, Any] | None = None
     latency: LatencyReport | None = None
     notes: tuple[str, ...] = ()
+    check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def proto(self) -> "onnx.ModelProto":
@@ -224,4 +230,4 @@ class PruneResult:
         """Write the pruned model; see `graph.save.save`."""
         from onnxprune.graph.save import save
 
-        save(self.model, path)
+        save(self.model, path, self.check)

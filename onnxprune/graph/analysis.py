@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnxprune.errors import ModelError
 from onnxprune.graph.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
@@ -57,6 +58,21 @@ def analyse(
     _freeze_half_shared(labels, graph)
     labels.finish()
     return _space(model, graph, facts, labels)
+
+
+def require_understood(space: PruneSpace) -> None:
+    """Refuse a model in which channels stay because of what onnxprune does not understand.
+
+    Raises:
+        ModelError: says where, and how many such places there are.
+    """
+    found = [item for item in space.not_pruned if item.limitation]
+    if found:
+        first = found[0]
+        raise ModelError(
+            f"{space.model}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
+            f"{len(found)} such tensors in all; leave out --strict to keep their channels"
+        )
 
 
 def _unknown(node: Node, graph: GraphView, facts: Facts) -> str | None:
@@ -189,7 +205,11 @@ def _layers(graph: GraphView, facts: Facts, labels: Labels, unit: Ids) -> tuple[
 
 
 def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned, ...]:
-    found = (NotPruned(freeze.tensor, freeze.reason, freeze.node) for ids, freeze in freezes if (unit[ids] == 0).any())
+    found = (
+        NotPruned(freeze.tensor, freeze.reason, freeze.node, freeze.limitation)
+        for ids, freeze in freezes
+        if (unit[ids] == 0).any()
+    )
     return tuple(dict.fromkeys(found))
 
 

@@ -23,11 +23,15 @@ FIXED = 0
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Why ids are fixed: `reason` in plain words, at `node` (empty for graph inputs and outputs), first on `tensor`."""
+    """Why ids are fixed: `reason` in plain words, at `node` (empty for graph inputs and outputs), first on `tensor`.
+
+    `limitation` tells what the handlers do not understand from what lies in the model's nature.
+    """
 
     tensor: str
     reason: str
     node: str
+    limitation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +182,15 @@ class Labels:
         if ids is not None and len(ids):
             self.freezes.append((ids, Freeze(tensor, reason, node.name if node else "")))
 
-    def freeze(self, tensor: str, reason: str, node: Node | None) -> None:
+    def freeze(self, tensor: str, reason: str, node: Node | None, *, limitation: bool = False) -> None:
         """Fix every id of a tensor, also those that are placed on it later."""
-        self._opaque.setdefault(tensor, Freeze(tensor, reason, node.name if node else ""))
+        self._opaque.setdefault(tensor, Freeze(tensor, reason, node.name if node else "", limitation))
 
     def freeze_node(self, node: Node, reason: str) -> None:
-        """Fix every id that the node touches."""
+        """Fix every id that a node touches, because it is not understood."""
         for tensor in (*node.inputs, *node.captured, *node.outputs):
             if tensor:
-                self.freeze(tensor, reason, node)
+                self.freeze(tensor, reason, node, limitation=True)
 
     def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
         """Record that `node` sums over `axis` of `tensor`."""
