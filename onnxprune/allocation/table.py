@@ -52,11 +52,11 @@ class CostTable:
         total = self.constant + sum(values[at[g]] for g, values in self.alone.items())
         return float(total + sum(values[at[g], at[h]] for (g, h), values in self.pairs.items()))
 
-    def scaled(self, factor: float) -> "CostTable":
-        """The cost in another unit."""
+    def affine(self, factor: float, offset: float = 0.0) -> "CostTable":
+        """The cost times a factor, plus an offset."""
         return CostTable(
             self.widths,
-            self.constant * factor,
+            self.constant * factor + offset,
             {g: values * factor for g, values in self.alone.items()},
             {pair: values * factor for pair, values in self.pairs.items()},
         )

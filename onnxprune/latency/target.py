@@ -31,6 +31,8 @@ _NOISE = 0.01
 _UNUSED = 0.03
 # Where the table and the summed sites differ by more, the table is expanded anew around the result.
 _EXPANSION_ERROR = 0.02
+# How far the slope of the end-to-end time may be from the original's time over its kernels'.
+_STEEPEST = 3.0
 _MEASURE_S = 2.0
 _BUDGET = "latency in ms"
 
@@ -117,10 +119,12 @@ def by_latency(
     goal = min(_share(target, before) for target in targets)
     widths = whole.fast_widths(config)
     table = cost_table(whole.times, whole.full, widths)
-    scale = before / whole.times.total(whole.full)  # milliseconds end to end per microsecond in kernels
+    # A run takes `offset + slope * kernels` milliseconds.
+    kernels = whole.times.total(whole.full)
+    slope, offset = before / kernels, 0.0
     tries: list[_Try] = []
     for _ in range(_ROUNDS):
-        budget = Budget(_BUDGET, table.scaled(scale), goal * before)
+        budget = Budget(_BUDGET, table.affine(slope, offset), goal * before)
         decision = by_budget(whole.space, scores, [*budgets, budget], config, allowed=widths)
         predicted = decision.predicted[_BUDGET] / before
         kept = whole.space.kept(decision.removed)
@@ -135,10 +139,21 @@ def by_latency(
         if goal * (1 - _UNUSED) <= ratio <= goal * (1 + _NOISE):
             break
         exact = whole.times.total(kept)
-        if abs(scale * exact / (predicted * before) - 1) > _EXPANSION_ERROR:
+        if abs(table(kept) / exact - 1) > _EXPANSION_ERROR:
             table = cost_table(whole.times, kept, widths)
-        scale = after / exact
+        slope, offset = _line((kernels, before), (exact, after))
     return _best(tries, goal, whole.config)
+
+
+def _line(full: tuple[float, float], last: tuple[float, float]) -> tuple[float, float]:
+    """Slope and offset of the line through the original and the last try, each `(kernels, milliseconds)`.
+
+    The slope is kept near that of the original's line through 0: where the two are close, it is mostly noise.
+    """
+    through_zero = full[1] / full[0]
+    slope = (full[1] - last[1]) / (full[0] - last[0]) if last[0] < full[0] else through_zero
+    slope = float(np.clip(slope, through_zero / _STEEPEST, through_zero * _STEEPEST))
+    return slope, last[1] - slope * last[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ def test_the_budget_is_met_though_the_table_is_wrong(
     """Half of the end-to-end time is overhead that no kernel shows, so the first prediction is far too low."""
     overhead = macs_clock(network)
     pretend_clock(lambda model: overhead + macs_clock(model))
-    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.8")
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.9")
     assert result.latency is not None
-    assert result.latency.measured <= 0.81 * result.latency.before
+    assert result.latency.measured <= 0.91 * result.latency.before
     assert result.latency.rounds > 1
     assert result.latency.predicted == pytest.approx(result.latency.measured, rel=0.15)
     assert result.notes == ()
