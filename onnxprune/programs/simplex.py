@@ -54,6 +54,12 @@ class Simplex:
         entries = [list(zip(columns[start:stop], values[start:stop], strict=True)) for start, stop in pairwise(ends)]
         self._lp.addRows(entries, lhss=self._finite(lower), rhss=self._finite(upper))
 
+    def give(self, rows: np.ndarray) -> None:
+        """Give rows of the program (by number) to the solver before they are violated."""
+        new = rows[~self._given[rows]]
+        self._given[new] = True
+        self.add(self._program.A[new], self._program.row_lower[new], self._program.row_upper[new])
+
     def bound(self, column: int, lower: float, upper: float) -> None:
         """Give a column other bounds."""
         self._lp.chgBound(column, lower, upper)
@@ -78,7 +84,10 @@ class Simplex:
             return None
         if self._deadline is not None:
             self._lp.setRealParam(SCIP_LPPARAM.LPTILIM, max(1e-3, self._deadline - perf_counter()))
-        self._lp.solve()
+        try:
+            self._lp.solve()
+        except Exception as error:  # noqa: BLE001 (pyscipopt raises nothing more specific)
+            raise SolverError(f"SCIP's linear program failed on the {self._name}: {error}") from error
         if not self._lp.isOptimal():
             if self.out_of_time:
                 return None
@@ -88,8 +97,7 @@ class Simplex:
         violation[self._given] = 0.0
         worst = np.flatnonzero(violation > _TOLERANCE)
         worst = worst[np.argsort(-violation[worst], kind="stable")[:_ROWS]]
-        self._given[worst] = True
-        self.add(self._program.A[worst], self._program.row_lower[worst], self._program.row_upper[worst])
+        self.give(worst)
         return x, float(violation[worst].max(initial=0.0))
 
     def solve(self) -> np.ndarray | None:

@@ -143,8 +143,9 @@ def build(
     for units, columns in zip(layers, scores, strict=True):
         column[units] = columns
     start = _sparsity_columns(np.full(len(layers), -1.0))
-    low = np.where(np.arange(len(start)) == 0, -2.0, 0.0)  # no term is below -2
-    sparsity = builder.add_columns(low, np.full(len(start), np.inf), start)
+    # Every term is between -2 and -1, so that t is, and no excess is above 1.
+    low, high = (np.where(np.arange(len(start)) == 0, a, b) for a, b in ((-2.0, 0.0), (-1.0, 1.0)))
+    sparsity = builder.add_columns(low, high, start)
     count = len(images)
     losses = builder.add_columns(np.zeros(count), np.full(count, np.inf), np.zeros(count))
 

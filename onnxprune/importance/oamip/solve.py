@@ -1,5 +1,7 @@
 """Solve the paper's program: cutting planes for log-sum-exp around SCIP's LP interface, and around SCIP where gates are integer.
 
+An interior point (`interior`) says where the optimum is and which rows bind; SCIP's linear program with the tangents there and those
+rows then proves it, mostly at once. Where it does not, or where no interior point is sought, rounds follow:
 `e_m >= logsumexp(z) - z_y` is replaced by tangents, added until the objective of a feasible point is within the tolerance of the
 linear program's optimum, which is a lower bound. Tangents are taken between the best feasible point and that optimum (in-out
 separation: Ben-Ameur and Neto, "Acceleration of cutting-plane and column generation algorithms", Networks 2007), which needs fewer
@@ -12,6 +14,8 @@ from time import perf_counter
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from onnxprune.errors import SolverError
+from onnxprune.importance.oamip.interior import applicable, interior_point
 from onnxprune.importance.oamip.program import OamipProgram
 from onnxprune.programs.linear import LinearProgram
 from onnxprune.programs.scip import solve as solve_integer
@@ -21,6 +25,8 @@ TOLERANCE = 1e-5  # gap, relative to the objective, at which a program counts as
 _TOWARDS = 0.7  # where tangents are taken on the way from the best point to the optimum of the linear program
 _ROUNDS = 500
 _INSIDE = 0.999  # share of the way to the first violated row that is taken
+_PRICED = 1e-6  # multiplier above which a row is given to the linear program at once
+_PROOF_S = 10.0  # seconds for the proof of what is already known to be optimal, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +107,50 @@ def _close(objective: float, bound: float) -> bool:
 
 def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts) -> Solution:
     """The program with relaxed gates."""
+    began = perf_counter()
     linear = program.linear
     every = np.arange(len(program.labels))
-    simplex = Simplex(linear, name, time_limit)
+    best, objective, bound = program.start, program.objective(program.start), -np.inf
+    priced = np.zeros(0, dtype=np.int64)
+    if applicable(program):
+        found = interior_point(program, TOLERANCE / 2, time_limit)
+        best, objective, bound = found.x, found.objective, found.bound
+        priced = np.flatnonzero(np.abs(found.prices) > _PRICED)
+    proved = _close(objective, bound)
+    spent = perf_counter() - began
+    left = None if time_limit is None else time_limit - spent
+    if proved:
+        left = min(np.inf if left is None else left, max(_PROOF_S, spent))
+    simplex = Simplex(linear, name, left)
+    simplex.give(priced)
 
     def cut(x: np.ndarray, images: np.ndarray) -> None:
         rows, sides = cuts.at(program, x, images)
         simplex.add(rows, sides, np.full(len(sides), np.inf))
 
-    best, objective, bound = program.start, program.objective(program.start), -np.inf
     cut(best, every)
-    status, rounds, stalled = "limit", 0, False
-    while rounds < _ROUNDS and (found := simplex.step()) is not None:
-        rounds += 1
-        x, violation = found
-        value = float(linear.c @ x)
-        stalled, bound = value <= bound + TOLERANCE * max(1.0, abs(value)) * 0.1, max(bound, value)
-        point = x if violation == 0 else _furthest(linear, best, x)
-        reached = program.objective(point)
-        # A vertex has scores of 0 and 1 where the way to it has not: at equal value it is the better point.
-        if reached < objective or (violation == 0 and _close(reached, bound)):
-            best, objective = program.completed(point), reached
-        if _close(objective, bound):
-            status = "optimal"
-            break
-        cut(best + _TOWARDS * (x - best), every)
-        short = np.flatnonzero(program.losses(x) - x[program.loss_columns] > 0.1 * TOLERANCE)
-        if (stalled or rounds % 2 == 0) and len(short):
-            cut(x, short)
+    status, rounds, stalled = "optimal" if proved else "limit", 0, False
+    try:
+        while rounds < _ROUNDS and (step := simplex.step()) is not None:
+            rounds += 1
+            x, violation = step
+            value = float(linear.c @ x)
+            stalled, bound = value <= bound + TOLERANCE * max(1.0, abs(value)) * 0.1, max(bound, value)
+            point = x if violation == 0 else _furthest(linear, best, x)
+            reached = program.objective(point)
+            # A vertex has scores of 0 and 1 where the way to it has not: at equal value it is the better point.
+            if reached < objective or (violation == 0 and _close(reached, bound)):
+                best, objective = program.completed(point), reached
+            if _close(objective, bound):
+                status = "optimal"
+                break
+            cut(best + _TOWARDS * (x - best), every)
+            short = np.flatnonzero(program.losses(x) - x[program.loss_columns] > 0.1 * TOLERANCE)
+            if (stalled or rounds % 2 == 0) and len(short):
+                cut(x, short)
+    except SolverError:
+        if not proved:  # else the multipliers of the interior point have proved it already
+            raise
     return Solution(best, objective, min(bound, objective), status, rounds, 0.0)
 
 
