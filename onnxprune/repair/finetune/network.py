@@ -33,6 +33,8 @@ class Network:
     Attributes:
         graph: the graph.
         outputs: tensors that a call returns.
+        nodes: the nodes that a call runs, in order.
+        rules: for each of them, its rule as it is and while training.
         parameters: trained constants, by name.
         buffers: other constants that the nodes read, by name; normalisation statistics among them.
         training: whether normalisations use the statistics of the batch.
@@ -61,10 +63,10 @@ class Network:
         nodes = _needed(self.graph, self.outputs, model)
         trained = _trained(self.graph, nodes, model)
         folded = {} if not nodes else _folded(model, self.graph, nodes, trained)
-        self._nodes = [node for node in nodes if not all(name in folded for name in node.outputs if name)]
-        self._rules = [_rules(model, node) for node in self._nodes]
-        self._last_use = _last_uses(self._nodes, self.outputs)
-        read = {name for node in self._nodes for name in node.inputs} | set(self.outputs)
+        self.nodes = [node for node in nodes if not all(name in folded for name in node.outputs if name)]
+        self.rules = [_rules(model, node) for node in self.nodes]
+        self._last_use = _last_uses(self.nodes, self.outputs)
+        read = {name for node in self.nodes for name in node.inputs} | set(self.outputs)
         constants = {**model.constants, **folded}
         self.parameters: dict[str, Any] = {}
         self.buffers: dict[str, Any] = {}
@@ -118,8 +120,8 @@ class Network:
 
     def _run(self, feeds: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
         values: dict[str, Any] = {**self.buffers, **self.parameters, **feeds}
-        for position, node in enumerate(self._nodes):
-            rule = self._rules[position][self.training]
+        for position, node in enumerate(self.nodes):
+            rule = self.rules[position][self.training]
             result = rule(*(values[name] if name else None for name in node.inputs))
             results = result if isinstance(result, tuple | list) else (result,)
             values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
@@ -145,16 +147,19 @@ class Network:
             for name, value in state.items():
                 both[name].copy_(value)
 
-    def written_back(self, model: Model) -> Model:
-        """`model` with the network's values of the constants that training changed; all else as it was."""
+    def written_back(self, model: Model, replaced: Mapping[str, np.ndarray]) -> Model:
+        """`model` with the network's values of the constants that training changed; all else as it was.
+
+        Args:
+            model: the model that the network was made from.
+            replaced: values that stand for the network's own.
+        """
         changed = {}
-        for name, tensor in self.state().items():
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.state().items()}
+        for name, array in {**arrays, **replaced}.items():
             original = model.constants.get(name)
-            if original is None or not is_float(original):
-                continue
-            array = tensor.cpu().numpy()
             # Constants that training left alone keep their bits.
-            if not np.array_equal(_tensor(original).numpy(), array):
+            if original is not None and is_float(original) and not np.array_equal(_tensor(original).numpy(), array):
                 changed[name] = array.astype(original.dtype)
         return model.with_constants(changed)
 
