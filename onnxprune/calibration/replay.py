@@ -36,7 +36,9 @@ class Replay:
         self.batches: list[Arrays] = [dict(feed) for feed in feeds]
         self._threads = threads
         self._done = 0
-        self._place = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+        # Constants are no results: segments hold those that they read.
+        made = ((index, node) for index, node in enumerate(nodes) if node.op_type != "Constant")
+        self._place = {name: index for index, node in made for name in node.outputs if name}
         self._last: dict[str, int] = {}
         for index, node in enumerate(nodes):
             for name in (*node.inputs, *node.captured):

@@ -1,0 +1,119 @@
+"""The last gate: a result that is wrong, or does not run, never gets its name."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+import pytest
+from oracle import Analysed, analysed, random_removal
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.check import RemovalCheck
+from onnxprune.graph.model import Model
+from onnxprune.graph.remove import remove
+from onnxprune.graph.save import save
+from onnxprune.graph.space import Ids
+from onnxprune.ops.examples import example
+
+
+@pytest.fixture
+def pruned() -> tuple[Analysed, Ids, Model]:
+    a = analysed(
+        example(
+            """g (float[N,3,6,6] x) => (float[N,4] y) {
+            h = Conv (x, w1)
+            r = Relu (h)
+            i = Conv (r, w2)
+            f = Flatten (i)
+            y = Gemm (f, w3) }""",
+            {"w1": (8, 3, 3, 3), "w2": (6, 8, 3, 3), "w3": (24, 4)},
+        )
+    )
+    removed = random_removal(a.space, 0.4, np.random.default_rng(0))
+    return a, removed, remove(a.model, a.graph, a.space, removed)
+
+
+def check(a: Analysed, removed: Ids, *, changed: bool = False) -> RemovalCheck:
+    return RemovalCheck(a.model, a.graph, a.space, removed, changed)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_right_result_is_written(pruned: tuple[Analysed, Ids, Model], changed: bool, tmp_path: Path) -> None:
+    a, removed, smaller = pruned
+    save(smaller, tmp_path / "out.onnx", check(a, removed, changed=changed))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_the_first_node_that_differs_is_named(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+    a, removed, smaller = pruned
+    wrong = smaller.with_constants({"w2": smaller.constants["w2"] * 1.1})
+    with pytest.raises(ModelError, match="first difference is at Conv 'i'"):
+        save(wrong, tmp_path / "out.onnx", check(a, removed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_changed_weights_must_stay_finite(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+    a, removed, smaller = pruned
+    wrong = smaller.with_constants({"w3": np.full_like(smaller.constants["w3"], np.nan)})
+    with pytest.raises(ModelError, match="output 'y' of the result is not finite"):
+        save(wrong, tmp_path / "out.onnx", check(a, removed, changed=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_shapes_must_stay(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+    a, removed, smaller = pruned
+    narrow = smaller.constants["w3"][:, :3]
+    proto = onnx.ModelProto()
+    proto.CopyFrom(smaller.proto)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    wrong = replace(smaller, proto=proto, constants=MappingProxyType({**smaller.constants, "w3": narrow}))
+    with pytest.raises(ModelError, match=r"output 'y' of the result has shape \(1, 3\), expected \(1, 4\)"):
+        save(wrong, tmp_path / "out.onnx", check(a, removed, changed=True))
+
+
+def test_a_wrong_removal_is_found_even_where_weights_changed(
+    pruned: tuple[Analysed, Ids, Model], tmp_path: Path
+) -> None:
+    a, removed, smaller = pruned
+    # A space that does not know that the second convolution contracts: its oracle masks nothing there.
+    space = replace(a.space, masks=tuple(m for m in a.space.masks if m.node != "i"))
+    with pytest.raises(ModelError, match="first difference is at Conv 'i'"):
+        save(smaller, tmp_path / "out.onnx", RemovalCheck(a.model, a.graph, space, removed, changed=True))
+
+
+def test_without_a_check_the_file_must_run(tmp_path: Path) -> None:
+    model = analysed(
+        example(
+            "g (float[N,6] x) => (float[N,M] y) { s = Shape (x) t = Gather (s, one) y = Slice (x, t, big, one) }",
+            constants={"one": np.array([1]), "big": np.array([9])},
+        )
+    ).model
+    save(model, tmp_path / "fine.onnx")
+    broken = example(
+        "g (float[N,6] x, int64[2] t) => (float[A,B] y) { y = Reshape (x, t) z = Concat <axis = 0> (x, y) }"
+    )
+    broken.graph.node[1].op_type = "NoSuchOperator"
+    broken.graph.node[1].domain = "somewhere"
+    broken.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))
+    with pytest.raises(ModelError, match="cannot load the result"):
+        save(analysed(broken).model, tmp_path / "out.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["fine.onnx"]
+
+
+def test_inputs_on_which_the_original_fails_are_passed_over(tmp_path: Path) -> None:
+    # Only rows of 12 numbers can be reshaped, which none of the guesses is.
+    a = analysed(
+        example(
+            """g (float[N,M] x) => (float[A,3] y) {
+            r = Reshape (x, shape)
+            h = MatMul (r, w1)
+            y = MatMul (h, w2) }""",
+            {"w1": (5, 8), "w2": (8, 3)},
+            {"shape": np.array([-1, 5])},
+        )
+    )
+    removed = random_removal(a.space, 0.5, np.random.default_rng(0))
+    save(remove(a.model, a.graph, a.space, removed), tmp_path / "out.onnx", check(a, removed))
+    assert (tmp_path / "out.onnx").exists()
