@@ -146,6 +146,7 @@ class FinetuneConfig:
     mixup: float = option(
         0.0, "Mix pairs of rows with weights from Beta(a, a); 0 mixes none (teacher only).", minimum=0
     )
+    unfold: bool = option(True, "Train convolutions that batch normalisation was folded into as normalised ones.")
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
     seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
