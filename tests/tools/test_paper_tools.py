@@ -1,0 +1,81 @@
+"""The tools that train the shipped models and repeat the paper, on small made-up data."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("torch", reason="the tools train networks in torch")
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+_PARTS = {"train-images-idx3": 0, "train-labels-idx1": 1, "t10k-images-idx3": 2, "t10k-labels-idx1": 3}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of 28x28 images in which the class is easy to see: a bright row or a bright column a class."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("mnist", "fashion_mnist"):
+        (folder / name).mkdir()
+        arrays = []
+        for rows, seed in ((1440, 0), (2200, 1)):
+            rng = np.random.default_rng(seed)
+            y = np.arange(rows, dtype=np.uint8) % 10
+            x = rng.integers(0, 90, (rows, 28, 28)).astype(np.uint8)
+            band = (np.arange(28) // 2)[None] == y[:, None] + 2
+            x[band if name == "mnist" else np.broadcast_to(band[:, None], x.shape)] += 150
+            arrays += [x, y]
+        for part, index in _PARTS.items():
+            write_idx(folder / name / f"{part}-ubyte.gz", arrays[index])
+    return folder
+
+
+def run(*arguments: str | Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_models_rows_and_manifest_are_made(data: Path, tmp_path: Path) -> None:
+    run(TOOLS / "make_models.py", "--data", data / "mnist", "--out", tmp_path, "--epochs", "3")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [entry["network"] for entry in manifest["models"]] == ["lenet5", "fc3"]
+    for entry in manifest["models"]:
+        model = onnx.load(tmp_path / entry["file"])
+        onnx.checker.check_model(model, full_check=True)
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+        assert entry["top1_test"] > 0.5
+    with np.load(tmp_path / "mnist_test.npz") as held:
+        assert np.bincount(held["y"]).tolist() == [200] * 10
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "paper.md"
+    options = ("--datasets", "mnist", "--networks", "fc3", "--seeds", "0", "--epochs", "4", "--threads", "1")
+    run(TOOLS / "reproduce_paper.py", "--data", data, *options, "--work", tmp_path, "--out", out)
+    (results,) = tmp_path.glob("*results.json")
+    found = json.loads(results.read_text())
+    assert found["original"] > 0.8
+    assert 0 < found["removed"] < 1
+    assert found["critical"] <= found["pruned"] + 0.05
+    assert found["transferred"] > 0.5
+    text = out.read_text()
+    assert "| **MNIST, FC-3** |" in text
+    assert "FC-3: MNIST to Fashion-MNIST" in text
