@@ -1,0 +1,266 @@
+"""What repair promises."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.runner import collect
+from onnxprune.config import PruneConfig
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.remove import remove
+from onnxprune.graph.view import view
+from onnxprune.ops.examples import example
+from onnxprune.repair import repair
+
+CONFIG = PruneConfig(threads=1)
+
+RESIDUAL = """g (float[N,3,8,8] x) => (float[N,5] y) {
+    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    a = Relu (s)
+    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
+    n = BatchNormalization (h, scale1, bias1, mean1, var1)
+    r = Relu (n)
+    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
+    m = BatchNormalization (k, scale2, bias2, mean2, var2)
+    t = Add (m, a)
+    u = Relu (t)
+    p = GlobalAveragePool (u)
+    f = Flatten (p)
+    y = Gemm (f, w3, b3) }"""
+RESIDUAL_WEIGHTS = (
+    {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (8, 5), "b3": (5,)}
+    | dict.fromkeys(("scale1", "bias1", "mean1", "var1"), (12,))
+    | dict.fromkeys(("scale2", "bias2", "mean2", "var2"), (8,))
+)
+
+NETWORKS = {
+    "residual with normalisation": example(RESIDUAL, RESIDUAL_WEIGHTS),
+    "depthwise": example(
+        """g (float[N,3,8,8] x) => (float[N,4,A,B] y) {
+        s = Conv (x, w0, b0)
+        a = Clip (s, low, high)
+        d = Conv <group = 10, pads = [1, 1, 1, 1]> (a, wd, bd)
+        e = Clip (d, low, high)
+        y = Conv (e, w1, b1) }""",
+        {"w0": (10, 3, 1, 1), "b0": (10,), "wd": (10, 1, 3, 3), "bd": (10,), "w1": (4, 10, 1, 1), "b1": (4,)},
+        {"low": np.float32(0), "high": np.float32(6)},
+    ),
+    "grouped": example(
+        """g (float[N,3,8,8] x) => (float[N,4,A,B] y) {
+        s = Conv (x, w0)
+        a = Relu (s)
+        d = Conv <group = 2> (a, wd)
+        e = Relu (d)
+        y = Conv (e, w1) }""",
+        {"w0": (12, 3, 1, 1), "wd": (8, 6, 3, 3), "w1": (4, 8, 1, 1)},
+    ),
+    "transposed": example(
+        """g (float[N,3,6,6] x) => (float[N,2,A,B] y) {
+        s = Conv (x, w0)
+        a = Relu (s)
+        u = ConvTranspose <strides = [2, 2]> (a, w1, b1)
+        v = Relu (u)
+        y = Conv (v, w2) }""",
+        {"w0": (9, 3, 3, 3), "w1": (9, 7, 3, 3), "b1": (7,), "w2": (2, 7, 1, 1)},
+    ),
+    "flattened": example(
+        """g (float[N,3,6,6] x) => (float[N,4] y) {
+        s = Conv (x, w0, b0)
+        a = Relu (s)
+        f = Flatten (a)
+        g1 = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (f, w1, b1)
+        r = Relu (g1)
+        y = Gemm (r, w2, b2) }""",
+        {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (10, 128), "b1": (10,), "w2": (10, 4), "b2": (4,)},
+    ),
+    "concatenated": example(
+        """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+        s = Conv (x, w0)
+        a = Relu (s)
+        t = Conv (x, w1)
+        b = Relu (t)
+        c = Concat <axis = 1> (a, b)
+        y = Conv (c, w2, b2) }""",
+        {"w0": (6, 3, 1, 1), "w1": (7, 3, 1, 1), "w2": (4, 13, 3, 3), "b2": (4,)},
+    ),
+    "matrix products": example(
+        """g (float[N,5,6] x) => (float[N,5,3] y) {
+        h = MatMul (x, w1)
+        i = Add (h, b1)
+        a = Relu (i)
+        z = MatMul (a, w2)
+        y = Add (b2, z) }""",
+        {"w1": (6, 12), "b1": (12,), "w2": (12, 3), "b2": (3,)},
+    ),
+}
+
+
+def rows_for(model, count=48, seed=0) -> Dataset:
+    graph = view(model)
+    (name,) = graph.inputs
+    shape = analyse(model, graph).facts.shapes[name][1:]
+    rows = np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+    return load_data({name: rows}, model, graph)
+
+
+def outputs(model, data):
+    (values,) = collect(model, data, threads=1).values()
+    return values
+
+
+def relative_error(model, other, data):
+    a, b = outputs(model, data), outputs(other, data)
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+def pruned(model, share, seed=0):
+    graph = view(model)
+    space = analyse(model, graph)
+    removed = space.none_removed()
+    rng = np.random.default_rng(seed)
+    for group in space.groups:
+        removed[rng.choice(group.units, int(len(group) * share), replace=False)] = True
+    return space, removed, remove(model, graph, space, removed)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_removed_leaves_outputs_as_they_are(name):
+    model = load(NETWORKS[name])
+    space, removed, same = pruned(model, 0.0)
+    data = rows_for(model)
+    assert relative_error(model, repair(model, same, space, removed, data, CONFIG), data) < 1e-4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_repair_brings_outputs_nearer_on_rows_it_has_not_seen(name):
+    model = load(NETWORKS[name])
+    space, removed, smaller = pruned(model, 0.4)
+    repaired = repair(model, smaller, space, removed, rows_for(model, 96), CONFIG)
+    unseen = rows_for(model, seed=1)
+    before, after = relative_error(model, smaller, unseen), relative_error(model, repaired, unseen)
+    assert after < 0.85 * before
+
+
+def with_weights(proto, changed):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["residual with normalisation", "depthwise", "flattened", "transposed"])
+def test_removed_copy_of_another_unit_is_made_up_for_exactly(name):
+    proto = NETWORKS[name]
+    weights = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer}
+    twins = {
+        "residual with normalisation": ("w1", "scale1", "bias1", "mean1", "var1"),
+        "depthwise": ("w0", "b0", "wd", "bd"),
+        "flattened": ("w0", "b0"),
+        "transposed": ("w0",),
+    }[name]
+    for tensor in twins:
+        weights[tensor][3] = weights[tensor][1]
+    model = load(with_weights(proto, weights))
+    graph = view(model)
+    space = analyse(model, graph)
+    removed = space.none_removed()
+    removed[space.labels[twins[0]][0][3]] = True
+    smaller = remove(model, graph, space, removed)
+    data, unseen = rows_for(model, 240), rows_for(model, seed=1)
+    assert relative_error(model, smaller, unseen) > 1e-2
+    assert relative_error(model, repair(model, smaller, space, removed, data, CONFIG), unseen) < 1e-4
+
+
+def test_removed_linear_combination_of_other_units_is_made_up_for_exactly():
+    # No nonlinearity between producer and consumer, so that a row of weights can be a combination of others.
+    proto = example(
+        """g (float[N,6] x) => (float[N,4] y) {
+        h = MatMul (x, w1)
+        i = Add (h, b1)
+        y = MatMul (i, w2) }""",
+        {"w1": (6, 9), "b1": (9,), "w2": (9, 4)},
+    )
+    weights = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer}
+    weights["w1"][:, 4] = 2 * weights["w1"][:, 0] - weights["w1"][:, 7]
+    weights["b1"][4] = 2 * weights["b1"][0] - weights["b1"][7]
+    model = load(with_weights(proto, weights))
+    graph = view(model)
+    space = analyse(model, graph)
+    removed = space.none_removed()
+    removed[space.labels["w1"][1][4]] = True
+    smaller = remove(model, graph, space, removed)
+    repaired = repair(model, smaller, space, removed, rows_for(model, 96), CONFIG)
+    assert relative_error(model, repaired, rows_for(model, seed=1)) < 1e-4
+
+
+def test_the_other_branch_of_an_addition_is_corrected_too():
+    proto = example(
+        """g (float[N,6] x) => (float[N,4] y) {
+        a = Gemm (x, w1, b1)
+        p = Relu (a)
+        u = Gemm (p, w2)
+        q = Relu (u)
+        v = Gemm (q, w3, b3)
+        y = Add (u, v) }""",
+        {"w1": (6, 16), "b1": (16,), "w2": (16, 4), "w3": (4, 4), "b3": (4,)},
+    )
+    model = load(proto)
+    space, removed, smaller = pruned(model, 0.5)
+    repaired = repair(model, smaller, space, removed, rows_for(model, 200), CONFIG)
+    without = repaired.with_constants({name: model.constants[name] for name in ("w3", "b3")})
+    unseen = rows_for(model, seed=1)
+    assert relative_error(model, repaired, unseen) < 0.9 * relative_error(model, without, unseen)
+
+
+def test_constants_with_several_readers_are_not_refitted():
+    proto = example(
+        """g (float[N,6] x) => (float[N,6] y) {
+        a = Gemm (x, w1, b1)
+        p = Relu (a)
+        u = Gemm (p, w2)
+        r = Relu (u)
+        b = Gemm (r, w1, b1)
+        q = Relu (b)
+        y = Gemm (q, w4) }""",
+        {"w1": (6, 16), "b1": (16,), "w2": (16, 6), "w4": (16, 6)},
+    )
+    model = load(proto)
+    space, removed, smaller = pruned(model, 0.25)
+    repaired = repair(model, smaller, space, removed, rows_for(model, 200), CONFIG)
+    np.testing.assert_array_equal(repaired.constants["w1"], smaller.constants["w1"])
+    assert relative_error(model, repaired, rows_for(model, seed=1)) < relative_error(model, smaller, rows_for(model, seed=1))
+
+
+def test_fixed_batch_models_are_repaired():
+    proto = onnx.ModelProto()
+    proto.CopyFrom(NETWORKS["flattened"])
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    model = load(proto)
+    space, removed, smaller = pruned(model, 0.4)
+    repaired = repair(model, smaller, space, removed, rows_for(model, 60), CONFIG)
+    unseen = rows_for(model, seed=1)
+    assert relative_error(model, repaired, unseen) < 0.8 * relative_error(model, smaller, unseen)
+
+
+def test_original_and_pruned_model_are_not_changed():
+    model = load(NETWORKS["residual with normalisation"])
+    space, removed, smaller = pruned(model, 0.4)
+    before = {name: array.copy() for name, array in (*model.constants.items(), *smaller.constants.items())}
+    repair(model, smaller, space, removed, rows_for(model), CONFIG)
+    for name, array in (*model.constants.items(), *smaller.constants.items()):
+        assert array.shape != before[name].shape or np.array_equal(array, before[name])
+
+
+def test_repeats_exactly():
+    model = load(NETWORKS["residual with normalisation"])
+    space, removed, smaller = pruned(model, 0.4)
+    first, second = (repair(model, smaller, space, removed, rows_for(model), CONFIG) for _ in range(2))
+    for name, array in first.constants.items():
+        np.testing.assert_array_equal(array, second.constants[name])
