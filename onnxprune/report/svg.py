@@ -9,7 +9,7 @@ from onnxprune.report.markup import Markup, element, join
 HEIGHT = 100.0
 BINS = 20
 POINTS = 40
-DECADES = 4
+DECADES = 6
 TOLD = 300
 """Columns that say what they are under the pointer; where there are more, the page would grow too large."""
 
