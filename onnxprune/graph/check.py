@@ -7,6 +7,7 @@ pruned model against the oracle (`graph.remove.masked`), and names the first nod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ _HALF_FACTOR = 100
 
 # Above this size results are not compared: the original and the oracle are further copies of all weights.
 _ORACLE_BYTES = 256 << 20
+
+# Elements of random inputs at most.
+_LARGEST_FEED = 1 << 27
 
 # Operators that turn rounding into large differences.
 _STEPS = frozenset(
@@ -189,7 +193,7 @@ def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
     tried: list[dict[str, tuple[int, ...] | None]] = []
     for guess in GUESSES:
         shapes = {value.name: pinned_shape(value, guess) for value in values}
-        if shapes in tried:
+        if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > _LARGEST_FEED:
             continue
         tried.append(shapes)
         rng = np.random.default_rng(seed)

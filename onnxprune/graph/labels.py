@@ -126,7 +126,7 @@ class Labels:
         axis = axis % max(1, len(arrays))
         if not arrays or len(ids) != self.shape(tensor)[axis]:
             size = self.shape(tensor)
-            raise AssertionError(f"{len(ids)} labels for axis {axis} of {tensor!r} with shape {size}")
+            raise ValueError(f"axis {axis} of {tensor!r} with shape {size} should have {len(ids)} channels")
         self.placed.add((self._node.name if self._node else "", tensor, axis))
         current = arrays[axis]
         if current is not None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from onnxprune.errors import InputError, ModelError
 from onnxprune.graph.model import Model, from_proto, skeleton
@@ -60,6 +60,12 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     if not any(o.domain in ("", "ai.onnx") and o.version >= MINIMUM_OPSET for o in proto.opset_import):
         versions = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in proto.opset_import) or "none"
         raise ModelError(f"{name}: operator set {MINIMUM_OPSET} or later is needed, the file imports {versions}")
+    try:
+        readable = _has_text(proto)
+    except UnicodeDecodeError:
+        readable = False
+    if not readable:
+        raise ModelError(f"{name}: the file is damaged: a name in it is no UTF-8 text")
     model = from_proto(proto, name, folder)
     try:
         onnx.checker.check_model(skeleton(model))
@@ -68,6 +74,18 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the ONNX checker failed: {first_line(error)}") from error
     return model
+
+
+def _has_text(message: Message) -> bool:
+    """Whether all texts in a protobuf can be decoded; those that cannot come out as bytes, or raise."""
+    for descriptor, value in message.ListFields():
+        text = descriptor.type == descriptor.TYPE_STRING
+        if not text and descriptor.type != descriptor.TYPE_MESSAGE:
+            continue
+        for item in [value] if isinstance(value, str | bytes | Message) else value:
+            if isinstance(item, bytes) or (isinstance(item, Message) and not _has_text(item)):
+                return False
+    return True
 
 
 def first_line(error: BaseException) -> str:
