@@ -3,7 +3,7 @@
 Widths, couplings and costs are those of real architectures; damage curves are drawn at random in three kinds: `convex`,
 `sigmoid` (saturates once a group is destroyed, so neither convex nor concave) and `bumpy` (few large steps).
 
-    python tools/bench_allocation.py [--families resnet56,vgg16] [--curves convex] [--share 0.5] [--seeds 1] [--gap 1e-3]
+    python tools/bench_allocation.py [--families resnet56,vgg16] [--curves convex] [--share 0.5] [--seeds 1]
 """
 
 import argparse
@@ -27,6 +27,7 @@ class Network:
     quadratic: dict[tuple[int, int], list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def group(self, width: int) -> int:
+        """A new group; its index."""
         self.widths.append(width)
         return len(self.widths) - 1
 
@@ -200,14 +201,16 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float)
     options = parser.parse_args()
     shares = [float(share) for share in options.share.split(",")]
-    print(f"{'family':13} {'curves':8} seed groups widths  pairs  seconds  nodes  objective      bound       gap  status")
+    print(
+        f"{'family':13} {'curves':8} seed groups widths  pairs  seconds  nodes  objective      bound       gap  status"
+    )
     for family in options.families.split(","):
         for kind in options.curves.split(","):
             for seed in range(options.seeds):
                 each = problem(family, kind, shares, seed, options.round_to)
                 found = allocate(each, gap=options.gap, time_limit=options.time_limit)
                 widths = sum(len(each.widths(g)) for g in range(len(each.damage)))
-                pairs = len(each.budgets[0].cost.quadratic)
+                pairs = sum(len(b.cost.quadratic) for b in each.budgets[:1] if isinstance(b.cost, CostPolynomial))
                 print(
                     f"{family:13} {kind:8} {seed:4} {len(each.damage):6} {widths:6} {pairs:6} {found.seconds:8.1f} "
                     f"{found.nodes:6} {found.objective:10.5f} {found.bound:10.5f} {found.gap:9.2e}  {found.status}",

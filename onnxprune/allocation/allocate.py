@@ -1,10 +1,10 @@
 """Decide how many units each group keeps: grids led by a relaxation, an integer program, and a bound over all widths.
 
-1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and reduced costs of each
+1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and their reduced costs
    (`bound.py`). Put the widths it asks for on the grid, and repeat until the relaxation on the grid meets the bound.
 2. Solve the integer program on that grid with SCIP, then spend what is left of the budgets greedily.
-3. Widths whose reduced cost proves that they cannot lead to a better solution are out. If the gap is not closed, solve again with
-   all the others on the grid, as many as fit; if all fit, the integer program's own bound holds for all widths too.
+3. Widths whose reduced cost proves that they cannot lead to a better solution are out. If the gap is not closed, solve
+   again with all the others on the grid, as many as fit; if all fit, the program's own bound holds for all widths.
 """
 
 from dataclasses import dataclass, replace

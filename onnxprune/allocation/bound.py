@@ -13,8 +13,8 @@ which is a lower bound on every feasible choice; one with `k_g = k` has an objec
 `bound + r_g(k) - min r_g`. The program's equalities have such messages as their duals, but only on the grid. Here they
 are extended to all widths and improved by block coordinate ascent (max-product linear programming: Globerson and
 Jaakkola, "Fixing max-product", NIPS 2007), each step of which keeps them valid and never lowers the bound. Without a
-table a step needs `min_j (x k_j + v_j)` for all `x`, which a lower convex hull answers in linear time, so that groups of
-thousands of units cost nothing. No solving here.
+table a step needs `min_j (x k_j + v_j)` for all `x`, which a lower convex hull answers in linear time, so that groups
+of thousands of units cost nothing. No solving here.
 """
 
 from collections.abc import Sequence

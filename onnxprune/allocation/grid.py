@@ -1,6 +1,7 @@
 """Which widths the program looks at: a first grid along the damage curves, then grids led by reduced costs."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isqrt
 
 import numpy as np
@@ -42,7 +43,7 @@ def next_grid(grid: Grid, used: Grid, reduced: tuple[np.ndarray, ...], points: i
     new = []
     for old, keep, cost in zip(grid, used, reduced, strict=True):
         edges = [-1, *old.tolist(), len(cost)]
-        between = [a + 1 + int(np.argmin(cost[a + 1 : b])) for a, b in zip(edges, edges[1:], strict=False) if b - a > 1]
+        between = [a + 1 + int(np.argmin(cost[a + 1 : b])) for a, b in pairwise(edges) if b - a > 1]
         offered = np.setdiff1d(np.concatenate([old, np.array(between, dtype=np.int64)]), keep)
         best = offered[np.argsort(cost[offered], kind="stable")][: max(0, points - len(keep))]
         new.append(np.union1d(keep, best))
@@ -50,7 +51,7 @@ def next_grid(grid: Grid, used: Grid, reduced: tuple[np.ndarray, ...], points: i
 
 
 def promising_grid(form: NormalForm, reduced: tuple[np.ndarray, ...], worth: float, column_limit: int) -> Grid:
-    """The widths with reduced cost up to `worth`, at least one a group; the best of them where `column_limit` is short."""
+    """The widths with reduced cost up to `worth`, at least one a group; the best where `column_limit` is short."""
     order = [np.argsort(cost, kind="stable") for cost in reduced]
     wanted = [max(1, int(np.count_nonzero(cost <= worth))) for cost in reduced]
     points = max(wanted)

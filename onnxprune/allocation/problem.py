@@ -13,7 +13,7 @@ from onnxprune.errors import BudgetError
 class CostPolynomial:
     """An exact cost as a polynomial of degree two in the kept widths `k`.
 
-    `cost(k) = constant + sum_g linear[g] k_g + sum_(g<=h) quadratic[g, h] k_g k_h`; the key `(g, g)` stands for `k_g^2`.
+    `cost(k) = constant + sum_g linear[g] k_g + sum_(g<=h) quadratic[g, h] k_g k_h`; key `(g, g)` stands for `k_g^2`.
     A layer's MACs and weights are a constant times kept inputs times kept outputs, so nothing is approximated.
 
     Attributes:
@@ -71,8 +71,8 @@ class AllocationProblem:
         round_to: a kept width is a multiple of this, or `n_g` itself (the only choice where `n_g < round_to`).
         minimum: least width per group; empty means 1 everywhere.
         fixed: groups that keep all their units.
-        allowed: ascending widths that a group may be given, by group; any where absent. `n_g` is among them, and a group
-            in a `CostTable` has at most the table's widths.
+        allowed: ascending widths that a group may be given, by group; any where absent. `n_g` is one of them, and a
+            group in a `CostTable` has at most the table's widths.
 
     Raises:
         ValueError: a curve that is too short, negative, not finite or not 0 at its end; a minimum above its group's

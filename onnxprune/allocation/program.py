@@ -1,10 +1,10 @@
 """The allocation program on a grid of widths, as a `LinearProgram`. Builds it and reads solutions; does not solve.
 
 Binary `y[g, i]`: group `g` keeps its `i`-th grid width; `sum_i y[g, i] = 1`. For each pair of groups that meet in an
-operator, `w[i, j] >= 0` with `sum_j w[i, j] = y[g, i]` and `sum_i w[i, j] = y[h, j]`, so that `w[i, j] = y[g, i] y[h, j]`
-wherever `y` is integer, and the product of the kept widths is `sum_ij w[i, j] k_i k_j`. These are the local-polytope
-constraints of a pairwise graphical model; the relaxation is much tighter than one product variable per width
-(McCormick), which matters more than its size.
+operator, `w[i, j] >= 0` with `sum_j w[i, j] = y[g, i]` and `sum_i w[i, j] = y[h, j]`, so that
+`w[i, j] = y[g, i] y[h, j]` wherever `y` is integer, and the product of the kept widths is `sum_ij w[i, j] k_i k_j`.
+These are the local-polytope constraints of a pairwise graphical model; the relaxation is much tighter than one product
+variable per width (McCormick), which matters more than its size.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def columns(form: NormalForm, sizes: Sequence[int]) -> int:
 
 
 def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
-    """Build the program on a grid, with damage divided by `scale` so that the solvers' tolerances are relative to it."""
+    """Build the program on a grid, with damage divided by `scale`, which solvers' tolerances are relative to."""
     from scipy.sparse import coo_array
 
     sizes = [len(points) for points in grid]

@@ -66,8 +66,8 @@ def random(context: ScoreContext) -> Scores:
 def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
     """Scores and curves from an energy per unit that adds up within a group.
 
-    The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy, once
-    for each layer that consumes the group: a residual stream is seen by many.
+    The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy,
+    once for each layer that consumes the group: a residual stream is seen by many.
 
     Args:
         context: the space.
