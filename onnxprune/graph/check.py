@@ -5,7 +5,7 @@ pruned model against the oracle (`graph.remove.masked`), and names the first nod
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -55,18 +55,17 @@ def runs(path: Path, model: Model, feed: Feed | None = None) -> None:
         ModelError: onnxruntime refuses the file, or fails on a given feed.
     """
     for optimise in (False, True):
-        session = _session(path, model.name, optimise=optimise)
-        feeds = [feed] if feed is not None else list(random_feeds(model))
-        failure: ModelError | None = None
-        for candidate in feeds:
-            try:
-                _run(session, candidate, model.name)
-                break
-            except ModelError as error:
-                failure = error
-        else:
-            if feed is not None and failure is not None:
-                raise failure
+        _run_once(_session(path, model.name, optimise=optimise), model, feed)  # one session in memory at a time
+
+
+def _run_once(session: Any, model: Model, feed: Feed | None) -> None:
+    if feed is not None:
+        _run(session, feed, model.name)
+        return
+    for guess in random_feeds(model):
+        with suppress(ModelError):
+            _run(session, guess, model.name)
+            return
 
 
 @dataclass(frozen=True, slots=True)
