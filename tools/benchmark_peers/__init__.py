@@ -1,0 +1,1 @@
+"""What `tools/benchmark.py` runs: the cases, the peers' workers, the common measurement and the document."""

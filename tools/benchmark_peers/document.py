@@ -1,0 +1,156 @@
+"""The tables of `docs/benchmarks.md`, from `docs/benchmarks.json`. The text around them is written by hand.
+
+A table stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark_peers.cases import CASES, Case
+
+Row = Mapping[str, Any]
+Results = Mapping[str, Any]
+DEFAULT = ("onnxprune", "reconstruction")
+NAMES = {
+    ("onnxprune", "reconstruction"): "**onnxprune** (default)",
+    ("onnxprune", "magnitude, no repair"): "onnxprune, magnitude, no repair",
+    ("onnxsim", "l2"): "onnxsim, L2",
+    ("onnxsim", "wanda"): "onnxsim, Wanda",
+    ("onnxsim", "wanda+refit"): "onnxsim, Wanda and refit",
+    ("torch-pruning", "l1"): "Torch-Pruning, L1",
+    ("torch-pruning", "l2"): "Torch-Pruning, L2",
+    ("torch-pruning", "fpgm"): "Torch-Pruning, FPGM",
+    ("torch-pruning", "taylor"): "Torch-Pruning, Taylor (labels)",
+}
+
+
+def write(results: Path, path: Path) -> None:
+    """Replace the generated parts of the document."""
+    found = json.loads(results.read_text())
+    text = path.read_text()
+    for name, make in PARTS.items():
+        between = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        if not between.search(text):
+            raise SystemExit(f"{path}: there is no <!-- {name}:begin --> ... <!-- {name}:end -->")
+        part = make(found)
+        text = between.sub(lambda match, part=part: match[1] + part + "\n" + match[2], text)  # type: ignore[misc]
+    path.write_text(text)
+
+
+def table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    heads = list(heads)
+    rule = ["---", *("--:" for _ in heads[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
+
+
+def overview(results: Results) -> str:
+    """One line a budget: the original, onnxprune, and each peer's most accurate method."""
+    lines = []
+    for case, target, rows in _by_budget(results):
+        ours = next((r for r in rows if _key(r) == DEFAULT), None)
+        peers = [_best(rows, tool) for tool in ("onnxsim", "torch-pruning")]
+        cells = [_accuracy(row) + (f" ({_method(row)})" if row and "top1" in row else "") for row in peers]
+        base = results["models"][case.name]["top1"]
+        marks = [row["top1"] for row in (ours, *peers) if row and "top1" in row]
+        best = ours is not None and "top1" in ours and ours["top1"] == max(marks)
+        mine = f"**{_accuracy(ours)}**" if best else _accuracy(ours)
+        lines.append([f"{case.title}, {100 * base:.2f}", _budget(target), mine, *cells])
+    return table(["model, top-1 before", "budget", "onnxprune", "best of onnxsim", "best of Torch-Pruning"], lines)
+
+
+def details(results: Results) -> str:
+    """One table a model with every method."""
+    parts = []
+    for case in CASES:
+        if case.name not in results["models"]:
+            continue
+        base = results["models"][case.name]
+        lines = [["original", "", *_cells(base, base), "", ""]]
+        for _, target, rows in _by_budget(results, case.name):
+            lines += [
+                [NAMES[_key(row)], _budget(target), *_cells(row, base), *_effort(row)]
+                if "error" not in row
+                else [NAMES[_key(row)], _budget(target), row["error"], *[""] * 6]
+                for row in sorted(rows, key=lambda row: list(NAMES).index(_key(row)))
+            ]
+        heads = ["method", "budget", "top-1", "MACs", "params", "file kB", "latency", "CPU s", "memory MB"]
+        parts.append(f"### {case.title}\n\n{table(heads, lines)}")
+    return "\n\n".join(parts)
+
+
+def environment(results: Results) -> str:
+    """Machine, versions and commands."""
+    versions = results.get("versions", {})
+    commands = dict.fromkeys(
+        row["command"] for case, _, rows in _by_budget(results) for row in rows if _key(row) == DEFAULT
+    )
+    lines = [
+        f"Machine: {results.get('machine', 'unknown')}.",
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
+        "",
+        "The commands that made onnxprune's files:",
+        "",
+        "```sh",
+        *commands,
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _by_budget(results: Results, model: str | None = None) -> list[tuple[Case, str, list[Row]]]:
+    found = []
+    for case in CASES:
+        if case.name not in results["models"] or model not in (None, case.name):
+            continue
+        for target in case.targets:
+            rows = [r for r in results["rows"] if (r["model"], r["target"]) == (case.name, target) and _key(r) in NAMES]
+            found.append((case, target, rows))
+    return found
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["tool"], row["method"]
+
+
+def _best(rows: Iterable[Row], tool: str) -> Row | None:
+    own = [row for row in rows if row["tool"] == tool]
+    return max(own, key=lambda row: row.get("top1", -1.0), default=None)
+
+
+def _method(row: Row) -> str:
+    return NAMES[_key(row)].split(", ", 1)[1].removesuffix(" (labels)")
+
+
+def _accuracy(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return f"{100 * row['top1']:.2f}" if "top1" in row else "cannot reach it"
+
+
+def _budget(target: str) -> str:
+    kind, value = target.split("=")
+    return f"{100 * float(value):g} % {'MACs' if kind == 'macs' else kind}"
+
+
+def _cells(row: Row, base: Row) -> list[str]:
+    latency = f"{row['latency_ratio']:.2f}" if row is not base else f"{row['latency_ms']:.3g} ms"
+    costs = [
+        _count(row[kind]) if row is base else f"{100 * row[kind] / base[kind]:.1f} %" for kind in ("macs", "params")
+    ]
+    return [f"{100 * row['top1']:.2f}", *costs, f"{row['file_bytes'] / 1e3:.0f}", latency]
+
+
+def _effort(row: Row) -> list[str]:
+    return [f"{row['cpu_s']:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"]
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
+
+
+PARTS: dict[str, Callable[[Results], str]] = {"overview": overview, "details": details, "environment": environment}

@@ -1,0 +1,78 @@
+"""Writes a case's rows, and measures models that any tool wrote: the same way for all. Runs in onnxprune's environment.
+
+    python -m benchmark_peers.measure REQUEST.json
+
+A request is `{"prepare": CASE, "corpus": DIR, "folder": DIR}` or
+`{"measure": CASE, "folder": DIR, "models": {KEY: PATH}, "rows": "calibration" or "test", "full": BOOL, "skip": [KEY]}`;
+the first model is what latency is compared with, `full` adds costs and latency, `skip` names models whose accuracy is
+known. The answer is printed as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark_peers.cases import CASES, Case
+from onnxprune.calibration.inputs import load_data
+from onnxprune.config import PreprocessConfig
+from onnxprune.evaluation import latency
+from onnxprune.evaluation.metrics import evaluate
+from onnxprune.graph.cost import measure
+from onnxprune.graph.load import load
+from onnxprune.graph.view import view
+
+LATENCY_S = 8.0  # seconds that measuring latency may take for all models of a case
+
+
+def prepare(case: Case, corpus: Path, folder: Path) -> dict[str, Any]:
+    """Write the rows: as images for onnxprune, as the model's input for the peers, labels apart."""
+    rows = case.data(corpus, case.images)
+    np.savez(folder / "calibration.npz", x=rows.train_x)
+    np.savez(folder / "calibration_labelled.npz", x=rows.train_x, y=rows.train_y)
+    np.savez(folder / "test.npz", x=rows.test_x, y=rows.test_y)
+    np.save(folder / "labels.npy", rows.train_y)
+    model = load(corpus / case.path)
+    data = load_data(folder / "calibration.npz", model, view(model), _preprocess(case))
+    (feed,) = (batch for batch in data.batches(len(data)))
+    (inputs,) = feed.values()
+    np.save(folder / "feeds.npy", inputs)
+    return {"calibration": len(rows.train_x), "test": len(rows.test_x)}
+
+
+def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy of each model, and with `full` its costs, file size and latency."""
+    models = {key: load(path) for key, path in request["models"].items()}
+    rows = "test.npz" if request["rows"] == "test" else "calibration_labelled.npz"
+    found: dict[str, Any] = {key: {} for key in models}
+    for key, model in models.items():
+        data = load_data(folder / rows, model, view(model), _preprocess(case))
+        if key not in request.get("skip", ()):
+            found[key] |= evaluate(model, data, threads=1)
+    if request["full"]:
+        times = latency.measure(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
+        for (key, model), time in zip(models.items(), times, strict=True):
+            costs = measure(model)
+            found[key] |= {"macs": costs.macs, "params": costs.params}
+            found[key] |= {"file_bytes": Path(request["models"][key]).stat().st_size}
+            found[key] |= {"latency_ms": round(time.median_ms, 4), "latency_ratio": round(time.ratio, 4)}
+    return found
+
+
+def _preprocess(case: Case) -> PreprocessConfig:
+    return PreprocessConfig(**case.preprocessing())  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Answer the request that the command line names."""
+    request = json.loads(Path(sys.argv[1]).read_text())
+    case = next(c for c in CASES if c.name == request.get("prepare", request.get("measure")))
+    folder = Path(request["folder"])
+    done = prepare(case, Path(request["corpus"]), folder) if "prepare" in request else measured(case, folder, request)
+    print(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main()
