@@ -146,7 +146,6 @@ class FinetuneConfig:
     mixup: float = option(
         0.0, "Mix pairs of rows with weights from Beta(a, a); 0 mixes none (teacher only).", minimum=0
     )
-    unfold: bool = option(True, "Train convolutions that batch normalisation was folded into as normalised ones.")
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
     seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
@@ -187,6 +186,7 @@ class PruneConfig:
     max_drop: float | None = option(
         None, "Smallest model whose metric on --eval falls by at most P points.", metavar="P", minimum=0
     )
+    allow_overlap: bool = option(False, "With --max-drop: let calibration rows be among those of --eval.")
     importance: str = option(
         "reconstruction",
         "How units are scored.",

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +14,7 @@ import onnx
 
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+from onnxprune.allocation.plan import make_plan, plan_mask
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
@@ -33,8 +32,8 @@ from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, view
 from onnxprune.importance import WITHOUT_DATA, scorer
 from onnxprune.importance.base import Progress, ScoreContext, Scores, no_progress
-from onnxprune.result import Costs, GroupResult, LayerCost, MetricChange, ProgramReport, PrunePlan, PruneResult
-from onnxprune.version import __version__
+from onnxprune.outcome import group_results, layer_costs, versions
+from onnxprune.result import Costs, MetricChange, ProgramReport, PrunePlan, PruneResult
 
 Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
@@ -42,7 +41,8 @@ DataSource = Any
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_OAMIP_THRESHOLD = "0.1"
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnx-graphsurgeon", "pyscipopt", "scipy")
+# `FinetuneConfig.mixup` in distillation: a teacher knows what mixed rows should give, and few rows go further.
+_DISTILL_MIXUP = 0.3
 
 
 @dataclass(slots=True)
@@ -179,11 +179,21 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
         from onnxprune.repair.finetune import finetune
 
         training = FinetuneConfig(
-            epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
+            epochs=config.distill,
+            flip=config.flip,
+            shift=config.shift,
+            mixup=_DISTILL_MIXUP if _all_float(prepared.data) else 0.0,
+            seed=config.seed,
+            threads=config.threads,
         )
         with clock.stage("distill"):
             smaller = finetune(smaller, prepared.data, teacher=prepared.model, config=training, progress=progress).model
     return smaller
+
+
+def _all_float(data: Dataset) -> bool:
+    """Whether rows of all inputs are numbers that can be mixed."""
+    return all(array.dtype.kind == "f" for feed in data.take([0]).batches(1) for array in feed.values())
 
 
 def prune(
@@ -215,31 +225,44 @@ def prune(
         The pruned model and everything that was found out.
 
     Raises:
+        AccuracyError: the result loses more than `max_drop` points.
         OnnxPruneError: see `onnxprune.errors`.
     """
-    config = _with_options(config or PruneConfig(), options)
-    if config.distill:
-        from onnxprune.repair.finetune.network import import_torch
+    from onnxprune.floor import check_floor, check_floor_rows, smallest
 
-        import_torch()  # before any work
+    config = _with_options(config or PruneConfig(), options)
     executor = executor or SerialExecutor()
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
+    if config.distill:
+        from onnxprune.repair.finetune.network import Network
+
+        Network(prepared.model)  # says before any work what cannot be trained
     measured_on = prepared.data
     if evaluation is not None:
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess or PreprocessConfig())
-    scores = None
+    if config.max_drop is not None:
+        check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
+    scores, smaller = None, None
     if plan is None:
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
-        with clock.stage("allocate"):
-            decision = decide(prepared, scores, config, progress)
+        if config.max_drop is not None and not config.targets and config.threshold is None:
+            assert measured_on is not None  # checked above
+            decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress)
+        else:
+            with clock.stage("allocate"):
+                decision = decide(prepared, scores, config, progress)
         plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     else:
         decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)
-    smaller = shrink(prepared, decision.removed, config, clock, progress)
-    return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+    if smaller is None:
+        smaller = shrink(prepared, decision.removed, config, clock, progress)
+    result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+    if config.max_drop is not None:
+        check_floor(result.source, result.metrics, config.max_drop)
+    return result
 
 
 def finish(
@@ -304,87 +327,6 @@ def _notes(prepared: Prepared, measured_on: Dataset | None) -> tuple[str, ...]:
     if measured_on is not None and measured_on is prepared.data:
         notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
     return tuple(dict.fromkeys(notes))
-
-
-def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:
-    """The plan that stands for a removal mask."""
-    return PrunePlan(
-        units={group.name: len(group) for group in space.groups},
-        removed={
-            group.name: tuple(int(p) for p in removed[group.units].nonzero()[0])
-            for group in space.groups
-            if removed[group.units].any()
-        },
-        importance=importance,
-        scores={} if scores is None else {s.group: tuple(float(v) for v in s.scores) for s in scores.groups},
-    )
-
-
-def plan_mask(space: PruneSpace, plan: PrunePlan) -> Ids:
-    """The removal mask that a plan stands for.
-
-    Raises:
-        InputError: the plan belongs to another graph.
-    """
-    units = {group.name: len(group) for group in space.groups}
-    if dict(plan.units) != units:
-        odd = sorted(set(plan.units.items()) ^ set(units.items()))[0][0]
-        raise InputError(f"the plan was made for another graph: group {odd!r} does not match {space.model}")
-    for name, positions in plan.removed.items():
-        if name not in units or any(not 0 <= p < units[name] for p in positions) or len(positions) >= units[name]:
-            raise InputError(f"the plan removes units of {name!r} that do not exist, or all of them")
-    return space.removal(plan.removed)
-
-
-def group_results(space: PruneSpace, removed: Ids, scores: Scores | None) -> tuple[GroupResult, ...]:
-    """What becomes of each group."""
-    by_name = {} if scores is None else {s.group: s for s in scores.groups}
-    none = space.none_removed()
-    found = []
-    for group, kept in zip(space.groups, space.kept(removed), strict=True):
-        own = [layer for layer in space.layers if layer.node in group.consumers]
-        score = by_name.get(group.name)
-        found.append(
-            GroupResult(
-                name=group.name,
-                units=len(group),
-                kept=kept,
-                producers=group.producers,
-                consumers=group.consumers,
-                macs_before=sum(space.layer_macs(layer, none) for layer in own),
-                macs_after=sum(space.layer_macs(layer, removed) for layer in own),
-                scores=() if score is None else tuple(float(s) for s in score.scores),
-                damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
-            )
-        )
-    return tuple(found)
-
-
-def layer_costs(space: PruneSpace, removed: Ids) -> tuple[LayerCost, ...]:
-    """Costs of each contracting operator, before and after."""
-    none = space.none_removed()
-    return tuple(
-        LayerCost(
-            layer.node,
-            layer.op_type,
-            space.layer_macs(layer, none),
-            space.layer_macs(layer, removed),
-            space.layer_params(layer, none),
-            space.layer_params(layer, removed),
-        )
-        for layer in space.layers
-    )
-
-
-def versions() -> dict[str, str]:
-    """Versions of onnxprune and of the packages that compute its results."""
-    found = {"onnxprune": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = package_version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:

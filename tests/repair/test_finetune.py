@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune import prune
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig
@@ -303,3 +304,24 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, onnxprune.repair.finetune; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prune_distils_in_one_go() -> None:
+    model, data = convolutional(), rows(3, 6, 6)
+    options = {"targets": "macs=0.6", "importance": "magnitude", "repair": False, "threads": 1}
+    plain = prune(model, data, **options)
+    distilled = prune(model, data, distill=15, flip=True, shift=1, **options)
+    assert distilled.after == plain.after
+    assert distilled.plan.removed == plain.plan.removed
+    assert "distill" in distilled.timings
+    assert distilled.metrics["relative_error"].after < plain.metrics["relative_error"].after
+
+
+def test_prune_refuses_to_distil_what_has_no_rule_before_it_scores() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3,3] x) => (float[N] y) { d = Relu (x) y = Det (d) }'
+    )
+    stages: list[str] = []
+    with pytest.raises(ModelError, match="node 'y': Det"):
+        prune(proto, rows(3, 3), targets="macs=0.5", distill=1, progress=lambda stage, *_: stages.append(stage))
+    assert "score" not in stages

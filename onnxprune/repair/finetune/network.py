@@ -147,16 +147,11 @@ class Network:
             for name, value in state.items():
                 both[name].copy_(value)
 
-    def written_back(self, model: Model, replaced: Mapping[str, np.ndarray]) -> Model:
-        """`model` with the network's values of the constants that training changed; all else as it was.
-
-        Args:
-            model: the model that the network was made from.
-            replaced: values that stand for the network's own.
-        """
+    def written_back(self, model: Model) -> Model:
+        """`model` with the network's values of the constants that training changed; all else as it was."""
         changed = {}
         arrays = {name: tensor.cpu().numpy() for name, tensor in self.state().items()}
-        for name, array in {**arrays, **replaced}.items():
+        for name, array in arrays.items():
             original = model.constants.get(name)
             # Constants that training left alone keep their bits.
             if original is not None and is_float(original) and not np.array_equal(_tensor(original).numpy(), array):

@@ -22,12 +22,10 @@ from onnxprune.repair.finetune.checkpoint import fingerprint, read_checkpoint, w
 from onnxprune.repair.finetune.network import Network, bound_network, import_torch
 from onnxprune.repair.finetune.objective import Objective, choose_objective
 from onnxprune.repair.finetune.result import Epoch, FinetuneResult
-from onnxprune.repair.finetune.unfold import Unfolded, unfold
 
 # Gradients are scaled down to this norm: the first, large errors of a pruned model must not undo what repair did.
 _LARGEST_GRADIENT = 1.0
 _PROBED_ROWS = 4
-_STATISTICS_ROWS = 1024
 
 
 def finetune(
@@ -80,7 +78,6 @@ def finetune(
         classes = _classes(student, probe, kind)
         labels = data.targets if validation is None else _both(data.targets, validation.targets)
         objective = choose_objective(model.name, kind, labels, classes, teacher is not None, config)
-        unfolded = _unfolded(student, rows, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
         if checkpoint is not None:
             mark = fingerprint(model, teacher, data, config)
@@ -94,8 +91,7 @@ def finetune(
             if checkpoint is not None:
                 write_checkpoint(checkpoint, {"fingerprint": mark, **run.state()})
         student.load_state(run.best_state)
-        folded = {name: value for one in unfolded for name, value in one.folded(student.state()).items()}
-    trained = student.written_back(model, folded) if run.best else model
+    trained = student.written_back(model) if run.best else model
     return FinetuneResult(trained, tuple(run.history), run.best, objective.name, device, perf_counter() - began)
 
 
@@ -251,14 +247,6 @@ def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> 
         raise InputError(f"{data.source}: {len(data)} rows are too few to hold some out; give more, or --holdout 0")
     order = np.random.default_rng((config.seed, 0)).permutation(len(data))
     return data.take(np.sort(order[count:])), data.take(np.sort(order[:count])) if count else data
-
-
-def _unfolded(student: Network, rows: Dataset, config: FinetuneConfig) -> list[Unfolded]:
-    """Normalise folded convolutions, from the statistics of a part of the rows."""
-    if not config.unfold or student.step is not None or rows.whole or min(config.batch, len(rows)) < 2:
-        return []
-    part = rows.take(np.random.default_rng((config.seed, 0)).permutation(len(rows))[:_STATISTICS_ROWS])
-    return unfold(student, (student.inputs(feed) for feed in part.batches(config.batch)))
 
 
 def _matching(model: Model, teacher: Model, kind: OutputKind) -> tuple[str, ...]:
