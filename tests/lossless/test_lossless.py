@@ -1,0 +1,147 @@
+"""Units that are constant or copies of others go, and outputs stay as they were."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from onnxprune.calibration.runner import Runner
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.remove import remove
+from onnxprune.graph.view import view
+from onnxprune.lossless import lossless
+from onnxprune.ops.examples import example
+
+CHAIN = """g (float[N,3,6,6] x) => (float[N,4] y) {
+    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    n = BatchNormalization (s, scale, bias, mean, var)
+    a = Relu (n)
+    h = Conv <pads = [PADS]> (a, w1, b1)
+    r = Relu (h)
+    p = GlobalAveragePool (r)
+    f = Flatten (p)
+    y = Gemm (f, w2, b2) }"""
+WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (6, 8, 3, 3), "b1": (6,), "w2": (6, 4), "b2": (4,)} | dict.fromkeys(
+    ("scale", "bias", "mean", "var"), (8,)
+)
+
+
+def build(pads, change):
+    proto = example(CHAIN.replace("PADS", ", ".join([str(pads)] * 4)), WEIGHTS)
+    weights = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer}
+    change(weights)
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    return proto
+
+
+def apply(proto: onnx.ModelProto):
+    model = load(proto)
+    graph = view(model)
+    space = analyse(model, graph)
+    found = lossless(model, graph, space)
+    return model, space, found, remove(found.model, graph, space, found.removed)
+
+
+def assert_same(model, other, seed=0):
+    x = np.random.default_rng(seed).standard_normal((7, 3, 6, 6)).astype(np.float32) * 3
+    a, b = (Runner(m, threads=1).run_feed({"x": x})["y"] for m in (model, other))
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
+
+
+def silent(weights):
+    weights["scale"][[2, 5]] = 0.0
+    weights["bias"][[2, 5]] = (-1.0, -0.5)
+
+
+def constant(weights):
+    weights["w0"][4] = 0.0
+    weights["scale"][4], weights["bias"][4] = 1.0, 3.0
+
+
+def never_positive(weights):
+    weights["w1"][1], weights["b1"][1] = -np.abs(weights["w1"][1]), -0.25
+
+
+def twins(weights):
+    for name in ("w0", "b0", "scale", "bias", "mean", "var"):
+        weights[name][6] = weights[name][3]
+
+
+@pytest.mark.parametrize(
+    ("change", "pads", "constants", "copies"),
+    [
+        (silent, 1, 2, 0),
+        (constant, 0, 1, 0),
+        # Padded zeros beside a constant other than zero: the border would change.
+        (constant, 1, 0, 0),
+        (never_positive, 1, 1, 0),
+        (twins, 1, 0, 1),
+        (lambda weights: None, 1, 0, 0),
+    ],
+)
+def test_provable_units_go_and_outputs_stay(change, pads, constants, copies):
+    model, _, found, smaller = apply(build(pads, change))
+    assert (found.constant, found.copies) == (constants, copies)
+    assert np.count_nonzero(found.removed) == constants + copies
+    assert_same(model, smaller)
+
+
+def test_a_group_that_is_all_constant_keeps_a_unit():
+    def change(weights):
+        weights["scale"][:] = 0.0
+        weights["bias"][:] = -1.0
+
+    model, space, found, smaller = apply(build(1, change))
+    # 7 of the 8 channels; behind them the whole of the other group is constant too.
+    assert found.constant == 7 + 5
+    assert min(space.kept(found.removed)) == 1
+    assert_same(model, smaller)
+
+
+def test_twins_through_depthwise_and_a_shared_stream_are_merged():
+    proto = example(
+        """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+        s = Conv (x, w0, b0)
+        a = Relu (s)
+        d = Conv <group = 8, pads = [1, 1, 1, 1]> (a, wd, bd)
+        t = Add (d, a)
+        e = Clip (t, low, high)
+        u = Conv (e, w1)
+        v = Conv (e, w2)
+        y = Add (u, v) }""",
+        {"w0": (8, 3, 1, 1), "b0": (8,), "wd": (8, 1, 3, 3), "bd": (8,), "w1": (4, 8, 1, 1), "w2": (4, 8, 1, 1)},
+        {"low": np.float32(0), "high": np.float32(6)},
+    )
+    weights = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer}
+    for name in ("w0", "b0", "wd", "bd"):
+        weights[name][5] = weights[name][0]
+    weights["wd"][2], weights["w0"][2], weights["b0"][2] = weights["wd"][1], weights["w0"][1], weights["b0"][1]
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    model, _, found, smaller = apply(proto)
+    # Units 1 and 2 differ in the bias of the depthwise convolution.
+    assert (found.constant, found.copies) == (0, 1)
+    assert_same(model, smaller)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_outputs_stay_whatever_is_zero_or_doubled(seed, pads):
+    rng = np.random.default_rng(seed)
+
+    def change(weights):
+        for name in WEIGHTS:
+            if rng.random() < 0.5 and name != "var":
+                weights[name][rng.integers(len(weights[name]))] = 0.0
+            if rng.random() < 0.3:
+                i, j = rng.integers(len(weights[name]), size=2)
+                weights[name][i] = weights[name][j]
+        if rng.random() < 0.6:
+            twins(weights)
+
+    model, _, _, smaller = apply(build(pads, change))
+    assert_same(model, smaller, seed)
