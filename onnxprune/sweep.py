@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune import pipeline
+from onnxprune.allocation.plan import make_plan
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
@@ -183,7 +184,7 @@ def _at(
     config = replace(config, targets=(target,), threshold=None, max_drop=None)
     with clock.stage("allocate"):
         decision = pipeline.decide(prepared, scores, config, progress)
-    plan = pipeline.make_plan(prepared.space, decision.removed, config.importance, scores)
+    plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     smaller = pipeline.shrink(prepared, decision.removed, config, clock, progress)
     return pipeline.finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
 

@@ -1,0 +1,36 @@
+"""Plans: which units go, by group name, so that another file of the same graph can be pruned alike."""
+
+from onnxprune.errors import InputError
+from onnxprune.graph.space import Ids, PruneSpace
+from onnxprune.importance.base import Scores
+from onnxprune.result import PrunePlan
+
+
+def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:
+    """The plan that stands for a removal mask."""
+    return PrunePlan(
+        units={group.name: len(group) for group in space.groups},
+        removed={
+            group.name: tuple(int(p) for p in removed[group.units].nonzero()[0])
+            for group in space.groups
+            if removed[group.units].any()
+        },
+        importance=importance,
+        scores={} if scores is None else {s.group: tuple(float(v) for v in s.scores) for s in scores.groups},
+    )
+
+
+def plan_mask(space: PruneSpace, plan: PrunePlan) -> Ids:
+    """The removal mask that a plan stands for.
+
+    Raises:
+        InputError: the plan belongs to another graph.
+    """
+    units = {group.name: len(group) for group in space.groups}
+    if dict(plan.units) != units:
+        odd = sorted(set(plan.units.items()) ^ set(units.items()))[0][0]
+        raise InputError(f"the plan was made for another graph: group {odd!r} does not match {space.model}")
+    for name, positions in plan.removed.items():
+        if name not in units or any(not 0 <= p < units[name] for p in positions) or len(positions) >= units[name]:
+            raise InputError(f"the plan removes units of {name!r} that do not exist, or all of them")
+    return space.removal(plan.removed)

@@ -1,0 +1,60 @@
+"""The accuracy floor, as a check on any result and as a search."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.config import PreprocessConfig
+from onnxprune.errors import AccuracyError, InputError
+
+MODELS = Path(__file__).parents[1] / "models"
+SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    calibration = np.load(MODELS / "mnist_calibration.npz")
+    # The second half of the calibration rows plays the evaluation rows: choosing a size is a choice.
+    return calibration["x"][:300], (calibration["x"][500:], calibration["y"][500:])
+
+
+def test_search_finds_the_smallest_model_within_the_floor(rows) -> None:
+    data, evaluation = rows
+    fixed = {"evaluation": evaluation, "preprocess": SCALED, "importance": "activation", "repair": False}
+    found = onnxprune.prune(MODELS / "fc3_mnist.onnx", data, max_drop=1.0, **fixed)
+    lost = found.metrics["top1"].before - found.metrics["top1"].after
+    assert lost <= 0.01 + 1e-9
+    share = found.after.macs / found.before.macs
+    assert share < 0.8
+    further = onnxprune.prune(MODELS / "fc3_mnist.onnx", data, targets=f"macs={share - 0.02}", **fixed)
+    assert further.metrics["top1"].before - further.metrics["top1"].after > 0.01
+
+
+def test_a_target_that_loses_too_much_fails(rows) -> None:
+    data, evaluation = rows
+    with pytest.raises(AccuracyError, match="top1 falls by"):
+        onnxprune.prune(
+            MODELS / "fc3_mnist.onnx",
+            data,
+            evaluation=evaluation,
+            preprocess=SCALED,
+            importance="random",
+            targets="macs=0.1",
+            repair=False,
+            max_drop=1.0,
+        )
+
+
+def test_floor_without_rows_of_its_own_is_refused(rows) -> None:
+    data, _ = rows
+    with pytest.raises(InputError, match="--eval"):
+        onnxprune.prune(MODELS / "fc3_mnist.onnx", data, preprocess=SCALED, importance="activation", max_drop=1.0)
+
+
+def test_floor_measured_on_calibration_rows_is_refused(rows) -> None:
+    data, (images, labels) = rows
+    mixed = np.concatenate([images[:100], data[:7]]), np.concatenate([labels[:100], np.zeros(7, labels.dtype)])
+    with pytest.raises(InputError, match="7 of 300 calibration rows"):
+        onnxprune.prune(MODELS / "fc3_mnist.onnx", data, evaluation=mixed, preprocess=SCALED, max_drop=1.0)
