@@ -5,6 +5,7 @@ that a stage replaces arrays without touching protobuf; `to_proto` writes them b
 metadata, doc strings, quantisation annotations) stays as it was read.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,6 +145,12 @@ def map_external(tensor: TensorProto, name: str, folder: Path | None) -> np.ndar
     if count == 0:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape)
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of the memory that a mapped array's pages take; they are read again when needed."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def to_proto(model: Model) -> onnx.ModelProto:

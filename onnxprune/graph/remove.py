@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import ModelError
 from onnxprune.graph.dynamic import keep_shape_arithmetic
 from onnxprune.graph.edit import GraphEdit
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, release
 from onnxprune.graph.shapes import Sizes
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, Node
@@ -42,6 +42,7 @@ def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> M
         array = model.constants.get(tensor, None if tensor in space.facts.transparent else folded.get(tensor))
         if array is not None:
             edit.set_value(tensor, compress(array, space, tensor, removed))
+            release(array)
             if tensor in folded and tensor in graph.producer:  # the node is replaced, so all its outputs are stored
                 for other in graph.producer[tensor].outputs:
                     if other and other not in space.labels:
