@@ -1,0 +1,64 @@
+"""Every recipe of the documentation, run on a small model."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "docs" / "recipes"
+LENET = ROOT / "models" / "lenet5_mnist.onnx"
+CALIBRATION = ROOT / "models" / "mnist_calibration.npz"
+DIGITS = ROOT / "models" / "mnist_test.npz"
+
+
+def run(*command: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_export_from_torch(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the extra finetune is not installed")
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript")
+    done = run(sys.executable, RECIPES / "export_from_torch.py", "out.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "MACs" in done.stdout
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"))
+
+
+def test_quantize_int8(tmp_path: Path) -> None:
+    done = run(
+        *(sys.executable, RECIPES / "quantize_int8.py", LENET, "out.onnx", "--data", CALIBRATION, "--eval", DIGITS),
+        *("--target", "macs=0.7", "--importance", "magnitude", "--images", 100, "--quantize-images", 50),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[-3:]
+    accuracies = [float(line.split("top-1")[1].split("%")[0]) for line in lines]
+    assert accuracies[0] > 95
+    assert accuracies[2] > accuracies[1] - 3
+    assert (tmp_path / "out.onnx").stat().st_size < LENET.stat().st_size / 2
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "out.onnx").graph.node)
+
+
+@pytest.mark.parametrize(("max_drop", "passes"), [("5", True), ("0.0", False)])
+def test_a_makefile_with_an_accuracy_floor(tmp_path: Path, max_drop: str, passes: bool) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    # 30 % of the multiply-adds: about a point is lost
+    done = run(
+        *(make, "-f", RECIPES / "ci" / "Makefile", f"MODEL={LENET}", f"DATA={CALIBRATION}", f"EVAL={DIGITS}"),
+        *("TARGET=macs=0.3", f"MAX_DROP={max_drop}", "FLAGS=--importance magnitude --images 200"),
+        f"ONNXPRUNE={sys.executable} -m onnxprune",
+        cwd=tmp_path,
+    )
+    assert (done.returncode == 0) == passes, done.stderr
+    assert (tmp_path / "smaller.onnx").exists() == passes
+    assert passes or "Error 5" in done.stderr
