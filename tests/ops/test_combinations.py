@@ -1,0 +1,160 @@
+"""What single operators' examples do not show: half precision, shared weights, bodies, packed attention, shuffles."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from oracle import analysed, check_removal, random_removal
+
+from onnxprune.graph.model import to_proto
+from onnxprune.ops.examples import example
+
+
+def pruned(model: onnx.ModelProto, units: int) -> onnx.ModelProto:
+    """Check the number of prunable units, then removal at several widths; the last result."""
+    a = analysed(model)
+    assert a.space.prunable == units
+    rng = np.random.default_rng(0)
+    return to_proto([check_removal(a, random_removal(a.space, share, rng), batch=2) for share in (0.3, 0.6)][-1])
+
+
+def test_half_precision_weights_stay_half() -> None:
+    model = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        w1c = Cast <to = 1> (w1)
+        h = MatMul (x, w1c)
+        i = Cast <to = 10> (h)
+        j = MatMul (i, w2)
+        k = Cast <to = 1> (j)
+        y = MatMul (k, w3) }""",
+        {"w3": (5, 3)},
+        {
+            "w1": np.random.default_rng(0).standard_normal((6, 8)).astype(np.float16),
+            "w2": np.random.default_rng(1).standard_normal((8, 5)).astype(np.float16),
+        },
+    )
+    smaller = pruned(model, 13)
+    types = {t.name: t.data_type for t in smaller.graph.initializer}
+    assert types == {"w1": TensorProto.FLOAT16, "w2": TensorProto.FLOAT16, "w3": TensorProto.FLOAT}
+
+
+def test_a_weight_shared_by_two_layers() -> None:
+    pruned(
+        example(
+            """g (float[N,8] x) => (float[N,3] y) {
+            h = MatMul (x, w0)
+            i = MatMul (h, w)
+            r = Relu (i)
+            j = MatMul (r, w)
+            y = MatMul (j, w2) }""",
+            {"w0": (8, 8), "w": (8, 8), "w2": (8, 3)},
+        ),
+        8,
+    )
+
+
+def test_a_constant_that_one_reader_does_not_follow() -> None:
+    a = analysed(
+        example(
+            """g (float[N,6] x) => (float[N,3] y, float[6,8] z) {
+            h = MatMul (x, w1)
+            y = MatMul (h, w2)
+            z = Identity (w1) }""",
+            {"w1": (6, 8), "w2": (8, 3)},
+        )
+    )
+    assert a.space.prunable == 0
+
+
+@pytest.mark.parametrize("packed", ["BTKHD", "split"])
+def test_packed_attention(packed: str) -> None:
+    if packed == "split":
+        parts = """q0, k0, v0 = Split <axis = 2> (p, thirds)
+            q1 = Reshape (q0, heads)
+            k1 = Reshape (k0, heads)
+            v1 = Reshape (v0, heads)"""
+    else:
+        parts = """s = Reshape (p, five)
+            q1 = Gather <axis = 2> (s, zero)
+            k1 = Gather <axis = 2> (s, one)
+            v1 = Gather <axis = 2> (s, two)"""
+    model = example(
+        f"""g (float[N,5,6] x) => (float[N,5,3] y) {{
+        p = MatMul (x, wp)
+        {parts}
+        q = Transpose <perm = [0, 2, 1, 3]> (q1)
+        k = Transpose <perm = [0, 2, 3, 1]> (k1)
+        v = Transpose <perm = [0, 2, 1, 3]> (v1)
+        a = MatMul (q, k)
+        b = Softmax <axis = -1> (a)
+        c = MatMul (b, v)
+        d = Transpose <perm = [0, 2, 1, 3]> (c)
+        e = Reshape (d, flat)
+        y = MatMul (e, wo) }}""",
+        {"wp": (6, 36), "wo": (12, 3)},
+        {
+            "thirds": np.array([12, 12, 12]),
+            "heads": np.array([0, 0, 4, 3]),
+            "five": np.array([0, 0, 3, 4, 3]),
+            "flat": np.array([0, 0, 12]),
+            **{name: np.array(value) for value, name in enumerate(("zero", "one", "two"))},
+        },
+    )
+    pruned(model, 4)
+
+
+def test_what_a_body_reads_stays() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["h"], ["inside"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("inside", TensorProto.FLOAT, ["N", 8])],
+    )
+    rng = np.random.default_rng(0)
+    weights = {
+        f"w{i}": rng.standard_normal(shape).astype(np.float32) for i, shape in enumerate([(6, 8), (8, 7), (7, 3)])
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w0"], ["h"]),
+            helper.make_node("If", ["yes"], ["c"], name="branch", then_branch=inner, else_branch=inner),
+            helper.make_node("MatMul", ["c", "w1"], ["i"]),
+            helper.make_node("MatMul", ["i", "w2"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()] + [numpy_helper.from_array(np.array(True), "yes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    pruned(model, 7)
+    reasons = {item.node: item.reason for item in analysed(model).space.not_pruned}
+    assert reasons["branch"] == "the body of If reads it, and bodies are not followed"
+
+
+def test_flattening_positions_that_vary_keeps_channels() -> None:
+    a = analysed(
+        example(
+            """g (float[N,3,H,W] x) => (float[N,A] y) {
+            h = Conv (x, w1)
+            y = Flatten (h) }""",
+            {"w1": (8, 3, 1, 1)},
+        )
+    )
+    assert a.space.prunable == 0
+
+
+def test_a_batch_merged_with_heads_keeps_the_heads() -> None:
+    a = analysed(
+        example(
+            """g (float[N,5,6] x) => (float[A,B] y) {
+            h = MatMul (x, w1)
+            r = Reshape (h, heads)
+            t = Transpose <perm = [0, 2, 1, 3]> (r)
+            m = Reshape (t, merged)
+            y = ReduceSum <keepdims = 0> (m, last) }""",
+            {"w1": (6, 8)},
+            {"heads": np.array([0, 0, 2, 4]), "merged": np.array([-1, 5, 4]), "last": np.array([-1])},
+        )
+    )
+    assert any("positions that vary" in item.reason for item in a.space.not_pruned)
