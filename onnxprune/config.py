@@ -204,6 +204,9 @@ class PruneConfig:
         metavar="N|auto",
         words=("auto",),
     )
+    lossless: bool = option(
+        False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
+    )
     keep: tuple[str, ...] = option((), "Never prune groups whose name matches this pattern.", metavar="PATTERN")
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
     distill: int = option(

@@ -191,6 +191,24 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
     return smaller
 
 
+def without_loss(
+    prepared: Prepared, plan: PrunePlan | None, config: PruneConfig, clock: Clock
+) -> tuple[Decision, Model]:
+    """Remove only units that are constant or copies of others, for every input.
+
+    Raises:
+        InputError: a budget, a threshold or a plan asks for more.
+    """
+    if plan is not None or config.targets or config.threshold is not None:
+        raise InputError("--lossless removes only what can go without loss; leave out --target, --threshold and --plan")
+    from onnxprune.lossless import lossless
+
+    with clock.stage("lossless"):
+        found = lossless(prepared.model, prepared.view, prepared.space)
+        smaller = remove(found.model, prepared.view, prepared.space, found.removed)
+    return Decision(found.removed, ProgramReport("none"), {}, 0.0), smaller
+
+
 def _all_float(data: Dataset) -> bool:
     """Whether rows of all inputs are numbers that can be mixed."""
     return all(array.dtype.kind == "f" for feed in data.take([0]).batches(1) for array in feed.values())
@@ -245,7 +263,10 @@ def prune(
     if config.max_drop is not None:
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None
-    if plan is None:
+    if config.lossless:
+        decision, smaller = without_loss(prepared, plan, config, clock)
+        plan = make_plan(prepared.space, decision.removed, "lossless", None)
+    elif plan is None:
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
         if config.max_drop is not None and not config.targets and config.threshold is None:

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from onnxprune.calibration.runner import Runner
+from onnxprune.errors import InputError
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
 from onnxprune.graph.remove import remove
 from onnxprune.graph.view import view
 from onnxprune.lossless import lossless
 from onnxprune.ops.examples import example
+from onnxprune.pipeline import prune
 
 CHAIN = """g (float[N,3,6,6] x) => (float[N,4] y) {
     s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
@@ -145,3 +147,20 @@ def test_outputs_stay_whatever_is_zero_or_doubled(seed, pads):
 
     model, _, _, smaller = apply(build(pads, change))
     assert_same(model, smaller, seed)
+
+
+def test_the_pipeline_removes_only_what_changes_nothing():
+    def change(weights):
+        silent(weights)
+        twins(weights)
+
+    proto = build(1, change)
+    result = prune(proto, lossless=True)
+    assert (result.after.params, result.after.macs) < (result.before.params, result.before.macs)
+    assert sum(len(gone) for gone in result.plan.removed.values()) == 3
+    assert_same(load(proto), result.model)
+
+
+def test_lossless_refuses_a_budget():
+    with pytest.raises(InputError, match="leave out --target"):
+        prune(build(1, silent), lossless=True, targets="macs=0.5")
