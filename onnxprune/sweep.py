@@ -168,7 +168,7 @@ def budgets_of(points: SweepConfig) -> tuple[Target, ...]:
             "--highest at least --lowest"
         )
     shares = np.linspace(points.highest, points.lowest, points.points)
-    return tuple(Target(points.target, round(float(share), 3)) for share in shares)
+    return tuple(Target(points.target, float(f"{share:.3g}")) for share in shares)
 
 
 def _at(

@@ -62,3 +62,16 @@ def test_a_makefile_with_an_accuracy_floor(tmp_path: Path, max_drop: str, passes
     assert (done.returncode == 0) == passes, done.stderr
     assert (tmp_path / "smaller.onnx").exists() == passes
     assert passes or "Error 5" in done.stderr
+
+
+def test_olive_pass(tmp_path: Path) -> None:
+    pytest.importorskip("olive.passes", reason="olive-ai is not installed", exc_type=ImportError)
+    done = run(
+        *(sys.executable, RECIPES / "olive_pass.py", LENET, tmp_path / "out", "--data", CALIBRATION),
+        *("--target", "macs=0.5", "--importance", "magnitude"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    written = Path(done.stdout.splitlines()[-1])
+    assert written.is_relative_to(tmp_path)
+    assert written.stat().st_size < LENET.stat().st_size

@@ -1,0 +1,63 @@
+"""Sweeps over budgets on a small network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxprune.config import PruneConfig, SweepConfig
+from onnxprune.errors import BudgetError, InputError
+from onnxprune.sweep import SweepPoint, SweepResult, budgets_of, sweep
+
+LENET = "models/lenet5_mnist.onnx"
+CONFIG = PruneConfig(importance="magnitude", repair=False)
+
+
+@pytest.fixture(scope="module")
+def found() -> SweepResult:
+    points = SweepConfig(points=3, highest=0.9, lowest=0.3, latency=False)
+    return sweep(LENET, "models/mnist_test.npz", points=points, config=replace(CONFIG, images=200))
+
+
+def test_every_point_meets_its_budget(found: SweepResult) -> None:
+    assert [str(point.target) for point in found.points] == ["macs=0.9", "macs=0.6", "macs=0.3"]
+    for point in found.points:
+        assert point.result.after.macs <= point.target.value * point.result.before.macs
+        assert point.cost["macs"] == point.result.after.macs / point.result.before.macs
+        assert "latency" not in point.cost
+
+
+def test_quality_is_accuracy_where_there_are_labels(found: SweepResult) -> None:
+    assert found.metric == "top1"
+    assert [point.quality for point in found.points] == [p.result.metrics["top1"].after for p in found.points]
+
+
+def test_the_front_holds_what_no_other_point_beats(found: SweepResult) -> None:
+    base = found.points[0]
+    values = [(0.9, 0.95), (0.8, 0.95), (0.6, 0.80), (0.5, 0.85), (0.4, 0.70)]
+    points = tuple(SweepPoint(base.target, base.result, None, {"macs": cost}, quality) for cost, quality in values)
+    made = replace(found, points=points)
+    assert made.front("macs") == (1, 3, 4)
+    assert made.front("latency") == ()
+
+
+def test_budgets_out_of_reach_are_told(found: SweepResult) -> None:
+    points = SweepConfig(points=2, highest=0.9, lowest=0.0001, latency=False)
+    partly = sweep(LENET, points=points, config=CONFIG)
+    assert len(partly.points) == 1
+    assert "cannot go below" in partly.missed["macs=0.0001"]
+    assert partly.metric is None
+    with pytest.raises(BudgetError):
+        sweep(LENET, points=replace(points, points=1, highest=0.0001), config=CONFIG)
+
+
+def test_times_are_measured_side_by_side() -> None:
+    result = sweep(LENET, points=SweepConfig(points=1, highest=0.5, lowest=0.5), config=CONFIG)
+    assert result.milliseconds is not None
+    assert np.isfinite(result.points[0].cost["latency"])
+
+
+@pytest.mark.parametrize(("highest", "lowest"), [(0.2, 0.9), (1.5, 0.5), (0.5, 0.0)])
+def test_ends_must_be_shares(highest: float, lowest: float) -> None:
+    with pytest.raises(InputError):
+        budgets_of(SweepConfig(highest=highest, lowest=lowest))
