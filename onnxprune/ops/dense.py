@@ -8,38 +8,35 @@ import onnx
 
 from onnxprune.graph.labels import Labels
 from onnxprune.graph.view import Node
-from onnxprune.ops.base import Linear, OpHandler, TorchRule, normal_axis
+from onnxprune.ops.base import Linear, OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.product import couple_product
 
 
 class Gemm(OpHandler):
-    """`Y = alpha A' B' + beta C` with a constant B."""
+    """`Y = alpha A' B' + beta C`; a constant B starts new channels."""
 
     op_types = ("Gemm",)
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Contract over the inner axis, start new channels on the outer one."""
         a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
-        shape = labels.shape(b)
-        if not labels.is_constant(b) or (c and not labels.is_constant(c)):
-            labels.set(y, 1, labels.fresh(labels.shape(y)[1], node, y))
-            labels.freeze_node(node, "the weight or bias of Gemm is computed")
-            return
-        in_axis, out_axis = _weight_axes(node)
-        inner = normal_axis(-2 if node.int("transA", 0) else -1, 2)
-        ids = labels.axis(a, inner)
-        labels.set(b, in_axis, ids)
-        labels.contract(node, b, in_axis, ids)
-        out = labels.fresh(shape[out_axis], node, y)
-        labels.set(b, out_axis, out)
-        labels.set(y, 0, labels.axis(a, 1 - inner))
-        labels.set(y, 1, out)
-        c_shape = labels.shape(c)
-        if c_shape and c_shape[-1] == shape[out_axis]:
-            labels.set(c, len(c_shape) - 1, out)
-        if len(c_shape) == 2 and c_shape[0] > 1:
-            labels.set(c, 0, labels.axis(y, 0))
+        left = ("k", "m") if node.int("transA", 0) else ("m", "k")
+        right = ("n", "k") if node.int("transB", 0) else ("k", "n")
+        couple_product(node, labels, [(a, left), (b, right)], ("m", "n"))
+        shape = labels.shape(c)
+        for axis, size in enumerate(shape):
+            position = axis + 2 - len(shape)
+            ids, own = labels.axis(y, position), labels.axis(c, axis)
+            if size != labels.shape(y)[position]:
+                continue
+            if labels.is_constant(c) or (own is None and labels.adapts(c, axis)):
+                labels.set(c, axis, ids)
+            elif ids is not None and own is not None:
+                labels.tie(ids, own)
+            else:
+                labels.freeze_ids(ids, y, f"added to {c!r}, which is not prunable", node)
+                labels.freeze_ids(own, c, f"added to {y!r}, which is not prunable", node)
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """The contraction, per row at batch 1."""
@@ -88,6 +85,17 @@ class Gemm(OpHandler):
             i = Gemm <alpha = 0.5, beta = 2.0> (a, w2, b2)
             y = Gemm (i, w3, b3) }""",
             {"w1": (8, 6), "b1": (8,), "w2": (8, 7), "b2": (1, 7), "w3": (7, 3), "b3": (1,)},
+        )
+        yield example(
+            """g (float[5,6] x) => (float[5,3] y) {
+            h = Gemm (x, w1)
+            i = Gemm (x, w2)
+            j = Gemm <transA = 1> (h, i, c)
+            k = Gemm <transB = 1> (h, i)
+            l = Gemm (k, h, i)
+            m = Gemm (l, j)
+            y = Gemm (m, w3) }""",
+            {"w1": (6, 8), "w2": (6, 8), "c": (8, 1), "w3": (8, 3)},
         )
 
 
