@@ -56,7 +56,7 @@ def overview(results: Results) -> str:
         cells = [_accuracy(row) + (f" ({_method(row)})" if row and "top1" in row else "") for row in peers]
         base = results["models"][case.name]["top1"]
         marks = [row["top1"] for row in (ours, *peers) if row and "top1" in row]
-        best = ours is not None and "top1" in ours and ours["top1"] == max(marks)
+        best = ours is not None and "top1" in ours and len(marks) > 1 and ours["top1"] == max(marks)
         mine = f"**{_accuracy(ours)}**" if best else _accuracy(ours)
         lines.append([f"{case.title}, {100 * base:.2f}", _budget(target), mine, *cells])
     return table(["model, top-1 before", "budget", "onnxprune", "best of onnxsim", "best of Torch-Pruning"], lines)
