@@ -296,7 +296,7 @@ class Gather(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A fixed permutation with a repetition."""
+        """A fixed permutation with a repetition; an embedding."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -304,4 +304,10 @@ class Gather(OpHandler):
             y = Conv (a, w2) }""",
             {"w1": (6, 3, 3, 3), "w2": (4, 7, 1, 1)},
             {"order": np.array([5, 0, 1, 4, -3, 2, 0])},
+        )
+        yield example(
+            """g (int64[N,5] t) => (float[N,5,3] y) {
+            e = Gather (table, t)
+            y = MatMul (e, w1) }""",
+            {"table": (9, 8), "w1": (8, 3)},
         )

@@ -1,0 +1,63 @@
+"""What removal keeps of a file, and what it refuses."""
+
+import numpy as np
+import onnx
+import pytest
+from oracle import analysed, check_removal
+
+from onnxprune.errors import ModelError
+from onnxprune.graph.model import to_proto
+from onnxprune.graph.remove import remove
+from onnxprune.ops.examples import example
+
+
+def model() -> onnx.ModelProto:
+    proto = example(
+        """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
+        h = Conv (x, w1)
+        r = Relu (h)
+        m = ReduceMean <axes = [1]> (x)
+        i = Conv (r, w2)
+        y = Add (i, b) }""",
+        {"w1": (8, 3, 1, 1), "w2": (4, 8, 1, 1), "b": (1,)},
+    )
+    proto = onnx.shape_inference.infer_shapes(proto)
+    proto.doc_string, proto.producer_name, proto.model_version = "about", "someone", 7
+    proto.metadata_props.add(key="licence", value="MIT")
+    proto.graph.doc_string = "graph"
+    proto.graph.node[0].doc_string = "node"
+    proto.graph.initializer[0].doc_string = "weight"
+    return proto
+
+
+def test_declared_shapes_of_narrowed_tensors_go_and_all_else_stays() -> None:
+    proto = model()
+    a = analysed(proto)
+    removed = a.space.none_removed()
+    removed[a.space.groups[0].units[:3]] = True
+    smaller = to_proto(check_removal(a, removed))
+    assert {value.name for value in proto.graph.value_info} == {"h", "r", "m", "i"}
+    assert {value.name for value in smaller.graph.value_info} >= {"m"}
+    assert not {value.name for value in smaller.graph.value_info} & {"h", "r"}
+    for part in ("doc_string", "producer_name", "model_version", "ir_version"):
+        assert getattr(smaller, part) == getattr(proto, part)
+    assert [(p.key, p.value) for p in smaller.metadata_props] == [("licence", "MIT")]
+    assert smaller.opset_import == proto.opset_import
+    assert smaller.graph.doc_string == "graph"
+    assert smaller.graph.node[0].doc_string == "node"
+    assert smaller.graph.initializer[0].doc_string == "weight"
+    assert list(smaller.graph.initializer[0].dims) == [5, 3, 1, 1]
+
+
+def test_removal_refuses_what_would_empty_an_axis_or_is_fixed() -> None:
+    a = analysed(model())
+    everything = a.space.none_removed()
+    everything[a.space.groups[0].units] = True
+    with pytest.raises(ModelError, match="without channels; keep at least one"):
+        remove(a.model, a.graph, a.space, everything)
+    fixed = a.space.none_removed()
+    fixed[0] = True
+    with pytest.raises(ModelError, match="unit 0 stands for all fixed channels"):
+        remove(a.model, a.graph, a.space, fixed)
+    with pytest.raises(ModelError, match="the removal mask has shape"):
+        remove(a.model, a.graph, a.space, np.zeros(3, bool))
