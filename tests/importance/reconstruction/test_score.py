@@ -1,0 +1,87 @@
+"""The reconstruction scorer on small networks."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.inputs import load_data
+from onnxprune.config import PruneConfig
+from onnxprune.errors import InputError
+from onnxprune.execution import SerialExecutor
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.view import view
+from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.reconstruction import score
+from onnxprune.importance.reconstruction.curves import interpolate
+from onnxprune.ops.dense import MatMul
+from onnxprune.ops.examples import example
+
+NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
+    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    a = Relu (s)
+    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
+    r = Relu (h)
+    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
+    t = Add (k, a)
+    f = Flatten (t)
+    y = Gemm (f, w3, b3) }"""
+WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
+
+
+def context(proto, rows=48, executor=None):
+    model = load(proto)
+    graph = view(model)
+    space = analyse(model, graph)
+    shape = space.facts.shapes[graph.inputs[0]][1:]
+    x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
+    data = load_data({graph.inputs[0]: x}, model, graph) if rows else None
+    return ScoreContext(model, graph, space, data, PruneConfig(threads=1), executor or SerialExecutor())
+
+
+def test_orders_are_permutations_and_curves_end_at_zero():
+    given = context(example(NETWORK, WEIGHTS))
+    scores = score(given)
+    assert [s.group for s in scores.groups] == [g.name for g in given.space.groups]
+    for group, found in zip(given.space.groups, scores.groups, strict=True):
+        assert sorted(found.order) == list(range(len(group)))
+        assert found.damage[-1] == 0
+        assert np.all(np.diff(found.damage[1:]) <= 1e-12)
+        assert found.damage[1] > 0
+        assert found.scores.min() >= 0
+        assert found.scores.max() <= 1
+        assert np.all(np.diff(found.scores[found.order]) >= 0)
+
+
+def test_results_do_not_depend_on_the_executor():
+    with ThreadPoolExecutor(2) as pool:
+        pairs = zip(
+            score(context(example(NETWORK, WEIGHTS))).groups,
+            score(context(example(NETWORK, WEIGHTS), executor=pool)).groups,
+            strict=True,
+        )
+        for one, other in pairs:
+            np.testing.assert_array_equal(one.order, other.order)
+            np.testing.assert_array_equal(one.damage, other.damage)
+
+
+@pytest.mark.parametrize("proto", list(MatMul().examples()))
+def test_products_of_activations_are_scored_too(proto):
+    given = context(proto, rows=0 if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value else 24)
+    if given.data is None:
+        with pytest.raises(InputError, match="--data"):
+            score(given)
+        return
+    for group, found in zip(given.space.groups, score(given).groups, strict=True):
+        assert sorted(found.order) == list(range(len(group)))
+
+
+def test_curves_pass_through_what_was_measured():
+    errors = np.array([9.0, 4.0, 2.0, 0.5, 0.1, 0.0])
+    damage = interpolate(errors, {4: 0.01, 2: 0.3})
+    assert damage[5] == 0
+    assert damage[4] == pytest.approx(0.01)
+    assert damage[2] == pytest.approx(0.3)
+    assert 0.01 < damage[3] < 0.3
+    assert damage[1] == pytest.approx(0.6)
