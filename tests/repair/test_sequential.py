@@ -234,7 +234,9 @@ def test_constants_with_several_readers_are_not_refitted():
     space, removed, smaller = pruned(model, 0.25)
     repaired = repair(model, smaller, space, removed, rows_for(model, 200), CONFIG)
     np.testing.assert_array_equal(repaired.constants["w1"], smaller.constants["w1"])
-    assert relative_error(model, repaired, rows_for(model, seed=1)) < relative_error(model, smaller, rows_for(model, seed=1))
+    assert relative_error(model, repaired, rows_for(model, seed=1)) < relative_error(
+        model, smaller, rows_for(model, seed=1)
+    )
 
 
 def test_fixed_batch_models_are_repaired():
