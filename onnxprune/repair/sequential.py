@@ -5,6 +5,7 @@ value at the layer's fit point (`graph.fitpoint`), so that a layer also makes up
 branches could not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxprune.graph.remove import compress
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, is_float, view
 from onnxprune.importance.base import Progress, no_progress
+from onnxprune.repair.pairs import Pair, PairFit, find_pairs, fit_pair, joined, pair_rows, tile_positions
 from onnxprune.repair.ridge import Correction, Fit, fit_correction
 
 _LEAST_ROWS = 16384
@@ -30,6 +32,7 @@ _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
 _SAME = 1e-6
 _NOT_PRODUCT = 1e-2
+_PAIR_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,56 @@ def repair(
     ahead = schedule(graph, space, original.constants)
     plan = schedule(pruned_graph, pruned_space, pruned.constants)
     feeds = batch_feeds(original, graph, data, space.row_bytes)
-    reference = _Original(Replay(original, ahead.nodes, feeds, config.threads), space, removed)
-    replay = Replay(pruned, plan.nodes, feeds, config.threads)
     known = {point.layer.node: point.tensor for point in ahead.points}
-    for number, point in enumerate(plan.points):
-        if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, replay.model):
-            generator = np.random.default_rng([config.seed, number])
-            fit = _rows(point, replay, reference, generator)
-            changed = None if fit is None else _refit(point, replay.model, *fit)
+    points = [
+        point
+        for point in plan.points
+        if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, pruned)
+    ]
+    pairs = find_pairs(points, pruned_graph)
+    model = pruned
+    sweeps: list[Mapping[str, Pair]] = [{}, pairs] if pairs else [{}]
+    for number, together in enumerate(sweeps):
+        sweep = _Sweep(
+            Replay(model, plan.nodes, feeds, config.threads),
+            _Original(Replay(original, ahead.nodes, feeds, config.threads), space, removed),
+            together,
+            config.seed,
+        )
+        for position, point in enumerate(points):
+            sweep.visit(position, point)
+            progress("repair", number * len(points) + position + 1, len(sweeps) * len(points))
+        model = sweep.replay.model
+    return model
+
+
+class _Sweep:
+    """One pass over the layers: refits each alone, or a producer and its consumer together."""
+
+    def __init__(self, replay: Replay, reference: _Original, pairs: Mapping[str, Pair], seed: int) -> None:
+        self.replay = replay
+        self._reference = reference
+        self._pairs = pairs
+        self._seed = seed
+        self._fitted: set[str] = set()
+
+    def visit(self, number: int, point: FitPoint) -> None:
+        """Refit the layer of a fit point, unless it was fitted together with its producer."""
+        node = point.layer.node
+        if node in self._fitted:
+            return
+        generator = np.random.default_rng([self._seed, number])
+        pair = self._pairs.get(node)
+        changed = None
+        if pair is not None:
+            changed = _refit_pair(pair, self.replay, self._reference, generator)
             if changed:
-                replay.model = replay.model.with_constants(changed)
-        progress("repair", number + 1, len(plan.points))
-    return replay.model
+                self._fitted.add(pair.consumer.layer.node)
+        if not changed:
+            fit = _rows(point, self.replay, self._reference, generator)
+            changed = None if fit is None else _refit(point, self.replay.model, *fit)
+        if changed:
+            self.replay.model = self.replay.model.with_constants(changed)
 
 
 def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
@@ -100,6 +141,8 @@ def _rows(
     start, end = replay.before(layer.node), replay.after(point.tensor)
     replay.advance(start)
     reference.replay.advance(reference.replay.after(point.tensor), [point.tensor])
+    if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
+        return None
     columns, current, target, held_out = [], [], [], []
     count = 0
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
@@ -136,6 +179,40 @@ def _rows(
     if not chosen.any() or chosen.all():
         chosen = np.arange(len(chosen)) % _HELD_OUT == _HELD_OUT - 1
     return fit.part(~chosen), fit.part(chosen)
+
+
+def _refit_pair(
+    pair: Pair, replay: Replay, reference: _Original, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """New constants of a producer and its consumer; empty where held-out rows do not get better."""
+    producer, consumer = pair.producer, pair.consumer
+    if replay.before(producer.layer.node) < replay.done:
+        return {}
+    replay.advance(replay.before(producer.layer.node))
+    reference.replay.advance(reference.replay.after(consumer.tensor), [consumer.tensor])
+    if consumer.tensor not in reference.replay.batches[0]:
+        return {}
+    parts: tuple[list[PairFit], list[PairFit]] = ([], [])
+    wanted = [producer.layer.input, producer.tensor, consumer.tensor]
+    for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
+        target = compress(
+            reference.replay.batches[index][consumer.tensor], reference.space, consumer.tensor, reference.removed
+        )
+        shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.layer.output_axis)
+        at = tile_positions(consumer.layer, shape, _PAIR_ROWS // len(replay.batches), generator)
+        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, at))
+    if not parts[0] or not parts[1]:
+        return {}
+    rows, held_out = joined(parts[0]), joined(parts[1])
+    scale = np.abs(rows.fit.target).max(initial=0.0)
+    difference = np.abs(rows.fit.target - rows.fit.current).max(initial=0.0)
+    if not difference > _SAME * scale or not np.isfinite(difference):
+        return {}
+    constants = replay.model.constants
+    found = fit_pair(pair, rows, held_out, (constants[producer.layer.weight], constants[consumer.layer.weight]))
+    if found is None:
+        return {}
+    return corrected(producer, replay.model, found[0]) | corrected(consumer, replay.model, found[1])
 
 
 def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
