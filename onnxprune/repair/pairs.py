@@ -23,7 +23,7 @@ from onnxprune.graph.space import Layer
 from onnxprune.graph.view import GraphView
 from onnxprune.repair.ridge import Correction, Fit
 
-_ITERATIONS = 60
+_ITERATIONS = 20
 _RIDGE = 0.1
 _MEMORY = 8
 

@@ -33,6 +33,7 @@ _STEPS = 6
 _SAME = 1e-6
 _NOT_PRODUCT = 1e-2
 _PAIR_ROWS = 8192
+_PAIR_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +116,24 @@ class _Sweep:
             return
         generator = np.random.default_rng([self._seed, number])
         pair = self._pairs.get(node)
-        changed = None
-        if pair is not None:
-            changed = _refit_pair(pair, self.replay, self._reference, generator)
-            if changed:
-                self._fitted.add(pair.consumer.layer.node)
-        if not changed:
-            fit = _rows(point, self.replay, self._reference, generator)
-            changed = None if fit is None else _refit(point, self.replay.model, *fit)
+        if pair is not None and self._fit_together(pair, generator):
+            self._fitted.add(pair.consumer.layer.node)
+            return
+        fit = _rows(point, self.replay, self._reference, generator)
+        changed = None if fit is None else _refit(point, self.replay.model, *fit)
         if changed:
             self.replay.model = self.replay.model.with_constants(changed)
+
+    def _fit_together(self, pair: Pair, generator: np.random.Generator) -> bool:
+        """Fit a pair a few times, each on positions drawn anew: many positions then count at the price of few."""
+        fitted = False
+        for _ in range(_PAIR_ROUNDS):
+            changed = _refit_pair(pair, self.replay, self._reference, generator)
+            if not changed:
+                break
+            self.replay.model = self.replay.model.with_constants(changed)
+            fitted = True
+        return fitted
 
 
 def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
