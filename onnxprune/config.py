@@ -221,5 +221,12 @@ class PruneConfig:
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0)
+    executor: str = option(
+        "auto",
+        "Where independent tasks run: serial (this process), processes, dask://HOST:PORT (a scheduler), or auto: local "
+        "processes for large work.",
+        metavar="WHERE",
+    )
+    workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)

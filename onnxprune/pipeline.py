@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,7 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
 from onnxprune.errors import InputError
 from onnxprune.evaluation.latency import make_feed
-from onnxprune.execution import SerialExecutor
+from onnxprune.execution import TaskExecutor, open_executor
 from onnxprune.graph.analysis import analyse, require_understood
 from onnxprune.graph.check import RemovalCheck
 from onnxprune.graph.cost import measure
@@ -43,6 +43,8 @@ _LOG = logging.getLogger(__name__)
 DEFAULT_OAMIP_THRESHOLD = "0.1"
 # `FinetuneConfig.mixup` in distillation: a teacher knows what mixed rows should give, and few rows go further.
 _DISTILL_MIXUP = 0.3
+# Multiply-adds of the calibration rows above which starting worker processes pays.
+_LARGE = 2e11
 
 
 @dataclass(slots=True)
@@ -120,8 +122,16 @@ def _input_shapes(data: Dataset | None) -> Mapping[str, Shape] | None:
     return {name: array.shape for name, array in data.take([0]).feeds().items()}
 
 
-def score(prepared: Prepared, config: PruneConfig, executor: Executor, progress: Progress = no_progress) -> Scores:
+def score(
+    prepared: Prepared, config: PruneConfig, executor: Executor | None = None, progress: Progress = no_progress
+) -> Scores:
     """Score every group with the scorer that `config.importance` names.
+
+    Args:
+        prepared: the model and its data.
+        config: options.
+        executor: where independent tasks run; by default where `config.executor` says.
+        progress: told of steps.
 
     Raises:
         InputError: the scorer needs calibration data and there is none.
@@ -131,9 +141,12 @@ def score(prepared: Prepared, config: PruneConfig, executor: Executor, progress:
             f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
         )
     function = scorer(config.importance)
-    return function(
-        ScoreContext(prepared.model, prepared.view, prepared.space, prepared.data, config, executor, progress)
-    )
+    large = prepared.before.macs * (0 if prepared.data is None else len(prepared.data)) > _LARGE
+    with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
+        tasks = TaskExecutor(chosen)
+        return function(
+            ScoreContext(prepared.model, prepared.view, prepared.space, prepared.data, config, tasks, progress)
+        )
 
 
 def decide(prepared: Prepared, scores: Scores, config: PruneConfig, progress: Progress = no_progress) -> Decision:
@@ -235,7 +248,7 @@ def prune(
         plan: units to remove, instead of scoring and deciding.
         config: options; `options` override single fields, for example `targets="macs=0.5"`.
         preprocess: how integer images become the model's input.
-        executor: where independent tasks run; in this process by default.
+        executor: where independent tasks run; by default where `config.executor` says.
         progress: told of steps.
         **options: fields of `PruneConfig`; `targets` may be text.
 
@@ -249,7 +262,6 @@ def prune(
     from onnxprune.floor import check_floor, check_floor_rows, smallest
 
     config = _with_options(config or PruneConfig(), options)
-    executor = executor or SerialExecutor()
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     if config.distill:

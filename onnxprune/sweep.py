@@ -12,7 +12,6 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.errors import BudgetError, InputError
-from onnxprune.execution import SerialExecutor
 from onnxprune.importance.base import Progress, Scores, no_progress
 from onnxprune.report.text import main_metric
 from onnxprune.result import PruneResult
@@ -106,7 +105,7 @@ def sweep(
         points: the budgets.
         config: options; targets and thresholds in it do not count.
         preprocess: how integer images become the model's input.
-        executor: where independent tasks run; in this process by default.
+        executor: where independent tasks run; by default where `config.executor` says.
         progress: told of steps.
 
     Raises:
@@ -122,7 +121,7 @@ def sweep(
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess or PreprocessConfig())
     with clock.stage("score"):
-        scores = pipeline.score(prepared, config, executor or SerialExecutor(), progress)
+        scores = pipeline.score(prepared, config, executor, progress)
     results: list[tuple[Target, PruneResult]] = []
     missed: dict[str, str] = {}
     for number, target in enumerate(targets):

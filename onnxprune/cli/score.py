@@ -39,7 +39,6 @@ def score(
     check_output(files.json, [model, files.data], "--json")
 
     from onnxprune import pipeline
-    from onnxprune.execution import SerialExecutor
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
@@ -48,7 +47,7 @@ def score(
         clock = pipeline.Clock(progress)
         prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
-            scores = pipeline.score(prepared, config, SerialExecutor(), progress)
+            scores = pipeline.score(prepared, config, progress=progress)
     if prepared.data is not None:
         scores = replace(scores, notes=(*prepared.data.notes, *scores.notes))
     terminal.show(score_summary(scores, config.importance))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,9 +48,17 @@ class Model:
         """Size of all constants in bytes."""
         return sum(stored_size(array) for array in self.constants.values())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as bytes and arrays: a read-only mapping cannot be."""
+        return _restored, (self.proto.SerializeToString(), dict(self.constants), self.name, self.external)
+
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
         """A copy in which the named constants have new values."""
         return replace(self, constants=MappingProxyType({**self.constants, **changed}))
+
+
+def _restored(proto: bytes, constants: dict[str, np.ndarray], name: str, external: bool) -> Model:
+    return Model(onnx.ModelProto.FromString(proto), MappingProxyType(constants), name, external)
 
 
 def stored_size(array: np.ndarray) -> int:

@@ -4,15 +4,20 @@ The model runs from the group's first consumer on, with that consumer's (and lat
 for removed units; weights are inputs of the session, so that one session serves all widths of a group.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.replay import Replay, needed
 from onnxprune.calibration.runner import Runner
 from onnxprune.evaluation.outputs import OutputKind, divergence
+from onnxprune.execution import shared
+from onnxprune.graph.model import Model
 from onnxprune.graph.segment import segment
+from onnxprune.graph.view import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,57 @@ class Variant:
 
     width: int
     constants: Mapping[str, np.ndarray]
+
+
+class Original:
+    """The original's run that all curves start from; every thread of every worker goes through it once.
+
+    Attributes:
+        model: the original.
+        nodes: its nodes in order.
+        feeds: the rows, in batches.
+        reference: its outputs on all rows.
+        kind: what they mean.
+        threads: for onnxruntime.
+        stops: ascending positions where curves start. A run halts at each of them, so that no tensor's last bits depend
+            on which curves a worker measures.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        nodes: Sequence[Node],
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        reference: Mapping[str, np.ndarray],
+        kind: OutputKind,
+        threads: int,
+        stops: Sequence[int],
+    ) -> None:
+        self.model, self.nodes, self.feeds, self.reference = model, nodes, feeds, reference
+        self.kind, self.threads, self.stops = kind, threads, stops
+        self._local = threading.local()
+
+    def __reduce__(self) -> tuple[type["Original"], tuple[object, ...]]:
+        """A worker starts its own run."""
+        given = (self.model, self.nodes, self.feeds, self.reference, self.kind, self.threads, self.stops)
+        return Original, given
+
+    def at(self, start: int) -> Replay:
+        """This thread's run, moved to `start`."""
+        replay: Replay | None = getattr(self._local, "replay", None)
+        if replay is None or replay.done > start:
+            replay = Replay(self.model, self.nodes, self.feeds, self.threads)
+            self._local.replay = replay
+        for stop in self.stops:
+            if stop <= start:
+                replay.advance(stop)
+        return replay
+
+
+def curve(handle: Any, start: int, variants: Sequence[Variant]) -> dict[int, float]:
+    """Output divergence of one group's variants: a task for any process; `handle` shares an `Original`."""
+    original: Original = shared(handle)
+    return measure(original.at(start), variants, original.reference, original.kind, original.threads)
 
 
 def measure(

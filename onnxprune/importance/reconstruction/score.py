@@ -1,5 +1,6 @@
 """The scorer `reconstruction`: statistics, elimination, damage curves."""
 
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
 from onnxprune.errors import InputError
 from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
+from onnxprune.execution import in_this_process, share
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.fitpoint import FitPoint, Schedule, schedule
 from onnxprune.graph.model import Model
@@ -18,7 +20,7 @@ from onnxprune.graph.remove import masked
 from onnxprune.graph.space import Group, PruneSpace
 from onnxprune.graph.view import GraphView, view
 from onnxprune.importance.base import GroupScore, ScoreContext, Scores
-from onnxprune.importance.reconstruction.curves import Variant, interpolate, measure
+from onnxprune.importance.reconstruction.curves import Original, Variant, curve, interpolate
 from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
 from onnxprune.importance.reconstruction.energy import by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
@@ -29,6 +31,7 @@ _RIDGE = 3e-2
 _JOINT = 0.7
 _HELD_OUT = 4  # every fourth row measures damage instead of moments
 _MOST_MEASURED = 256
+_MOST_PENDING = 32  # curves handed out at a time: each takes the weights of its variants along
 _WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
 
 
@@ -147,18 +150,31 @@ def _damages(
     feeds = batch_feeds(plan.model, plan.graph, data, space.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
     reference = {name: np.concatenate(parts) for name, parts in _outputs(replay, kind).items()}
-    damages = {}
-    starts = {group.name: _first(group, replay) for group in space.groups}
-    for number, group in enumerate(sorted(space.groups, key=lambda g: starts[g.name])):
-        found = results[group.name]
-        if _correctable(group, plan):
-            replay.advance(starts[group.name])
-            variants = _variants(group, space, plan, found, statistics)
-            measured = measure(replay, variants, reference, kind, config.threads)
-        else:
-            measured = _masked_damage(group, context, found, reference, kind, data)
-        damages[group.name] = interpolate(found.errors, measured)
-        context.progress("damage", number + 1, len(space.groups))
+    starts = {group.name: _first(group, replay) for group in space.groups if _correctable(group, plan)}
+    threads = config.threads if in_this_process(context.executor) else 1
+    stops = sorted({*starts.values()})
+    original = Original(plan.model, plan.schedule.nodes, feeds, reference, kind, threads, stops)
+    damages: dict[str, np.ndarray] = {}
+    pending: deque[tuple[str, Future[dict[int, float]]]] = deque()
+
+    def finish(most: int) -> None:
+        while len(pending) > most:
+            name, future = pending.popleft()
+            damages[name] = interpolate(results[name].errors, future.result())
+            context.progress("damage", len(damages), len(space.groups))
+
+    with share(context.executor, original) as handle:
+        for group in sorted(space.groups, key=lambda g: starts.get(g.name, -1)):
+            found = results[group.name]
+            if group.name in starts:
+                variants = _variants(group, space, plan, found, statistics)
+                future = context.executor.submit(curve, handle, starts[group.name], variants)
+            else:
+                future = Future()
+                future.set_result(_masked_damage(group, context, found, reference, kind, data))
+            pending.append((group.name, future))
+            finish(_MOST_PENDING)
+        finish(0)
     return damages
 
 

@@ -1,0 +1,108 @@
+"""Executors: the same plan wherever the tasks run, and what happens to workers that die."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from onnxprune import pipeline
+from onnxprune.config import PruneConfig
+from onnxprune.errors import InputError, OnnxPruneError
+from onnxprune.execution import TaskExecutor, open_executor, share, shared
+from onnxprune.ops.examples import example
+
+NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
+    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    a = Relu (s)
+    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
+    r = Relu (h)
+    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
+    t = Add (k, a)
+    f = Flatten (t)
+    y = Gemm (f, w3, b3) }"""
+WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
+ROWS = {"x": np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32)}
+
+
+def outcome(executor=None, **options):
+    """What must not depend on the executor: the plan, the curves and the weights."""
+    model = example(NETWORK, WEIGHTS)
+    result = pipeline.prune(model, ROWS, targets="macs=0.5", executor=executor, **options)
+    return result.plan.to_json(), {name: a.tobytes() for name, a in result.model.constants.items()}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return outcome(config=PruneConfig(executor="serial"))
+
+
+def whose(handle, _):
+    value = shared(handle)
+    return os.getpid(), float(value["a"].sum()), value["a"].flags.writeable
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_plan_is_the_same_in_processes(expected, workers):
+    assert outcome(config=PruneConfig(executor="processes", workers=workers)) == expected
+
+
+def test_values_are_shared_with_processes_as_mapped_arrays():
+    value = {"a": np.arange(6.0), "b": "text"}
+    with open_executor("processes", 2) as inner:
+        executor = TaskExecutor(inner)
+        with share(executor, value) as handle:
+            found = [future.result() for future in [executor.submit(whose, handle, n) for n in range(4)]]
+    assert os.getpid() not in {pid for pid, _, _ in found}
+    assert {(total, writeable) for _, total, writeable in found} == {(15.0, False)}
+
+
+def test_a_dead_process_is_an_error_of_one_line():
+    with pytest.raises(OnnxPruneError, match="worker process died"), open_executor("processes", 1) as pool:
+        pool.submit(die).result()
+
+
+@pytest.mark.parametrize("spec", ["threads", "dask:/nowhere", ""])
+def test_an_unknown_executor_is_refused(spec):
+    with pytest.raises(InputError, match="is unknown"), open_executor(spec):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("onnxprune.execution._CONNECT_S", 1)
+    with pytest.raises(InputError, match="no dask scheduler answers"), open_executor("dask://127.0.0.1:9"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        yield local
+
+
+def address(cluster):
+    return "dask://" + cluster.scheduler_address.removeprefix("tcp://")
+
+
+def test_plan_is_the_same_on_a_dask_cluster(expected, cluster):
+    assert outcome(config=PruneConfig(executor=address(cluster))) == expected
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(expected, cluster):
+    before = {worker.pid for worker in cluster.workers.values()}
+    killed = []
+
+    def progress(stage, done, total):
+        if stage == "damage" and done >= 1 and not killed:
+            killed.append(next(iter(cluster.workers.values())).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    assert outcome(config=PruneConfig(executor=address(cluster)), progress=progress) == expected
+    assert killed
+    assert killed[0] in before
