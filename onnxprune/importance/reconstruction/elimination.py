@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_SHRINK_AT = 0.75  # share of a consumer's stored units that are left when the others' columns are dropped
+
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
@@ -90,48 +92,70 @@ def eliminate(task: Task) -> Elimination:
         for state in states:
             state.remove(unit)
         if width in task.widths:
-            corrected[width] = tuple(state.corrected(alive) for state in states)
+            corrected[width] = tuple(state.corrected() for state in states)
     return Elimination(task.group, order, errors, corrected)
 
 
 class _State:
-    """One consumer in the middle of the elimination."""
+    """One consumer in the middle of the elimination.
+
+    Columns lie unit by unit, those of no unit last; columns of removed units are dropped every now and then, so that
+    the matrices shrink with the group.
+    """
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
         gram = np.asarray(consumer.gram, dtype=np.float64)
         scale = max(float(np.trace(gram)) / max(len(gram), 1), 1e-30)
-        self._consumer = consumer
-        self._inverse = np.linalg.inv(gram + ridge * scale * np.eye(len(gram)))
-        self._weight = np.array(consumer.weight, dtype=np.float64)
-        energy = float(np.einsum("kc,kl,lc,c->", self._weight, gram, self._weight, consumer.metric, optimize=True))
+        weight = np.asarray(consumer.weight, dtype=np.float64)
+        energy = float(np.einsum("kc,kc,c->", weight, gram @ weight, consumer.metric, optimize=True))
         self._relative = 1.0 / max(energy, 1e-30)
+        self._consumer = consumer
+        others = np.setdiff1d(np.arange(len(gram)), consumer.blocks)
+        self._units = np.arange(len(consumer.blocks))  # those whose columns are here
         self._gone = np.zeros(len(consumer.blocks), dtype=bool)
+        self._columns = np.concatenate([consumer.blocks.reshape(-1), others])
+        inverse = np.linalg.inv(gram + ridge * scale * np.eye(len(gram)))
+        # Fortran order, as BLAS updates it in place.
+        self._inverse = np.asfortranarray(inverse[np.ix_(self._columns, self._columns)])
+        self._weight = weight[self._columns]
 
     def losses(self) -> np.ndarray:
         """`(n,)` relative loss of removing each unit next; of no meaning for those removed."""
-        blocks = self._consumer.blocks
-        width = blocks.shape[1]
-        inner = self._inverse[blocks[:, :, None], blocks[:, None, :]]
-        inner[self._gone] = np.eye(width)
-        weight = self._weight[blocks]
-        solved = np.linalg.solve(inner, weight) if width > 1 else weight / inner
-        return np.asarray(
-            np.einsum("nbc,nbc,c->n", weight, solved, self._consumer.metric, optimize=True) * self._relative
-        )
+        count, width = len(self._units), self._consumer.blocks.shape[1]
+        weight = self._weight[: count * width].reshape(count, width, -1)
+        at = np.arange(count * width).reshape(count, width)
+        inner = self._inverse[at[:, :, None], at[:, None, :]]
+        inner[self._gone[self._units]] = np.eye(width)
+        squares = (weight * self._consumer.metric) @ weight.transpose(0, 2, 1)
+        solved = np.linalg.solve(inner, squares) if width > 1 else squares / inner
+        losses = np.zeros(len(self._gone))
+        losses[self._units] = np.trace(solved, axis1=1, axis2=2) * self._relative
+        return losses
 
     def remove(self, unit: int) -> None:
         """Remove a unit and correct the other columns."""
-        columns = self._consumer.blocks[unit]
-        across = self._inverse[:, columns]
-        factor = np.linalg.solve(across[columns], np.hstack([across.T, self._weight[columns]]))
-        self._inverse -= across @ factor[:, : len(across)]
-        self._weight -= across @ factor[:, len(across) :]
-        self._weight[columns] = 0.0
-        self._gone[unit] = True
+        from scipy.linalg.blas import dgemm
 
-    def corrected(self, alive: np.ndarray) -> Corrected:
+        width = self._consumer.blocks.shape[1]
+        place = int(np.searchsorted(self._units, unit)) * width
+        own = slice(place, place + width)
+        across = np.array(self._inverse[:, own], order="F")
+        inner = across[own]
+        dgemm(-1.0, across, np.linalg.solve(inner, across.T), 1.0, self._inverse, overwrite_c=True)
+        change = np.linalg.solve(inner, self._weight[own])
+        dgemm(-1.0, change, across, 1.0, self._weight.T, trans_a=True, trans_b=True, overwrite_c=True)
+        self._weight[own] = 0.0
+        self._gone[unit] = True
+        left = ~self._gone[self._units]
+        if left.sum() <= _SHRINK_AT * len(left):
+            kept = np.ones(len(self._columns), dtype=bool)
+            kept[: len(left) * width] = np.repeat(left, width)
+            self._units, self._columns, self._weight = self._units[left], self._columns[kept], self._weight[kept]
+            self._inverse = np.asfortranarray(self._inverse[np.ix_(kept, kept)])
+
+    def corrected(self) -> Corrected:
         """The weights now, with exact zeros, and how the output's mean must shift."""
-        weight = self._weight.copy()
-        weight[self._consumer.blocks[~alive].reshape(-1)] = 0.0
+        weight = np.zeros(self._consumer.weight.shape)
+        weight[self._columns] = self._weight
         shift = self._consumer.mean @ (self._consumer.weight - weight)
         return Corrected(weight.astype(np.float32), shift)
