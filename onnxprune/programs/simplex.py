@@ -72,8 +72,8 @@ class Simplex:
         """Solve with the rows given so far, then give violated ones.
 
         Returns:
-            The optimum over the rows given so far, and the largest violation of a row of the program there (0 if none is
-            above the tolerance: then it is an optimum of the whole program). None where the time ran out.
+            The optimum over the rows given so far, and the largest violation of a row of the program there (0 if none
+            is above the tolerance: then it is an optimum of the whole program). None where the time ran out.
 
         Raises:
             SolverError: there is no solution, or the solver failed.
@@ -86,12 +86,12 @@ class Simplex:
             self._lp.setRealParam(SCIP_LPPARAM.LPTILIM, max(1e-3, self._deadline - perf_counter()))
         try:
             self._lp.solve()
-        except Exception as error:  # noqa: BLE001 (pyscipopt raises nothing more specific)
+        except Exception as error:
             raise SolverError(f"SCIP's linear program failed on the {self._name}: {error}") from error
         if not self._lp.isOptimal():
             if self.out_of_time:
                 return None
-            raise SolverError(f"the {self._name} has no solution: its rows contradict each other")
+            raise SolverError(f"SCIP's linear program ended the {self._name} without an optimum")
         x = np.array(self._lp.getPrimal())
         violation = self._program.violation(x)
         violation[self._given] = 0.0

@@ -59,6 +59,14 @@ def sparse(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tup
     return coo_array((values[used], (rows[used], columns[used])), shape=shape).tocsr()
 
 
+def contradiction(node: str, excess: float, program: str = "program") -> SolverError:
+    """The error where the original network itself breaks a row of a layer, by `excess`."""
+    return SolverError(
+        f"the {program} has no solution: the rows of layer {node!r} contradict each other (by {excess:.1e} at scores "
+        "of 1); raise --oamip-epsilon, or use --oamip-bounds valid"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RowBlock:
     """Rows `lower <= matrix x <= upper` that one layer gave for one image."""
@@ -70,8 +78,9 @@ class RowBlock:
 
 
 class Builder:
-    """Columns and rows of a program while it is made. Rows that always hold are dropped, and rows on a single column become
-    bounds of that column.
+    """Columns and rows of a program while it is made.
+
+    Rows that always hold are dropped, and rows on a single column become bounds of that column.
     """
 
     def __init__(self) -> None:
@@ -106,7 +115,9 @@ class Builder:
         matrix = widened(matrix, self.columns)
         return np.asarray(constant + matrix.maximum(0) @ self.lower + matrix.minimum(0) @ self.upper)
 
-    def add_rows(self, node: str, constant: np.ndarray, matrix: csr_array, lower: np.ndarray, upper: np.ndarray) -> None:
+    def add_rows(
+        self, node: str, constant: np.ndarray, matrix: csr_array, lower: np.ndarray, upper: np.ndarray
+    ) -> None:
         """Require `lower <= constant + matrix x <= upper`; `node` is the layer at fault where that is impossible.
 
         Raises:
@@ -118,10 +129,7 @@ class Builder:
         value = matrix @ self.start
         excess = np.maximum(lower - value, value - upper)
         if np.any(excess > 1e-6 * scale):
-            raise SolverError(
-                f"the rows of layer {node!r} contradict each other (by {excess.max():.1e} at scores of 1); "
-                "raise --oamip-epsilon, or use --oamip-bounds valid"
-            )
+            raise contradiction(node, float(excess.max()))
         positive, negative = matrix.maximum(0), matrix.minimum(0)
         most = positive @ self.upper + negative @ self.lower
         least = positive @ self.lower + negative @ self.upper

@@ -18,7 +18,20 @@ ScorePoints = Mapping[str, np.ndarray]
 """Per scored tensor, in topological order, `(n,)` the unit at each position; 0 where no score applies."""
 
 _ACTIVATIONS = frozenset(
-    {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign"}
+    {
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Clip",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Sigmoid",
+        "HardSigmoid",
+        "Tanh",
+        "Softplus",
+        "Softsign",
+    }
     | {"HardSwish", "Mish", "Gelu", "ThresholdedRelu", "Swish", "Silu", "Erf"}
 )
 _BOUND_TO_LAYER = frozenset({"BatchNormalization", "Identity", "Dropout", "Add", "Sub", "Mul", "Div"})
@@ -68,7 +81,9 @@ def logits_of(graph: Graph) -> str:
 
 
 def score_points(graph: Graph, space: PruneSpace) -> dict[str, np.ndarray]:
-    """Where scores apply: at every activation on prunable channels, and for groups without one where their producers'
+    """Where scores apply: the unit at each position of every scored tensor.
+
+    These are the activations on prunable channels, and for groups without one the tensors where their producers'
     values (bias and BatchNormalization included) are complete.
     """
     prunable = np.zeros(space.units, dtype=bool)
@@ -118,9 +133,7 @@ def units_at(graph: Graph, space: PruneSpace, tensor: str, allowed: np.ndarray) 
     return None
 
 
-def compile_network(
-    graph: Graph, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()
-) -> Network:
+def compile_network(graph: Graph, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()) -> Network:
     """Steps from the model's inputs, or from tensors that are given, to `outputs`; the network's output is the last.
 
     Args:
@@ -197,8 +210,9 @@ class _Compiler:
         for name in node.inputs:
             if name in self.given and name not in self.inputs:
                 self.give(name)
-        if not node.captured and all(self.value(name) is not None for name in node.inputs if name):
-            found = evaluate(self.graph.model, node, {name: self.value(name) for name in node.inputs if name})
+        known = {name: value for name in node.inputs if name and (value := self.value(name)) is not None}
+        if not node.captured and all(name in known for name in node.inputs if name):
+            found = evaluate(self.graph.model, node, known)
             if found is not None:
                 self._values.update(found)
                 return
@@ -224,4 +238,3 @@ class _Compiler:
         self.inputs[tensor] = tensor if units is None else tensor + _UNSCORED
         if units is not None:
             self.steps.append(Activation(tensor, tensor, tensor + _UNSCORED, units))
-

@@ -1,8 +1,8 @@
 """The decoupled variant: the network cut into modules, each with its own small program.
 
-A module holds consecutive scored layers. What enters it is constant, as the original network computes it for each image; what leaves
-it is pooled over positions and classified by an auxiliary head that is fitted on calibration rows. The last module keeps the
-network's own classifier where the program can hold it. Modules are independent of each other.
+A module holds consecutive scored layers. What enters it is constant, as the original network computes it for each
+image; what leaves it is pooled over positions and classified by an auxiliary head that is fitted on calibration rows.
+The last module keeps the network's own classifier where the program can hold it. Modules are independent of each other.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,9 @@ def module_tasks(
     notes = [] if note is None else [note]
     if heads:
         shares = [f"{head.accuracy:.0%}" for head in heads]
-        notes.append(f"auxiliary heads classify right: {', '.join(shares)} of the {len(labels)} rows they were fitted on")
+        notes.append(
+            f"auxiliary heads classify right: {', '.join(shares)} of the {len(labels)} rows they were fitted on"
+        )
 
     networks, classes = [], []
     for module, head in zip(modules, heads, strict=False):
@@ -227,4 +229,3 @@ def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
         scored[units] = True
     found = (group.units[scored[group.units]] for group in context.space.groups)
     return tuple(units for units in found if len(units))
-

@@ -4,10 +4,10 @@ For `h = max(r, 0)` with bounds `L <= r <= U` and a gate `v` (integer, or relaxe
 
     h >= 0,   h <= v U,   h >= r,   h <= r - (1 - v) L.
 
-Where the bounds have one sign the gate is decided, and `h` is 0 or `r` without any column. If the bounds hold for all scores
-(`Bounds.VALID`) that is all; bounds of the original network (`Bounds.EPS`, the paper's) are themselves imposed by the
-rows above: a unit that is off stays off and not below `L`, one that is on stays within `[0, U]`. A relaxed gate is eliminated
-(Fourier-Motzkin): `h (U - L) <= U (r - L)`, the triangle relaxation.
+Where the bounds have one sign the gate is decided, and `h` is 0 or `r` without any column. If the bounds hold for all
+scores (`Bounds.VALID`) that is all; bounds of the original network (`Bounds.EPS`, the paper's) are themselves imposed
+by the rows above: a unit that is off stays off and not below `L`, one that is on stays within `[0, U]`. A relaxed gate
+is eliminated (Fourier-Motzkin): `h (U - L) <= U (r - L)`, the triangle relaxation.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
 
 
 class Bounds(Enum):
-    """What intervals bound: the original network around the image (EPS), or the network at all scores in [0, 1] (VALID)."""
+    """What intervals bound: the original network around the image (EPS), or that at all scores in [0, 1] (VALID)."""
 
     EPS = "eps"
     VALID = "valid"
@@ -89,8 +89,8 @@ def maximum(x: Affine, windows: np.ndarray, gating: Gating, builder: Builder, no
     """The largest of each window's positions.
 
     The position that is largest in the original network is put in its place where it is largest for all values of the
-    columns, or where bounds of the original network say so (and rows then keep it so). Else a column `p` with selectors `u`:
-    `p >= x_j`, `p <= x_j + (1 - u_j) (max U - L_j)`, `sum u = 1`.
+    columns, or where bounds of the original network say so (and rows then keep it so). Else a column `p` with selectors
+    `u`: `p >= x_j`, `p <= x_j + (1 - u_j) (max U - L_j)`, `sum u = 1`.
     """
     value = np.append(builder.at_start(x.constant, x.matrix), -np.inf)
     lower, upper = np.append(x.lower, -np.inf), np.append(x.upper, -np.inf)

@@ -58,9 +58,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, ridge: float = _RIDGE) ->
         gradient = np.concatenate([slope.T @ x + ridge * weight[:, :-1], slope.sum(axis=0)[:, None]], axis=1)
         return value, gradient.ravel()
 
-    found = minimize(
-        loss, np.zeros(count * (size + 1)), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
-    )
+    found = minimize(loss, np.zeros(count * (size + 1)), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
     weight = found.x.reshape(count, size + 1)
     accuracy = float(np.mean(np.argmax(x @ weight[:, :-1].T + weight[:, -1], axis=1) == own))
     scaled = weight[:, :-1] * scale

@@ -27,8 +27,8 @@ def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: in
     """Draw rows among those that the model classifies right.
 
     Args:
-        spec: `N` (balanced by class), `random:N`, `per-class[:N]` (one program a class, 10 rows by default) or `all` (exactly the
-            given rows, also those classified wrong).
+        spec: `N` (balanced by class), `random:N`, `per-class[:N]` (one program a class, 10 rows by default) or `all`
+            (exactly the given rows, also those classified wrong).
         predicted: `(rows,)` the model's own arg-max.
         labels: `(rows,)` true classes; None takes the model's own.
         seed: seed of the draw.
@@ -46,7 +46,8 @@ def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: in
     right = np.flatnonzero(predicted == classes)
     if not len(right):
         raise InputError(
-            "no calibration row is classified as its label says; check the labels and --mean, --std, --scale and --layout"
+            "no calibration row is classified as its label says; check the labels and "
+            "--mean, --std, --scale and --layout"
         )
     shuffled = np.random.default_rng(seed).permutation(right)
     if kind == "random":

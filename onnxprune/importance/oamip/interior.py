@@ -1,9 +1,10 @@
 """An interior point of optimal value, by a primal-dual method that treats log-sum-exp as the smooth function it is.
 
-Minimises `c x + w sum_m f_m(x)` over `lower <= A x <= upper` and the columns' bounds, with `f_m` the images' losses. The Newton system
-has one row a column (the scores and little else), whatever the number of rows, which is why this is fast where the simplex method
-walks through thousands of degenerate vertices (Mehrotra, "On the implementation of a primal-dual interior point method",
-SIAM J. Optim. 1992). The multipliers give a lower bound that does not rest on convergence:
+Minimises `c x + w sum_m f_m(x)` over `lower <= A x <= upper` and the columns' bounds, with `f_m` the images' losses.
+The Newton system has one row a column (the scores and little else), whatever the number of rows, which is why this is
+fast where the simplex method walks through thousands of degenerate vertices (Mehrotra, "On the implementation of a
+primal-dual interior point method", SIAM J. Optim. 1992). The multipliers give a lower bound that does not rest on
+convergence:
 
     min f >= f(x) - g x + min_(bounds) (c + g + A' y) x' - y+ upper + y- lower,        g = gradient of w sum_m f_m at x.
 """
@@ -184,7 +185,9 @@ def interior_point(program: OamipProgram, tolerance: float, time_limit: float | 
         dual = reduced + sum((side.priced(n) for side, of_rows in sides if not of_rows), np.zeros(n))
         for side, of_rows in sides:
             side.measure(activity if of_rows else x)
-        matrix = rows.gram(sum(side.weights(m) for side, of_rows in sides if of_rows)) + factor.T @ factor
+        matrix = (
+            rows.gram(sum((side.weights(m) for side, of_rows in sides if of_rows), np.zeros(m))) + factor.T @ factor
+        )
         matrix[np.diag_indices(n)] += sum(side.weights(n) for side, of_rows in sides if not of_rows) + 1e-12
         try:
             decomposed = cho_factor(matrix, check_finite=False)
@@ -208,9 +211,10 @@ def interior_point(program: OamipProgram, tolerance: float, time_limit: float | 
 
         zero = [np.zeros(len(side.at)) for side, _ in sides]
         primal, dual_step = follow(solve(zero), zero)
-        after = sum(
-            float((side.slack + primal * side.ds) @ (side.price + dual_step * side.dz)) for side, _ in sides
-        ) / count
+        after = (
+            sum(float((side.slack + primal * side.ds) @ (side.price + dual_step * side.dz)) for side, _ in sides)
+            / count
+        )
         centre = (after / gap) ** 3 * gap
         targets = [centre - side.ds * side.dz for side, _ in sides]
         dx = solve(targets)

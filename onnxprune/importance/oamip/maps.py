@@ -23,8 +23,8 @@ def windows(
         out: spatial size of the output.
 
     Returns:
-        `(prod(out), prod(kernel))` flat input positions, -1 in the padding, and whether a tap lies within input and padding (it
-        may lie beyond both where the output's size was rounded up).
+        `(prod(out), prod(kernel))` flat input positions, -1 in the padding, and whether a tap lies within input and
+        padding (it may lie beyond both where the output's size was rounded up).
     """
     n = len(size)
     position = np.zeros((1, 1), dtype=np.int64)
@@ -101,7 +101,9 @@ def selection(source: np.ndarray, n_in: int) -> csr_array:
 def reduction(shape: Shape, axes: Sequence[int], *, mean: bool) -> csr_array:
     """Matrix of a sum or mean over axes."""
     kept = [axis for axis in range(len(shape)) if axis not in axes]
-    index = np.arange(prod(shape)).reshape(tuple(shape)).transpose([*kept, *axes]).reshape(-1, prod(shape[a] for a in axes))
+    index = (
+        np.arange(prod(shape)).reshape(tuple(shape)).transpose([*kept, *axes]).reshape(-1, prod(shape[a] for a in axes))
+    )
     weight = 1.0 / index.shape[1] if mean else 1.0
     rows = np.repeat(np.arange(len(index)), index.shape[1])
     return coo_array((np.full(index.size, weight), (rows, index.ravel())), shape=(len(index), index.size)).tocsr()

@@ -1,9 +1,9 @@
 """The paper's program as data.
 
-Minimise `lambda * mean_m(logsumexp(z_m) - z_m[y_m]) + S` over scores and what propagation added, where `z_m` are the logits of image
-`m` and `S` is the sum of the (layers - 1) largest of the layers' terms `T_l = sum_i (s_i - 2) / n_l` (of one layer, its
-term). The sum of the `k` largest is `min_t k t + sum_l max(T_l - t, 0)`, hence linear. The log-sum-exp of each image is bounded by a
-column `e_m`, which `solve` supports by tangents.
+Minimise `lambda * mean_m(logsumexp(z_m) - z_m[y_m]) + S` over scores and what propagation added, where `z_m` are the
+logits of image `m` and `S` is the sum of the (layers - 1) largest of the layers' terms `T_l = sum_i (s_i - 2) / n_l`
+(of one layer, its term). The sum of the `k` largest is `min_t k t + sum_l max(T_l - t, 0)`, hence linear. The
+log-sum-exp of each image is bounded by a column `e_m`, which `solve` supports by tangents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,12 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.errors import ModelError
-from onnxprune.importance.oamip.affine import Builder, sparse, widened
+from onnxprune.importance.oamip.affine import Builder, contradiction, sparse, widened
 from onnxprune.importance.oamip.propagate import Propagation, ScoreColumns, propagate
 from onnxprune.importance.oamip.steps import Network
 from onnxprune.programs.linear import LinearProgram
+
+_FEASIBILITY = 1e-6  # violation that arithmetic may leave, relative to the row's terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class OamipProgram:
         labels: `(M,)`.
         loss_columns: `(M,)` columns `e_m`.
         loss_weight: lambda / M.
+        blocks: layer and number of rows of each run of rows, in their order.
     """
 
     linear: LinearProgram
@@ -44,6 +47,24 @@ class OamipProgram:
     labels: np.ndarray
     loss_columns: np.ndarray
     loss_weight: float
+    blocks: tuple[tuple[str, int], ...]
+
+    def check(self, name: str) -> None:
+        """Check that the original network, where every method starts, is feasible.
+
+        Args:
+            name: what messages call the program.
+
+        Raises:
+            SolverError: it breaks a row.
+        """
+        violation = self.linear.violation(self.start)
+        excess = violation - _FEASIBILITY * (1 + abs(self.linear.A) @ np.abs(self.start))
+        worst = int(np.argmax(excess))
+        if excess[worst] > 0:
+            ends = np.cumsum([rows for _, rows in self.blocks])
+            layer = self.blocks[int(np.searchsorted(ends, worst, side="right"))][0]
+            raise contradiction(layer, float(violation[worst]), name)
 
     def losses(self, x: np.ndarray) -> np.ndarray:
         """`(M,)` loss of each image at `x`, not weighted."""
@@ -67,7 +88,7 @@ class OamipProgram:
         return sparsity_term([x[columns] for columns in self.layers])
 
     def loss_term(self, x: np.ndarray) -> float:
-        """lambda times the mean loss."""
+        """Lambda times the mean loss."""
         return float(self.loss_weight * self.losses(x).sum())
 
     def objective(self, x: np.ndarray) -> float:
@@ -186,6 +207,7 @@ def build(
         labels=labels,
         loss_columns=losses,
         loss_weight=lambda_ / count,
+        blocks=(("sparsity term", len(layers)), *((b.node, b.matrix.shape[0]) for b in builder.blocks)),
     )
     return replace(program, start=program.completed(builder.start)), largest
 

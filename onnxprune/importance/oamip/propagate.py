@@ -1,13 +1,13 @@
 """Run one image through a network of steps: affine functions of the scores, and the rows of the paper's program.
 
 A scored activation with input `a`, bounds `L <= a <= U` and `U+ = max(U, 0)` works on `r = a - (1 - s) U+`
-(ElAraby, Wolf, Carvalho: "Identifying Critical Neurons in ANN Architectures using Mixed Integer Programming"). The last row of its
-gate uses `L` for bounds of the original network, as the paper does, and the least value of `r`, `L - U+`, for bounds that hold
-for all scores.
+(ElAraby, Wolf, Carvalho: "Identifying Critical Neurons in ANN Architectures using Mixed Integer Programming"). The last
+row of its gate uses `L` for bounds of the original network, as the paper does, and the least value of `r`, `L - U+`,
+for bounds that hold for all scores.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -42,11 +42,11 @@ class Propagation:
         gating: what bounds mean and whether gates are integer.
         epsilon: half-width of the box around the image that bounds are propagated from.
         tighten: tighten bounds of open gates by linear programs.
-        exact: take pre-activations that do not depend on scores as they are, without the box: then every score down to 0 is
-            allowed, where the box wants `s >= radius / (a + radius)` of a unit that is barely on.
+        exact: take pre-activations that do not depend on scores as they are, without the box: then every score down
+            to 0 is allowed, where the box wants `s >= radius / (a + radius)` of a unit that is barely on.
     """
 
-    gating: Gating = Gating()
+    gating: Gating = field(default_factory=Gating)
     epsilon: float = 1e-5
     tighten: bool = False
     exact: bool = False

@@ -1,7 +1,7 @@
 """From an operator to steps: one short rule an operator family.
 
-A rule is found by operator name in `RULES`. It may ask the `Context` for shapes and constant operands, and gives the steps that
-make the node's output. What depends on no input is evaluated before any rule is asked.
+A rule is found by operator name in `RULES`. It may ask the `Context` for shapes and constant operands, and gives the
+steps that make the node's output. What depends on no input is evaluated before any rule is asked.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,7 +113,9 @@ def gemm(node: Node, context: Context) -> list[Step]:
     out = context.shape(node.output())
     alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
     constant = np.broadcast_to(np.zeros(1) if bias is None else beta * bias.astype(np.float64), out)
-    return linear(node, [source], [maps.contraction(context.shape(source), alpha * matrix.astype(np.float64))], constant)
+    return linear(
+        node, [source], [maps.contraction(context.shape(source), alpha * matrix.astype(np.float64))], constant
+    )
 
 
 @rule("MatMul")
@@ -153,13 +155,8 @@ def average_pool(node: Node, context: Context) -> list[Step]:
     if node.op_type == "GlobalAveragePool":
         return linear(node, [node.input(0)], [maps.reduction(shape, range(2, len(shape)), mean=True)], np.zeros(out[1]))
     at, padded = _pool_windows(node, shape, out)
-    if node.int("count_include_pad", 0):
-        counted = padded.sum(axis=1)
-    else:
-        counted = (at >= 0).sum(axis=1)
-    return linear(
-        node, [node.input(0)], [maps.averaging(at, counted, shape[1], prod(shape[2:]))], np.zeros(prod(out))
-    )
+    counted = padded.sum(axis=1) if node.int("count_include_pad", 0) else (at >= 0).sum(axis=1)
+    return linear(node, [node.input(0)], [maps.averaging(at, counted, shape[1], prod(shape[2:]))], np.zeros(prod(out)))
 
 
 @rule("MaxPool", "GlobalMaxPool")

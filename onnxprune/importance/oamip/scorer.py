@@ -1,4 +1,4 @@
-"""`--importance oamip`: the paper's scores. Chooses images, makes programs, runs them, and gathers scores and the report."""
+"""`--importance oamip`: the paper's scores. Chooses images, makes programs, runs them, and gathers the scores."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
@@ -74,8 +74,8 @@ def _graph(context: ScoreContext, data: Dataset) -> Graph:
         facts = gather_facts(context.model, context.view, given)
     if facts.batch != 1 and not context.config.oamip.decoupled:
         raise ModelError(
-            f"{context.model.name}: the program of --importance oamip holds single images, and the model's batch is fixed to "
-            f"{facts.batch}; export it with a batch of 1 or a symbolic one"
+            f"{context.model.name}: the program of --importance oamip holds single images, and the model's "
+            f"batch is fixed to {facts.batch}; export it with a batch of 1 or a symbolic one"
         )
     return Graph(context.model, context.view, facts)
 

@@ -1,11 +1,11 @@
-"""Solve the paper's program: cutting planes for log-sum-exp around SCIP's LP interface, and around SCIP where gates are integer.
+"""Solve the paper's program: cutting planes for log-sum-exp around SCIP's LP interface, or SCIP for integer gates.
 
-An interior point (`interior`) says where the optimum is and which rows bind; SCIP's linear program with the tangents there and those
-rows then proves it, mostly at once. Where it does not, or where no interior point is sought, rounds follow:
-`e_m >= logsumexp(z) - z_y` is replaced by tangents, added until the objective of a feasible point is within the tolerance of the
-linear program's optimum, which is a lower bound. Tangents are taken between the best feasible point and that optimum (in-out
-separation: Ben-Ameur and Neto, "Acceleration of cutting-plane and column generation algorithms", Networks 2007), which needs fewer
-of them than tangents at the optimum alone. No building here.
+An interior point (`interior`) says where the optimum is and which rows bind; SCIP's linear program with the tangents
+there and those rows then proves it, mostly at once. Where it does not, or where no interior point is sought, rounds
+follow: `e_m >= logsumexp(z) - z_y` is replaced by tangents, added until the objective of a feasible point is within the
+tolerance of the linear program's optimum, which is a lower bound. Tangents are taken between the best feasible point
+and that optimum (in-out separation: Ben-Ameur and Neto, "Acceleration of cutting-plane and column generation
+algorithms", Networks 2007), which needs fewer of them than tangents at the optimum alone. No building here.
 """
 
 from dataclasses import dataclass, replace
@@ -92,6 +92,7 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
         SolverError: the rows contradict each other, or a solver failed.
     """
     began = perf_counter()
+    program.check(name)
     cuts = _Cuts()
     relaxed = _solve_relaxed(program, name, time_limit, cuts)
     if not program.linear.integer.any():
@@ -148,9 +149,11 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
             short = np.flatnonzero(program.losses(x) - x[program.loss_columns] > 0.1 * TOLERANCE)
             if (stalled or rounds % 2 == 0) and len(short):
                 cut(x, short)
-    except SolverError:
+    except SolverError as error:
         if not proved:  # else the multipliers of the interior point have proved it already
-            raise
+            raise SolverError(
+                f"{error}; use fewer --oamip-images, a larger --oamip-epsilon, or --oamip-decoupled"
+            ) from error
     return Solution(best, objective, min(bound, objective), status, rounds, 0.0)
 
 

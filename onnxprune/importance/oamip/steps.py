@@ -32,8 +32,8 @@ class Linear:
 class Activation:
     """A scored or unscored activation `f(min(a, cap) - (1 - s) U+)`.
 
-    `f(r) = max(r, floor)` where `floor` is finite, else `r` for positive and `slope * r` for negative `r`; a slope of 1 is a layer
-    without activation.
+    `f(r) = max(r, floor)` where `floor` is finite, else `r` for positive and `slope * r` for negative `r`; a slope of 1
+    is a layer without activation.
 
     Attributes:
         node: the operator, for messages.

@@ -82,9 +82,7 @@ def run_task(task: Task) -> TaskResult:
         ModelError: the program would be too large, or has no logits.
         SolverError: there is no solution, or a solver failed.
     """
-    program, largest = build(
-        task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how
-    )
+    program, largest = build(task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how)
     found = solve(program, task.name, time_limit=task.time_limit, seed=task.seed)
     units = np.concatenate(task.layers)
     return TaskResult(

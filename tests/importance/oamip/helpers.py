@@ -1,0 +1,74 @@
+"""Builds programs for small models."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnxprune.calibration.runner import Runner
+from onnxprune.graph.analysis import analyse
+from onnxprune.graph.load import load
+from onnxprune.graph.space import PruneSpace
+from onnxprune.graph.view import view
+from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.gates import Bounds, Gating
+from onnxprune.importance.oamip.program import OamipProgram, build
+from onnxprune.importance.oamip.propagate import Propagation
+from onnxprune.ops.examples import example
+
+EPS = Propagation(Gating(Bounds.EPS))
+VALID = Propagation(Gating(Bounds.VALID, integer=True), epsilon=0.0)
+
+MLP = """g (float[N,5] x) => (float[N,3] y) {
+    a = Gemm (x, w1, b1)
+    h = Relu (a)
+    c = Gemm (h, w2, b2)
+    k = Relu (c)
+    y = Gemm (k, w3, b3) }"""
+MLP_WEIGHTS = {"w1": (5, 4), "b1": (4,), "w2": (4, 3), "b2": (3,), "w3": (3, 3), "b3": (3,)}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program and the model it was built from."""
+
+    program: OamipProgram
+    space: PruneSpace
+    x: np.ndarray
+    logits: np.ndarray
+
+
+def mlp() -> onnx.ModelProto:
+    """Two hidden layers of 4 and 3 units."""
+    return example(MLP, MLP_WEIGHTS)
+
+
+def program_of(
+    proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray, how: Propagation = EPS, lambda_: float = 5.0
+) -> Built:
+    """The whole network's program on these rows."""
+    model = load(proto)
+    graph_view = view(model)
+    name = graph_view.inputs[0]
+    space = analyse(model, graph_view, {name: (1, *x.shape[1:])})
+    graph = Graph(model, graph_view, space.facts)
+    network = compile_network(graph, score_points(graph, space), [logits_of(graph)])
+    layers = [group.units for group in space.groups]
+    images = [{name: row[None]} for row in x]
+    program, _ = build(network, images, labels, layers, np.ones(space.units), lambda_, how)
+    logits = np.concatenate([Runner(model, threads=1).run_feed({name: row[None]})[graph_view.outputs[0]] for row in x])
+    return Built(program, space, x, logits.reshape(len(x), -1))
+
+
+def logits_at(program: OamipProgram, x: np.ndarray) -> np.ndarray:
+    """Logits of every image at a point of the program."""
+    return np.array([o + m @ x for o, m in zip(program.offsets, program.logits, strict=True)])
+
+
+def with_scores(program: OamipProgram, scores: np.ndarray) -> OamipProgram:
+    """The program with all scores fixed."""
+    linear = program.linear
+    low, high = linear.column_lower.copy(), linear.column_upper.copy()
+    columns = np.concatenate(program.layers)
+    low[columns], high[columns] = scores, scores
+    return replace(program, linear=replace(linear, column_lower=low, column_upper=high))
