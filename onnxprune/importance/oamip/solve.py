@@ -24,6 +24,7 @@ from onnxprune.programs.simplex import Simplex
 TOLERANCE = 1e-5  # gap, relative to the objective, at which a program counts as solved
 _TOWARDS = 0.7  # where tangents are taken on the way from the best point to the optimum of the linear program
 _ROUNDS = 500
+_FEASIBLE = 1e-4  # largest violation of a row by the original network, from rounding
 _INSIDE = 0.999  # share of the way to the first violated row that is taken
 _PRICED = 1e-6  # multiplier above which a row is given to the linear program at once
 _PROOF_S = 10.0  # seconds for the proof of what is already known to be optimal, at least
