@@ -228,5 +228,10 @@ class PruneConfig:
         metavar="WHERE",
     )
     workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
+    cache: str | None = option(
+        None,
+        "Keep statistics and scores in this folder: an interrupted run goes on where it stopped.",
+        metavar="DIR",
+    )
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)

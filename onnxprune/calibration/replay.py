@@ -19,6 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 _BATCH_BYTES = 128 << 20
 _LARGEST_BATCH = 64
+_COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 
 
 class Replay:
@@ -115,7 +116,7 @@ def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -
 
 def _takes_any_batch(model: Model, graph: GraphView, data: Dataset, fixed: int, size: int) -> bool:
     """Whether the nodes of a model that declares a fixed batch give the same results at another one."""
-    count = min(size, len(data)) // fixed * fixed
+    count = min(size, len(data), _COMPARED * fixed) // fixed * fixed
     if count <= fixed:
         return False
     few = data.take(range(count))

@@ -7,6 +7,7 @@ Ginv_:c (Ginv_cc)^-1 W_c` and `Ginv -= Ginv_:c (Ginv_cc)^-1 Ginv_c:`: the optima
 first.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,25 @@ class Elimination:
     order: np.ndarray
     errors: np.ndarray
     corrected: dict[int, tuple[Corrected, ...]]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything as named arrays."""
+        found = {"order": self.order, "errors": self.errors}
+        for width, layers in self.corrected.items():
+            for number, each in enumerate(layers):
+                found[f"weight/{width}/{number}"], found[f"shift/{width}/{number}"] = each.weight, each.shift
+        return found
+
+    @classmethod
+    def from_arrays(cls, group: str, arrays: Mapping[str, np.ndarray]) -> "Elimination":
+        """What `arrays` were made from."""
+        corrected: dict[int, tuple[Corrected, ...]] = {}
+        for key, weight in arrays.items():
+            kind, _, rest = key.partition("/")
+            if kind == "weight":  # in their own order
+                width = int(rest.partition("/")[0])
+                corrected[width] = (*corrected.get(width, ()), Corrected(weight, arrays[f"shift/{rest}"]))
+        return cls(group, arrays["order"], arrays["errors"], corrected)
 
 
 def eliminate(task: Task) -> Elimination:

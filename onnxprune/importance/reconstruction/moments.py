@@ -123,7 +123,12 @@ class Statistics:
 
 
 def collect(
-    replay: Replay, point: FitPoint, space: PruneSpace, weight: np.ndarray, generator: np.random.Generator
+    replay: Replay,
+    point: FitPoint,
+    space: PruneSpace,
+    weight: np.ndarray,
+    generator: np.random.Generator,
+    known: Moments | None = None,
 ) -> Statistics:
     """Moments of a layer's input columns at sampled positions of all rows. Moves `replay` to the layer.
 
@@ -133,19 +138,22 @@ def collect(
         space: the analysis.
         weight: the layer's weight.
         generator: draws positions.
+        known: the moments, where they are known already; then `replay` stays where it is.
     """
     layer = point.layer
     axis_ids = space.labels[layer.weight][layer.in_axis]
     assert axis_ids is not None
     matrix = to_matrix(layer, weight)
     ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
-    replay.advance(replay.before(layer.node), [layer.input])
     reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
+    if known is not None:
+        return Statistics(point, ids, matrix, known, reduction)
+    replay.advance(replay.before(layer.node), [layer.input])
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * width) // len(replay.batches))
     sums = MomentSums()
-    for known in replay.batches:
-        source = known[layer.input]
+    for batch in replay.batches:
+        source = batch[layer.input]
         at = positions(layer, _output_shape(layer, source.shape, space), count, generator)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.cache import Cache, fingerprint
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
+from onnxprune.calibration.statistics import Moments
 from onnxprune.errors import InputError
 from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
 from onnxprune.execution import in_this_process, share
@@ -47,10 +49,14 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
     fit, measured = split(data)
     plan = _plan(context)
-    results, statistics = _eliminate(context, plan, fit)
+    cache = Cache(None)
+    if context.config.cache is not None:
+        options = {"seed": context.config.seed, "importance": context.config.importance, "groups": _groups(context)}
+        cache = Cache(context.config.cache, fingerprint(context.model, data, options))
+    results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.space.groups if group.name not in results]
     results |= by_energy(context, others, fit)
-    damages = _damages(context, plan, results, statistics, measured)
+    damages = _damages(context, plan, results, statistics, measured, cache)
     scores = []
     for group in context.space.groups:
         found = results[group.name]
@@ -98,7 +104,7 @@ def _plan(context: ScoreContext) -> _Plan:
 
 
 def _eliminate(
-    context: ScoreContext, plan: _Plan, fit: Dataset
+    context: ScoreContext, plan: _Plan, fit: Dataset, cache: Cache
 ) -> tuple[dict[str, Elimination], dict[str, Statistics]]:
     """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
     space, config = context.space, context.config
@@ -109,23 +115,61 @@ def _eliminate(
     used = {node for nodes in waiting.values() for node in nodes}
     statistics: dict[str, Statistics] = {}
     futures: list[Future[Elimination]] = []
+    skipped: list[FitPoint] = []
     points = [point for point in plan.schedule.points if point.layer.node in used]
     for number, point in enumerate(points):
         generator = np.random.default_rng([config.seed, number])
         weight = plan.model.constants[point.layer.weight]
-        statistics[point.layer.node] = collect(replay, point, space, weight, generator)
+        node = point.layer.node
+        stored = cache.get("moments", node)
+        if stored is None:
+            # The run halts where it always does: what it computes depends on that in the last bits.
+            for other in skipped:
+                replay.advance(replay.before(other.layer.node), [other.layer.input])
+            skipped.clear()
+            statistics[node] = collect(replay, point, space, weight, generator)
+            found = statistics[node].moments
+            cache.put("moments", node, {"second": found.second, "mean": found.mean, "rows": np.array(found.rows)})
+        else:
+            skipped.append(point)
+            known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
+            statistics[node] = collect(replay, point, space, weight, generator, known)
         for group in space.groups:
             if point.layer.node in waiting.get(group.name, ()):
                 waiting[group.name].remove(point.layer.node)
                 if not waiting[group.name]:
-                    futures.append(context.executor.submit(eliminate, _task(group, statistics)))
+                    futures.append(_submitted(context, group, statistics, cache))
         context.progress("statistics", number + 1, len(points))
-    found = {}
+    results = {}
     for number, future in enumerate(futures):
         result = future.result()
-        found[result.group] = result
+        results[result.group] = result
         context.progress("elimination", number + 1, len(futures))
-    return found, statistics
+    return results, statistics
+
+
+def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
+    """What is prunable: part of what results depend on."""
+    return tuple((group.name, group.units.tobytes()) for group in context.space.groups)
+
+
+def _submitted(
+    context: ScoreContext, group: Group, statistics: Mapping[str, Statistics], cache: Cache
+) -> "Future[Elimination]":
+    """A group's elimination: from the cache, or handed out, and kept as soon as it is there."""
+    stored = cache.get("elimination", group.name)
+    if stored is not None:
+        future: Future[Elimination] = Future()
+        future.set_result(Elimination.from_arrays(group.name, stored))
+        return future
+
+    def keep(done: "Future[Elimination]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            cache.put("elimination", group.name, done.result().arrays())
+
+    future = context.executor.submit(eliminate, _task(group, statistics))
+    future.add_done_callback(keep)
+    return future
 
 
 def _task(group: Group, statistics: Mapping[str, Statistics]) -> Task:
@@ -143,6 +187,7 @@ def _damages(
     results: Mapping[str, Elimination],
     statistics: Mapping[str, Statistics],
     data: Dataset,
+    cache: Cache,
 ) -> dict[str, np.ndarray]:
     """Each group's damage curve, measured on `data`."""
     space, config = context.space, context.config
@@ -160,17 +205,21 @@ def _damages(
     def finish(most: int) -> None:
         while len(pending) > most:
             name, future = pending.popleft()
-            damages[name] = interpolate(results[name].errors, future.result())
+            measured = future.result()
+            cache.put("damage", name, {"widths": np.array([*measured], int), "values": np.array([*measured.values()])})
+            damages[name] = interpolate(results[name].errors, measured)
             context.progress("damage", len(damages), len(space.groups))
 
     with share(context.executor, original) as handle:
         for group in sorted(space.groups, key=lambda g: starts.get(g.name, -1)):
-            found = results[group.name]
-            if group.name in starts:
+            found, stored = results[group.name], cache.get("damage", group.name)
+            future: Future[dict[int, float]] = Future()
+            if stored is not None:
+                future.set_result(dict(zip(stored["widths"].tolist(), stored["values"].tolist(), strict=True)))
+            elif group.name in starts:
                 variants = _variants(group, space, plan, found, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
-                future = Future()
                 future.set_result(_masked_damage(group, context, found, reference, kind, data))
             pending.append((group.name, future))
             finish(_MOST_PENDING)

@@ -1,0 +1,105 @@
+"""Results on disk: what an interrupted run leaves behind is not computed again, and nothing else is taken for it."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from onnxprune import pipeline
+from onnxprune.cache import Cache
+from onnxprune.errors import InputError
+from onnxprune.execution import SerialExecutor
+from onnxprune.importance.base import no_progress
+from onnxprune.ops.examples import example
+
+NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
+    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    a = Relu (s)
+    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
+    r = Relu (h)
+    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
+    t = Add (k, a)
+    f = Flatten (t)
+    y = Gemm (f, w3, b3) }"""
+WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
+
+
+def rows(seed=0):
+    return {"x": np.random.default_rng(seed).standard_normal((48, 3, 8, 8)).astype(np.float32)}
+
+
+def outcome(data, progress=no_progress, **options):
+    options = {"executor": SerialExecutor(), "targets": "macs=0.5", "progress": progress, **options}
+    result = pipeline.prune(example(NETWORK, WEIGHTS), data, **options)
+    return result.plan.to_json(), {name: a.tobytes() for name, a in result.model.constants.items()}
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """How often each kind of task is computed."""
+    module = import_module("onnxprune.importance.reconstruction.score")
+    found = dict.fromkeys(("collect", "eliminate", "curve"), 0)
+
+    def counted(name, function):
+        def run(*args):
+            found[name] += name != "collect" or len(args) < 6  # a sixth one is the known moments
+            return function(*args)
+
+        return run
+
+    for name in found:
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    return found
+
+
+class StoppedError(Exception):
+    """Stands for a signal."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "left"), [("statistics", (2, 2, 2)), ("elimination", (0, 0, 2)), ("damage", (0, 0, 1))]
+)
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, counts, stage, left):
+    expected = outcome(rows())
+    whole = tuple(counts.values())
+
+    def progress(name, done, total):
+        if name == stage and done == 1:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        outcome(rows(), progress, cache=str(tmp_path))
+    counts.update(dict.fromkeys(counts, 0))
+    assert outcome(rows(), cache=str(tmp_path)) == expected
+    assert tuple(counts.values()) == left
+    assert sum(left) < sum(whole)
+
+
+def test_a_finished_run_computes_nothing_again(tmp_path, counts):
+    first = outcome(rows(), cache=str(tmp_path))
+    counts.update(dict.fromkeys(counts, 0))
+    assert outcome(rows(), cache=str(tmp_path), targets="macs=0.5") == first
+    assert set(counts.values()) == {0}
+
+
+@pytest.mark.parametrize("change", ["rows", "seed"])
+def test_other_data_or_options_are_computed_anew(tmp_path, counts, change):
+    outcome(rows(), cache=str(tmp_path))
+    before = dict(counts)
+    outcome(rows(1 if change == "rows" else 0), cache=str(tmp_path), seed=1 if change == "seed" else 0)
+    assert counts == {name: 2 * count for name, count in before.items()}
+
+
+def test_a_damaged_file_is_computed_anew(tmp_path):
+    cache = Cache(str(tmp_path), "origin")
+    cache.put("moments", "a", {"x": np.arange(3.0)})
+    np.testing.assert_array_equal(cache.get("moments", "a")["x"], np.arange(3.0))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-30])
+    assert cache.get("moments", "a") is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made"):
+        Cache(str(tmp_path / "file"))
