@@ -132,7 +132,7 @@ def _last_to_first(context: ScoreContext, task: Task, layers: Sequence[np.ndarra
     results = []
     for done, units in enumerate(reversed(layers)):
         context.progress(_STAGE, done, len(layers))
-        result = run_task(replace(task, layers=(units,), fixed=fixed.copy()))
+        result = context.executor.submit(run_task, replace(task, layers=(units,), fixed=fixed.copy())).result()
         fixed[units] = result.scores
         results.append(result)
     context.progress(_STAGE, len(layers), len(layers))

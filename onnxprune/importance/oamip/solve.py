@@ -24,7 +24,6 @@ from onnxprune.programs.simplex import Simplex
 TOLERANCE = 1e-5  # gap, relative to the objective, at which a program counts as solved
 _TOWARDS = 0.7  # where tangents are taken on the way from the best point to the optimum of the linear program
 _ROUNDS = 500
-_FEASIBLE = 1e-4  # largest violation of a row by the original network, from rounding
 _INSIDE = 0.999  # share of the way to the first violated row that is taken
 _PRICED = 1e-6  # multiplier above which a row is given to the linear program at once
 _PROOF_S = 10.0  # seconds for the proof of what is already known to be optimal, at least
@@ -115,7 +114,11 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
     best, objective, bound = program.start, program.objective(program.start), -np.inf
     priced = np.zeros(0, dtype=np.int64)
     if applicable(program):
-        found = interior_point(program, TOLERANCE / 2, time_limit)
+        from threadpoolctl import threadpool_limits
+
+        # Matrices this small gain nothing from threads, and lose much on cores that are busy.
+        with threadpool_limits(1, user_api="blas"):
+            found = interior_point(program, TOLERANCE / 2, time_limit)
         best, objective, bound = found.x, found.objective, found.bound
         priced = np.flatnonzero(np.abs(found.prices) > _PRICED)
     proved = _close(objective, bound)
