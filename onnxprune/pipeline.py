@@ -235,7 +235,7 @@ def prune(
     plan: PrunePlan | None = None,
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     progress: Progress = no_progress,
     **options: Any,
 ) -> PruneResult:
@@ -248,7 +248,7 @@ def prune(
         plan: units to remove, instead of scoring and deciding.
         config: options; `options` override single fields, for example `targets="macs=0.5"`.
         preprocess: how integer images become the model's input.
-        executor: where independent tasks run; by default where `config.executor` says.
+        executor: where independent tasks run, or `config.executor` in its place.
         progress: told of steps.
         **options: fields of `PruneConfig`; `targets` may be text.
 
@@ -261,6 +261,8 @@ def prune(
     """
     from onnxprune.floor import check_floor, check_floor_rows, smallest
 
+    if isinstance(executor, str):
+        options, executor = {**options, "executor": executor}, None
     config = _with_options(config or PruneConfig(), options)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)

@@ -48,7 +48,7 @@ def die():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_plan_is_the_same_in_processes(expected, workers):
-    assert outcome(config=PruneConfig(executor="processes", workers=workers)) == expected
+    assert outcome("processes", workers=workers) == expected
 
 
 def test_values_are_shared_with_processes_as_mapped_arrays():
