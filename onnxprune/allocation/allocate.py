@@ -30,7 +30,7 @@ from onnxprune.programs.scip import solve
 
 _GRID_COLUMNS = 8_000
 _GRID_POINTS = (6, 12)
-_MOST_COLUMNS = 30_000
+_MOST_COLUMNS = 12_000
 _RELAXATIONS = 12
 _PROGRAMS = 4
 _STALLED = 1e-4  # relative progress of the relaxation that is not worth another grid
