@@ -22,11 +22,14 @@ def prepare(job: Job) -> Callable[[float], onnx.ModelProto]:
     feeds = _feeds(job, original)
 
     def prune(ratio: float) -> onnx.ModelProto:
+        smaller: onnx.ModelProto
         if job.method == "l2":
             smaller = onnxsim.apply_structured_pruning(original, sparsity=ratio, global_sparsity=spread)
         else:
             smaller = onnxsim.apply_structured_wanda_pruning(original, feeds, sparsity=ratio, global_sparsity=spread)
-        return onnxsim.apply_pruning_finetune(original, smaller, feeds) if job.method == "wanda+refit" else smaller
+        if job.method == "wanda+refit":
+            smaller = onnxsim.apply_pruning_finetune(original, smaller, feeds)
+        return smaller
 
     return prune
 
