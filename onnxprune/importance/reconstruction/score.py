@@ -172,11 +172,17 @@ def _submitted(
     return future
 
 
+def _metric(slope: np.ndarray) -> np.ndarray:
+    """Weights of squared errors by output channel: errors count where they show, behind a BatchNormalization."""
+    square = np.asarray(slope, np.float64) ** 2
+    return square if square.any() else np.ones(len(square))
+
+
 def _task(group: Group, statistics: Mapping[str, Statistics]) -> Task:
     consumers = [
         consumer
         for node in group.consumers
-        for consumer in statistics[node].consumers(group, np.ones(statistics[node].outputs))
+        for consumer in statistics[node].consumers(group, _metric(statistics[node].point.slope))
     ]
     return Task(group.name, tuple(consumers), widths(len(group)), _RIDGE)
 

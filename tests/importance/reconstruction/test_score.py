@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune.calibration.inputs import load_data
@@ -85,3 +86,19 @@ def test_curves_pass_through_what_was_measured():
     assert damage[2] == pytest.approx(0.3)
     assert 0.01 < damage[3] < 0.3
     assert damage[1] == pytest.approx(0.6)
+
+
+def test_folding_a_batch_normalization_changes_no_order():
+    shapes = {"w1": (8, 3, 3, 3), "w2": (6, 8, 3, 3), "w3": (6, 4)}
+    head = "g (float[N,3,8,8] x) => (float[N,4] y) { h = Conv (x, w1) a = Relu (h) c = Conv (a, w2"
+    tail = "r = Relu (n) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm (f, w3) }"
+    norm = {"scale": np.float32([5, 1, 0.2, 3, 0.1, 1]), "shift": np.zeros(6, np.float32)}
+    norm |= {"mean": np.zeros(6, np.float32), "var": np.ones(6, np.float32)}
+    plain = example(f"{head}) n = BatchNormalization <epsilon = 0.0> (c, scale, shift, mean, var) {tail}", shapes, norm)
+    folded = example(f"{head}, shift) n = Identity (c) {tail}", shapes, {"shift": norm["shift"]})
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in plain.graph.initializer}
+    weights["w2"] = weights["w2"] * norm["scale"].reshape(-1, 1, 1, 1)
+    for tensor in folded.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
+    orders = [[list(g.order) for g in score(context(proto)).groups] for proto in (plain, folded)]
+    assert orders[0] == orders[1]
