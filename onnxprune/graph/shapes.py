@@ -166,7 +166,10 @@ def _others(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray],
         if found:
             return found
     # No other size fits: what inference cannot tell without pins counts as varying.
-    unpinned = _infer(model, constants, {})
+    try:
+        unpinned = _infer(model, constants, {})
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
+        raise ModelError(f"{model.name}: shapes contradict each other: {first_line(error)}") from error
     return [_Pinned(first.inputs, unpinned[0], unpinned[1], fold_shapes(model, graph, constants, unpinned[0]))]
 
 
