@@ -1,4 +1,4 @@
-"""Results of scoring on disk, by the content of what they were made from: an interrupted run goes on where it stopped.
+"""Scores and refitted layers on disk, by the content they were made from: an interrupted run goes on where it stopped.
 
 A file is named by a hash of the model, the calibration rows, the options, the versions and the step's name, and holds
 plain arrays. It appears under its name only when it is whole.
@@ -78,13 +78,19 @@ def fingerprint(model: Model, data: Dataset, options: Mapping[str, object]) -> s
 
     about = {**options, "onnxprune": __version__, "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
     digest = hashlib.sha256(repr(sorted(about.items())).encode())
-    digest.update(model.proto.SerializeToString(deterministic=True))
-    for name in sorted(model.constants):
-        _add(digest, name, model.constants[name])
+    digest.update(content(model))
     for feed in data.batches(_ROWS):
         for name, array in feed.items():
             _add(digest, name, array)
     return digest.hexdigest()
+
+
+def content(model: Model) -> bytes:
+    """A hash of a model's graph and weights."""
+    digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
+    for name in sorted(model.constants):
+        _add(digest, name, model.constants[name])
+    return digest.digest()
 
 
 def _add(digest: "hashlib._Hash", name: str, array: np.ndarray) -> None:

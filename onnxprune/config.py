@@ -230,7 +230,7 @@ class PruneConfig:
     workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
     cache: str | None = option(
         None,
-        "Keep statistics and scores in this folder: an interrupted run goes on where it stopped.",
+        "Keep statistics, scores and refitted layers in this folder: an interrupted run goes on where it stopped.",
         metavar="DIR",
     )
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)

@@ -1,8 +1,12 @@
 """Results on disk: what an interrupted run leaves behind is not computed again, and nothing else is taken for it."""
 
+import signal
+import subprocess
+import sys
 from importlib import import_module
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune import pipeline
@@ -24,8 +28,8 @@ NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
 WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
 
 
-def rows(seed=0):
-    return {"x": np.random.default_rng(seed).standard_normal((48, 3, 8, 8)).astype(np.float32)}
+def rows(seed=0, count=48):
+    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)}
 
 
 def outcome(data, progress=no_progress, **options):
@@ -103,3 +107,55 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
         Cache(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 5, 7])
+def test_an_interrupted_repair_goes_on_where_it_stopped(tmp_path, monkeypatch, stopped_at):
+    module = import_module("onnxprune.repair.sequential")
+    fits = []
+
+    def counted(function):
+        def run(*args):
+            fits.append(function.__name__)
+            return function(*args)
+
+        return run
+
+    for name in ("_rows", "_refit_pair"):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    expected = outcome(rows())
+    whole = len(fits)
+
+    def progress(name, done, total):
+        if name == "repair" and done == stopped_at:
+            raise StoppedError
+
+    fits.clear()
+    with pytest.raises(StoppedError):
+        outcome(rows(), progress, cache=str(tmp_path))
+    before = len(fits)
+    fits.clear()
+    assert outcome(rows(), cache=str(tmp_path)) == expected
+    assert 0 < len(fits) == whole - before
+    fits.clear()
+    assert outcome(rows(), cache=str(tmp_path)) == expected
+    assert not fits
+
+
+def test_a_command_ended_by_a_signal_in_its_repair_leaves_the_same_file_on_the_next_run(tmp_path):
+    onnx.save(example(NETWORK, WEIGHTS), tmp_path / "net.onnx")
+    np.savez(tmp_path / "rows.npz", **rows(count=200))
+    command = [sys.executable, "-m", "onnxprune", "prune", "net.onnx", "--data", "rows.npz", "--target", "macs=0.5"]
+    command += ["--threads", "1", "-o"]
+    subprocess.run([*command, "whole.onnx"], cwd=tmp_path, check=True, capture_output=True)
+    cached = [*command, "again.onnx", "--cache", "cache"]
+    first = subprocess.Popen(cached, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not [*tmp_path.glob("cache/repair-*")]:
+        assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() != 0
+    left = len([*tmp_path.glob("cache/repair-*")])
+    assert not (tmp_path / "again.onnx").exists()
+    subprocess.run(cached, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert len([*tmp_path.glob("cache/repair-*")]) > left

@@ -4,6 +4,8 @@ One line of JSON a run: images, wall and CPU seconds, peak resident memory, seco
 
     python tools/bench_scale.py MODEL.onnx --images 64 128 256
     python tools/bench_scale.py MODEL.onnx --images 256 --interrupt 0.7
+
+Other options go on to `onnxprune prune`.
 """
 
 import argparse
@@ -44,13 +46,13 @@ def main() -> None:
     parser.add_argument("--target", default="macs=0.7")
     parser.add_argument("--executor", default="serial")
     parser.add_argument("--interrupt", type=float, metavar="SHARE", help="stop a run at this share of the time, go on")
-    given = parser.parse_args()
+    given, others = parser.parse_known_args()
     for images in given.images:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             report = folder / "report.json"
             common = [str(given.model), "--data", given.data, "--images", str(images), "--target", given.target]
-            common += ["--executor", given.executor, "--json", str(report)]
+            common += ["--executor", given.executor, "--json", str(report), *others]
             whole = run([*common, "-o", str(folder / "whole.onnx")])
             found: dict[str, object] = {"images": images, **whole, "stages": json.loads(report.read_text())["timings"]}
             if given.interrupt is not None:

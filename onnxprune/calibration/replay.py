@@ -25,18 +25,20 @@ _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 class Replay:
     """A model in the middle of a run: `batches` holds, per batch, the tensors that nodes further on read.
 
+    Nothing is computed before it is read. What then runs are the same pieces, so that results have the same bits.
+
     Attributes:
         model: whose constants later steps use; may be replaced by the same graph with other constants.
         nodes: all nodes, in the order of execution.
-        batches: known tensors by name, per batch.
     """
 
     def __init__(self, model: Model, nodes: Sequence[Node], feeds: Sequence[Mapping[str, np.ndarray]], threads: int):
         self.model = model
         self.nodes = tuple(nodes)
-        self.batches: list[Arrays] = [dict(feed) for feed in feeds]
+        self._batches: list[Arrays] = [dict(feed) for feed in feeds]
         self._threads = threads
         self._done = 0
+        self._moves: list[tuple[Model, int, Sequence[str]]] = []
         # Constants are no results: segments hold those that they read.
         made = ((index, node) for index, node in enumerate(nodes) if node.op_type != "Constant")
         self._place = {name: index for index, node in made for name in node.outputs if name}
@@ -47,8 +49,16 @@ class Replay:
 
     @property
     def done(self) -> int:
-        """Number of nodes that have been run."""
-        return self._done
+        """Number of nodes that are behind."""
+        return self._moves[-1][1] if self._moves else self._done
+
+    @property
+    def batches(self) -> list[Arrays]:
+        """Known tensors by name, per batch."""
+        for model, stop, wanted in self._moves:
+            self._advance(model, stop, wanted)
+        self._moves.clear()
+        return self._batches
 
     def before(self, node: str) -> int:
         """The position of a node: how many nodes run before it."""
@@ -59,30 +69,33 @@ class Replay:
         return self._place[tensor] + 1
 
     def advance(self, stop: int, wanted: Sequence[str] = ()) -> None:
-        """Run up to (not including) node number `stop`; `wanted` tensors are held until the next step."""
-        if stop <= self._done:
-            return
-        live = [name for name, last in self._last.items() if last >= stop]
-        made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
-        found = self._run(stop, made) if made else iter([{} for _ in self.batches])
-        keep = {*live, *wanted}
-        for index, new in enumerate(found):
-            known = self.batches[index]
-            self.batches[index] = {name: value for name, value in known.items() if name in keep} | new
-        self._done = stop
+        """Go on to node number `stop`, which is not run; `wanted` tensors are held until the next step."""
+        if stop > self.done:
+            self._moves.append((self.model, stop, wanted))
 
     def peek(self, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
         """Tensors made before node number `stop`, per batch, without going there."""
+        batches = self.batches
         made = [name for name in wanted if self._place.get(name, -1) >= self._done]
-        for known, new in zip(self.batches, self._run(stop, made), strict=True):
+        for known, new in zip(batches, self._run(self.model, stop, made), strict=True):
             yield {name: new[name] if name in new else known[name] for name in wanted}
 
-    def _run(self, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
+    def _advance(self, model: Model, stop: int, wanted: Sequence[str]) -> None:
+        live = [name for name, last in self._last.items() if last >= stop]
+        made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
+        found = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
+        keep = {*live, *wanted}
+        for index, new in enumerate(found):
+            known = self._batches[index]
+            self._batches[index] = {name: value for name, value in known.items() if name in keep} | new
+        self._done = stop
+
+    def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
         nodes = needed(self.nodes[self._done : stop], wanted)
-        part = segment(self.model, nodes, self.batches[0], wanted)
+        part = segment(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, threads=self._threads)
         inputs = [value.name for value in part.proto.graph.input]
-        for known in self.batches:
+        for known in self._batches:
             yield runner.run_feed({name: known[name] for name in inputs})
 
 

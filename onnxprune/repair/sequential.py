@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.cache import Cache, content, fingerprint
 from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
@@ -62,7 +63,7 @@ def repair(
         space: the original's analysis.
         removed: `(units,)` mask of what was removed.
         data: calibration rows.
-        config: seed and threads.
+        config: seed, threads and the folder where fitted layers are kept.
         progress: told of layers done.
 
     Returns:
@@ -83,6 +84,10 @@ def repair(
         if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, pruned)
     ]
     pairs = find_pairs(points, pruned_graph)
+    cache = Cache(None)
+    if config.cache is not None:
+        options = {"seed": config.seed, "pruned": content(pruned), "removed": removed.tobytes()}
+        cache = Cache(config.cache, fingerprint(original, data, options))
     model = pruned
     sweeps: list[Mapping[str, Pair]] = [{}, pairs] if pairs else [{}]
     for number, together in enumerate(sweeps):
@@ -93,7 +98,7 @@ def repair(
             config.seed,
         )
         for position, point in enumerate(points):
-            sweep.visit(position, point)
+            sweep.visit(position, point, cache)
             progress("repair", number * len(points) + position + 1, len(sweeps) * len(points))
         model = sweep.replay.model
     return model
@@ -109,31 +114,72 @@ class _Sweep:
         self._seed = seed
         self._fitted: set[str] = set()
 
-    def visit(self, number: int, point: FitPoint) -> None:
+    def visit(self, number: int, point: FitPoint, cache: Cache) -> None:
         """Refit the layer of a fit point, unless it was fitted together with its producer."""
         node = point.layer.node
         if node in self._fitted:
             return
         generator = np.random.default_rng([self._seed, number])
         pair = self._pairs.get(node)
-        if pair is not None and self._fit_together(pair, generator):
+        if pair is not None and self._fit_together(pair, generator, cache):
             self._fitted.add(pair.consumer.layer.node)
-            return
-        fit = _rows(point, self.replay, self._reference, generator)
-        changed = None if fit is None else _refit(point, self.replay.model, *fit)
-        if changed:
-            self.replay.model = self.replay.model.with_constants(changed)
+        else:
+            self._fit_alone(point, generator, cache)
 
-    def _fit_together(self, pair: Pair, generator: np.random.Generator) -> bool:
+    def _fit_alone(self, point: FitPoint, generator: np.random.Generator, cache: Cache) -> None:
+        if not self._approach(point, point.tensor):
+            return
+        found = self._kept(point, cache)
+        if found is None:
+            fit = _rows(point, self.replay, self._reference, generator)
+            found = {} if fit is None else _refit(point, self.replay.model, *fit)
+            self._keep(point, found, cache)
+        self.replay.model = self.replay.model.with_constants(found)
+
+    def _fit_together(self, pair: Pair, generator: np.random.Generator, cache: Cache) -> bool:
         """Fit a pair a few times, each on positions drawn anew: many positions then count at the price of few."""
-        fitted = False
-        for _ in range(_PAIR_ROUNDS):
-            changed = _refit_pair(pair, self.replay, self._reference, generator)
-            if not changed:
-                break
-            self.replay.model = self.replay.model.with_constants(changed)
-            fitted = True
-        return fitted
+        if not self._approach(pair.producer, pair.consumer.tensor):
+            return False
+        found = self._kept(pair, cache)
+        if found is None:
+            found = {}
+            for _ in range(_PAIR_ROUNDS):
+                changed = _refit_pair(pair, self.replay, self._reference, generator)
+                if not changed:
+                    break
+                found |= changed
+                self.replay.model = self.replay.model.with_constants(changed)
+            self._keep(pair, found, cache)
+        self.replay.model = self.replay.model.with_constants(found)
+        return bool(found)
+
+    def _approach(self, first: FitPoint, tensor: str) -> bool:
+        """Move the pruned network before a layer and the original behind a tensor; False where one is too far."""
+        start, end = self.replay.before(first.layer.node), self._reference.replay.after(tensor)
+        if start < self.replay.done:
+            return False
+        self.replay.advance(start)
+        self._reference.replay.advance(end, [tensor])
+        return True
+
+    def _kept(self, what: FitPoint | Pair, cache: Cache) -> dict[str, np.ndarray] | None:
+        """The new constants that an earlier run found."""
+        stored = cache.get("repair", self._key(what))
+        if stored is None:
+            return None
+        names, constants = stored.pop("names").tolist(), self.replay.model.constants
+        # Types that numpy does not know come back as plain bytes.
+        return {name: stored[str(at)].view(constants[name].dtype) for at, name in enumerate(names)}
+
+    def _keep(self, what: FitPoint | Pair, found: Mapping[str, np.ndarray], cache: Cache) -> None:
+        arrays = {str(at): array for at, array in enumerate(found.values())}
+        cache.put("repair", self._key(what), {"names": np.array([*found], dtype=str), **arrays})
+
+    def _key(self, what: FitPoint | Pair) -> str:
+        sweep = "second" if self._pairs else "first"
+        if isinstance(what, Pair):
+            return f"{sweep} pair {what.producer.layer.node} {what.consumer.layer.node}"
+        return f"{sweep} {what.layer.node}"
 
 
 def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
@@ -147,9 +193,7 @@ def _rows(
 ) -> tuple[Fit, Fit] | None:
     """Fit rows and held-out rows of a layer; None where its fit point is as in the original already."""
     layer = point.layer
-    start, end = replay.before(layer.node), replay.after(point.tensor)
-    replay.advance(start)
-    reference.replay.advance(reference.replay.after(point.tensor), [point.tensor])
+    end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
         return None
     columns, current, target, held_out = [], [], [], []
@@ -195,10 +239,6 @@ def _refit_pair(
 ) -> dict[str, np.ndarray]:
     """New constants of a producer and its consumer; empty where held-out rows do not get better."""
     producer, consumer = pair.producer, pair.consumer
-    if replay.before(producer.layer.node) < replay.done:
-        return {}
-    replay.advance(replay.before(producer.layer.node))
-    reference.replay.advance(reference.replay.after(consumer.tensor), [consumer.tensor])
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])

@@ -130,15 +130,15 @@ def collect(
     generator: np.random.Generator,
     known: Moments | None = None,
 ) -> Statistics:
-    """Moments of a layer's input columns at sampled positions of all rows. Moves `replay` to the layer.
+    """Moments of a layer's input columns at sampled positions of all rows.
 
     Args:
-        replay: the original's run.
+        replay: the original's run, which stands before the layer.
         point: the layer.
         space: the analysis.
         weight: the layer's weight.
         generator: draws positions.
-        known: the moments, where they are known already; then `replay` stays where it is.
+        known: the moments, where they are known already; then `replay` is not read.
     """
     layer = point.layer
     axis_ids = space.labels[layer.weight][layer.in_axis]
@@ -148,7 +148,6 @@ def collect(
     reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
     if known is not None:
         return Statistics(point, ids, matrix, known, reduction)
-    replay.advance(replay.before(layer.node), [layer.input])
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * width) // len(replay.batches))
     sums = MomentSums()

@@ -115,23 +115,18 @@ def _eliminate(
     used = {node for nodes in waiting.values() for node in nodes}
     statistics: dict[str, Statistics] = {}
     futures: list[Future[Elimination]] = []
-    skipped: list[FitPoint] = []
     points = [point for point in plan.schedule.points if point.layer.node in used]
     for number, point in enumerate(points):
         generator = np.random.default_rng([config.seed, number])
         weight = plan.model.constants[point.layer.weight]
         node = point.layer.node
         stored = cache.get("moments", node)
+        replay.advance(replay.before(node), [point.layer.input])
         if stored is None:
-            # The run halts where it always does: what it computes depends on that in the last bits.
-            for other in skipped:
-                replay.advance(replay.before(other.layer.node), [other.layer.input])
-            skipped.clear()
             statistics[node] = collect(replay, point, space, weight, generator)
             found = statistics[node].moments
             cache.put("moments", node, {"second": found.second, "mean": found.mean, "rows": np.array(found.rows)})
         else:
-            skipped.append(point)
             known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
             statistics[node] = collect(replay, point, space, weight, generator, known)
         for group in space.groups:
