@@ -13,7 +13,10 @@ from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, option
 
-NOT_FOR_SCORES = ("targets", "max_drop", "threshold", "round_to", "repair", "distill", "flip", "shift")
+NOT_FOR_SCORES = (
+    *("targets", "max_drop", "allow_overlap", "threshold", "round_to", "latency"),
+    *("repair", "distill", "flip", "shift"),
+)
 
 
 @dataclass(frozen=True, slots=True)
