@@ -96,8 +96,8 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Ma
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:
-    was, now = (f"{time:.3g} ms" for time in (latency.before, latency.measured))
-    return _cost_tile("Measured latency", was, now, latency.before, latency.measured)
+    was, predicted, now = (f"{time:.3g} ms" for time in (latency.before, latency.predicted, latency.measured))
+    return _cost_tile("Measured latency", f"{was}, predicted {predicted}", now, latency.before, latency.measured)
 
 
 def _metric_tile(name: str, change: MetricChange) -> Markup:

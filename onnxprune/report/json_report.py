@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
-from onnxprune.result import Costs, MetricChange, NotPruned, PruneResult
+from onnxprune.result import Costs, LatencyReport, MetricChange, NotPruned, PruneResult
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
@@ -72,8 +72,13 @@ def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[
     if result.oamip is not None:
         report["oamip"] = plain(result.oamip)
     if result.latency is not None:
-        report["latency"] = {**plain(result.latency), "ratio": result.latency.ratio}
+        report["latency"] = latency_entry(result.latency)
     return report
+
+
+def latency_entry(latency: LatencyReport) -> dict[str, Any]:
+    """A latency budget's prediction and measurement."""
+    return {**plain(latency), "ratio": latency.ratio}
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:

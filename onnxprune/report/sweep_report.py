@@ -9,7 +9,7 @@ from rich.text import Text
 
 from onnxprune.report.html_parts import card, section, solid
 from onnxprune.report.html_parts import table as html_table
-from onnxprune.report.json_report import head, plain
+from onnxprune.report.json_report import head, latency_entry, plain
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
@@ -57,7 +57,7 @@ def sweep_report(found: SweepResult, files: Sequence[str | None], origin: Proven
                 "metrics": plain(point.result.metrics),
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
-                "latency": None if point.result.latency is None else plain(point.result.latency),
+                "latency": None if point.result.latency is None else latency_entry(point.result.latency),
                 "front": [cost for cost in COSTS if n in found.front(cost)],
             }
             for n, (point, file) in enumerate(zip(found.points, files, strict=True))
