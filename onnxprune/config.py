@@ -7,20 +7,23 @@ here; `Target.parse` only checks the form.
 import dataclasses
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from onnxprune.errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _TIMES = {"": 1, "us": 1, "ms": 10**3, "s": 10**6}
+_LEAST_MEMORY = 500 * 10**6
+_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<unit>[a-z]*)", re.I)
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
 
 
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help text.
 
-    `metadata` may add `choices`, `minimum`, `words` (what a number may be instead), `metavar` (how the help writes the
-    value) and `name` (where the option is not called as the field).
+    `metadata` may add `choices`, `minimum`, `words` (what a number may be instead), `size` (a text that `parse_size`
+    takes), `metavar` (how the help writes the value) and `name` (where the option is not called as the field).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
@@ -41,8 +44,25 @@ def check(config: Any) -> None:
         words = field.metadata.get("words")
         if words and isinstance(value, str) and value not in words:
             raise InputError(f"{name}: {value!r} is neither a number nor {' or '.join(words)}")
+        if field.metadata.get("size") and value is not None:
+            parse_size(value)
         if minimum is not None and isinstance(value, int | float) and not value >= minimum:
             raise InputError(f"{name}: {value:g} is too small; use {minimum:g} or more")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `2GB`, `500MB` or a plain number.
+
+    Raises:
+        InputError: the text has another form, or the size is below what any run needs.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    unit = None if match is None else _UNITS.get(match["unit"].lower())
+    if match is None or unit is None:
+        raise InputError(f"memory: {text!r} is no size; write for example 2GB or 500MB")
+    if (size := int(float(match["number"]) * unit)) < _LEAST_MEMORY:
+        raise InputError(f"memory: {text} is too small; use 500MB or more")
+    return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +248,12 @@ class PruneConfig:
         metavar="WHERE",
     )
     workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
+    memory: str | None = option(
+        None,
+        "Bound on the peak memory of the process, for example 1GB: what exceeds it waits on disk. Same result.",
+        metavar="SIZE",
+        size=True,
+    )
     cache: str | None = option(
         None,
         "Keep statistics, scores and refitted layers in this folder: an interrupted run goes on where it stopped.",
@@ -235,3 +261,8 @@ class PruneConfig:
     )
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
+
+    @property
+    def room(self) -> float:
+        """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
+        return inf if self.memory is None else parse_size(self.memory) // 10

@@ -141,7 +141,8 @@ def score(
             f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
         )
     function = scorer(config.importance)
-    large = prepared.before.macs * (0 if prepared.data is None else len(prepared.data)) > _LARGE
+    work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
+    large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks = TaskExecutor(chosen)
         return function(

@@ -5,6 +5,7 @@ One line of JSON a run: images, wall and CPU seconds, peak resident memory, seco
     python tools/bench_scale.py MODEL.onnx --images 64 128 256
     python tools/bench_scale.py MODEL.onnx --images 256 --interrupt 0.7
 
+`MODEL` may be `light:NAME`, a graph of the onnx package such as `resnet50` or `vgg19`, with weights drawn from a seed.
 Other options go on to `onnxprune prune`.
 """
 
@@ -18,6 +19,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
 def run(arguments: Sequence[str], stop_after_s: float | None = None) -> dict[str, float]:
@@ -38,9 +45,36 @@ def run(arguments: Sequence[str], stop_after_s: float | None = None) -> dict[str
     }
 
 
+def filled(name: str) -> onnx.ModelProto:
+    """A graph of the onnx package with seeded weights in place of its ConstantOfShape nodes."""
+    proto = onnx.load(LIGHT / f"light_{name}.onnx")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    rng = np.random.default_rng(0)
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type != "ConstantOfShape":
+            nodes.append(node)
+            continue
+        shape = tuple(int(size) for size in stored[node.input[0]])
+        spread = np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) > 1 else 0.1
+        value = rng.standard_normal(shape, np.float32) * np.float32(spread)
+        if len(shape) < 2:  # perhaps a variance
+            value = np.abs(value) + np.float32(0.5)
+        proto.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.ir_version = 4  # before, every initializer would have to be an input as well
+    read = {name for node in nodes for name in node.input}
+    for field in (proto.graph.initializer, proto.graph.input):
+        kept = [each for each in field if each.name in read]
+        del field[:]
+        field.extend(kept)
+    return proto
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model")
     parser.add_argument("--images", type=int, nargs="+", default=[256])
     parser.add_argument("--data", default="random")
     parser.add_argument("--target", default="macs=0.7")
@@ -51,7 +85,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             report = folder / "report.json"
-            common = [str(given.model), "--data", given.data, "--images", str(images), "--target", given.target]
+            model = given.model
+            if model.startswith("light:"):
+                model = str(folder / "model.onnx")
+                onnx.save(filled(given.model.removeprefix("light:")), model)
+            common = [model, "--data", given.data, "--images", str(images), "--target", given.target]
             common += ["--executor", given.executor, "--json", str(report), *others]
             whole = run([*common, "-o", str(folder / "whole.onnx")])
             found: dict[str, object] = {"images": images, **whole, "stages": json.loads(report.read_text())["timings"]}

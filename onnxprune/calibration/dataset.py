@@ -45,6 +45,11 @@ class Dataset:
         """The rows at these positions, in this order."""
         return replace(self, rows=self.rows[np.asarray(positions, dtype=np.int64)])
 
+    def alone(self) -> "Dataset":
+        """The selected rows without the others that share their arrays."""
+        arrays = {name: array[self.rows] for name, array in self.arrays.items()}
+        return replace(self, arrays=arrays, labels=self.targets, rows=np.arange(len(self.rows)))
+
     @property
     def targets(self) -> np.ndarray | None:
         """`(rows,)` labels of the selected rows, or None."""

@@ -3,13 +3,15 @@
 Layer by layer work (statistics, refits) then costs one pass of the model in all, instead of one pass per layer.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.signature import fixed_batch, signature
+from onnxprune.calibration.store import Batch, Room
 from onnxprune.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.graph.segment import segment
@@ -17,7 +19,7 @@ from onnxprune.graph.view import GraphView, Node
 
 Arrays = dict[str, np.ndarray]
 
-_BATCH_BYTES = 128 << 20
+_BATCH_BYTES = 32 << 20  # of a batch's largest tensor, whatever the memory: samples are drawn by batch
 _LARGEST_BATCH = 64
 _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 
@@ -32,10 +34,18 @@ class Replay:
         nodes: all nodes, in the order of execution.
     """
 
-    def __init__(self, model: Model, nodes: Sequence[Node], feeds: Sequence[Mapping[str, np.ndarray]], threads: int):
+    def __init__(
+        self,
+        model: Model,
+        nodes: Sequence[Node],
+        feeds: Iterable[Mapping[str, np.ndarray]],
+        threads: int,
+        room: Room | None = None,
+    ) -> None:
         self.model = model
         self.nodes = tuple(nodes)
-        self._batches: list[Arrays] = [dict(feed) for feed in feeds]
+        self._room = room or Room()
+        self._batches = [Batch(self._room, feed) for feed in feeds]
         self._threads = threads
         self._done = 0
         self._moves: list[tuple[Model, int, Sequence[str]]] = []
@@ -53,7 +63,7 @@ class Replay:
         return self._moves[-1][1] if self._moves else self._done
 
     @property
-    def batches(self) -> list[Arrays]:
+    def batches(self) -> list[Batch]:
         """Known tensors by name, per batch."""
         for model, stop, wanted in self._moves:
             self._advance(model, stop, wanted)
@@ -85,9 +95,9 @@ class Replay:
         made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
         found = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
         keep = {*live, *wanted}
+        self._room.turn()
         for index, new in enumerate(found):
-            known = self._batches[index]
-            self._batches[index] = {name: value for name, value in known.items() if name in keep} | new
+            self._batches[index].change(keep, new)
         self._done = stop
 
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
@@ -109,7 +119,29 @@ def needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:
     return kept[::-1]
 
 
-def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -> list[Arrays]:
+class Feeds(Sequence[Arrays]):
+    """Rows of a dataset as feeds of equal batches, made when they are read."""
+
+    def __init__(self, data: Dataset, size: int) -> None:
+        self._data, self._size = data, 1 if data.whole else size
+
+    def __len__(self) -> int:
+        return (len(self._data) + self._size - 1) // self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = index * self._size
+        return next(self._data.take(range(start, min(start + self._size, len(self._data)))).batches(self._size))
+
+    def __reduce__(self) -> tuple[type["Feeds"], tuple[Dataset, int]]:
+        """A worker gets no other rows."""
+        return Feeds, (self._data.alone(), self._size)
+
+
+def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -> Feeds:
     """All rows as feeds of equal batches, the last one possibly shorter.
 
     A batch size that the model declares is kept to, unless its nodes prove to take others.
@@ -123,8 +155,8 @@ def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -
     size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _LARGEST_BATCH))
     fixed = fixed_batch(signature(model))
     if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
-        return list(data.batches(size))
-    return list(data.take(range(len(data) // fixed * fixed)).batches(fixed))
+        return Feeds(data, size)
+    return Feeds(data.take(range(len(data) // fixed * fixed)), fixed)
 
 
 def _takes_any_batch(model: Model, graph: GraphView, data: Dataset, fixed: int, size: int) -> bool:

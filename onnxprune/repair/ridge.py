@@ -51,6 +51,16 @@ class Fit:
         return np.asarray(wanted - value)
 
 
+def concatenated(parts: list[Fit]) -> Fit:
+    """Rows of several batches as one; empties the list, so that arrays are in memory once."""
+    first = parts[0]
+    columns = np.concatenate([part.columns for part in parts], axis=1)
+    current = np.concatenate([part.current for part in parts])
+    target = np.concatenate([part.target for part in parts])
+    parts.clear()
+    return Fit(columns, current, target, first.slope, first.bounds, first.has_bias)
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """`weight` `(groups, K, C / groups)` and `bias` `(C,)` to add to the layer's matrix and output."""

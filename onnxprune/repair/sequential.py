@@ -14,6 +14,7 @@ from onnxprune.cache import Cache, content, fingerprint
 from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
+from onnxprune.calibration.store import Room
 from onnxprune.config import PruneConfig
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.fitpoint import FitPoint, schedule
@@ -23,11 +24,11 @@ from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, is_float, view
 from onnxprune.importance.base import Progress, no_progress
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, fit_pair, joined, pair_rows, tile_positions
-from onnxprune.repair.ridge import Correction, Fit, fit_correction
+from onnxprune.repair.ridge import Correction, Fit, concatenated, fit_correction
 
 _LEAST_ROWS = 16384
 _ROWS_PER_COLUMN = 48
-_COLUMN_BYTES = 192 << 20
+_ROW_BYTES = 192 << 20  # of columns, current and target values
 _HELD_OUT = 5  # every fifth batch chooses among ridges
 _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
@@ -92,8 +93,8 @@ def repair(
     sweeps: list[Mapping[str, Pair]] = [{}, pairs] if pairs else [{}]
     for number, together in enumerate(sweeps):
         sweep = _Sweep(
-            Replay(model, plan.nodes, feeds, config.threads),
-            _Original(Replay(original, ahead.nodes, feeds, config.threads), space, removed),
+            Replay(model, plan.nodes, feeds, config.threads, Room(config.room)),
+            _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
             together,
             config.seed,
         )
@@ -196,7 +197,7 @@ def _rows(
     end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
         return None
-    columns, current, target, held_out = [], [], [], []
+    parts: tuple[list[Fit], list[Fit]] = ([], [])
     count = 0
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
         now = values[point.tensor]
@@ -207,31 +208,33 @@ def _rows(
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
             count = _positions_per_batch(matrix.shape, len(replay.batches))
         at = positions(layer, now.shape, count, generator)
-        columns.append(input_rows(layer, values[layer.input], at))
-        current.append(output_rows(layer, now, at))
-        target.append(output_rows(layer, wanted, at))
+        rows = Fit(
+            input_rows(layer, values[layer.input], at),
+            output_rows(layer, now, at),
+            output_rows(layer, wanted, at),
+            point.slope,
+            point.bounds,
+            has_bias=point.bias is not None,
+        )
         if index == 0 and not _is_product(
-            point, replay.model, columns[0], output_rows(layer, values[layer.output], at)
+            point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
         ):
             return None
-        held_out.append(np.full(len(at.chosen), index % _HELD_OUT == _HELD_OUT - 1))
-    fit = Fit(
-        np.concatenate(columns, axis=1),
-        np.concatenate(current),
-        np.concatenate(target),
-        point.slope,
-        point.bounds,
-        has_bias=point.bias is not None,
-    )
-    scale = np.abs(fit.target).max(initial=0.0)
-    difference = np.abs(fit.target - fit.current).max(initial=0.0)
+        parts[index % _HELD_OUT == _HELD_OUT - 1].append(rows)
+    if parts[1]:
+        fit, held_out = concatenated(parts[0]), concatenated(parts[1])
+    else:
+        whole = concatenated(parts[0])
+        chosen = np.arange(len(whole.target)) % _HELD_OUT == _HELD_OUT - 1
+        fit, held_out = whole.part(~chosen), whole.part(chosen)
+    difference, scale = 0.0, 0.0
+    for some in (fit, held_out):
+        if not np.isfinite(some.columns).all():
+            return None
+        scale = np.maximum(scale, np.abs(some.target).max(initial=0.0))
+        difference = np.maximum(difference, np.abs(some.target - some.current).max(initial=0.0))
     # Also nothing to do where a network overflows: NaN compares as false.
-    if not difference > _SAME * scale or not np.isfinite(fit.columns).all() or not np.isfinite(difference):
-        return None
-    chosen = np.concatenate(held_out)
-    if not chosen.any() or chosen.all():
-        chosen = np.arange(len(chosen)) % _HELD_OUT == _HELD_OUT - 1
-    return fit.part(~chosen), fit.part(chosen)
+    return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
 
 
 def _refit_pair(
@@ -265,10 +268,10 @@ def _refit_pair(
 
 
 def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
-    """Positions so that there are enough rows for a matrix `(groups, K, C)`, within the memory for columns."""
-    groups, width, _ = matrix
+    """Positions so that there are enough rows for a matrix `(groups, K, C)`, within the memory for them."""
+    groups, width, outputs = matrix
     rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * width)
-    rows = min(rows, _COLUMN_BYTES // (4 * groups * width))
+    rows = min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
     return max(1, -(-rows // batches))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.calibration.replay import Replay, needed
 from onnxprune.calibration.runner import Runner
+from onnxprune.calibration.store import Room
 from onnxprune.evaluation.outputs import OutputKind, divergence
 from onnxprune.execution import shared
 from onnxprune.graph.model import Model
@@ -40,6 +41,7 @@ class Original:
         threads: for onnxruntime.
         stops: ascending positions where curves start. A run halts at each of them, so that no tensor's last bits depend
             on which curves a worker measures.
+        room: bytes of tensors that a run may hold in memory.
     """
 
     def __init__(
@@ -51,21 +53,23 @@ class Original:
         kind: OutputKind,
         threads: int,
         stops: Sequence[int],
+        room: float,
     ) -> None:
         self.model, self.nodes, self.feeds, self.reference = model, nodes, feeds, reference
         self.kind, self.threads, self.stops = kind, threads, stops
+        self.room = room
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type["Original"], tuple[object, ...]]:
         """A worker starts its own run."""
-        given = (self.model, self.nodes, self.feeds, self.reference, self.kind, self.threads, self.stops)
+        given = (self.model, self.nodes, self.feeds, self.reference, self.kind, self.threads, self.stops, self.room)
         return Original, given
 
     def at(self, start: int) -> Replay:
         """This thread's run, moved to `start`."""
         replay: Replay | None = getattr(self._local, "replay", None)
         if replay is None or replay.done > start:
-            replay = Replay(self.model, self.nodes, self.feeds, self.threads)
+            replay = Replay(self.model, self.nodes, self.feeds, self.threads, Room(self.room))
             self._local.replay = replay
         for stop in self.stops:
             if stop <= start:

@@ -52,20 +52,18 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A consumer layer with its moments.
+    """A consumer layer and where units lie among its columns.
 
     Attributes:
         point: the layer and its fit point.
         ids: `(C_in / groups,)` units of the columns' channels; those of one convolution group stand for all.
         matrix: `(groups, K, C / groups)` its weight.
-        moments: of its (reduced) columns.
         reduction: how columns were reduced, None where they were not.
     """
 
     point: FitPoint
     ids: Ids
     matrix: np.ndarray
-    moments: Moments
     reduction: Reduction | None
 
     @property
@@ -73,15 +71,15 @@ class Statistics:
         """Number of output channels."""
         return int(self.matrix.shape[0] * self.matrix.shape[2])
 
-    def consumers(self, group: Group, metric: np.ndarray) -> list[Consumer]:
-        """The layer as the elimination sees it: one consumer per convolution group."""
+    def consumers(self, group: Group, moments: Moments, metric: np.ndarray) -> list[Consumer]:
+        """The layer as the elimination sees it: one consumer per convolution group; moments of (reduced) columns."""
         blocks = self._blocks(group)
         found = []
         per_group = metric.reshape(len(self.matrix), -1)
         for g, matrix in enumerate(self.matrix):
             has_bias = self.point.bias is not None
-            gram = self.moments.covariance()[g] if has_bias else self.moments.second[g]
-            mean = self.moments.mean[g] if has_bias else np.zeros(len(gram))
+            gram = moments.covariance()[g] if has_bias else moments.second[g]
+            mean = moments.mean[g] if has_bias else np.zeros(len(gram))
             weight = matrix if self.reduction is None else self.reduction.weight(matrix)
             found.append(Consumer(gram, mean, weight, blocks, per_group[g]))
         return found
@@ -129,7 +127,7 @@ def collect(
     weight: np.ndarray,
     generator: np.random.Generator,
     known: Moments | None = None,
-) -> Statistics:
+) -> tuple[Statistics, Moments]:
     """Moments of a layer's input columns at sampled positions of all rows.
 
     Args:
@@ -147,7 +145,7 @@ def collect(
     ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
     reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
     if known is not None:
-        return Statistics(point, ids, matrix, known, reduction)
+        return Statistics(point, ids, matrix, reduction), known
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * width) // len(replay.batches))
     sums = MomentSums()
@@ -156,7 +154,7 @@ def collect(
         at = positions(layer, _output_shape(layer, source.shape, space), count, generator)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
-    return Statistics(point, ids, matrix, sums.finish(), reduction)
+    return Statistics(point, ids, matrix, reduction), sums.finish()
 
 
 def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction:

@@ -12,6 +12,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
 from onnxprune.calibration.statistics import Moments
+from onnxprune.calibration.store import Room
 from onnxprune.errors import InputError
 from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
 from onnxprune.execution import in_this_process, share
@@ -109,11 +110,12 @@ def _eliminate(
     """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
     space, config = context.space, context.config
     feeds = batch_feeds(plan.model, plan.graph, fit, space.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
     waiting = {g.name: {*g.consumers} for g in space.groups if g.consumers and {*g.consumers} <= {*plan.points}}
     used = {node for nodes in waiting.values() for node in nodes}
     statistics: dict[str, Statistics] = {}
+    moments: dict[str, Moments] = {}
     futures: list[Future[Elimination]] = []
     points = [point for point in plan.schedule.points if point.layer.node in used]
     for number, point in enumerate(points):
@@ -123,17 +125,19 @@ def _eliminate(
         stored = cache.get("moments", node)
         replay.advance(replay.before(node), [point.layer.input])
         if stored is None:
-            statistics[node] = collect(replay, point, space, weight, generator)
-            found = statistics[node].moments
+            statistics[node], found = collect(replay, point, space, weight, generator)
+            moments[node] = found
             cache.put("moments", node, {"second": found.second, "mean": found.mean, "rows": np.array(found.rows)})
         else:
             known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
-            statistics[node] = collect(replay, point, space, weight, generator, known)
+            statistics[node], moments[node] = collect(replay, point, space, weight, generator, known)
         for group in space.groups:
             if point.layer.node in waiting.get(group.name, ()):
                 waiting[group.name].remove(point.layer.node)
                 if not waiting[group.name]:
-                    futures.append(_submitted(context, group, statistics, cache))
+                    futures.append(_submitted(context, group, statistics, moments, cache))
+        needed = {name for group in space.groups if waiting.get(group.name) for name in group.consumers}
+        moments = {name: value for name, value in moments.items() if name in needed}
         context.progress("statistics", number + 1, len(points))
     results = {}
     for number, future in enumerate(futures):
@@ -149,7 +153,11 @@ def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
 
 
 def _submitted(
-    context: ScoreContext, group: Group, statistics: Mapping[str, Statistics], cache: Cache
+    context: ScoreContext,
+    group: Group,
+    statistics: Mapping[str, Statistics],
+    moments: Mapping[str, Moments],
+    cache: Cache,
 ) -> "Future[Elimination]":
     """A group's elimination: from the cache, or handed out, and kept as soon as it is there."""
     stored = cache.get("elimination", group.name)
@@ -162,7 +170,7 @@ def _submitted(
         if not done.cancelled() and done.exception() is None:
             cache.put("elimination", group.name, done.result().arrays())
 
-    future = context.executor.submit(eliminate, _task(group, statistics))
+    future = context.executor.submit(eliminate, _task(group, statistics, moments))
     future.add_done_callback(keep)
     return future
 
@@ -173,11 +181,11 @@ def _metric(slope: np.ndarray) -> np.ndarray:
     return square if square.any() else np.ones(len(square))
 
 
-def _task(group: Group, statistics: Mapping[str, Statistics]) -> Task:
+def _task(group: Group, statistics: Mapping[str, Statistics], moments: Mapping[str, Moments]) -> Task:
     consumers = [
         consumer
         for node in group.consumers
-        for consumer in statistics[node].consumers(group, _metric(statistics[node].point.slope))
+        for consumer in statistics[node].consumers(group, moments[node], _metric(statistics[node].point.slope))
     ]
     return Task(group.name, tuple(consumers), widths(len(group)), _RIDGE)
 
@@ -194,12 +202,12 @@ def _damages(
     space, config = context.space, context.config
     kind = output_kind(plan.model, plan.graph)
     feeds = batch_feeds(plan.model, plan.graph, data, space.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads)
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
     reference = {name: np.concatenate(parts) for name, parts in _outputs(replay, kind).items()}
     starts = {group.name: _first(group, replay) for group in space.groups if _correctable(group, plan)}
     threads = config.threads if in_this_process(context.executor) else 1
     stops = sorted({*starts.values()})
-    original = Original(plan.model, plan.schedule.nodes, feeds, reference, kind, threads, stops)
+    original = Original(plan.model, plan.schedule.nodes, feeds, reference, kind, threads, stops, config.room)
     damages: dict[str, np.ndarray] = {}
     pending: deque[tuple[str, Future[dict[int, float]]]] = deque()
 

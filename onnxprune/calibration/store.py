@@ -1,0 +1,84 @@
+"""Tensors of a run: in memory up to a bound, beyond it in temporary files."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    """Where an array lies. Read into memory rather than mapped: mapped pages count as the process's memory."""
+
+    file: BinaryIO
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self) -> np.ndarray:
+        self.file.seek(self.offset)
+        return np.fromfile(self.file, self.dtype, int(np.prod(self.shape))).reshape(self.shape)
+
+
+class Room:
+    """The memory for tensors of a run.
+
+    Files have no name: they end with the process, however it ends, and before that with the last tensor in them.
+
+    Args:
+        limit: bytes that tensors may take in memory.
+    """
+
+    def __init__(self, limit: float = inf) -> None:
+        self._limit = limit
+        self._held = 0
+        self._file: BinaryIO | None = None
+
+    def put(self, value: Any) -> Any:
+        """What stands for a value from now on: itself, or its place in a file."""
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject or self._held + value.nbytes <= self._limit:
+            self._held += getattr(value, "nbytes", 0)
+            return value
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with its last tensor)
+        place = _OnDisk(self._file, self._file.seek(0, 2), value.shape, value.dtype)
+        value.tofile(self._file)
+        return place
+
+    def free(self, value: Any) -> None:
+        """Say that what `put` gave is no longer held."""
+        self._held -= getattr(value, "nbytes", 0)
+
+    def turn(self) -> None:
+        """Begin a new file: tensors of different steps have different ends."""
+        self._file = None
+
+
+class Batch(Mapping[str, Any]):
+    """Tensors of one batch by name. One that lies in a file is read anew each time."""
+
+    def __init__(self, room: Room, values: Mapping[str, Any]) -> None:
+        self._room = room
+        self._values = {name: room.put(value) for name, value in values.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._values[name]
+        return value.read() if isinstance(value, _OnDisk) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def change(self, keep: set[str], new: Mapping[str, Any]) -> None:
+        """Drop all but some, then add others."""
+        for name in self._values.keys() - keep:
+            self._room.free(self._values.pop(name))
+        self._values |= {name: self._room.put(value) for name, value in new.items()}
