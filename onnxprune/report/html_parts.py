@@ -32,16 +32,28 @@ def mono(name: object) -> Markup:
     return element("code", name)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Markup:
-    """A table that scrolls sideways where it is too wide; the columns `numbers` are right-aligned."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = (), *, stacked: bool = False
+) -> Markup:
+    """A table that scrolls sideways where it is too wide; the columns `numbers` are right-aligned.
+
+    With `stacked`, a phone shows each row as a block with the columns' titles in front of the values.
+    """
 
     def cell(tag: str, position: int, content: object) -> Markup:
         class_ = "num" if position in numbers else "name-cell" if position == 0 and tag == "td" else None
-        return element(tag, content, class_=class_)
+        label = head[position] if stacked and tag == "td" and position else None
+        return element(tag, content, class_=class_, data_label=label)
 
     titles = element("tr", *(cell("th", n, title) for n, title in enumerate(head)))
     body = (element("tr", *(cell("td", n, content) for n, content in enumerate(row))) for row in rows)
-    return element("div", element("table", element("thead", titles), element("tbody", *body)), class_="wide")
+    made = element("table", element("thead", titles), element("tbody", *body), class_="stacked" if stacked else None)
+    return element("div", made, class_="wide")
+
+
+def command_line(text: str) -> Markup:
+    """A command to copy; lines break between its words, not inside."""
+    return element("pre", Markup(" ".join(element("span", word) for word in text.split(" "))))
 
 
 def folded(summary: str, *content: object) -> Markup:

@@ -4,7 +4,7 @@ from importlib import resources
 
 from onnxprune.report import svg
 from onnxprune.report.html_network import groups_section, macs_section, width_section
-from onnxprune.report.html_parts import badge, card, definitions, folded, legend, mono, section, table
+from onnxprune.report.html_parts import badge, card, command_line, definitions, folded, legend, mono, section, table
 from onnxprune.report.json_report import plain
 from onnxprune.report.markup import Markup, element, join
 from onnxprune.report.provenance import FileMark, Provenance
@@ -18,6 +18,7 @@ from onnxprune.report.text import (
     metric_value,
     obstacles,
     percent,
+    several,
     size,
     some,
 )
@@ -139,7 +140,7 @@ def _not_pruned(result: PruneResult) -> Markup:
     return section(
         "What was not pruned, and why",
         "Channels of these tensors keep their number, together with everything that must match them.",
-        card(table(("reason", "because of", "tensors", "number"), rows, numbers=(3,)), tail),
+        card(table(("reason", "because of", "tensors", "number"), rows, numbers=(3,), stacked=True), tail),
     )
 
 
@@ -157,7 +158,7 @@ def _decision(result: PruneResult) -> Markup:
     timings = [(stage, seconds) for stage, seconds in result.timings.items() if seconds > 0]
     total = sum(seconds for _, seconds in timings)
     parts = [(f"{stage}: {duration(seconds)}", seconds) for stage, seconds in timings]
-    entries = [(f"part{n % 6}", f"{stage} {duration(seconds)}") for n, (stage, seconds) in enumerate(timings)]
+    entries = [(f"part{n % svg.PARTS}", f"{stage} {duration(seconds)}") for n, (stage, seconds) in enumerate(timings)]
     return section(
         "How it was decided",
         None,
@@ -177,7 +178,7 @@ def _decision(result: PruneResult) -> Markup:
 
 def _latency(latency: LatencyReport) -> list[tuple[str, object]]:
     """Prediction and measurement side by side."""
-    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}" if latency.threads else "all cores"
+    threads = several(latency.threads, "thread") if latency.threads else "all cores"
     predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
     return [
         ("latency left", f"{measured} measured, {predicted} predicted"),
@@ -207,7 +208,7 @@ def _reproduce(result: PruneResult, origin: Provenance) -> Markup:
         "How to reproduce",
         "The same command on the same files with the same versions gives the same model, byte for byte.",
         card(
-            element("pre", origin.command) if origin.command else None,
+            command_line(origin.command) if origin.command else None,
             definitions(facts),
             folded("All settings", element("div", definitions(settings), style="margin-top:10px"))
             if settings

@@ -10,6 +10,7 @@ HEIGHT = 100.0
 BINS = 20
 POINTS = 40
 DECADES = 6
+PARTS = 8
 TOLD = 300
 """Columns that say what they are under the pointer; where there are more, the page would grow too large."""
 
@@ -144,12 +145,12 @@ def _bin(position: int, y: float, height: float, class_: str) -> Markup:
 
 
 def stacked(parts: Sequence[tuple[str, float]], label: str) -> Markup:
-    """Shares of a whole, side by side; the colours cycle through the classes `part0` to `part5`."""
+    """Shares of a whole, side by side; the colours cycle through `PARTS` classes, `part0` and so on."""
     total = sum(value for _, value in parts) or 1.0
     shapes, x = [], 0.0
     for n, (name, value) in enumerate(parts):
         width = 100 * value / total
-        box = element("rect", x=number(x), y=0, width=number(max(width - 0.15, 0)), height=6, class_=f"part{n % 6}")
+        box = element("rect", x=number(x), y=0, width=number(max(width - 0.15, 0)), height=6, class_=f"part{n % PARTS}")
         shapes.append(element("g", element("title", name), box))
         x += width
     return picture(100, 6, label, join(shapes), class_="bar tall")

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.report.html_parts import card, section, solid
+from onnxprune.report.html_parts import card, command_line, section, solid
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, plain
 from onnxprune.report.markup import Markup, element
@@ -92,7 +92,7 @@ def sweep_page(found: SweepResult, origin: Provenance) -> str:
         *(element("div", note, class_="note") for note in _notes(found)),
         *charts,
         section("All points", None, html_table(columns, rows, range(1, len(columns)))),
-        section("How to reproduce", None, card(element("pre", origin.command))),
+        section("How to reproduce", None, card(command_line(origin.command))),
         element("footer", f"onnxprune {origin.onnxprune}"),
     )
     return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"

@@ -19,6 +19,7 @@ from onnxprune.report.text import (
     obstacles,
     percent,
     ratio,
+    several,
     size,
     some,
 )
@@ -116,7 +117,9 @@ def bar(share: float, width: int = BAR) -> Text:
 def _groups_table(groups: tuple[GroupResult, ...]) -> RenderableType:
     units, kept = sum(g.units for g in groups), sum(g.kept for g in groups)
     changed = sorted((g for g in groups if g.kept < g.units), key=lambda g: g.macs_after - g.macs_before)
-    head = Text.assemble((f"{units - kept} of {units} channels removed", "bold"), f" in {len(changed)} groups")
+    head = Text.assemble(
+        (f"{units - kept} of {units} channels removed", "bold"), f" in {several(len(changed), 'group')}"
+    )
     if not changed:
         return Padding(head, (0, 0, 1, 0))
     made = table("where most was saved", "kept", "", "MACs before", "after", left=(0, 2))
@@ -151,7 +154,7 @@ def _not_pruned(
 
 
 def _latency_line(latency: LatencyReport) -> Text:
-    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}" if latency.threads else "all cores"
+    threads = several(latency.threads, "thread") if latency.threads else "all cores"
     predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
     return Text.assemble(
         ("latency ", DIM),
@@ -207,7 +210,7 @@ def _inspect_totals(found: "Inspection") -> RenderableType:
     share = found.prunable / found.units if found.units else 0.0
     line = Text.assemble(
         (f"{found.prunable} of {found.units} channels ({percent(share)}) can be pruned", "bold"),
-        f", in {len(found.groups)} groups",
+        f", in {several(len(found.groups), 'group')}",
     )
     return Group(made, Text(), line)
 

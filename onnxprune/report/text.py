@@ -44,6 +44,11 @@ def ratio(after: float, before: float) -> str:
     return percent(after / before) if before else "–"
 
 
+def several(number: int, what: str) -> str:
+    """`1 group`, `2 groups`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """`0.01` as `10 ms`, `75` as `1 min 15 s`."""
     if seconds < 1:

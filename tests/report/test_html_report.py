@@ -65,12 +65,33 @@ def test_page_shows_what_matters(result) -> None:
             "solved to optimality",
             "0.10 %",
             "score 12.0 s",
-            ORIGIN.command,
             "0" * 64,
             "onnx 1.17.0",
         ),
     ):
         assert part in shown, part
+
+
+@pytest.mark.parametrize(
+    "command", ["onnxprune prune a.onnx -o b.onnx", "onnxprune prune 'a  b.onnx' --target macs=0.5"]
+)
+def test_the_command_is_there_to_copy(result, command: str) -> None:
+    text = html_report(result(), dataclasses.replace(ORIGIN, command=command))
+    assert command in "".join(Page(text).text)
+
+
+def test_rows_that_a_phone_stacks_name_their_columns(result) -> None:
+    labels = [value for name, value in Page(html_report(result(), ORIGIN)).attributes if name == "data-label"]
+    assert labels == ["because of", "tensors", "number"] * 2
+
+
+def test_each_stage_has_its_colour(result) -> None:
+    stages = ("load", "analyse", "score", "allocate", "remove", "repair", "distill", "evaluate")
+    page = Page(html_report(result(timings=dict.fromkeys(stages, 1.0)), ORIGIN))
+    used = [value for name, value in page.attributes if name == "class" and value.startswith("i-part")]
+    assert len(set(used)) == len(stages)
+    style = "".join(page.text)
+    assert all(f".{name} {{" in style and f".{name[2:]} {{" in style for name in used)
 
 
 def test_names_with_markup_are_shown_as_they_are(result) -> None:

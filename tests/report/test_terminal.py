@@ -103,5 +103,5 @@ def test_inspection() -> None:
     assert (found.prunable, found.units) == (6, 9)
     assert (found.costs.macs, found.floor.macs) == (42, 4 + 3)
     text = shown(inspect_summary(found))
-    assert "6 of 9 channels (66.7 %) can be pruned, in 1 groups" in text
+    assert "6 of 9 channels (66.7 %) can be pruned, in 1 group" in text
     assert "Softmax" in text

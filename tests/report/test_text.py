@@ -78,3 +78,7 @@ def test_asked_for() -> None:
 def test_some() -> None:
     assert text.some("abcde", 2) == "a, b and 3 more"
     assert text.some("ab", 2) == "a, b"
+
+
+def test_several() -> None:
+    assert [text.several(n, "group") for n in (0, 1, 2)] == ["0 groups", "1 group", "2 groups"]
