@@ -36,6 +36,11 @@ SKIPPED = (
     "_reduction",
     "_arg_reduction",
     "_pooling",
+    "_run",
+    "_lstm",
+    "_gru",
+    "_rnn",
+    "_spread",
 )
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,

@@ -12,7 +12,7 @@ from onnxprune.graph.view import Node
 from onnxprune.ops.base import Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.torch_tools import along_channels, pad
-from onnxprune.ops.window import same_pads, window_pads
+from onnxprune.ops.window import window_pads
 
 
 class Conv(OpHandler):
@@ -192,10 +192,14 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
     n = len(shape) - 2
     arrays = labels.get(weight)
     factors = [ids if ids is not None else size for ids, size in zip(arrays, shape, strict=True)]
-    pads, auto = node.ints("pads") or (0,) * (2 * n), str(node.attributes.get("auto_pad", "NOTSET"))
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
-    if auto.startswith("SAME"):
-        pads = same_pads(labels.shape(source)[2:], shape[2:], strides, dilations, upper=auto == "SAME_UPPER")
+    sizes, kernel = labels.shape(source)[2:], shape[2:]
+    if out_axis == 1:
+        extra = node.ints("output_padding") or (0,) * n
+        full = [(sizes[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + extra[i] for i in range(n)]
+        pads = _transposed_pads(node, sizes, full, strides)
+    else:
+        pads = window_pads(node, sizes, kernel)
     bias = node.input(2)
     return Linear(
         input=source,
@@ -213,7 +217,7 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
     )
 
 
-def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> Sequence[int]:
+def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """What ConvTranspose cuts from the `full` result: begins, then ends."""
     auto, target = str(node.attributes.get("auto_pad", "NOTSET")), node.ints("output_shape")
     if auto.startswith("SAME") and target is None:

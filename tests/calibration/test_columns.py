@@ -16,6 +16,9 @@ LAYERS = {
     "depthwise": ("h = Conv <group = 4, pads = [1, 1, 1, 1]> (x, w)", (8, 1, 3, 3)),
     "transposed": ("h = ConvTranspose <strides = [2, 3], pads = [1, 0, 1, 1]> (x, w)", (4, 5, 3, 4)),
     "output padding": ("h = ConvTranspose <strides = [2, 2], output_padding = [1, 1]> (x, w)", (4, 5, 3, 3)),
+    "transposed same": ('h = ConvTranspose <strides = [2, 3], auto_pad = "SAME_UPPER"> (x, w)', (4, 5, 3, 4)),
+    "transposed same lower": ('h = ConvTranspose <strides = [2, 2], auto_pad = "SAME_LOWER"> (x, w)', (4, 5, 3, 5)),
+    "transposed to a size": ("h = ConvTranspose <strides = [2, 2], output_shape = [12, 13]> (x, w)", (4, 5, 3, 5)),
     "transposed grouped": ("h = ConvTranspose <group = 2, strides = [2, 2]> (x, w)", (4, 3, 2, 2)),
     "matmul": ("h = MatMul (x, w)", (7, 5)),
 }
