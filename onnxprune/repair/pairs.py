@@ -1,31 +1,22 @@
-"""Corrects a producer together with its consumer: the pair of layers around one pruned group, as one least squares fit.
+"""Pairs of layers around one pruned group, and the rows that they are fitted to.
 
-Refitting consumers alone leaves the kept units as they were, though others of their kind are gone. Here the weights of
-the layer that makes the units and of the layer that uses them are fitted at once, to the original's values at the
-consumer's fit point (`graph.fitpoint`). With corrections `U`, `V` of the two weight matrices (and of the biases), rows
-`X` of the producer's input, the activation `a` in between and the consumer's columns `cols`, what is minimised is
-
-    |residual(cols(a(z + X U)) (W + V))|^2 / L0 + ridge * (|U|^2 / |W_producer|^2 + |V|^2 / |W|^2),
-
-with `z` the producer's present values and `L0` the present loss, by L-BFGS from zero corrections. It is accepted where
-held-out rows agree. Layer-wise fits of this kind need no labels and no pass through the rest of the network.
+Rows come in small tiles of the consumer's output, whose neighbours share what they read: a convolution behind another
+needs the producer's values at a window around each position, and a tile of 4 by 4 reads far fewer than 16 windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.columns import Positions, input_rows, output_rows, to_matrix
+from onnxprune.calibration.columns import Positions, input_rows, output_rows
 from onnxprune.graph.fitpoint import FitPoint
 from onnxprune.graph.space import Layer
 from onnxprune.graph.view import GraphView
-from onnxprune.repair.ridge import Correction, Fit
+from onnxprune.repair.ridge import Fit
 
-_ITERATIONS = 20
-_RIDGE = 0.1
-_MEMORY = 8
+_SIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +28,63 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class PairFit:
-    """Rows of a pair.
+class Tile:
+    """What a tile of a consumer's output reads, relative to the tile's first position.
 
     Attributes:
-        inputs: `(groups, Q, K)` columns of the producer at the positions that the consumer's rows read.
-        made: `(Q, C)` the producer's values at its fit point now.
-        reads: `(R, kernel)` which of the Q rows each row of the consumer reads; Q itself stands for padding.
-        fit: the consumer's rows; its `columns` are not used.
+        steps: `(axes, S)` positions of the tile's outputs.
+        places: `(axes, Q)` positions of the producer's output that they read.
+        reads: `(S, kernel)` which of the Q each output reads.
+    """
+
+    steps: np.ndarray
+    places: np.ndarray
+    reads: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PairFit:
+    """Rows of a pair, in T tiles of S outputs that read Q values of the producer each.
+
+    Attributes:
+        inputs: `(groups, T, Q, K)` columns of the producer.
+        made: `(T, Q, C)` the producer's values at its fit point now.
+        inside: `(T, Q)` False where a tile reads padding.
+        reads: `(S, kernel)` which of the Q each output reads.
+        current: `(T, S, C_out)` values at the consumer's fit point now.
+        target: `(T, S, C_out)` values that the original has there.
     """
 
     inputs: np.ndarray
     made: np.ndarray
+    inside: np.ndarray
     reads: np.ndarray
-    fit: Fit
+    current: np.ndarray
+    target: np.ndarray
+
+    def part(self, tiles: slice | np.ndarray) -> "PairFit":
+        """Some of the tiles."""
+        return PairFit(
+            self.inputs[:, tiles],
+            self.made[tiles],
+            self.inside[tiles],
+            self.reads,
+            self.current[tiles],
+            self.target[tiles],
+        )
+
+    def outputs(self, pair: Pair) -> Fit:
+        """The consumer's rows, `T S` of them, without columns."""
+        point = pair.consumer
+        width = self.target.shape[-1]
+        return Fit(
+            np.zeros((1, 0, 0), np.float32),
+            self.current.reshape(-1, width),
+            self.target.reshape(-1, width),
+            point.slope,
+            point.bounds,
+            has_bias=point.bias is not None,
+        )
 
 
 def find_pairs(points: Sequence[FitPoint], graph: GraphView) -> dict[str, Pair]:
@@ -80,229 +114,90 @@ def _fits(producer: Layer, consumer: Layer) -> bool:
     return (producer.window is None) == (consumer.window is None)
 
 
-def reading_positions(consumer: Layer, at: Positions, sizes: tuple[int, ...]) -> tuple[np.ndarray, Positions]:
-    """Which positions of its input the consumer reads.
-
-    Args:
-        consumer: the layer.
-        at: sampled positions of its output.
-        sizes: of the input's axes other than channels.
-
-    Returns:
-        `(R, kernel)` indices into the positions returned (their number stands for padding), and these positions.
-    """
-    index = np.unravel_index(at.chosen, at.shape)
-    if consumer.window is None:
-        flat, inside = at.chosen[:, None], np.ones((len(at.chosen), 1), bool)
-    else:
-        window = consumer.window
-        offsets = np.indices(window.kernel).reshape(len(window.kernel), -1)
-        places = [
-            index[a + 1][:, None] * window.strides[a] - window.pads[a] + offsets[a] * window.dilations[a]
-            for a in range(len(window.kernel))
-        ]
-        inside = np.all([(p >= 0) & (p < n) for p, n in zip(places, sizes[1:], strict=True)], axis=0)
-        clipped = [np.clip(p, 0, n - 1) for p, n in zip(places, sizes[1:], strict=True)]
-        flat = np.ravel_multi_index((np.broadcast_to(index[0][:, None], inside.shape), *clipped), sizes)
-    chosen, inverse = np.unique(flat[inside], return_inverse=True)
-    reads = np.full(inside.shape, len(chosen))
-    reads[inside] = inverse
-    return reads, Positions(sizes, chosen)
-
-
-def tile_positions(consumer: Layer, shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Positions:
-    """About `count` output positions in small tiles, whose neighbours share what they read.
-
-    Args:
-        consumer: the layer.
-        shape: of its output's axes other than channels.
-        count: how many; all where there are no more.
-        generator: draws the tiles.
-    """
-    size = prod(shape)
-    if consumer.window is None or size <= count:
-        chosen = np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
-        return Positions(shape, chosen)
-    side = tuple(min(4, n) for n in shape[1:])
-    tiles = max(1, count // prod(side))
-    corners = [generator.integers(0, shape[0], tiles)]
-    corners += [generator.integers(0, n - s + 1, tiles) for n, s in zip(shape[1:], side, strict=True)]
+def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> Tile:
+    """The tile of a consumer whose output has these spatial sizes; single rows where it is dense."""
+    window = consumer.window
+    if window is None:
+        return Tile(np.zeros((0, 1), int), np.zeros((0, 1), int), np.zeros((1, 1), int))
+    side = tuple(min(_SIDE, n) for n in sizes)
     steps = np.indices(side).reshape(len(side), -1)
-    places = [corners[a + 1][:, None] + steps[a] for a in range(len(side))]
-    first = np.broadcast_to(corners[0][:, None], places[0].shape)
-    return Positions(shape, np.unique(np.ravel_multi_index((first, *places), shape)))
+    offsets = np.indices(window.kernel).reshape(len(window.kernel), -1)
+    strides, dilations = np.array(window.strides)[:, None], np.array(window.dilations)[:, None]
+    wanted = (steps * strides)[:, :, None] + (offsets * dilations)[:, None, :]
+    places, reads = np.unique(wanted.reshape(len(side), -1), axis=1, return_inverse=True)
+    return Tile(steps, places, reads.reshape(steps.shape[1], offsets.shape[1]))
 
 
-def pair_rows(pair: Pair, values: dict[str, np.ndarray], target: np.ndarray, at: Positions) -> PairFit:
+def pair_rows(
+    pair: Pair, values: Mapping[str, np.ndarray], target: np.ndarray, count: int, generator: np.random.Generator
+) -> PairFit:
     """Rows of one batch.
 
     Args:
         pair: the two layers.
         values: present values of the producer's input and of both fit points.
         target: the original's values at the consumer's fit point.
-        at: sampled positions of the consumer's output.
+        count: about how many rows; dense layers have no more than there are.
+        generator: draws the tiles.
     """
-    made = values[pair.producer.tensor]
-    axis = pair.producer.layer.output_axis
-    sizes = tuple(n for a, n in enumerate(made.shape) if a != axis)
-    reads, places = reading_positions(pair.consumer.layer, at, sizes)
-    fit = Fit(
-        np.zeros((1, 0, 0), np.float32),
-        output_rows(pair.consumer.layer, values[pair.consumer.tensor], at),
-        output_rows(pair.consumer.layer, target, at),
-        pair.consumer.slope,
-        pair.consumer.bounds,
-        has_bias=pair.consumer.bias is not None,
-    )
+    consumer, made = pair.consumer.layer, values[pair.producer.tensor]
+    shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
+    sizes = tuple(n for a, n in enumerate(made.shape) if a != pair.producer.layer.output_axis)
+    window = consumer.window
+    tile = tile_of(consumer, shape[1:])
+    if window is None:
+        chosen = np.sort(generator.choice(prod(shape), min(count, prod(shape)), replace=False))
+        outputs = read = chosen[:, None]
+        inside = np.ones(read.shape, bool)
+    else:
+        tiles = max(1, min(count, prod(shape)) // tile.steps.shape[1])
+        rows = generator.integers(0, shape[0], tiles)[:, None]
+        spans = tile.steps.max(axis=1)
+        corners = [generator.integers(0, n - s, tiles)[:, None] for n, s in zip(shape[1:], spans, strict=True)]
+        axes = range(len(corners))
+        outputs = np.ravel_multi_index(_indices(rows, [corners[a] + tile.steps[a] for a in axes]), shape)
+        places = [corners[a] * window.strides[a] - window.pads[a] + tile.places[a] for a in axes]
+        inside = np.all([(p >= 0) & (p < n) for p, n in zip(places, sizes[1:], strict=True)], axis=0)
+        clipped = [np.clip(p, 0, n - 1) for p, n in zip(places, sizes[1:], strict=True)]
+        read = np.ravel_multi_index(_indices(rows, clipped), sizes)
+    at, sources = Positions(shape, outputs.ravel()), Positions(sizes, read.ravel())
+    inputs = input_rows(pair.producer.layer, values[pair.producer.layer.input], sources)
     return PairFit(
-        input_rows(pair.producer.layer, values[pair.producer.layer.input], places),
-        output_rows(pair.producer.layer, made, places),
-        reads,
-        fit,
+        inputs.reshape(len(inputs), *read.shape, -1),
+        output_rows(pair.producer.layer, made, sources).reshape(*read.shape, -1),
+        inside,
+        tile.reads,
+        output_rows(consumer, values[pair.consumer.tensor], at).reshape(*outputs.shape, -1),
+        output_rows(consumer, target, at).reshape(*outputs.shape, -1),
     )
+
+
+def _indices(rows: np.ndarray, places: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return (np.broadcast_to(rows, places[0].shape), *places)
 
 
 def joined(parts: list[PairFit]) -> PairFit:
-    """Rows of several batches as one."""
-    starts = np.cumsum([0, *(len(part.made) for part in parts)])
-    total = int(starts[-1])
-    first = parts[0].fit
-    return PairFit(
-        np.concatenate([part.inputs for part in parts], axis=1),
-        np.concatenate([part.made for part in parts]),
-        np.concatenate(
-            [
-                np.where(part.reads == len(part.made), total, part.reads + start)
-                for part, start in zip(parts, starts, strict=False)
-            ]
-        ),
-        Fit(
-            first.columns,
-            np.concatenate([part.fit.current for part in parts]),
-            np.concatenate([part.fit.target for part in parts]),
-            first.slope,
-            first.bounds,
-            first.has_bias,
-        ),
+    """Rows of several batches as one; empties the list, so that arrays are in memory once."""
+    inputs = np.concatenate([part.inputs for part in parts], axis=1)
+    made, inside, current, target = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("made", "inside", "current", "target")
     )
+    reads = parts[0].reads
+    parts.clear()
+    return PairFit(inputs, made, inside, reads, current, target)
 
 
-class _Objective:
-    """The loss of a pair and its gradient in the corrections, scaled by the weights' own size."""
-
-    def __init__(self, pair: Pair, rows: PairFit, weights: tuple[np.ndarray, np.ndarray]) -> None:
-        self._rows, self._fit = rows, rows.fit
-        self._bounds = pair.producer.bounds
-        kind = rows.made.dtype
-        self._slopes = pair.producer.slope.astype(kind), pair.consumer.slope.astype(kind)
-        first, second = to_matrix(pair.producer.layer, weights[0]), to_matrix(pair.consumer.layer, weights[1])[0]
-        width = rows.made.shape[1]
-        # One matrix (C, C_out) for each place of the kernel.
-        kernel = second.reshape(width, -1, second.shape[1]).transpose(1, 0, 2) * pair.consumer.gain
-        self._kernel = kernel.astype(kind)
-        self.shapes = first.shape, (width,), kernel.shape, (second.shape[1],)
-        scales = float(np.sqrt(np.mean(first**2))), float(np.sqrt(np.mean(kernel**2)))
-        spread = float(np.std(rows.made)), float(np.std(rows.fit.target))
-        biases = pair.producer.bias is not None, pair.consumer.bias is not None
-        self._scales = scales[0], spread[0] * biases[0] * 0.1, scales[1], spread[1] * biases[1] * 0.1
-        self._mean_square = 1.0
-        self._constant = rows.fit.current - self._product(self._activated(rows.made), self._kernel)
-        self._mean_square = max(self.loss(self.corrections(np.zeros(self.size))), 1e-30)
-
-    @property
-    def size(self) -> int:
-        """Number of variables."""
-        return sum(prod(shape) for shape in self.shapes)
-
-    def corrections(self, x: np.ndarray) -> list[np.ndarray]:
-        """The corrections that variables stand for."""
-        parts = np.split(x, np.cumsum([prod(shape) for shape in self.shapes])[:-1])
-        kind = self._rows.made.dtype
-        return [
-            (part.reshape(shape) * scale).astype(kind)
-            for part, shape, scale in zip(parts, self.shapes, self._scales, strict=True)
-        ]
-
-    def _activated(self, made: np.ndarray) -> np.ndarray:
-        """`(Q + 1, C)` values the consumer reads; the last row is padding."""
-        low, high = self._bounds
-        values = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
-        return np.concatenate([values, np.zeros((1, values.shape[1]), values.dtype)])
-
-    def _product(self, seen: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        total = seen[self._rows.reads[:, 0]] @ kernel[0]
-        for place in range(1, len(kernel)):
-            total += seen[self._rows.reads[:, place]] @ kernel[place]
-        return np.asarray(total * self._slopes[1])
-
-    def _made(self, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        change = np.matmul(self._rows.inputs, weight).transpose(1, 0, 2).reshape(self._rows.made.shape)
-        return np.asarray(self._rows.made + (change + bias) * self._slopes[0])
-
-    def loss(self, corrections: list[np.ndarray]) -> float:
-        """Mean squared residual, relative to that without corrections."""
-        weight, bias, kernel, shift = corrections
-        seen = self._activated(self._made(weight, bias))
-        value = self._constant + self._product(seen, self._kernel + kernel) + shift * self._slopes[1]
-        return float(np.mean(np.square(self._fit.residual(value)), dtype=np.float64)) / self._mean_square
-
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Loss with the ridge, and its gradient."""
-        weight, bias, kernel, shift = self.corrections(x)
-        made = self._made(weight, bias)
-        seen, whole = self._activated(made), self._kernel + kernel
-        value = self._constant + self._product(seen, whole) + shift * self._slopes[1]
-        rest = self._fit.residual(value)
-        loss = float(np.mean(np.square(rest), dtype=np.float64)) / self._mean_square
-        back = rest * (self._slopes[1] * np.float32(-2.0 / (rest.size * self._mean_square)))
-        d_seen = np.zeros_like(seen)
-        d_kernel = np.empty_like(whole)
-        for place in range(len(whole)):
-            reads = self._rows.reads[:, place]  # all different, but for padding
-            d_kernel[place] = seen[reads].T @ back
-            d_seen[reads] += back @ whole[place].T
-        low, high = self._bounds
-        d_made = d_seen[:-1] * ((made > low) & (made < high)) * self._slopes[0]
-        grouped = d_made.reshape(len(d_made), weight.shape[0], -1).transpose(1, 0, 2)
-        d_weight = np.matmul(self._rows.inputs.transpose(0, 2, 1), grouped)
-        parts = (d_weight, d_made.sum(axis=0), d_kernel, back.sum(axis=0))
-        gradient = np.concatenate(
-            [part.ravel().astype(np.float64) * scale for part, scale in zip(parts, self._scales, strict=True)]
-        )
-        ridge, pull = 0.0, np.zeros(self.size)
-        start = 0
-        for number, shape in enumerate(self.shapes):
-            stop = start + prod(shape)
-            if number % 2 == 0:
-                ridge += _RIDGE * float(np.mean(np.square(x[start:stop])))
-                pull[start:stop] = 2 * _RIDGE / prod(shape) * x[start:stop]
-            start = stop
-        return loss + ridge, gradient + pull
-
-
-def fit_pair(
-    pair: Pair, rows: PairFit, held_out: PairFit, weights: tuple[np.ndarray, np.ndarray]
-) -> tuple[Correction, Correction] | None:
-    """Corrections of producer and consumer; None where held-out rows do not get better.
+def rows_in(pair: Pair, width: int, shape: tuple[int, ...], memory: int) -> int:
+    """How many rows of a pair fit into memory.
 
     Args:
         pair: the two layers.
-        rows: rows to fit.
-        held_out: rows to judge by.
-        weights: present weights of producer and consumer.
+        width: columns of the producer, those of all groups.
+        shape: of the consumer's output.
+        memory: in bytes.
     """
-    from scipy.optimize import minimize
-
-    objective = _Objective(pair, rows, weights)
-    start = np.zeros(objective.size)
-    found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "maxcor": _MEMORY}
-    ).x
-    corrections = objective.corrections(found)
-    if not _Objective(pair, held_out, weights).loss(corrections) < 1.0:
-        return None
-    weight, bias, kernel, shift = corrections
-    second = kernel.transpose(1, 0, 2).reshape(1, -1, kernel.shape[2])
-    return Correction(weight.astype(np.float64), bias.astype(np.float64)), Correction(
-        second.astype(np.float64), shift.astype(np.float64)
-    )
+    consumer = pair.consumer.layer
+    tile = tile_of(consumer, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
+    columns = width + len(pair.producer.slope)
+    shared = tile.places.shape[1] / tile.steps.shape[1]
+    return int(memory / 4 / (shared * columns + 2 * len(pair.consumer.slope)))

@@ -7,13 +7,15 @@ step with the same matrix (in the spirit of Zhang et al., "Accelerating Very Dee
 Classification and Detection", 2015, which solves for a nonlinear response by alternation).
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 _BATCHED = 64  # columns up to which matrices are inverted together
-_EXACT_ELEMENTS = 1 << 24  # up to this many elements of so narrow rows, products run in float64
-_PIECE = 2048
+_PIECE = 2048  # rows worked on at a time, at most
+_PIECE_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,16 @@ class Fit:
     bounds: tuple[float, float]
     has_bias: bool
 
-    def part(self, rows: np.ndarray) -> "Fit":
-        """Some of the rows."""
+    def part(self, rows: np.ndarray | slice) -> "Fit":
+        """Some of the rows; of a slice, the same memory."""
         return Fit(self.columns[:, rows], self.current[rows], self.target[rows], self.slope, self.bounds, self.has_bias)
+
+    def pieces(self) -> Iterator["Fit"]:
+        """The rows in order, so many at a time that what is made of them is small."""
+        groups, _, width = self.columns.shape
+        step = max(1, min(_PIECE, _PIECE_ELEMENTS // (groups * width + 2 * self.target.shape[1])))
+        for start in range(0, len(self.target), step):
+            yield self.part(slice(start, start + step))
 
     def residual(self, value: np.ndarray) -> np.ndarray:
         """`(R, C)` what `value` lacks: the difference to the target, and 0 where both are beyond the same bound."""
@@ -51,14 +60,31 @@ class Fit:
         return np.asarray(wanted - value)
 
 
-def concatenated(parts: list[Fit]) -> Fit:
-    """Rows of several batches as one; empties the list, so that arrays are in memory once."""
-    first = parts[0]
-    columns = np.concatenate([part.columns for part in parts], axis=1)
-    current = np.concatenate([part.current for part in parts])
-    target = np.concatenate([part.target for part in parts])
-    parts.clear()
-    return Fit(columns, current, target, first.slope, first.bounds, first.has_bias)
+class FitRows:
+    """Rows of a fit gathered batch by batch, each in memory once.
+
+    Args:
+        most: rows that there can be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._whole: Fit | None = None
+
+    def add(self, part: Fit) -> None:
+        """Add the rows of one batch."""
+        if self._whole is None:
+            groups, _, width = part.columns.shape
+            room = [np.empty((self._most, values.shape[1]), values.dtype) for values in (part.current, part.target)]
+            columns = np.empty((groups, self._most, width), part.columns.dtype)
+            self._whole = Fit(columns, room[0], room[1], part.slope, part.bounds, part.has_bias)
+        own = self._whole.part(slice(self._count, self._count + len(part.target)))
+        own.columns[:], own.current[:], own.target[:] = part.columns, part.current, part.target
+        self._count += len(part.target)
+
+    def fit(self) -> Fit | None:
+        """All rows; None where none were added."""
+        return None if self._whole is None else self._whole.part(slice(self._count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +103,11 @@ class Correction:
 
 def loss(fit: Fit, correction: Correction | None) -> float:
     """Mean squared residual at the fit point."""
-    value = fit.current if correction is None else fit.current + correction.change(fit)
-    return float(np.mean(np.square(fit.residual(value)), dtype=np.float64))
+    total = 0.0
+    for part in fit.pieces():
+        value = part.current if correction is None else part.current + correction.change(part)
+        total += float(np.sum(np.square(part.residual(value)), dtype=np.float64))
+    return total / max(fit.target.size, 1)
 
 
 class Solver:
@@ -86,15 +115,21 @@ class Solver:
 
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
-        columns = fit.columns
-        groups, rows, width = columns.shape
-        self._mean = columns.mean(axis=1, dtype=np.float64) if fit.has_bias else np.zeros((groups, width))
-        self._centred = columns - self._mean[:, None].astype(columns.dtype) if fit.has_bias else columns
+        groups, rows, width = fit.columns.shape
+        self._mean = fit.columns.mean(axis=1, dtype=np.float64) if fit.has_bias else np.zeros((groups, width))
         self._dual = width > rows
-        self._gram = _gram(self._centred.transpose(0, 2, 1) if self._dual else self._centred)
+        if self._dual:
+            whole = self._centred(fit).transpose(0, 2, 1)
+            self._gram = _gram((whole[:, at : at + _PIECE] for at in range(0, width, _PIECE)), rows)
+        else:
+            self._gram = _gram((self._centred(part) for part in fit.pieces()), width)
         energy = np.trace(self._gram, axis1=1, axis2=2) / width
         self._scale = np.maximum(energy, 1e-30)
         self._inverse: object = None
+
+    def _centred(self, part: Fit) -> np.ndarray:
+        """`(groups, R, K)` columns about their mean over all rows."""
+        return part.columns - self._mean[:, None].astype(part.columns.dtype) if part.has_bias else part.columns
 
     def prepare(self, ridge: float) -> bool:
         """Factorise for a ridge, relative to the mean diagonal; False where it is too small for rounding errors."""
@@ -111,20 +146,38 @@ class Solver:
             return False
         return True
 
-    def solve(self, residual: np.ndarray) -> Correction:
-        """The correction for `(R, C)` residuals at the fit point."""
+    def project(self, wanted: Callable[[Fit], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Products of the columns with residuals, which serve all ridges, and the residuals' mean.
+
+        Args:
+            wanted: the residuals at the fit point, `(R, C)`, for some of the rows.
+        """
         fit, slope = self._fit, self._fit.slope
-        usable = slope != 0
-        wanted = residual / np.where(usable, slope, 1.0).astype(residual.dtype)
-        mean = wanted.mean(axis=0, dtype=np.float64) if fit.has_bias else np.zeros(len(slope))
-        groups = fit.columns.shape[0]
-        right = (wanted - mean.astype(wanted.dtype)) if fit.has_bias else wanted
-        right = right.reshape(len(right), groups, -1).transpose(1, 0, 2)
-        transposed = self._centred.transpose(0, 2, 1)
+        groups, rows, width = fit.columns.shape
+        divisor = np.where(slope != 0, slope, 1.0)
+        total = np.zeros(len(slope))
+        right: list[np.ndarray] = []
+        products = np.zeros((groups, width, len(slope) // groups))
+        for part in fit.pieces():
+            values = wanted(part)
+            values = values / divisor.astype(values.dtype)
+            total += values.sum(axis=0, dtype=np.float64)
+            grouped = values.reshape(len(values), groups, -1).transpose(1, 0, 2)
+            if self._dual:
+                right.append(grouped)
+            else:
+                # Centred columns sum to 0: the mean of the values does not matter here.
+                products += np.matmul(self._centred(part).transpose(0, 2, 1), grouped)
+        mean = total / rows if fit.has_bias else np.zeros(len(slope))
+        return (np.concatenate(right, axis=1) - mean.reshape(groups, 1, -1) if self._dual else products), mean
+
+    def solve(self, projected: tuple[np.ndarray, np.ndarray]) -> Correction:
+        """The correction for what `project` gave."""
+        fit, (right, mean) = self._fit, projected
+        groups, usable = len(right), fit.slope != 0
+        weight = self._apply(right)
         if self._dual:
-            weight = np.matmul(transposed.astype(np.float64), self._apply(right.astype(np.float64)))
-        else:
-            weight = self._apply(np.matmul(transposed, right).astype(np.float64))
+            weight = np.matmul(self._centred(fit).transpose(0, 2, 1).astype(np.float64), weight)
         weight = weight * usable.reshape(groups, 1, -1)
         bias = (mean - np.einsum("gk,gkc->gc", self._mean, weight).reshape(-1)) * usable if fit.has_bias else mean * 0
         return Correction(weight, bias)
@@ -138,19 +191,18 @@ class Solver:
         return np.stack([cho_solve(f, r, check_finite=False) for f, r in zip(self._inverse, right, strict=True)])
 
 
-def _gram(rows: np.ndarray) -> np.ndarray:
-    """`(groups, K, K)` products of `(groups, R, K)` rows, summed in float64 over pieces multiplied as they are."""
-    groups, count, width = rows.shape
-    total = np.zeros((groups, width, width))
-    exact = width <= _BATCHED and groups * width * count <= _EXACT_ELEMENTS
-    for start in range(0, count, _PIECE):
-        piece = rows[:, start : start + _PIECE]
-        piece = piece.astype(np.float64) if exact else piece
-        total += np.matmul(piece.transpose(0, 2, 1), piece)
+def _gram(pieces: Iterable[np.ndarray], width: int) -> np.ndarray:
+    """`(groups, K, K)` products of `(groups, R, K)` rows, summed in float64; narrow rows are multiplied in it too."""
+    total: np.ndarray | None = None
+    for piece in pieces:
+        values = piece.astype(np.float64) if width <= _BATCHED else piece
+        product = np.matmul(values.transpose(0, 2, 1), values)
+        total = product.astype(np.float64) if total is None else total + product
+    assert total is not None
     return total
 
 
-def one_sided(fit: Fit, solver: Solver, start: Correction, steps: int) -> Correction:
+def one_sided(solver: Solver, start: Correction, steps: int) -> Correction:
     """Descend on the loss that ignores what lies beyond the bounds; the solver is prepared.
 
     Each step solves the least squares problem whose target is the prediction itself wherever it needs no change, with
@@ -159,8 +211,7 @@ def one_sided(fit: Fit, solver: Solver, start: Correction, steps: int) -> Correc
     current, momentum = start, 1.0
     ahead = start
     for _ in range(steps):
-        value = fit.current + ahead.change(fit)
-        following = solver.solve(fit.residual(value) + (value - fit.current))
+        following = solver.solve(solver.project(partial(_majorised, ahead)))
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         step = (momentum - 1) / grown
         ahead = Correction(
@@ -169,6 +220,12 @@ def one_sided(fit: Fit, solver: Solver, start: Correction, steps: int) -> Correc
         )
         current, momentum = following, grown
     return current
+
+
+def _majorised(correction: Correction, fit: Fit) -> np.ndarray:
+    """What to change at the fit point: what is wanted, or what the correction does where that needs no change."""
+    change = correction.change(fit)
+    return np.asarray(fit.residual(fit.current + change) + change)
 
 
 def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: int) -> Correction | None:
@@ -183,10 +240,11 @@ def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: in
     best, least = None, loss(held_out, None)
     solver = Solver(fit)
     chosen = None
+    projected = solver.project(lambda part: part.target - part.current)
     for ridge in ridges:
         if not solver.prepare(ridge):
             continue
-        found = solver.solve(fit.target - fit.current)
+        found = solver.solve(projected)
         if (reached := loss(held_out, found)) < least or chosen is None:
             chosen = (ridge, found)
             if reached < least:
@@ -194,5 +252,5 @@ def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: in
     if chosen is None or not np.isfinite(fit.bounds).any():
         return best
     solver.prepare(chosen[0])
-    found = one_sided(fit, solver, chosen[1], steps)
+    found = one_sided(solver, chosen[1], steps)
     return found if loss(held_out, found) < least else best

@@ -23,8 +23,9 @@ from onnxprune.graph.remove import compress
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, is_float, view
 from onnxprune.importance.base import Progress, no_progress
-from onnxprune.repair.pairs import Pair, PairFit, find_pairs, fit_pair, joined, pair_rows, tile_positions
-from onnxprune.repair.ridge import Correction, Fit, concatenated, fit_correction
+from onnxprune.repair.pair_fit import fit_pair
+from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
+from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
 
 _LEAST_ROWS = 16384
 _ROWS_PER_COLUMN = 48
@@ -34,8 +35,7 @@ _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
 _SAME = 1e-6
 _NOT_PRODUCT = 1e-2
-_PAIR_ROWS = 8192
-_PAIR_ROUNDS = 3
+_PAIR_ROWS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +138,11 @@ class _Sweep:
         self.replay.model = self.replay.model.with_constants(found)
 
     def _fit_together(self, pair: Pair, generator: np.random.Generator, cache: Cache) -> bool:
-        """Fit a pair a few times, each on positions drawn anew: many positions then count at the price of few."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
         found = self._kept(pair, cache)
         if found is None:
-            found = {}
-            for _ in range(_PAIR_ROUNDS):
-                changed = _refit_pair(pair, self.replay, self._reference, generator)
-                if not changed:
-                    break
-                found |= changed
-                self.replay.model = self.replay.model.with_constants(changed)
+            found = _refit_pair(pair, self.replay, self._reference, generator)
             self._keep(pair, found, cache)
         self.replay.model = self.replay.model.with_constants(found)
         return bool(found)
@@ -197,8 +190,8 @@ def _rows(
     end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
         return None
-    parts: tuple[list[Fit], list[Fit]] = ([], [])
-    count = 0
+    count, batches = 0, len(replay.batches)
+    gathered: tuple[FitRows, FitRows] = (FitRows(0), FitRows(0))
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
         now = values[point.tensor]
         wanted = compress(
@@ -206,7 +199,8 @@ def _rows(
         )
         if index == 0:
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
-            count = _positions_per_batch(matrix.shape, len(replay.batches))
+            count = _positions_per_batch(matrix.shape, batches)
+            gathered = FitRows(count * (batches - batches // _HELD_OUT)), FitRows(count * (batches // _HELD_OUT))
         at = positions(layer, now.shape, count, generator)
         rows = Fit(
             input_rows(layer, values[layer.input], at),
@@ -220,13 +214,12 @@ def _rows(
             point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
         ):
             return None
-        parts[index % _HELD_OUT == _HELD_OUT - 1].append(rows)
-    if parts[1]:
-        fit, held_out = concatenated(parts[0]), concatenated(parts[1])
-    else:
-        whole = concatenated(parts[0])
-        chosen = np.arange(len(whole.target)) % _HELD_OUT == _HELD_OUT - 1
-        fit, held_out = whole.part(~chosen), whole.part(chosen)
+        gathered[index % _HELD_OUT == _HELD_OUT - 1].add(rows)
+    fit, held_out = gathered[0].fit(), gathered[1].fit()
+    assert fit is not None  # there is at least one batch
+    if held_out is None:
+        chosen = np.arange(len(fit.target)) % _HELD_OUT == _HELD_OUT - 1
+        fit, held_out = fit.part(~chosen), fit.part(chosen)
     difference, scale = 0.0, 0.0
     for some in (fit, held_out):
         if not np.isfinite(some.columns).all():
@@ -245,23 +238,26 @@ def _refit_pair(
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
+    count = 0
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = compress(
             reference.replay.batches[index][consumer.tensor], reference.space, consumer.tensor, reference.removed
         )
-        shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.layer.output_axis)
-        at = tile_positions(consumer.layer, shape, _PAIR_ROWS // len(replay.batches), generator)
-        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, at))
+        if index == 0:
+            groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
+            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
+            count = max(1, rows // len(replay.batches))
+        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator))
     if not parts[0] or not parts[1]:
         return {}
-    rows, held_out = joined(parts[0]), joined(parts[1])
-    scale = np.abs(rows.fit.target).max(initial=0.0)
-    difference = np.abs(rows.fit.target - rows.fit.current).max(initial=0.0)
+    fit, held_out = joined(parts[0]), joined(parts[1])
+    scale = np.abs(fit.target).max(initial=0.0)
+    difference = np.abs(fit.target - fit.current).max(initial=0.0)
     if not difference > _SAME * scale or not np.isfinite(difference):
         return {}
-    constants = replay.model.constants
-    found = fit_pair(pair, rows, held_out, (constants[producer.layer.weight], constants[consumer.layer.weight]))
+    weights = replay.model.constants[producer.layer.weight], replay.model.constants[consumer.layer.weight]
+    found = fit_pair(pair, fit, held_out, weights, generator)
     if found is None:
         return {}
     return corrected(producer, replay.model, found[0]) | corrected(consumer, replay.model, found[1])

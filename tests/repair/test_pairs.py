@@ -1,9 +1,10 @@
 """Fitting a producer together with its consumer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from onnxprune.calibration.columns import Positions
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.fitpoint import schedule
@@ -11,7 +12,8 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import view
 from onnxprune.ops.examples import example
-from onnxprune.repair.pairs import Pair, _Objective, find_pairs, fit_pair, joined, pair_rows, tile_positions
+from onnxprune.repair.pair_fit import PairLoss, fit_pair
+from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.sequential import corrected
 
 CONV = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
@@ -48,11 +50,18 @@ def values(model: Model, pair: Pair, x: np.ndarray) -> dict[str, np.ndarray]:
     return Runner(model, names, threads=1, optimise=False).run_feed({"x": x}) | {"x": x}
 
 
-def rows_of(model: Model, pair: Pair, x: np.ndarray, target: np.ndarray, count: int = 10**6):
-    found = values(model, pair, x)
-    shape = tuple(n for a, n in enumerate(target.shape) if a != pair.consumer.layer.output_axis)
-    at = tile_positions(pair.consumer.layer, shape, count, np.random.default_rng(0))
-    return pair_rows(pair, found, target, at), at
+def rows_of(model: Model, pair: Pair, x: np.ndarray, target: np.ndarray, count: int = 10**4, seed: int = 0) -> PairFit:
+    return pair_rows(pair, values(model, pair, x), target, count, np.random.default_rng(seed))
+
+
+def weights_of(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    return model.constants[pair.producer.layer.weight], model.constants[pair.consumer.layer.weight]
+
+
+def mean_square(pair: Pair, rows: PairFit) -> float:
+    """Residual of the values that the rows have now."""
+    fit = rows.outputs(pair)
+    return float(np.square(fit.residual(fit.current)).mean())
 
 
 def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
@@ -60,70 +69,94 @@ def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("model", [conv(), dense()], ids=["conv", "dense"])
+MODELS = pytest.mark.parametrize("model", [conv(), dense()], ids=["conv", "dense"])
+
+
+@MODELS
 def test_prediction_is_what_the_corrected_model_computes(model: Model) -> None:
     pair, x = only_pair(model), images(model, 1)
     goal = values(model, pair, x)[pair.consumer.tensor] + 0.3
-    rows, at = rows_of(model, pair, x, goal, count=40)
-    held, _ = rows_of(model, pair, images(model, 2), values(model, pair, images(model, 2))[pair.consumer.tensor] + 0.3)
-    weights = (model.constants[pair.producer.layer.weight], model.constants[pair.consumer.layer.weight])
-    found = fit_pair(pair, rows, held, weights)
+    rows = rows_of(model, pair, x, goal)
+    other = images(model, 2)
+    held = rows_of(model, pair, other, values(model, pair, other)[pair.consumer.tensor] + 0.3)
+    found = fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(3))
     assert found is not None
     changed = corrected(pair.producer, model, found[0]) | corrected(pair.consumer, model, found[1])
-    after = values(model.with_constants(changed), pair, x)[pair.consumer.tensor]
-    before, _ = rows_of(model, pair, x, goal, count=40)
-    now = pair_rows(pair, values(model.with_constants(changed), pair, x), goal, at)
-    assert (
-        np.square(now.fit.residual(now.fit.current)).mean()
-        < 0.5 * np.square(before.fit.residual(before.fit.current)).mean()
-    )
-    objective = _Objective(pair, rows, weights)
-    kernel = found[1].weight[0].reshape(rows.made.shape[1], -1, after.shape[1]).transpose(1, 0, 2)
-    corrections = [c.astype(np.float32) for c in (found[0].weight, found[0].bias, kernel, found[1].bias)]
-    direct = np.square(now.fit.residual(now.fit.current)).mean() / np.square(rows.fit.residual(rows.fit.current)).mean()
-    assert objective.loss(corrections) == pytest.approx(direct, rel=1e-3)
+    now = rows_of(model.with_constants(changed), pair, x, goal)  # the same tiles
+    assert mean_square(pair, now) < 0.5 * mean_square(pair, rows)
+    loss = PairLoss(pair, weights_of(model, pair), rows.made.dtype)
+    width = rows.made.shape[2]
+    kernel = found[1].weight[0].reshape(width, -1, goal.shape[1]).transpose(1, 0, 2)
+    corrections = [each.astype(np.float32) for each in (found[0].weight, found[0].bias, kernel, found[1].bias)]
+    predicted = loss.value(loss.prepared(rows), corrections)
+    assert predicted == pytest.approx(mean_square(pair, now), rel=1e-3)
 
 
-@pytest.mark.parametrize("model", [conv(), dense()], ids=["conv", "dense"])
+@MODELS
+def test_no_correction_predicts_the_present_values(model: Model) -> None:
+    pair, x = only_pair(model), images(model, 4)
+    rows = rows_of(model, pair, x, values(model, pair, x)[pair.consumer.tensor] + 0.3)
+    loss = PairLoss(pair, weights_of(model, pair), rows.made.dtype)
+    assert loss.value(loss.prepared(rows), loss.zeros()) == pytest.approx(mean_square(pair, rows), rel=1e-5)
+
+
+@MODELS
 def test_gradient_agrees_with_differences(model: Model) -> None:
-    pair, x = only_pair(model), images(model, 3).astype(np.float64)
-    found = {name: value.astype(np.float64) for name, value in values(model, pair, x.astype(np.float32)).items()}
-    found["x"] = x
-    target = found[pair.consumer.tensor] + np.random.default_rng(4).standard_normal(found[pair.consumer.tensor].shape)
-    shape = tuple(n for a, n in enumerate(target.shape) if a != pair.consumer.layer.output_axis)
-    at = Positions(shape, np.arange(int(np.prod(shape))))
-    rows = pair_rows(pair, found, target, at)
-    weights = (model.constants[pair.producer.layer.weight], model.constants[pair.consumer.layer.weight])
-    objective = _Objective(pair, rows, weights)
-    rng = np.random.default_rng(5)
-    point, direction = rng.standard_normal(objective.size) * 0.05, rng.standard_normal(objective.size)
+    pair, x = only_pair(model), images(model, 3)
+    rng = np.random.default_rng(4)
+    goal = values(model, pair, x)[pair.consumer.tensor]
+    goal = goal + rng.standard_normal(goal.shape).astype(goal.dtype)
+    rows = rows_of(model, pair, x, goal)
+    rows = replace(
+        rows, **{name: getattr(rows, name).astype(np.float64) for name in ("inputs", "made", "current", "target")}
+    )
+    loss = PairLoss(pair, weights_of(model, pair), np.dtype(np.float64))
+    rows = loss.prepared(rows)
+    point = [0.05 * rng.standard_normal(shape) for shape in loss.shapes]
+    direction = [rng.standard_normal(shape) for shape in loss.shapes]
     step = 1e-6
-    slope = (objective(point + step * direction)[0] - objective(point - step * direction)[0]) / (2 * step)
-    assert objective(point)[1] @ direction == pytest.approx(slope, rel=1e-3)
+    ends = [loss.value(rows, [p + s * d for p, d in zip(point, direction, strict=True)]) for s in (step, -step)]
+    along = sum(float((g * d).sum()) for g, d in zip(loss.gradient(rows, point), direction, strict=True))
+    assert along == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3)
 
 
 def test_a_pair_that_held_out_rows_disagree_with_is_left_alone() -> None:
     model = dense()
     pair, x = only_pair(model), images(model, 6)
     now = values(model, pair, x)[pair.consumer.tensor]
-    rows, _ = rows_of(model, pair, x, now + 0.5)
-    held, _ = rows_of(model, pair, x, now - 0.5)
-    weights = (model.constants[pair.producer.layer.weight], model.constants[pair.consumer.layer.weight])
-    assert fit_pair(pair, rows, held, weights) is None
+    rows, held = rows_of(model, pair, x, now + 0.5), rows_of(model, pair, x, now - 0.5)
+    assert fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(0)) is None
 
 
-def test_rows_of_batches_join() -> None:
-    model = conv()
-    pair = only_pair(model)
-    x = images(model, 7)
+def test_layers_whose_products_take_too_long_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dense()
+    pair, x = only_pair(model), images(model, 6)
+    rows = rows_of(model, pair, x, values(model, pair, x)[pair.consumer.tensor] + 0.5)
+    weights = weights_of(model, pair)
+    assert fit_pair(pair, rows, rows, weights, np.random.default_rng(0)) is not None
+    monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 1e6)
+    assert fit_pair(pair, rows, rows, weights, np.random.default_rng(0)) is None
+
+
+@MODELS
+def test_rows_of_batches_join(model: Model) -> None:
+    pair, x = only_pair(model), images(model, 7)
     goal = values(model, pair, x)[pair.consumer.tensor] + 0.1
-    whole, _ = rows_of(model, pair, x, goal)
-    parts = [rows_of(model, pair, x[i : i + 3], goal[i : i + 3])[0] for i in (0, 3)]
-    weights = (model.constants[pair.producer.layer.weight], model.constants[pair.consumer.layer.weight])
-    point = np.random.default_rng(8).standard_normal(_Objective(pair, whole, weights).size) * 0.1
-    assert _Objective(pair, joined(parts), weights)(point)[0] == pytest.approx(
-        _Objective(pair, whole, weights)(point)[0], rel=1e-4
-    )
+    parts = [rows_of(model, pair, x, goal, seed=seed) for seed in (0, 1)]
+    squares, sizes = [mean_square(pair, part) for part in parts], [part.target.size for part in parts]
+    assert mean_square(pair, joined(parts)) == pytest.approx(np.average(squares, weights=sizes), rel=1e-5)
+
+
+@MODELS
+def test_rows_keep_to_the_memory(model: Model) -> None:
+    pair, x = only_pair(model), images(model, 8, rows=40)
+    goal = values(model, pair, x)[pair.consumer.tensor]
+    first = pair.producer.layer
+    width = int(np.prod(model.constants[first.weight].shape)) // len(pair.producer.slope)
+    count = rows_in(pair, width, goal.shape, 60_000)
+    rows = rows_of(model, pair, x, goal, count)
+    taken = sum(getattr(rows, name).nbytes for name in ("inputs", "made", "current", "target"))
+    assert 0.7 * 60_000 < taken <= 60_000
 
 
 def test_producers_that_others_read_are_no_pairs() -> None:
