@@ -34,7 +34,7 @@ def conv() -> Model:
 
 
 def dense() -> Model:
-    bounds = {"low": np.float32(-0.2), "high": np.float32(0.6)}
+    bounds = {"low": np.array(-0.2, np.float32), "high": np.array(0.6, np.float32)}
     return load(example(DENSE, {"w1": (8, 6), "b1": (8,), "w2": (8, 3), "b2": (3,)}, bounds))
 
 
