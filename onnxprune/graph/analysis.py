@@ -1,7 +1,6 @@
 """Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,11 @@ import onnx
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
-from onnxprune.graph.load import first_line, load
+from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.shapes import Facts, Shape, gather_facts
 from onnxprune.graph.space import Group, Layer, Mask, PruneSpace, Stored
-from onnxprune.graph.view import GraphView, Node, is_float, view
+from onnxprune.graph.view import GraphView, Node, is_float, named_failures, view
 from onnxprune.ops import handler_for
 from onnxprune.result import NotPruned
 
@@ -45,7 +44,7 @@ def analyse(
             continue
         handler = handler_for(node.op_type)
         unknown = _unknown(node, graph, facts)
-        with labels.visiting(node), _named_failures(model, node):
+        with labels.visiting(node), named_failures(model, node):
             if node.captured:
                 labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
             elif handler is None:
@@ -59,15 +58,6 @@ def analyse(
     _freeze_half_shared(labels, graph)
     labels.finish()
     return _space(model, graph, facts, labels)
-
-
-@contextmanager
-def _named_failures(model: Model, node: Node) -> Iterator[None]:
-    """What a handler stumbles over in a damaged model (attributes out of range, shapes that contradict each other)."""
-    try:
-        yield
-    except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
-        raise ModelError(f"{model.name}: {node} contradicts its shapes or attributes: {first_line(error)}") from error
 
 
 def require_understood(space: PruneSpace) -> None:
@@ -190,7 +180,7 @@ def _layers(model: Model, graph: GraphView, facts: Facts, labels: Labels, unit: 
         handler = handler_for(node.op_type)
         if handler is None or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
             continue
-        with _named_failures(model, node):
+        with named_failures(model, node):
             found = handler.linear(node, labels)
         if found is None:
             continue

@@ -14,7 +14,7 @@ from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model, release
 from onnxprune.graph.shapes import Sizes
 from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.view import GraphView, Node, named_failures
 from onnxprune.ops import handler_for
 
 
@@ -50,7 +50,8 @@ def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> M
     for node in graph.nodes:
         handler = handler_for(node.op_type)
         if handler is not None and not space.facts.is_folded(node):
-            handler.rewrite(node, _Rewrite(node, edit, space, removed))
+            with named_failures(model, node):
+                handler.rewrite(node, _Rewrite(node, edit, space, removed))
     keep_shape_arithmetic(edit, space, removed)
     changed = frozenset(tensor for tensor, axes in space.labels.items() if any(ids is not None for ids in axes))
     return edit.apply(stale=changed)

@@ -5,6 +5,7 @@ protobuf by `graph.remove`.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.load import first_line
 from onnxprune.graph.model import Model, skeleton
 
 
@@ -133,3 +135,18 @@ def _captured(subgraph: gs.Graph) -> Iterator[str]:
 def is_float(array: np.ndarray) -> bool:
     """Whether an array holds floating-point numbers (including bfloat16 and 8-bit floats)."""
     return array.dtype.kind == "f" or "float" in array.dtype.name
+
+
+@contextmanager
+def named_failures(model: Model, node: Node) -> Iterator[None]:
+    """What a handler stumbles over in a damaged model (attributes out of range, shapes that contradict each other).
+
+    Raises:
+        ModelError: names the node.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ModelError(f"{model.name}: {node} contradicts its shapes or attributes: {first_line(error)}") from error
+    except MemoryError as error:
+        raise ModelError(f"{model.name}: {node} needs more memory than there is") from error

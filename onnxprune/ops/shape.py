@@ -1,6 +1,7 @@
 """Operators that move axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnxprune.graph.view import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
+
+_MOST_POSITIONS = 2**26  # more than any network flattens, and as much as fits into half a gigabyte of labels
 
 
 class Transpose(OpHandler):
@@ -53,9 +56,13 @@ class Reshape(OpHandler):
         """Match blocks of axes with equal products and carry labels through each block."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
-        if node.op_type == "Reshape" and labels.sizes(node.input(1)) is None and labels.is_labelled(source):
-            labels.freeze_node(node, "the target shape is computed from data while the model runs")
-            return
+        if node.op_type == "Reshape":
+            target = labels.sizes(node.input(1))
+            if target is None and labels.is_labelled(source):
+                labels.freeze_node(node, "the target shape is computed from data while the model runs")
+                return
+            if target is not None and target.value.ndim != 1:
+                raise ValueError("the target shape is not a vector")
         arrays = labels.get(source)
         for old, new in blocks(before, after):
             self._couple_block(node, labels, arrays, before, after, old, new)
@@ -85,6 +92,9 @@ class Reshape(OpHandler):
         ids = arrays[axis]
         assert ids is not None
         sizes = [before[a] for a in old]
+        if prod(sizes) > _MOST_POSITIONS:
+            labels.freeze_ids(ids, source, f"axes of {prod(sizes):,} positions are reshaped", node)
+            return
         spread = [1] * len(sizes)
         spread[axis - old.start] = len(ids)
         flat = np.broadcast_to(ids.reshape(spread), sizes).ravel()

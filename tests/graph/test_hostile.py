@@ -121,6 +121,35 @@ def test_shape_arithmetic_makes_no_huge_tensors() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
+def test_flattening_absurd_pads_takes_no_memory() -> None:
+    model = example(
+        """g (float[N,3,4,4] x) => (float[N,A] y) {
+        h = Conv <pads = [0, 0, 2000000000, 4]> (x, w)
+        y = Flatten (h) }""",
+        {"w": (8, 3, 1, 1)},
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = analyze(model)
+    assert found.prunable == 0
+    assert any("positions are reshaped" in item.reason for item in found.not_pruned)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_target_shape_that_is_no_vector_is_refused() -> None:
+    model = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        h = MatMul (x, w)
+        r = Reshape (h, target)
+        y = MatMul (r, u) }""",
+        {"w": (6, 8), "u": (8, 3)},
+        {"target": np.array([0, 8])},
+    )
+    assert analyze(model).prunable == 8
+    model.graph.initializer[-1].dims[:] = [1, 2]
+    with pytest.raises(ModelError, match="not a vector"):
+        analyze(model)
+
+
 def test_weights_that_are_no_numbers_are_handled() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w2"], ["y"])]
     space = analyze(
