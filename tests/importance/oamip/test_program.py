@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import EPS, VALID, logits_at, mlp, program_of
+from helpers import EPS, VALID, by_highs, logits_at, mlp, program_of
 from onnx import numpy_helper
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from onnxprune.errors import SolverError
 from onnxprune.importance.oamip.affine import Builder
 from onnxprune.importance.oamip.interior import interior_point
-from onnxprune.importance.oamip.program import OamipProgram, sparsity_term
+from onnxprune.importance.oamip.program import sparsity_term
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve
-from onnxprune.programs.highs import relax
 from onnxprune.programs.scip import solve as scip
 
 ROWS = np.random.default_rng(3).standard_normal((4, 5)).astype(np.float32)
@@ -43,28 +42,6 @@ def objective(proto: onnx.ModelProto, x: np.ndarray = ROWS, labels: np.ndarray =
     found = solve(program_of(proto, x, labels).program, "program")
     assert found.status == "optimal"
     return found.objective
-
-
-def by_highs(program: OamipProgram) -> float:
-    """The optimum by HiGHS alone, with tangents at its own optima from the original network on."""
-    rows, sides, point = [], [], program.start
-    for _ in range(200):
-        row, side = program.tangents(point, np.arange(len(program.labels)))
-        rows.append(row)
-        sides.append(side)
-        extra = np.concatenate(sides)
-        linear = replace(
-            program.linear,
-            A=csr_array(vstack([program.linear.A, *rows], format="csr")),
-            row_lower=np.concatenate([program.linear.row_lower, extra]),
-            row_upper=np.concatenate([program.linear.row_upper, np.full(len(extra), np.inf)]),
-        )
-        relaxed = relax(linear, "program")
-        assert relaxed is not None
-        point = relaxed.x
-        if program.objective(point) - float(linear.c @ point) < 1e-6:
-            return float(linear.c @ point)
-    raise AssertionError("the tangents did not converge")
 
 
 def test_reference_optimum(corpus_path: Callable[[str], Path]) -> None:

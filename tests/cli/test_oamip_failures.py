@@ -1,0 +1,78 @@
+"""The paper's program where it has no solution, or no time for one."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.ops.examples import example
+
+ROWS = np.random.default_rng(1).standard_normal((12, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier, and one in which two huge numbers cancel in the layer `second`, so that its bounds,
+    reached by another sum than its value, are wrong by more than the scores can make up for."""
+    made = tmp_path_factory.mktemp("oamip")
+    text = """g (float[N,5] x) => (float[N,3] y) {
+        a = Gemm (x, w1, b1)
+        h = Relu (a)
+        c = Gemm (h, w2, b2)
+        d = Gemm (x, w3, b3)
+        e = Add (c, d)
+        k = Relu (e)
+        y = Gemm (k, w4, b4) }"""
+    sizes = {"w1": (5, 6), "b1": (6,), "w2": (6, 4), "b2": (4,), "w3": (5, 4), "b3": (4,), "w4": (4, 3), "b4": (3,)}
+    proto = example(text, sizes)
+    for node in proto.graph.node:
+        node.name = "second" if node.output[0] == "k" else node.output[0]
+    onnx.save(proto, made / "good.onnx")
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("w3", "b3"):
+            factor = np.float32(1e13 if tensor.name == "w3" else 1e12)
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * factor, tensor.name))
+    onnx.save(proto, made / "broken.onnx")
+    np.savez(made / "rows.npz", x=ROWS)
+    return made
+
+
+def arguments(model: str, *more: object) -> Iterable[object]:
+    """Pruning by the paper's scores."""
+    return (
+        *("prune", model, "-o", "out.onnx", "--data", "rows.npz", "--importance", "oamip", "--threshold", "0.1"),
+        *("--no-repair", "--threads", "1", "--executor", "serial", *more),
+    )
+
+
+@pytest.mark.parametrize("more", [(), ("--oamip-gates", "integer"), ("--oamip-order", "last-first")])
+def test_contradicting_bounds_end_with_code_6_and_the_layer(run, folder: Path, more: tuple[str, ...]) -> None:
+    done = run(*arguments("broken.onnx", "--oamip-epsilon", "0", *more), cwd=folder)
+    assert done.returncode == 6, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "has no solution" in line
+    assert "'second'" in line
+    assert "raise --oamip-epsilon" in line
+    assert "--oamip-bounds valid" in line
+    assert not (folder / "out.onnx").exists()
+
+
+def test_what_the_message_advises_helps(run, folder: Path) -> None:
+    done = run(*arguments("broken.onnx", "--oamip-epsilon", "1e-3"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "out.onnx").unlink()
+
+
+def test_without_time_the_original_is_the_solution_and_the_report_says_so(run, folder: Path) -> None:
+    """There always is a solution, so that a limit is told and not an error."""
+    limited = ("--oamip-bounds", "valid", "--oamip-gates", "integer", "--oamip-time-limit", "0", "--json", "-")
+    done = run(*arguments("good.onnx", *limited), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["program"]["status"] == "limit"
+    assert report["program"]["gap"] > 0
+    assert any("time limit" in note for note in report["notes"])
