@@ -63,6 +63,7 @@ def prune(
         )
         result.save(output)
 
+    from onnxprune.graph.save import data_file
     from onnxprune.report.json_report import prune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import prune_summary
@@ -76,7 +77,9 @@ def prune(
             from onnxprune.report.html_report import html_report
 
             write_text(files.html, html_report(result, origin))
-    terminal.show(prune_summary(result, str(output), output.stat().st_size))
+    data = data_file(result.model, output)
+    written = (output,) if data is None else (output, data)
+    terminal.show(prune_summary(result, " and ".join(map(str, written)), sum(path.stat().st_size for path in written)))
 
 
 def _output(files: PruneFiles, model: Path) -> Path:

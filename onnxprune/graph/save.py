@@ -58,15 +58,22 @@ def save(model: Model, path: Path | str, check: Callable[[Path], None] | None = 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def data_file(model: Model, path: Path) -> Path | None:
+    """Where the weights of a model at `path` are, None where they are in the file itself."""
+    outside = model.external or model.stored_bytes > _PROTOBUF_LIMIT
+    return path.with_name(f"{path.name}.data") if outside else None
+
+
 def write(model: Model, path: Path) -> None:
     """Write the file (and `<name>.data` beside it where needed), without checks."""
-    if not (model.external or model.stored_bytes > _PROTOBUF_LIMIT):
+    data = data_file(model, path)
+    if data is None:
         path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
         return
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    location = f"{path.name}.data"
-    with (path.parent / location).open("wb") as file:
+    location = data.name
+    with data.open("wb") as file:
         tensors = [(t, model.constants[t.name]) for t in proto.graph.initializer]
         for node, attribute in constant_nodes(proto.graph):
             if attribute.name == "value":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jsonschema
+import onnx
 import onnxruntime
 import pytest
 
@@ -161,3 +162,16 @@ def test_internal_error_is_one_line_and_verbose_shows_where(environment, lenet: 
     done = _with_a_defect(environment(), lenet, "--verbose")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_weights_beside_the_model_are_told(run, lenet: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(lenet), tmp_path / "outside.onnx", save_as_external_data=True, size_threshold=0)
+    done = run(
+        *("prune", "outside.onnx", "-o", "small.onnx", "--data", "random", "--images", 8, "--importance", "magnitude"),
+        *("--target", "params=0.5"),
+        cwd=tmp_path,
+        COLUMNS="200",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "written small.onnx and small.onnx.data (" in done.stderr
+    assert (tmp_path / "small.onnx.data").stat().st_size > 10 * (tmp_path / "small.onnx").stat().st_size
