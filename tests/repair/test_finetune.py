@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_trained_normalisation_computes_the_same_in_onnxruntime() -> None:
     with torch.no_grad():
         own = network(network.inputs(data.feeds()))["y"].numpy()
     np.testing.assert_allclose(own, collect(model, data, threads=1)["y"], atol=1e-4)
+
+
+def test_mixed_rows_do_not_move_the_stored_statistics() -> None:
+    """Distillation with mixup moved the statistics of repaired models away from those of the rows."""
+    teacher, data = convolutional(), rows(3, 6, 6)
+    start = disturbed(teacher)
+    for mixup, moved in ((0.0, True), (0.3, False)):
+        config = replace(FAST, mixup=mixup)
+        trained = finetune(start, data, teacher=teacher, config=config).model
+        assert not np.array_equal(trained.constants["scale"], start.constants["scale"])
+        for name in ("mean", "var"):
+            assert np.array_equal(trained.constants[name], start.constants[name]) != moved
 
 
 def test_outputs_that_are_not_class_scores_are_matched_by_their_squared_error() -> None:

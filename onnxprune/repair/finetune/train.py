@@ -140,7 +140,8 @@ class Training:
         # Everything random in an epoch comes from its own generator, so that a resumed run repeats it.
         rng = np.random.default_rng((self._config.seed, number))
         order = rng.permutation(len(self._rows))
-        self._student.training = True
+        # Mixed rows have other statistics than rows: normalisations then keep theirs.
+        self._student.training = not self._config.mixup
         for step in range(self._steps):
             part = self._rows.take(order[step * self._config.batch : (step + 1) * self._config.batch])
             done = (number - 1) * self._steps + step
