@@ -265,4 +265,4 @@ class PruneConfig:
     @property
     def room(self) -> float:
         """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
-        return inf if self.memory is None else parse_size(self.memory) // 10
+        return inf if self.memory is None else parse_size(self.memory) // 16

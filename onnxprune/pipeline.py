@@ -17,6 +17,7 @@ from onnxprune.allocation.decide import Decision, by_budget, by_threshold
 from onnxprune.allocation.plan import make_plan, plan_mask
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
 from onnxprune.errors import InputError
 from onnxprune.evaluation.latency import make_feed
@@ -266,6 +267,8 @@ def prune(
         options, executor = {**options, "executor": executor}, None
     config = _with_options(config or PruneConfig(), options)
     clock = Clock(progress)
+    if config.memory is not None:
+        give_back_freed()
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     if config.distill:
         from onnxprune.repair.finetune.network import Network

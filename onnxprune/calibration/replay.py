@@ -19,7 +19,7 @@ from onnxprune.graph.view import GraphView, Node
 
 Arrays = dict[str, np.ndarray]
 
-_BATCH_BYTES = 32 << 20  # of a batch's largest tensor, whatever the memory: samples are drawn by batch
+_BATCH_BYTES = 16 << 20  # of a batch's largest tensor, whatever the memory: samples are drawn by batch
 _LARGEST_BATCH = 64
 _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_WAITING_BYTES = 32 << 20  # of columns that are multiplied together
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:
@@ -31,13 +33,23 @@ class MomentSums:
         self._second: np.ndarray | None = None
         self._first: np.ndarray | None = None
         self._rows = 0
+        self._waiting: list[np.ndarray] = []
 
     def add(self, columns: np.ndarray) -> None:
         """Add `(groups, R, K)` columns."""
-        second = np.matmul(columns.transpose(0, 2, 1), columns).astype(np.float64)
-        first = columns.sum(axis=1, dtype=np.float64)
-        self._second = second if self._second is None else self._second + second
-        self._first = first if self._first is None else self._first + first
+        self._waiting.append(columns)
+        if sum(each.nbytes for each in self._waiting) >= _WAITING_BYTES:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Add the products of what waits: few large ones cost less than many that are mostly writing `(K, K)`."""
+        columns = np.concatenate(self._waiting, axis=1) if len(self._waiting) > 1 else self._waiting[0]
+        self._waiting.clear()
+        if self._second is None or self._first is None:
+            groups, _, width = columns.shape
+            self._second, self._first = np.zeros((groups, width, width)), np.zeros((groups, width))
+        self._second += np.matmul(columns.transpose(0, 2, 1), columns)
+        self._first += columns.sum(axis=1, dtype=np.float64)
         self._rows += columns.shape[1]
 
     def finish(self) -> Moments:
@@ -46,6 +58,9 @@ class MomentSums:
         Raises:
             ValueError: nothing was added.
         """
+        if self._waiting:
+            self._multiply()
         if self._second is None or self._first is None or not self._rows:
             raise ValueError("no rows were added")
-        return Moments(self._second / self._rows, self._first / self._rows, self._rows)
+        self._second /= self._rows
+        return Moments(self._second, self._first / self._rows, self._rows)

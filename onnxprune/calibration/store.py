@@ -1,5 +1,7 @@
 """Tensors of a run: in memory up to a bound, beyond it in temporary files."""
 
+import ctypes
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +9,9 @@ from math import inf
 from typing import Any, BinaryIO
 
 import numpy as np
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+_MAPPED_FROM = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,12 @@ class Room:
     def turn(self) -> None:
         """Begin a new file: tensors of different steps have different ends."""
         self._file = None
+
+
+def give_back_freed() -> None:
+    """Have glibc return freed arrays to the system at once, instead of keeping blocks below 32 MiB for later."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_MMAP_THRESHOLD, _MAPPED_FROM)
 
 
 class Batch(Mapping[str, Any]):

@@ -15,6 +15,7 @@ from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
 
 _LEAST_ROWS = 8192
 _ROWS_PER_COLUMN = 16
+_WIDE = 1024  # beyond so many columns no more rows are taken: products cost the square of the width already
 _MOST_COLUMNS = 2560
 
 
@@ -147,7 +148,7 @@ def collect(
     if known is not None:
         return Statistics(point, ids, matrix, reduction), known
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
-    count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * width) // len(replay.batches))
+    count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * min(width, _WIDE)) // len(replay.batches))
     sums = MomentSums()
     for batch in replay.batches:
         source = batch[layer.input]

@@ -16,6 +16,7 @@ from onnxprune.calibration.store import Room
 from onnxprune.errors import InputError
 from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
 from onnxprune.execution import in_this_process, share
+from onnxprune.graph.cost import measure
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.fitpoint import FitPoint, Schedule, schedule
 from onnxprune.graph.model import Model
@@ -34,6 +35,8 @@ _RIDGE = 3e-2
 _JOINT = 0.7
 _HELD_OUT = 4  # every fourth row measures damage instead of moments
 _MOST_MEASURED = 256
+_LEAST_MEASURED = 16
+_MOST_MACS = 1e13  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
 _MOST_PENDING = 32  # curves handed out at a time: each takes the weights of its variants along
 _WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
 
@@ -49,6 +52,7 @@ def score(context: ScoreContext) -> Scores:
     if data is None or len(data) == 0:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
     fit, measured = split(data)
+    measured = measured.take(range(min(len(measured), _measured_rows(context))))
     plan = _plan(context)
     cache = Cache(None)
     if context.config.cache is not None:
@@ -73,7 +77,14 @@ def split(data: Dataset) -> tuple[Dataset, Dataset]:
     if len(data) < 2 * _HELD_OUT:
         return data, data
     apart = np.arange(len(data)) % _HELD_OUT == _HELD_OUT - 1
-    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart)[:_MOST_MEASURED])
+    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))
+
+
+def _measured_rows(context: ScoreContext) -> int:
+    """How many rows measure damage: each runs about half of the network for every width of every group."""
+    macs = measure(context.model, context.space).macs
+    runs = sum(len(widths(len(group))) for group in context.space.groups)
+    return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
 
 def widths(units: int) -> tuple[int, ...]:
