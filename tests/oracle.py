@@ -71,11 +71,14 @@ def run(model: Model, feed: Mapping[str, np.ndarray], *, optimise: bool = False)
 
 
 def assert_close(found: list[np.ndarray], wanted: list[np.ndarray], scales: list[np.ndarray]) -> None:
-    """Equal shapes, and values within `TOLERANCE` of the scale of the wanted (and the original) output."""
+    """Equal shapes, equal integers, and numbers within `TOLERANCE` of the scale of the wanted (and original) output."""
     for a, b, c in zip(found, wanted, scales, strict=True):
         assert a.shape == b.shape == c.shape
         assert a.dtype == b.dtype
-        if a.dtype.kind != "f" or not a.size:
+        if a.dtype.kind != "f":
+            assert np.array_equal(a, b)
+            continue
+        if not a.size:
             continue
         assert np.isfinite(a).all() == np.isfinite(b).all()
         scale = max(float(np.abs(b).max()), float(np.abs(c).max()))
