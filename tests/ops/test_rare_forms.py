@@ -88,6 +88,21 @@ def test_an_unused_output_of_split_keeps_the_channels() -> None:
     assert analysed(model).space.prunable == 0
 
 
+def test_splits_by_the_size_of_an_input_keep_the_channels() -> None:
+    model = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        h = MatMul (x, w1)
+        s = Shape (x)
+        n = Gather (s, first)
+        sizes = Concat <axis = 0> (n, rest)
+        a, b = Split <axis = 1> (h, sizes)
+        y = MatMul (b, w2) }""",
+        {"w1": (6, 8), "w2": (7, 3)},
+        {"first": np.array([0]), "rest": np.array([7])},
+    )
+    assert analysed(model).space.prunable == 0
+
+
 @pytest.mark.parametrize("computed", [None, "starts", "ends", "axes", "steps"])
 def test_slices_by_the_size_of_an_input_keep_the_channels(computed: str | None) -> None:
     names = ["starts", "ends", "axes", "steps"]
@@ -184,6 +199,19 @@ def test_what_a_transposed_convolution_cuts(attributes: str, pads: tuple[int, ..
     assert layer.transposed
     assert layer.window is not None
     assert layer.window.pads == pads
+    assert prunable(model) == 8
+
+
+def test_a_transposed_convolution_along_one_axis_cuts_nothing() -> None:
+    model = example(
+        """g (float[N,3,4] x) => (float[N,2,A] y) {
+        h = ConvTranspose (x, w1)
+        y = Conv (h, w2) }""",
+        {"w1": (3, 8, 5), "w2": (2, 8, 1)},
+    )
+    window = analysed(model).space.layers[0].window
+    assert window is not None
+    assert window.pads == (0, 0)
     assert prunable(model) == 8
 
 
@@ -298,12 +326,13 @@ def test_a_filled_tensor_that_is_tiled_along_another_axis_takes_channels() -> No
     assert prunable(model) == 8
 
 
-def test_computed_parameters_of_a_group_normalisation_keep_the_channels() -> None:
+@pytest.mark.parametrize("operator", ["GroupNormalization <num_groups = 2>", "InstanceNormalization"])
+def test_computed_parameters_of_a_normalisation_keep_the_channels(operator: str) -> None:
     model = example(
-        """g (float[N,3,4,4] x, float[8] scale) => (float[N,2,4,4] y) {
+        f"""g (float[N,3,4,4] x, float[8] scale) => (float[N,2,4,4] y) {{
         h = Conv (x, w1)
-        n = GroupNormalization <num_groups = 2> (h, scale, bias)
-        y = Conv (n, w2) }""",
+        n = {operator} (h, scale, bias)
+        y = Conv (n, w2) }}""",
         {"w1": (8, 3, 1, 1), "bias": (8,), "w2": (2, 8, 1, 1)},
         opset=21,
     )
