@@ -98,3 +98,13 @@ def check_removal(a: Analysed, removed: Ids, seed: int = 0, batch: int = 1) -> M
     sizes = {name: a.space.facts.shapes[name] for name in a.graph.inputs}
     assert a.space.costs(removed) == analysed(smaller, sizes).space.costs()
     return smaller
+
+
+def prunable(source: object) -> int:
+    """Prunable units, once removal at two widths agreed with the oracle."""
+    a = analysed(source)
+    rng = np.random.default_rng(0)
+    if a.space.groups:
+        for share in (0.3, 0.6):
+            check_removal(a, random_removal(a.space, share, rng))
+    return a.space.prunable
