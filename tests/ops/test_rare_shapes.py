@@ -1,4 +1,4 @@
-"""Forms of operators that move, cut and join axes which exporters write seldom: omitted axes, computed limits, reversal."""
+"""Forms of operators on axes that exporters write seldom: omitted axes, computed limits, reversed rows."""
 
 import numpy as np
 import pytest
