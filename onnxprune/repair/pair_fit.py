@@ -9,8 +9,8 @@ consumer's fit point (`graph.fitpoint`). With corrections `U`, `V` of the two we
 
 with `z` the producer's present values, by Adam (Kingma and Ba, 2015) from zero corrections, its steps relative to the
 size of the weights and falling along a cosine. Steps on a few fresh rows each get further than many steps on the same
-rows, and overfit less. The result is accepted where held-out rows agree. No labels, no pass through the rest of the
-network.
+rows, and overfit less; where rows are few, held-out rows choose among several numbers of steps. The result is accepted
+where held-out rows agree. No labels, no pass through the rest of the network.
 """
 
 from dataclasses import replace
@@ -27,6 +27,7 @@ _ROWS = 512  # a step
 _RATE = 0.04  # of the root mean square of each weight
 _BIAS_RATE = 0.1  # of that, relative to the spread of the values
 _DECAYS = (0.9, 0.99)
+_FEW_PASSES = 16  # over the rows; where there are more, fewer steps are tried too
 _OPERATIONS = 2e11
 _PIECE = 4096
 
@@ -142,11 +143,16 @@ def fit_pair(
         loss.sizes[1],
         _BIAS_RATE * spread[1] * biases[1],
     )
-    corrections = _adam(loss, loss.prepared(rows), rates, steps, generator)
-    held_out = loss.prepared(held_out)
-    if not loss.value(held_out, corrections) < loss.value(held_out, loss.zeros()):
+    rows, held_out = loss.prepared(rows), loss.prepared(held_out)
+    best, least = None, loss.value(held_out, loss.zeros())
+    passes = steps * _ROWS / (len(rows.made) * len(rows.reads))
+    for share in (1, 4, 16) if passes > _FEW_PASSES else (1,):
+        corrections = _adam(loss, rows, rates, steps // share, generator)
+        if (reached := loss.value(held_out, corrections)) < least:
+            best, least = corrections, reached
+    if best is None:
         return None
-    weight, bias, kernel, shift = (each.astype(np.float64) for each in corrections)
+    weight, bias, kernel, shift = (each.astype(np.float64) for each in best)
     second = kernel.transpose(1, 0, 2).reshape(1, -1, kernel.shape[2])
     return Correction(weight, bias), Correction(second, shift)
 
