@@ -5,7 +5,8 @@ One line of JSON a run: images, wall and CPU seconds, peak resident memory, seco
     python tools/bench_scale.py MODEL.onnx --images 64 128 256
     python tools/bench_scale.py MODEL.onnx --images 256 --interrupt 0.7
 
-`MODEL` may be `light:NAME`, a graph of the onnx package such as `resnet50` or `vgg19`, with weights drawn from a seed.
+`MODEL` may be `light:NAME`, a graph of the onnx package such as `resnet50` or `vgg19`, with weights drawn from a seed,
+or `stack:LAYERSxWIDTH`, so many 3x3 convolutions of that width with ReLUs on images of 16x16, to see how cost grows.
 Other options go on to `onnxprune prune`.
 """
 
@@ -72,6 +73,42 @@ def filled(name: str) -> onnx.ModelProto:
     return proto
 
 
+def stack(layers: int, width: int) -> onnx.ModelProto:
+    """Convolutions one behind the other, a pooling and a classifier, with seeded weights."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last, channels = [], [], "image", 3
+    for number in range(layers):
+        kernel = rng.standard_normal((width, channels, 3, 3), np.float32) * np.float32(np.sqrt(2 / (9 * channels)))
+        weights += [(f"w{number}", kernel), (f"b{number}", np.zeros(width, np.float32))]
+        inputs = [last, f"w{number}", f"b{number}"]
+        nodes.append(onnx.helper.make_node("Conv", inputs, [f"c{number}"], pads=[1] * 4, name=f"conv{number}"))
+        nodes.append(onnx.helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
+        last, channels = f"r{number}", width
+    weights += [("w", rng.standard_normal((width, 10), np.float32)), ("b", np.zeros(10, np.float32))]
+    nodes.append(onnx.helper.make_node("GlobalAveragePool", [last], ["pooled"], name="pool"))
+    nodes.append(onnx.helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
+    nodes.append(onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], name="fc"))
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "stack",
+        [info("image", onnx.TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [info("logits", onnx.TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(value, name) for name, value in weights],
+    )
+    return onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+
+
+def made(name: str) -> onnx.ModelProto | None:
+    """The model that a name stands for; None where it is a file."""
+    if name.startswith("light:"):
+        return filled(name.removeprefix("light:"))
+    if name.startswith("stack:"):
+        layers, _, width = name.removeprefix("stack:").partition("x")
+        return stack(int(layers), int(width))
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -86,13 +123,18 @@ def main() -> None:
             folder = Path(name)
             report = folder / "report.json"
             model = given.model
-            if model.startswith("light:"):
+            if (proto := made(given.model)) is not None:
                 model = str(folder / "model.onnx")
-                onnx.save(filled(given.model.removeprefix("light:")), model)
+                onnx.save(proto, model)
             common = [model, "--data", given.data, "--images", str(images), "--target", given.target]
             common += ["--executor", given.executor, "--json", str(report), *others]
             whole = run([*common, "-o", str(folder / "whole.onnx")])
-            found: dict[str, object] = {"images": images, **whole, "stages": json.loads(report.read_text())["timings"]}
+            found: dict[str, object] = {
+                "model": given.model,
+                "images": images,
+                **whole,
+                "stages": json.loads(report.read_text())["timings"],
+            }
             if given.interrupt is not None:
                 cached = [*common, "-o", str(folder / "again.onnx"), "--cache", str(folder / "cache")]
                 found["stopped"] = run(cached, given.interrupt * whole["wall_s"])
