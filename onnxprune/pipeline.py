@@ -103,6 +103,8 @@ def prepare(
         ModelError: the model cannot be processed.
     """
     clock = clock or Clock()
+    if config.memory is not None:
+        give_back_freed()
     with clock.stage("load"):
         model = load(source)
         graph = view(model)
@@ -267,8 +269,6 @@ def prune(
         options, executor = {**options, "executor": executor}, None
     config = _with_options(config or PruneConfig(), options)
     clock = Clock(progress)
-    if config.memory is not None:
-        give_back_freed()
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     if config.distill:
         from onnxprune.repair.finetune.network import Network
