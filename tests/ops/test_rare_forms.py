@@ -66,6 +66,7 @@ def test_what_a_transposed_convolution_cuts(attributes: str, pads: tuple[int, ..
     )
     layer = analysed(model).space.layers[0]
     assert layer.transposed
+    assert (layer.input_axis, layer.output_axis, layer.group) == (1, 1, 1)
     assert layer.window is not None
     assert layer.window.pads == pads
     assert prunable(model) == 8
