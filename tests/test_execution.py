@@ -1,6 +1,7 @@
 """Executors: the same plan wherever the tasks run, and what happens to workers that die."""
 
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -10,6 +11,8 @@ from onnxprune import pipeline
 from onnxprune.config import PruneConfig
 from onnxprune.errors import InputError, OnnxPruneError
 from onnxprune.execution import TaskExecutor, open_executor, share, shared
+from onnxprune.graph.load import load
+from onnxprune.graph.view import view
 from onnxprune.ops.examples import example
 
 NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
@@ -49,6 +52,25 @@ def die():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_plan_is_the_same_in_processes(expected, workers):
     assert outcome("processes", workers=workers) == expected
+
+
+def test_graphs_with_tensors_in_attributes_reach_processes():
+    """The values of Constant and ConstantOfShape nodes could not be sent, and pruning failed."""
+    text = """g (float[N,3,8,8] x) => (float[N,5] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+        h = Relu (a)
+        two = Constant <value = float[1] {2.0}> ()
+        m = Mul (h, two)
+        s = Shape (m)
+        z = ConstantOfShape <value = float[1] {0.5}> (s)
+        t = Add (m, z)
+        f = Flatten (t)
+        y = Gemm (f, w3, b3) }"""
+    graph = view(load(example(text, {name: WEIGHTS[name] for name in ("w0", "b0", "w3", "b3")})))
+    sent = pickle.loads(pickle.dumps(graph))
+    assert [node.op_type for node in sent.nodes] == [node.op_type for node in graph.nodes]
+    (filler,) = (node.attributes["value"] for node in sent.nodes if node.op_type == "ConstantOfShape")
+    np.testing.assert_array_equal(filler, np.float32([0.5]))
 
 
 def test_values_are_shared_with_processes_as_mapped_arrays():

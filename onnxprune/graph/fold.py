@@ -82,7 +82,7 @@ def _stored_shape(
 def _filled(node: Node, target: np.ndarray) -> np.ndarray | None:
     """The result of ConstantOfShape as a view of its one value, which takes no memory."""
     value = node.attributes.get("value")
-    filler = np.zeros(1, np.float32) if value is None else np.asarray(getattr(value, "values", value))
+    filler = np.zeros(1, np.float32) if value is None else np.asarray(value)
     sizes = [int(size) for size in target.ravel()]
     if min(sizes, default=0) < 0 or prod(sizes) > _VIEW_LIMIT:
         return None

@@ -99,7 +99,7 @@ def view(model: Model) -> GraphView:
                 op_type=source.op if source.domain in (None, "", "ai.onnx") else f"{source.domain}.{source.op}",
                 inputs=tuple(t.name for t in source.inputs),
                 outputs=outputs,
-                attributes={k: v for k, v in source.attrs.items() if not isinstance(v, gs.Graph)},
+                attributes=_attributes(source),
                 captured=tuple(captured),
                 opset=model.opset,
                 index=position.get(outputs[0], -1) if outputs else -1,
@@ -119,6 +119,18 @@ def view(model: Model) -> GraphView:
         producer=producer,
         consumers={name: tuple(users) for name, users in consumers.items()},
     )
+
+
+def _attributes(source: gs.Node) -> dict[str, Any]:
+    """Attributes as numbers, text, lists and arrays, which processes can be sent; no subgraphs.
+
+    Values of Constant nodes are left out: they are the model's constants, and reading them here would copy them.
+    """
+    return {
+        name: value.values if isinstance(value, gs.Constant) else value
+        for name, value in source.attrs.items()
+        if not isinstance(value, gs.Graph) and not (source.op == "Constant" and isinstance(value, gs.Constant))
+    }
 
 
 def _captured(subgraph: gs.Graph) -> Iterator[str]:

@@ -102,7 +102,7 @@ class ConstantOfShape(OpHandler):
         import torch
 
         value = node.attributes.get("value")
-        filler = torch.zeros(1) if value is None else torch.from_numpy(np.array(getattr(value, "values", value)))
+        filler = torch.zeros(1) if value is None else torch.from_numpy(np.array(value))
 
         def run(shape: Any) -> Any:
             return filler.to(shape.device).reshape(()).expand([int(size) for size in shape]).clone()
