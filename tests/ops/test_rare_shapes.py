@@ -178,15 +178,16 @@ def test_a_filled_tensor_that_is_tiled_along_another_axis_takes_channels() -> No
     assert prunable(model) == 8
 
 
-def test_channels_split_along_the_first_axis() -> None:
+@pytest.mark.parametrize("axis", ["", "<axis = -2> "])
+def test_channels_split_along_the_first_axis(axis: str) -> None:
     model = example(
-        """g (float[5,6] x) => (float[3,5] y) {
+        f"""g (float[5,6] x) => (float[3,5] y) {{
         h = MatMul (x, w1)
         t = Transpose (h)
-        a, b = Split (t, sizes)
+        a, b = Split {axis}(t, sizes)
         p = MatMul (w2, a)
         q = MatMul (w3, b)
-        y = Add (p, q) }""",
+        y = Add (p, q) }}""",
         {"w1": (6, 8), "w2": (3, 5), "w3": (3, 3)},
         {"sizes": np.array([5, 3])},
     )
