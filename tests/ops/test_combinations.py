@@ -158,3 +158,28 @@ def test_a_batch_merged_with_heads_keeps_the_heads() -> None:
         )
     )
     assert any("positions that vary" in item.reason for item in a.space.not_pruned)
+
+
+@pytest.mark.parametrize(
+    ("up", "units"),
+    [
+        ("ConvTranspose <strides = [2, 2]> (m, w3)", 6 + 8 + 8 + 5),
+        ('Resize <mode = "nearest"> (m, , scales)', 6 + 8 + 5),
+    ],
+)
+def test_a_u_net_is_pruned_through_its_skips(up: str, units: int) -> None:
+    model = example(
+        f"""g (float[N,3,H,W] x) => (float[N,2,A,B] y) {{
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        e = Relu (a)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (e)
+        b = Conv <pads = [1, 1, 1, 1]> (p, w2)
+        m = Relu (b)
+        u = {up}
+        c = Concat <axis = 1> (u, e)
+        d = Conv <pads = [1, 1, 1, 1]> (c, w4)
+        y = Conv (d, w5) }}""",
+        {"w1": (6, 3, 3, 3), "w2": (8, 6, 3, 3), "w3": (8, 8, 2, 2), "w4": (5, 14, 3, 3), "w5": (2, 5, 1, 1)},
+        {"scales": np.array([1, 1, 2, 2], np.float32)},
+    )
+    pruned(model, units)
