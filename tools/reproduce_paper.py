@@ -64,6 +64,8 @@ SETTINGS = (
 )
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 NETWORKS = {"fc3": "FC-3", "fc4": "FC-4", "lenet5": "LeNet-5", "vgg16": "VGG-16 (decoupled)"}
+# What stands below this line in the document is written by hand, and kept.
+BY_HAND = "<!-- Below: by hand. -->"
 COLUMNS = ("original", "random", "critical", "snip", "pruned", "fine-tuned", "repaired", "removed")
 
 
@@ -203,8 +205,8 @@ def transfer_table(results: Mapping[tuple[str, str], Sequence[Mapping[str, float
     return lines if len(lines) > 2 else []
 
 
-def document(results: Mapping[tuple[str, str], Sequence[Mapping[str, float]]], how: str) -> str:
-    """The text of `docs/paper.md`."""
+def document(results: Mapping[tuple[str, str], Sequence[Mapping[str, float]]], how: str, before: str = "") -> str:
+    """The text of `docs/paper.md`; what is written by hand in the text `before` is kept."""
     most = max(len(runs) for runs in results.values())
     seconds = [one["seconds"] for runs in results.values() for one in runs]
     parts = [
@@ -229,7 +231,34 @@ def document(results: Mapping[tuple[str, str], Sequence[Mapping[str, float]]], h
             "the whole network trained alike. Top-1 accuracy on the other data set's test set.\n",
             *transferred,
         ]
-    return "\n".join(parts) + "\n"
+    _, mark, by_hand = before.partition(BY_HAND)
+    return "\n".join(parts) + "\n" + (f"\n{mark}{by_hand}" if mark else "")
+
+
+def epochs_of(given: Sequence[str]) -> dict[str, int]:
+    """Epochs by data set, from `N` for all of them and `NAME=N` for one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = dict.fromkeys(make_models.DATASETS, 30)
+    for text in sorted(given, key=lambda text: "=" in text):
+        name, one, count = text.rpartition("=")
+        if one and name not in found:
+            raise ValueError(f"{name} is none of {', '.join(found)}")
+        found |= {name: int(count)} if one else dict.fromkeys(found, int(count))
+    return found
+
+
+def described(epochs: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """How the networks were trained.
+
+    Args:
+        epochs: by data set.
+        rows: training rows at hand, by data set.
+    """
+    parts = [f"{NAMES[name]} {count:,} rows, {epochs[name]} epochs" for name, count in rows.items()]
+    return f"Training: {'; '.join(parts)}."
 
 
 def main() -> None:
@@ -241,11 +270,17 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=make_models.DATASETS, default=["mnist", "fashion_mnist"])
     parser.add_argument("--networks", nargs="+", choices=make_models.NETWORKS, default=["fc3", "fc4", "lenet5"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30, help="of training; the paper's 30 by default")
+    parser.add_argument(
+        "--epochs", nargs="+", default=[], help="of training: N, or DATASET=N for one; the paper's 30 by default"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("build/paper"), help="folder of models and results")
     parser.add_argument("--out", type=Path, default=Path("docs/paper.md"))
     options = parser.parse_args()
+    try:
+        epochs = epochs_of(options.epochs)
+    except ValueError as error:
+        parser.error(f"--epochs takes N or DATASET=N: {error}")
     options.work.mkdir(parents=True, exist_ok=True)
 
     def images(name: str) -> make_models.Images:
@@ -258,18 +293,17 @@ def main() -> None:
             continue
         own = images(setting.dataset)
         other = None if setting.transfer is None else images(setting.transfer)
-        counts[NAMES[own.name]] = len(own.train_x)
+        counts[own.name] = len(own.train_x)
         for seed in options.seeds:
-            run = Run(setting, seed, own, other, options.work, options.epochs, options.threads)
+            run = Run(setting, seed, own, other, options.work, epochs[own.name], options.threads)
             if not run.path("results").exists():
                 run.path("results").write_text(json.dumps(measure(run), indent=1))
             found = json.loads(run.path("results").read_text())
             results.setdefault((setting.dataset, setting.network), []).append(found)
             print(setting.dataset, setting.network, seed, found, flush=True)
-            sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            how = f"{options.epochs} epochs of training; training rows at hand: {sizes}."
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(document(results, how))
+            before = options.out.read_text() if options.out.exists() else ""
+            options.out.write_text(document(results, described(epochs, counts), before))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def test_models_rows_and_manifest_are_made(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "paper.md"
-    options = ("--datasets", "mnist", "--networks", "fc3", "--seeds", "0", "--epochs", "4", "--threads", "1")
+    options = ("--datasets", "mnist", "--networks", "fc3", "--seeds", "0", "--epochs", "1", "mnist=4", "--threads", "1")
+    out.write_text("# Old\n\n<!-- Below: by hand. -->\n\n## Deep networks\n")
     run(TOOLS / "reproduce_paper.py", "--data", data, *options, "--work", tmp_path, "--out", out)
     (results,) = tmp_path.glob("*results.json")
     found = json.loads(results.read_text())
@@ -79,3 +80,6 @@ def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> N
     text = out.read_text()
     assert "| **MNIST, FC-3** |" in text
     assert "FC-3: MNIST to Fashion-MNIST" in text
+    assert "MNIST 1,440 rows, 4 epochs" in text
+    assert "# Old" not in text
+    assert text.endswith("<!-- Below: by hand. -->\n\n## Deep networks\n")
