@@ -11,6 +11,8 @@ from onnxprune.result import MetricChange, NotPruned
 _SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "agreement": "agreement with the original"}
 _NAMES = {**_SHARES, "relative_error": "relative output error", "latency_ms": "latency"}
 
+_DIGITS = 3
+
 
 def count(value: float) -> str:
     """`1234567` as `1.23 M`."""
@@ -28,7 +30,7 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
         value, power = value / base, power + 1
     if power == 0:
         return f"{value:.0f} {units[0]}".strip()
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    digits = next((n for n in (2, 1) if len(f"{abs(value):.{n}f}") <= _DIGITS + 1), 0)  # 9.995 rounds to 10.0
     if float(f"{abs(value):.{digits}f}") >= base and power < len(units) - 1:  # 999,999 rounds to 1000 k
         value, power, digits = value / base, power + 1, 2
     return f"{value:.{digits}f} {units[power]}"

@@ -82,3 +82,11 @@ def test_some() -> None:
 
 def test_several() -> None:
     assert [text.several(n, "group") for n in (0, 1, 2)] == ["0 groups", "1 group", "2 groups"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(9_994_999_999, "9.99 G"), (9_995_000_001, "10.0 G"), (99_960_000_000, "100 G"), (999_999, "1.00 M")],
+)
+def test_rounding_up_adds_no_digit(value: int, shown: str) -> None:
+    assert text.count(value) == shown
