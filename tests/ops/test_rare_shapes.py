@@ -231,3 +231,34 @@ def test_a_shape_that_is_an_output_still_tells_the_width_before() -> None:
         {"w1": (6, 8), "w2": (8, 3)},
     )
     assert prunable(model) == 8
+
+
+@pytest.mark.parametrize(("pads", "units"), [([0, 0, 1, 1, 0, 0, 1, 1], 8), ([0, 1, 0, 0, 0, 1, 0, 0], 0)])
+def test_reflection_of_rows_passes_channels_and_of_channels_keeps_them(pads: list[int], units: int) -> None:
+    model = example(
+        """g (float[N,3,6,6] x) => (float[N,A,B,C] y) {
+        h = Conv (x, w1)
+        y0 = Pad <mode = "reflect"> (h, pads)
+        y = Conv (y0, w2) }""",
+        {"w1": (8, 3, 1, 1), "w2": (2, 8 if units else 10, 1, 1)},
+        {"pads": np.array(pads)},
+    )
+    assert prunable(model) == units
+
+
+def test_a_filled_tensor_that_is_unsqueezed_takes_channels() -> None:
+    model = example(
+        """g (float[N,6] x) => (float[N,1,3] y) {
+        h = MatMul (x, w1)
+        s = Shape (x)
+        n = Slice (s, zero, one)
+        t = Concat <axis = 0> (n, rest)
+        z = ConstantOfShape <value = float[1] {0.5}> (t)
+        u = Unsqueeze (z, one)
+        v = Unsqueeze (h, one)
+        a = Add (u, v)
+        y = MatMul (a, w2) }""",
+        {"w1": (6, 8), "w2": (8, 3)},
+        {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([8])},
+    )
+    assert prunable(model) == 8
