@@ -8,6 +8,7 @@ from importlib import import_module
 import numpy as np
 import onnx
 import pytest
+from residual import NETWORK, WEIGHTS
 
 from onnxprune import pipeline
 from onnxprune.cache import Cache
@@ -15,17 +16,6 @@ from onnxprune.errors import InputError
 from onnxprune.execution import SerialExecutor
 from onnxprune.importance.base import no_progress
 from onnxprune.ops.examples import example
-
-NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
-    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
-    a = Relu (s)
-    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
-    r = Relu (h)
-    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
-    t = Add (k, a)
-    f = Flatten (t)
-    y = Gemm (f, w3, b3) }"""
-WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
 
 
 def rows(seed=0, count=48):

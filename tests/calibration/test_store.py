@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from residual import NETWORK, WEIGHTS
 
 from onnxprune import pipeline
 from onnxprune.calibration import store
@@ -57,18 +58,7 @@ def test_room_that_is_given_up_is_used_again(reads):
 
 
 def test_a_bound_on_memory_changes_no_byte_of_the_result(monkeypatch, reads):
-    proto = example(
-        """g (float[N,3,8,8] x) => (float[N,5] y) {
-        s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
-        a = Relu (s)
-        h = Conv <pads = [1, 1, 1, 1]> (a, w1)
-        r = Relu (h)
-        k = Conv <pads = [1, 1, 1, 1]> (r, w2)
-        t = Add (k, a)
-        f = Flatten (t)
-        y = Gemm (f, w3, b3) }""",
-        {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)},
-    )
+    proto = example(NETWORK, WEIGHTS)
     data = {"x": np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)}
 
     def outcome(**options):

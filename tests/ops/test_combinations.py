@@ -18,6 +18,11 @@ def pruned(model: onnx.ModelProto, units: int) -> onnx.ModelProto:
     return to_proto([check_removal(a, random_removal(a.space, share, rng), batch=2) for share in (0.3, 0.6)][-1])
 
 
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stored weights."""
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
 def test_half_precision_weights_stay_half() -> None:
     model = example(
         """g (float[N,6] x) => (float[N,3] y) {
@@ -39,7 +44,7 @@ def test_half_precision_weights_stay_half() -> None:
 
 
 def test_a_weight_shared_by_two_layers() -> None:
-    pruned(
+    smaller = pruned(
         example(
             """g (float[N,8] x) => (float[N,3] y) {
             h = MatMul (x, w0)
@@ -51,6 +56,9 @@ def test_a_weight_shared_by_two_layers() -> None:
         ),
         8,
     )
+    left = shapes(smaller)["w"][0]
+    assert left < 8
+    assert shapes(smaller) == {"w0": (8, left), "w": (left, left), "w2": (left, 3)}
 
 
 def test_a_constant_that_one_reader_does_not_follow() -> None:
@@ -100,7 +108,10 @@ def test_packed_attention(packed: str) -> None:
             **{name: np.array(value) for value, name in enumerate(("zero", "one", "two"))},
         },
     )
-    pruned(model, 4)
+    left = shapes(pruned(model, 4))
+    heads = left["wo"][0] // 3
+    assert heads < 4
+    assert left["wp"] == (6, 3 * 3 * heads)
 
 
 def test_what_a_body_reads_stays() -> None:
@@ -182,4 +193,8 @@ def test_a_u_net_is_pruned_through_its_skips(up: str, units: int) -> None:
         {"w1": (6, 3, 3, 3), "w2": (8, 6, 3, 3), "w3": (8, 8, 2, 2), "w4": (5, 14, 3, 3), "w5": (2, 5, 1, 1)},
         {"scales": np.array([1, 1, 2, 2], np.float32)},
     )
-    pruned(model, units)
+    left = shapes(pruned(model, units))
+    upsampled = left["w3"][1] if "ConvTranspose" in up else left["w2"][0]
+    assert left["w4"][1] == upsampled + left["w1"][0]
+    assert left["w1"][0] < 6
+    assert upsampled < 8

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx
 import pytest
+from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PruneConfig
@@ -18,17 +19,6 @@ from onnxprune.importance.reconstruction import score
 from onnxprune.importance.reconstruction.curves import interpolate
 from onnxprune.ops.dense import MatMul
 from onnxprune.ops.examples import example
-
-NETWORK = """g (float[N,3,8,8] x) => (float[N,5] y) {
-    s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
-    a = Relu (s)
-    h = Conv <pads = [1, 1, 1, 1]> (a, w1)
-    r = Relu (h)
-    k = Conv <pads = [1, 1, 1, 1]> (r, w2)
-    t = Add (k, a)
-    f = Flatten (t)
-    y = Gemm (f, w3, b3) }"""
-WEIGHTS = {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (512, 5), "b3": (5,)}
 
 
 def context(proto, rows=48, executor=None):
