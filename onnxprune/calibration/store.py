@@ -46,7 +46,7 @@ class Room:
         """What stands for a value from now on: itself, or its place in a file."""
         if not isinstance(value, np.ndarray) or value.dtype.hasobject or self._held + value.nbytes <= self._limit:
             self._held += getattr(value, "nbytes", 0)
-            return value
+            return _own(value)
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with its last tensor)
         place = _OnDisk(self._file, self._file.seek(0, 2), value.shape, value.dtype)
@@ -60,6 +60,12 @@ class Room:
     def turn(self) -> None:
         """Begin a new file: tensors of different steps have different ends."""
         self._file = None
+
+
+def _own(value: Any) -> Any:
+    """What a run made, in memory of its own: a session's memory is free again only when all that it made is."""
+    foreign = isinstance(value, np.ndarray) and value.base is not None and not isinstance(value.base, np.ndarray)
+    return value.copy() if foreign else value
 
 
 def give_back_freed() -> None:

@@ -7,9 +7,11 @@ from residual import NETWORK, WEIGHTS
 
 from onnxprune import pipeline
 from onnxprune.calibration import store
+from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
 from onnxprune.config import PruneConfig, parse_size
 from onnxprune.errors import InputError
+from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 
 VALUES = {
@@ -55,6 +57,15 @@ def test_room_that_is_given_up_is_used_again(reads):
     assert batch["c"] is array
     assert [*batch] == ["b", "c"]
     assert reads == [(200,)]
+
+
+def test_tensors_of_a_session_are_held_in_memory_of_their_own():
+    """One tensor in a session's memory kept all of it, so that a run's old and new tensors were there at once."""
+    runner = Runner(load(example(NETWORK, WEIGHTS)), ["a"])
+    made = runner.run_feed({"x": np.ones((2, 3, 8, 8), np.float32)})
+    batch = Batch(Room(), made)
+    assert batch["a"].flags.owndata
+    assert batch["a"].tolist() == made["a"].tolist()
 
 
 def test_a_bound_on_memory_changes_no_byte_of_the_result(monkeypatch, reads):
