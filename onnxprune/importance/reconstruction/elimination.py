@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SHRINK_AT = 0.75  # share of a consumer's stored units that are left when the others' columns are dropped
+_DELAYED = 64  # columns whose removal changes the matrices in one product, which costs far less than one each
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,10 @@ def eliminate(task: Task) -> Elimination:
 class _State:
     """One consumer in the middle of the elimination.
 
-    Columns lie unit by unit, those of no unit last; columns of removed units are dropped every now and then, so that
-    the matrices shrink with the group.
+    Columns lie unit by unit, those of no unit last. Matrices are brought up to date every `_DELAYED` columns, when
+    removed columns are dropped too; in between they lack `across @ change`, where `across` `(K, d)` holds the inverse's
+    columns of what was removed and `change` the rest of each step's product. Losses need few values, which are kept as
+    they are now.
     """
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
@@ -134,48 +136,90 @@ class _State:
         self._units = np.arange(len(consumer.blocks))  # those whose columns are here
         self._gone = np.zeros(len(consumer.blocks), dtype=bool)
         self._columns = np.concatenate([consumer.blocks.reshape(-1), others])
-        inverse = np.linalg.inv(gram + ridge * scale * np.eye(len(gram)))
-        # Fortran order, as BLAS updates it in place.
-        self._inverse = np.asfortranarray(inverse[np.ix_(self._columns, self._columns)])
+        self._inverse = _inverse(gram[np.ix_(self._columns, self._columns)], ridge * scale)
         self._weight = weight[self._columns]
+        n, width = consumer.blocks.shape
+        at = np.arange(n * width).reshape(n, width)
+        self._inner = self._inverse[at[:, :, None], at[:, None, :]]
+        by_unit = self._weight[: n * width].reshape(n, width, -1)
+        self._squares = (by_unit * consumer.metric) @ by_unit.transpose(0, 2, 1)
+        self._delay()
 
     def losses(self) -> np.ndarray:
         """`(n,)` relative loss of removing each unit next; of no meaning for those removed."""
-        count, width = len(self._units), self._consumer.blocks.shape[1]
-        weight = self._weight[: count * width].reshape(count, width, -1)
-        at = np.arange(count * width).reshape(count, width)
-        inner = self._inverse[at[:, :, None], at[:, None, :]]
-        inner[self._gone[self._units]] = np.eye(width)
-        squares = (weight * self._consumer.metric) @ weight.transpose(0, 2, 1)
-        solved = np.linalg.solve(inner, squares) if width > 1 else squares / inner
+        width = self._inner.shape[1]
+        solved = np.linalg.solve(self._inner, self._squares) if width > 1 else self._squares / self._inner
         losses = np.zeros(len(self._gone))
         losses[self._units] = np.trace(solved, axis1=1, axis2=2) * self._relative
         return losses
 
     def remove(self, unit: int) -> None:
         """Remove a unit and correct the other columns."""
-        from scipy.linalg.blas import dgemm
-
-        width = self._consumer.blocks.shape[1]
-        place = int(np.searchsorted(self._units, unit)) * width
-        own = slice(place, place + width)
-        across = np.array(self._inverse[:, own], order="F")
-        inner = across[own]
-        dgemm(-1.0, across, np.linalg.solve(inner, across.T), 1.0, self._inverse, overwrite_c=True)
-        change = np.linalg.solve(inner, self._weight[own])
-        dgemm(-1.0, change, across, 1.0, self._weight.T, trans_a=True, trans_b=True, overwrite_c=True)
-        self._weight[own] = 0.0
+        width = self._inner.shape[1]
+        if self._delayed + width > self._across.shape[1]:
+            self._update()
+        place, start = int(np.searchsorted(self._units, unit)), self._delayed
+        own = slice(place * width, (place + 1) * width)
+        across, change, correction = self._across[:, :start], self._change[:start], self._correction[:start]
+        column = self._inverse[own].T - across @ change[:, own]
+        weight = self._weight[own] - across[own] @ correction
+        solved = np.linalg.solve(column[own], np.concatenate([column.T, weight], axis=1))
+        step = solved[:, len(column) :]
+        # With `W' = W - A D` the products of units' weights change by -A F^T - F A^T, F = W D^T - A D D^T / 2.
+        weighted = (step * self._consumer.metric).T
+        product = self._weight @ weighted - across @ (correction @ weighted) - column @ (step @ weighted / 2)
+        by_unit = (len(self._units), width, width)
+        size = len(self._units) * width
+        first, second = column[:size].reshape(by_unit), product[:size].reshape(by_unit)
+        both = first @ second.transpose(0, 2, 1)
+        self._squares -= both + both.transpose(0, 2, 1)
+        self._inner -= first @ solved[:, :size].reshape(width, len(self._units), width).transpose(1, 0, 2)
         self._gone[unit] = True
+        self._inner[place], self._squares[place] = np.eye(width), 0.0
+        self._delayed += width
+        now = slice(start, self._delayed)
+        self._across[:, now], self._change[now], self._correction[now] = column, solved[:, : len(column)], step
+
+    def _delay(self) -> None:
+        """Room for changes that are not made yet."""
+        most = max(_DELAYED, self._inner.shape[1])
+        self._delayed = 0
+        self._across, self._change = np.empty((len(self._columns), most)), np.empty((most, len(self._columns)))
+        self._correction = np.empty((most, self._weight.shape[1]))
+
+    def _update(self) -> None:
+        """Make the delayed changes and drop the columns of removed units."""
+        width, done = self._inner.shape[1], slice(self._delayed)
         left = ~self._gone[self._units]
-        if left.sum() <= _SHRINK_AT * len(left):
-            kept = np.ones(len(self._columns), dtype=bool)
-            kept[: len(left) * width] = np.repeat(left, width)
-            self._units, self._columns, self._weight = self._units[left], self._columns[kept], self._weight[kept]
-            self._inverse = np.asfortranarray(self._inverse[np.ix_(kept, kept)])
+        kept = np.ones(len(self._columns), dtype=bool)
+        kept[: len(left) * width] = np.repeat(left, width)
+        across = self._across[kept, done]
+        self._inverse = self._inverse[np.ix_(kept, kept)]
+        self._inverse -= across @ self._change[done, kept]
+        self._weight = self._weight[kept]
+        self._weight -= across @ self._correction[done]
+        self._units, self._columns = self._units[left], self._columns[kept]
+        self._inner, self._squares = self._inner[left], self._squares[left]
+        self._delay()
 
     def corrected(self) -> Corrected:
         """The weights now, with exact zeros, and how the output's mean must shift."""
+        self._update()
         weight = np.zeros(self._consumer.weight.shape)
         weight[self._columns] = self._weight
         shift = self._consumer.mean @ (self._consumer.weight - weight)
         return Corrected(weight.astype(np.float32), shift)
+
+
+def _inverse(gram: np.ndarray, ridge: float) -> np.ndarray:
+    """`(gram + ridge I)^-1`; `gram` is overwritten."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    gram[np.diag_indices(len(gram))] += ridge
+    factor, failed = dpotrf(gram.T, lower=True, clean=False)
+    if failed:  # rounding errors of columns that are nearly the same
+        return np.linalg.inv(gram)
+    lower, _ = dpotri(factor, lower=True, overwrite_c=True)
+    lower = np.tril(lower)
+    lower += np.tril(lower, -1).T
+    return np.asarray(lower)

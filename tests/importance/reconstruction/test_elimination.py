@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.importance.reconstruction import elimination
 from onnxprune.importance.reconstruction.elimination import Consumer, Task, eliminate
 
 
@@ -48,6 +49,25 @@ def test_errors_are_those_of_least_squares_and_each_step_is_the_best(units, size
         prediction = rows @ corrected.weight + corrected.shift
         expected = least_squares_loss(rows, weight, one.blocks[alive].reshape(-1))[1]
         np.testing.assert_allclose(prediction, expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_delayed_changes_are_those_made_at_once(size, monkeypatch):
+    rng = np.random.default_rng(11)
+    rows = rng.standard_normal((500, 90)) @ rng.standard_normal((90, 90))
+    weight = rng.standard_normal((90, 7))
+    one = consumer(rows, weight, size)
+    one = Consumer(one.gram, one.mean, weight, one.blocks[:-2], rng.uniform(0.5, 2.0, 7))
+    task = Task("g", (one,), (len(one.blocks) // 2, 3), 1e-6)
+    found = eliminate(task)
+    monkeypatch.setattr(elimination, "_DELAYED", 1)
+    expected = eliminate(task)
+    np.testing.assert_array_equal(found.order, expected.order)
+    np.testing.assert_allclose(found.errors, expected.errors, rtol=1e-6)
+    for width in task.widths:
+        weights = found.corrected[width][0].weight, expected.corrected[width][0].weight
+        np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-5)
+        assert (weights[0] == 0).all(axis=1).sum() == (len(one.blocks) - width) * size
 
 
 def test_unit_that_is_a_combination_of_others_goes_first_and_costs_nothing():
