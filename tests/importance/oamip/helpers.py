@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.calibration.runner import Runner
@@ -12,14 +13,14 @@ from onnxprune.graph.load import load
 from onnxprune.graph.space import PruneSpace
 from onnxprune.graph.view import view
 from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
-from onnxprune.importance.oamip.gates import Bounds, Gating
+from onnxprune.importance.oamip.gates import Bounds as GateBounds
+from onnxprune.importance.oamip.gates import Gating
 from onnxprune.importance.oamip.program import OamipProgram, build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.ops.examples import example
-from onnxprune.programs.highs import relax
 
-EPS = Propagation(Gating(Bounds.EPS))
-VALID = Propagation(Gating(Bounds.VALID, integer=True), epsilon=0.0)
+EPS = Propagation(Gating(GateBounds.EPS))
+VALID = Propagation(Gating(GateBounds.VALID, integer=True), epsilon=0.0)
 
 MLP = """g (float[N,5] x) => (float[N,3] y) {
     a = Gemm (x, w1, b1)
@@ -77,8 +78,9 @@ def with_scores(program: OamipProgram, scores: np.ndarray) -> OamipProgram:
 
 
 def by_highs(program: OamipProgram) -> float:
-    """The optimum by HiGHS alone, with tangents at its own optima from the original network on."""
+    """The optimum by HiGHS alone, gates integer where the program says so: tangents at its own optima, in turn."""
     rows, sides, point = [], [], program.start
+    tolerance = 1e-5 if program.linear.integer.any() else 1e-6  # HiGHS leaves integer programs a gap of 1e-6 itself
     for _ in range(200):
         row, side = program.tangents(point, np.arange(len(program.labels)))
         rows.append(row)
@@ -90,9 +92,15 @@ def by_highs(program: OamipProgram) -> float:
             row_lower=np.concatenate([program.linear.row_lower, extra]),
             row_upper=np.concatenate([program.linear.row_upper, np.full(len(extra), np.inf)]),
         )
-        relaxed = relax(linear, "program")
-        assert relaxed is not None
-        point = relaxed.x
-        if program.objective(point) - float(linear.c @ point) < 1e-6:
-            return float(linear.c @ point)
+        found = milp(
+            linear.c,
+            integrality=linear.integer,
+            bounds=Bounds(linear.column_lower, linear.column_upper),
+            constraints=LinearConstraint(linear.A, linear.row_lower, linear.row_upper),
+            options={"mip_rel_gap": 1e-7},
+        )
+        assert found.success, found.message
+        point = found.x
+        if program.objective(point) - found.fun < tolerance:
+            return float(found.fun)
     raise AssertionError("the tangents did not converge")

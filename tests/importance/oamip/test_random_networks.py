@@ -1,4 +1,4 @@
-"""The paper's program of random small networks: SCIP against HiGHS, and the original network inside it."""
+"""The paper's program of random small networks, also with integer gates: SCIP against HiGHS, the original inside it."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import EPS, VALID, by_highs, logits_at, program_of
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -20,6 +20,7 @@ POOLS = {
     "average": ("p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (h)", lambda side: side // 2),
     "maximum": ("p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (h)", lambda side: side // 2),
 }
+MOST_GATES = 24  # integer ones, that HiGHS is given
 ACTIVATIONS = ("Relu", "LeakyRelu", "Identity")
 
 
@@ -57,7 +58,7 @@ def networks(draw: st.DrawFn) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
     return proto, rng.standard_normal((images, *shape)).astype(np.float32), rng.integers(0, classes, images)
 
 
-@pytest.mark.parametrize("how", [EPS, RELAXED], ids=["eps", "valid"])
+@pytest.mark.parametrize("how", [EPS, RELAXED, VALID], ids=["eps", "valid", "valid, integer gates"])
 @given(drawn=networks(), lambda_=st.sampled_from([0.5, 5.0]))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_scip_and_highs_find_the_same_optimum(
@@ -65,11 +66,14 @@ def test_scip_and_highs_find_the_same_optimum(
 ) -> None:
     built = program_of(*drawn, how, lambda_)
     program = built.program
+    assume(program.linear.integer.sum() <= MOST_GATES)
     np.testing.assert_allclose(logits_at(program, program.start), built.logits, rtol=1e-3, atol=1e-4)
     assert program.linear.violation(program.start).max(initial=0.0) < 1e-6
     found = solve(program, "program")
     assert found.status == "optimal"
     assert program.linear.violation(found.x).max(initial=0.0) < 1e-6
     assert found.bound <= found.objective
+    gates = found.x[program.linear.integer]
+    np.testing.assert_allclose(gates, gates.round(), atol=1e-6)
     exact = by_highs(program)
     assert found.objective == pytest.approx(exact, rel=3e-5, abs=3e-5)
