@@ -99,6 +99,7 @@ def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterat
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
     try:
+        from dask.config import set as configured
         from distributed import Client
     except ImportError:
         raise InputError("--executor dask://... needs dask: pip install 'onnxprune[distributed]'") from None
@@ -108,7 +109,8 @@ def _cluster(address: str) -> Iterator[Executor]:
         raise InputError(
             f"--executor dask://{address}: no dask scheduler answers there; start one with `dask scheduler`"
         ) from error
-    with client, client.get_executor(pure=False) as pool:
+    large = configured({"distributed.admin.large-graph-warning-threshold": "1TB"})  # arrays travel with tasks
+    with client, large, client.get_executor(pure=False) as pool:
         yield pool
 
 
@@ -129,9 +131,24 @@ def share(executor: Executor, value: Any) -> Iterator[Any]:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             yield _store(value, Path(folder))
     elif hasattr(inner, "_client"):  # dask's executor
-        yield inner._client.scatter(value, broadcast=True, hash=False)
+        yield _spread(inner._client, value)
     else:
         yield value
+
+
+def _spread(client: Any, value: Any) -> Any:
+    """A value on all workers of a cluster, as the result of a task.
+
+    Unlike scattered data the scheduler can make it again: its memory manager drops spare copies after seconds, and the
+    last one may go with its worker.
+    """
+    future = client.submit(_same, value, pure=False)
+    client.replicate(future)
+    return future
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def shared(handle: Any) -> Any:

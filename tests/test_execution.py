@@ -107,15 +107,34 @@ def test_plan_is_the_same_on_a_dask_cluster(expected, cluster):
     assert outcome(config=PruneConfig(executor=address(cluster))) == expected
 
 
+def processes(cluster):
+    """Processes of the workers by address, once all are there."""
+    with cluster.get_client() as client:
+        client.wait_for_workers(2)
+    return {worker.worker_address: worker.pid for worker in cluster.workers.values()}
+
+
 def test_a_worker_killed_in_the_middle_changes_nothing(expected, cluster):
-    before = {worker.pid for worker in cluster.workers.values()}
+    victim = next(iter(processes(cluster).values()))
     killed = []
 
     def progress(stage, done, total):
         if stage == "damage" and done >= 1 and not killed:
-            killed.append(next(iter(cluster.workers.values())).pid)
-            os.kill(killed[0], signal.SIGKILL)
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
 
     assert outcome(config=PruneConfig(executor=address(cluster)), progress=progress) == expected
     assert killed
-    assert killed[0] in before
+
+
+def test_what_is_shared_outlives_the_only_worker_that_holds_it(cluster):
+    """The cluster drops spare copies after some seconds; a worker that died then took the model and the rows along."""
+    pids = processes(cluster)
+    with open_executor(address(cluster)) as inner, share(inner, {"a": np.arange(6.0)}) as handle:
+        executor, client = TaskExecutor(inner), inner._client
+        while len(holders := next(iter(client.who_has(handle).values()))) > 1:
+            client.amm.run_once()
+        os.kill(pids[holders[0]], signal.SIGKILL)
+        found = [future.result() for future in [executor.submit(whose, handle, n) for n in range(2)]]
+    assert [total for _, total, _ in found] == [15.0, 15.0]
+    assert pids[holders[0]] not in {pid for pid, _, _ in found}
