@@ -85,16 +85,14 @@ class PairLoss:
             d_made[:, rows.reads[:, place]] += spread[:, :, place]  # all different
         d_made *= ((made > low) & (made < high) & rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
-        grouped = flat.reshape(len(flat), len(rows.inputs), -1).transpose(1, 0, 2)
-        inputs = rows.inputs.reshape(len(rows.inputs), len(flat), -1)
+        d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
         d_kernel = (columns.T @ back).reshape(self.shapes[2])
-        return [np.matmul(inputs.transpose(0, 2, 1), grouped), flat.sum(axis=0), d_kernel, back.sum(axis=0)]
+        return [d_weight, flat.sum(axis=0), d_kernel, back.sum(axis=0)]
 
     def _forward(self, rows: PairFit, corrections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The producer's values, the consumer's columns and the residual."""
         weight, bias, kernel, shift = corrections
-        inputs = rows.inputs.reshape(len(rows.inputs), -1, rows.inputs.shape[-1])
-        change = np.matmul(inputs, weight).transpose(1, 0, 2).reshape(rows.made.shape)
+        change = _product(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), weight).reshape(rows.made.shape)
         made = rows.made + (change + bias) * self._slopes[0]
         whole = self._kernel + kernel
         columns = self._columns(made, rows)
@@ -108,6 +106,28 @@ class PairLoss:
         seen = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
         seen = seen if rows.inside.all() else seen * rows.inside[..., None]
         return np.asarray(seen[:, rows.reads].reshape(-1, rows.reads.shape[1] * made.shape[2]))
+
+
+def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`(R, K, groups)` columns times `(groups, K, C)` weights: `(R, groups C)`."""
+    if _is_depthwise(columns, weight.shape[2]):
+        return np.asarray(np.einsum("rkg,kg->rg", columns, np.ascontiguousarray(weight[..., 0].T)))
+    product = np.matmul(columns.transpose(2, 0, 1), weight)
+    return np.asarray(product.transpose(1, 0, 2).reshape(len(columns), -1))
+
+
+def _weight_gradient(columns: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """`(groups, K, C)` gradient of `_product` in the weights for one of `(R, groups C)` in the outputs."""
+    groups = columns.shape[2]
+    if _is_depthwise(columns, outputs.shape[1] // groups):
+        return np.asarray(np.einsum("rkg,rg->kg", columns, outputs).T[..., None])
+    by_group = outputs.reshape(len(outputs), groups, -1).transpose(1, 0, 2)
+    return np.asarray(np.matmul(columns.transpose(2, 1, 0), by_group))
+
+
+def _is_depthwise(columns: np.ndarray, outputs: int) -> bool:
+    """Whether groups have one output each, so that sums over them run faster than many tiny products."""
+    return outputs == 1 and columns.shape[2] > 1
 
 
 def _pieces(rows: PairFit) -> list[slice]:
@@ -159,7 +179,7 @@ def fit_pair(
 
 def _steps(rows: PairFit) -> int:
     """Number of steps, fewer for layers whose products take long."""
-    _, _, places, width = rows.inputs.shape
+    _, places, width, _ = rows.inputs.shape
     made = rows.made.shape[2]
     outputs, kernel = rows.reads.shape
     products = places / outputs * width * made + kernel * made * rows.target.shape[2]

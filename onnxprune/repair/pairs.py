@@ -47,7 +47,7 @@ class PairFit:
     """Rows of a pair, in T tiles of S outputs that read Q values of the producer each.
 
     Attributes:
-        inputs: `(groups, T, Q, K)` columns of the producer.
+        inputs: `(T, Q, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
         made: `(T, Q, C)` the producer's values at its fit point now.
         inside: `(T, Q)` False where a tile reads padding.
         reads: `(S, kernel)` which of the Q each output reads.
@@ -65,7 +65,7 @@ class PairFit:
     def part(self, tiles: slice | np.ndarray) -> "PairFit":
         """Some of the tiles."""
         return PairFit(
-            self.inputs[:, tiles],
+            self.inputs[tiles],
             self.made[tiles],
             self.inside[tiles],
             self.reads,
@@ -163,7 +163,7 @@ def pair_rows(
     at, sources = Positions(shape, outputs.ravel()), Positions(sizes, read.ravel())
     inputs = input_rows(pair.producer.layer, values[pair.producer.layer.input], sources)
     return PairFit(
-        inputs.reshape(len(inputs), *read.shape, -1),
+        np.ascontiguousarray(inputs.transpose(1, 2, 0)).reshape(*read.shape, -1, len(inputs)),
         output_rows(pair.producer.layer, made, sources).reshape(*read.shape, -1),
         inside,
         tile.reads,
@@ -178,9 +178,9 @@ def _indices(rows: np.ndarray, places: list[np.ndarray]) -> tuple[np.ndarray, ..
 
 def joined(parts: list[PairFit]) -> PairFit:
     """Rows of several batches as one; empties the list, so that arrays are in memory once."""
-    inputs = np.concatenate([part.inputs for part in parts], axis=1)
-    made, inside, current, target = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("made", "inside", "current", "target")
+    inputs, made, inside, current, target = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("inputs", "made", "inside", "current", "target")
     )
     reads = parts[0].reads
     parts.clear()

@@ -17,7 +17,7 @@ from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows,
 from onnxprune.repair.sequential import corrected
 
 CONV = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
-    h = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+    h = Conv <pads = [1, 1, 1, 1], group = GROUPS> (x, w1, b1)
     n = BatchNormalization (h, scale, shift, mean, var)
     r = Relu (n)
     c = Conv <strides = [2, 2], dilations = [1, 2], pads = [1, 2, 1, 2]> (r, w2, b2)
@@ -28,9 +28,10 @@ DENSE = """g (float[N,6] x) => (float[N,3] y) {
     y = Gemm <alpha = 2.0> (r, w2, b2) }"""
 
 
-def conv() -> Model:
-    norm = dict.fromkeys(("scale", "shift", "mean", "var"), (4,))
-    return load(example(CONV, {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (5, 4, 3, 3), "b2": (5,)} | norm))
+def conv(channels: int = 4, groups: int = 1) -> Model:
+    norm = dict.fromkeys(("scale", "shift", "mean", "var", "b1"), (channels,))
+    weights = {"w1": (channels, 3 // groups, 3, 3), "w2": (5, channels, 3, 3), "b2": (5,)}
+    return load(example(CONV.replace("GROUPS", str(groups)), weights | norm))
 
 
 def dense() -> Model:
@@ -69,7 +70,9 @@ def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-MODELS = pytest.mark.parametrize("model", [conv(), dense()], ids=["conv", "dense"])
+MODELS = pytest.mark.parametrize(
+    "model", [conv(), conv(6, 3), conv(3, 3), dense()], ids=["conv", "grouped", "depthwise", "dense"]
+)
 
 
 @MODELS
@@ -152,7 +155,7 @@ def test_rows_keep_to_the_memory(model: Model) -> None:
     pair, x = only_pair(model), images(model, 8, rows=40)
     goal = values(model, pair, x)[pair.consumer.tensor]
     first = pair.producer.layer
-    width = int(np.prod(model.constants[first.weight].shape)) // len(pair.producer.slope)
+    width = first.group * int(np.prod(model.constants[first.weight].shape)) // len(pair.producer.slope)
     count = rows_in(pair, width, goal.shape, 60_000)
     rows = rows_of(model, pair, x, goal, count)
     taken = sum(getattr(rows, name).nbytes for name in ("inputs", "made", "current", "target"))
