@@ -87,8 +87,8 @@ class Replay:
         """Tensors made before node number `stop`, per batch, without going there."""
         batches = self.batches
         made = [name for name in wanted if self._place.get(name, -1) >= self._done]
-        for known, new in zip(batches, self._run(self.model, stop, made), strict=True):
-            yield {name: new[name] if name in new else known[name] for name in wanted}
+        for known, found in zip(batches, self._run(self.model, stop, made), strict=True):
+            yield {name: found[name] if name in found else known[name] for name in wanted}
 
     def _advance(self, model: Model, stop: int, wanted: Sequence[str]) -> None:
         live = [name for name, last in self._last.items() if last >= stop]
@@ -96,17 +96,19 @@ class Replay:
         found = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
         keep = {*live, *wanted}
         self._room.turn()
-        for index, new in enumerate(found):
-            self._batches[index].change(keep, new)
+        for index, values in enumerate(found):
+            self._batches[index].change(keep, {name: values[name] for name in made})
         self._done = stop
 
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
+        """Per batch what is wanted, and what was read for it."""
         nodes = needed(self.nodes[self._done : stop], wanted)
         part = segment(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, threads=self._threads)
         inputs = [value.name for value in part.proto.graph.input]
         for known in self._batches:
-            yield runner.run_feed({name: known[name] for name in inputs})
+            feed = {name: known[name] for name in inputs}
+            yield feed | runner.run_feed(feed)
 
 
 def needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:

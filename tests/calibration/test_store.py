@@ -7,11 +7,13 @@ from residual import NETWORK, WEIGHTS
 
 from onnxprune import pipeline
 from onnxprune.calibration import store
+from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
 from onnxprune.config import PruneConfig, parse_size
 from onnxprune.errors import InputError
 from onnxprune.graph.load import load
+from onnxprune.graph.view import view
 from onnxprune.ops.examples import example
 
 VALUES = {
@@ -66,6 +68,19 @@ def test_tensors_of_a_session_are_held_in_memory_of_their_own():
     batch = Batch(Room(), made)
     assert batch["a"].flags.owndata
     assert batch["a"].tolist() == made["a"].tolist()
+
+
+def test_what_a_step_reads_and_hands_out_is_read_once(reads):
+    model = load(example(NETWORK, WEIGHTS))
+    feeds = [{"x": np.full((2, 3, 8, 8), value, np.float32)} for value in (1, 2)]
+    replay = Replay(model, view(model).nodes, feeds, 1, Room(0))
+    replay.advance(replay.after("s"))
+    found = replay.peek(replay.after("a"), ["s", "a"])
+    next(found)
+    reads.clear()
+    values = next(found)
+    assert reads == [(2, 8, 8, 8)]
+    np.testing.assert_array_equal(values["a"], np.maximum(values["s"], 0))
 
 
 def test_a_bound_on_memory_changes_no_byte_of_the_result(monkeypatch, reads):
