@@ -5,9 +5,8 @@ One line of JSON a run: images, wall and CPU seconds, peak resident memory, seco
     python tools/bench_scale.py MODEL.onnx --images 64 128 256
     python tools/bench_scale.py MODEL.onnx --images 256 --interrupt 0.7
 
-`MODEL` may be `light:NAME`, a graph of the onnx package such as `resnet50` or `vgg19`, with weights drawn from a seed,
-or `stack:LAYERSxWIDTH`, so many 3x3 convolutions of that width with ReLUs on images of 16x16, to see how cost grows.
-Other options go on to `onnxprune prune`.
+`MODEL` may be `light:resnet50`, `stack:8x32` or `encoder:12x768`; see `scale_models.py`. Other options go on to
+`onnxprune prune`.
 """
 
 import argparse
@@ -21,11 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
-
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+from scale_models import made
 
 
 def run(arguments: Sequence[str], stop_after_s: float | None = None) -> dict[str, float]:
@@ -44,69 +40,6 @@ def run(arguments: Sequence[str], stop_after_s: float | None = None) -> dict[str
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
     }
-
-
-def filled(name: str) -> onnx.ModelProto:
-    """A graph of the onnx package with seeded weights in place of its ConstantOfShape nodes."""
-    proto = onnx.load(LIGHT / f"light_{name}.onnx")
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    rng = np.random.default_rng(0)
-    nodes = []
-    for node in proto.graph.node:
-        if node.op_type != "ConstantOfShape":
-            nodes.append(node)
-            continue
-        shape = tuple(int(size) for size in stored[node.input[0]])
-        spread = np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) > 1 else 0.1
-        value = rng.standard_normal(shape, np.float32) * np.float32(spread)
-        if len(shape) < 2:  # perhaps a variance
-            value = np.abs(value) + np.float32(0.5)
-        proto.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    proto.ir_version = 4  # before, every initializer would have to be an input as well
-    read = {name for node in nodes for name in node.input}
-    for field in (proto.graph.initializer, proto.graph.input):
-        kept = [each for each in field if each.name in read]
-        del field[:]
-        field.extend(kept)
-    return proto
-
-
-def stack(layers: int, width: int) -> onnx.ModelProto:
-    """Convolutions one behind the other, a pooling and a classifier, with seeded weights."""
-    rng = np.random.default_rng(0)
-    nodes, weights, last, channels = [], [], "image", 3
-    for number in range(layers):
-        kernel = rng.standard_normal((width, channels, 3, 3), np.float32) * np.float32(np.sqrt(2 / (9 * channels)))
-        weights += [(f"w{number}", kernel), (f"b{number}", np.zeros(width, np.float32))]
-        inputs = [last, f"w{number}", f"b{number}"]
-        nodes.append(onnx.helper.make_node("Conv", inputs, [f"c{number}"], pads=[1] * 4, name=f"conv{number}"))
-        nodes.append(onnx.helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
-        last, channels = f"r{number}", width
-    weights += [("w", rng.standard_normal((width, 10), np.float32)), ("b", np.zeros(10, np.float32))]
-    nodes.append(onnx.helper.make_node("GlobalAveragePool", [last], ["pooled"], name="pool"))
-    nodes.append(onnx.helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
-    nodes.append(onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], name="fc"))
-    info = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        nodes,
-        "stack",
-        [info("image", onnx.TensorProto.FLOAT, ["n", 3, 16, 16])],
-        [info("logits", onnx.TensorProto.FLOAT, ["n", 10])],
-        [numpy_helper.from_array(value, name) for name, value in weights],
-    )
-    return onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
-
-
-def made(name: str) -> onnx.ModelProto | None:
-    """The model that a name stands for; None where it is a file."""
-    if name.startswith("light:"):
-        return filled(name.removeprefix("light:"))
-    if name.startswith("stack:"):
-        layers, _, width = name.removeprefix("stack:").partition("x")
-        return stack(int(layers), int(width))
-    return None
 
 
 def main() -> None:
