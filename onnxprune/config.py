@@ -163,8 +163,10 @@ class FinetuneConfig:
     label_weight: float = option(0.0, "Share of the labels' loss beside a teacher (0 to 1).", minimum=0)
     flip: bool = option(False, "Mirror half of the images, left to right.")
     shift: int = option(0, "Shift images by up to this many pixels.", minimum=0)
-    mixup: float = option(
-        0.0, "Mix pairs of rows with weights from Beta(a, a); 0 mixes none (teacher only).", minimum=0
+    mixup: float | None = option(
+        None,
+        "Mix pairs of rows with weights from Beta(a, a); 0 mixes none [default: 0.3 with a teacher].",
+        minimum=0,
     )
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)

@@ -42,8 +42,6 @@ DataSource = Any
 
 _LOG = logging.getLogger(__name__)
 DEFAULT_OAMIP_THRESHOLD = "0.1"
-# `FinetuneConfig.mixup` in distillation: a teacher knows what mixed rows should give, and few rows go further.
-_DISTILL_MIXUP = 0.3
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
 
@@ -187,24 +185,25 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
     """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
     with clock.stage("remove"):
         smaller = remove(prepared.model, prepared.view, prepared.space, removed)
-    if config.repair and prepared.data is not None and removed.any():
+    data, held_out = prepared.data, None
+    if config.distill and data is not None:
+        from onnxprune.repair.finetune import finetune, split
+
+        training = FinetuneConfig(
+            epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
+        )
+        # Repair makes the rows that it fits look better than others: they cannot say when training helps.
+        data, held_out = split(data, None, training)
+    if config.repair and data is not None and removed.any():
         from onnxprune.repair import repair
 
         with clock.stage("repair"):
-            smaller = repair(prepared.model, smaller, prepared.space, removed, prepared.data, config, progress)
-    if config.distill and prepared.data is not None:
-        from onnxprune.repair.finetune import finetune
-
-        training = FinetuneConfig(
-            epochs=config.distill,
-            flip=config.flip,
-            shift=config.shift,
-            mixup=_DISTILL_MIXUP if _all_float(prepared.data) else 0.0,
-            seed=config.seed,
-            threads=config.threads,
-        )
+            smaller = repair(prepared.model, smaller, prepared.space, removed, data, config, progress)
+    if held_out is not None and data is not None:
         with clock.stage("distill"):
-            smaller = finetune(smaller, prepared.data, teacher=prepared.model, config=training, progress=progress).model
+            smaller = finetune(
+                smaller, data, teacher=prepared.model, config=training, validation=held_out, progress=progress
+            ).model
     return smaller
 
 
@@ -224,11 +223,6 @@ def without_loss(
         found = lossless(prepared.model, prepared.view, prepared.space)
         smaller = remove(found.model, prepared.view, prepared.space, found.removed)
     return Decision(found.removed, ProgramReport("none"), {}, 0.0), smaller
-
-
-def _all_float(data: Dataset) -> bool:
-    """Whether rows of all inputs are numbers that can be mixed."""
-    return all(array.dtype.kind == "f" for feed in data.take([0]).batches(1) for array in feed.values())
 
 
 def prune(

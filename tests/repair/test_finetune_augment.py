@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import FinetuneConfig
 
 torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
 
-from onnxprune.repair.finetune.augment import augment, image_layout  # noqa: E402 (needs torch)
+from onnxprune.repair.finetune.augment import augment, image_layout, settled  # noqa: E402 (needs torch)
 
 
 def images(rows: int = 40) -> "torch.Tensor":
@@ -53,6 +54,24 @@ def test_mixup_is_a_convex_combination_of_two_rows() -> None:
     torch.testing.assert_close(mixed.sum(1), torch.ones(8))
     assert ((mixed > 0).sum(1) <= 2).all()
     assert not torch.equal(mixed, x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "whole", "teacher", "given", "mixup"),
+    [
+        (np.float32, False, True, None, 0.3),
+        (np.float32, False, True, 0.0, 0.0),
+        (np.float32, False, True, 1.0, 1.0),
+        (np.float32, False, False, None, 0.0),
+        (np.float32, True, True, None, 0.0),
+        (np.int64, False, True, None, 0.0),
+    ],
+)
+def test_rows_are_mixed_where_a_teacher_can_say_what_they_give(
+    dtype: type, whole: bool, teacher: bool, given: float | None, mixup: float
+) -> None:
+    probe = Dataset({"x": np.zeros((4, 5), dtype)}, None, "test", np.arange(1 if whole else 4), whole=whole)
+    assert settled(FinetuneConfig(mixup=given), probe, teacher).mixup == mixup
 
 
 def test_layouts_are_told_by_the_number_of_channels() -> None:

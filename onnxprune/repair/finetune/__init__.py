@@ -5,6 +5,6 @@ and nothing else in the file changes. torch is imported only when a function her
 """
 
 from onnxprune.repair.finetune.result import Epoch, FinetuneResult
-from onnxprune.repair.finetune.train import finetune
+from onnxprune.repair.finetune.train import finetune, split
 
-__all__ = ["Epoch", "FinetuneResult", "finetune"]
+__all__ = ["Epoch", "FinetuneResult", "finetune", "split"]

@@ -1,14 +1,18 @@
 """Random changes to training rows: mirrored and shifted images, mixed pairs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import FinetuneConfig
 from onnxprune.errors import InputError
 
 _IMAGE_CHANNELS = (1, 3, 4)
+# With a teacher: it knows what mixed rows should give, and few rows go further.
+_MIXUP = 0.3
 
 
 def image_layout(shape: tuple[int, ...]) -> str | None:
@@ -20,25 +24,26 @@ def image_layout(shape: tuple[int, ...]) -> str | None:
     return "nhwc" if shape[3] in _IMAGE_CHANNELS else None
 
 
-def check_augmentation(
-    shapes: Mapping[str, tuple[int, ...]], floats: bool, config: FinetuneConfig, teacher: bool
-) -> None:
-    """Refuse options that do not fit the data.
+def settled(config: FinetuneConfig, probe: Dataset, teacher: bool) -> FinetuneConfig:
+    """The options with `mixup` decided: where there is a teacher and rows can be mixed, unless it is given.
 
     Args:
-        shapes: of a batch, by input name.
-        floats: whether all inputs are floating-point.
         config: options.
+        probe: a few rows.
         teacher: whether a teacher says what mixed rows should give.
 
     Raises:
         InputError: images are asked to be changed and there are none, or mixing is not possible.
     """
+    feeds = probe.feeds()
+    shapes = {name: array.shape for name, array in feeds.items()}
+    mixable = teacher and not probe.whole and all(array.dtype.kind == "f" for array in feeds.values())
     if (config.flip or config.shift) and not any(image_layout(shape) for shape in shapes.values()):
         shown = ", ".join(f"{name}: {list(shape)}" for name, shape in shapes.items())
         raise InputError(f"--flip and --shift are for images, and no input is one ({shown}); leave them out")
-    if config.mixup and not (teacher and floats):
-        raise InputError("--mixup needs a teacher, and inputs of floating-point numbers; leave it out")
+    if config.mixup and not mixable:
+        raise InputError("--mixup needs a teacher, and rows of floating-point numbers; leave it out")
+    return config if config.mixup is not None else replace(config, mixup=_MIXUP if mixable else 0.0)
 
 
 def augment(feed: Mapping[str, Any], config: FinetuneConfig, rng: np.random.Generator) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from onnxprune.evaluation.outputs import OutputKind, output_kind
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import view
 from onnxprune.importance.base import Progress, no_progress
-from onnxprune.repair.finetune.augment import augment, check_augmentation
+from onnxprune.repair.finetune.augment import augment, settled
 from onnxprune.repair.finetune.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from onnxprune.repair.finetune.network import Network, bound_network, import_torch
 from onnxprune.repair.finetune.objective import Objective, choose_objective
@@ -72,9 +72,7 @@ def finetune(
         guide = None if teacher is None else bound_network(teacher, _matching(model, teacher, kind), probe, device)
         if not student.parameters:
             raise ModelError(f"{model.name}: no weight of it can be trained")
-        shapes = {name: array.shape for name, array in probe.feeds().items()}
-        floats = all(array.dtype.kind == "f" for array in probe.feeds().values())
-        check_augmentation(shapes, floats, config, teacher is not None)
+        config = settled(config, probe, teacher is not None)
         classes = _classes(student, probe, kind)
         labels = data.targets if validation is None else _both(data.targets, validation.targets)
         objective = choose_objective(model.name, kind, labels, classes, teacher is not None, config)
@@ -140,8 +138,9 @@ class Training:
         # Everything random in an epoch comes from its own generator, so that a resumed run repeats it.
         rng = np.random.default_rng((self._config.seed, number))
         order = rng.permutation(len(self._rows))
-        # Mixed rows have other statistics than rows: normalisations then keep theirs.
-        self._student.training = not self._config.mixup
+        # A teacher's outputs come from its stored statistics, and repair fitted the weights to those: with the
+        # statistics of batches of changed rows, distillation would first have to undo what it does to the model.
+        self._student.training = self._guide is None
         for step in range(self._steps):
             part = self._rows.take(order[step * self._config.batch : (step + 1) * self._config.batch])
             done = (number - 1) * self._steps + step
