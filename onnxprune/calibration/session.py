@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,16 @@ def _with_outputs(model: Model, names: Sequence[str]) -> Model:
 @contextmanager
 def runtime_errors(what: str) -> Iterator[None]:
     """Turn onnxruntime's errors into a ModelError that begins with `what`."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    raised = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    known: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
     try:
         yield
-    except known as error:
+    except _raised() as error:
         raise ModelError(f"{what}: {_PREFIX.sub('', first_line(error))}") from error
+
+
+@cache
+def _raised() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: exceptions of its own without a common base, and two of Python's."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*own, RuntimeError, ValueError)
