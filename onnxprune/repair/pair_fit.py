@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.calibration.columns import to_matrix
-from onnxprune.repair.pairs import Pair, PairFit
+from onnxprune.repair.pairs import Pair, PairFit, tile_of
 from onnxprune.repair.ridge import Correction
 
 _STEPS = 800
@@ -141,8 +141,9 @@ def fit_pair(
     held_out: PairFit,
     weights: tuple[np.ndarray, np.ndarray],
     generator: np.random.Generator,
+    steps: int,
 ) -> tuple[Correction, Correction] | None:
-    """Corrections of producer and consumer; None where held-out rows do not get better, or for very large layers.
+    """Corrections of producer and consumer; None where held-out rows do not get better.
 
     Args:
         pair: the two layers.
@@ -150,11 +151,9 @@ def fit_pair(
         held_out: rows to judge by.
         weights: present weights of producer and consumer.
         generator: draws the order of rows.
+        steps: see `steps_for`.
     """
     loss = PairLoss(pair, weights, rows.made.dtype)
-    steps = _steps(rows)
-    if steps < _LEAST_STEPS:
-        return None
     spread = float(np.std(rows.made)), float(np.std(rows.target))
     biases = pair.producer.bias is not None, pair.consumer.bias is not None
     rates = (
@@ -177,13 +176,21 @@ def fit_pair(
     return Correction(weight, bias), Correction(second, shift)
 
 
-def _steps(rows: PairFit) -> int:
-    """Number of steps, fewer for layers whose products take long."""
-    _, places, width, _ = rows.inputs.shape
-    made = rows.made.shape[2]
-    outputs, kernel = rows.reads.shape
-    products = places / outputs * width * made + kernel * made * rows.target.shape[2]
-    return int(min(_STEPS, _OPERATIONS / (6 * products * _ROWS)))
+def steps_for(pair: Pair, width: int, shape: tuple[int, ...]) -> int:
+    """Number of steps that a pair is worth: fewer where products take long, none where those would be too few.
+
+    Args:
+        pair: the two layers.
+        width: columns of one of the producer's groups.
+        shape: of the consumer's output.
+    """
+    consumer = pair.consumer.layer
+    tile = tile_of(consumer, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
+    outputs, kernel = tile.reads.shape
+    made, wide = len(pair.producer.slope), len(pair.consumer.slope)
+    products = tile.places.shape[1] / outputs * width * made + kernel * made * wide
+    steps = int(min(_STEPS, _OPERATIONS / (6 * products * _ROWS)))
+    return steps if steps >= _LEAST_STEPS else 0
 
 
 def _adam(

@@ -23,7 +23,7 @@ from onnxprune.graph.remove import compress
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, is_float, view
 from onnxprune.importance.base import Progress, no_progress
-from onnxprune.repair.pair_fit import fit_pair
+from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
 
@@ -238,7 +238,7 @@ def _refit_pair(
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
-    count = 0
+    count, steps = 0, 0
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = compress(
@@ -246,6 +246,9 @@ def _refit_pair(
         )
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
+            steps = steps_for(pair, width, target.shape)
+            if not steps:
+                return {}
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
             count = max(1, rows // len(replay.batches))
         parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator))
@@ -257,7 +260,7 @@ def _refit_pair(
     if not difference > _SAME * scale or not np.isfinite(difference):
         return {}
     weights = replay.model.constants[producer.layer.weight], replay.model.constants[consumer.layer.weight]
-    found = fit_pair(pair, fit, held_out, weights, generator)
+    found = fit_pair(pair, fit, held_out, weights, generator, steps)
     if found is None:
         return {}
     return corrected(producer, replay.model, found[0]) | corrected(consumer, replay.model, found[1])

@@ -12,7 +12,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import view
 from onnxprune.ops.examples import example
-from onnxprune.repair.pair_fit import PairLoss, fit_pair
+from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.sequential import corrected
 
@@ -82,7 +82,7 @@ def test_prediction_is_what_the_corrected_model_computes(model: Model) -> None:
     rows = rows_of(model, pair, x, goal)
     other = images(model, 2)
     held = rows_of(model, pair, other, values(model, pair, other)[pair.consumer.tensor] + 0.3)
-    found = fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(3))
+    found = fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(3), 800)
     assert found is not None
     changed = corrected(pair.producer, model, found[0]) | corrected(pair.consumer, model, found[1])
     now = rows_of(model.with_constants(changed), pair, x, goal)  # the same tiles
@@ -128,17 +128,17 @@ def test_a_pair_that_held_out_rows_disagree_with_is_left_alone() -> None:
     pair, x = only_pair(model), images(model, 6)
     now = values(model, pair, x)[pair.consumer.tensor]
     rows, held = rows_of(model, pair, x, now + 0.5), rows_of(model, pair, x, now - 0.5)
-    assert fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(0)) is None
+    assert fit_pair(pair, rows, held, weights_of(model, pair), np.random.default_rng(0), 800) is None
 
 
-def test_layers_whose_products_take_too_long_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = dense()
-    pair, x = only_pair(model), images(model, 6)
-    rows = rows_of(model, pair, x, values(model, pair, x)[pair.consumer.tensor] + 0.5)
-    weights = weights_of(model, pair)
-    assert fit_pair(pair, rows, rows, weights, np.random.default_rng(0)) is not None
-    monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 1e6)
-    assert fit_pair(pair, rows, rows, weights, np.random.default_rng(0)) is None
+def test_layers_whose_products_take_long_get_fewer_steps_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = only_pair(dense())
+    assert steps_for(pair, 6, (240, 3)) == 800
+    # 6 * 8 and 8 * 3 products a row, three times (forward and two gradients), two operations each, 512 rows a step.
+    monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 200 * 72 * 6 * 512)
+    assert steps_for(pair, 6, (240, 3)) == 200
+    monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 99 * 72 * 6 * 512)
+    assert steps_for(pair, 6, (240, 3)) == 0
 
 
 @MODELS
