@@ -7,7 +7,6 @@ here; `Target.parse` only checks the form.
 import dataclasses
 import re
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from onnxprune.errors import InputError
@@ -15,6 +14,7 @@ from onnxprune.errors import InputError
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _TIMES = {"": 1, "us": 1, "ms": 10**3, "s": 10**6}
 _LEAST_MEMORY = 500 * 10**6
+_ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<unit>[a-z]*)", re.I)
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
 
@@ -252,7 +252,8 @@ class PruneConfig:
     workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
     memory: str | None = option(
         None,
-        "Bound on the peak memory of the process, for example 1GB: what exceeds it waits on disk. Same result.",
+        "Bound on the peak memory of the process, for example 1GB: what exceeds it waits on disk. Same result. Without "
+        "one, tensors beyond 1 GiB a run wait there.",
         metavar="SIZE",
         size=True,
     )
@@ -267,4 +268,4 @@ class PruneConfig:
     @property
     def room(self) -> float:
         """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
-        return inf if self.memory is None else parse_size(self.memory) // 16
+        return _ROOM if self.memory is None else parse_size(self.memory) // 16

@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from onnxprune.errors import InputError
+from onnxprune.graph.load import first_line
+
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _MAPPED_FROM = 1 << 20
 
@@ -35,6 +38,9 @@ class Room:
 
     Args:
         limit: bytes that tensors may take in memory.
+
+    Raises:
+        InputError: a file cannot be written.
     """
 
     def __init__(self, limit: float = inf) -> None:
@@ -47,10 +53,17 @@ class Room:
         if not isinstance(value, np.ndarray) or value.dtype.hasobject or self._held + value.nbytes <= self._limit:
             self._held += getattr(value, "nbytes", 0)
             return _own(value)
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with its last tensor)
-        place = _OnDisk(self._file, self._file.seek(0, 2), value.shape, value.dtype)
-        value.tofile(self._file)
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with its last tensor)
+            place = _OnDisk(self._file, self._file.seek(0, 2), value.shape, value.dtype)
+            value.tofile(self._file)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise InputError(
+                f"{folder}: a run's tensors that exceed the memory for them cannot be written ({first_line(error)}); "
+                "set TMPDIR to a folder on a larger disk, give a larger --memory, or fewer rows (--images)"
+            ) from error
         return place
 
     def free(self, value: Any) -> None:

@@ -1,5 +1,8 @@
 """Tensors beyond a bound wait in files and come back as they were."""
 
+import errno
+import io
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -81,6 +84,16 @@ def test_what_a_step_reads_and_hands_out_is_read_once(reads):
     values = next(found)
     assert reads == [(2, 8, 8, 8)]
     np.testing.assert_array_equal(values["a"], np.maximum(values["s"], 0))
+
+
+def test_a_full_disk_is_an_error_of_one_line(monkeypatch):
+    class Full(io.RawIOBase):
+        def seek(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
+        Batch(Room(0), {"a": np.zeros(4, np.float32)})
 
 
 def test_a_bound_on_memory_changes_no_byte_of_the_result(monkeypatch, reads):
