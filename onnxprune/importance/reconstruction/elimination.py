@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _DELAYED = 64  # columns whose removal changes the matrices in one product, which costs far less than one each
+_SHRINK_AT = 0.75  # share of a consumer's stored units that are left when the others' columns are dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,10 @@ def eliminate(task: Task) -> Elimination:
 class _State:
     """One consumer in the middle of the elimination.
 
-    Columns lie unit by unit, those of no unit last. Matrices are brought up to date every `_DELAYED` columns, when
-    removed columns are dropped too; in between they lack `across @ change`, where `across` `(K, d)` holds the inverse's
-    columns of what was removed and `change` the rest of each step's product. Losses need few values, which are kept as
-    they are now.
+    Columns lie unit by unit, those of no unit last. Matrices are brought up to date every `_DELAYED` columns; until
+    then they lack `across @ change`, where `across` `(K, d)` holds the inverse's columns of what was removed and
+    `change` what they are multiplied by. Losses need few values, which are kept as they are now. Columns of removed
+    units are dropped every now and then, so that the matrices shrink with the group.
     """
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
@@ -184,22 +185,21 @@ class _State:
         """Room for changes that are not made yet."""
         most = max(_DELAYED, self._inner.shape[1])
         self._delayed = 0
-        self._across, self._change = np.empty((len(self._columns), most)), np.empty((most, len(self._columns)))
-        self._correction = np.empty((most, self._weight.shape[1]))
+        self._across, self._change = np.zeros((len(self._columns), most)), np.zeros((most, len(self._columns)))
+        self._correction = np.zeros((most, self._weight.shape[1]))
 
     def _update(self) -> None:
-        """Make the delayed changes and drop the columns of removed units."""
-        width, done = self._inner.shape[1], slice(self._delayed)
+        """Make the delayed changes; drop the columns of removed units where they are many."""
+        done = slice(self._delayed)
+        self._inverse = _less(self._inverse, self._across[:, done], self._change[done])
+        self._weight = _less(self._weight, self._across[:, done], self._correction[done])
         left = ~self._gone[self._units]
-        kept = np.ones(len(self._columns), dtype=bool)
-        kept[: len(left) * width] = np.repeat(left, width)
-        across = self._across[kept, done]
-        self._inverse = self._inverse[np.ix_(kept, kept)]
-        self._inverse -= across @ self._change[done, kept]
-        self._weight = self._weight[kept]
-        self._weight -= across @ self._correction[done]
-        self._units, self._columns = self._units[left], self._columns[kept]
-        self._inner, self._squares = self._inner[left], self._squares[left]
+        if left.sum() <= _SHRINK_AT * len(left):
+            kept = np.ones(len(self._columns), dtype=bool)
+            kept[: len(left) * self._inner.shape[1]] = np.repeat(left, self._inner.shape[1])
+            self._inverse, self._weight = self._inverse[np.ix_(kept, kept)], self._weight[kept]
+            self._units, self._columns = self._units[left], self._columns[kept]
+            self._inner, self._squares = self._inner[left], self._squares[left]
         self._delay()
 
     def corrected(self) -> Corrected:
@@ -207,19 +207,29 @@ class _State:
         self._update()
         weight = np.zeros(self._consumer.weight.shape)
         weight[self._columns] = self._weight
+        weight[self._consumer.blocks[self._gone]] = 0.0
         shift = self._consumer.mean @ (self._consumer.weight - weight)
         return Corrected(weight.astype(np.float32), shift)
 
 
+def _less(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`matrix - first @ second`, in place where rows are contiguous."""
+    from scipy.linalg.blas import dgemm
+
+    # BLAS counts rows the other way round.
+    return np.asarray(dgemm(-1.0, second.T, first.T, 1.0, matrix.T, overwrite_c=True).T)
+
+
 def _inverse(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """`(gram + ridge I)^-1`; `gram` is overwritten."""
+    """`(gram + ridge I)^-1`; `gram` is changed."""
     from scipy.linalg.lapack import dpotrf, dpotri
 
-    gram[np.diag_indices(len(gram))] += ridge
-    factor, failed = dpotrf(gram.T, lower=True, clean=False)
+    diagonal = np.diag_indices(len(gram))
+    gram[diagonal] += ridge
+    factor, failed = dpotrf(gram.T, lower=True)
     if failed:  # rounding errors of columns that are nearly the same
         return np.linalg.inv(gram)
     lower, _ = dpotri(factor, lower=True, overwrite_c=True)
-    lower = np.tril(lower)
-    lower += np.tril(lower, -1).T
-    return np.asarray(lower)
+    inverse = np.add(lower.T, lower, order="C")
+    inverse[diagonal] /= 2
+    return np.asarray(inverse)
