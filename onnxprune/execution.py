@@ -195,6 +195,7 @@ class _OneThread:
         self._lock, self._running, self._limit = Lock(), 0, None
 
     def __enter__(self) -> None:
+        import scipy.linalg.blas  # noqa: F401 (a library of its own; limits concern what is loaded)
         from threadpoolctl import threadpool_limits
 
         with self._lock:

@@ -36,6 +36,13 @@ def whose(handle, _):
     return os.getpid(), float(value["a"].sum()), value["a"].flags.writeable
 
 
+def threads_of_linear_algebra():
+    import scipy.linalg.blas  # noqa: F401 (loads a library)
+    from threadpoolctl import threadpool_info
+
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -72,6 +79,12 @@ def test_values_are_shared_with_processes_as_mapped_arrays():
             found = [future.result() for future in [executor.submit(whose, handle, n) for n in range(4)]]
     assert os.getpid() not in {pid for pid, _, _ in found}
     assert {(total, writeable) for _, total, writeable in found} == {(15.0, False)}
+
+
+def test_a_process_s_first_task_has_one_thread():
+    """scipy's linear algebra was loaded in the task, after the limit was set, and the first task used all cores."""
+    with open_executor("processes", 1) as inner:
+        assert TaskExecutor(inner).submit(threads_of_linear_algebra).result() == {1}
 
 
 def test_a_dead_process_is_an_error_of_one_line():
@@ -111,7 +124,7 @@ def processes(cluster):
     """Processes of the workers by address, once all are there."""
     with cluster.get_client() as client:
         client.wait_for_workers(2)
-    return {worker.worker_address: worker.pid for worker in cluster.workers.values()}
+        return client.run(os.getpid)
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(expected, cluster):
