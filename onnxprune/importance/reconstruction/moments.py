@@ -41,14 +41,12 @@ class Reduction:
         """`(K, C)` -> `(K', C)`."""
         return np.concatenate([u.T @ matrix[b] for b, u in zip(self.blocks, self.bases, strict=True)])
 
-    def expand(self, change: np.ndarray, width: int) -> np.ndarray:
-        """`(K', C)` -> `(K, C)`."""
-        full = np.zeros((width, change.shape[1]), change.dtype)
+    def add(self, change: np.ndarray, matrix: np.ndarray) -> None:
+        """Add a change `(K', C)` to a weight `(K, C)`."""
         start = 0
         for block, basis in zip(self.blocks, self.bases, strict=True):
-            full[block] = basis @ change[start : start + basis.shape[1]]
+            matrix[block] += basis @ change[start : start + basis.shape[1]]
             start += basis.shape[1]
-        return full
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +56,26 @@ class Statistics:
     Attributes:
         point: the layer and its fit point.
         ids: `(C_in / groups,)` units of the columns' channels; those of one convolution group stand for all.
-        matrix: `(groups, K, C / groups)` its weight.
+        weight: its weight as stored.
         reduction: how columns were reduced, None where they were not.
     """
 
     point: FitPoint
     ids: Ids
-    matrix: np.ndarray
+    weight: np.ndarray
     reduction: Reduction | None
 
     @property
-    def outputs(self) -> int:
-        """Number of output channels."""
-        return int(self.matrix.shape[0] * self.matrix.shape[2])
+    def groups(self) -> int:
+        """Number of matrices: those of convolution groups."""
+        return 1 if self.point.layer.window is None else self.point.layer.group
 
     def consumers(self, group: Group, moments: Moments, metric: np.ndarray) -> list[Consumer]:
         """The layer as the elimination sees it: one consumer per convolution group; moments of (reduced) columns."""
         blocks = self._blocks(group)
         found = []
-        per_group = metric.reshape(len(self.matrix), -1)
-        for g, matrix in enumerate(self.matrix):
+        per_group = metric.reshape(self.groups, -1)
+        for g, matrix in enumerate(to_matrix(self.point.layer, self.weight)):
             has_bias = self.point.bias is not None
             gram = moments.covariance()[g] if has_bias else moments.second[g]
             mean = moments.mean[g] if has_bias else np.zeros(len(gram))
@@ -90,14 +88,13 @@ class Statistics:
     ) -> dict[str, np.ndarray]:
         """The layer's weight and bias with units removed and the others corrected."""
         layer, point = self.point.layer, self.point
-        matrix = self.matrix.copy()
-        for g, each in enumerate(corrected):
-            weight = each.weight.astype(np.float64)
-            if self.reduction is not None:
-                change = weight - self.reduction.weight(self.matrix[g])
-                weight = self.matrix[g] + self.reduction.expand(change, len(matrix[g]))
-                weight[column_positions(layer, np.flatnonzero(removed[self.ids]))] = 0.0
-            matrix[g] = weight
+        if self.reduction is None:
+            matrix = np.stack([each.weight for each in corrected])
+        else:
+            matrix = to_matrix(layer, self.weight)
+            (each,) = corrected
+            self.reduction.add(each.weight - self.reduction.weight(matrix[0]), matrix[0])
+            matrix[0, column_positions(layer, np.flatnonzero(removed[self.ids]))] = 0.0
         changed = {layer.weight: from_matrix(layer, matrix, current[layer.weight])}
         shift = np.concatenate([each.shift for each in corrected]) * point.gain
         if point.bias is not None and shift.any():
@@ -146,7 +143,7 @@ def collect(
     ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
     reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
     if known is not None:
-        return Statistics(point, ids, matrix, reduction), known
+        return Statistics(point, ids, weight, reduction), known
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * min(width, _WIDE)) // len(replay.batches))
     sums = MomentSums()
@@ -155,7 +152,7 @@ def collect(
         at = positions(layer, _output_shape(layer, source.shape, space), count, generator)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
-    return Statistics(point, ids, matrix, reduction), sums.finish()
+    return Statistics(point, ids, weight, reduction), sums.finish()
 
 
 def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction:

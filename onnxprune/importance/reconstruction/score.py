@@ -292,7 +292,7 @@ def _variants(
         constants: dict[str, np.ndarray] = {}
         for node in group.consumers:
             own = statistics[node]
-            parts, remaining = remaining[: len(own.matrix)], remaining[len(own.matrix) :]
+            parts, remaining = remaining[: own.groups], remaining[own.groups :]
             constants |= own.constants(parts, removed, plan.model.constants)
         variants.append(Variant(width, constants))
     return variants
