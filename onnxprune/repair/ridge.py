@@ -10,6 +10,7 @@ Classification and Detection", 2015, which solves for a nonlinear response by al
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import sqrt
 
 import numpy as np
 
@@ -89,14 +90,17 @@ class FitRows:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """`weight` `(groups, K, C / groups)` and `bias` `(C,)` to add to the layer's matrix and output."""
+    """`weight` `(groups, K, C / groups)` and `bias` `(C,)` to add to the layer's matrix and output.
+
+    The weight has the type of the rows: in double precision it is what takes most memory in a large layer.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
 
     def change(self, fit: Fit) -> np.ndarray:
         """`(R, C)` change at the fit point."""
-        product = np.matmul(fit.columns, self.weight.astype(fit.columns.dtype))
+        product = np.matmul(fit.columns, self.weight.astype(fit.columns.dtype, copy=False))
         rows = product.transpose(1, 0, 2).reshape(product.shape[1], -1)
         return np.asarray((rows + self.bias.astype(rows.dtype)) * fit.slope.astype(rows.dtype))
 
@@ -178,9 +182,9 @@ class Solver:
         weight = self._apply(right)
         if self._dual:
             weight = np.matmul(self._centred(fit).transpose(0, 2, 1).astype(np.float64), weight)
-        weight = weight * usable.reshape(groups, 1, -1)
+        weight *= usable.reshape(groups, 1, -1)
         bias = (mean - np.einsum("gk,gkc->gc", self._mean, weight).reshape(-1)) * usable if fit.has_bias else mean * 0
-        return Correction(weight, bias)
+        return Correction(weight.astype(fit.columns.dtype, copy=False), bias)
 
     def _apply(self, right: np.ndarray) -> np.ndarray:
         if isinstance(self._inverse, np.ndarray):
@@ -212,7 +216,7 @@ def one_sided(solver: Solver, start: Correction, steps: int) -> Correction:
     ahead = start
     for _ in range(steps):
         following = solver.solve(solver.project(partial(_majorised, ahead)))
-        grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        grown = (1 + sqrt(1 + 4 * momentum**2)) / 2
         step = (momentum - 1) / grown
         ahead = Correction(
             following.weight + step * (following.weight - current.weight),
