@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         Cache(str(tmp_path / "file"))
 
 
-@pytest.mark.parametrize("stopped_at", [1, 3, 5, 7])
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
 def test_an_interrupted_repair_goes_on_where_it_stopped(tmp_path, monkeypatch, stopped_at):
     module = import_module("onnxprune.repair.sequential")
     fits = []

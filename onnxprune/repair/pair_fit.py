@@ -21,9 +21,9 @@ from onnxprune.calibration.columns import to_matrix
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
 from onnxprune.repair.ridge import Correction
 
-_STEPS = 800
+_STEPS = 400
 _LEAST_STEPS = 100
-_ROWS = 512  # a step
+_ROWS = 256  # a step
 _RATE = 0.04  # of the root mean square of each weight
 _BIAS_RATE = 0.1  # of that, relative to the spread of the values
 _DECAYS = (0.9, 0.99)

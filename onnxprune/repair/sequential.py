@@ -84,68 +84,72 @@ def repair(
         for point in plan.points
         if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, pruned)
     ]
-    pairs = find_pairs(points, pruned_graph)
     cache = Cache(None)
     if config.cache is not None:
         options = {"seed": config.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         cache = Cache(config.cache, fingerprint(original, data, options))
-    model = pruned
-    sweeps: list[Mapping[str, Pair]] = [{}, pairs] if pairs else [{}]
-    for number, together in enumerate(sweeps):
-        sweep = _Sweep(
-            Replay(model, plan.nodes, feeds, config.threads, Room(config.room)),
-            _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
-            together,
-            config.seed,
-        )
-        for position, point in enumerate(points):
-            sweep.visit(position, point, cache)
-            progress("repair", number * len(points) + position + 1, len(sweeps) * len(points))
-        model = sweep.replay.model
-    return model
+    sweep = _Sweep(
+        Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
+        _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
+        find_pairs(points, pruned_graph),
+        config.seed,
+        cache,
+    )
+    for position, point in enumerate(points):
+        sweep.visit(position, point)
+        progress("repair", position + 1, len(points))
+    return sweep.replay.model
 
 
 class _Sweep:
-    """One pass over the layers: refits each alone, or a producer and its consumer together."""
+    """One pass over the layers: refits each alone, then a producer and its consumer together."""
 
-    def __init__(self, replay: Replay, reference: _Original, pairs: Mapping[str, Pair], seed: int) -> None:
+    def __init__(
+        self, replay: Replay, reference: _Original, pairs: Mapping[str, Pair], seed: int, cache: Cache
+    ) -> None:
         self.replay = replay
         self._reference = reference
         self._pairs = pairs
         self._seed = seed
+        self._cache = cache
         self._fitted: set[str] = set()
 
-    def visit(self, number: int, point: FitPoint, cache: Cache) -> None:
+    def visit(self, number: int, point: FitPoint) -> None:
         """Refit the layer of a fit point, unless it was fitted together with its producer."""
         node = point.layer.node
         if node in self._fitted:
             return
-        generator = np.random.default_rng([self._seed, number])
+        # Each fit has its own generator, so that none depends on whether another was kept from an earlier run.
+        self._fit_alone(point, np.random.default_rng([self._seed, number]))
         pair = self._pairs.get(node)
-        if pair is not None and self._fit_together(pair, generator, cache):
+        if pair is not None and self._fit_together(pair, np.random.default_rng([self._seed, number, 1])):
             self._fitted.add(pair.consumer.layer.node)
-        else:
-            self._fit_alone(point, generator, cache)
 
-    def _fit_alone(self, point: FitPoint, generator: np.random.Generator, cache: Cache) -> None:
+    def _fit_alone(self, point: FitPoint, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
             return
-        found = self._kept(point, cache)
+        found = self._kept(point)
         if found is None:
-            fit = _rows(point, self.replay, self._reference, generator)
-            found = {} if fit is None else _refit(point, self.replay.model, *fit)
-            self._keep(point, found, cache)
+            found = self._refitted(point, generator)
+            self._keep(point, found)
         self.replay.model = self.replay.model.with_constants(found)
 
-    def _fit_together(self, pair: Pair, generator: np.random.Generator, cache: Cache) -> bool:
+    def _fit_together(self, pair: Pair, generator: np.random.Generator) -> bool:
+        """Refit the consumer and then both layers; False where that was not possible."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
-        found = self._kept(pair, cache)
+        found = self._kept(pair)
         if found is None:
-            found = _refit_pair(pair, self.replay, self._reference, generator)
-            self._keep(pair, found, cache)
+            found = self._refitted(pair.consumer, generator)
+            self.replay.model = self.replay.model.with_constants(found)
+            found |= _refit_pair(pair, self.replay, self._reference, generator)
+            self._keep(pair, found)
         self.replay.model = self.replay.model.with_constants(found)
         return bool(found)
+
+    def _refitted(self, point: FitPoint, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        fit = _rows(point, self.replay, self._reference, generator)
+        return {} if fit is None else _refit(point, self.replay.model, *fit)
 
     def _approach(self, first: FitPoint, tensor: str) -> bool:
         """Move the pruned network before a layer and the original behind a tensor; False where one is too far."""
@@ -156,24 +160,24 @@ class _Sweep:
         self._reference.replay.advance(end, [tensor])
         return True
 
-    def _kept(self, what: FitPoint | Pair, cache: Cache) -> dict[str, np.ndarray] | None:
+    def _kept(self, what: FitPoint | Pair) -> dict[str, np.ndarray] | None:
         """The new constants that an earlier run found."""
-        stored = cache.get("repair", self._key(what))
+        stored = self._cache.get("repair", _key(what))
         if stored is None:
             return None
         names, constants = stored.pop("names").tolist(), self.replay.model.constants
         # Types that numpy does not know come back as plain bytes.
         return {name: stored[str(at)].view(constants[name].dtype) for at, name in enumerate(names)}
 
-    def _keep(self, what: FitPoint | Pair, found: Mapping[str, np.ndarray], cache: Cache) -> None:
+    def _keep(self, what: FitPoint | Pair, found: Mapping[str, np.ndarray]) -> None:
         arrays = {str(at): array for at, array in enumerate(found.values())}
-        cache.put("repair", self._key(what), {"names": np.array([*found], dtype=str), **arrays})
+        self._cache.put("repair", _key(what), {"names": np.array([*found], dtype=str), **arrays})
 
-    def _key(self, what: FitPoint | Pair) -> str:
-        sweep = "second" if self._pairs else "first"
-        if isinstance(what, Pair):
-            return f"{sweep} pair {what.producer.layer.node} {what.consumer.layer.node}"
-        return f"{sweep} {what.layer.node}"
+
+def _key(what: FitPoint | Pair) -> str:
+    if isinstance(what, Pair):
+        return f"{what.producer.layer.node} with {what.consumer.layer.node}"
+    return what.layer.node
 
 
 def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
