@@ -155,9 +155,9 @@ class FinetuneConfig:
     """How weights are trained (`finetune`, `prune --distill`; needs torch)."""
 
     epochs: int = option(10, "Passes over the training rows.", minimum=1)
-    lr: float = option(3e-4, "Learning rate after warm-up; it falls to 0 along a cosine.", minimum=0)
+    lr: float = option(1e-3, "Learning rate after warm-up; it falls to 0 along a cosine.", minimum=0)
     warmup: float = option(0.1, "Share of all steps in which the learning rate rises linearly.", minimum=0)
-    batch: int = option(128, "Rows per step.", minimum=1)
+    batch: int = option(64, "Rows per step.", minimum=1)
     weight_decay: float = option(0.0, "Decoupled weight decay of weights of two or more axes.", minimum=0)
     temperature: float = option(1.0, "Temperature of the softmax outputs in distillation.", minimum=0)
     label_weight: float = option(0.0, "Share of the labels' loss beside a teacher (0 to 1).", minimum=0)
@@ -165,7 +165,7 @@ class FinetuneConfig:
     shift: int = option(0, "Shift images by up to this many pixels.", minimum=0)
     mixup: float | None = option(
         None,
-        "Mix pairs of rows with weights from Beta(a, a); 0 mixes none [default: 0.3 with a teacher].",
+        "Mix pairs of rows with weights from Beta(a, a); 0 mixes none [default: 1 with a teacher, else 0].",
         minimum=0,
     )
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)

@@ -59,9 +59,9 @@ def test_mixup_is_a_convex_combination_of_two_rows() -> None:
 @pytest.mark.parametrize(
     ("dtype", "whole", "teacher", "given", "mixup"),
     [
-        (np.float32, False, True, None, 0.3),
+        (np.float32, False, True, None, 1.0),
         (np.float32, False, True, 0.0, 0.0),
-        (np.float32, False, True, 1.0, 1.0),
+        (np.float32, False, True, 0.2, 0.2),
         (np.float32, False, False, None, 0.0),
         (np.float32, True, True, None, 0.0),
         (np.int64, False, True, None, 0.0),

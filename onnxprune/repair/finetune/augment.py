@@ -12,7 +12,7 @@ from onnxprune.errors import InputError
 
 _IMAGE_CHANNELS = (1, 3, 4)
 # With a teacher: it knows what mixed rows should give, and few rows go further.
-_MIXUP = 0.3
+_MIXUP = 1.0
 
 
 def image_layout(shape: tuple[int, ...]) -> str | None:
