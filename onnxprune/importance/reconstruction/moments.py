@@ -155,15 +155,14 @@ def collect(
     return Statistics(point, ids, weight, reduction), sums.finish()
 
 
-def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction:
+def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction | None:
+    """The reduction of a wide layer; None where its units have no more columns than they may keep."""
     units = [u for u in np.unique(ids) if u != 0]
     rank = max(1, _MOST_COLUMNS // max(1, len(units)))
-    blocks, bases = [], []
-    for u in units:
-        block = column_positions(layer, np.flatnonzero(ids == u))
-        vectors = np.linalg.svd(matrix[block], full_matrices=False)[0][:, :rank]
-        blocks.append(block)
-        bases.append(vectors)
+    blocks = [column_positions(layer, np.flatnonzero(ids == u)) for u in units]
+    if all(len(block) <= rank for block in blocks):
+        return None
+    bases = [np.linalg.svd(matrix[block], full_matrices=False)[0][:, :rank] for block in blocks]
     return Reduction(tuple(blocks), tuple(bases))
 
 
