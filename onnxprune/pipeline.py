@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -178,7 +179,12 @@ def decide(prepared: Prepared, scores: Scores, config: PruneConfig, progress: Pr
         allowed = whole.fast_widths(config)
     if threshold is not None:
         return by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
-    return by_budget(prepared.space, scores, exact, config, allowed=allowed)
+    solve = partial(by_budget, prepared.space, budgets=exact, config=config, allowed=allowed)
+    from onnxprune.trial import best, worthwhile
+
+    if not (scores.powers and worthwhile(prepared, config)):
+        return solve(scores)
+    return best(prepared, [solve(scores), *(solve(scores.raised(power)) for power in scores.powers)], config, progress)
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,12 +72,18 @@ class Scores:
         program: the scorer's own program, where it solved one.
         oamip: what the report says of the paper's program.
         notes: what the user should know.
+        powers: of the damage curves, other than 1, whose sums may also stand for what is lost jointly.
     """
 
     groups: tuple[GroupScore, ...]
     program: ProgramReport | None = None
     oamip: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
+    powers: tuple[float, ...] = ()
+
+    def raised(self, power: float) -> "Scores":
+        """The same with every damage curve raised to a power."""
+        return replace(self, groups=tuple(replace(group, damage=group.damage**power) for group in self.groups))
 
 
 class Scorer(Protocol):

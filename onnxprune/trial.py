@@ -1,0 +1,69 @@
+"""Trials: what several powers of the damage curves lead to is repaired, and the best of it on held-out rows is taken.
+
+The allocation program adds damage curves that were measured one group at a time. How well a sum stands for what
+happens jointly differs between networks, and so does the power of the curves whose sums do best; only a trial shows it.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxprune import pipeline
+from onnxprune.allocation.decide import Decision
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import collect
+from onnxprune.config import PruneConfig
+from onnxprune.evaluation.outputs import divergence, output_kind
+from onnxprune.importance.base import Progress, no_progress
+
+_HELD_OUT = 4  # every fourth row judges
+_LEAST_ROWS = 64
+_MOST_WORK = 1e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
+
+
+def worthwhile(prepared: pipeline.Prepared, config: PruneConfig) -> bool:
+    """Whether there are rows for trials, and repair is part of what is asked for and quick."""
+    rows = 0 if prepared.data is None else len(prepared.data)
+    return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
+
+
+def best(
+    prepared: pipeline.Prepared, decisions: Iterable[Decision], config: PruneConfig, progress: Progress = no_progress
+) -> Decision:
+    """The decision whose repaired model's outputs are nearest to the original's on rows it was not fitted to.
+
+    Args:
+        prepared: the model and calibration rows.
+        decisions: alternatives, the likeliest first; each is tried once.
+        config: options of the repair.
+        progress: told of trials.
+    """
+    different = list({decision.removed.tobytes(): decision for decision in decisions}.values())
+    if len(different) == 1:
+        return different[0]
+    assert prepared.data is not None  # see `worthwhile`
+    fit, held_out = _split(prepared.data)
+    kind = output_kind(prepared.model, prepared.view)
+    reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
+    own = dataclasses.replace(config, distill=0)
+    losses = []
+    for number, decision in enumerate(different):
+        smaller = pipeline.shrink(
+            dataclasses.replace(prepared, data=fit), decision.removed, own, pipeline.Clock(), no_progress
+        )
+        outputs = collect(smaller, held_out, kind.outputs, threads=config.threads)
+        losses.append(divergence(reference, outputs, kind))
+        progress("trials", number + 1, len(different))
+    chosen = different[int(np.argmin(losses))]
+    note = (
+        f"of {len(different)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
+    )
+    return dataclasses.replace(chosen, notes=(*chosen.notes, note))
+
+
+def _split(data: Dataset) -> tuple[Dataset, Dataset]:
+    """Rows to fit and rows to judge by."""
+    apart = np.arange(len(data)) % _HELD_OUT == _HELD_OUT - 1
+    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))

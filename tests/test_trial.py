@@ -1,0 +1,80 @@
+"""Trials between allocations."""
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.allocation.decide import Decision
+from onnxprune.calibration.runner import collect
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.evaluation.outputs import divergence, output_kind
+from onnxprune.pipeline import Prepared, prepare
+from onnxprune.result import ProgramReport
+from onnxprune.trial import best, worthwhile
+
+MODELS = Path(__file__).parents[1] / "models"
+SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.asarray(np.load(MODELS / "mnist_calibration.npz")["x"])
+
+
+@pytest.fixture(scope="module")
+def prepared(images: np.ndarray) -> Prepared:
+    return prepare(MODELS / "fc3_mnist.onnx", images[:200], PruneConfig(), SCALED)
+
+
+def without(prepared: Prepared, units: int) -> Decision:
+    """The last group loses so many units."""
+    removed = prepared.space.none_removed()
+    removed[prepared.space.groups[-1].units[:units]] = True
+    return Decision(removed, ProgramReport("optimal"), {}, float(units), notes=("known",))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepared, turned: bool) -> None:
+    much, little = without(prepared, len(prepared.space.groups[-1]) - 2), without(prepared, 3)
+    found = best(prepared, [much, little] if turned else [little, much], PruneConfig())
+    assert np.array_equal(found.removed, little.removed)
+    assert found.notes[0] == "known"
+    assert "of 2 allocations" in found.notes[1]
+
+
+def test_equal_decisions_need_no_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.pipeline.shrink", None)
+    one = without(prepared, 3)
+    assert best(prepared, [one, without(prepared, 3)], PruneConfig()).notes == one.notes
+
+
+def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepared) -> None:
+    assert worthwhile(prepared, PruneConfig())
+    assert not worthwhile(prepared, PruneConfig(repair=False))
+    assert not worthwhile(replace(prepared, data=None), PruneConfig())
+    assert prepared.data is not None
+    assert not worthwhile(replace(prepared, data=prepared.data.take(range(63))), PruneConfig())
+    large = replace(prepared.before, macs=10**9)
+    assert not worthwhile(replace(prepared, before=large), PruneConfig())
+
+
+def test_the_result_is_that_of_the_power_that_does_best(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(powers: tuple[float, ...]) -> onnxprune.PruneResult:
+        monkeypatch.setattr(import_module("onnxprune.importance.reconstruction.score"), "_OTHER_JOINT", powers)
+        return onnxprune.prune(MODELS / "fc3_mnist.onnx", images[:200], preprocess=SCALED, targets="params=0.2")
+
+    def lost(result: onnxprune.PruneResult) -> float:
+        judge = prepare(MODELS / "fc3_mnist.onnx", images[200:], PruneConfig(), SCALED)
+        assert judge.data is not None
+        kind = output_kind(judge.model, judge.view)
+        reference = collect(judge.model, judge.data, kind.outputs)
+        return divergence(reference, collect(result.model, judge.data, kind.outputs), kind)
+
+    # Curves raised to so high a power that only the largest counts; the default is the better one and comes out.
+    bad, plain = run((20.0,)), run(())
+    assert any("of 2 allocations" in note for note in bad.notes)
+    assert lost(bad) == pytest.approx(lost(plain), rel=1e-6)
