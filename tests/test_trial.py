@@ -62,7 +62,9 @@ def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepare
     assert not worthwhile(replace(prepared, before=large), PruneConfig())
 
 
-def test_the_result_is_that_of_the_power_that_does_best(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_tries_powers_and_does_no_worse_on_other_rows(
+    images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(powers: tuple[float, ...]) -> onnxprune.PruneResult:
         monkeypatch.setattr(import_module("onnxprune.importance.reconstruction.score"), "_OTHER_JOINT", powers)
         return onnxprune.prune(MODELS / "fc3_mnist.onnx", images[:200], preprocess=SCALED, targets="params=0.2")
@@ -74,7 +76,7 @@ def test_the_result_is_that_of_the_power_that_does_best(images: np.ndarray, monk
         reference = collect(judge.model, judge.data, kind.outputs)
         return divergence(reference, collect(result.model, judge.data, kind.outputs), kind)
 
-    # Curves raised to so high a power that only the largest counts; the default is the better one and comes out.
-    bad, plain = run((20.0,)), run(())
-    assert any("of 2 allocations" in note for note in bad.notes)
-    assert lost(bad) == pytest.approx(lost(plain), rel=1e-6)
+    tried, plain = run((3.0,)), run(())
+    assert any("of 2 allocations" in note for note in tried.notes)
+    assert not any("allocations" in note for note in plain.notes)
+    assert lost(tried) <= lost(plain)
