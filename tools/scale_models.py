@@ -6,6 +6,7 @@ and four times the width inside its multilayer perceptrons.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -107,7 +108,7 @@ class _Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
-    def node(self, op_type: str, inputs: list[str], output: str = "", name: str = "", **attributes: object) -> str:
+    def node(self, op_type: str, inputs: list[str], output: str = "", name: str = "", **attributes: Any) -> str:
         """Add a node; its output's name."""
         label = name or f"{op_type.lower()}{len(self._nodes)}"
         output = output or f"{label}_out"
