@@ -38,9 +38,9 @@ _OTHER_JOINT = (0.5, 1.0)
 _HELD_OUT = 4  # every fourth row measures damage instead of moments
 _MOST_MEASURED = 256
 _LEAST_MEASURED = 16
-_MOST_MACS = 1e13  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
+_MOST_MACS = 8e12  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
 _MOST_PENDING = 32  # curves handed out at a time: each takes the weights of its variants along
-_WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4, 1 / 8)
+_WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
 
 
 def score(context: ScoreContext) -> Scores:
