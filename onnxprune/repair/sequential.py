@@ -91,7 +91,11 @@ def repair(
     sweep = _Sweep(
         Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
         _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
-        find_pairs(points, pruned_graph),
+        {
+            node: pair
+            for node, pair in find_pairs(points, pruned_graph).items()
+            if _steps(pair, pruned, pruned_space.facts.shapes[pair.consumer.tensor])
+        },
         config.seed,
         cache,
     )
@@ -234,6 +238,10 @@ def _rows(
     return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
 
 
+def _steps(pair: Pair, model: Model, shape: tuple[int, ...]) -> int:
+    return steps_for(pair, to_matrix(pair.producer.layer, model.constants[pair.producer.layer.weight]).shape[1], shape)
+
+
 def _refit_pair(
     pair: Pair, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -250,9 +258,7 @@ def _refit_pair(
         )
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
-            steps = steps_for(pair, width, target.shape)
-            if not steps:
-                return {}
+            steps = _steps(pair, replay.model, target.shape)
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
             count = max(1, rows // len(replay.batches))
         parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator))
