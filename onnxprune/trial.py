@@ -19,7 +19,7 @@ from onnxprune.importance.base import Progress, no_progress
 
 _HELD_OUT = 4  # every fourth row judges
 _LEAST_ROWS = 64
-_MOST_WORK = 1e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
+_MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
 
 
 def worthwhile(prepared: pipeline.Prepared, config: PruneConfig) -> bool:
