@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune import pipeline
 from onnxprune.allocation.decide import Decision
-from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PruneConfig
 from onnxprune.evaluation.outputs import divergence, output_kind
@@ -43,7 +43,7 @@ def best(
     if len(different) == 1:
         return different[0]
     assert prepared.data is not None  # see `worthwhile`
-    fit, held_out = _split(prepared.data)
+    fit, held_out = set_apart(prepared.data, _HELD_OUT)
     kind = output_kind(prepared.model, prepared.view)
     reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
     own = dataclasses.replace(config, distill=0)
@@ -61,9 +61,3 @@ def best(
         f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
     )
     return dataclasses.replace(chosen, notes=(*chosen.notes, note))
-
-
-def _split(data: Dataset) -> tuple[Dataset, Dataset]:
-    """Rows to fit and rows to judge by."""
-    apart = np.arange(len(data)) % _HELD_OUT == _HELD_OUT - 1
-    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))

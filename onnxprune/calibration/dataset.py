@@ -71,3 +71,11 @@ class Dataset:
         if self.whole and len(self.rows) != 1:
             raise InputError(f"{self.source}: each of the {len(self)} rows is a complete feed; read them one at a time")
         return {name: self.convert(name, array[self.rows]) for name, array in self.arrays.items()}
+
+
+def set_apart(data: Dataset, every: int) -> tuple[Dataset, Dataset]:
+    """Rows to fit, and every so many-th row to judge by; all rows twice where there are too few to keep apart."""
+    if len(data) < 2 * every:
+        return data, data
+    apart = np.arange(len(data)) % every == every - 1
+    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))

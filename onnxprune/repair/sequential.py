@@ -91,11 +91,7 @@ def repair(
     sweep = _Sweep(
         Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
         _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
-        {
-            node: pair
-            for node, pair in find_pairs(points, pruned_graph).items()
-            if _steps(pair, pruned, pruned_space.facts.shapes[pair.consumer.tensor])
-        },
+        _worthwhile(find_pairs(points, pruned_graph), pruned, pruned_space),
         config.seed,
         cache,
     )
@@ -109,7 +105,7 @@ class _Sweep:
     """One pass over the layers: refits each alone, then a producer and its consumer together."""
 
     def __init__(
-        self, replay: Replay, reference: _Original, pairs: Mapping[str, Pair], seed: int, cache: Cache
+        self, replay: Replay, reference: _Original, pairs: Mapping[str, tuple[Pair, int]], seed: int, cache: Cache
     ) -> None:
         self.replay = replay
         self._reference = reference
@@ -125,9 +121,10 @@ class _Sweep:
             return
         # Each fit has its own generator, so that none depends on whether another was kept from an earlier run.
         self._fit_alone(point, np.random.default_rng([self._seed, number]))
-        pair = self._pairs.get(node)
-        if pair is not None and self._fit_together(pair, np.random.default_rng([self._seed, number, 1])):
-            self._fitted.add(pair.consumer.layer.node)
+        if node in self._pairs:
+            pair, steps = self._pairs[node]
+            if self._fit_together(pair, steps, np.random.default_rng([self._seed, number, 1])):
+                self._fitted.add(pair.consumer.layer.node)
 
     def _fit_alone(self, point: FitPoint, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
@@ -138,7 +135,7 @@ class _Sweep:
             self._keep(point, found)
         self.replay.model = self.replay.model.with_constants(found)
 
-    def _fit_together(self, pair: Pair, generator: np.random.Generator) -> bool:
+    def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
         """Refit the consumer and then both layers; False where that was not possible."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
@@ -146,7 +143,7 @@ class _Sweep:
         if found is None:
             found = self._refitted(pair.consumer, generator)
             self.replay.model = self.replay.model.with_constants(found)
-            found |= _refit_pair(pair, self.replay, self._reference, generator)
+            found |= _refit_pair(pair, steps, self.replay, self._reference, generator)
             self._keep(pair, found)
         self.replay.model = self.replay.model.with_constants(found)
         return bool(found)
@@ -238,19 +235,25 @@ def _rows(
     return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
 
 
-def _steps(pair: Pair, model: Model, shape: tuple[int, ...]) -> int:
-    return steps_for(pair, to_matrix(pair.producer.layer, model.constants[pair.producer.layer.weight]).shape[1], shape)
+def _worthwhile(pairs: Mapping[str, Pair], model: Model, space: PruneSpace) -> dict[str, tuple[Pair, int]]:
+    """The pairs that are not too large to be fitted, with the number of steps for each."""
+    found = {}
+    for node, pair in pairs.items():
+        width = to_matrix(pair.producer.layer, model.constants[pair.producer.layer.weight]).shape[1]
+        if steps := steps_for(pair, width, space.facts.shapes[pair.consumer.tensor]):
+            found[node] = (pair, steps)
+    return found
 
 
 def _refit_pair(
-    pair: Pair, replay: Replay, reference: _Original, generator: np.random.Generator
+    pair: Pair, steps: int, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """New constants of a producer and its consumer; empty where held-out rows do not get better."""
     producer, consumer = pair.producer, pair.consumer
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
-    count, steps = 0, 0
+    count = 0
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = compress(
@@ -258,7 +261,6 @@ def _refit_pair(
         )
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
-            steps = _steps(pair, replay.model, target.shape)
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
             count = max(1, rows // len(replay.batches))
         parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator))

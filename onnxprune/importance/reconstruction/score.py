@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.cache import Cache, fingerprint
-from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.dataset import Dataset, set_apart
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
 from onnxprune.calibration.statistics import Moments
@@ -53,7 +53,7 @@ def score(context: ScoreContext) -> Scores:
     data = context.data
     if data is None or len(data) == 0:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
-    fit, measured = split(data)
+    fit, measured = set_apart(data, _HELD_OUT)
     measured = measured.take(range(min(len(measured), _measured_rows(context))))
     plan = _plan(context)
     cache = Cache(None)
@@ -72,14 +72,6 @@ def score(context: ScoreContext) -> Scores:
         by_position[found.order] = np.sqrt(found.errors[:-1][::-1] / least)
         scores.append(GroupScore(group.name, found.order, np.clip(by_position, 0, 1), damages[group.name] ** _JOINT))
     return Scores(tuple(scores), powers=tuple(power / _JOINT for power in _OTHER_JOINT))
-
-
-def split(data: Dataset) -> tuple[Dataset, Dataset]:
-    """Rows for moments and rows for measuring damage; the same ones where there are too few to keep apart."""
-    if len(data) < 2 * _HELD_OUT:
-        return data, data
-    apart = np.arange(len(data)) % _HELD_OUT == _HELD_OUT - 1
-    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))
 
 
 def _measured_rows(context: ScoreContext) -> int:
