@@ -86,7 +86,11 @@ def _stretched(
 
 def to_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
     """`(groups, K, C_out / groups)` float64 matrix of a weight."""
-    weight = np.asarray(weight, dtype=np.float64)
+    return as_matrix(layer, np.asarray(weight, dtype=np.float64))
+
+
+def as_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
+    """`to_matrix` in the weight's own type; a view of the weight, but for transposed convolutions."""
     if layer.window is None:
         return (weight if layer.in_axis == 0 else weight.T)[None]
     if layer.transposed:

@@ -8,7 +8,7 @@ import numpy as np
 from onnxprune.calibration.columns import column_positions, from_matrix, to_matrix
 from onnxprune.graph.fitpoint import FitPoint, schedule
 from onnxprune.graph.model import Model
-from onnxprune.graph.space import Group, Ids, Mask, PruneSpace
+from onnxprune.graph.space import Ids, Mask, PruneSpace
 from onnxprune.graph.view import GraphView, is_float
 from onnxprune.lossless.intervals import Interval, bounds
 from onnxprune.lossless.numbering import Numbering
@@ -19,8 +19,9 @@ class Lossless:
     """What can go without any loss.
 
     Attributes:
-        model: the original with contributions moved; to be given to `graph.remove.remove` with `removed`.
-        removed: `(units,)` True where a unit goes.
+        model: the original with contributions moved: the same outputs, and no consumer uses the units any more. The
+            analysis of the original holds for it.
+        removed: `(units,)` True where a unit can go.
         constant: number of units that have the same value for every input.
         copies: number of units that equal another one for every input.
     """
@@ -30,86 +31,89 @@ class Lossless:
     constant: int
     copies: int
 
+    @property
+    def found(self) -> int:
+        """Number of units."""
+        return self.constant + self.copies
 
-def lossless(model: Model, graph: GraphView, space: PruneSpace) -> Lossless:
+
+Places = list[tuple[int, np.ndarray]]
+"""Where a unit is used: numbers of uses, and positions in their masks."""
+
+
+def lossless(model: Model, graph: GraphView, space: PruneSpace, among: Ids | None = None) -> Lossless:
     """Find units that are constant or copies of others, for all inputs. At least one unit of each group stays.
 
     Args:
         model: the model.
         graph: its view.
         space: its analysis.
+        among: `(units,)` True where a unit may go; all may by default. Copies go in favour of a unit that may not.
     """
-    work = _Work(model, graph, space)
-    counts = [0, 0]
-    for kind, contributions in enumerate((work.constants, work.copies)):
-        for group in space.groups:
-            for unit in group.units:
-                left = np.count_nonzero(~work.removed[group.units])
-                if left > 1 and not work.removed[unit] and contributions(group, int(unit)):
-                    work.removed[unit] = True
-                    counts[kind] += 1
-    return Lossless(model.with_constants(work.changed()), work.removed, counts[0], counts[1])
+    work = _Work(model, graph, space, np.ones(space.units, bool) if among is None else among)
+    constant, copies = work.constants(), work.copies()
+    changed = work.changed()
+    return Lossless(model.with_constants(changed) if changed else model, work.removed, constant, copies)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Where units are used, and by which layer; None where the consumer is no layer."""
+
+    mask: Mask
+    point: FitPoint | None
 
 
 class _Work:
     """Weights and biases while contributions move."""
 
-    def __init__(self, model: Model, graph: GraphView, space: PruneSpace) -> None:
+    def __init__(self, model: Model, graph: GraphView, space: PruneSpace, among: Ids) -> None:
         self.removed = space.none_removed()
         self._model = model
         self._graph = graph
+        self._space = space
+        self._among = among
         self._points = {p.layer.node: p for p in schedule(graph, space, model.constants).points}
-        self._bounds: Mapping[str, Interval] = bounds(graph, space, model.constants)
-        self._numbers = Numbering(graph, space, model.constants).channels
+        self._uses = [_Use(mask, self._points.get(mask.node)) for mask in space.masks]
         self._matrices: dict[str, np.ndarray] = {}
         self._shifts: dict[str, np.ndarray] = {}
-        self._masks: dict[int, list[Mask]] = {}
-        self._seen: dict[object, int] = {}
-        for mask in space.masks:
-            for unit in np.unique(mask.units):
-                self._masks.setdefault(int(unit), []).append(mask)
 
-    def constants(self, group: Group, unit: int) -> bool:  # noqa: ARG002 (the signature of `copies`)
-        """Move a constant unit into its consumers' biases; False where it is not constant or a bias is missing."""
-        shifts: dict[str, np.ndarray] = {}
-        for mask in self._masks.get(unit, ()):
-            point = self._points.get(mask.node)
-            places = np.flatnonzero(mask.units == unit)
-            source = mask.tensor if point is None else point.layer.input
-            axis = mask.axis if point is None else point.layer.input_axis
-            values = self._constant(source, axis, self._channels(point, mask, places))
-            if values is None:
-                return False
-            if not values.any():
-                continue
-            shift = None if point is None else self._shift(point, places, values)
-            if shift is None:
-                return False
-            shifts[mask.node] = shifts.get(mask.node, 0.0) + shift
-        for node, shift in shifts.items():
-            self._shifts[node] = self._shifts.get(node, 0.0) + shift
-        return bool(self._masks.get(unit))
+    def constants(self) -> int:
+        """Move constant units into their consumers' biases, where these have one; how many there are."""
+        known = bounds(self._graph, self._space, self._model.constants)
+        fixed = [_constants(use, known) for use in self._uses]
+        places = self._places([~np.isnan(values).any(axis=0) for values in fixed])
+        count = 0
+        for group in self._space.groups:
+            left = len(group)
+            for unit in group.units:
+                at = places.get(int(unit))
+                if at and left > 1 and self._among[unit] and self._fold(at, fixed):
+                    self.removed[unit] = True
+                    left -= 1
+                    count += 1
+        return count
 
-    def copies(self, group: Group, unit: int) -> bool:
-        """Add a unit's weights to those of an earlier unit of the same values; False where there is none."""
-        key: list[object] = [group.name]
-        points = []
-        for mask in self._masks.get(unit, ()):
-            point = self._points.get(mask.node)
-            known = None if point is None else self._numbers.get(point.layer.input)
-            if point is None or known is None or known[0] != point.layer.input_axis or not self._is_plain(point):
-                return False
-            places = np.flatnonzero(mask.units == unit)
-            key.append((mask.node, tuple(int(n) for n in known[1][places])))
-            points.append((point, mask, places))
-        first = self._seen.setdefault(tuple(key), unit)
-        if first == unit or not points:
-            return False
-        for point, mask, places in points:
-            matrix = self._matrix(point)
-            target = column_positions(point.layer, np.flatnonzero(mask.units == first))
-            matrix[0, target] += matrix[0, column_positions(point.layer, places)]
-        return True
+    def copies(self) -> int:
+        """Add the weights of copies to those of a unit of the same values that stays; how many copies there are."""
+        numbers = Numbering(self._graph, self._space, self._model.constants).channels
+        known = [self._numbers(use, numbers) for use in self._uses]
+        places = self._places([_repeated(own) for own in known])
+        count = 0
+        for group in self._space.groups:
+            alike: dict[object, list[int]] = {}
+            for unit in map(int, group.units):
+                if unit in places and not self.removed[unit]:
+                    key = tuple((n, tuple(known[n][where].tolist())) for n, where in places[unit])
+                    alike.setdefault(key, []).append(unit)
+            for units in alike.values():
+                first = next((unit for unit in units if not self._among[unit]), units[0])
+                for unit in units:
+                    if unit != first and self._among[unit]:
+                        self._merge(places[unit], places[first])
+                        self.removed[unit] = True
+                        count += 1
+        return count
 
     def changed(self) -> dict[str, np.ndarray]:
         """The constants with everything moved."""
@@ -125,19 +129,58 @@ class _Work:
             found[point.bias] = (bias.astype(np.float64) + step.reshape(bias.shape)).astype(bias.dtype)
         return found
 
-    def _channels(self, point: FitPoint | None, mask: Mask, places: np.ndarray) -> np.ndarray:
-        """Input channels of a unit; of every group of a grouped convolution."""
-        if point is None or point.layer.group == 1 or point.layer.transposed:
-            return places
-        return (places[:, None] + len(mask.units) * np.arange(point.layer.group)).reshape(-1)
+    def _places(self, fitting: list[np.ndarray]) -> dict[int, Places]:
+        """Uses and positions of each unit whose every position fits.
 
-    def _constant(self, tensor: str, axis: int, channels: np.ndarray) -> np.ndarray | None:
-        """`(n,)` the values of channels that have one value, None where one has several."""
-        known = self._bounds.get(tensor)
-        if known is None or known.axis != axis:
-            return None
-        low, high = known.low[channels], known.high[channels]
-        return low if np.array_equal(low, high) and np.isfinite(low).all() else None
+        Args:
+            fitting: per use, `(n,)` True at positions that fit.
+        """
+        every, used = np.ones(self._space.units, bool), self._space.none_removed()
+        for use, fits in zip(self._uses, fitting, strict=True):
+            every[use.mask.units[~fits]] = False
+            used[use.mask.units] = True
+        every &= used
+        found: dict[int, Places] = {}
+        for number, use in enumerate(self._uses):
+            units = use.mask.units
+            for unit in np.unique(units[every[units]]):
+                found.setdefault(int(unit), []).append((number, np.flatnonzero(units == unit)))
+        return found
+
+    def _fold(self, at: Places, fixed: list[np.ndarray]) -> bool:
+        """Move a constant unit's contribution into biases; False where one is missing."""
+        moved: list[tuple[FitPoint, np.ndarray, np.ndarray]] = []
+        for number, where in at:
+            values, point = fixed[number][:, where].reshape(-1), self._uses[number].point
+            if not values.any():
+                continue
+            shift = None if point is None else self._shift(point, where, values)
+            if point is None or shift is None:
+                return False
+            moved.append((point, where, shift))
+        for point, where, shift in moved:
+            node = point.layer.node
+            self._shifts[node] = self._shifts.get(node, 0.0) + shift
+            self._matrix(point)[0, column_positions(point.layer, where)] = 0.0
+        return True
+
+    def _merge(self, at: Places, into: Places) -> None:
+        """Give a unit's weights to another one."""
+        for (number, where), (_, target) in zip(at, into, strict=True):
+            point = self._uses[number].point
+            assert point is not None  # it has numbers
+            matrix = self._matrix(point)
+            columns = column_positions(point.layer, where)
+            matrix[0, column_positions(point.layer, target)] += matrix[0, columns]
+            matrix[0, columns] = 0.0
+
+    def _numbers(self, use: _Use, channels: Mapping[str, tuple[int, np.ndarray]]) -> np.ndarray:
+        """`(n,)` a number for what each position carries, -1 where that is not known or weights are shared."""
+        unknown = np.full(len(use.mask.units), -1)
+        if use.point is None or not self._is_plain(use.point):
+            return unknown
+        axis, numbers = channels.get(use.point.layer.input, (-1, unknown))
+        return numbers if axis == use.point.layer.input_axis else unknown
 
     def _shift(self, point: FitPoint, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
         """`(C,)` what constant channels add to the layer's output; None where that cannot go into a bias."""
@@ -160,3 +203,21 @@ class _Work:
         if node not in self._matrices:
             self._matrices[node] = to_matrix(point.layer, self._model.constants[point.layer.weight]).copy()
         return self._matrices[node]
+
+
+def _constants(use: _Use, known: Mapping[str, Interval]) -> np.ndarray:
+    """`(groups, n)` the one value that each position of a mask has, NaN where it has several or they are not known."""
+    layer = None if use.point is None else use.point.layer
+    source, axis = (use.mask.tensor, use.mask.axis) if layer is None else (layer.input, layer.input_axis)
+    groups = 1 if layer is None or layer.transposed else layer.group
+    found = known.get(source)
+    if found is None or found.axis != axis:
+        return np.full((groups, len(use.mask.units)), np.nan)
+    one = (found.low == found.high) & np.isfinite(found.low)
+    return np.where(one, found.low, np.nan).reshape(groups, -1)
+
+
+def _repeated(numbers: np.ndarray) -> np.ndarray:
+    """Whether each number is there more than once."""
+    values, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return np.asarray((counts[inverse] > 1) & (values[inverse] >= 0))

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.columns import to_matrix
+from onnxprune.calibration.columns import as_matrix
+from onnxprune.graph.model import release
 from onnxprune.graph.space import Layer, PruneSpace
 from onnxprune.graph.view import GraphView, Node
+
+_ROWS = 64  # of a weight that are looked at before it is asked whether more are needed
+_AT_ONCE = 1 << 20  # elements of a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], value: _Valu
     weight = value(layer.weight)
     if weight is None or weight.dtype.kind != "f":
         return None
-    matrix = to_matrix(layer, weight)
+    matrix = as_matrix(layer, weight)
     groups, width, _ = matrix.shape
     kernel = int(np.prod(layer.window.kernel)) if layer.window else 1
     source = known.get(layer.input)
@@ -90,22 +94,61 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], value: _Valu
         source = source.with_zero() if padded else source
         low, high = (np.repeat(x, kernel).reshape(groups, width) for x in (source.low, source.high))
     alpha = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    matrix = matrix * alpha
-    least, most = _product(matrix, low, high)
+    least, most = _product(matrix if alpha == 1 else matrix * np.float64(alpha), low, high)
+    release(weight)
     shift = _shift(node, layer, value, least.size)
     return None if shift is None else Interval(layer.output_axis, least + shift, most + shift)
 
 
 def _product(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of `x @ matrix` for `low <= x <= high`; a weight of zero hides any input."""
-    at_low, at_high = low[:, :, None] * matrix, high[:, :, None] * matrix
+    """Bounds of `x @ matrix` for `low <= x <= high`; a weight of zero hides any input.
+
+    Args:
+        matrix: `(groups, K, C)`.
+        low: `(groups, K)`, and `high` alike.
+        high: see `low`.
+
+    Returns:
+        `(groups * C,)` each.
+    """
+    groups, width, outputs = matrix.shape
+    least, most = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
+    step = max(1, _AT_ONCE // max(1, width))
+    for group in range(groups):
+        bounded = np.flatnonzero(~_unbounded(matrix[group], low[group], high[group]))
+        for start in range(0, len(bounded), step):
+            columns = bounded[start : start + step]
+            part = matrix[group][:, columns].astype(np.float64)
+            least[group, columns], most[group, columns] = _summed(part, low[group], high[group])
+    return least.reshape(-1), most.reshape(-1)
+
+
+def _unbounded(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """`(C,)` outputs that may be anything, which a few weights show where inputs have no bounds."""
+    down, up = np.zeros((2, matrix.shape[1]), bool)
+    below, above = np.isneginf(low)[:, None], np.isposinf(high)[:, None]
+    for start in range(0, len(matrix), _ROWS):
+        rows = slice(start, start + _ROWS)
+        if not (below[rows].any() or above[rows].any()):
+            continue
+        positive, negative = matrix[rows] > 0, matrix[rows] < 0
+        up |= ((positive & above[rows]) | (negative & below[rows])).any(axis=0)
+        down |= ((positive & below[rows]) | (negative & above[rows])).any(axis=0)
+        if (up & down).all():
+            break
+    return np.asarray(up & down)
+
+
+def _summed(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_product` of one group, `(K, C)`, all at once."""
+    with np.errstate(invalid="ignore"):
+        at_low, at_high = low[:, None] * matrix, high[:, None] * matrix
     hidden = matrix == 0
     at_low[hidden], at_high[hidden] = 0.0, 0.0
-    least = np.minimum(at_low, at_high).sum(axis=1).reshape(-1)
-    most = np.maximum(at_low, at_high).sum(axis=1).reshape(-1)
+    least = np.minimum(at_low, at_high).sum(axis=0)
+    most = np.maximum(at_low, at_high).sum(axis=0)
     # The two sums may differ by rounding only where they are really equal.
-    same = (at_low == at_high).all(axis=1).reshape(-1)
-    return least, np.where(same, least, most)
+    return least, np.where((at_low == at_high).all(axis=0), least, most)
 
 
 def _shift(node: Node, layer: Layer, value: _Values, width: int) -> np.ndarray | None:

@@ -4,11 +4,15 @@ Two channels get the same number where they are made by the same operation from 
 weights, biases and normalisation parameters are compared bit by bit.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.model import release
 from onnxprune.graph.space import Layer, PruneSpace
 from onnxprune.graph.view import GraphView, Node
 
@@ -31,6 +35,7 @@ _ELEMENTWISE = frozenset(
     | {"HardSigmoid", "HardSwish", "Sqrt", "Erf", "Gelu", "Mish", "Floor", "Ceil", "Softsign", "Reciprocal", "Log"}
 )
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
+_SAMPLE = 16  # elements of a row that are compared first
 
 
 class Numbering:
@@ -42,6 +47,7 @@ class Numbering:
         self._constants = constants
         self._numbers: dict[Any, int] = {}
         layers = {layer.node: layer for layer in space.layers}
+        self._samples = Counter(sample for rows in self._weights(space.layers) for sample in _samples(rows))
         for node in graph.nodes:
             if not node.outputs or not node.output() or self._value(node.output()) is not None:
                 continue
@@ -57,6 +63,19 @@ class Numbering:
     def _number(self, *key: Any) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
 
+    def _weights(self, layers: Iterable[Layer]) -> Iterable[np.ndarray]:
+        """Every weight once, output channels first."""
+        for name, axis in {(layer.weight, layer.out_axis): None for layer in layers if not layer.transposed}:
+            if (weight := self._value(name)) is not None:
+                yield np.moveaxis(weight, axis, 0)
+
+    def _contents(self, rows: np.ndarray) -> list[bytes]:
+        """What tells each row from all others of the model: a sample where that does, else a hash of the whole row."""
+        return [
+            sample if self._samples[sample] == 1 else blake2b(row.tobytes()).digest()
+            for sample, row in zip(_samples(rows), rows, strict=True)
+        ]
+
     def _layer(self, node: Node, layer: Layer) -> tuple[int, np.ndarray] | None:
         weight, bias = self._value(layer.weight), self._value(layer.bias) if layer.bias else None
         if weight is None or layer.transposed:
@@ -67,6 +86,9 @@ class Numbering:
             return None
         shifts = np.zeros(width) if bias is None else np.broadcast_to(bias.reshape(-1), (width,))
         inputs = self.channels.get(layer.input)
+        attributes = repr(sorted(node.attributes.items()))
+        contents = self._contents(rows)
+        release(weight)
         numbers = []
         for channel in range(width):
             if layer.group == 1:
@@ -76,8 +98,7 @@ class Numbering:
                 span = range(first, first + rows.shape[1])
                 known = inputs is not None and inputs[0] == layer.input_axis
                 source = tuple(int(inputs[1][i]) for i in span) if known and inputs else (layer.input, first)
-            attributes = repr(sorted(node.attributes.items()))
-            key = ("layer", node.op_type, attributes, source, rows[channel].tobytes(), rows.shape[1:])
+            key = ("layer", node.op_type, attributes, source, contents[channel], rows.shape[1:])
             numbers.append(self._number(*key, shifts[channel].tobytes()))
         return layer.output_axis, np.array(numbers)
 
@@ -134,3 +155,8 @@ class Numbering:
         if found is None or found[0] != axis or self._space.facts.shapes.get(name) != shape:
             return None
         return [int(n) for n in found[1]]
+
+
+def _samples(rows: np.ndarray) -> list[bytes]:
+    """The bytes of each row's first elements."""
+    return [sample.tobytes() for sample in rows.reshape(len(rows), prod(rows.shape[1:]))[:, :_SAMPLE]]

@@ -11,9 +11,10 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.errors import InputError
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
-from onnxprune.graph.remove import remove
+from onnxprune.graph.remove import masked, remove
 from onnxprune.graph.view import view
 from onnxprune.lossless import lossless
+from onnxprune.lossless.intervals import _product
 from onnxprune.ops.examples import example
 from onnxprune.pipeline import prune
 
@@ -45,6 +46,8 @@ def apply(proto: onnx.ModelProto):
     graph = view(model)
     space = analyse(model, graph)
     found = lossless(model, graph, space)
+    assert_same(model, found.model)
+    assert_same(model, masked(found.model, graph, space, found.removed))
     return model, space, found, remove(found.model, graph, space, found.removed)
 
 
@@ -128,6 +131,53 @@ def test_twins_through_depthwise_and_a_shared_stream_are_merged():
     # Units 1 and 2 differ in the bias of the depthwise convolution.
     assert (found.constant, found.copies) == (0, 1)
     assert_same(model, smaller)
+
+
+def test_rows_that_differ_only_far_from_their_beginning_are_no_copies():
+    def change(weights):
+        twins(weights)
+        weights["w1"][2], weights["b1"][2] = weights["w1"][4], weights["b1"][4]
+        weights["w1"][2, -1, -1, -1] += 0.5
+
+    _, _, found, _ = apply(build(1, change))
+    assert (found.constant, found.copies) == (0, 1)
+
+
+def test_only_units_that_may_go_go_and_copies_go_in_favour_of_those_that_stay():
+    def change(weights):
+        silent(weights)
+        twins(weights)
+
+    model = load(build(1, change))
+    graph = view(model)
+    space = analyse(model, graph)
+    channels = space.labels["s"][1]
+    among = space.none_removed()
+    among[channels[[2, 3]]] = True  # one of the two silent ones, and the first of the twins
+    found = lossless(model, graph, space, among)
+    assert np.array_equal(found.removed, among)
+    assert_same(model, remove(found.model, graph, space, among))
+
+
+def test_where_nothing_is_found_the_model_is_the_given_one():
+    model, _, found, smaller = apply(build(1, lambda weights: None))
+    assert found.model is model
+    assert smaller is model
+
+
+def test_bounds_are_those_of_all_products_however_large_the_weight():
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((2, 200, 30)) * (rng.random((2, 200, 30)) < 0.02)
+    matrix[:, :, 7], matrix[:, :, 8], matrix[:, :, 9] = np.abs(matrix[:, :, 7]), -np.abs(matrix[:, :, 8]), 0.0
+    low, high = rng.standard_normal((2, 2, 200))
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    low[:, ::3], high[:, 1::2] = -np.inf, np.inf
+    with np.errstate(invalid="ignore"):
+        ends = np.stack([low[:, :, None] * matrix, high[:, :, None] * matrix])
+    ends[:, matrix == 0] = 0.0
+    least, most = _product(matrix, low, high)
+    np.testing.assert_allclose(least, ends.min(axis=0).sum(axis=1).reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(most, ends.max(axis=0).sum(axis=1).reshape(-1), rtol=1e-5)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 1))
