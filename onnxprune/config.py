@@ -6,6 +6,7 @@ here; `Target.parse` only checks the form.
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,3 +270,21 @@ class PruneConfig:
     def room(self) -> float:
         """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
         return _ROOM if self.memory is None else parse_size(self.memory) // 16
+
+
+def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
+    """A config in which single fields have other values; `targets` may be text.
+
+    Raises:
+        InputError: a field that does not exist, or a target in another form.
+    """
+    known = {f.name for f in dataclasses.fields(PruneConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; PruneConfig has {', '.join(sorted(known))}")
+    changed = dict(options)
+    if "targets" in changed:
+        given: str | Sequence[str | Target] = changed["targets"]
+        items = [given] if isinstance(given, str | Target) else list(given)
+        changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
+    return dataclasses.replace(config, **changed)

@@ -8,6 +8,7 @@ from onnxprune import pipeline
 from onnxprune.allocation.decide import Decision
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import overlap
+from onnxprune.clock import Clock
 from onnxprune.config import PruneConfig, Target
 from onnxprune.errors import AccuracyError, BudgetError, InputError
 from onnxprune.evaluation.metrics import compare
@@ -71,7 +72,7 @@ def smallest(
     scores: Scores,
     evaluation: Dataset,
     config: PruneConfig,
-    clock: pipeline.Clock,
+    clock: Clock,
     progress: Progress,
 ) -> tuple[Decision, Model]:
     """The model with the fewest multiply-adds whose metric stays within the floor.
@@ -110,6 +111,8 @@ def smallest(
         else:
             low = share
     progress("search", total, total)
+    if best is None and prepared.exact.found:
+        best = _at(1.0, prepared, scores, config, clock, progress)
     if best is None:
         raise AccuracyError(
             f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
@@ -123,14 +126,13 @@ def _at(
     prepared: pipeline.Prepared,
     scores: Scores,
     config: PruneConfig,
-    clock: pipeline.Clock,
+    clock: Clock,
     progress: Progress,
 ) -> tuple[Decision, Model] | None:
     """The model at a share of the multiply-adds; None where that cannot be reached."""
     own = replace(config, targets=(Target("macs", share),))
     try:
-        with clock.stage("allocate"):
-            decision = pipeline.decide(prepared, scores, own, progress)
+        decision = pipeline.decide(prepared, scores, own, clock, progress)
     except BudgetError:
         return None
     return decision, pipeline.shrink(prepared, decision.removed, own, clock, progress)

@@ -1,25 +1,24 @@
-"""The order of the stages: load, analyse, score, allocate, remove, repair, distil, evaluate; known here only."""
+"""The order of the stages: load, analyse, score, allocate, try, remove, repair, distil, evaluate; known here only."""
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.allocation.costs import budgets
-from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+from onnxprune.allocation.decide import Decision, by_budget, by_threshold, is_kept, without_loss
 from onnxprune.allocation.plan import make_plan, plan_mask
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.store import give_back_freed
-from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, Target
+from onnxprune.clock import Clock
+from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, with_options
 from onnxprune.errors import InputError
 from onnxprune.evaluation.latency import make_feed
 from onnxprune.execution import TaskExecutor, open_executor
@@ -34,39 +33,18 @@ from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, view
 from onnxprune.importance import WITHOUT_DATA, scorer
 from onnxprune.importance.base import Progress, ScoreContext, Scores, no_progress
+from onnxprune.lossless import Lossless, lossless
 from onnxprune.outcome import group_results, layer_costs, versions
+from onnxprune.report.text import several
 from onnxprune.result import Costs, MetricChange, ProgramReport, PrunePlan, PruneResult
 
 Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
 """What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
 
-_LOG = logging.getLogger(__name__)
 DEFAULT_OAMIP_THRESHOLD = "0.1"
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds per stage, in order; tells `progress` and the log when a stage begins and ends."""
-
-    progress: Progress = no_progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        began = perf_counter()
-        _LOG.info("%s", name)
-        self.progress(name, 0, 0)
-        try:
-            yield
-        finally:
-            spent = perf_counter() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
-        self.progress(name, 1, 1)
-        _LOG.info("%s done in %.2f s", name, spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +57,7 @@ class Prepared:
         space: its analysis.
         data: calibration rows, or None.
         before: the original's costs.
+        exact: the units that can go without loss, but for kept groups.
     """
 
     model: Model
@@ -86,6 +65,7 @@ class Prepared:
     space: PruneSpace
     data: Dataset | None
     before: Costs
+    exact: Lossless
 
 
 def prepare(
@@ -95,7 +75,7 @@ def prepare(
     preprocess: PreprocessConfig,
     clock: Clock | None = None,
 ) -> Prepared:
-    """Load a model and its calibration data, and analyse it.
+    """Load a model and its calibration data, analyse it, and find what can go without loss.
 
     Raises:
         InputError: a file cannot be read, or the data do not fit.
@@ -114,7 +94,12 @@ def prepare(
         space = analyse(model, graph, _input_shapes(rows))
         if config.strict:
             require_understood(space)
-        return Prepared(model, graph, space, rows, measure(model, space))
+        before = measure(model, space)
+    with clock.stage("lossless"):
+        free = space.none_removed()
+        for group in space.groups:
+            free[group.units] = not is_kept(group, config.keep)
+        return Prepared(model, graph, space, rows, before, lossless(model, graph, space, free))
 
 
 def _input_shapes(data: Dataset | None) -> Mapping[str, Shape] | None:
@@ -127,7 +112,7 @@ def _input_shapes(data: Dataset | None) -> Mapping[str, Shape] | None:
 def score(
     prepared: Prepared, config: PruneConfig, executor: Executor | None = None, progress: Progress = no_progress
 ) -> Scores:
-    """Score every group with the scorer that `config.importance` names.
+    """Score every group with the scorer that `config.importance` names. What can go without loss comes first.
 
     Args:
         prepared: the model and its data.
@@ -146,20 +131,38 @@ def score(
     work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
     large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
-        tasks = TaskExecutor(chosen)
-        return function(
-            ScoreContext(prepared.model, prepared.view, prepared.space, prepared.data, config, tasks, progress)
+        tasks, exact = TaskExecutor(chosen), prepared.exact
+        scores = function(
+            ScoreContext(
+                exact.model, prepared.view, prepared.space, prepared.data, config, tasks, progress, exact.removed
+            )
         )
+    return scores.with_free(prepared.space, exact.removed) if exact.found else scores
 
 
-def decide(prepared: Prepared, scores: Scores, config: PruneConfig, progress: Progress = no_progress) -> Decision:
-    """Choose the units that go, by targets or by threshold.
+def decide(prepared: Prepared, scores: Scores, config: PruneConfig, clock: Clock, progress: Progress) -> Decision:
+    """Choose the units that go, by targets or by threshold; between powers of the damage curves, by trial.
 
     Raises:
         InputError: neither is given.
         BudgetError: the budgets cannot be met.
         SolverError: the solver failed.
     """
+    with clock.stage("allocate"):
+        solve = _solver(prepared, config, progress)
+        found = solve(scores)
+    from onnxprune.trial import best, worthwhile
+
+    by_program_alone = config.threshold is None and found.latency is None
+    if not (scores.powers and by_program_alone and worthwhile(prepared, config)):
+        return found
+    with clock.stage("trials"):
+        others = [solve(scores.raised(power)) for power in scores.powers]
+        return best(prepared, [found, *others], config, progress)
+
+
+def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Callable[[Scores], Decision]:
+    """How the options say that scores become a decision."""
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
         threshold = DEFAULT_OAMIP_THRESHOLD
@@ -169,28 +172,41 @@ def decide(prepared: Prepared, scores: Scores, config: PruneConfig, progress: Pr
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
     latency = [target for target in config.targets if target.kind == "latency"]
     exact = budgets(prepared.space, [t for t in config.targets if t.kind != "latency"], prepared.before)
-    allowed = None
-    if latency or config.round_to == "auto":
+    if latency:
         from onnxprune.latency.target import by_latency, timed
 
         whole = timed(prepared.model, prepared.view, prepared.space, config, progress)
-        if latency:
-            return by_latency(whole, scores, latency, exact, config)
-        allowed = whole.fast_widths(config)
+        return lambda scores: by_latency(whole, scores, latency, exact, config)
+    allowed = _fast_widths(prepared, config, progress)
     if threshold is not None:
-        return by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
-    solve = partial(by_budget, prepared.space, budgets=exact, config=config, allowed=allowed)
-    from onnxprune.trial import best, worthwhile
+        return lambda scores: by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
+    return lambda scores: by_budget(prepared.space, scores, exact, config, allowed=allowed)
 
-    if not (scores.powers and worthwhile(prepared, config)):
-        return solve(scores)
-    return best(prepared, [solve(scores), *(solve(scores.raised(power)) for power in scores.powers)], config, progress)
+
+def _fast_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Mapping[int, np.ndarray] | None:
+    """The widths that `--round-to auto` allows, by group; None where another option is in force."""
+    if config.round_to != "auto":
+        return None
+    from onnxprune.latency.target import timed
+
+    return timed(prepared.model, prepared.view, prepared.space, config, progress).fast_widths(config)
+
+
+def exactly(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
+    """What of the removed units goes without loss, and the model to remove all of them from."""
+    if not (prepared.exact.removed & ~removed).any():
+        return prepared.exact
+    with clock.stage("lossless"):
+        return lossless(prepared.model, prepared.view, prepared.space, removed)
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
     """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
+    exact = exactly(prepared, removed, clock)
     with clock.stage("remove"):
-        smaller = remove(prepared.model, prepared.view, prepared.space, removed)
+        smaller = remove(exact.model, prepared.view, prepared.space, removed)
+    if config.lossless:
+        return smaller
     data, held_out = prepared.data, None
     if config.distill and data is not None:
         from onnxprune.repair.finetune import finetune, split
@@ -211,24 +227,6 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
                 smaller, data, teacher=prepared.model, config=training, validation=held_out, progress=progress
             ).model
     return smaller
-
-
-def without_loss(
-    prepared: Prepared, plan: PrunePlan | None, config: PruneConfig, clock: Clock
-) -> tuple[Decision, Model]:
-    """Remove only units that are constant or copies of others, for every input.
-
-    Raises:
-        InputError: a budget, a threshold or a plan asks for more.
-    """
-    if plan is not None or config.targets or config.threshold is not None:
-        raise InputError("--lossless removes only what can go without loss; leave out --target, --threshold and --plan")
-    from onnxprune.lossless import lossless
-
-    with clock.stage("lossless"):
-        found = lossless(prepared.model, prepared.view, prepared.space)
-        smaller = remove(found.model, prepared.view, prepared.space, found.removed)
-    return Decision(found.removed, ProgramReport("none"), {}, 0.0), smaller
 
 
 def prune(
@@ -267,7 +265,7 @@ def prune(
 
     if isinstance(executor, str):
         options, executor = {**options, "executor": executor}, None
-    config = _with_options(config or PruneConfig(), options)
+    config = with_options(config or PruneConfig(), options)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     if config.distill:
@@ -282,7 +280,12 @@ def prune(
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None
     if config.lossless:
-        decision, smaller = without_loss(prepared, plan, config, clock)
+        if plan is not None or config.targets or config.threshold is not None:
+            raise InputError(
+                "--lossless removes only what can go without loss; leave out --target, --threshold and --plan"
+            )
+        allowed = _fast_widths(prepared, config, progress)
+        decision = without_loss(prepared.space, prepared.exact.removed, config, allowed=allowed)
         plan = make_plan(prepared.space, decision.removed, "lossless", None)
     elif plan is None:
         with clock.stage("score"):
@@ -291,8 +294,7 @@ def prune(
             assert measured_on is not None  # checked above
             decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress)
         else:
-            with clock.stage("allocate"):
-                decision = decide(prepared, scores, config, progress)
+            decision = decide(prepared, scores, config, clock, progress)
         plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     else:
         decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)
@@ -315,6 +317,7 @@ def finish(
     clock: Clock,
 ) -> PruneResult:
     """Measure the result and put everything together."""
+    exact = exactly(prepared, decision.removed, clock)
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
         from onnxprune.evaluation.metrics import compare
@@ -344,38 +347,30 @@ def finish(
         settings=dataclasses.asdict(config),
         oamip=None if scores is None else scores.oamip,
         latency=latency,
-        check=_check(prepared, decision.removed, config),
-        notes=(*decision.notes, *_notes(prepared, measured_on), *(() if scores is None else scores.notes)),
+        check=_check(prepared, exact, decision.removed, config),
+        notes=(*decision.notes, *_notes(prepared, exact, measured_on), *(() if scores is None else scores.notes)),
     )
 
 
-def _check(prepared: Prepared, removed: Ids, config: PruneConfig) -> RemovalCheck:
+def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:
     """What the written file must pass, on the first calibration row (or random inputs)."""
+    fitted = prepared.data is not None and not config.lossless
     return RemovalCheck(
-        model=prepared.model,
+        model=exact.model,
         graph=prepared.view,
         space=prepared.space,
         removed=removed,
-        changed=prepared.data is not None and (config.repair or config.distill > 0),
+        changed=fitted and (config.repair or config.distill > 0),
         feed=None if prepared.data is None else make_feed(prepared.model, data=prepared.data),
     )
 
 
-def _notes(prepared: Prepared, measured_on: Dataset | None) -> tuple[str, ...]:
+def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None) -> tuple[str, ...]:
     notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
+    kinds = {"constant for every input": exact.constant, "equal to another unit": exact.copies}
+    if exact.found:
+        what = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        notes.append(f"{several(exact.found, 'unit')} went without loss: {what}")
     if measured_on is not None and measured_on is prepared.data:
         notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
     return tuple(dict.fromkeys(notes))
-
-
-def _with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
-    known = {f.name for f in dataclasses.fields(PruneConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; PruneConfig has {', '.join(sorted(known))}")
-    changed = dict(options)
-    if "targets" in changed:
-        given: str | Sequence[str | Target] = changed["targets"]
-        items = [given] if isinstance(given, str | Target) else list(given)
-        changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
-    return dataclasses.replace(config, **changed)

@@ -10,6 +10,7 @@ from onnxprune import pipeline
 from onnxprune.allocation.plan import make_plan
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
+from onnxprune.clock import Clock
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.errors import BudgetError, InputError
 from onnxprune.importance.base import Progress, Scores, no_progress
@@ -114,7 +115,7 @@ def sweep(
     """
     points, config = points or SweepConfig(), config or PruneConfig()
     targets = budgets_of(points)
-    clock = pipeline.Clock(progress)
+    clock = Clock(progress)
     prepared = pipeline.prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     measured_on = prepared.data
     if evaluation is not None:
@@ -179,10 +180,9 @@ def _at(
     progress: Progress,
 ) -> PruneResult:
     """The result at one budget."""
-    clock = pipeline.Clock()
+    clock = Clock()
     config = replace(config, targets=(target,), threshold=None, max_drop=None)
-    with clock.stage("allocate"):
-        decision = pipeline.decide(prepared, scores, config, progress)
+    decision = pipeline.decide(prepared, scores, config, clock, progress)
     plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     smaller = pipeline.shrink(prepared, decision.removed, config, clock, progress)
     return pipeline.finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)

@@ -5,7 +5,7 @@ happens jointly differs between networks, and so does the power of the curves wh
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from onnxprune import pipeline
 from onnxprune.allocation.decide import Decision
 from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
+from onnxprune.clock import Clock
 from onnxprune.config import PruneConfig
 from onnxprune.evaluation.outputs import divergence, output_kind
 from onnxprune.importance.base import Progress, no_progress
@@ -29,7 +30,7 @@ def worthwhile(prepared: pipeline.Prepared, config: PruneConfig) -> bool:
 
 
 def best(
-    prepared: pipeline.Prepared, decisions: Iterable[Decision], config: PruneConfig, progress: Progress = no_progress
+    prepared: pipeline.Prepared, decisions: Sequence[Decision], config: PruneConfig, progress: Progress = no_progress
 ) -> Decision:
     """The decision whose repaired model's outputs are nearest to the original's on rows it was not fitted to.
 
@@ -39,25 +40,26 @@ def best(
         config: options of the repair.
         progress: told of trials.
     """
-    different = list({decision.removed.tobytes(): decision for decision in decisions}.values())
-    if len(different) == 1:
-        return different[0]
+    different: dict[bytes, Decision] = {}
+    for decision in decisions:
+        different.setdefault(decision.removed.tobytes(), decision)
+    decisions = list(different.values())
+    if len(decisions) == 1:
+        return decisions[0]
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
     kind = output_kind(prepared.model, prepared.view)
     reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
     own = dataclasses.replace(config, distill=0)
     losses = []
-    for number, decision in enumerate(different):
-        smaller = pipeline.shrink(
-            dataclasses.replace(prepared, data=fit), decision.removed, own, pipeline.Clock(), no_progress
-        )
+    for number, decision in enumerate(decisions):
+        smaller = pipeline.shrink(dataclasses.replace(prepared, data=fit), decision.removed, own, Clock(), no_progress)
         outputs = collect(smaller, held_out, kind.outputs, threads=config.threads)
         losses.append(divergence(reference, outputs, kind))
-        progress("trials", number + 1, len(different))
-    chosen = different[int(np.argmin(losses))]
+        progress("trials", number + 1, len(decisions))
+    chosen = decisions[int(np.argmin(losses))]
     note = (
-        f"of {len(different)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"of {len(decisions)} allocations that were tried, the one was taken whose outputs differ least from the "
         f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
     )
     return dataclasses.replace(chosen, notes=(*chosen.notes, note))

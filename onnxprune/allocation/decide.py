@@ -95,6 +95,7 @@ def by_threshold(
     """Remove units whose score is below a fixed value, or below their group's mean.
 
     The best unit of each group stays; counts are rounded up to multiples of `round_to` or to the next allowed width.
+    What goes without loss goes whatever the threshold.
 
     Raises:
         InputError: the threshold is neither a number in [0, 1] nor "mean".
@@ -106,14 +107,40 @@ def by_threshold(
         if is_kept(group, config.keep):
             continue
         limit = float(score.scores.mean()) if fixed is None else fixed
-        kept = max(1, int(np.count_nonzero(score.scores >= limit)))
-        kept = min(len(group), -(-kept // multiple(config)) * multiple(config))
-        if allowed is not None:
-            kept = int(allowed[index][np.searchsorted(allowed[index], kept)])
-        order = np.argsort(score.scores, kind="stable")
+        values = score.scores.copy()
+        values[score.order[: score.free]] = -1.0
+        kept = _width(
+            int(np.count_nonzero(values >= limit)), group, config, None if allowed is None else allowed[index]
+        )
+        order = np.argsort(values, kind="stable")
         removed[group.units[order[: len(group) - kept]]] = True
         damage += float(score.damage[kept])
     return Decision(removed, ProgramReport("none"), {}, damage)
+
+
+def without_loss(
+    space: PruneSpace, free: Ids, config: PruneConfig, *, allowed: Mapping[int, np.ndarray] | None = None
+) -> Decision:
+    """Remove what goes without loss, as far as `round_to` and the allowed widths let it.
+
+    Args:
+        space: the analysed model.
+        free: `(units,)` True where a unit goes without loss.
+        config: `round_to`.
+        allowed: the widths that groups may be given, by group index.
+    """
+    removed = space.none_removed()
+    for index, group in enumerate(space.groups):
+        gone = group.units[free[group.units]]
+        kept = _width(len(group) - len(gone), group, config, None if allowed is None else allowed[index])
+        removed[gone[: len(group) - kept]] = True
+    return Decision(removed, ProgramReport("none"), {}, 0.0)
+
+
+def _width(least: int, group: Group, config: PruneConfig, allowed: np.ndarray | None) -> int:
+    """The smallest width from `least` on that a group may be given."""
+    kept = min(len(group), -(-max(1, least) // multiple(config)) * multiple(config))
+    return kept if allowed is None else int(allowed[np.searchsorted(allowed, kept)])
 
 
 def is_kept(group: Group, patterns: Sequence[str]) -> bool:

@@ -42,12 +42,13 @@ def score(
     check_output(files.json, [model, files.data], "--json")
 
     from onnxprune import pipeline
+    from onnxprune.clock import Clock
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
 
     with terminal.progress() as progress:
-        clock = pipeline.Clock(progress)
+        clock = Clock(progress)
         prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = pipeline.score(prepared, config, progress=progress)

@@ -70,10 +70,12 @@ def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
     once for each layer that consumes the group: a residual stream is seen by many.
 
     Args:
-        context: the space.
+        context: the space; what goes without loss counts for nothing.
         energy: `(units,)`, at least 0.
         power: 2 where energies are squares.
     """
+    if context.free is not None:
+        energy = np.where(context.free, 0.0, energy)
     groups = []
     for group in context.space.groups:
         own = energy[group.units]

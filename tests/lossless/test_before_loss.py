@@ -1,0 +1,201 @@
+"""What can go without loss goes first, whatever the scorer, the budget or the threshold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redundant import WEIGHTS, assert_same, build, constant, never_positive, silent, twins
+
+from onnxprune import pipeline
+from onnxprune.calibration.runner import Runner
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.graph.load import load
+from onnxprune.graph.model import to_proto
+from onnxprune.graph.remove import masked
+from onnxprune.importance.base import GroupScore
+from onnxprune.result import PrunePlan, PruneResult
+
+IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "snip")
+
+
+def wasteful(weights):
+    """Five units of the first group and one of the second need not be there."""
+    silent(weights)
+    twins(weights)
+    constant(weights)
+    weights["bias"][0], weights["scale"][0] = -2.0, 0.0
+    never_positive(weights)
+    weights["w0"][[2, 5]] *= 50.0  # the norm of what is never seen says nothing
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((80, 3, 6, 6)).astype(np.float32)
+
+
+def run(change, images, **options) -> tuple[PruneResult, PruneResult]:
+    """A run, and one that removes only what goes without loss."""
+    proto = build(0, change)
+    return pipeline.prune(proto, images, **options), pipeline.prune(proto, lossless=True)
+
+
+def is_among(fewer: PruneResult, more: PruneResult) -> bool:
+    return all({*units} <= {*more.plan.removed.get(group, ())} for group, units in fewer.plan.removed.items())
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE)
+def test_a_budget_that_it_meets_alone_costs_nothing(images, importance, tmp_path):
+    if importance == "snip":
+        pytest.importorskip("torch")
+    proto = build(0, wasteful)
+    alone = pipeline.prune(proto, lossless=True)
+    assert sum(map(len, alone.plan.removed.values())) == 6
+    for target in (alone.after.macs, 1.0):
+        found = pipeline.prune(proto, images, targets=f"macs={target}", importance=importance, repair=False)
+        found.save(tmp_path / "out.onnx")
+        assert found.plan.removed == alone.plan.removed
+        assert found.after == alone.after
+        assert_same(load(proto), found.model)
+        assert "6 units went without loss: 5 constant for every input, 1 equal to another unit" in found.notes
+        assert "lossless" in found.timings
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE)
+@pytest.mark.parametrize("budget", [{"targets": "macs=0.2"}, {"threshold": "0"}, {"threshold": "mean"}])
+def test_it_is_always_among_what_goes(images, importance, budget):
+    if importance == "snip":
+        pytest.importorskip("torch")
+    found, alone = run(wasteful, images, importance=importance, repair=False, **budget)
+    assert is_among(alone, found)
+    if budget == {"threshold": "0"}:
+        assert found.plan.removed == alone.plan.removed
+
+
+def test_largest_norms_do_not_keep_what_is_never_seen(images):
+    prepared = pipeline.prepare(build(0, wasteful), images, PruneConfig(importance="magnitude"), PreprocessConfig())
+    first = pipeline.score(prepared, PruneConfig(importance="magnitude")).groups[0]
+    assert {*first.order[:5]} == {0, 2, 4, 5, 6}
+    assert not first.scores[[0, 2, 4, 5, 6]].any()
+    assert not first.damage[3:].any()
+    assert first.damage[2] > 0
+    # The largest of the others sets the scale.
+    assert first.scores.max() == 1.0
+
+
+def test_repair_finds_nothing_to_do(images):
+    found, alone = run(wasteful, images, targets="macs=1.0")
+    assert found.plan.removed == alone.plan.removed
+    assert_same(load(build(0, wasteful)), found.model)
+
+
+def test_repair_aims_at_the_original_behind_a_merged_unit(images):
+    proto = build(0, wasteful)
+    results = [pipeline.prune(proto, images, targets="macs=0.25", repair=repair) for repair in (False, True)]
+    wanted = Runner(load(proto), threads=1).run_feed({"x": images})["y"]
+    plain, repaired = (
+        np.square(Runner(r.model, threads=1).run_feed({"x": images})["y"] - wanted).sum() for r in results
+    )
+    assert results[0].plan.removed == results[1].plan.removed
+    assert repaired < plain
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize(("target", "round_to"), [("macs=0.3", 1), ("macs=0.45", 4), ("macs=1.0", 4)])
+def test_a_plan_gives_the_same_file(images, repair, target, round_to):
+    options = {"repair": repair, "round_to": round_to}
+    first, _ = run(wasteful, images, targets=target, importance="magnitude", **options)
+    again, _ = run(wasteful, images, plan=PrunePlan.from_json(first.plan.to_json()), **options)
+    assert again.proto.SerializeToString(deterministic=True) == first.proto.SerializeToString(deterministic=True)
+    assert again.notes == first.notes
+
+
+def test_a_plan_that_takes_one_of_two_twins_loses_nothing():
+    proto = build(1, twins)
+    other = pipeline.prune(proto, lossless=True)
+    for taken in (3, 6):
+        plan = replace(other.plan, removed=dict.fromkeys(other.plan.removed, (taken,)))
+        assert_same(load(proto), pipeline.prune(proto, plan=plan).model)
+
+
+@pytest.mark.parametrize("budget", [{"targets": "macs=1.0"}, {"threshold": "0"}, {"lossless": True}])
+def test_what_may_not_go_stays_as_it_was(images, budget):
+    proto = build(0, wasteful)
+    whole = load(proto)
+    names = [group.name for group in pipeline.prepare(proto, None, PruneConfig(), PreprocessConfig()).space.groups]
+    options = {"importance": "magnitude", "repair": False, **budget}
+    kept = pipeline.prune(proto, images, keep=(f"^{names[0]}$",), **options)
+    assert [group.kept for group in kept.groups] == [8, 5]
+    assert np.array_equal(kept.model.constants["b1"], np.delete(whole.constants["b1"], 1))
+    # 3 of 8 would be left; the next multiple of 4 is 4, and of 6 the next to 5 is 6.
+    rounded = pipeline.prune(proto, images, round_to=4, **options)
+    assert [group.kept for group in rounded.groups] == [4, 6]
+    assert "4 units went without loss" in rounded.notes[0]
+    for result in (kept, rounded):
+        assert_same(whole, result.model)
+
+
+def test_where_nothing_is_found_nothing_is_said(images):
+    found, alone = run(lambda weights: None, images, targets="macs=0.6", importance="magnitude", repair=False)
+    assert not alone.plan.removed
+    assert not any("without loss" in note for note in (*found.notes, *alone.notes))
+
+
+def test_a_floor_that_nothing_else_meets_leaves_it(images):
+    proto = build(0, wasteful)
+    many = np.random.default_rng(1).standard_normal((4000, 3, 6, 6)).astype(np.float32)
+    found = pipeline.prune(
+        proto, images, evaluation=many, max_drop=0.0, importance="random", repair=False, allow_overlap=True
+    )
+    assert found.plan.removed == pipeline.prune(proto, lossless=True).plan.removed
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["random", "magnitude"]),
+    st.floats(0.1, 1.0),
+    st.integers(1, 3),
+    st.integers(0, 1),
+)
+def test_costs_are_exact_and_outputs_those_of_the_oracle(seed, importance, share, round_to, pads):
+    rng = np.random.default_rng(seed)
+
+    def change(weights):
+        for name in WEIGHTS:
+            if rng.random() < 0.5 and name != "var":
+                weights[name][rng.integers(len(weights[name]))] = 0.0
+        if rng.random() < 0.6:
+            twins(weights)
+        if rng.random() < 0.6:
+            silent(weights)
+
+    proto = build(pads, change)
+    config = PruneConfig(importance=importance, repair=False, round_to=round_to, seed=seed)
+    prepared = pipeline.prepare(proto, None, config, PreprocessConfig())
+    least = prepared.space.costs(prepared.space.removal({g.name: range(1, len(g)) for g in prepared.space.groups}))
+    target = max(share, least.macs / prepared.before.macs if round_to == 1 else 0.7)
+    result = pipeline.prune(proto, config=config, targets=f"macs={target}")
+    removed = prepared.space.removal(result.plan.removed)
+    assert prepared.space.costs(removed).macs == result.after.macs
+    exact = pipeline.exactly(prepared, removed, pipeline.Clock())
+    assert_same(load(proto), exact.model)
+    assert_same(masked(exact.model, prepared.view, prepared.space, removed), load(to_proto(result.model)))
+    if round_to == 1:
+        assert is_among(pipeline.prune(proto, lossless=True), result)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9))
+def test_others_add_what_they_added(seed, units):
+    rng = np.random.default_rng(seed)
+    energy, free = rng.random(units), rng.random(units) < 0.4
+    free[rng.integers(units)] = False
+    order = np.argsort(energy)
+    damage = np.concatenate([[0.0], np.cumsum(energy[order])])[::-1]
+    found = GroupScore("g", order, energy, damage).with_free(free)
+    assert sorted(found.order) == list(range(units))
+    assert {*found.order[: found.free]} == {*np.flatnonzero(free)}
+    for kept in range(1, units + 1):
+        gone = found.order[: units - kept]
+        np.testing.assert_allclose(found.damage[kept], energy[gone][~free[gone]].sum(), atol=1e-12)
