@@ -181,7 +181,7 @@ def _at(
 ) -> PruneResult:
     """The result at one budget."""
     clock = Clock()
-    config = replace(config, targets=(target,), threshold=None, max_drop=None)
+    config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
     decision = pipeline.decide(prepared, scores, config, clock, progress)
     plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     smaller = pipeline.shrink(prepared, decision.removed, config, clock, progress)

@@ -51,12 +51,13 @@ def best(
     kind = output_kind(prepared.model, prepared.view)
     reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
     own = dataclasses.replace(config, distill=0)
-    losses = []
-    for number, decision in enumerate(decisions):
+    losses: list[float] = []
+    for decision in decisions:
+        progress("trials", len(losses), len(decisions))
         smaller = pipeline.shrink(dataclasses.replace(prepared, data=fit), decision.removed, own, Clock(), no_progress)
         outputs = collect(smaller, held_out, kind.outputs, threads=config.threads)
         losses.append(divergence(reference, outputs, kind))
-        progress("trials", number + 1, len(decisions))
+    progress("trials", len(decisions), len(decisions))
     chosen = decisions[int(np.argmin(losses))]
     note = (
         f"of {len(decisions)} allocations that were tried, the one was taken whose outputs differ least from the "

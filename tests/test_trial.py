@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.allocation.decide import Decision
+from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.runner import collect
-from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.clock import Clock
+from onnxprune.config import PreprocessConfig, PruneConfig, Target
 from onnxprune.evaluation.outputs import divergence, output_kind
-from onnxprune.pipeline import Prepared, prepare
+from onnxprune.importance.base import no_progress
+from onnxprune.pipeline import Prepared, decide, prepare, score
 from onnxprune.result import ProgramReport
 from onnxprune.trial import best, worthwhile
 
@@ -79,4 +81,36 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
     tried, plain = run((3.0,)), run(())
     assert any("of 2 allocations" in note for note in tried.notes)
     assert not any("allocations" in note for note in plain.notes)
+    assert tried.timings["trials"] > tried.timings["remove"]
+    assert "trials" not in plain.timings
     assert lost(tried) <= lost(plain)
+
+
+def test_the_other_allocations_and_their_repair_are_no_part_of_the_first(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PruneConfig(targets=(Target("params", 0.5),))
+    scores = replace(score(prepared, replace(config, importance="magnitude")), powers=(0.2, 5.0))
+    stages: list[str] = []
+    clock = Clock(lambda stage, done, total: stages.append(stage) if (done, total) == (0, 0) else None)
+
+    def solve(*given: object, **options: object) -> Decision:
+        stages.append("solve")
+        return by_budget(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("onnxprune.pipeline.by_budget", solve)
+    steps: list[tuple[str, int, int]] = []
+    found = decide(prepared, scores, config, clock, lambda *step: steps.append(step))
+    assert stages == ["allocate", "solve", "trials", "solve", "solve"]
+    assert [*clock.seconds] == ["allocate", "trials"]
+    assert any("allocations" in note for note in found.notes)
+    assert steps[0] == ("trials", 0, steps[0][2])
+    assert steps[-1] == ("trials", steps[0][2], steps[0][2])
+    decide(prepared, scores, replace(config, repair=False), clock, no_progress)
+    assert stages[5:] == ["allocate", "solve"]
+
+
+def test_of_equal_decisions_the_first_is_reported(prepared: Prepared) -> None:
+    first, again = without(prepared, 3), replace(without(prepared, 3), damage=7.0)
+    found = best(prepared, [first, again, without(prepared, 5)], PruneConfig())
+    assert found.damage != 7.0

@@ -14,7 +14,7 @@ from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, option
 from onnxprune.errors import InputError
 
-NOT_FOR_SWEEPS = ("targets", "max_drop", "allow_overlap", "threshold")
+NOT_FOR_SWEEPS = ("targets", "max_drop", "allow_overlap", "threshold", "lossless")
 
 
 @dataclass(frozen=True, slots=True)

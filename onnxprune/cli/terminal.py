@@ -106,10 +106,14 @@ class Terminal:
         )
         with Progress(*columns, console=self.console, transient=True) as bars:
             tasks = {}
+            totals: dict[str, int] = {}
 
             def step(stage: str, done: int, total: int) -> None:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(stage, total=total or None)
+                if (done, total) == (1, 1):  # the end of a stage, which may have counted steps of its own
+                    done = total = totals.get(stage) or 1
+                totals[stage] = total
                 bars.update(tasks[stage], completed=done, total=total or None)
 
             yield step
