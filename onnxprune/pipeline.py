@@ -362,6 +362,7 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
         removed=removed,
         changed=fitted and (config.repair or config.distill > 0),
         feed=None if prepared.data is None else make_feed(prepared.model, data=prepared.data),
+        original=prepared.model if exact.found else None,
     )
 
 

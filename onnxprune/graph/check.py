@@ -73,13 +73,14 @@ class RemovalCheck:
     """A check for `graph.save.save`.
 
     Attributes:
-        model: the original.
+        model: what units were removed from: the original, or one of the same outputs.
         graph: its view.
         space: its analysis.
         removed: `(units,)` what was removed.
         changed: whether weights were changed after removal (repair, fine-tuning): then the plain removal is held
             against the oracle, and of the file only shapes, types and finite values are asked.
         feed: inputs to compare on; random ones by default.
+        original: the model that `model` must have the outputs of; None where it is the same one.
     """
 
     model: Model
@@ -88,6 +89,7 @@ class RemovalCheck:
     removed: Ids
     changed: bool = True
     feed: Feed | None = None
+    original: Model | None = None
 
     def __call__(self, path: Path) -> None:
         """Check a written file.
@@ -100,6 +102,8 @@ class RemovalCheck:
             runs(path, self.model, self.feed)
             return
         feed, original = found
+        if self.original is not None:
+            self._moved_rightly(self.original, original, feed)
         for optimise in (False, True):
             outputs = _run(_session(path, self.model.name, optimise=optimise), feed, self.model.name)
             self._same_form(outputs, original)
@@ -119,6 +123,16 @@ class RemovalCheck:
             except ModelError:
                 continue
         return None
+
+    def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed) -> None:
+        """Weights that took over what units without loss contributed leave the outputs as they were."""
+        wanted = _run(_session(to_proto(before).SerializeToString(), before.name), feed, before.name)
+        rounds = any(node.op_type in _STEPS for node in self.graph.nodes)
+        if not rounds and not all(_close(outputs[name], wanted[name], wanted[name]) for name in wanted):
+            raise ModelError(
+                f"{before.name}: removing constant and equal units would change the outputs; please report, and freeze "
+                "them with --keep"
+            )
 
     def _same_form(self, outputs: Outputs, original: Outputs) -> None:
         for name, wanted in original.items():

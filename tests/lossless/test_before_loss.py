@@ -11,10 +11,12 @@ from redundant import WEIGHTS, assert_same, build, constant, never_positive, sil
 from onnxprune import pipeline
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.graph.remove import masked
 from onnxprune.importance.base import GroupScore
+from onnxprune.lossless import lossless
 from onnxprune.result import PrunePlan, PruneResult
 
 IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "snip")
@@ -134,6 +136,18 @@ def test_what_may_not_go_stays_as_it_was(images, budget):
     assert "4 units went without loss" in rounded.notes[0]
     for result in (kept, rounded):
         assert_same(whole, result.model)
+
+
+def test_a_file_whose_moved_weights_are_wrong_is_refused(images, tmp_path, monkeypatch):
+    def wrong(*given):
+        found = lossless(*given)
+        return replace(found, model=found.model.with_constants({"b1": found.model.constants["b1"] + 1.0}))
+
+    monkeypatch.setattr(pipeline, "lossless", wrong)
+    result = pipeline.prune(build(0, wasteful), images, targets="macs=0.5", importance="magnitude", repair=False)
+    with pytest.raises(ModelError, match="constant and equal units"):
+        result.save(tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_nothing_is_found_nothing_is_said(images):
