@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redundant import WEIGHTS, assert_same, build, constant, never_positive, silent, twins
 
-from onnxprune import pipeline
+from onnxprune import floor, pipeline
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import PreprocessConfig, PruneConfig
-from onnxprune.errors import ModelError
+from onnxprune.errors import AccuracyError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.graph.remove import masked
@@ -19,7 +19,7 @@ from onnxprune.importance.base import GroupScore
 from onnxprune.lossless import lossless
 from onnxprune.result import PrunePlan, PruneResult
 
-IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "snip")
+IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "oamip", "snip")
 
 
 def wasteful(weights):
@@ -156,13 +156,17 @@ def test_where_nothing_is_found_nothing_is_said(images):
     assert not any("without loss" in note for note in (*found.notes, *alone.notes))
 
 
-def test_a_floor_that_nothing_else_meets_leaves_it(images):
-    proto = build(0, wasteful)
-    many = np.random.default_rng(1).standard_normal((4000, 3, 6, 6)).astype(np.float32)
-    found = pipeline.prune(
-        proto, images, evaluation=many, max_drop=0.0, importance="random", repair=False, allow_overlap=True
-    )
+@pytest.mark.parametrize("resolution", [0.01, 0.3])
+def test_a_floor_that_nothing_else_meets_leaves_it(images, monkeypatch, resolution):
+    # The coarser search ends at 75 % of the multiply-adds, far below what goes without loss.
+    monkeypatch.setattr(floor, "_RESOLUTION", resolution)
+    proto, rng = build(0, never_positive), np.random.default_rng(1)
+    varied = (rng.standard_normal((4000, 3, 6, 6)) + rng.normal(0, 10, (4000, 3, 1, 1))).astype(np.float32)
+    options = {"evaluation": varied, "max_drop": 0.0, "importance": "random", "repair": False}
+    found = pipeline.prune(proto, images, **options)
     assert found.plan.removed == pipeline.prune(proto, lossless=True).plan.removed
+    with pytest.raises(AccuracyError, match="no smaller model"):
+        pipeline.prune(build(0, lambda weights: None), images, **options)
 
 
 @settings(max_examples=40)
