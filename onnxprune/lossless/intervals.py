@@ -113,42 +113,41 @@ def _product(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
     """
     groups, width, outputs = matrix.shape
     least, most = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
+    bounded = np.argwhere(~_unbounded(matrix, low, high))
     step = max(1, _AT_ONCE // max(1, width))
-    for group in range(groups):
-        bounded = np.flatnonzero(~_unbounded(matrix[group], low[group], high[group]))
-        for start in range(0, len(bounded), step):
-            columns = bounded[start : start + step]
-            part = matrix[group][:, columns].astype(np.float64)
-            least[group, columns], most[group, columns] = _summed(part, low[group], high[group])
+    for start in range(0, len(bounded), step):
+        group, output = bounded[start : start + step].T
+        weights = matrix[group, :, output].astype(np.float64)
+        least[group, output], most[group, output] = _summed(weights, low[group], high[group])
     return least.reshape(-1), most.reshape(-1)
 
 
 def _unbounded(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """`(C,)` outputs that may be anything, which a few weights show where inputs have no bounds."""
-    down, up = np.zeros((2, matrix.shape[1]), bool)
-    below, above = np.isneginf(low)[:, None], np.isposinf(high)[:, None]
-    for start in range(0, len(matrix), _ROWS):
+    """`(groups, C)` outputs that may be anything, which a few weights show where inputs have no bounds."""
+    down, up = np.zeros((2, len(matrix), matrix.shape[2]), bool)
+    below, above = np.isneginf(low)[:, :, None], np.isposinf(high)[:, :, None]
+    for start in range(0, matrix.shape[1], _ROWS):
         rows = slice(start, start + _ROWS)
-        if not (below[rows].any() or above[rows].any()):
+        if not (below[:, rows].any() or above[:, rows].any()):
             continue
-        positive, negative = matrix[rows] > 0, matrix[rows] < 0
-        up |= ((positive & above[rows]) | (negative & below[rows])).any(axis=0)
-        down |= ((positive & below[rows]) | (negative & above[rows])).any(axis=0)
+        positive, negative = matrix[:, rows] > 0, matrix[:, rows] < 0
+        up |= ((positive & above[:, rows]) | (negative & below[:, rows])).any(axis=1)
+        down |= ((positive & below[:, rows]) | (negative & above[:, rows])).any(axis=1)
         if (up & down).all():
             break
     return np.asarray(up & down)
 
 
-def _summed(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`_product` of one group, `(K, C)`, all at once."""
+def _summed(weights: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds `(n,)` of `n` sums of inputs times weights, all `(n, K)`."""
     with np.errstate(invalid="ignore"):
-        at_low, at_high = low[:, None] * matrix, high[:, None] * matrix
-    hidden = matrix == 0
+        at_low, at_high = low * weights, high * weights
+    hidden = weights == 0
     at_low[hidden], at_high[hidden] = 0.0, 0.0
-    least = np.minimum(at_low, at_high).sum(axis=0)
-    most = np.maximum(at_low, at_high).sum(axis=0)
+    least = np.minimum(at_low, at_high).sum(axis=1)
+    most = np.maximum(at_low, at_high).sum(axis=1)
     # The two sums may differ by rounding only where they are really equal.
-    return least, np.where((at_low == at_high).all(axis=0), least, most)
+    return least, np.where((at_low == at_high).all(axis=1), least, most)
 
 
 def _shift(node: Node, layer: Layer, value: _Values, width: int) -> np.ndarray | None:
