@@ -21,7 +21,9 @@ from onnxprune.calibration.columns import to_matrix
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
 from onnxprune.repair.ridge import Correction
 
-_STEPS = 400
+_STEPS = 400  # with few calibration rows; with more of them more are worth their time
+_MOST_STEPS = 800
+_STEPS_PER_ROW = 0.4
 _LEAST_STEPS = 100
 _ROWS = 256  # a step
 _RATE = 0.04  # of the root mean square of each weight
@@ -176,20 +178,22 @@ def fit_pair(
     return Correction(weight, bias), Correction(second, shift)
 
 
-def steps_for(pair: Pair, width: int, shape: tuple[int, ...]) -> int:
+def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:
     """Number of steps that a pair is worth: fewer where products take long, none where those would be too few.
 
     Args:
         pair: the two layers.
         width: columns of one of the producer's groups.
         shape: of the consumer's output.
+        rows: number of calibration rows.
     """
     consumer = pair.consumer.layer
     tile = tile_of(consumer, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
     outputs, kernel = tile.reads.shape
     made, wide = len(pair.producer.slope), len(pair.consumer.slope)
     products = tile.places.shape[1] / outputs * width * made + kernel * made * wide
-    steps = int(min(_STEPS, _OPERATIONS / (6 * products * _ROWS)))
+    wanted = np.clip(_STEPS_PER_ROW * rows, _STEPS, _MOST_STEPS)
+    steps = int(min(wanted, _OPERATIONS / (6 * products * _ROWS)))
     return steps if steps >= _LEAST_STEPS else 0
 
 

@@ -91,7 +91,7 @@ def repair(
     sweep = _Sweep(
         Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
         _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
-        _worthwhile(find_pairs(points, pruned_graph), pruned, pruned_space),
+        _worthwhile(find_pairs(points, pruned_graph), pruned, pruned_space, len(data)),
         config.seed,
         cache,
     )
@@ -235,12 +235,12 @@ def _rows(
     return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
 
 
-def _worthwhile(pairs: Mapping[str, Pair], model: Model, space: PruneSpace) -> dict[str, tuple[Pair, int]]:
+def _worthwhile(pairs: Mapping[str, Pair], model: Model, space: PruneSpace, rows: int) -> dict[str, tuple[Pair, int]]:
     """The pairs that are not too large to be fitted, with the number of steps for each."""
     found = {}
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, model.constants[pair.producer.layer.weight]).shape[1]
-        if steps := steps_for(pair, width, space.facts.shapes[pair.consumer.tensor]):
+        if steps := steps_for(pair, width, space.facts.shapes[pair.consumer.tensor], rows):
             found[node] = (pair, steps)
     return found
 

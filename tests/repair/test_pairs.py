@@ -133,12 +133,12 @@ def test_a_pair_that_held_out_rows_disagree_with_is_left_alone() -> None:
 
 def test_layers_whose_products_take_long_get_fewer_steps_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = only_pair(dense())
-    assert steps_for(pair, 6, (240, 3)) == 400
+    assert [steps_for(pair, 6, (240, 3), rows) for rows in (240, 1500, 9000)] == [400, 600, 800]
     # 6 * 8 and 8 * 3 products a row, three times (forward and two gradients), two operations each, 256 rows a step.
     monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 200 * 72 * 6 * 256)
-    assert steps_for(pair, 6, (240, 3)) == 200
+    assert steps_for(pair, 6, (240, 3), 240) == 200
     monkeypatch.setattr("onnxprune.repair.pair_fit._OPERATIONS", 99 * 72 * 6 * 256)
-    assert steps_for(pair, 6, (240, 3)) == 0
+    assert steps_for(pair, 6, (240, 3), 240) == 0
 
 
 @MODELS
