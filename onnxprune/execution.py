@@ -189,7 +189,7 @@ def _load(stored: _Stored) -> Any:
 
 
 class _OneThread:
-    """Limits linear algebra to one thread while at least one task of this process runs."""
+    """Limits linear algebra to one thread while at least one block or task of this process is within."""
 
     def __init__(self) -> None:
         self._lock, self._running, self._limit = Lock(), 0, None
@@ -210,9 +210,10 @@ class _OneThread:
                 self._limit.restore_original_limits()
 
 
-_ONE_THREAD = _OneThread()
+ONE_THREAD = _OneThread()
+"""Context of small matrix products: threads that wait for each other cost more than they save."""
 
 
 def _alone(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with _ONE_THREAD:
+    with ONE_THREAD:
         return fn(*args, **kwargs)

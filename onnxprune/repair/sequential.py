@@ -6,6 +6,7 @@ branches could not.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
 from onnxprune.config import PruneConfig
+from onnxprune.execution import ONE_THREAD
 from onnxprune.graph.analysis import analyse
 from onnxprune.graph.fitpoint import FitPoint, schedule
 from onnxprune.graph.model import Model
@@ -36,6 +38,7 @@ _STEPS = 6
 _SAME = 1e-6
 _NOT_PRODUCT = 1e-2
 _PAIR_ROWS = 65536
+_WIDE = 1 << 17  # elements of a weight from which its products gain from several threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ def repair(
         cache,
     )
     for position, point in enumerate(points):
-        sweep.visit(position, point)
+        wide = pruned.constants[point.layer.weight].size >= _WIDE
+        with nullcontext() if wide else ONE_THREAD:
+            sweep.visit(position, point)
         progress("repair", position + 1, len(points))
     return sweep.replay.model
 
