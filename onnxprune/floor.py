@@ -1,6 +1,7 @@
 """The accuracy floor (`--max-drop`): checked on any result, or searched for by size where no budget is given."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import replace
 from math import ceil, log2
 
@@ -74,6 +75,7 @@ def smallest(
     config: PruneConfig,
     clock: Clock,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> tuple[Decision, Model]:
     """The model with the fewest multiply-adds whose metric stays within the floor.
 
@@ -87,6 +89,7 @@ def smallest(
         config: `max_drop` and all that shrinking takes.
         clock: times of the stages.
         progress: told of steps.
+        executor: where independent tasks run; by default where `config.executor` says.
 
     Raises:
         AccuracyError: not even the largest budget tried stays within the floor.
@@ -98,7 +101,7 @@ def smallest(
     for step in range(total):
         share = (low + high) / 2
         progress("search", step, total)
-        found = _at(share, prepared, scores, config, clock, progress)
+        found = _at(share, prepared, scores, config, clock, progress, executor)
         if found is None:  # below what can be reached
             low = share
             continue
@@ -112,7 +115,7 @@ def smallest(
             low = share
     progress("search", total, total)
     if best is None and prepared.exact.found:
-        best = _at(1.0, prepared, scores, config, clock, progress)
+        best = _at(1.0, prepared, scores, config, clock, progress, executor)
     if best is None:
         raise AccuracyError(
             f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
@@ -128,11 +131,12 @@ def _at(
     config: PruneConfig,
     clock: Clock,
     progress: Progress,
+    executor: Executor | None,
 ) -> tuple[Decision, Model] | None:
     """The model at a share of the multiply-adds; None where that cannot be reached."""
     own = replace(config, targets=(Target("macs", share),))
     try:
-        decision = pipeline.decide(prepared, scores, own, clock, progress)
+        decision = pipeline.decide(prepared, scores, own, clock, progress, executor)
     except BudgetError:
         return None
     return decision, pipeline.shrink(prepared, decision.removed, own, clock, progress)

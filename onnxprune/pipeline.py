@@ -140,7 +140,14 @@ def score(
     return scores.with_free(prepared.space, exact.removed) if exact.found else scores
 
 
-def decide(prepared: Prepared, scores: Scores, config: PruneConfig, clock: Clock, progress: Progress) -> Decision:
+def decide(
+    prepared: Prepared,
+    scores: Scores,
+    config: PruneConfig,
+    clock: Clock,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> Decision:
     """Choose the units that go, by targets or by threshold; between powers of the damage curves, by trial.
 
     Raises:
@@ -158,7 +165,7 @@ def decide(prepared: Prepared, scores: Scores, config: PruneConfig, clock: Clock
         return found
     with clock.stage("trials"):
         others = [solve(scores.raised(power)) for power in scores.powers]
-        return best(prepared, [found, *others], config, progress)
+        return best(prepared, [found, *others], config, progress, executor)
 
 
 def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Callable[[Scores], Decision]:
@@ -292,9 +299,9 @@ def prune(
             scores = score(prepared, config, executor, progress)
         if config.max_drop is not None and not config.targets and config.threshold is None:
             assert measured_on is not None  # checked above
-            decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress)
+            decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
         else:
-            decision = decide(prepared, scores, config, clock, progress)
+            decision = decide(prepared, scores, config, clock, progress, executor)
         plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     else:
         decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)

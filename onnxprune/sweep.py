@@ -128,7 +128,7 @@ def sweep(
     for number, target in enumerate(targets):
         progress("points", number, len(targets))
         try:
-            result = _at(target, prepared, scores, measured_on, config, progress)
+            result = _at(target, prepared, scores, measured_on, config, progress, executor)
         except BudgetError as error:
             missed[str(target)] = str(error)
             continue
@@ -178,11 +178,12 @@ def _at(
     measured_on: Dataset | None,
     config: PruneConfig,
     progress: Progress,
+    executor: Executor | None,
 ) -> PruneResult:
     """The result at one budget."""
     clock = Clock()
     config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
-    decision = pipeline.decide(prepared, scores, config, clock, progress)
+    decision = pipeline.decide(prepared, scores, config, clock, progress, executor)
     plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     smaller = pipeline.shrink(prepared, decision.removed, config, clock, progress)
     return pipeline.finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)

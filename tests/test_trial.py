@@ -114,3 +114,10 @@ def test_of_equal_decisions_the_first_is_reported(prepared: Prepared) -> None:
     first, again = without(prepared, 3), replace(without(prepared, 3), damage=7.0)
     found = best(prepared, [first, again, without(prepared, 5)], PruneConfig())
     assert found.damage != 7.0
+
+
+def test_trials_in_other_processes_come_to_the_same(prepared: Prepared) -> None:
+    decisions = [without(prepared, units) for units in (6, 3)]
+    here, elsewhere = (best(prepared, decisions, PruneConfig(executor=name)) for name in ("serial", "processes"))
+    assert here.notes == elsewhere.notes
+    assert np.array_equal(here.removed, elsewhere.removed)
