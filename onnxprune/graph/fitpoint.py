@@ -94,8 +94,9 @@ class _Values:
         return self._facts.folded.get(name) if value is None else value
 
     def is_own(self, name: str) -> bool:
-        """Whether a constant is stored and has one reader, so that it may change."""
-        return name in self._constants and len(self._graph.consumers.get(name, ())) == 1
+        """Whether a constant is stored and has one reader, so that it may change. A graph's output is read outside."""
+        readers = len(self._graph.consumers.get(name, ())) + (name in self._graph.outputs)
+        return name in self._constants and readers == 1
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._facts.shapes.get(name, ()))

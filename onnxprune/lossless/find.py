@@ -76,7 +76,7 @@ class _Work:
         self._points = {p.layer.node: p for p in schedule(graph, space, model.constants).points}
         self._uses = [_Use(mask, self._points.get(mask.node)) for mask in space.masks]
         self._matrices: dict[str, np.ndarray] = {}
-        self._shifts: dict[str, np.ndarray] = {}
+        self._biases: dict[str, np.ndarray] = {}
 
     def constants(self) -> int:
         """Move constant units into their consumers' biases, where these have one; how many there are."""
@@ -109,24 +109,18 @@ class _Work:
             for units in alike.values():
                 first = next((unit for unit in units if not self._among[unit]), units[0])
                 for unit in units:
-                    if unit != first and self._among[unit]:
-                        self._merge(places[unit], places[first])
+                    if unit != first and self._among[unit] and self._merge(places[unit], places[first]):
                         self.removed[unit] = True
                         count += 1
         return count
 
     def changed(self) -> dict[str, np.ndarray]:
         """The constants with everything moved."""
-        found = {}
+        constants = self._model.constants
+        found = {name: bias.astype(constants[name].dtype) for name, bias in self._biases.items()}
         for node, matrix in self._matrices.items():
             layer = self._points[node].layer
-            found[layer.weight] = from_matrix(layer, matrix, self._model.constants[layer.weight])
-        for node, shift in self._shifts.items():
-            point = self._points[node]
-            assert point.bias is not None
-            bias = found.get(point.bias, self._model.constants[point.bias])
-            step = shift * point.slope / point.bias_slope
-            found[point.bias] = (bias.astype(np.float64) + step.reshape(bias.shape)).astype(bias.dtype)
+            found[layer.weight] = from_matrix(layer, matrix, constants[layer.weight])
         return found
 
     def _places(self, fitting: list[np.ndarray]) -> dict[int, Places]:
@@ -148,31 +142,40 @@ class _Work:
         return found
 
     def _fold(self, at: Places, fixed: list[np.ndarray]) -> bool:
-        """Move a constant unit's contribution into biases; False where one is missing."""
-        moved: list[tuple[FitPoint, np.ndarray, np.ndarray]] = []
+        """Move a constant unit's contribution into biases; False where one is missing, or cannot hold it."""
+        biases: dict[str, np.ndarray] = {}
+        used: list[tuple[FitPoint, np.ndarray]] = []
         for number, where in at:
             values, point = fixed[number][:, where].reshape(-1), self._uses[number].point
             if not values.any():
                 continue
-            shift = None if point is None else self._shift(point, where, values)
-            if point is None or shift is None:
+            if point is None or point.bias is None or (step := self._step(point, where, values)) is None:
                 return False
-            moved.append((point, where, shift))
-        for point, where, shift in moved:
-            node = point.layer.node
-            self._shifts[node] = self._shifts.get(node, 0.0) + shift
+            constant = self._model.constants[point.bias]
+            bias = biases.get(point.bias, self._biases.get(point.bias, constant.astype(np.float64)))
+            biases[point.bias] = bias + step.reshape(bias.shape)
+            if not _can_hold(constant, biases[point.bias]):
+                return False
+            used.append((point, where))
+        self._biases |= biases
+        for point, where in used:
             self._matrix(point)[0, column_positions(point.layer, where)] = 0.0
         return True
 
-    def _merge(self, at: Places, into: Places) -> None:
-        """Give a unit's weights to another one."""
-        for (number, where), (_, target) in zip(at, into, strict=True):
+    def _merge(self, at: Places, into: Places) -> bool:
+        """Give a unit's weights to another one; False where their type cannot hold the sums."""
+        merged: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        for (number, where), (_, other) in zip(at, into, strict=True):
             point = self._uses[number].point
             assert point is not None  # it has numbers
-            matrix = self._matrix(point)
-            columns = column_positions(point.layer, where)
-            matrix[0, column_positions(point.layer, target)] += matrix[0, columns]
-            matrix[0, columns] = 0.0
+            matrix = self._matrix(point)[0]
+            columns, target = (column_positions(point.layer, places) for places in (where, other))
+            merged.append((matrix, columns, target, matrix[target] + matrix[columns]))
+            if not _can_hold(self._model.constants[point.layer.weight], merged[-1][-1]):
+                return False
+        for matrix, columns, target, weights in merged:
+            matrix[target], matrix[columns] = weights, 0.0
+        return True
 
     def _numbers(self, use: _Use, channels: Mapping[str, tuple[int, np.ndarray]]) -> np.ndarray:
         """`(n,)` a number for what each position carries, -1 where that is not known or weights are shared."""
@@ -182,15 +185,15 @@ class _Work:
         axis, numbers = channels.get(use.point.layer.input, (-1, unknown))
         return numbers if axis == use.point.layer.input_axis else unknown
 
-    def _shift(self, point: FitPoint, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-        """`(C,)` what constant channels add to the layer's output; None where that cannot go into a bias."""
+    def _step(self, point: FitPoint, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """`(C,)` change of the bias that stands for constant channels; None where none can."""
         window = point.layer.window
         uneven = window is not None and (point.layer.transposed or any(pad > 0 for pad in window.pads))
-        if uneven or point.bias is None or not point.bias_slope.all() or not self._is_plain(point):
+        if uneven or not point.bias_slope.all() or not self._is_plain(point):
             return None
         kernel = 1 if window is None else int(np.prod(window.kernel))
         columns = self._matrix(point)[0, column_positions(point.layer, places)]
-        return np.asarray(np.repeat(values, kernel) @ columns * point.gain)
+        return np.asarray(np.repeat(values, kernel) @ columns * point.gain * point.slope / point.bias_slope)
 
     def _is_plain(self, point: FitPoint) -> bool:
         """Whether the layer's weight is its own and it has one group."""
@@ -203,6 +206,12 @@ class _Work:
         if node not in self._matrices:
             self._matrices[node] = to_matrix(point.layer, self._model.constants[point.layer.weight]).copy()
         return self._matrices[node]
+
+
+def _can_hold(constant: np.ndarray, values: np.ndarray) -> bool:
+    """Whether values stay finite in a constant's type: half precision ends at 65504."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(constant.dtype)).all())
 
 
 def _constants(use: _Use, known: Mapping[str, Interval]) -> np.ndarray:

@@ -156,7 +156,7 @@ def _shift(node: Node, layer: Layer, value: _Values, width: int) -> np.ndarray |
         return None if node.input(2) else np.zeros(width)
     bias = value(layer.bias)
     beta = float(node.attributes.get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
-    if bias is None or bias.size not in (1, width):
+    if bias is None or (bias.size != 1 and bias.shape not in ((width,), (1, width))):
         return None
     return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (width,))
 
@@ -202,7 +202,7 @@ def _joined(parts: list[Interval | None], axis: int) -> Interval | None:
 def _arithmetic(node: Node, known: Mapping[str, Interval], value: _Values, space: PruneSpace) -> Interval | None:
     shape = space.facts.shapes.get(node.output(), ())
     axis = next((known[name].axis for name in node.inputs if name in known), None)
-    if axis is None or len(node.inputs) != 2:
+    if axis is None or axis >= len(shape) or len(node.inputs) != 2:
         return None
     sides = [_side(name, axis, shape, known, value, space) for name in node.inputs]
     if sides[0] is None or sides[1] is None:
@@ -225,7 +225,7 @@ def _side(
     name: str, axis: int, shape: tuple[int, ...], known: Mapping[str, Interval], value: _Values, space: PruneSpace
 ) -> Interval | None:
     """An operand's bounds per position of the result's axis."""
-    width = shape[axis] if len(shape) > axis else 0
+    width = shape[axis]
     array = value(name)
     if array is not None:
         full = array.astype(np.float64).reshape((1,) * (len(shape) - array.ndim) + array.shape)

@@ -134,7 +134,7 @@ class Numbering:
     def _arithmetic(self, node: Node) -> tuple[int, np.ndarray] | None:
         shape = self._space.facts.shapes.get(node.output(), ())
         axis = next((self.channels[name][0] for name in node.inputs if name in self.channels), None)
-        if axis is None or len(node.inputs) != 2:
+        if axis is None or axis >= len(shape) or len(node.inputs) != 2:
             return None
         sides = [self._side(name, axis, shape) for name in node.inputs]
         if any(side is None for side in sides):
