@@ -47,6 +47,7 @@ def solve(
 
     Raises:
         SolverError: SCIP ended without a solution (infeasible, or a limit was reached before the first).
+        KeyboardInterrupt: the user interrupted it.
     """
     from pyscipopt import Model
     from pyscipopt.scip import Expr, Term
@@ -88,6 +89,8 @@ def solve(
             model.setSolVal(first, variable, value)
         model.addSol(first)
     model.optimize()
+    if model.getStatus() == "userinterrupt":  # SCIP catches the signal, and would pass for done
+        raise KeyboardInterrupt
     if model.getNSols() == 0:
         raise SolverError(f"SCIP ended the {name} without a solution (status {model.getStatus()})")
     best = model.getBestSol()
