@@ -7,6 +7,7 @@ another order), and tasks draw nothing random of their own.
 import mmap
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Lock
+from signal import SIG_IGN, SIGINT, signal
+from threading import Lock, Thread
 from typing import Any
 
 from onnxprune.errors import InputError, OnnxPruneError
@@ -83,7 +86,7 @@ def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterat
         yield SerialExecutor()
     elif spec == "processes":
         try:
-            with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            with _processes(count) as pool:
                 yield pool
         except BrokenProcessPool as error:
             raise OnnxPruneError(
@@ -94,6 +97,36 @@ def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterat
             yield pool
     else:
         raise InputError(f"--executor {spec!r} is unknown; use auto, serial, processes or dask://HOST:PORT")
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    """Local processes that end with the block's error, or with this process, however it ends; else with their tasks."""
+    context = get_context("spawn")
+    held, line = context.Pipe(duplex=False)
+    with held, line, ProcessPoolExecutor(count, mp_context=context, initializer=_watch, initargs=(held,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            line.close()  # nobody wants what is still under way
+            raise
+
+
+def _watch(held: Connection) -> None:
+    """In a worker: end as soon as the other end of a pipe does, and clear away what was shared."""
+
+    def wait() -> None:
+        held.poll(None)
+        for folder in _OPENED:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
+    Thread(target=wait, daemon=True).start()
+
+
+_OPENED: set[Path] = set()
+"""Folders of what this worker was shared."""
 
 
 @contextmanager
@@ -182,6 +215,7 @@ def _store(value: Any, folder: Path) -> _Stored:
 
 @lru_cache(maxsize=1)
 def _load(stored: _Stored) -> Any:
+    _OPENED.add(stored.head.parent)
     with stored.arrays.open("rb") as file:
         mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     # Our own parent wrote the file, into a folder that only this user can enter.

@@ -3,11 +3,17 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pytest
 from residual import NETWORK, WEIGHTS
 
+import onnxprune
 from onnxprune import pipeline
 from onnxprune.config import PruneConfig
 from onnxprune.errors import InputError, OnnxPruneError
@@ -90,6 +96,75 @@ def test_a_process_s_first_task_has_one_thread():
 def test_a_dead_process_is_an_error_of_one_line():
     with pytest.raises(OnnxPruneError, match="worker process died"), open_executor("processes", 1) as pool:
         pool.submit(die).result()
+
+
+def test_what_is_under_way_ends_with_an_error_elsewhere():
+    """Ctrl-C waited for every task that had been handed out."""
+    futures = []
+
+    def interrupted(pool):
+        futures.extend(pool.submit(time.sleep, 20) for _ in range(3))
+        while not futures[0].running():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_executor("processes", 1) as pool:
+        interrupted(pool)
+    assert [type(future.exception()) for future in futures] == [BrokenProcessPool] * 3
+
+
+PARENT = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import numpy as np
+from test_execution import shows_itself
+from onnxprune.execution import open_executor, share
+
+if __name__ == "__main__":
+    with open_executor("processes", 2) as pool, share(pool, {{"a": np.arange(9.0)}}) as handle:
+        [pool.submit(shows_itself, handle, {shown!r}) for _ in range(2)]
+        time.sleep(120)
+"""
+
+
+def shows_itself(handle, shown):
+    shared(handle)
+    Path(shown, str(os.getpid())).touch()
+    time.sleep(120)
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_and_what_they_were_shared_end_with_their_parent(tmp_path, how):
+    """They waited for ever for a parent that was gone, and its temporary files stayed."""
+    shown, temporary = tmp_path / "shown", tmp_path / "temporary"
+    shown.mkdir()
+    temporary.mkdir()
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(folder=str(Path(__file__).parent), shown=str(shown)))
+    places = os.pathsep.join((str(Path(onnxprune.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": places}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    while len([*shown.iterdir()]) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    assert [*temporary.iterdir()]
+    parent.send_signal(how)
+    assert parent.wait() == -how
+    workers = [int(path.name) for path in shown.iterdir()]
+    for _ in range(600):
+        if not any(map(is_alive, workers)):
+            break
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    assert not [*temporary.iterdir()]
 
 
 @pytest.mark.parametrize("spec", ["threads", "dask:/nowhere", ""])
