@@ -36,11 +36,11 @@ _RIDGE = 3e-2
 _JOINT = 0.7
 _OTHER_JOINT = (0.5, 1.0)
 _HELD_OUT = 4  # every fourth row measures damage instead of moments
-_MOST_MEASURED = 192
+_MOST_MEASURED = 512
 _LEAST_MEASURED = 16
 _MOST_MACS = 8e12  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
 _MOST_PENDING = 32  # curves handed out at a time: each takes the weights of its variants along
-_WIDTHS = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
+_WIDTHS = (3 / 4, 1 / 2, 1 / 4)
 
 
 def score(context: ScoreContext) -> Scores:
