@@ -273,6 +273,11 @@ def prune(
     if isinstance(executor, str):
         options, executor = {**options, "executor": executor}, None
     config = with_options(config or PruneConfig(), options)
+    if config.lossless and (plan is not None or config.targets or config.threshold is not None or config.distill):
+        raise InputError(
+            "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
+            "--plan and --distill"
+        )
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess or PreprocessConfig(), clock)
     if config.distill:
@@ -287,10 +292,6 @@ def prune(
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None
     if config.lossless:
-        if plan is not None or config.targets or config.threshold is not None:
-            raise InputError(
-                "--lossless removes only what can go without loss; leave out --target, --threshold and --plan"
-            )
         allowed = _fast_widths(prepared, config, progress)
         decision = without_loss(prepared.space, prepared.exact.removed, config, allowed=allowed)
         plan = make_plan(prepared.space, decision.removed, "lossless", None)
