@@ -376,10 +376,8 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
 
 def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None) -> tuple[str, ...]:
     notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
-    kinds = {"constant for every input": exact.constant, "equal to another unit": exact.copies}
     if exact.found:
-        what = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-        notes.append(f"{several(exact.found, 'unit')} went without loss: {what}")
+        notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if measured_on is not None and measured_on is prepared.data:
         notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
     return tuple(dict.fromkeys(notes))

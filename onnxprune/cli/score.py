@@ -46,14 +46,17 @@ def score(
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
+    from onnxprune.report.text import several
 
     with terminal.progress() as progress:
         clock = Clock(progress)
         prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = pipeline.score(prepared, config, progress=progress)
-    if prepared.data is not None:
-        scores = replace(scores, notes=(*prepared.data.notes, *scores.notes))
+    notes = [] if prepared.data is None else [*prepared.data.notes]
+    if prepared.exact.found:
+        notes.append(f"{several(prepared.exact.found, 'unit')} can go without loss: {prepared.exact.kinds}")
+    scores = replace(scores, notes=(*notes, *scores.notes))
     terminal.show(score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: score_report(str(model), scores, config, clock.seconds, origin))

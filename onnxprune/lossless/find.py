@@ -36,6 +36,12 @@ class Lossless:
         """Number of units."""
         return self.constant + self.copies
 
+    @property
+    def kinds(self) -> str:
+        """How many there are of each kind, in words."""
+        kinds = {"constant for every input": self.constant, "equal to another unit": self.copies}
+        return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+
 
 Places = list[tuple[int, np.ndarray]]
 """Where a unit is used: numbers of uses, and positions in their masks."""

@@ -163,5 +163,10 @@ def _share(point: SweepPoint, cost: str) -> str:
 
 
 def _notes(found: SweepResult) -> list[str]:
-    """What the user should know, each once."""
-    return list(dict.fromkeys(note for point in found.points for note in point.result.notes))
+    """Every note once; where it is not about all points, with the budgets of those that it is about."""
+    about: dict[str, list[str]] = {}
+    for point in found.points:
+        for note in point.result.notes:
+            about.setdefault(note, []).append(str(point.target))
+    every = len(found.points)
+    return [note if len(targets) == every else f"{', '.join(targets)}: {note}" for note, targets in about.items()]

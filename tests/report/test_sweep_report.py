@@ -22,3 +22,13 @@ def test_a_sweep_over_latency_fits_the_schema(result) -> None:
     assert report["points"][0]["latency"]["ratio"] == 0.6
     untimed = dataclasses.replace(whole, points=(dataclasses.replace(point, result=result()),))
     jsonschema.validate(json.loads(to_text(sweep_report(untimed, [None]))), SCHEMA)
+
+
+def test_notes_name_the_budgets_that_they_are_about(result) -> None:
+    """Notes of single points, such as those on trials, stood side by side as if they were about the same model."""
+    notes = {0.9: ("all", "two"), 0.6: ("all",), 0.3: ("all", "two", "one")}
+    points = tuple(
+        SweepPoint(Target("macs", share), result(notes=own), None, {"macs": share}, 0.9) for share, own in notes.items()
+    )
+    report = sweep_report(SweepResult("m.onnx", "top1", 0.95, None, points, {}, {}), [None] * 3)
+    assert report["notes"] == ["all", "macs=0.9, macs=0.3: two", "macs=0.3: one"]
