@@ -3,7 +3,10 @@ import tomllib
 from pathlib import Path
 
 import jsonschema
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 
 def test_inspect(run, schema, lenet: Path) -> None:
@@ -61,6 +64,20 @@ def test_score(run, schema, lenet: Path) -> None:
         assert len(group["scores"]) == group["units"] == len(group["order"])
         assert all(0 <= score <= 1 for score in group["scores"])
         assert sorted(group["order"]) == list(range(group["units"]))
+
+
+def test_score_says_what_can_go_without_loss(run, lenet: Path, tmp_path: Path) -> None:
+    """Their scores of zero stood there without a reason."""
+    proto = onnx.load(lenet)
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("conv1."):
+            values = np.array(numpy_helper.to_array(tensor))
+            values[2] = -1.0 if tensor.name.endswith("bias") else 0.0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(proto, tmp_path / "silent.onnx")
+    done = run("score", tmp_path / "silent.onnx", "--importance", "magnitude", "--json", "-")
+    notes = json.loads(done.stdout)["notes"]
+    assert "1 unit can go without loss: 1 constant for every input" in notes
 
 
 def test_random_data_are_announced(run, lenet: Path, tmp_path: Path) -> None:
