@@ -16,6 +16,7 @@ from onnxprune.allocation.normal import NormalForm
 from onnxprune.programs import LinearProgram
 
 _ZERO = 1e-9
+_HOPELESS = 1e6  # solvers fail where costs differ by many orders more
 
 Grid = tuple[np.ndarray, ...]
 """Per group, ascending indices into `NormalForm.widths[g]`."""
@@ -71,7 +72,10 @@ def columns(form: NormalForm, sizes: Sequence[int]) -> int:
 
 
 def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
-    """Build the program on a grid, with damage divided by `scale`, which solvers' tolerances are relative to."""
+    """Build the program on a grid, with damage divided by `scale`, which solvers' tolerances are relative to.
+
+    A damage of `_HOPELESS` times the scale, the objective of some choice, stands for every larger one.
+    """
     from scipy.sparse import coo_array
 
     sizes = [len(points) for points in grid]
@@ -105,7 +109,8 @@ def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
     rows, cols, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
 
     c = np.zeros(product[-1])
-    c[: choice[-1]] = np.concatenate([damage[points] / scale for damage, points in zip(form.damage, grid, strict=True)])
+    damage = np.concatenate([values[points] for values, points in zip(form.damage, grid, strict=True)])
+    c[: choice[-1]] = np.minimum(damage / scale, _HOPELESS)
     ones = np.concatenate([np.ones(len(grid)), np.zeros(equalities - len(grid))])
     program = LinearProgram(
         c=c,

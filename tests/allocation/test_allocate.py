@@ -1,5 +1,6 @@
 """The allocation program against brute force, and its promises."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -132,3 +133,32 @@ def test_predicted_costs_are_those_of_the_written_model(kind, seed):
     written = analyse(remove(model, graph, space, removed)).costs()
     assert getattr(written, kind) == found.predicted[0]
     assert removed.any()
+
+
+@given(problems(), st.integers(0, 100_000))
+@settings(max_examples=25, deadline=None)
+def test_hopeless_widths_beside_harmless_ones_fail_no_solver(problem, seed):
+    """HiGHS gave up on damages of 1e-12 beside those of 1e3."""
+    rng = np.random.default_rng(seed)
+    steep = tuple(
+        curve * 10.0 ** np.linspace(rng.uniform(0, 9), rng.uniform(-16, 0), len(curve)) for curve in problem.damage
+    )
+    problem = replace(problem, damage=steep)
+    best = brute_force(problem)
+    assume(best is not None)
+    found = allocate(problem, gap=0.0)
+    assert found.objective == pytest.approx(best, rel=1e-3)
+    assert found.bound <= best * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("least", [1e-8, 1e-12, 1e-20])
+def test_damages_of_very_different_size_fail_no_solver(least):
+    """HiGHS gave up on costs of 1e9 times the objective, and SCIP takes 1e20 for infinite."""
+    first, second, third = np.geomspace(1e-7, least, 17), np.geomspace(1e-11, 1e-21, 25), np.full(33, 0.05)
+    first[13], first[14:], second[4:24], second[24] = 1e-12, 0.0, 1e-21, 0.0
+    third[:2], third[30:] = (2600.0, 1.5), 0.0
+    cost = CostPolynomial(0.0, {0: 1728.0, 2: 10.0}, {(0, 1): 576.0, (1, 2): 1.0})
+    found = allocate(AllocationProblem((first, second, third), (Budget("macs", cost, 124960.0),)))
+    assert found.kept[2] == 30
+    assert found.status == "optimal"
+    assert found.objective <= first[14] + second[4] * 1.001
