@@ -273,10 +273,10 @@ class PruneConfig:
 
 
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
-    """A config in which single fields have other values; `targets` may be text.
+    """A config in which single fields have other values; `targets` and `keep` may be text. Every value is checked.
 
     Raises:
-        InputError: a field that does not exist, or a target in another form.
+        InputError: a field that does not exist, a value that is not allowed, or a target in another form.
     """
     known = {f.name for f in dataclasses.fields(PruneConfig)}
     unknown = sorted(set(options) - known)
@@ -287,4 +287,8 @@ def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig
         given: str | Sequence[str | Target] = changed["targets"]
         items = [given] if isinstance(given, str | Target) else list(given)
         changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
-    return dataclasses.replace(config, **changed)
+    if isinstance(changed.get("keep"), str):
+        changed["keep"] = (changed["keep"],)
+    found = dataclasses.replace(config, **changed)
+    check(found)
+    return found

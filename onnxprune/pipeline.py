@@ -259,7 +259,7 @@ def prune(
         preprocess: how integer images become the model's input.
         executor: where independent tasks run, or `config.executor` in its place.
         progress: told of steps.
-        **options: fields of `PruneConfig`; `targets` may be text.
+        **options: fields of `PruneConfig`; `targets` and `keep` may be text.
 
     Returns:
         The pruned model and everything that was found out.

@@ -11,7 +11,7 @@ from onnxprune.allocation.plan import make_plan
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.clock import Clock
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target, check
 from onnxprune.errors import BudgetError, InputError
 from onnxprune.importance.base import Progress, Scores, no_progress
 from onnxprune.report.text import main_metric
@@ -111,9 +111,12 @@ def sweep(
 
     Raises:
         BudgetError: not one of the budgets can be met.
+        InputError: a value of `points` or `config` is not allowed.
         OnnxPruneError: see `onnxprune.errors`.
     """
     points, config = points or SweepConfig(), config or PruneConfig()
+    check(points)
+    check(config)
     targets = budgets_of(points)
     clock = Clock(progress)
     prepared = pipeline.prepare(model, data, config, preprocess or PreprocessConfig(), clock)

@@ -132,6 +132,23 @@ def test_mean_threshold_keeps_the_upper_part_of_each_group(network, images):
         assert group.kept == sum(score >= mean for score in group.scores)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("round_to", 0), ("round_to", "wide"), ("seed", -1), ("images", 0), ("importance", "best")]
+)
+def test_values_that_are_not_allowed_are_refused_in_python_too(network, images, option, value):
+    """Only the command line checked them: NumPy's and the program's own errors came out, or the value did nothing."""
+    with pytest.raises(InputError, match=f"^{option.replace('_', '-')}: "):
+        onnxprune.prune(network, images, targets="macs=0.5", **{option: value})
+
+
+def test_keep_may_be_one_text(network, images):
+    """Its letters were taken for patterns, and nearly every group was kept."""
+    options = {"targets": "macs=0.8", "importance": "magnitude", "repair": False}
+    name = onnxprune.analyze(network).groups[-1].name
+    as_text, in_tuple = (onnxprune.prune(network, images, keep=keep, **options) for keep in (name, (name,)))
+    assert as_text.plan == in_tuple.plan
+
+
 def test_kept_groups_and_rounding_are_respected(network, images):
     result = onnxprune.prune(network, images, targets="macs=0.7", importance="magnitude", round_to=4)
     assert all(group.kept % 4 == 0 or group.kept == group.units for group in result.groups)

@@ -48,7 +48,8 @@ class MomentSums:
         if self._second is None or self._first is None:
             groups, _, width = columns.shape
             self._second, self._first = np.zeros((groups, width, width)), np.zeros((groups, width))
-        self._second += np.matmul(columns.transpose(0, 2, 1), columns)
+        with np.errstate(over="ignore", invalid="ignore"):  # left to see in the result
+            self._second += np.matmul(columns.transpose(0, 2, 1), columns)
         self._first += columns.sum(axis=1, dtype=np.float64)
         self._rows += columns.shape[1]
 

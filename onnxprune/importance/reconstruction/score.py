@@ -47,7 +47,7 @@ def score(context: ScoreContext) -> Scores:
     """Score every group by reconstruction; see the package's description.
 
     Raises:
-        InputError: there are no calibration rows.
+        InputError: there are no calibration rows, or numbers overflow on them.
         ModelError: onnxruntime cannot run the model.
     """
     data = context.data
@@ -136,6 +136,11 @@ def _eliminate(
         else:
             known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
             statistics[node], moments[node] = collect(replay, point, space, weight, generator, known)
+        if not np.isfinite(moments[node].second).all():
+            raise InputError(
+                f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
+                "finite; check the scale of the inputs (--mean, --std, --scale)"
+            )
         for group in space.groups:
             if point.layer.node in waiting.get(group.name, ()):
                 waiting[group.name].remove(point.layer.node)

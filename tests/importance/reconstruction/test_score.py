@@ -1,6 +1,7 @@
 """The reconstruction scorer on small networks."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -43,6 +44,14 @@ def test_orders_are_permutations_and_curves_end_at_zero():
         assert found.scores.min() >= 0
         assert found.scores.max() <= 1
         assert np.all(np.diff(found.scores[found.order]) >= 0)
+
+
+def test_numbers_that_overflow_are_named_with_their_layer():
+    """A singular matrix was an internal error."""
+    given = context(example(NETWORK, WEIGHTS))
+    data = load_data({"x": np.full((48, 3, 8, 8), 1e30, np.float32)}, given.model, given.view)
+    with pytest.raises(InputError, match="reads are too large or not finite"):
+        score(replace(given, data=data))
 
 
 def test_results_do_not_depend_on_the_executor():
