@@ -88,7 +88,10 @@ class Replay:
         batches = self.batches
         made = [name for name in wanted if self._place.get(name, -1) >= self._done]
         for known, found in zip(batches, self._run(self.model, stop, made), strict=True):
-            yield {name: found[name] if name in found else known[name] for name in wanted}
+            yield {
+                name: found[name] if name in found else known[name] if name in known else self.model.constants[name]
+                for name in wanted
+            }
 
     def _advance(self, model: Model, stop: int, wanted: Sequence[str]) -> None:
         live = [name for name, last in self._last.items() if last >= stop]

@@ -46,6 +46,30 @@ def test_orders_are_permutations_and_curves_end_at_zero():
         assert np.all(np.diff(found.scores[found.order]) >= 0)
 
 
+@pytest.mark.parametrize(
+    "early",
+    ["e = Gemm (a, w3, b3)", "e = Neg (x)", "e = Neg (b3)", "e = Identity (b3)", ""],
+    ids=["a head", "the input", "folded", "a copy", "the constant itself"],
+)
+def test_outputs_that_no_later_layer_changes(early):
+    """A model of several outputs could not be loaded once one of them was behind the units that were scored."""
+    outputs = "e" if early else "b3"
+    shape = "N,5" if "Gemm" in early else "N,6" if "x" in early else "5"
+    proto = example(
+        f"""g (float[N,6] x) => (float[{shape}] {outputs}, float[N,4] y) {{
+        h = Gemm (x, w1, b1)
+        a = Relu (h)
+        {early}
+        i = Gemm (a, w2, b2)
+        b = Relu (i)
+        y = Gemm (b, w4, b4) }}""",
+        {"w1": (6, 8), "b1": (8,), "w2": (8, 12), "b2": (12,), "w3": (8, 5), "b3": (5,), "w4": (12, 4), "b4": (4,)},
+    )
+    damages = [found.damage for found in score(context(proto)).groups]
+    assert [len(each) for each in damages] == [9, 13]
+    assert all(np.isfinite(each).all() and each[1] > 0 for each in damages)
+
+
 def test_numbers_that_overflow_are_named_with_their_layer():
     """A singular matrix was an internal error."""
     given = context(example(NETWORK, WEIGHTS))
