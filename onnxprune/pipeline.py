@@ -28,7 +28,6 @@ from onnxprune.graph.cost import measure
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.remove import remove
-from onnxprune.graph.shapes import Shape
 from onnxprune.graph.space import Ids, PruneSpace
 from onnxprune.graph.view import GraphView, view
 from onnxprune.importance import WITHOUT_DATA, scorer
@@ -91,7 +90,7 @@ def prepare(
         if data is not None:
             rows = load_data(data, model, graph, preprocess, limit=config.images, seed=config.seed)
     with clock.stage("analyse"):
-        space = analyse(model, graph, _input_shapes(rows))
+        space = analyse(model, graph, None if rows is None else rows.shapes)
         if config.strict:
             require_understood(space)
         before = measure(model, space)
@@ -100,13 +99,6 @@ def prepare(
         for group in space.groups:
             free[group.units] = not is_kept(group, config.keep)
         return Prepared(model, graph, space, rows, before, lossless(model, graph, space, free))
-
-
-def _input_shapes(data: Dataset | None) -> Mapping[str, Shape] | None:
-    """Shapes of one row, which settle symbolic dimensions."""
-    if data is None or len(data) == 0:
-        return None
-    return {name: array.shape for name, array in data.take([0]).feeds().items()}
 
 
 def score(
@@ -326,6 +318,7 @@ def finish(
 ) -> PruneResult:
     """Measure the result and put everything together."""
     exact = exactly(prepared, decision.removed, clock)
+    shapes = prepared.space.facts.shapes
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
         from onnxprune.evaluation.metrics import compare
@@ -343,7 +336,7 @@ def finish(
         plan=plan,
         source=prepared.model.name,
         before=prepared.before,
-        after=measure(smaller),
+        after=measure(smaller, input_shapes={name: shapes[name] for name in prepared.view.inputs if name in shapes}),
         metrics=metrics,
         groups=group_results(prepared.space, decision.removed, scores),
         layers=layer_costs(prepared.space, decision.removed),

@@ -56,6 +56,24 @@ def test_result_meets_its_target_by_recount(network, images, importance, target)
     assert getattr(recount, kind) > 0.5 * limit
 
 
+@pytest.mark.parametrize(("sizes", "rows"), [("N,3,H,W", 1), ("4,3,12,12", 4), ("N,3,H,12", 1)])
+def test_costs_before_and_after_are_of_the_same_input_sizes(sizes, rows):
+    """Sizes that the file left open were the data's before and guessed ones after: the result seemed to cost more."""
+    proto = example(
+        f"""g (float[{sizes}] x) => (float[A,4] y) {{
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        r = Relu (a)
+        p = GlobalAveragePool (r)
+        f = Flatten (p)
+        y = Gemm (f, w2, b2) }}""",
+        {"w1": (12, 3, 3, 3), "b1": (12,), "w2": (12, 4), "b2": (4,)},
+    )
+    data = np.random.default_rng(0).standard_normal((16 * rows, 3, 12, 12)).astype(np.float32)
+    result = onnxprune.prune(proto, data, targets="macs=0.5", importance="magnitude", repair=False)
+    assert result.before.macs == 12 * 144 * 27 + 12 * 4
+    assert result.after.macs == 6 * 144 * 27 + 6 * 4 == sum(layer.macs_after for layer in result.layers)
+
+
 def test_input_is_never_changed(network, images):
     before = network.SerializeToString(deterministic=True)
     onnxprune.prune(network, images, targets="macs=0.5", importance="magnitude", repair=False)

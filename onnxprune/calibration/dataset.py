@@ -55,6 +55,11 @@ class Dataset:
         """`(rows,)` labels of the selected rows, or None."""
         return None if self.labels is None else self.labels[self.rows]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the first row as a feed, which settle a model's symbolic sizes; none where there are no rows."""
+        return {} if not len(self) else {name: array.shape for name, array in self.take([0]).feeds().items()}
+
     def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
         """Feeds of `size` rows for the model; the last may be shorter, and rows that are whole feeds come singly."""
         step = 1 if self.whole else size

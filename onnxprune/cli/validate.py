@@ -69,7 +69,7 @@ def validate(
     with terminal.progress() as progress:
         progress("compare", 0, 0)
         metrics = compare(original, changed, rows, threads=config.threads)
-    costs = measure(original), measure(changed)
+    costs = measure(original, input_shapes=rows.shapes), measure(changed, input_shapes=rows.shapes)
     terminal.show(validate_summary(str(model), str(other), costs, metrics, rows))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
     terminal.report(files.json, lambda: validate_report(str(model), str(other), costs, metrics, rows, origin))

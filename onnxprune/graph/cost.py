@@ -1,22 +1,25 @@
 """What a model costs, recounted on the model itself."""
 
+from collections.abc import Mapping
 from math import prod
 
 from onnxprune.graph.analysis import analyse, is_weight
 from onnxprune.graph.model import Model
+from onnxprune.graph.shapes import Shape
 from onnxprune.graph.space import PruneSpace
 from onnxprune.graph.view import is_float
 from onnxprune.result import Costs
 
 
-def measure(model: Model, space: PruneSpace | None = None) -> Costs:
+def measure(model: Model, space: PruneSpace | None = None, input_shapes: Mapping[str, Shape] | None = None) -> Costs:
     """Count parameters and bytes of what is stored, and multiply-adds of every layer.
 
     Args:
         model: the model.
         space: its analysis, where there is one.
+        input_shapes: where there is none, sizes of inputs that the file leaves open; guessed by default.
     """
-    space = analyse(model) if space is None else space
+    space = analyse(model, input_shapes=input_shapes) if space is None else space
     none = space.none_removed()
     return Costs(
         params=sum(prod(array.shape) for array in model.constants.values() if is_float(array)),
