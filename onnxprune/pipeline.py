@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.allocation.costs import budgets
-from onnxprune.allocation.decide import Decision, by_budget, by_threshold, is_kept, without_loss
+from onnxprune.allocation.decide import Decision, by_budget, by_threshold, is_kept, without_loss, without_match
 from onnxprune.allocation.plan import make_plan, plan_mask
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
@@ -349,7 +349,11 @@ def finish(
         oamip=None if scores is None else scores.oamip,
         latency=latency,
         check=_check(prepared, exact, decision.removed, config),
-        notes=(*decision.notes, *_notes(prepared, exact, measured_on), *(() if scores is None else scores.notes)),
+        notes=(
+            *decision.notes,
+            *_notes(prepared, exact, measured_on, config),
+            *(() if scores is None else scores.notes),
+        ),
     )
 
 
@@ -367,8 +371,10 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
     )
 
 
-def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None) -> tuple[str, ...]:
+def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
     notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
+    for pattern in without_match(prepared.space, config.keep):
+        notes.append(f"--keep {pattern!r} matches no group that can be pruned; `onnxprune inspect` lists their names")
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if measured_on is not None and measured_on is prepared.data:

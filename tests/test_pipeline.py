@@ -167,6 +167,15 @@ def test_keep_may_be_one_text(network, images):
     assert as_text.plan == in_tuple.plan
 
 
+def test_a_pattern_that_keeps_nothing_is_named(network, images):
+    """With a typing error the groups that were to stay were pruned, and nothing was said."""
+    name = onnxprune.analyze(network).groups[-1].name
+    result = onnxprune.prune(network, images, targets="macs=0.9", importance="magnitude", keep=(name, "layer7"))
+    assert [note for note in result.notes if "--keep" in note] == [
+        "--keep 'layer7' matches no group that can be pruned; `onnxprune inspect` lists their names"
+    ]
+
+
 def test_kept_groups_and_rounding_are_respected(network, images):
     result = onnxprune.prune(network, images, targets="macs=0.7", importance="magnitude", round_to=4)
     assert all(group.kept % 4 == 0 or group.kept == group.units for group in result.groups)

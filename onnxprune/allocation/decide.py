@@ -158,6 +158,11 @@ def is_kept(group: Group, patterns: Sequence[str]) -> bool:
     return False
 
 
+def without_match(space: PruneSpace, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The `--keep` patterns that match no group."""
+    return tuple(pattern for pattern in patterns if not any(is_kept(group, (pattern,)) for group in space.groups))
+
+
 def _number(threshold: str) -> float:
     try:
         value = float(threshold)
