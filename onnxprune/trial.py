@@ -71,7 +71,8 @@ def best(
         trial = _Trial(dataclasses.replace(prepared, data=fit), own, held_out, kind, reference)
         with share(tasks, trial) as handle:
             progress("trials", 0, len(decisions))
-            for future in [tasks.submit(_loss, handle, decision.removed) for decision in decisions]:
+            futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
+            for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
                 losses.append(future.result())
                 progress("trials", len(losses), len(decisions))
     chosen_one = decisions[int(np.argmin(losses))]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +122,18 @@ def test_trials_in_other_processes_come_to_the_same(prepared: Prepared) -> None:
     here, elsewhere = (best(prepared, decisions, PruneConfig(executor=name)) for name in ("serial", "processes"))
     assert here.notes == elsewhere.notes
     assert np.array_equal(here.removed, elsewhere.removed)
+
+
+def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All trials of one process were over before the first was told of."""
+    told: list[str] = []
+    whole = import_module("onnxprune.pipeline").shrink
+
+    def shrink(*given: Any) -> Any:
+        told.append("trial")
+        return whole(*given)
+
+    monkeypatch.setattr("onnxprune.pipeline.shrink", shrink)
+    decisions = [without(prepared, units) for units in (6, 3)]
+    best(prepared, decisions, PruneConfig(executor="serial"), lambda stage, done, total: told.append(str(done)))
+    assert told == ["0", "trial", "1", "trial", "2"]
