@@ -186,7 +186,12 @@ def _unary(node: Node, first: Interval, value: _Values, shape: tuple[int, ...]) 
         pads = node.ints("pads") or ()
         zeros = node.op_type == "AveragePool" and (any(pads) or "auto_pad" in node.attributes)
         found = first.with_zero() if zeros else first
-    elif node.op_type == "Flatten" and first.axis == 1 and len(shape) == 2 and shape[1] % len(first.low) == 0:
+    elif (
+        node.op_type == "Flatten"
+        and first.axis == node.int("axis", 1) == 1
+        and len(shape) == 2
+        and shape[1] % len(first.low) == 0
+    ):
         each = shape[1] // len(first.low)
         found = Interval(1, np.repeat(first.low, each), np.repeat(first.high, each))
     return found

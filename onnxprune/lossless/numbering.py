@@ -122,7 +122,12 @@ class Numbering:
             own = [tuple(v[c].tobytes() for v in values) for c in range(len(numbers))] if len(values) == 4 else []
             pairs = zip(numbers, own, strict=False)
             return (axis, np.array([self._number(*key, int(n), each) for n, each in pairs])) if own else None
-        if node.op_type == "Flatten" and axis == 1 and len(shape) == 2 and shape[1] % len(numbers) == 0:
+        if (
+            node.op_type == "Flatten"
+            and axis == node.int("axis", 1) == 1
+            and len(shape) == 2
+            and shape[1] % len(numbers) == 0
+        ):
             each = shape[1] // len(numbers)
             return 1, np.array([self._number("position", int(n), p) for n in numbers for p in range(each)])
         return None

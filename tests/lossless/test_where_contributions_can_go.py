@@ -114,3 +114,22 @@ def test_bounds_of_a_product_of_unknown_shape_are_not_known() -> None:
     known = bounds(a.graph, a.space, a.model.constants)
     assert "c" in known
     assert not {"m", "n", "y"} & {*known}
+
+
+def test_positions_are_no_channels_where_channels_become_rows() -> None:
+    """`Flatten` at axis 2 puts positions where channels were expected, and bounds were taken for theirs."""
+    proto = example(
+        """g (float[1,3,4,4] x) => (float[8,3] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+        r = Relu (c)
+        f = Flatten <axis = 2> (r)
+        h = Gemm (f, w1, b1)
+        a = Relu (h)
+        y = Gemm (a, w2, b2) }""",
+        {"w": (8, 3, 3, 3), "b": (8,), "w1": (16, 8), "b1": (8,), "w2": (8, 3), "b2": (3,)},
+    )
+    values = weights(proto)
+    values["w"][0], values["b"][0] = 0.0, -1.0
+    values["w1"][2:, 5], values["b1"][5] = 0.0, 3.0  # reads two positions, which are not the silent channel
+    found = found_without_change(with_values(proto, values))
+    assert found.constant == 0
