@@ -132,11 +132,11 @@ def divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> float:
 
 
 def row_divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> np.ndarray:
-    """How far each row of `outputs` is from `reference`.
+    """How far each row of `outputs` is from `reference`, averaged over the outputs.
 
     Class scores: the Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, where p and q are the softmax
-    of the reference's and the other's scores, or these themselves where they are probabilities. Otherwise the squared
-    error relative to the reference's mean energy, `|a_r - b_r|^2 / mean_r |a_r|^2`, averaged over the outputs.
+    of the reference's and the other's scores, or these themselves where they are probabilities. Other outputs: the
+    squared error relative to the reference's mean energy, `|a_r - b_r|^2 / mean_r |a_r|^2`.
 
     Args:
         reference: `(rows, ...)` per output name.
@@ -146,21 +146,31 @@ def row_divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> np
     Returns:
         `(rows,)`; infinite where a value is not finite.
     """
-    if kind.scores is not None and kind.form != "values":
-        p = _log_probabilities(reference[kind.scores], kind.form)
-        q = _log_probabilities(outputs[kind.scores], kind.form)
-        with np.errstate(invalid="ignore", over="ignore"):
-            rows = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=1)
-        return np.where(np.isfinite(rows), np.maximum(rows, 0.0), np.inf)
-    errors = []
+    parts = []
     for name in kind.outputs:
-        a = np.asarray(reference[name], np.float64).reshape(len(reference[name]), -1)
-        b = np.asarray(outputs[name], np.float64).reshape(len(outputs[name]), -1)
-        energy = np.mean(np.sum(a * a, axis=1))
-        error = np.sum((a - b) ** 2, axis=1)
-        errors.append(error / energy if energy > 0 else np.where(error > 0, np.inf, 0.0))
-    rows = np.mean(errors, axis=0)
+        if name == kind.scores and kind.form != "values":
+            parts.append(_relative_entropy(reference[name], outputs[name], kind.form))
+        else:
+            parts.append(_relative_error(reference[name], outputs[name]))
+    count = len(reference[kind.scores or kind.outputs[0]])
+    # An output without rows counts as a whole.
+    rows = np.mean([part if len(part) == count else np.full(count, part.mean()) for part in parts], axis=0)
     return np.where(np.isfinite(rows), rows, np.inf)
+
+
+def _relative_entropy(reference: np.ndarray, output: np.ndarray, form: Form) -> np.ndarray:
+    p, q = _log_probabilities(reference, form), _log_probabilities(output, form)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rows = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=1)
+    return np.asarray(np.maximum(rows, 0.0))
+
+
+def _relative_error(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
+    a = np.asarray(reference, np.float64).reshape(len(reference), -1)
+    b = np.asarray(output, np.float64).reshape(len(output), -1)
+    energy = np.mean(np.sum(a * a, axis=1))
+    error = np.sum((a - b) ** 2, axis=1)
+    return np.asarray(error / energy if energy > 0 else np.where(error > 0, np.inf, 0.0))
 
 
 def _log_probabilities(output: np.ndarray, form: Form) -> np.ndarray:

@@ -179,3 +179,17 @@ def test_single_column_is_a_probability():
 def test_outputs_of_real_models(corpus_path, name, form):
     model = load(corpus_path(f"models/{name}"))
     assert output_kind(model, view(model)).form == form
+
+
+def test_outputs_beside_class_scores_count() -> None:
+    """What only they see did no damage at all, and went."""
+    rng = np.random.default_rng(0)
+    scores, values, fixed = rng.standard_normal((6, 4)), rng.standard_normal((6, 3)), rng.standard_normal(5)
+    kind = OutputKind("scores", "logits", ("scores", "values", "fixed"))
+    reference = {"scores": scores, "values": values, "fixed": fixed}
+    assert divergence(reference, reference, kind) == 0
+    only = divergence({"scores": scores}, {"scores": -scores}, OutputKind("scores", "logits", ("scores",)))
+    assert divergence(reference, {**reference, "scores": -scores}, kind) == pytest.approx(only / 3)
+    assert divergence(reference, {**reference, "values": 2 * values}, kind) == pytest.approx(1 / 3)
+    assert divergence(reference, {**reference, "fixed": 0 * fixed}, kind) == pytest.approx(1 / 3)
+    assert row_divergence(reference, {**reference, "values": np.full((6, 3), np.nan)}, kind).tolist() == [np.inf] * 6
