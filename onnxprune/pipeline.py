@@ -297,7 +297,9 @@ def prune(
             decision = decide(prepared, scores, config, clock, progress, executor)
         plan = make_plan(prepared.space, decision.removed, config.importance, scores)
     else:
-        decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0)
+        unused = config.targets or config.threshold is not None
+        notes = ("the plan says which units go: neither --target nor --threshold was used",) if unused else ()
+        decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0, notes=notes)
     if smaller is None:
         smaller = shrink(prepared, decision.removed, config, clock, progress)
     result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)

@@ -89,6 +89,15 @@ def test_plan_gives_the_same_file(run, done, lenet: Path) -> None:
     assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
 
 
+def test_a_budget_beside_a_plan_is_not_used_and_that_is_said(run, done, lenet: Path) -> None:
+    _, folder = done
+    given = ("--plan", "plan.json", "--no-repair", "--target", "macs=0.1")
+    again = run("prune", lenet, "-o", "beside.onnx", *given, cwd=folder)
+    assert again.returncode == 0
+    assert "neither --target nor --threshold was used" in " ".join(again.stderr.split())
+    assert (folder / "beside.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
+
+
 def test_toml_is_read_and_the_command_line_wins(run, lenet: Path, tmp_path: Path) -> None:
     (tmp_path / "options.toml").write_text(
         'importance = "random"\ntarget = ["macs=0.9", "params=0.9"]\nseed = 5\noutput = "a.onnx"\n[oamip]\nlambda = 7\n'
