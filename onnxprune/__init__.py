@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
-    from onnxprune.graph.analysis import analyze
-    from onnxprune.graph.space import PruneSpace
-    from onnxprune.pipeline import prune
-    from onnxprune.result import PruneResult
+    from onnxprune.api.prune import prune, sweep
+    from onnxprune.api.result import PruneResult
+    from onnxprune.structure.analysis import analyze
+    from onnxprune.structure.space import PruneSpace
 
 _HOME = {
-    "PruneResult": "onnxprune.result",
-    "PruneSpace": "onnxprune.graph.space",
-    "analyze": "onnxprune.graph.analysis",
-    "prune": "onnxprune.pipeline",
+    "PruneResult": "onnxprune.api.result",
+    "PruneSpace": "onnxprune.structure.space",
+    "analyze": "onnxprune.structure.analysis",
+    "prune": "onnxprune.api.prune",
+    "sweep": "onnxprune.api.prune",
 }
 
-__all__ = ["PruneResult", "PruneSpace", "__version__", "analyze", "prune"]
+__all__ = ["PruneResult", "PruneSpace", "__version__", "analyze", "prune", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,3 +34,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion in notebooks and shells."""
+    return __all__

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
-from onnxprune.graph.remove import masked, remove
-from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.graph.view import GraphView, view
+from onnxprune.graph.nodes import GraphView, view
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.removal import masked, remove
+from onnxprune.structure.space import Ids, PruneSpace
 
 # What float32 leaves of numbers of order one, which sigmoids and softmaxes go through: no scale is smaller.
 RESOLUTION = 5e-7

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from residual import NETWORK, WEIGHTS
 
-from onnxprune import pipeline
-from onnxprune.cache import Cache
-from onnxprune.errors import InputError
-from onnxprune.execution import SerialExecutor
-from onnxprune.importance.base import no_progress
+import onnxprune
+from onnxprune.core.cache import Cache
+from onnxprune.core.clock import no_progress
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import SerialExecutor
 from onnxprune.ops.examples import example
 
 
@@ -24,7 +24,7 @@ def rows(seed=0, count=48):
 
 def outcome(data, progress=no_progress, **options):
     options = {"executor": SerialExecutor(), "targets": "macs=0.5", "progress": progress, **options}
-    result = pipeline.prune(example(NETWORK, WEIGHTS), data, **options)
+    result = onnxprune.prune(example(NETWORK, WEIGHTS), data, **options)
     return result.plan.to_json(), {name: a.tobytes() for name, a in result.model.constants.items()}
 
 

@@ -14,12 +14,11 @@ import pytest
 from residual import NETWORK, WEIGHTS
 
 import onnxprune
-from onnxprune import pipeline
 from onnxprune.config import PruneConfig
-from onnxprune.errors import InputError, OnnxPruneError
-from onnxprune.execution import TaskExecutor, open_executor, share, shared
+from onnxprune.core.errors import InputError, OnnxPruneError
+from onnxprune.core.execution import TaskExecutor, open_executor, share, shared
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 ROWS = {"x": np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32)}
@@ -28,7 +27,7 @@ ROWS = {"x": np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.f
 def outcome(executor=None, **options):
     """What must not depend on the executor: the plan, the curves and the weights."""
     model = example(NETWORK, WEIGHTS)
-    result = pipeline.prune(model, ROWS, targets="macs=0.5", executor=executor, **options)
+    result = onnxprune.prune(model, ROWS, targets="macs=0.5", executor=executor, **options)
     return result.plan.to_json(), {name: a.tobytes() for name, a in result.model.constants.items()}
 
 
@@ -118,7 +117,7 @@ import sys, time
 sys.path.insert(0, {folder!r})
 import numpy as np
 from test_execution import shows_itself
-from onnxprune.execution import open_executor, share
+from onnxprune.core.execution import open_executor, share
 
 if __name__ == "__main__":
     with open_executor("processes", 2) as pool, share(pool, {{"a": np.arange(9.0)}}) as handle:
@@ -175,7 +174,7 @@ def test_an_unknown_executor_is_refused(spec):
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("onnxprune.execution._CONNECT_S", 1)
+    monkeypatch.setattr("onnxprune.core.execution._CONNECT_S", 1)
     with pytest.raises(InputError, match="no dask scheduler answers"), open_executor("dask://127.0.0.1:9"):
         pass
 

@@ -7,7 +7,7 @@ import pytest
 
 import onnxprune
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import AccuracyError, InputError
+from onnxprune.core.errors import AccuracyError, InputError
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))

@@ -4,12 +4,12 @@ import pytest
 
 import onnxprune
 from onnxprune.allocation.plan import plan_mask
-from onnxprune.errors import BudgetError, InputError
-from onnxprune.graph.cost import measure
+from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.ops.examples import example
-from onnxprune.result import PrunePlan
+from onnxprune.structure.costs import measure
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 
 FOLDER = Path(__file__).resolve().parents[1] / "models"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())

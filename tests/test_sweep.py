@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from onnxprune.api.prune import sweep
 from onnxprune.config import PruneConfig, SweepConfig
-from onnxprune.errors import BudgetError, InputError
-from onnxprune.sweep import SweepPoint, SweepResult, budgets_of, sweep
+from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult, budgets_of
 
 LENET = "models/lenet5_mnist.onnx"
 CONFIG = PruneConfig(importance="magnitude", repair=False)

@@ -11,13 +11,13 @@ import pytest
 import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.runner import collect
-from onnxprune.clock import Clock
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
-from onnxprune.evaluation.outputs import divergence, output_kind
-from onnxprune.importance.base import no_progress
-from onnxprune.pipeline import Prepared, decide, prepare, score
-from onnxprune.result import ProgramReport
-from onnxprune.trial import best, worthwhile
+from onnxprune.core.clock import Clock, no_progress
+from onnxprune.core.results import ProgramReport
+from onnxprune.outputs.meaning import divergence, output_kind
+from onnxprune.pipeline.decide import decide
+from onnxprune.pipeline.prepare import Prepared, prepare, score
+from onnxprune.pipeline.trials import best, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -50,7 +50,7 @@ def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepare
 
 
 def test_equal_decisions_need_no_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.shrink", None)
+    monkeypatch.setattr("onnxprune.pipeline.trials.shrink", None)
     one = without(prepared, 3)
     assert best(prepared, [one, without(prepared, 3)], PruneConfig()).notes == one.notes
 
@@ -99,7 +99,7 @@ def test_the_other_allocations_and_their_repair_are_no_part_of_the_first(
         stages.append("solve")
         return by_budget(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnxprune.pipeline.by_budget", solve)
+    monkeypatch.setattr("onnxprune.pipeline.decide.by_budget", solve)
     steps: list[tuple[str, int, int]] = []
     found = decide(prepared, scores, config, clock, lambda *step: steps.append(step))
     assert stages == ["allocate", "solve", "trials", "solve", "solve"]
@@ -127,13 +127,13 @@ def test_trials_in_other_processes_come_to_the_same(prepared: Prepared) -> None:
 def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """All trials of one process were over before the first was told of."""
     told: list[str] = []
-    whole = import_module("onnxprune.pipeline").shrink
+    whole = import_module("onnxprune.pipeline.shrink").shrink
 
     def shrink(*given: Any) -> Any:
         told.append("trial")
         return whole(*given)
 
-    monkeypatch.setattr("onnxprune.pipeline.shrink", shrink)
+    monkeypatch.setattr("onnxprune.pipeline.trials.shrink", shrink)
     decisions = [without(prepared, units) for units in (6, 3)]
     best(prepared, decisions, PruneConfig(executor="serial"), lambda stage, done, total: told.append(str(done)))
     assert told == ["0", "trial", "1", "trial", "2"]

@@ -15,13 +15,13 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, lil_array, vstack
 
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.program import build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve
+from onnxprune.structure.analysis import analyse
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.analysis import analyse
-from onnxprune.graph.check import RemovalCheck
+from onnxprune.core.errors import OnnxPruneError
 from onnxprune.graph.load import load
-from onnxprune.graph.remove import remove
-from onnxprune.graph.save import save
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.check import RemovalCheck
+from onnxprune.structure.removal import remove
+from onnxprune.structure.save import save
 
 Rng = np.random.Generator
 LIMIT_S = 60.0

@@ -17,7 +17,7 @@ WIDTH = 2048
 
 INSPECT = """
 import resource, sys
-from onnxprune.graph.analysis import analyze
+from onnxprune.structure.analysis import analyze
 space = analyze(sys.argv[1])
 print(f"{space.prunable} units, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 """

@@ -22,15 +22,15 @@ from onnxprune import prune
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, OamipConfig, PreprocessConfig, PruneConfig
+from onnxprune.core.execution import SerialExecutor
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.scores import Scores
 from onnxprune.evaluation.metrics import evaluate
-from onnxprune.execution import SerialExecutor
+from onnxprune.finetune import finetune
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
-from onnxprune.importance.base import Scores
-from onnxprune.pipeline import Prepared, prepare, score
-from onnxprune.repair.finetune import finetune
-from onnxprune.result import PrunePlan
+from onnxprune.graph.nodes import view
+from onnxprune.pipeline.prepare import Prepared, prepare, score
 
 
 @dataclass(frozen=True, slots=True)

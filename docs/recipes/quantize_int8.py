@@ -20,7 +20,7 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 
 
 class Rows(CalibrationDataReader):

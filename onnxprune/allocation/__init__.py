@@ -1,15 +1,9 @@
 """Program that decides how many units each group keeps."""
 
 from onnxprune.allocation.allocate import allocate
-from onnxprune.allocation.problem import (
-    Allocation,
-    AllocationProblem,
-    Budget,
-    CostPolynomial,
-    monotone,
-    removal_to_damage,
-)
+from onnxprune.allocation.problem import Allocation, AllocationProblem, Budget, CostPolynomial
 from onnxprune.allocation.table import CostTable
+from onnxprune.core.scores import monotone, removal_to_damage
 
 __all__ = [
     "Allocation",

@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxprune.allocation.problem import Budget, CostPolynomial
 from onnxprune.config import Target
-from onnxprune.errors import InputError
-from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.result import Costs
+from onnxprune.core.costs import Costs
+from onnxprune.core.errors import InputError
+from onnxprune.structure.space import Ids, PruneSpace
 
 Form = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""

@@ -9,10 +9,10 @@ import numpy as np
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.problem import AllocationProblem, Budget
 from onnxprune.config import PruneConfig
-from onnxprune.errors import InputError
-from onnxprune.graph.space import Group, Ids, PruneSpace
-from onnxprune.importance.base import Scores
-from onnxprune.result import LatencyReport, ProgramReport
+from onnxprune.core.errors import InputError
+from onnxprune.core.results import LatencyReport, ProgramReport
+from onnxprune.core.scores import Scores
+from onnxprune.structure.space import Group, Ids, PruneSpace
 
 
 @dataclass(frozen=True, slots=True)

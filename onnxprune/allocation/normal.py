@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocation.problem import AllocationProblem, Budget, monotone
+from onnxprune.allocation.problem import AllocationProblem, Budget
 from onnxprune.allocation.table import CostTable
+from onnxprune.core.scores import monotone
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Plans: which units go, by group name, so that another file of the same graph can be pruned alike."""
 
-from onnxprune.errors import InputError
-from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.importance.base import Scores
-from onnxprune.result import PrunePlan
+from onnxprune.core.errors import InputError
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.scores import Scores
+from onnxprune.structure.space import Ids, PruneSpace
 
 
 def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:

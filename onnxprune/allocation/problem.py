@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.allocation.table import CostTable
-from onnxprune.errors import BudgetError
+from onnxprune.core.errors import BudgetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,37 +166,6 @@ class Allocation:
     seconds: float
     nodes: int
     predicted: tuple[float, ...]
-
-
-def monotone(damage: np.ndarray) -> np.ndarray:
-    """The least non-increasing curve that is nowhere below `damage`: `max_(j >= k) damage[j]`, same shape.
-
-    Keeping fewer units cannot truly do less damage: a dip in a measured curve is noise, and a program that minimises
-    would seek out exactly the dips. So a width is charged the worst damage of the widths above it, never less.
-    """
-    return np.asarray(np.maximum.accumulate(damage[::-1])[::-1], dtype=np.float64)
-
-
-def removal_to_damage(scores: np.ndarray) -> np.ndarray:
-    """The damage curve of removing units in ascending order of score, where nothing but scores is known.
-
-    Removing a unit is charged its score: `damage[k]` is the sum of the `n - k` smallest of `n` scores. This assumes
-    that units add up, and that scores of different groups are on one scale. The order of removal it belongs to is
-    `np.argsort(scores, kind="stable")`.
-
-    Args:
-        scores: `(n,)` importance per unit in [0, 1]; 1 is most important.
-
-    Returns:
-        `(n + 1,)` non-increasing and convex in the kept width `k`, with 0 at `k = n`.
-
-    Raises:
-        ValueError: scores that are not one-dimensional, not finite or outside [0, 1].
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not np.all((values >= 0) & (values <= 1)):
-        raise ValueError("scores must be a one-dimensional array of numbers in [0, 1]")
-    return np.concatenate([[0.0], np.cumsum(np.sort(values))])[::-1].copy()
 
 
 def _plain(value: float) -> str:

@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.graph.space import Layer
+from onnxprune.structure.space import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.signature import Dim, InputSpec
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
+from onnxprune.graph.inputs import Dim, InputSpec
 
 _IMAGE_CHANNELS = (1, 3, 4)
 

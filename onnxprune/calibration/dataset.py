@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 Convert = Callable[[str, np.ndarray], np.ndarray]
 """From an input's name and stored rows to what the model takes."""

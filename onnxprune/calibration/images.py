@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxprune.calibration.convert import channels_first
 from onnxprune.calibration.rows import Rows, choose, wanted
-from onnxprune.calibration.signature import InputSpec
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
+from onnxprune.graph.inputs import InputSpec
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 

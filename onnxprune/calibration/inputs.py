@@ -13,7 +13,6 @@ import numpy as np
 from onnxprune.calibration.convert import Arrangement, Converter, arrange, conversion
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.rows import Rows, choose, pick, rows_of, wanted
-from onnxprune.calibration.signature import InputSpec, signature
 from onnxprune.calibration.sources import (
     FORMS,
     function_of,
@@ -24,10 +23,11 @@ from onnxprune.calibration.sources import (
     read_test_data,
 )
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.graph.inputs import InputSpec, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.shapes import gather_facts
-from onnxprune.graph.view import GraphView
+from onnxprune.graph.nodes import GraphView
+from onnxprune.runtime.feeds import input_shapes, random_array
 
 DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
 
@@ -157,28 +157,6 @@ def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], cou
         arrays[spec.name] = random_array(rng, spec.dtype, size)
     feeds = frozenset() if all(spec.batched for spec in specs) else frozenset(arrays)
     return Rows(arrays, None, feeds, RANDOM)
-
-
-def input_shapes(model: Model, graph: GraphView, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
-    """Concrete shapes of the inputs: the batch is 1, other free dimensions are as the graph's analysis pins them."""
-    if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
-        return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
-    return gather_facts(model, graph).shapes
-
-
-def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers; 0 to 255 for uint8, 0 to 9 for other integers (valid as most indices), random booleans.
-
-    Raises:
-        InputError: strings, for which there is no random value.
-    """
-    if dtype.kind == "O":
-        raise InputError("random rows cannot be made for text inputs; give data")
-    if dtype.kind == "b":
-        return rng.integers(0, 2, size).astype(bool)
-    if dtype.kind in "iu":
-        return rng.integers(0, 256 if dtype == np.uint8 else 10, size).astype(dtype)
-    return rng.standard_normal(size, np.float32).astype(dtype)
 
 
 def _given(data: Dataset, specs: Sequence[InputSpec], limit: int | None, seed: int) -> Dataset:

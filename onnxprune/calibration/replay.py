@@ -10,12 +10,12 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
-from onnxprune.calibration.signature import fixed_batch, signature
 from onnxprune.calibration.store import Batch, Room
-from onnxprune.errors import ModelError
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.inputs import fixed_batch, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.segment import segment
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.graph.subgraph import segment
 
 Arrays = dict[str, np.ndarray]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.calibration.convert import arrange, fits
-from onnxprune.calibration.signature import InputSpec, fixed_batch
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
+from onnxprune.graph.inputs import InputSpec, fixed_batch
 
 LABELS = "y"
 DATA = "x"

@@ -6,12 +6,12 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.session import open_session, runtime_errors
-from onnxprune.calibration.signature import fixed_batch, signature
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.graph.inputs import fixed_batch, signature
 from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import view
 from onnxprune.graph.shapes import gather_facts
-from onnxprune.graph.view import view
+from onnxprune.runtime.session import open_session, runtime_errors
 
 Feed = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
@@ -201,3 +201,9 @@ def collect(
 def _filled(feed: Feed, size: int) -> Arrays:
     """The feed with its last row repeated up to `size` rows."""
     return {name: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) for name, a in feed.items()}
+
+
+def first_feed(model: Model, dataset: Dataset, batch: int = 1) -> Feed:
+    """The first `batch` rows of a dataset as a feed, repeated if there are too few; a fixed batch is filled."""
+    rows = 1 if dataset.whole else fixed_batch(signature(model)) or batch
+    return dataset.take(np.arange(rows) % len(dataset)).feeds()

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from onnxprune.calibration.rows import DATA, LABELS, Rows, join, pick, rows_of
-from onnxprune.calibration.signature import InputSpec
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
+from onnxprune.graph.inputs import InputSpec
 
 FORMS = (
     "an .npz or .npy file, a folder of these, a folder of images, a folder of test_data_set_* folders, "

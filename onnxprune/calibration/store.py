@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from onnxprune.errors import InputError
-from onnxprune.graph.load import first_line
+from onnxprune.core.errors import InputError
+from onnxprune.core.text import first_line
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _MAPPED_FROM = 1 << 20

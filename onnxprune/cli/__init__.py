@@ -1,25 +1,16 @@
-"""The command line: one file a command, listed in `COMMANDS`. Nothing heavy is imported before a command runs."""
-
-import importlib
+"""The command line: one file a command, listed in `cli.commands`. Nothing heavy is imported before a command runs."""
 
 import typer
 
-from onnxprune.cli.command import Command, typer_function
+from onnxprune.cli.command import typer_function
+from onnxprune.cli.commands import commands
 from onnxprune.version import __version__
-
-COMMANDS = ("prune", "sweep", "inspect", "score", "validate", "bench", "finetune", "ops", "config")
-"""Modules of this package in the order of the help; each has a function of its own name marked with `@command`."""
 
 
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def commands() -> dict[str, Command]:
-    """All commands by name, in the order of the help."""
-    return {name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in COMMANDS}
 
 
 def application() -> typer.Typer:

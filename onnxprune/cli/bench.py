@@ -52,19 +52,21 @@ def bench(
     check_output(files.json, [*models, files.data], "--json")
 
     from onnxprune.calibration.inputs import load_data
-    from onnxprune.evaluation.latency import measure
+    from onnxprune.calibration.runner import first_feed
     from onnxprune.graph.load import load
-    from onnxprune.graph.view import view
+    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import bench_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import bench_summary
+    from onnxprune.runtime.timing import measure
 
     loaded = [load(model) for model in models]
-    rows = None
+    feeds = None
     if files.data is not None:
         first = loaded[0]
         preprocess = given.get(PreprocessConfig)
         rows = load_data(files.data, first, view(first), preprocess, limit=config.batch, seed=config.seed)
+        feeds = [first_feed(each, rows, config.batch) for each in loaded]
     with terminal.progress() as progress:
         progress("measure", 0, 0)
         measured = measure(
@@ -75,7 +77,7 @@ def bench(
             warmup=config.warmup,
             rounds=config.rounds,
             memory=config.memory,
-            data=rows,
+            feeds=feeds,
             seed=config.seed,
         )
     terminal.show(bench_summary(measured))

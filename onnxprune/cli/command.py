@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli import config_file
+from onnxprune.cli.commands import commands
 from onnxprune.cli.options import Option, Section, build, options
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
-from onnxprune.errors import OnnxPruneError
+from onnxprune.core.errors import OnnxPruneError
 
 INTERRUPTED = 130
 INTERNAL = 1
@@ -34,8 +35,6 @@ SHOWING = Section("Display", Showing)
 
 def known_sections() -> tuple[Section, ...]:
     """The sections of all commands, each once."""
-    from onnxprune.cli import commands
-
     return tuple(dict.fromkeys(section for item in commands().values() for section in item.sections))
 
 

@@ -7,7 +7,7 @@ from onnxprune.cli.config_file import template
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.cli.options import Option, Section, options
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 
 def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:

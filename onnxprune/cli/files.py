@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from onnxprune.errors import InputError
-from onnxprune.result import PrunePlan
+from onnxprune.core.errors import InputError
+from onnxprune.core.plan import PrunePlan
 
 
 def check_model_output(path: Path | None, inputs: Iterable[Path | str | None]) -> Path:

@@ -12,7 +12,7 @@ from onnxprune.cli.files import check_distinct, check_model_output, check_output
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import FinetuneConfig, PreprocessConfig, option
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ def finetune(
     check_distinct(output=output, checkpoint=files.checkpoint, json=files.json)
 
     from onnxprune.calibration.inputs import load_data
+    from onnxprune.finetune import finetune as train
     from onnxprune.graph.load import load
-    from onnxprune.graph.save import save
-    from onnxprune.graph.view import view
-    from onnxprune.repair.finetune import finetune as train
+    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import finetune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import epoch_line, finetune_summary
+    from onnxprune.structure.save import save
 
     loaded = load(model)
     graph, preprocess = view(loaded), given.get(PreprocessConfig)

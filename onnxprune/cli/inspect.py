@@ -31,13 +31,13 @@ def inspect(
     files = given.get(InspectFiles)
     check_output(files.json, [model], "--json")
 
-    from onnxprune.graph.analysis import analyse
     from onnxprune.graph.load import load
-    from onnxprune.graph.view import view
+    from onnxprune.graph.nodes import view
     from onnxprune.report.inspection import inspection
     from onnxprune.report.json_report import inspect_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import inspect_summary
+    from onnxprune.structure.analysis import analyse
 
     loaded = load(model)
     graph = view(loaded)

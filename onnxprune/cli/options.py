@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxprune.config import Target, check
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 T = TypeVar("T")
 SHORT = 16

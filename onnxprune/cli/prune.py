@@ -48,11 +48,11 @@ def prune(
     files, config = given.get(PruneFiles), given.get(PruneConfig)
     output = _output(files, model)
 
-    from onnxprune import pipeline
+    from onnxprune.api import prune as library
 
     plan = None if files.plan is None else read_plan(files.plan)
     with terminal.progress() as progress:
-        result = pipeline.prune(
+        result = library.prune(
             model,
             files.data,
             evaluation=files.eval,
@@ -63,7 +63,7 @@ def prune(
         )
         result.save(output)
 
-    from onnxprune.graph.save import data_file
+    from onnxprune.graph.write import data_file
     from onnxprune.report.json_report import prune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import prune_summary

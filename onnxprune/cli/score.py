@@ -41,18 +41,19 @@ def score(
     files, config = given.get(ScoreFiles), given.get(PruneConfig)
     check_output(files.json, [model, files.data], "--json")
 
-    from onnxprune import pipeline
-    from onnxprune.clock import Clock
+    from onnxprune.core.clock import Clock
+    from onnxprune.core.text import several
+    from onnxprune.pipeline.prepare import prepare
+    from onnxprune.pipeline.prepare import score as score_groups
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
-    from onnxprune.report.text import several
 
     with terminal.progress() as progress:
         clock = Clock(progress)
-        prepared = pipeline.prepare(model, files.data, config, given.get(PreprocessConfig), clock)
+        prepared = prepare(model, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
-            scores = pipeline.score(prepared, config, progress=progress)
+            scores = score_groups(prepared, config, progress=progress)
     notes = [] if prepared.data is None else [*prepared.data.notes]
     if prepared.exact.found:
         notes.append(f"{several(prepared.exact.found, 'unit')} can go without loss: {prepared.exact.kinds}")

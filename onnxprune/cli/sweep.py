@@ -12,7 +12,7 @@ from onnxprune.cli.files import check_output, write_text
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, option
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 NOT_FOR_SWEEPS = ("targets", "max_drop", "allow_overlap", "threshold", "lossless")
 
@@ -49,7 +49,7 @@ def sweep(
     if files.output is not None:
         _make_folder(files.output)
 
-    from onnxprune import sweep as library
+    from onnxprune.api import prune as library
     from onnxprune.report.provenance import provenance
     from onnxprune.report.sweep_report import sweep_page, sweep_report, sweep_summary
 

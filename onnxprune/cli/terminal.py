@@ -14,7 +14,7 @@ from onnxprune.cli.files import write_text
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from onnxprune.importance.base import Progress
+    from onnxprune.core.clock import Progress
 
 WIDTH = 110
 """Columns where stderr is not a terminal."""
@@ -89,7 +89,7 @@ class Terminal:
     def progress(self) -> Iterator["Progress"]:
         """Bars with the time left, one for each stage; nothing where stderr is not a terminal."""
         if self.quiet or not self.console.is_terminal:
-            from onnxprune.importance.base import no_progress
+            from onnxprune.core.clock import no_progress
 
             yield no_progress
             return

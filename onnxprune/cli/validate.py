@@ -12,7 +12,7 @@ from onnxprune.cli.files import check_output
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, option
-from onnxprune.errors import AccuracyError, InputError
+from onnxprune.core.errors import AccuracyError, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ def validate(
         raise InputError("give the rows to compare on: --data EVAL")
 
     from onnxprune.calibration.inputs import load_data
+    from onnxprune.core.text import main_metric
     from onnxprune.evaluation.metrics import compare
-    from onnxprune.graph.cost import measure
     from onnxprune.graph.load import load
-    from onnxprune.graph.view import view
+    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
-    from onnxprune.report.text import main_metric
+    from onnxprune.structure.costs import measure
 
     original, changed = load(model), load(other)
     rows = load_data(

@@ -11,11 +11,11 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
-from onnxprune.errors import InputError
-from onnxprune.evaluation.outputs import OutputKind, as_scores, divergence, output_kind, row_divergence
+from onnxprune.core.errors import InputError
+from onnxprune.core.results import MetricChange
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
-from onnxprune.result import MetricChange
+from onnxprune.graph.nodes import view
+from onnxprune.outputs.meaning import OutputKind, as_scores, divergence, output_kind, row_divergence
 
 __all__ = ["OutputKind", "compare", "divergence", "evaluate", "output_kind", "row_divergence"]
 

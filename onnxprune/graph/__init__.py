@@ -1,1 +1,1 @@
-"""Loading, analysing and rewriting ONNX graphs."""
+"""The ONNX file: load, nodes, edit, shapes, folding, write. Knows no operator's meaning."""

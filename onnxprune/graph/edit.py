@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import Message
 
 from onnxprune.graph.model import Model, constant_nodes
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.nodes import GraphView, Node
 
 
 class GraphEdit:

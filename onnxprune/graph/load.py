@@ -5,7 +5,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, Message
 
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.text import first_line
 from onnxprune.graph.model import Model, from_proto, skeleton
 
 MINIMUM_OPSET = 7
@@ -86,8 +87,3 @@ def _has_text(message: Message) -> bool:
             if isinstance(item, bytes) or (isinstance(item, Message) and not _has_text(item)):
                 return False
     return True
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.errors import ModelError
+from onnxprune.core.errors import ModelError
 
 # Tensors above this many elements are kept out of the protobuf copies that shape inference and analysis work on.
 _SMALL = 1024

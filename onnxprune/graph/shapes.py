@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.errors import ModelError
-from onnxprune.graph.fold import fold_constants, fold_shapes, read_shapes, transparent
-from onnxprune.graph.load import first_line
+from onnxprune.core.errors import ModelError
+from onnxprune.core.text import first_line
+from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
 from onnxprune.graph.model import Model, skeleton
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.nodes import GraphView, Node
 
 Shape = tuple[int, ...]
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.importance.base import Scorer
 
 SCORERS = {

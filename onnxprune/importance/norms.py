@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.space import Layer, PruneSpace
+from onnxprune.structure.space import Layer, PruneSpace
 
 
 def constant(model: Model, space: PruneSpace, name: str) -> np.ndarray:

@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 
-from onnxprune.allocation import removal_to_damage
-from onnxprune.errors import InputError
-from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.core.errors import InputError
+from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
+from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.norms import incoming, per_unit
 
 

@@ -8,12 +8,13 @@ import numpy as np
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig
-from onnxprune.errors import InputError
-from onnxprune.evaluation.outputs import as_scores, output_kind
-from onnxprune.graph.space import PruneSpace
-from onnxprune.importance.base import GroupScore, ScoreContext, Scores
-from onnxprune.repair.finetune.network import bound_network, import_torch
-from onnxprune.repair.finetune.objective import Objective, choose_objective
+from onnxprune.core.errors import InputError
+from onnxprune.core.scores import GroupScore, Scores
+from onnxprune.importance.base import ScoreContext
+from onnxprune.outputs.meaning import as_scores, output_kind
+from onnxprune.structure.space import PruneSpace
+from onnxprune.torchnet.network import bound_network, import_torch
+from onnxprune.torchnet.objective import Objective, choose_objective
 
 _BATCH = 128
 

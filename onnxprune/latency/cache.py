@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 SCHEMA = 1
 OFF = "off"

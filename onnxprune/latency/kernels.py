@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.session import open_session, runtime_errors
-from onnxprune.evaluation.latency import Feed, make_feed
 from onnxprune.graph.model import Model
 from onnxprune.latency.sites import STUB
+from onnxprune.runtime.feeds import Feed, random_feed
+from onnxprune.runtime.session import open_session, runtime_errors
 
 # Sessions open at a time, rounds through them, and bounds of a session's runs per round.
 _TOGETHER = 48
@@ -61,7 +61,7 @@ def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
 
 def _start(model: Model, prefix: Path, threads: int) -> _Running:
     session = open_session(model, threads=threads, profile=prefix)
-    feed = make_feed(model)
+    feed = random_feed(model)
     with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
         session.run(None, feed)
         began = time.perf_counter()

@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import remove
+from onnxprune.graph.nodes import GraphView, Node, view
 from onnxprune.graph.shapes import Facts
-from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.graph.view import GraphView, Node, view
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.removal import remove
+from onnxprune.structure.space import Ids, PruneSpace
 
 STUB = "stub:"
 """What the names of stub nodes and their outputs begin with."""

@@ -9,20 +9,22 @@ import numpy as np
 from onnxprune.allocation.decide import Decision, by_budget, multiple
 from onnxprune.allocation.problem import Budget
 from onnxprune.config import LatencyConfig, PruneConfig, Target
-from onnxprune.errors import InputError
-from onnxprune.evaluation.latency import make_feed, measure
+from onnxprune.core.clock import Progress
+from onnxprune.core.errors import InputError
+from onnxprune.core.results import LatencyReport
+from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import remove
+from onnxprune.graph.nodes import GraphView
 from onnxprune.graph.shapes import gather_facts
-from onnxprune.graph.space import PruneSpace
-from onnxprune.graph.view import GraphView
-from onnxprune.importance.base import Progress, Scores
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.sites import sites
 from onnxprune.latency.times import SiteTimes
 from onnxprune.latency.widths import fast_widths
-from onnxprune.result import LatencyReport
+from onnxprune.runtime.feeds import random_feed
+from onnxprune.runtime.timing import measure
+from onnxprune.structure.removal import remove
+from onnxprune.structure.space import PruneSpace
 
 _ROUNDS = 5
 # A result that misses its budget by less than this is as good as the measurement.
@@ -91,7 +93,7 @@ def timed(model: Model, graph: GraphView, space: PruneSpace, config: PruneConfig
         ModelError: the model cannot be run.
     """
     settings = config.latency
-    feed = make_feed(model, settings.batch)
+    feed = random_feed(model, settings.batch)
     facts = gather_facts(model, graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, settings.threads)
     times = SiteTimes(sites(model, graph, space, facts), cache, settings.threads, progress)

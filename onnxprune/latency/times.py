@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.importance.base import Progress
+from onnxprune.core.clock import Progress
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.kernels import kernel_times
 from onnxprune.latency.sites import Site

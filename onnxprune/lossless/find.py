@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.calibration.columns import column_positions, from_matrix, to_matrix
-from onnxprune.graph.fitpoint import FitPoint, schedule
 from onnxprune.graph.model import Model
-from onnxprune.graph.space import Ids, Mask, PruneSpace
-from onnxprune.graph.view import GraphView, is_float
+from onnxprune.graph.nodes import GraphView, is_float
 from onnxprune.lossless.intervals import Interval, bounds
 from onnxprune.lossless.numbering import Numbering
+from onnxprune.structure.fit_targets import FitPoint, schedule
+from onnxprune.structure.space import Ids, Mask, PruneSpace
 
 
 @dataclass(frozen=True, slots=True)

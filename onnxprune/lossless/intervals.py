@@ -12,8 +12,8 @@ import numpy as np
 
 from onnxprune.calibration.columns import as_matrix
 from onnxprune.graph.model import release
-from onnxprune.graph.space import Layer, PruneSpace
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.structure.space import Layer, PruneSpace
 
 _ROWS = 64  # of a weight that are looked at before it is asked whether more are needed
 _AT_ONCE = 1 << 20  # elements of a weight

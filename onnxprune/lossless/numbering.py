@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph.model import release
-from onnxprune.graph.space import Layer, PruneSpace
-from onnxprune.graph.view import GraphView, Node
+from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.structure.space import Layer, PruneSpace
 
 _ELEMENTWISE = frozenset(
     {

@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Ids, Labels
+from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
-from onnxprune.graph.space import Window
-from onnxprune.graph.view import Node
+from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.window import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """How a node contracts: see `graph.space.Layer`, whose fields these become."""
+    """How a node contracts: see `structure.space.Layer`, whose fields these become."""
 
     input: str
     weight: str

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Ids, Labels
-from onnxprune.graph.space import Window
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import along_channels, pad
-from onnxprune.ops.window import window_pads
+from onnxprune.ops.window import Window, window_pads
 
 
 class Conv(OpHandler):

@@ -6,10 +6,10 @@ from typing import Any
 
 import onnx
 
-from onnxprune.graph.labels import Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Linear, OpHandler, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
 from onnxprune.ops.product import couple_product
 
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
 
 
 class Shape(OpHandler):
-    """Shape and Size: `graph.dynamic` keeps what they tell, so that the arithmetic behind them is not disturbed."""
+    """Shape and Size: `structure.shape_arithmetic` keeps what they tell for the arithmetic behind them."""
 
     op_types = ("Shape", "Size")
 

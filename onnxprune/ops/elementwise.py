@@ -7,10 +7,10 @@ from typing import Any
 
 import onnx
 
-from onnxprune.graph.labels import Ids, Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Ids, Labels
 
 
 class Elementwise(OpHandler):

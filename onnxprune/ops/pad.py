@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Labels
+from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
-from onnxprune.graph.view import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import integers, pad, select
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
 from onnxprune.ops.window import covered, window_pads

@@ -2,8 +2,8 @@
 
 from collections.abc import Hashable, Sequence
 
-from onnxprune.graph.labels import Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
+from onnxprune.ops.labels import Labels
 
 Letters = Sequence[Hashable | None]
 """A name per axis; None for an axis that takes no part (of size 1, broadcast)."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Ids, Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Ids, Labels
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

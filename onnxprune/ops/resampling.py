@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 
 Method = Callable[[Sequence[int], Sequence[Any]], dict[int, np.ndarray]]
 """From the data's shape and the node's further inputs to `(size after, size before)` weights per changed axis."""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph.labels import Ids, Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
 
 _MOST_POSITIONS = 2**26  # more than any network flattens, and as much as fits into half a gigabyte of labels

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 
 
 def integers(value: Any) -> list[int]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import onnx
 
-from onnxprune.graph.labels import Labels
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
 
 

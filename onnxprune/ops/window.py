@@ -1,8 +1,19 @@
 """Geometry of sliding windows: convolution and pooling."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Geometry of a convolution over `n` spatial axes: `pads` has `2n` entries (begins, then ends)."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
 
 
 def same_pads(

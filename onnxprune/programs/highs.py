@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
 
 

@@ -6,7 +6,7 @@ from time import perf_counter
 
 import numpy as np
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
 
 _LOG = logging.getLogger(__name__)

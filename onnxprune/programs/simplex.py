@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 from scipy.sparse import csr_array
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
 
 _TOLERANCE = 1e-7  # largest violation of a row that is left

@@ -1,4 +1,4 @@
-"""Repair: least-squares refits of what remains, and fine-tuning (`repair.finetune`, needs torch)."""
+"""Repair: least-squares refits of what remains, and fine-tuning (`finetune`, needs torch)."""
 
 from onnxprune.repair.sequential import repair
 

@@ -2,8 +2,9 @@
 
 Refitting consumers alone leaves the kept units as they were, though others of their kind are gone. Here the weights of
 the layer that makes the units and of the layer that uses them are fitted at once, to the original's values at the
-consumer's fit point (`graph.fitpoint`). With corrections `U`, `V` of the two weight matrices (and of the biases), rows
-`X` of the producer's input, the activation `a` in between and the consumer's columns `cols`, what is minimised is
+consumer's fit point (`structure.fit_targets`). With corrections `U`, `V` of the two weight matrices (and of the
+biases), rows `X` of the producer's input, the activation `a` in between and the consumer's columns `cols`, what is
+minimised is
 
     |residual(cols(a(z + X U)) (W + V))|^2,
 

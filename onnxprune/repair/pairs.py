@@ -11,10 +11,10 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.columns import Positions, input_rows, output_rows
-from onnxprune.graph.fitpoint import FitPoint
-from onnxprune.graph.space import Layer
-from onnxprune.graph.view import GraphView
+from onnxprune.graph.nodes import GraphView
 from onnxprune.repair.ridge import Fit
+from onnxprune.structure.fit_targets import FitPoint
+from onnxprune.structure.space import Layer
 
 _SIDE = 4
 

@@ -1,8 +1,8 @@
 """Repair: refit every layer behind a removal, in order, towards what the original network computes.
 
 At each layer the inputs are those that the pruned and so far repaired network makes, and the target is the original's
-value at the layer's fit point (`graph.fitpoint`), so that a layer also makes up for what earlier layers and other
-branches could not.
+value at the layer's fit point (`structure.fit_targets`), so that a layer also makes up for what earlier layers and
+other branches could not.
 """
 
 from collections.abc import Mapping
@@ -11,23 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.cache import Cache, content, fingerprint
 from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.fingerprint import content, fingerprint
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
 from onnxprune.config import PruneConfig
-from onnxprune.execution import ONE_THREAD
-from onnxprune.graph.analysis import analyse
-from onnxprune.graph.fitpoint import FitPoint, schedule
+from onnxprune.core.cache import Cache
+from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import compress
-from onnxprune.graph.space import Ids, PruneSpace
-from onnxprune.graph.view import GraphView, is_float, view
-from onnxprune.importance.base import Progress, no_progress
+from onnxprune.graph.nodes import GraphView, is_float, view
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.fit_targets import FitPoint, schedule
+from onnxprune.structure.removal import compress
+from onnxprune.structure.space import Ids, PruneSpace
 
 _LEAST_ROWS = 16384
 _ROWS_PER_COLUMN = 48

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from onnxprune.core.results import GroupResult
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_parts import card, folded, legend, mono, profile, section, solid, table
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.text import count, percent, ratio, some
-from onnxprune.result import GroupResult, PruneResult
 
 MOST_CARDS = 72
 MOST_ROWS = 300
@@ -24,7 +25,7 @@ class Width:
     after: int
 
 
-def widths(result: PruneResult) -> tuple[Width, ...]:
+def widths(result: PruneOutcome) -> tuple[Width, ...]:
     """Output channels of each layer, in graph order."""
     before: dict[str, int] = {}
     after: dict[str, int] = {}
@@ -35,7 +36,7 @@ def widths(result: PruneResult) -> tuple[Width, ...]:
     return tuple(Width(x.node, x.op_type, before.get(x.node, 0), after.get(x.node, 0)) for x in result.layers)
 
 
-def width_section(result: PruneResult) -> Markup:
+def width_section(result: PruneOutcome) -> Markup:
     """Bars of kept channels per layer."""
     rows = [row for row in widths(result) if row.before]
     if not rows:
@@ -61,7 +62,7 @@ def width_section(result: PruneResult) -> Markup:
     )
 
 
-def macs_section(result: PruneResult) -> Markup | None:
+def macs_section(result: PruneOutcome) -> Markup | None:
     """Where the MACs went, per layer."""
     layers = [layer for layer in result.layers if layer.macs_before]
     if not layers:
@@ -121,7 +122,7 @@ def _table_title(layers: int) -> str:
     return "All layers as a table" if layers <= MOST_ROWS else f"The first {MOST_ROWS} layers as a table"
 
 
-def groups_section(result: PruneResult) -> Markup | None:
+def groups_section(result: PruneOutcome) -> Markup | None:
     """One card a group: its damage curve and the histogram of its scores."""
     groups = [group for group in result.groups if group.damage or group.scores]
     if not groups:

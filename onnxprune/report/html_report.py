@@ -2,6 +2,9 @@
 
 from importlib import resources
 
+from onnxprune.core.results import LatencyReport, MetricChange
+from onnxprune.core.text import several
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_network import groups_section, macs_section, width_section
 from onnxprune.report.html_parts import badge, card, command_line, definitions, folded, legend, mono, section, table
@@ -18,17 +21,15 @@ from onnxprune.report.text import (
     metric_value,
     obstacles,
     percent,
-    several,
     size,
     some,
 )
-from onnxprune.result import LatencyReport, MetricChange, PruneResult
 
 MOST_REASONS = 100
 POINT = 0.01
 
 
-def html_report(result: PruneResult, origin: Provenance) -> str:
+def html_report(result: PruneOutcome, origin: Provenance) -> str:
     """The whole page.
 
     Args:
@@ -61,7 +62,7 @@ def html_report(result: PruneResult, origin: Provenance) -> str:
     return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
-def _header(title: str, result: PruneResult) -> Markup:
+def _header(title: str, result: PruneOutcome) -> Markup:
     asked = [f"importance {result.plan.importance}"] if result.plan.importance else []
     asked += asked_for(result.settings)
     asked.append(f"seed {result.seed}")
@@ -69,7 +70,7 @@ def _header(title: str, result: PruneResult) -> Markup:
     return element("header", brand, element("h1", title), element("p", " · ".join(asked)))
 
 
-def _tiles(result: PruneResult) -> Markup:
+def _tiles(result: PruneOutcome) -> Markup:
     before, after = result.before, result.after
     latency = result.latency
     costs = (
@@ -125,7 +126,7 @@ def _tile(name: str, change: Markup, value: str, was: str, bar: Markup | None) -
     )
 
 
-def _not_pruned(result: PruneResult) -> Markup:
+def _not_pruned(result: PruneOutcome) -> Markup:
     grouped = obstacles(result.not_pruned)
     if not grouped:
         return section("What was not pruned", None, card("Every channel was free to go."))
@@ -144,7 +145,7 @@ def _not_pruned(result: PruneResult) -> Markup:
     )
 
 
-def _decision(result: PruneResult) -> Markup:
+def _decision(result: PruneOutcome) -> Markup:
     program = result.program
     facts: list[tuple[str, object]] = [("status", _status(program.status))]
     for name, value in (("objective", program.objective), ("bound", program.bound)):
@@ -191,14 +192,14 @@ def _status(status: str) -> Markup:
     return badge(words.get(status, status), {"optimal": "good", "limit": "bad"}.get(status, "calm"))
 
 
-def _oamip(result: PruneResult) -> Markup | None:
+def _oamip(result: PruneOutcome) -> Markup | None:
     if not result.oamip:
         return None
     facts = [(k.replace("_", " "), str(v)) for k, v in result.oamip.items() if isinstance(v, int | float | str | bool)]
     return element("div", card(element("h3", "The paper's program"), definitions(facts)), style="margin-top:14px")
 
 
-def _reproduce(result: PruneResult, origin: Provenance) -> Markup:
+def _reproduce(result: PruneOutcome, origin: Provenance) -> Markup:
     facts: list[tuple[str, object]] = [(role, _file(mark)) for role, mark in origin.files.items()]
     facts.append(("seed", result.seed))
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.result import Costs, NotPruned
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import NotPruned
 
 if TYPE_CHECKING:
-    from onnxprune.graph.space import Layer, PruneSpace
-    from onnxprune.graph.view import GraphView
+    from onnxprune.graph.nodes import GraphView
+    from onnxprune.structure.space import Layer, PruneSpace
 
 
 @dataclass(frozen=True, slots=True)

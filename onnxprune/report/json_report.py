@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
-from onnxprune.result import Costs, LatencyReport, MetricChange, NotPruned, PruneResult
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.calibration.dataset import Dataset
-    from onnxprune.evaluation.latency import Latency
-    from onnxprune.importance.base import Scores
-    from onnxprune.repair.finetune.result import FinetuneResult
+    from onnxprune.core.scores import Scores
+    from onnxprune.finetune.result import FinetuneResult
+    from onnxprune.runtime.timing import Latency
 
 SCHEMA = 1
 
@@ -52,7 +54,7 @@ def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
     return found
 
 
-def prune_report(result: PruneResult, origin: Provenance | None = None) -> dict[str, Any]:
+def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `prune`."""
     report = head("prune", result.source, origin) | {
         "before": plain(result.before),

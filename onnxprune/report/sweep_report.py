@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.sweep import COSTS, SweepPoint, SweepResult
 from onnxprune.report.html_parts import card, command_line, section, solid
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, plain
@@ -15,13 +17,12 @@ from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
 from onnxprune.report.terminal import GOOD, table
 from onnxprune.report.text import count, metric_name, metric_value, percent, size
-from onnxprune.sweep import COSTS, SweepPoint, SweepResult
 
 _TITLES = {"macs": "MACs", "params": "Parameters", "bytes": "Weights", "latency": "Latency"}
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
 
-def sweep_summary(found: SweepResult) -> RenderableType:
+def sweep_summary(found: SweepResult[PruneOutcome]) -> RenderableType:
     """One line a point; the points on the front of the budget's own cost stand out."""
     made = table(*_COLUMNS, _quality_title(found), "change")
     front = set(found.front(found.points[0].target.kind))
@@ -33,7 +34,9 @@ def sweep_summary(found: SweepResult) -> RenderableType:
     return Group(made, *missed, *notes)
 
 
-def sweep_report(found: SweepResult, files: Sequence[str | None], origin: Provenance | None = None) -> dict[str, Any]:
+def sweep_report(
+    found: SweepResult[PruneOutcome], files: Sequence[str | None], origin: Provenance | None = None
+) -> dict[str, Any]:
     """The report of `sweep`.
 
     Args:
@@ -71,7 +74,7 @@ def sweep_report(found: SweepResult, files: Sequence[str | None], origin: Proven
     }
 
 
-def sweep_page(found: SweepResult, origin: Provenance) -> str:
+def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
     """A self-contained page: a chart for each cost, and the table."""
     title = found.source.replace("\\", "/").rpartition("/")[2]
     style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
@@ -98,14 +101,14 @@ def sweep_page(found: SweepResult, origin: Provenance) -> str:
     return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"
 
 
-def _repeats(found: SweepResult, cost: str) -> bool:
+def _repeats(found: SweepResult[PruneOutcome], cost: str) -> bool:
     """Whether bytes say nothing that parameters do not: all weights have one type."""
     return cost == "bytes" and all(
         abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in found.points
     )
 
 
-def _chart(found: SweepResult, cost: str) -> Markup:
+def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
     """Quality against one cost; the front is a line, and the original is its right end."""
     front = found.front(cost)
     original = (1.0, found.quality or 0.0)
@@ -141,11 +144,11 @@ def _chart(found: SweepResult, cost: str) -> Markup:
     return section(_TITLES[cost], text, card(grid))
 
 
-def _quality_title(found: SweepResult) -> str:
+def _quality_title(found: SweepResult[PruneOutcome]) -> str:
     return "quality" if found.metric is None else metric_name(found.metric)
 
 
-def _cells(found: SweepResult, point: SweepPoint) -> list[str]:
+def _cells(found: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[str]:
     after = point.result.after
     cells = [
         count(after.macs) + _share(point, "macs"),
@@ -158,11 +161,11 @@ def _cells(found: SweepResult, point: SweepPoint) -> list[str]:
     return [*cells, metric_value(found.metric, point.quality), f"{100 * (point.quality - found.quality):+.2f} points"]
 
 
-def _share(point: SweepPoint, cost: str) -> str:
+def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
     return f" ({percent(point.cost[cost], 0)})" if cost in point.cost else ""
 
 
-def _notes(found: SweepResult) -> list[str]:
+def _notes(found: SweepResult[PruneOutcome]) -> list[str]:
     """Every note once; where it is not about all points, with the budgets of those that it is about."""
     about: dict[str, list[str]] = {}
     for point in found.points:

@@ -9,6 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport
+from onnxprune.core.text import several
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.text import (
     count,
     duration,
@@ -19,18 +23,16 @@ from onnxprune.report.text import (
     obstacles,
     percent,
     ratio,
-    several,
     size,
     some,
 )
-from onnxprune.result import Costs, GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport, PruneResult
 
 if TYPE_CHECKING:
     from onnxprune.calibration.dataset import Dataset
-    from onnxprune.evaluation.latency import Latency
-    from onnxprune.importance.base import Scores
-    from onnxprune.repair.finetune.result import Epoch, FinetuneResult
+    from onnxprune.core.scores import Scores
+    from onnxprune.finetune.result import Epoch, FinetuneResult
     from onnxprune.report.inspection import Inspection
+    from onnxprune.runtime.timing import Latency
 
 TOP_GROUPS = 8
 TOP_REASONS = 6
@@ -38,7 +40,7 @@ BAR = 16
 GOOD, BAD, DIM = "green", "red", "dim"
 
 
-def prune_summary(result: PruneResult, output: str, output_bytes: int | None = None) -> RenderableType:
+def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = None) -> RenderableType:
     """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
     parts: list[RenderableType] = [
         _change_table(result.before, result.after, result.metrics),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.config import Target
-from onnxprune.result import MetricChange, NotPruned
+from onnxprune.core.results import MetricChange, NotPruned
+from onnxprune.core.text import SHARE_METRICS
 
-_SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "agreement": "agreement with the original"}
-_NAMES = {**_SHARES, "relative_error": "relative output error", "latency_ms": "latency"}
+_NAMES = {**SHARE_METRICS, "relative_error": "relative output error", "latency_ms": "latency"}
 
 _DIGITS = 3
 
@@ -46,11 +46,6 @@ def ratio(after: float, before: float) -> str:
     return percent(after / before) if before else "–"
 
 
-def several(number: int, what: str) -> str:
-    """`1 group`, `2 groups`."""
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def duration(seconds: float) -> str:
     """`0.01` as `10 ms`, `75` as `1 min 15 s`."""
     if seconds < 1:
@@ -67,21 +62,16 @@ def metric_name(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
-def main_metric(metrics: Mapping[str, MetricChange]) -> str | None:
-    """The metric that an accuracy floor is about: accuracy where there are labels, else agreement."""
-    return next((name for name in _SHARES if name in metrics), None)
-
-
 def is_share(name: str) -> bool:
     """True for metrics in [0, 1] that people read in per cent and that are better when higher."""
-    return name in _SHARES
+    return name in SHARE_METRICS
 
 
 def metric_value(name: str, value: float) -> str:
     """A metric's value with its unit."""
     if not math.isfinite(value):
         return "–"
-    return percent(value, 2) if name in (*_SHARES, "relative_error") else f"{value:.4g}"
+    return percent(value, 2) if name in (*SHARE_METRICS, "relative_error") else f"{value:.4g}"
 
 
 def metric_change(name: str, change: MetricChange) -> str:
@@ -116,7 +106,7 @@ def obstacles(not_pruned: Iterable[NotPruned]) -> tuple[Obstacle, ...]:
 
 
 def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The limits that the user set, from `PruneResult.settings`."""
+    """The limits that the user set, from `PruneOutcome.settings`."""
     found = [
         str(Target(**target)) if isinstance(target, Mapping) else str(target)
         for target in settings.get("targets") or ()

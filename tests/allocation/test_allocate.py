@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, allocate
 from onnxprune.allocation.costs import budgets
-from onnxprune.allocation.problem import monotone
 from onnxprune.config import Target
-from onnxprune.errors import BudgetError
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.errors import BudgetError
+from onnxprune.core.scores import monotone
 from onnxprune.graph.load import load
-from onnxprune.graph.remove import remove
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.removal import remove
 
 
 @st.composite

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, CostTable, allocate
-from onnxprune.errors import BudgetError
+from onnxprune.core.errors import BudgetError
 
 
 def random_problem(seed: int, groups: int) -> tuple[AllocationProblem, CostTable]:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from onnxprune.calibration.convert import arrange
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 Image = pytest.importorskip("PIL.Image")

@@ -13,9 +13,9 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data, overlap
 from onnxprune.calibration.rows import choose
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 

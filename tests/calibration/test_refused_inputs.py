@@ -8,9 +8,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.calibration.inputs import load_data
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import helper, numpy_helper
 
-from onnxprune.pipeline import prune
+from onnxprune.api.prune import prune
 
 
 def test_constant_nodes_are_no_results_of_a_step() -> None:

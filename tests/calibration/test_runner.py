@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import Runner, collect
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 NETWORK = """g (float[{batch},3] x) => (float[{batch},2] y) {{
@@ -188,7 +188,7 @@ def test_batch_size_below_one_is_refused():
 
 @pytest.mark.parametrize("limit", [1_800_000_000, 8])
 def test_models_too_large_for_one_message_go_through_a_folder(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr("onnxprune.calibration.session.INLINE_LIMIT", limit)
+    monkeypatch.setattr("onnxprune.runtime.session.INLINE_LIMIT", limit)
     proto = example(
         "g (float[N,300] x) => (float[N,4] y) { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }",
         {"w": (300, 8), "v": (8, 4)},

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from residual import NETWORK, WEIGHTS
 
-from onnxprune import pipeline
+import onnxprune
 from onnxprune.calibration import store
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
 from onnxprune.config import PruneConfig, parse_size
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 VALUES = {
@@ -101,7 +101,7 @@ def test_a_bound_on_memory_changes_no_byte_of_the_result(monkeypatch, reads):
     data = {"x": np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)}
 
     def outcome(**options):
-        result = pipeline.prune(proto, data, targets="macs=0.5", threads=1, **options)
+        result = onnxprune.prune(proto, data, targets="macs=0.5", threads=1, **options)
         return result.plan.to_json(), {name: a.tobytes() for name, a in result.model.constants.items()}
 
     free = outcome()

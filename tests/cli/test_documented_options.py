@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.cli import COMMANDS, commands
+from onnxprune.cli.commands import COMMANDS, commands
 from onnxprune.cli.options import options
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()

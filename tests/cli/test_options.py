@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxprune.cli.options import Section, build, options
 from onnxprune.config import PreprocessConfig, PruneConfig, Target, option
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 PRUNING = Section("Pruning", PruneConfig)
 IMAGES = Section("Images", PreprocessConfig, "preprocess")

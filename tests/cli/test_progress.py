@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from onnxprune.cli.terminal import Terminal
-from onnxprune.clock import Clock
+from onnxprune.core.clock import Clock
 
 
 @pytest.fixture

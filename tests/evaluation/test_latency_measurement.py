@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.inputs import load_data
-from onnxprune.errors import InputError, ModelError
-from onnxprune.evaluation.latency import make_feed, measure
+from onnxprune.calibration.runner import first_feed
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
+from onnxprune.runtime.feeds import random_feed
+from onnxprune.runtime.timing import measure
 
 
 def network(width, batch="N"):
@@ -39,7 +41,7 @@ def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
         # Each pair of calls takes twice the time of the pair before.
         return base * 2 ** ((len(calls) - 1) // 2)
 
-    monkeypatch.setattr("onnxprune.evaluation.latency._sample", sample)
+    monkeypatch.setattr("onnxprune.runtime.timing._sample", sample)
     slow, fast = measure([network(8), network(9)], seconds=0, warmup=1, rounds=7, memory=False)
     assert (slow.ratio, fast.ratio) == (1, 0.5)
     assert slow.median_ms == pytest.approx(2 * fast.median_ms)
@@ -62,7 +64,7 @@ def test_memory_is_left_out_on_request():
 
 def test_time_budget_adds_rounds(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("onnxprune.evaluation.latency.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr("onnxprune.runtime.timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     results = [measure([network(8)], seconds=s, warmup=0, rounds=1, memory=False)[0] for s in (0, 10, 100)]
     assert results[0].rounds == 1 < results[1].rounds < results[2].rounds < 100
 
@@ -73,7 +75,7 @@ def test_fixed_batch_is_kept():
 
 
 def test_feeds_are_seeded_and_equal_for_models_of_one_task():
-    feeds = [make_feed(network(width), 2, seed=seed)["x"] for width, seed in ((8, 0), (9, 0), (8, 1))]
+    feeds = [random_feed(network(width), 2, seed=seed)["x"] for width, seed in ((8, 0), (9, 0), (8, 1))]
     np.testing.assert_array_equal(feeds[0], feeds[1])
     assert not np.array_equal(feeds[0], feeds[2])
     assert feeds[0].shape == (2, 64)
@@ -82,7 +84,7 @@ def test_feeds_are_seeded_and_equal_for_models_of_one_task():
 def test_every_axis_called_batch_has_the_batch():
     text = "g (float[batch,3] x, float[2,batch,3] s, float f) => (float[batch,3] y, float[2,batch,3] z, float o)"
     model = load(example(text + "{ y = Relu (x)  z = Relu (s)  o = Relu (f) }"))
-    feed = make_feed(model, 4)
+    feed = random_feed(model, 4)
     assert {name: array.shape for name, array in feed.items()} == {"x": (4, 3), "s": (2, 4, 3), "f": ()}
 
 
@@ -90,8 +92,8 @@ def test_users_rows_are_taken():
     model = network(8)
     x = np.arange(640, dtype=np.float32).reshape(10, 64)
     data = load_data(x, model, view(model))
-    np.testing.assert_array_equal(make_feed(model, 3, data)["x"], x[:3])
-    np.testing.assert_array_equal(make_feed(model, 12, data)["x"], np.concatenate([x, x[:2]]))
+    np.testing.assert_array_equal(first_feed(model, data, 3)["x"], x[:3])
+    np.testing.assert_array_equal(first_feed(model, data, 12)["x"], np.concatenate([x, x[:2]]))
 
 
 def test_models_that_cannot_run_are_reported():

@@ -5,10 +5,10 @@ import pytest
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.evaluation.metrics import compare, evaluate
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 

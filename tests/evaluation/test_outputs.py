@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind, row_divergence
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
+from onnxprune.outputs.meaning import OutputKind, divergence, output_kind, row_divergence
 
 LOGITS = OutputKind("y", "logits", ("y",))
 PROBABILITIES = OutputKind("y", "probabilities", ("y",))

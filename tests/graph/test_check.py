@@ -9,13 +9,13 @@ import onnx
 import pytest
 from oracle import Analysed, analysed, random_removal
 
-from onnxprune.errors import ModelError
-from onnxprune.graph.check import RemovalCheck
+from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import remove
-from onnxprune.graph.save import save
-from onnxprune.graph.space import Ids
 from onnxprune.ops.examples import example
+from onnxprune.structure.check import RemovalCheck
+from onnxprune.structure.removal import remove
+from onnxprune.structure.save import save
+from onnxprune.structure.space import Ids
 
 
 @pytest.fixture

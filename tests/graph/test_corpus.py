@@ -9,8 +9,8 @@ import onnx
 import pytest
 from oracle import analysed, check_removal, random_removal
 
-from onnxprune.errors import ModelError
-from onnxprune.graph.analysis import analyze
+from onnxprune.core.errors import ModelError
+from onnxprune.structure.analysis import analyze
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "corpus.json").read_text())
 REFUSED = "omlt/maxpool_2d.onnx"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from oracle import analysed
 
-from onnxprune.graph.cost import measure
 from onnxprune.ops.examples import example
+from onnxprune.structure.costs import measure
 
 CONV = """g (float[N,3,9,9] x) => (float[N,4,A,B] y) {{
     h = Conv <pads = [1, 1, 1, 1]> (x, w1)

@@ -3,11 +3,11 @@
 import numpy as np
 
 from onnxprune.calibration.runner import Runner
-from onnxprune.graph.analysis import analyse
-from onnxprune.graph.fitpoint import schedule
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.fit_targets import schedule
 
 BLOCK = """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
     s = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)

@@ -13,10 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import InputError, ModelError, OnnxPruneError
-from onnxprune.graph.analysis import analyze, require_understood
+from onnxprune.core.errors import InputError, ModelError, OnnxPruneError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyze, require_understood
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = int(os.environ.get("ONNXPRUNE_MUTANTS", "200"))

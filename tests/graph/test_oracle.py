@@ -8,8 +8,8 @@ from oracle import Analysed, analysed, assert_close, check_removal, random_feed,
 from random_graphs import graphs
 
 from onnxprune.graph.model import to_proto
-from onnxprune.graph.remove import remove
-from onnxprune.graph.space import Ids
+from onnxprune.structure.removal import remove
+from onnxprune.structure.space import Ids
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 property_test = settings(max_examples=60, deadline=None, suppress_health_check=SLOW, derandomize=True)

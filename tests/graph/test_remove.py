@@ -5,10 +5,10 @@ import onnx
 import pytest
 from oracle import analysed, check_removal
 
-from onnxprune.errors import ModelError
+from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import to_proto
-from onnxprune.graph.remove import remove
 from onnxprune.ops.examples import example
+from onnxprune.structure.removal import remove
 
 
 def model() -> onnx.ModelProto:

@@ -5,15 +5,15 @@ import pytest
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import PruneConfig
-from onnxprune.errors import InputError
-from onnxprune.execution import SerialExecutor
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.snip import score
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
 
 pytest.importorskip("torch", reason="SNIP's gradients need torch")
 

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
+from onnxprune.structure.analysis import analyse
 
 STEP = 8
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.latency.kernels import kernel_times, own_time
 from onnxprune.latency.sites import sites
+from onnxprune.structure.analysis import analyse
 
 
 def events(runs: list[list[tuple[str, str, int]]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 from onnxprune.latency.cache import TimeCache, default_folder
 
 

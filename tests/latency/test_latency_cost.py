@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.clock import no_progress
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
-from onnxprune.importance.base import no_progress
+from onnxprune.graph.nodes import view
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.sites import sites
 from onnxprune.latency.times import SiteTimes
 from onnxprune.latency.widths import fast_widths, grid
+from onnxprune.structure.analysis import analyse
 
 
 def site_times(model: Model) -> tuple[SiteTimes, list[int]]:

@@ -3,13 +3,13 @@
 import numpy as np
 import onnx
 
-from onnxprune.calibration.session import open_session
-from onnxprune.evaluation.latency import make_feed
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.latency.sites import Site, sites
+from onnxprune.runtime.feeds import random_feed
+from onnxprune.runtime.session import open_session
+from onnxprune.structure.analysis import analyse
 
 
 def cut(model: Model) -> tuple[Site, ...]:
@@ -45,7 +45,7 @@ def test_widths_reach_the_small_model(network: Model) -> None:
     assert site.widths(kept) == (12, 5)
     small = site.at((12, 5))
     assert (5, 12, 3, 3) in [array.shape for array in small.constants.values()]
-    feed = make_feed(small)
+    feed = random_feed(small)
     outputs = open_session(small, threads=1).run(None, feed)
     assert all(np.isfinite(output).all() for output in outputs)
 
@@ -56,7 +56,7 @@ def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
         space = analyse(model, view(model))
         for site in cut(model):
             small = site.at(site.widths([1] * len(space.groups)))
-            outputs = open_session(small, threads=1).run(None, make_feed(small))
+            outputs = open_session(small, threads=1).run(None, random_feed(small))
             assert all(np.isfinite(output).all() for output in outputs)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import onnxprune
 from onnxprune.config import LatencyConfig, PruneConfig, Target
-from onnxprune.errors import BudgetError, InputError
+from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.graph.model import Model
 
 Kernels = list[int]

@@ -8,16 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redundant import WEIGHTS, assert_same, build, constant, never_positive, silent, twins
 
-from onnxprune import floor, pipeline
+import onnxprune
+from onnxprune.api.result import PruneResult
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import PreprocessConfig, PruneConfig
-from onnxprune.errors import AccuracyError, ModelError
+from onnxprune.core.clock import Clock
+from onnxprune.core.errors import AccuracyError, ModelError
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.scores import GroupScore
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
-from onnxprune.graph.remove import masked
-from onnxprune.importance.base import GroupScore
 from onnxprune.lossless import lossless
-from onnxprune.result import PrunePlan, PruneResult
+from onnxprune.pipeline import floor
+from onnxprune.pipeline.prepare import prepare, score
+from onnxprune.pipeline.shrink import exactly
+from onnxprune.structure.removal import masked
 
 IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "oamip", "snip")
 
@@ -40,7 +45,7 @@ def images() -> np.ndarray:
 def run(change, images, **options) -> tuple[PruneResult, PruneResult]:
     """A run, and one that removes only what goes without loss."""
     proto = build(0, change)
-    return pipeline.prune(proto, images, **options), pipeline.prune(proto, lossless=True)
+    return onnxprune.prune(proto, images, **options), onnxprune.prune(proto, lossless=True)
 
 
 def is_among(fewer: PruneResult, more: PruneResult) -> bool:
@@ -52,10 +57,10 @@ def test_a_budget_that_it_meets_alone_costs_nothing(images, importance, tmp_path
     if importance == "snip":
         pytest.importorskip("torch")
     proto = build(0, wasteful)
-    alone = pipeline.prune(proto, lossless=True)
+    alone = onnxprune.prune(proto, lossless=True)
     assert sum(map(len, alone.plan.removed.values())) == 6
     for target in (alone.after.macs, 1.0):
-        found = pipeline.prune(proto, images, targets=f"macs={target}", importance=importance, repair=False)
+        found = onnxprune.prune(proto, images, targets=f"macs={target}", importance=importance, repair=False)
         found.save(tmp_path / "out.onnx")
         assert found.plan.removed == alone.plan.removed
         assert found.after == alone.after
@@ -76,8 +81,8 @@ def test_it_is_always_among_what_goes(images, importance, budget):
 
 
 def test_largest_norms_do_not_keep_what_is_never_seen(images):
-    prepared = pipeline.prepare(build(0, wasteful), images, PruneConfig(importance="magnitude"), PreprocessConfig())
-    first = pipeline.score(prepared, PruneConfig(importance="magnitude")).groups[0]
+    prepared = prepare(build(0, wasteful), images, PruneConfig(importance="magnitude"), PreprocessConfig())
+    first = score(prepared, PruneConfig(importance="magnitude")).groups[0]
     assert {*first.order[:5]} == {0, 2, 4, 5, 6}
     assert not first.scores[[0, 2, 4, 5, 6]].any()
     assert not first.damage[3:].any()
@@ -94,7 +99,7 @@ def test_repair_finds_nothing_to_do(images):
 
 def test_repair_aims_at_the_original_behind_a_merged_unit(images):
     proto = build(0, wasteful)
-    results = [pipeline.prune(proto, images, targets="macs=0.25", repair=repair) for repair in (False, True)]
+    results = [onnxprune.prune(proto, images, targets="macs=0.25", repair=repair) for repair in (False, True)]
     wanted = Runner(load(proto), threads=1).run_feed({"x": images})["y"]
     plain, repaired = (
         np.square(Runner(r.model, threads=1).run_feed({"x": images})["y"] - wanted).sum() for r in results
@@ -115,23 +120,23 @@ def test_a_plan_gives_the_same_file(images, repair, target, round_to):
 
 def test_a_plan_that_takes_one_of_two_twins_loses_nothing():
     proto = build(1, twins)
-    other = pipeline.prune(proto, lossless=True)
+    other = onnxprune.prune(proto, lossless=True)
     for taken in (3, 6):
         plan = replace(other.plan, removed=dict.fromkeys(other.plan.removed, (taken,)))
-        assert_same(load(proto), pipeline.prune(proto, plan=plan).model)
+        assert_same(load(proto), onnxprune.prune(proto, plan=plan).model)
 
 
 @pytest.mark.parametrize("budget", [{"targets": "macs=1.0"}, {"threshold": "0"}, {"lossless": True}])
 def test_what_may_not_go_stays_as_it_was(images, budget):
     proto = build(0, wasteful)
     whole = load(proto)
-    names = [group.name for group in pipeline.prepare(proto, None, PruneConfig(), PreprocessConfig()).space.groups]
+    names = [group.name for group in prepare(proto, None, PruneConfig(), PreprocessConfig()).space.groups]
     options = {"importance": "magnitude", "repair": False, **budget}
-    kept = pipeline.prune(proto, images, keep=(f"^{names[0]}$",), **options)
+    kept = onnxprune.prune(proto, images, keep=(f"^{names[0]}$",), **options)
     assert [group.kept for group in kept.groups] == [8, 5]
     assert np.array_equal(kept.model.constants["b1"], np.delete(whole.constants["b1"], 1))
     # 3 of 8 would be left; the next multiple of 4 is 4, and of 6 the next to 5 is 6.
-    rounded = pipeline.prune(proto, images, round_to=4, **options)
+    rounded = onnxprune.prune(proto, images, round_to=4, **options)
     assert [group.kept for group in rounded.groups] == [4, 6]
     assert "4 units went without loss" in rounded.notes[0]
     for result in (kept, rounded):
@@ -143,8 +148,8 @@ def test_a_file_whose_moved_weights_are_wrong_is_refused(images, tmp_path, monke
         found = lossless(*given)
         return replace(found, model=found.model.with_constants({"b1": found.model.constants["b1"] + 1.0}))
 
-    monkeypatch.setattr(pipeline, "lossless", wrong)
-    result = pipeline.prune(build(0, wasteful), images, targets="macs=0.5", importance="magnitude", repair=False)
+    monkeypatch.setattr("onnxprune.pipeline.prepare.lossless", wrong)
+    result = onnxprune.prune(build(0, wasteful), images, targets="macs=0.5", importance="magnitude", repair=False)
     with pytest.raises(ModelError, match="constant and equal units"):
         result.save(tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
@@ -163,10 +168,10 @@ def test_a_floor_that_nothing_else_meets_leaves_it(images, monkeypatch, resoluti
     proto, rng = build(0, never_positive), np.random.default_rng(1)
     varied = (rng.standard_normal((4000, 3, 6, 6)) + rng.normal(0, 10, (4000, 3, 1, 1))).astype(np.float32)
     options = {"evaluation": varied, "max_drop": 0.0, "importance": "random", "repair": False}
-    found = pipeline.prune(proto, images, **options)
-    assert found.plan.removed == pipeline.prune(proto, lossless=True).plan.removed
+    found = onnxprune.prune(proto, images, **options)
+    assert found.plan.removed == onnxprune.prune(proto, lossless=True).plan.removed
     with pytest.raises(AccuracyError, match="no smaller model"):
-        pipeline.prune(build(0, lambda weights: None), images, **options)
+        onnxprune.prune(build(0, lambda weights: None), images, **options)
 
 
 @settings(max_examples=40)
@@ -191,17 +196,17 @@ def test_costs_are_exact_and_outputs_those_of_the_oracle(seed, importance, share
 
     proto = build(pads, change)
     config = PruneConfig(importance=importance, repair=False, round_to=round_to, seed=seed)
-    prepared = pipeline.prepare(proto, None, config, PreprocessConfig())
+    prepared = prepare(proto, None, config, PreprocessConfig())
     least = prepared.space.costs(prepared.space.removal({g.name: range(1, len(g)) for g in prepared.space.groups}))
     target = max(share, least.macs / prepared.before.macs if round_to == 1 else 0.7)
-    result = pipeline.prune(proto, config=config, targets=f"macs={target}")
+    result = onnxprune.prune(proto, config=config, targets=f"macs={target}")
     removed = prepared.space.removal(result.plan.removed)
     assert prepared.space.costs(removed).macs == result.after.macs
-    exact = pipeline.exactly(prepared, removed, pipeline.Clock())
+    exact = exactly(prepared, removed, Clock())
     assert_same(load(proto), exact.model)
     assert_same(masked(exact.model, prepared.view, prepared.space, removed), load(to_proto(result.model)))
     if round_to == 1:
-        assert is_among(pipeline.prune(proto, lossless=True), result)
+        assert is_among(onnxprune.prune(proto, lossless=True), result)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 9))

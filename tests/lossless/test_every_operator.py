@@ -6,9 +6,9 @@ import pytest
 from oracle import Analysed, analysed, assert_close, random_feed, run
 
 from onnxprune.graph.model import to_proto
-from onnxprune.graph.remove import masked, remove
 from onnxprune.lossless import lossless
 from onnxprune.ops import handlers
+from onnxprune.structure.removal import masked, remove
 
 EXAMPLES = [
     pytest.param(example, id=f"{type(handler).__name__}-{number}")

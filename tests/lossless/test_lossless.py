@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from redundant import WEIGHTS, assert_same, build, constant, never_positive, silent, twins
 
-from onnxprune.errors import InputError
-from onnxprune.graph.analysis import analyse
+from onnxprune.api.prune import prune
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.remove import masked, remove
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.lossless import lossless
 from onnxprune.lossless.intervals import _product
 from onnxprune.ops.examples import example
-from onnxprune.pipeline import prune
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.removal import masked, remove
 
 
 def apply(proto: onnx.ModelProto):

@@ -6,10 +6,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from oracle import analysed, assert_close, random_feed, run
 
-from onnxprune.graph.remove import remove
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.lossless.intervals import bounds
 from onnxprune.ops.examples import example
+from onnxprune.structure.removal import remove
 
 DENSE = "h = Gemm (x, w1, b1) a = Relu (h) y = Gemm (a, w2, b2)"
 SHAPES = {"w1": (6, 8), "b1": (8,), "w2": (8, 3), "b2": (3,)}

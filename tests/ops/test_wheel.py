@@ -8,8 +8,8 @@ import pytest
 from onnx import version_converter
 from oracle import analysed, random_removal
 
-from onnxprune.graph.remove import remove
 from onnxprune.ops import handlers
+from onnxprune.structure.removal import remove
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 PATHS = sorted(

@@ -8,8 +8,8 @@ import pytest
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
-from onnxprune.repair.finetune.network import bound_network
+from onnxprune.graph.nodes import view
+from onnxprune.torchnet.network import bound_network
 
 pytest.importorskip("torch", reason="fine-tuning needs torch")
 

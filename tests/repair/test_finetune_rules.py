@@ -15,7 +15,7 @@ from onnxprune.ops import handlers
 
 torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
 
-from onnxprune.repair.finetune.network import Network  # noqa: E402 (needs torch)
+from onnxprune.torchnet.network import Network  # noqa: E402 (needs torch)
 
 X = "float[2,4,7,6] x"
 # operator: cases, each `(graph text after the name, constants, opset)`; inputs are normal numbers, see `_feed`.

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.runner import Runner
-from onnxprune.graph.analysis import analyse
-from onnxprune.graph.fitpoint import schedule
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.sequential import corrected
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.fit_targets import schedule
 
 CONV = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
     h = Conv <pads = [1, 1, 1, 1], group = GROUPS> (x, w1, b1)

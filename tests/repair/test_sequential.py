@@ -9,12 +9,12 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PruneConfig
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
-from onnxprune.graph.remove import remove
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 from onnxprune.repair import repair
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.removal import remove
 
 CONFIG = PruneConfig(threads=1)
 

@@ -4,17 +4,11 @@ from typing import Any
 
 import pytest
 
+from onnxprune.api.result import PruneResult
 from onnxprune.config import PruneConfig, Target
-from onnxprune.result import (
-    Costs,
-    GroupResult,
-    LayerCost,
-    MetricChange,
-    NotPruned,
-    ProgramReport,
-    PrunePlan,
-    PruneResult,
-)
+from onnxprune.core.costs import Costs
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.results import GroupResult, LayerCost, MetricChange, NotPruned, ProgramReport
 
 Make = Callable[..., PruneResult]
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxprune.core.results import GroupResult, LatencyReport, NotPruned, ProgramReport
 from onnxprune.report import svg
 from onnxprune.report.html_network import MOST_CARDS
 from onnxprune.report.html_report import html_report
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import FileMark, Provenance
-from onnxprune.result import GroupResult, LatencyReport, NotPruned, ProgramReport
 
 ORIGIN = Provenance(command="onnxprune prune a.onnx -o b.onnx", files={"model": FileMark("a.onnx", 10, "0" * 64)})
 VOID = {"meta", "br", "hr", "link"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxprune.core.results import MetricChange, ProgramReport
 from onnxprune.report.json_report import plain, prune_report, to_text
 from onnxprune.report.provenance import FileMark, Provenance
-from onnxprune.result import MetricChange, ProgramReport
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report-schema.json").read_text())
 KEYS = [

@@ -5,10 +5,10 @@ from pathlib import Path
 import jsonschema
 
 from onnxprune.config import Target
+from onnxprune.core.results import LatencyReport
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.json_report import to_text
 from onnxprune.report.sweep_report import sweep_report
-from onnxprune.result import LatencyReport
-from onnxprune.sweep import SweepPoint, SweepResult
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report-schema.json").read_text())
 

@@ -6,13 +6,13 @@ import onnx
 from rich.console import Console, RenderableType
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.results import NotPruned, ProgramReport
+from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
-from onnxprune.importance.base import GroupScore, Scores
+from onnxprune.graph.nodes import view
 from onnxprune.report.inspection import inspection
 from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
-from onnxprune.result import NotPruned, ProgramReport
+from onnxprune.structure.analysis import analyse
 
 
 def shown(what: RenderableType, width: int = 110) -> str:

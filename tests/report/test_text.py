@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxprune.core.results import MetricChange, NotPruned
+from onnxprune.core.text import main_metric, several
 from onnxprune.report import text
-from onnxprune.result import MetricChange, NotPruned
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,9 @@ def test_metrics_in_their_units() -> None:
 
 def test_main_metric_is_accuracy_where_there_are_labels() -> None:
     change = MetricChange(1, 1)
-    assert text.main_metric({"relative_error": change, "agreement": change, "top1": change}) == "top1"
-    assert text.main_metric({"relative_error": change, "agreement": change}) == "agreement"
-    assert text.main_metric({"relative_error": change}) is None
+    assert main_metric({"relative_error": change, "agreement": change, "top1": change}) == "top1"
+    assert main_metric({"relative_error": change, "agreement": change}) == "agreement"
+    assert main_metric({"relative_error": change}) is None
 
 
 def test_obstacles_are_grouped_by_reason_largest_first() -> None:
@@ -81,7 +82,7 @@ def test_some() -> None:
 
 
 def test_several() -> None:
-    assert [text.several(n, "group") for n in (0, 1, 2)] == ["0 groups", "1 group", "2 groups"]
+    assert [several(n, "group") for n in (0, 1, 2)] == ["0 groups", "1 group", "2 groups"]
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ import numpy as np
 from benchmark_peers.cases import CASES, Case
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
-from onnxprune.evaluation import latency
 from onnxprune.evaluation.metrics import evaluate
-from onnxprune.graph.cost import measure
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
+from onnxprune.runtime import timing
+from onnxprune.structure.costs import measure
 
 LATENCY_S = 8.0  # seconds that measuring latency may take for all models of a case
 
@@ -52,7 +52,7 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
         if key not in request.get("skip", ()):
             found[key] |= evaluate(model, data, threads=1)
     if request["full"]:
-        times = latency.measure(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
+        times = timing.measure(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
         for (key, model), time in zip(models.items(), times, strict=True):
             costs = measure(model)
             found[key] |= {"macs": costs.macs, "params": costs.params}

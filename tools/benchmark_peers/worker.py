@@ -25,8 +25,8 @@ HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a 
 def search(prune: Prune, job: Job) -> float | None:
     """The smallest ratio whose model stays within the budget; None where even the largest does not."""
     from onnxprune.config import Target
-    from onnxprune.graph.cost import measure
     from onnxprune.graph.load import load
+    from onnxprune.structure.costs import measure
 
     wanted = Target.parse(job.target)
     base = float(getattr(measure(load(job.model)), wanted.kind))

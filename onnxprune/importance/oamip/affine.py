@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array, csr_array, vstack
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 
 _ROUNDING = 1e-9  # differences that arithmetic in double precision may leave, relative to the numbers compared
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.errors import ModelError
-from onnxprune.graph.fold import evaluate
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.folding import evaluate
 from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import GraphView, Node
 from onnxprune.graph.shapes import Facts
-from onnxprune.graph.space import PruneSpace
-from onnxprune.graph.view import GraphView, Node
 from onnxprune.importance.oamip.rules import RULES
 from onnxprune.importance.oamip.steps import Activation, Network, Step
+from onnxprune.structure.space import PruneSpace
 
 ScorePoints = Mapping[str, np.ndarray]
 """Per scored tensor, in topological order, `(n,)` the unit at each position; 0 where no score applies."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip import maps
 from onnxprune.importance.oamip.compile import Graph, ScorePoints, compile_network, logits_of, score_points

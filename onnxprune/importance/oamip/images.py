@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.errors import InputError
+from onnxprune.core.errors import InputError
 
 _PER_CLASS = 10
 _FORMS = "N, random:N, per-class, per-class:N or all"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from onnxprune.errors import ModelError
+from onnxprune.core.errors import ModelError
 from onnxprune.importance.oamip.affine import Builder, contradiction, sparse, widened
 from onnxprune.importance.oamip.propagate import Propagation, ScoreColumns, propagate
 from onnxprune.importance.oamip.steps import Network

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_array
 
-from onnxprune.errors import ModelError
+from onnxprune.core.errors import ModelError
 from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
 from onnxprune.importance.oamip.gates import Gating, maximum, relu
 from onnxprune.importance.oamip.steps import Activation, Linear, Maximum, Network

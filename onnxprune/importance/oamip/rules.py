@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from scipy.sparse import csr_array
 
-from onnxprune.errors import ModelError
-from onnxprune.graph.view import Node
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.nodes import Node
 from onnxprune.importance.oamip import maps
 from onnxprune.importance.oamip.steps import Activation, Linear, Maximum, Step
 from onnxprune.ops.window import window_pads

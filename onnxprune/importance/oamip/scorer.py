@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.allocation import removal_to_damage
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import OamipConfig
-from onnxprune.errors import InputError, ModelError
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.results import ProgramReport
+from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
 from onnxprune.graph.shapes import gather_facts
-from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
 from onnxprune.importance.oamip.gates import Bounds, Gating
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.task import Task, TaskResult, run_task
-from onnxprune.result import ProgramReport
 
 _STAGE = "importance programs"
 

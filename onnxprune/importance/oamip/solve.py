@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 from onnxprune.importance.oamip.interior import applicable, interior_point
 from onnxprune.importance.oamip.program import OamipProgram
 from onnxprune.programs.linear import LinearProgram

@@ -14,11 +14,11 @@ import numpy as np
 from onnxprune.calibration.replay import Replay, needed
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Room
-from onnxprune.evaluation.outputs import OutputKind, divergence
-from onnxprune.execution import shared
+from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
-from onnxprune.graph.segment import segment
-from onnxprune.graph.view import Node
+from onnxprune.graph.nodes import Node
+from onnxprune.graph.subgraph import segment
+from onnxprune.outputs.meaning import OutputKind, divergence
 
 
 @dataclass(frozen=True, slots=True)

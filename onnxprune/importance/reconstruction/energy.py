@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
-from onnxprune.graph.space import Group, Mask, PruneSpace
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.elimination import Elimination
+from onnxprune.structure.space import Group, Mask, PruneSpace
 
 
 def by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:

@@ -9,9 +9,9 @@ import numpy as np
 from onnxprune.calibration.columns import column_positions, from_matrix, input_rows, positions, to_matrix
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
-from onnxprune.graph.fitpoint import FitPoint
-from onnxprune.graph.space import Group, Ids, Layer, PruneSpace
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
+from onnxprune.structure.fit_targets import FitPoint
+from onnxprune.structure.space import Group, Ids, Layer, PruneSpace
 
 _LEAST_ROWS = 8192
 _ROWS_PER_COLUMN = 16

@@ -7,27 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.cache import Cache, fingerprint
 from onnxprune.calibration.dataset import Dataset, set_apart
+from onnxprune.calibration.fingerprint import fingerprint
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
 from onnxprune.calibration.statistics import Moments
 from onnxprune.calibration.store import Room
-from onnxprune.errors import InputError
-from onnxprune.evaluation.outputs import OutputKind, divergence, output_kind
-from onnxprune.execution import in_this_process, share
-from onnxprune.graph.cost import measure
+from onnxprune.core.cache import Cache
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import in_this_process, share
+from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.graph.edit import GraphEdit
-from onnxprune.graph.fitpoint import FitPoint, Schedule, schedule
 from onnxprune.graph.model import Model
-from onnxprune.graph.remove import masked
-from onnxprune.graph.space import Group, PruneSpace
-from onnxprune.graph.view import GraphView, view
-from onnxprune.importance.base import GroupScore, ScoreContext, Scores
+from onnxprune.graph.nodes import GraphView, view
+from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.curves import Original, Variant, curve, interpolate
 from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
 from onnxprune.importance.reconstruction.energy import by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
+from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
+from onnxprune.structure.costs import measure
+from onnxprune.structure.fit_targets import FitPoint, Schedule, schedule
+from onnxprune.structure.removal import masked
+from onnxprune.structure.space import Group, PruneSpace
 
 _RIDGE = 3e-2
 # Sums of divergences measured one group at a time rank allocations badly; this power of them does better. Held-out

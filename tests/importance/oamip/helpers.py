@@ -8,16 +8,16 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.calibration.runner import Runner
-from onnxprune.graph.analysis import analyse
 from onnxprune.graph.load import load
-from onnxprune.graph.space import PruneSpace
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.gates import Bounds as GateBounds
 from onnxprune.importance.oamip.gates import Gating
 from onnxprune.importance.oamip.program import OamipProgram, build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.space import PruneSpace
 
 EPS = Propagation(Gating(GateBounds.EPS))
 VALID = Propagation(Gating(GateBounds.VALID, integer=True), epsilon=0.0)

@@ -13,7 +13,7 @@ from helpers import EPS, VALID, by_highs, logits_at, mlp, program_of
 from onnx import numpy_helper
 from scipy.sparse import csr_array
 
-from onnxprune.errors import SolverError
+from onnxprune.core.errors import SolverError
 from onnxprune.importance.oamip.affine import Builder
 from onnxprune.importance.oamip.interior import interior_point
 from onnxprune.importance.oamip.program import sparsity_term

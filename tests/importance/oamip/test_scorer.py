@@ -13,13 +13,14 @@ from helpers import mlp
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import OamipConfig, PruneConfig
-from onnxprune.errors import InputError
-from onnxprune.execution import SerialExecutor
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import SerialExecutor
+from onnxprune.core.scores import Scores
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
-from onnxprune.importance.base import ScoreContext, Scores
+from onnxprune.graph.nodes import view
+from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.scorer import score
+from onnxprune.structure.analysis import analyse
 
 X = np.random.default_rng(3).standard_normal((30, 5)).astype(np.float32)
 

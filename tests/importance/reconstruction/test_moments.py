@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.replay import Replay
-from onnxprune.graph.analysis import analyse
-from onnxprune.graph.fitpoint import schedule
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.importance.reconstruction import moments
 from onnxprune.importance.reconstruction.elimination import Corrected, Task, eliminate
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
+from onnxprune.structure.fit_targets import schedule
 
 MODEL = load(
     example(

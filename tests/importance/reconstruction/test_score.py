@@ -10,16 +10,16 @@ from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PruneConfig
-from onnxprune.errors import InputError
-from onnxprune.execution import SerialExecutor
-from onnxprune.graph.analysis import analyse
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
-from onnxprune.graph.view import view
+from onnxprune.graph.nodes import view
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction import score
 from onnxprune.importance.reconstruction.curves import interpolate
 from onnxprune.ops.dense import MatMul
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import analyse
 
 
 def context(proto, rows=48, executor=None):

@@ -1,0 +1,112 @@
+"""Prune a model, once or to several budgets."""
+
+from concurrent.futures import Executor
+from dataclasses import fields
+from typing import Any
+
+from onnxprune.api.result import PruneResult
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, check, with_options
+from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.plan import PrunePlan
+from onnxprune.pipeline import prune as one
+from onnxprune.pipeline import sweep as many
+from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+
+
+def prune(
+    model: Source,
+    data: DataSource | None = None,
+    *,
+    evaluation: DataSource | None = None,
+    plan: PrunePlan | None = None,
+    config: PruneConfig | None = None,
+    preprocess: PreprocessConfig | None = None,
+    executor: Executor | str | None = None,
+    progress: Progress = no_progress,
+    **options: Any,
+) -> PruneResult:
+    """Make a model smaller.
+
+    Args:
+        model: a path, a protobuf or a loaded model; never changed.
+        data: calibration inputs: a path, arrays, or a `Dataset`. Labels are not needed.
+        evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
+        plan: units to remove, instead of scoring and deciding.
+        config: options; `options` override single fields, for example `targets="macs=0.5"`.
+        preprocess: how integer images become the model's input.
+        executor: where independent tasks run, or `config.executor` in its place.
+        progress: told of steps.
+        **options: fields of `PruneConfig`; `targets` and `keep` may be text.
+
+    Returns:
+        The pruned model and everything that was found out.
+
+    Raises:
+        AccuracyError: the result loses more than `max_drop` points.
+        OnnxPruneError: see `onnxprune.core.errors`.
+    """
+    if isinstance(executor, str):
+        options, executor = {**options, "executor": executor}, None
+    outcome = one.prune(
+        model,
+        data,
+        with_options(config or PruneConfig(), options),
+        preprocess or PreprocessConfig(),
+        evaluation=evaluation,
+        plan=plan,
+        executor=executor,
+        progress=progress,
+    )
+    return PruneResult.of(outcome)
+
+
+def sweep(
+    model: Source,
+    data: DataSource | None = None,
+    *,
+    evaluation: DataSource | None = None,
+    points: SweepConfig | None = None,
+    config: PruneConfig | None = None,
+    preprocess: PreprocessConfig | None = None,
+    executor: Executor | None = None,
+    progress: Progress = no_progress,
+) -> SweepResult[PruneResult]:
+    """Prune a model to several budgets. The units are scored once.
+
+    Args:
+        model: a path, a protobuf or a loaded model; never changed.
+        data: calibration inputs; see `prune`.
+        evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
+        points: the budgets.
+        config: options; targets and thresholds in it do not count.
+        preprocess: how integer images become the model's input.
+        executor: where independent tasks run; by default where `config.executor` says.
+        progress: told of steps.
+
+    Raises:
+        BudgetError: not one of the budgets can be met.
+        InputError: a value of `points` or `config` is not allowed.
+        OnnxPruneError: see `onnxprune.core.errors`.
+    """
+    points, config = points or SweepConfig(), config or PruneConfig()
+    check(points)
+    check(config)
+    found = many.sweep(
+        model,
+        data,
+        points,
+        config,
+        preprocess or PreprocessConfig(),
+        evaluation=evaluation,
+        executor=executor,
+        progress=progress,
+    )
+    points_held = tuple(
+        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in found.points
+    )
+    return SweepResult(**{**_fields(found), "points": points_held})
+
+
+def _fields(data: Any) -> dict[str, Any]:
+    return {field.name: getattr(data, field.name) for field in fields(data)}

@@ -1,0 +1,42 @@
+"""The result that a user holds: everything a run found out, and how to save it."""
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+
+from onnxprune.graph.model import to_proto
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.structure.save import save
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class PruneResult(PruneOutcome):
+    """Everything `prune` found out. `report.json_report` writes it as JSON schema 1; fields as in `PruneOutcome`."""
+
+    @classmethod
+    def of(cls, outcome: PruneOutcome) -> "PruneResult":
+        """The result that holds what a run found out."""
+        return cls(**{field.name: getattr(outcome, field.name) for field in dataclasses.fields(PruneOutcome)})
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The pruned model as a protobuf, weights in place."""
+        return to_proto(self.model)
+
+    def save(self, path: Path | str) -> None:
+        """Write the pruned model; see `structure.save.save`.
+
+        Raises:
+            InputError: the path cannot be written.
+            ModelError: the written file does not do what it should.
+        """
+        save(self.model, path, self.check)
+
+    def __repr__(self) -> str:
+        shares = (
+            f"{name} {getattr(self.after, name) / getattr(self.before, name):.0%}"
+            for name in ("macs", "params", "bytes")
+            if getattr(self.before, name)
+        )
+        return f"PruneResult({self.source!r}: {', '.join(shares)} left)"

@@ -1,0 +1,38 @@
+"""How long each stage of a run takes, and how a run tells of its progress."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+_LOG = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done and steps in all (0 where their number is not known)."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds per stage, in order; tells `progress` and the log when a stage begins and ends."""
+
+    progress: Progress = no_progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        began = perf_counter()
+        _LOG.info("%s", name)
+        self.progress(name, 0, 0)
+        try:
+            yield
+        finally:
+            spent = perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self.progress(name, 1, 1)
+        _LOG.info("%s done in %.2f s", name, spent)

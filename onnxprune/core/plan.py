@@ -1,0 +1,51 @@
+"""The plan: which units go, by group name; JSON round trip."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxprune.core.errors import InputError
+
+PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """Which units go. Refers to groups by name, so that it can be applied to another file of the same graph.
+
+    Attributes:
+        units: number of units per group name, before removal.
+        removed: positions of removed units per group name, ascending; groups without removals may be absent.
+        importance: the scorer that decided.
+        scores: score in [0, 1] per unit and group name, for people; may be empty.
+    """
+
+    units: Mapping[str, int]
+    removed: Mapping[str, tuple[int, ...]]
+    importance: str = ""
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `from_json` reads it back."""
+        return json.dumps({"schema": PLAN_SCHEMA, **dataclasses.asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "PrunePlan":
+        """Read a plan.
+
+        Raises:
+            InputError: the text is not a plan of a known schema.
+        """
+        try:
+            data = json.loads(text)
+            if data["schema"] != PLAN_SCHEMA:
+                raise InputError(f"the plan has schema {data['schema']!r}; this version reads {PLAN_SCHEMA}")
+            return cls(
+                units={str(name): int(n) for name, n in data["units"].items()},
+                removed={str(name): tuple(int(p) for p in rows) for name, rows in data["removed"].items()},
+                importance=str(data.get("importance", "")),
+                scores={str(name): tuple(float(s) for s in row) for name, row in data.get("scores", {}).items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"not a pruning plan of onnxprune ({type(error).__name__}: {error})") from error

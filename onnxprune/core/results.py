@@ -1,0 +1,109 @@
+"""What stages hand on to the report: costs, plans and results. No graph and no numerics here."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class NotPruned:
+    """Channels that stay: `reason` in plain words; `node` is the operator at fault ("" for graph inputs and outputs).
+
+    `limitation` tells what onnxprune does not understand from what lies in the model's nature.
+    """
+
+    tensor: str
+    reason: str
+    node: str
+    limitation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricChange:
+    """A metric of the original and of the result, in the metric's own unit (accuracies are shares in [0, 1])."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """What became of one group.
+
+    Attributes:
+        name: the group's name.
+        units: units before.
+        kept: units after.
+        producers: nodes that make them.
+        consumers: nodes that contract over them.
+        macs_before: multiply-adds of the layers that consume the group, before.
+        macs_after: and after.
+        scores: score in [0, 1] per unit; empty where the plan came without.
+        damage: `(kept units, predicted damage)` pairs, ascending; empty where the scorer predicts none.
+    """
+
+    name: str
+    units: int
+    kept: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    macs_before: int = 0
+    macs_after: int = 0
+    scores: tuple[float, ...] = ()
+    damage: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramReport:
+    """How a program was solved: the allocation program, or the paper's.
+
+    `status` is "optimal", "limit" or "none" (nothing was solved, for a threshold or a given plan).
+    """
+
+    status: str
+    objective: float | None = None
+    bound: float | None = None
+    gap: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """A latency budget: what the allocation program predicted, and what was measured end to end, side by side.
+
+    Times are milliseconds a run, the 10th percentile of interleaved runs: other processes only ever make a run slower.
+
+    Attributes:
+        before: time of the original.
+        predicted: time of the result by the table of kernel times.
+        measured: time of the result.
+        batch: rows a run.
+        threads: threads of onnxruntime; 0 is all cores.
+        rounds: how often the program was solved; after each but the last the table was corrected by the measurement.
+    """
+
+    before: float
+    predicted: float
+    measured: float
+    batch: int
+    threads: int
+    rounds: int
+
+    @property
+    def ratio(self) -> float:
+        """The result's share of the original's time."""
+        return self.measured / self.before
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """Multiply-adds and parameters of one contracting operator, before and after."""
+
+    node: str
+    op_type: str
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int

@@ -1,0 +1,107 @@
+"""How much each unit matters, and what removing units is predicted to cost: what scorers hand to the allocation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.core.results import ProgramReport
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """How much each unit of one group matters.
+
+    Attributes:
+        group: name of the group.
+        order: `(n,)` positions within the group; the first is removed first.
+        scores: `(n,)` in [0, 1] by position, 1 matters most; shown to the user and compared with `--threshold`.
+        damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. All
+            groups of one scorer use one scale; entry 0 is never read.
+        free: how many of the first in `order` go without loss, whatever the budget or threshold; their damage is 0.
+    """
+
+    group: str
+    order: np.ndarray
+    scores: np.ndarray
+    damage: np.ndarray
+    free: int = 0
+
+    def with_free(self, free: np.ndarray) -> "GroupScore":
+        """The same where some units, `(n,)` by position, go first and without damage; others add what they added."""
+        late = ~free[self.order]
+        added = np.diff(self.damage[::-1])[late]
+        damage = np.concatenate([np.zeros(1 + np.count_nonzero(free)), np.cumsum(added)])[::-1]
+        return replace(
+            self,
+            order=np.concatenate([self.order[~late], self.order[late]]),
+            scores=np.where(free, 0.0, self.scores),
+            damage=np.maximum(damage, 0.0),
+            free=int(np.count_nonzero(free)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A scorer's result: one entry per group, in the space's order.
+
+    Attributes:
+        groups: scores of every group.
+        program: the scorer's own program, where it solved one.
+        oamip: what the report says of the paper's program.
+        notes: what the user should know.
+        powers: of the damage curves, other than 1, whose sums may also stand for what is lost jointly.
+    """
+
+    groups: tuple[GroupScore, ...]
+    program: ProgramReport | None = None
+    oamip: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default=())
+    powers: tuple[float, ...] = ()
+
+    def with_free(self, units: Sequence[np.ndarray], free: np.ndarray) -> "Scores":
+        """The same where some units go without loss: first of their group, whatever their score.
+
+        Args:
+            units: unit numbers of each group, in the groups' order.
+            free: `(units,)` True where a unit goes without loss.
+        """
+        pairs = zip(self.groups, units, strict=True)
+        groups = (score.with_free(free[own]) if free[own].any() else score for score, own in pairs)
+        return replace(self, groups=tuple(groups))
+
+    def raised(self, power: float) -> "Scores":
+        """The same with every damage curve raised to a power."""
+        return replace(self, groups=tuple(replace(group, damage=group.damage**power) for group in self.groups))
+
+
+def monotone(damage: np.ndarray) -> np.ndarray:
+    """The least non-increasing curve that is nowhere below `damage`: `max_(j >= k) damage[j]`, same shape.
+
+    Keeping fewer units cannot truly do less damage: a dip in a measured curve is noise, and a program that minimises
+    would seek out exactly the dips. So a width is charged the worst damage of the widths above it, never less.
+    """
+    return np.asarray(np.maximum.accumulate(damage[::-1])[::-1], dtype=np.float64)
+
+
+def removal_to_damage(scores: np.ndarray) -> np.ndarray:
+    """The damage curve of removing units in ascending order of score, where nothing but scores is known.
+
+    Removing a unit is charged its score: `damage[k]` is the sum of the `n - k` smallest of `n` scores. This assumes
+    that units add up, and that scores of different groups are on one scale. The order of removal it belongs to is
+    `np.argsort(scores, kind="stable")`.
+
+    Args:
+        scores: `(n,)` importance per unit in [0, 1]; 1 is most important.
+
+    Returns:
+        `(n + 1,)` non-increasing and convex in the kept width `k`, with 0 at `k = n`.
+
+    Raises:
+        ValueError: scores that are not one-dimensional, not finite or outside [0, 1].
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not np.all((values >= 0) & (values <= 1)):
+        raise ValueError("scores must be a one-dimensional array of numbers in [0, 1]")
+    return np.concatenate([[0.0], np.cumsum(np.sort(values))])[::-1].copy()

@@ -1,0 +1,10 @@
+"""Fine-tuning and distillation of ONNX graphs in torch (the extra `finetune`).
+
+The graph runs in torch through `OpHandler.torch`, one short rule an operator; trained weights are written back by name
+and nothing else in the file changes. torch is imported only when a function here is called.
+"""
+
+from onnxprune.finetune.result import Epoch, FinetuneResult
+from onnxprune.finetune.train import finetune, split
+
+__all__ = ["Epoch", "FinetuneResult", "finetune", "split"]

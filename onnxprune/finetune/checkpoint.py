@@ -1,0 +1,61 @@
+"""The state of a training run in a file, so that it can go on later."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.config import FinetuneConfig
+from onnxprune.core.errors import InputError
+from onnxprune.graph.model import Model, to_proto
+from onnxprune.torchnet.network import import_torch
+
+
+def fingerprint(model: Model, teacher: Model | None, data: Dataset, config: FinetuneConfig) -> str:
+    """What a checkpoint must agree with: the models, the number of rows and every option that changes the result."""
+    options = asdict(config)
+    del options["threads"]
+    digest = hashlib.sha256(repr((len(data), sorted(options.items()))).encode())
+    for one in (model, teacher):
+        digest.update(b"" if one is None else to_proto(one).SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path, wanted: str) -> dict[str, Any] | None:
+    """The state in a file, None where there is no file yet.
+
+    Raises:
+        InputError: the file is not a checkpoint, or is one of another training.
+    """
+    torch = import_torch()
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["fingerprint"]
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise InputError(
+            f"{path} is not a checkpoint of onnxprune ({type(error).__name__}); give another file"
+        ) from error
+    if found != wanted:
+        raise InputError(
+            f"{path} belongs to another training (other model, teacher, data or options); give another file"
+        )
+    return state
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    torch = import_torch()
+    partial = path.with_name(path.name + ".part")
+    try:
+        torch.save(state, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be written: {error}") from error

@@ -1,0 +1,164 @@
+"""The graph as handlers see it: nodes with decoded attributes, tensors by name, constants by value.
+
+Built with onnx-graphsurgeon, which resolves attributes and what subgraphs capture. Read-only: edits are made on the
+protobuf by `structure.removal`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.core.errors import ModelError
+from onnxprune.core.text import first_line
+from onnxprune.graph.model import Model, skeleton
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One operator.
+
+    Attributes:
+        name: the node's name, or its first output's where it has none; unique in messages and reports.
+        op_type: operator, with its domain where that is not the default one.
+        inputs: tensor names, "" for an omitted optional input.
+        outputs: tensor names.
+        attributes: decoded attributes.
+        captured: outer tensors that the node's subgraphs read.
+        opset: version of the operator set in force.
+        index: position among the graph's nodes.
+    """
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    captured: tuple[str, ...]
+    opset: int
+    index: int
+
+    def input(self, position: int) -> str:
+        """Name of an input, "" where it is omitted."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+    def output(self, position: int = 0) -> str:
+        """Name of an output, "" where it is omitted."""
+        return self.outputs[position] if position < len(self.outputs) else ""
+
+    def ints(self, attribute: str) -> tuple[int, ...] | None:
+        """An integer-list attribute, None where it is absent."""
+        value = self.attributes.get(attribute)
+        return None if value is None else tuple(int(v) for v in value)
+
+    def int(self, attribute: str, default: int) -> int:
+        """An integer attribute."""
+        return int(self.attributes.get(attribute, default))
+
+    def __str__(self) -> str:
+        return f"{self.op_type} {self.name!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphView:
+    """Nodes in topological order, and who makes and who reads each tensor."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    producer: Mapping[str, Node]
+    consumers: Mapping[str, tuple[Node, ...]]
+
+
+def view(model: Model) -> GraphView:
+    """Build the view of a model's main graph.
+
+    Raises:
+        ModelError: the graph cannot be read (a cycle, an undefined tensor).
+    """
+    try:
+        graph = gs.import_onnx(skeleton(model))
+        graph.toposort()
+    except (gs.OnnxGraphSurgeonException, KeyError, ValueError, RuntimeError, AttributeError) as error:
+        raise ModelError(f"{model.name}: the graph cannot be read: {error}") from error
+    position = {node.output[0]: index for index, node in enumerate(model.proto.graph.node) if node.output}
+    taken: set[str] = set()
+    nodes = []
+    for source in graph.nodes:
+        outputs = tuple(t.name for t in source.outputs)
+        name = source.name if source.name and source.name not in taken else next((o for o in outputs if o), source.op)
+        taken.add(name)
+        inner = [value for value in source.attrs.values() if isinstance(value, gs.Graph)]
+        captured = sorted({name for subgraph in inner for name in _captured(subgraph)})
+        nodes.append(
+            Node(
+                name=name,
+                op_type=source.op if source.domain in (None, "", "ai.onnx") else f"{source.domain}.{source.op}",
+                inputs=tuple(t.name for t in source.inputs),
+                outputs=outputs,
+                attributes=_attributes(source),
+                captured=tuple(captured),
+                opset=model.opset,
+                index=position.get(outputs[0], -1) if outputs else -1,
+            )
+        )
+    producer = {name: node for node in nodes for name in node.outputs if name}
+    consumers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in dict.fromkeys((*node.inputs, *node.captured)):
+            if name:
+                consumers.setdefault(name, []).append(node)
+    constant = model.constants
+    return GraphView(
+        nodes=tuple(nodes),
+        inputs=tuple(value.name for value in model.proto.graph.input if value.name not in constant),
+        outputs=tuple(value.name for value in model.proto.graph.output),
+        producer=producer,
+        consumers={name: tuple(users) for name, users in consumers.items()},
+    )
+
+
+def _attributes(source: gs.Node) -> dict[str, Any]:
+    """Attributes as numbers, text, lists and arrays, which processes can be sent; no subgraphs.
+
+    Values of Constant nodes are left out: they are the model's constants, and reading them here would copy them.
+    """
+    return {
+        name: value.values if isinstance(value, gs.Constant) else value
+        for name, value in source.attrs.items()
+        if not isinstance(value, gs.Graph) and not (source.op == "Constant" and isinstance(value, gs.Constant))
+    }
+
+
+def _captured(subgraph: gs.Graph) -> Iterator[str]:
+    """Names a subgraph (and those inside it) reads but does not define."""
+    made = {t.name for node in subgraph.nodes for t in node.outputs} | {t.name for t in subgraph.inputs}
+    for node in subgraph.nodes:
+        yield from (t.name for t in node.inputs if t.name and t.name not in made)
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from (name for name in _captured(value) if name not in made)
+    yield from (t.name for t in subgraph.outputs if t.name not in made)
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether an array holds floating-point numbers (including bfloat16 and 8-bit floats)."""
+    return array.dtype.kind == "f" or "float" in array.dtype.name
+
+
+@contextmanager
+def named_failures(model: Model, node: Node) -> Iterator[None]:
+    """What a handler stumbles over in a damaged model (attributes out of range, shapes that contradict each other).
+
+    Raises:
+        ModelError: names the node.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ModelError(f"{model.name}: {node} contradicts its shapes or attributes: {first_line(error)}") from error
+    except MemoryError as error:
+        raise ModelError(f"{model.name}: {node} needs more memory than there is") from error

@@ -1,0 +1,60 @@
+"""Put a model into a file, with its weights beside it where they do not fit. No checks here: see `structure.save`."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxprune.graph.model import Model, constant_nodes, to_proto
+
+# Protobuf cannot hold 2 GiB; a margin is left for everything that is not weights.
+_PROTOBUF_LIMIT = 1_900_000_000
+
+
+_EXTERNAL_LEAST = 1024
+
+
+_ALIGNMENT = 4096
+
+
+def data_file(model: Model, path: Path) -> Path | None:
+    """Where the weights of a model at `path` are, None where they are in the file itself."""
+    outside = model.external or model.stored_bytes > _PROTOBUF_LIMIT
+    return path.with_name(f"{path.name}.data") if outside else None
+
+
+def write(model: Model, path: Path) -> None:
+    """Write the file (and `<name>.data` beside it where needed), without checks."""
+    data = data_file(model, path)
+    if data is None:
+        path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
+        return
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    location = data.name
+    with data.open("wb") as file:
+        tensors = [(t, model.constants[t.name]) for t in proto.graph.initializer]
+        for node, attribute in constant_nodes(proto.graph):
+            if attribute.name == "value":
+                tensors.append((attribute.t, model.constants[node.output[0]]))
+        for tensor, array in tensors:
+            _store(tensor, array, file, location)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _store(tensor: TensorProto, array: np.ndarray, file: BinaryIO, location: str) -> None:
+    """Put the payload of a large tensor into the data file, that of a small one into the protobuf."""
+    encoded = onnx.numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
+    encoded.data_type = tensor.data_type  # 4-bit types share a numpy representation with others
+    encoded.doc_string = tensor.doc_string
+    if len(encoded.raw_data) >= _EXTERNAL_LEAST:
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        entries = {"location": location, "offset": file.tell(), "length": len(encoded.raw_data)}
+        file.write(encoded.raw_data)
+        encoded.ClearField("raw_data")
+        encoded.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            encoded.external_data.add(key=key, value=str(value))
+    tensor.CopyFrom(encoded)

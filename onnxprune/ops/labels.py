@@ -1,0 +1,230 @@
+"""Labels: which unit each position of each axis belongs to.
+
+A label array holds one unit id per position of one axis. Ids that must live or die together are tied; the classes of
+the ties are the units. Id 0 is the fixed unit: what is tied to it is never removed, for a reason that the user can
+read. Handlers (`onnxprune.ops`) only place and tie labels; `structure.analysis` makes units and groups of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Node
+from onnxprune.graph.shapes import Facts, Shape, Sizes
+
+Ids = np.ndarray
+AxisLabels = list[Ids | None]
+
+FIXED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Why ids are fixed: `reason` in plain words, at `node` (empty for graph inputs and outputs), first on `tensor`.
+
+    `limitation` tells what the handlers do not understand from what lies in the model's nature.
+    """
+
+    tensor: str
+    reason: str
+    node: str
+    limitation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A node that sums over an axis: where a removed unit is seen as zero.
+
+    Attributes:
+        node: the node's name.
+        tensor: the tensor to mask (the weight, or an activation where both operands are computed).
+        axis: the masked axis of `tensor`.
+        ids: unit ids along that axis (for a grouped convolution, those of one group stand for all).
+    """
+
+    node: str
+    tensor: str
+    axis: int
+    ids: Ids
+
+
+class Labels:
+    """The labels of one graph while its nodes are visited in topological order."""
+
+    def __init__(self, model: Model, facts: Facts) -> None:
+        self._model = model
+        self._facts = facts
+        self._next = 1
+        self.arrays: dict[str, AxisLabels] = {}
+        self.ties: list[tuple[Ids, Ids]] = []
+        self.freezes: list[tuple[Ids, Freeze]] = []
+        self.origins: list[tuple[int, int, Node, str]] = []
+        self.contractions: list[Contraction] = []
+        self.placed: set[tuple[str, str, int]] = set()
+        self._opaque: dict[str, Freeze] = {}
+        self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node]]] = {}
+        self._node: Node | None = None
+
+    @contextmanager
+    def visiting(self, node: Node) -> Iterator[None]:
+        """While a node's handler runs: `placed` records `(node, tensor, axis)` for what it labels."""
+        outer, self._node = self._node, node
+        yield
+        self._node = outer
+
+    # What is known of tensors
+
+    def shape(self, tensor: str) -> Shape:
+        """Concrete shape (batch pinned) of a tensor of the node that is visited; () for an omitted one."""
+        return self._facts.shapes.get(tensor, ())
+
+    def rank(self, tensor: str) -> int:
+        """Number of axes; 0 where unknown."""
+        return len(self._facts.shapes.get(tensor, ()))
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant (an initializer, a Constant node, or computed from these), else None."""
+        value = self._model.constants.get(tensor)
+        return self._facts.folded.get(tensor) if value is None else value
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether the tensor has a value that does not depend on the graph's inputs."""
+        return tensor in self._model.constants or tensor in self._facts.folded
+
+    def is_free(self, tensor: str, axis: int) -> bool:
+        """Whether the size of an axis varies with the graph's inputs."""
+        return axis in self._facts.free.get(tensor, ())
+
+    def sizes(self, tensor: str) -> Sizes | None:
+        """An integer vector with pinned values and which of them vary; None where it is not known."""
+        value = self.constant(tensor)
+        return self._facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
+
+    # Reading and placing labels
+
+    def get(self, tensor: str) -> AxisLabels:
+        """Labels of every axis, None for an axis without; all None for a tensor not labelled so far."""
+        return list(self.arrays.get(tensor, [None] * self.rank(tensor)))
+
+    def axis(self, tensor: str, axis: int) -> Ids | None:
+        """Labels of one axis (negative counts from the end), None where it has none."""
+        arrays = self.get(tensor)
+        return arrays[axis] if -len(arrays) <= axis < len(arrays) else None
+
+    def is_labelled(self, tensor: str) -> bool:
+        """Whether any axis carries labels."""
+        return any(ids is not None for ids in self.arrays.get(tensor, ()))
+
+    def set(self, tensor: str, axis: int, ids: Ids | None) -> None:
+        """Label an axis; where it already has labels, tie them to the new ones."""
+        if ids is None:
+            return
+        arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
+        axis = axis % max(1, len(arrays))
+        if not arrays or len(ids) != self.shape(tensor)[axis]:
+            size = self.shape(tensor)
+            raise ValueError(f"axis {axis} of {tensor!r} with shape {size} should have {len(ids)} channels")
+        self.placed.add((self._node.name if self._node else "", tensor, axis))
+        current = arrays[axis]
+        if current is not None:
+            self.tie(current, ids)
+            return
+        arrays[axis] = ids
+        if self.is_free(tensor, axis):
+            reason = f"axis {axis} of {tensor!r} counts channels together with positions that vary with the input"
+            self.freeze_ids(ids, tensor, reason, self._node)
+        for source, source_axis, node in self._adaptable.get((tensor, axis), ()):
+            with self.visiting(node):
+                self.set(source, source_axis, ids)
+
+    def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
+        """Label all axes of a tensor."""
+        for axis, ids in enumerate(arrays):
+            self.set(tensor, axis, ids)
+
+    def fresh(self, count: int, node: Node, tensor: str) -> Ids:
+        """New ids for the output channels of `tensor`, produced by `node`."""
+        ids = np.arange(self._next, self._next + count)
+        self._next += count
+        self.origins.append((int(ids[0]) if count else self._next, self._next, node, tensor))
+        return ids
+
+    def fixed(self, count: int) -> Ids:
+        """Ids of positions that can never be removed."""
+        return np.zeros(count, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        """Number of ids given out, the fixed one included."""
+        return self._next
+
+    def adapts(self, tensor: str, axis: int) -> bool:
+        """Whether an axis takes whatever labels its readers give it: that of a constant, or made to size by a node."""
+        return self.is_constant(tensor) or (tensor, axis % max(1, self.rank(tensor))) in self._adaptable
+
+    def adapt(self, tensor: str, axis: int, node: Node, source: str = "", source_axis: int = 0) -> None:
+        """Let readers choose the labels of an axis that `node` makes; they pass on to `source_axis` of `source`."""
+        followers = self._adaptable.setdefault((tensor, axis % max(1, self.rank(tensor))), [])
+        if source:
+            followers.append((source, source_axis, node))
+
+    # Relations
+
+    def tie(self, first: Ids, second: Ids) -> None:
+        """Ids at the same position live or die together."""
+        self.ties.append((first, second))
+
+    def freeze_ids(self, ids: Ids | None, tensor: str, reason: str, node: Node | None) -> None:
+        """Fix ids, with the reason to show."""
+        if ids is not None and len(ids):
+            self.freezes.append((ids, Freeze(tensor, reason, node.name if node else "")))
+
+    def freeze(self, tensor: str, reason: str, node: Node | None, *, limitation: bool = False) -> None:
+        """Fix every id of a tensor, also those that are placed on it later."""
+        self._opaque.setdefault(tensor, Freeze(tensor, reason, node.name if node else "", limitation))
+
+    def freeze_node(self, node: Node, reason: str) -> None:
+        """Fix every id that a node touches, because it is not understood."""
+        for tensor in (*node.inputs, *node.captured, *node.outputs):
+            if tensor:
+                self.freeze(tensor, reason, node, limitation=True)
+
+    def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
+        """Record that `node` sums over `axis` of `tensor`."""
+        if ids is not None:
+            self.contractions.append(Contraction(node.name, tensor, axis, ids))
+
+    def finish(self) -> None:
+        """Turn frozen tensors into frozen ids. Called once, after the last node."""
+        for tensor, freeze in self._opaque.items():
+            for ids in self.arrays.get(tensor, ()):
+                if ids is not None and len(ids):
+                    self.freezes.append((ids, freeze))
+
+
+def classes(count: int, ties: Sequence[tuple[Ids, Ids]], fixed: Sequence[Ids]) -> Ids:
+    """Class of every id: connected components of the ties, with everything in `fixed` joined to id 0.
+
+    Returns:
+        `(count,)` class numbers in order of first appearance, so that the fixed class is 0.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [*ties, *((ids, np.zeros_like(ids)) for ids in fixed)]
+    rows = np.concatenate([a for a, _ in pairs]) if pairs else np.zeros(0, np.int64)
+    cols = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, np.int64)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def tensors_of(arrays: Mapping[str, AxisLabels]) -> list[tuple[str, int, Ids]]:
+    """All labelled axes as `(tensor, axis, ids)`."""
+    return [(t, axis, ids) for t, axes in arrays.items() for axis, ids in enumerate(axes) if ids is not None]

@@ -1,0 +1,1 @@
+"""The order of the stages: prepare, score, decide, shrink, finish; known in this package only."""

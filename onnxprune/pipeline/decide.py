@@ -1,0 +1,74 @@
+"""From scores to the units that go: by targets or by threshold, and by trial between several answers."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+
+from onnxprune.allocation.costs import budgets
+from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+from onnxprune.config import PruneConfig
+from onnxprune.core.clock import Clock, Progress
+from onnxprune.core.errors import InputError
+from onnxprune.core.scores import Scores
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.trials import best, worthwhile
+
+DEFAULT_OAMIP_THRESHOLD = "0.1"
+
+
+def decide(
+    prepared: Prepared,
+    scores: Scores,
+    config: PruneConfig,
+    clock: Clock,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> Decision:
+    """Choose the units that go, by targets or by threshold; between powers of the damage curves, by trial.
+
+    Raises:
+        InputError: neither is given.
+        BudgetError: the budgets cannot be met.
+        SolverError: the solver failed.
+    """
+    with clock.stage("allocate"):
+        solve = _solver(prepared, config, progress)
+        found = solve(scores)
+    by_program_alone = config.threshold is None and found.latency is None
+    if not (scores.powers and by_program_alone and worthwhile(prepared, config)):
+        return found
+    with clock.stage("trials"):
+        others = [solve(scores.raised(power)) for power in scores.powers]
+        return best(prepared, [found, *others], config, progress, executor)
+
+
+def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Callable[[Scores], Decision]:
+    """How the options say that scores become a decision."""
+    threshold = config.threshold
+    if threshold is None and not config.targets and config.importance == "oamip":
+        threshold = DEFAULT_OAMIP_THRESHOLD
+    if config.targets and threshold is not None:
+        raise InputError("give either --target or --threshold, not both")
+    if not config.targets and threshold is None:
+        raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
+    latency = [target for target in config.targets if target.kind == "latency"]
+    exact = budgets(prepared.space, [t for t in config.targets if t.kind != "latency"], prepared.before)
+    if latency:
+        from onnxprune.latency.target import by_latency, timed
+
+        whole = timed(prepared.model, prepared.view, prepared.space, config, progress)
+        return lambda scores: by_latency(whole, scores, latency, exact, config)
+    allowed = fast_widths(prepared, config, progress)
+    if threshold is not None:
+        return lambda scores: by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
+    return lambda scores: by_budget(prepared.space, scores, exact, config, allowed=allowed)
+
+
+def fast_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Mapping[int, np.ndarray] | None:
+    """The widths that `--round-to auto` allows, by group; None where another option is in force."""
+    if config.round_to != "auto":
+        return None
+    from onnxprune.latency.target import timed
+
+    return timed(prepared.model, prepared.view, prepared.space, config, progress).fast_widths(config)

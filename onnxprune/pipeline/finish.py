@@ -1,0 +1,98 @@
+"""The last stage: measure the result and put together all that was found out."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from onnxprune.allocation.decide import Decision, without_match
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import first_feed
+from onnxprune.config import PruneConfig
+from onnxprune.core.clock import Clock
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.results import MetricChange
+from onnxprune.core.scores import Scores
+from onnxprune.core.text import several
+from onnxprune.graph.model import Model
+from onnxprune.lossless import Lossless
+from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, versions
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.shrink import exactly
+from onnxprune.structure.check import RemovalCheck
+from onnxprune.structure.costs import measure
+from onnxprune.structure.space import Ids
+
+
+def finish(
+    prepared: Prepared,
+    smaller: Model,
+    decision: Decision,
+    plan: PrunePlan,
+    scores: Scores | None,
+    measured_on: Dataset | None,
+    config: PruneConfig,
+    clock: Clock,
+) -> PruneOutcome:
+    """Measure the result and put everything together."""
+    exact = exactly(prepared, decision.removed, clock)
+    shapes = prepared.space.facts.shapes
+    metrics: Mapping[str, MetricChange] = {}
+    if measured_on is not None:
+        from onnxprune.evaluation.metrics import compare
+
+        with clock.stage("evaluate"):
+            metrics = compare(prepared.model, smaller, measured_on, threads=config.threads)
+    latency = decision.latency
+    if latency is not None:
+        from onnxprune.latency.target import confirmed
+
+        with clock.stage("time"):
+            latency = confirmed(latency, prepared.model, smaller)
+    return PruneOutcome(
+        model=smaller,
+        plan=plan,
+        source=prepared.model.name,
+        before=prepared.before,
+        after=measure(smaller, input_shapes={name: shapes[name] for name in prepared.view.inputs if name in shapes}),
+        metrics=metrics,
+        groups=group_results(prepared.space, decision.removed, scores),
+        layers=layer_costs(prepared.space, decision.removed),
+        not_pruned=prepared.space.not_pruned,
+        program=decision.program if scores is None or scores.program is None else scores.program,
+        timings=dict(clock.seconds),
+        seed=config.seed,
+        versions=versions(),
+        settings=dataclasses.asdict(config),
+        oamip=None if scores is None else scores.oamip,
+        latency=latency,
+        check=_check(prepared, exact, decision.removed, config),
+        notes=(
+            *decision.notes,
+            *_notes(prepared, exact, measured_on, config),
+            *(() if scores is None else scores.notes),
+        ),
+    )
+
+
+def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:
+    """What the written file must pass, on the first calibration row (or random inputs)."""
+    fitted = prepared.data is not None and not config.lossless
+    return RemovalCheck(
+        model=exact.model,
+        graph=prepared.view,
+        space=prepared.space,
+        removed=removed,
+        changed=fitted and (config.repair or config.distill > 0),
+        feed=None if prepared.data is None else first_feed(prepared.model, prepared.data),
+        original=prepared.model if exact.found else None,
+    )
+
+
+def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
+    notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
+    for pattern in without_match(prepared.space, config.keep):
+        notes.append(f"--keep {pattern!r} matches no group that can be pruned; `onnxprune inspect` lists their names")
+    if exact.found:
+        notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
+    if measured_on is not None and measured_on is prepared.data:
+        notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,144 @@
+"""The accuracy floor (`--max-drop`): checked on any result, or searched for by size where no budget is given."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from math import ceil, log2
+
+from onnxprune.allocation.decide import Decision
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import overlap
+from onnxprune.config import PruneConfig, Target
+from onnxprune.core.clock import Clock, Progress
+from onnxprune.core.errors import AccuracyError, BudgetError, InputError
+from onnxprune.core.results import MetricChange
+from onnxprune.core.scores import Scores
+from onnxprune.core.text import main_metric
+from onnxprune.evaluation.metrics import compare
+from onnxprune.graph.model import Model
+from onnxprune.pipeline.decide import decide
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.shrink import shrink
+
+_RESOLUTION = 0.01  # of the original's multiply-adds
+
+
+def points_lost(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
+    """The metric that the floor is about and the points it fell by; None where no metric is a share."""
+    name = main_metric(metrics)
+    return None if name is None else (name, 100 * (metrics[name].before - metrics[name].after))
+
+
+def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: PruneConfig) -> None:
+    """Refuse to judge a model on the rows that its weights were fitted to.
+
+    Args:
+        data: calibration rows.
+        evaluation: rows of their own for the metric; None where the user gave none.
+        config: `allow_overlap`.
+
+    Raises:
+        InputError: there are no rows of their own, or calibration rows among them.
+    """
+    if config.allow_overlap and (evaluation is not None or data is not None):
+        return
+    if evaluation is None:
+        raise InputError("--max-drop needs rows to measure on: give --eval, with labels where accuracy is meant")
+    shared = 0 if data is None else overlap(data, evaluation)
+    if shared:
+        raise InputError(
+            f"{shared} of {len(data or ())} calibration rows are also in --eval, which flatters the result; "
+            "use other rows, or --allow-overlap"
+        )
+
+
+def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float) -> None:
+    """Check a result's metric.
+
+    Raises:
+        AccuracyError: it fell by more than `max_drop` points.
+        InputError: nothing measured is a share.
+    """
+    found = points_lost(metrics)
+    if found is None:
+        raise InputError(f"{name}: --max-drop needs class scores (accuracy or agreement); this model has other outputs")
+    metric, lost = found
+    if not lost <= max_drop:
+        raise AccuracyError(
+            f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed; "
+            "raise the target or --max-drop, or give more calibration rows"
+        )
+
+
+def smallest(
+    prepared: Prepared,
+    scores: Scores,
+    evaluation: Dataset,
+    config: PruneConfig,
+    clock: Clock,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> tuple[Decision, Model]:
+    """The model with the fewest multiply-adds whose metric stays within the floor.
+
+    Bisects the budget as a share of the original's multiply-adds, down to one per cent. Scores are computed once; each
+    step allocates, removes, repairs and measures.
+
+    Args:
+        prepared: the model and calibration rows.
+        scores: scores of all groups.
+        evaluation: rows that the metric is measured on.
+        config: `max_drop` and all that shrinking takes.
+        clock: times of the stages.
+        progress: told of steps.
+        executor: where independent tasks run; by default where `config.executor` says.
+
+    Raises:
+        AccuracyError: not even the largest budget tried stays within the floor.
+    """
+    assert config.max_drop is not None
+    best: tuple[Decision, Model] | None = None
+    low, high = 0.0, 1.0
+    total = ceil(log2((high - low) / _RESOLUTION))
+    for step in range(total):
+        share = (low + high) / 2
+        progress("search", step, total)
+        found = _at(share, prepared, scores, config, clock, progress, executor)
+        if found is None:  # below what can be reached
+            low = share
+            continue
+        with clock.stage("evaluate"):
+            metrics = compare(prepared.model, found[1], evaluation, threads=config.threads)
+        check_floor(prepared.model.name, metrics, float("inf"))
+        lost = points_lost(metrics)
+        if lost is not None and lost[1] <= config.max_drop:
+            best, high = found, share
+        else:
+            low = share
+    progress("search", total, total)
+    if best is None and prepared.exact.found:
+        best = _at(1.0, prepared, scores, config, clock, progress, executor)
+    if best is None:
+        raise AccuracyError(
+            f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
+            f"(down from {high:.0%} of the MACs); allow a larger --max-drop, or give more calibration rows"
+        )
+    return best
+
+
+def _at(
+    share: float,
+    prepared: Prepared,
+    scores: Scores,
+    config: PruneConfig,
+    clock: Clock,
+    progress: Progress,
+    executor: Executor | None,
+) -> tuple[Decision, Model] | None:
+    """The model at a share of the multiply-adds; None where that cannot be reached."""
+    own = replace(config, targets=(Target("macs", share),))
+    try:
+        decision = decide(prepared, scores, own, clock, progress, executor)
+    except BudgetError:
+        return None
+    return decision, shrink(prepared, decision.removed, own, clock, progress)

@@ -1,0 +1,114 @@
+"""What a run found out: what became of groups and layers, and which packages computed it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from onnxprune.core.costs import Costs
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.results import GroupResult, LatencyReport, LayerCost, MetricChange, NotPruned, ProgramReport
+from onnxprune.core.scores import Scores
+from onnxprune.graph.model import Model
+from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.version import __version__
+
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnx-graphsurgeon", "pyscipopt", "scipy")
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOutcome:
+    """Everything a run found out, as plain data; `api.PruneResult` adds how to save it.
+
+    Attributes:
+        model: the pruned model.
+        plan: which units went.
+        source: name of the original (its path, or "model").
+        before: costs of the original.
+        after: costs of the result, recounted on the result itself.
+        metrics: by name; "top1" where labels were given, else "agreement" and "relative_error".
+        groups: what became of each group.
+        layers: costs of each contracting operator, in graph order.
+        not_pruned: what stays and why.
+        program: the deciding program's status.
+        timings: seconds per stage, in order.
+        seed: the seed everything random came from.
+        versions: of onnxprune and the packages that computed the result.
+        settings: the options in force, for the report's "how to reproduce".
+        oamip: the paper's program (`--importance oamip` only): objective, terms, images, scores per tensor.
+        latency: where there was a latency budget.
+        notes: what the user should know (what the data were, predictions and measurements that differ, ...).
+        check: what a written file must pass, in addition to being valid.
+    """
+
+    model: Model
+    plan: PrunePlan
+    source: str
+    before: Costs
+    after: Costs
+    metrics: Mapping[str, MetricChange]
+    groups: tuple[GroupResult, ...]
+    layers: tuple[LayerCost, ...]
+    not_pruned: tuple[NotPruned, ...]
+    program: ProgramReport
+    timings: Mapping[str, float]
+    seed: int
+    versions: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    oamip: Mapping[str, Any] | None = None
+    latency: LatencyReport | None = None
+    notes: tuple[str, ...] = ()
+    check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
+
+
+def group_results(space: PruneSpace, removed: Ids, scores: Scores | None) -> tuple[GroupResult, ...]:
+    """What becomes of each group."""
+    by_name = {} if scores is None else {s.group: s for s in scores.groups}
+    none = space.none_removed()
+    found = []
+    for group, kept in zip(space.groups, space.kept(removed), strict=True):
+        own = [layer for layer in space.layers if layer.node in group.consumers]
+        score = by_name.get(group.name)
+        found.append(
+            GroupResult(
+                name=group.name,
+                units=len(group),
+                kept=kept,
+                producers=group.producers,
+                consumers=group.consumers,
+                macs_before=sum(space.layer_macs(layer, none) for layer in own),
+                macs_after=sum(space.layer_macs(layer, removed) for layer in own),
+                scores=() if score is None else tuple(float(s) for s in score.scores),
+                damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
+            )
+        )
+    return tuple(found)
+
+
+def layer_costs(space: PruneSpace, removed: Ids) -> tuple[LayerCost, ...]:
+    """Costs of each contracting operator, before and after."""
+    none = space.none_removed()
+    return tuple(
+        LayerCost(
+            layer.node,
+            layer.op_type,
+            space.layer_macs(layer, none),
+            space.layer_macs(layer, removed),
+            space.layer_params(layer, none),
+            space.layer_params(layer, removed),
+        )
+        for layer in space.layers
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of onnxprune and of the packages that compute its results."""
+    found = {"onnxprune": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = package_version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,122 @@
+"""The first stages: load a model and its rows, analyse it, find what goes without loss, and score the rest."""
+
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.allocation.decide import is_kept
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.store import give_back_freed
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.costs import Costs
+from onnxprune.core.errors import InputError
+from onnxprune.core.execution import TaskExecutor, open_executor
+from onnxprune.core.scores import Scores
+from onnxprune.graph.load import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import GraphView, view
+from onnxprune.importance import WITHOUT_DATA, scorer
+from onnxprune.importance.base import ScoreContext
+from onnxprune.lossless import Lossless, lossless
+from onnxprune.structure.analysis import analyse, require_understood
+from onnxprune.structure.costs import measure
+from onnxprune.structure.space import PruneSpace
+
+Source = Path | str | onnx.ModelProto | Model
+DataSource = Any
+"""What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
+
+# Multiply-adds of the calibration rows above which starting worker processes pays.
+_LARGE = 2e11
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model that is ready to be scored.
+
+    Attributes:
+        model: the original.
+        view: its graph.
+        space: its analysis.
+        data: calibration rows, or None.
+        before: the original's costs.
+        exact: the units that can go without loss, but for kept groups.
+    """
+
+    model: Model
+    view: GraphView
+    space: PruneSpace
+    data: Dataset | None
+    before: Costs
+    exact: Lossless
+
+
+def prepare(
+    source: Source,
+    data: DataSource | None,
+    config: PruneConfig,
+    preprocess: PreprocessConfig,
+    clock: Clock | None = None,
+) -> Prepared:
+    """Load a model and its calibration data, analyse it, and find what can go without loss.
+
+    Raises:
+        InputError: a file cannot be read, or the data do not fit.
+        ModelError: the model cannot be processed.
+    """
+    clock = clock or Clock()
+    if config.memory is not None:
+        give_back_freed()
+    with clock.stage("load"):
+        model = load(source)
+        graph = view(model)
+        rows = None
+        if data is not None:
+            rows = load_data(data, model, graph, preprocess, limit=config.images, seed=config.seed)
+    with clock.stage("analyse"):
+        space = analyse(model, graph, None if rows is None else rows.shapes)
+        if config.strict:
+            require_understood(space)
+        before = measure(model, space)
+    with clock.stage("lossless"):
+        free = space.none_removed()
+        for group in space.groups:
+            free[group.units] = not is_kept(group, config.keep)
+        return Prepared(model, graph, space, rows, before, lossless(model, graph, space, free))
+
+
+def score(
+    prepared: Prepared, config: PruneConfig, executor: Executor | None = None, progress: Progress = no_progress
+) -> Scores:
+    """Score every group with the scorer that `config.importance` names. What can go without loss comes first.
+
+    Args:
+        prepared: the model and its data.
+        config: options.
+        executor: where independent tasks run; by default where `config.executor` says.
+        progress: told of steps.
+
+    Raises:
+        InputError: the scorer needs calibration data and there is none.
+    """
+    if prepared.data is None and config.importance not in WITHOUT_DATA:
+        raise InputError(
+            f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
+        )
+    function = scorer(config.importance)
+    work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
+    large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
+    with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
+        tasks, exact = TaskExecutor(chosen), prepared.exact
+        scores = function(
+            ScoreContext(
+                exact.model, prepared.view, prepared.space, prepared.data, config, tasks, progress, exact.removed
+            )
+        )
+    return scores.with_free([group.units for group in prepared.space.groups], exact.removed) if exact.found else scores

@@ -1,0 +1,73 @@
+"""The whole run: one model, from loading to the result."""
+
+from concurrent.futures import Executor
+
+from onnxprune.allocation.decide import Decision, without_loss
+from onnxprune.allocation.plan import make_plan, plan_mask
+from onnxprune.calibration.inputs import load_data
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.errors import InputError
+from onnxprune.core.plan import PrunePlan
+from onnxprune.core.results import ProgramReport
+from onnxprune.pipeline.decide import decide, fast_widths
+from onnxprune.pipeline.finish import finish
+from onnxprune.pipeline.floor import check_floor, check_floor_rows, smallest
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.prepare import DataSource, Source, prepare, score
+from onnxprune.pipeline.shrink import shrink
+
+
+def prune(
+    model: Source,
+    data: DataSource | None,
+    config: PruneConfig,
+    preprocess: PreprocessConfig,
+    *,
+    evaluation: DataSource | None = None,
+    plan: PrunePlan | None = None,
+    executor: Executor | None = None,
+    progress: Progress = no_progress,
+) -> PruneOutcome:
+    """Run all stages; arguments and errors as `api.prune` has them, options checked already."""
+    if config.lossless and (plan is not None or config.targets or config.threshold is not None or config.distill):
+        raise InputError(
+            "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
+            "--plan and --distill"
+        )
+    clock = Clock(progress)
+    prepared = prepare(model, data, config, preprocess, clock)
+    if config.distill:
+        from onnxprune.torchnet.network import Network
+
+        Network(prepared.model)  # says before any work what cannot be trained
+    measured_on = prepared.data
+    if evaluation is not None:
+        with clock.stage("load"):
+            measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess)
+    if config.max_drop is not None:
+        check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
+    scores, smaller = None, None
+    if config.lossless:
+        allowed = fast_widths(prepared, config, progress)
+        decision = without_loss(prepared.space, prepared.exact.removed, config, allowed=allowed)
+        plan = make_plan(prepared.space, decision.removed, "lossless", None)
+    elif plan is None:
+        with clock.stage("score"):
+            scores = score(prepared, config, executor, progress)
+        if config.max_drop is not None and not config.targets and config.threshold is None:
+            assert measured_on is not None  # checked above
+            decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
+        else:
+            decision = decide(prepared, scores, config, clock, progress, executor)
+        plan = make_plan(prepared.space, decision.removed, config.importance, scores)
+    else:
+        unused = config.targets or config.threshold is not None
+        notes = ("the plan says which units go: neither --target nor --threshold was used",) if unused else ()
+        decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0, notes=notes)
+    if smaller is None:
+        smaller = shrink(prepared, decision.removed, config, clock, progress)
+    result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+    if config.max_drop is not None:
+        check_floor(result.source, result.metrics, config.max_drop)
+    return result

@@ -1,0 +1,46 @@
+"""From a decision to a smaller model: remove units, repair what remains, and train it where asked for."""
+
+from onnxprune.config import FinetuneConfig, PruneConfig
+from onnxprune.core.clock import Clock, Progress
+from onnxprune.graph.model import Model
+from onnxprune.lossless import Lossless, lossless
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.structure.removal import remove
+from onnxprune.structure.space import Ids
+
+
+def exactly(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
+    """What of the removed units goes without loss, and the model to remove all of them from."""
+    if not (prepared.exact.removed & ~removed).any():
+        return prepared.exact
+    with clock.stage("lossless"):
+        return lossless(prepared.model, prepared.view, prepared.space, removed)
+
+
+def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
+    """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
+    exact = exactly(prepared, removed, clock)
+    with clock.stage("remove"):
+        smaller = remove(exact.model, prepared.view, prepared.space, removed)
+    if config.lossless:
+        return smaller
+    data, held_out = prepared.data, None
+    if config.distill and data is not None:
+        from onnxprune.finetune import finetune, split
+
+        training = FinetuneConfig(
+            epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
+        )
+        # Repair makes the rows that it fits look better than others: they cannot say when training helps.
+        data, held_out = split(data, None, training)
+    if config.repair and data is not None and removed.any():
+        from onnxprune.repair import repair
+
+        with clock.stage("repair"):
+            smaller = repair(prepared.model, smaller, prepared.space, removed, data, config, progress)
+    if held_out is not None and data is not None:
+        with clock.stage("distill"):
+            smaller = finetune(
+                smaller, data, teacher=prepared.model, config=training, validation=held_out, progress=progress
+            ).model
+    return smaller

@@ -1,0 +1,194 @@
+"""A sweep: one model at several budgets, from one scoring pass, and which of the results are worth having."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from onnxprune.allocation.plan import make_plan
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import load_data
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
+from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.scores import Scores
+from onnxprune.core.text import main_metric
+from onnxprune.pipeline.decide import decide
+from onnxprune.pipeline.finish import finish
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, score
+from onnxprune.pipeline.shrink import shrink
+
+Result_co = TypeVar("Result_co", bound=PruneOutcome, covariant=True)
+
+COSTS = ("macs", "params", "bytes", "latency")
+"""What the points' quality is held against."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint(Generic[Result_co]):
+    """The model at one budget.
+
+    Attributes:
+        target: the budget.
+        result: what `prune` would have returned.
+        milliseconds: time a run; None where it was not measured.
+        cost: share of the original's cost by kind; `latency` is absent where it was not measured.
+        quality: the main metric of the result: accuracy where there were labels, else agreement; None where nothing
+            tells.
+    """
+
+    target: Target
+    result: Result_co
+    milliseconds: float | None
+    cost: Mapping[str, float]
+    quality: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult(Generic[Result_co]):
+    """All points of a sweep, from the largest budget to the smallest.
+
+    Attributes:
+        source: name of the original.
+        metric: the main metric's name; None where there was no data.
+        quality: its value for the original.
+        milliseconds: the original's time a run; None where it was not measured.
+        points: the results.
+        missed: budgets that cannot be met, and why.
+        seconds: time per stage that the points share.
+    """
+
+    source: str
+    metric: str | None
+    quality: float | None
+    milliseconds: float | None
+    points: tuple[SweepPoint[Result_co], ...]
+    missed: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+    def front(self, cost: str) -> tuple[int, ...]:
+        """Positions of the points on the Pareto front: no other point is better in quality or cost and as good in both.
+
+        Args:
+            cost: one of `COSTS`.
+
+        Returns:
+            Ascending positions; none where quality or cost were not measured.
+        """
+        known = [
+            (n, point.cost[cost], point.quality)
+            for n, point in enumerate(self.points)
+            if cost in point.cost and point.quality is not None
+        ]
+        return tuple(
+            n
+            for n, own, quality in known
+            if not any(
+                other <= own and better >= quality and (other, -better) != (own, -quality) for _, other, better in known
+            )
+        )
+
+
+def sweep(
+    model: Source,
+    data: DataSource | None,
+    points: SweepConfig,
+    config: PruneConfig,
+    preprocess: PreprocessConfig,
+    *,
+    evaluation: DataSource | None = None,
+    executor: Executor | None = None,
+    progress: Progress = no_progress,
+) -> SweepResult[PruneOutcome]:
+    """Prune a model to several budgets, scored once; arguments and errors as `api.sweep` has them."""
+    targets = budgets_of(points)
+    clock = Clock(progress)
+    prepared = prepare(model, data, config, preprocess, clock)
+    measured_on = prepared.data
+    if evaluation is not None:
+        with clock.stage("load"):
+            measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess)
+    with clock.stage("score"):
+        scores = score(prepared, config, executor, progress)
+    results: list[tuple[Target, PruneOutcome]] = []
+    missed: dict[str, str] = {}
+    for number, target in enumerate(targets):
+        progress("points", number, len(targets))
+        try:
+            result = _at(target, prepared, scores, measured_on, config, progress, executor)
+        except BudgetError as error:
+            missed[str(target)] = str(error)
+            continue
+        if not any(other.plan.removed == result.plan.removed for _, other in results):
+            results.append((target, result))
+    progress("points", len(targets), len(targets))
+    if not results:
+        raise BudgetError(next(iter(missed.values())))
+    times: tuple[float, ...] = ()
+    if points.latency:
+        from onnxprune.latency.target import milliseconds
+
+        with clock.stage("time"):
+            models = [prepared.model, *(result.model for _, result in results)]
+            times = milliseconds(models, config.latency.batch, config.latency.threads)
+    metric = main_metric(results[0][1].metrics)
+    return SweepResult(
+        source=prepared.model.name,
+        metric=metric,
+        quality=None if metric is None else results[0][1].metrics[metric].before,
+        milliseconds=times[0] if times else None,
+        points=tuple(_point(*result, times, n, metric) for n, result in enumerate(results)),
+        missed=missed,
+        seconds=dict(clock.seconds),
+    )
+
+
+def budgets_of(points: SweepConfig) -> tuple[Target, ...]:
+    """The budgets, from the largest to the smallest.
+
+    Raises:
+        InputError: the ends are not shares, or the wrong way round.
+    """
+    if not 0 < points.lowest <= points.highest <= 1:
+        raise InputError(
+            f"the budgets of a sweep go from {points.highest:g} to {points.lowest:g}: give shares of the original, "
+            "--highest at least --lowest"
+        )
+    shares = np.linspace(points.highest, points.lowest, points.points)
+    return tuple(Target(points.target, float(f"{share:.3g}")) for share in shares)
+
+
+def _at(
+    target: Target,
+    prepared: Prepared,
+    scores: Scores,
+    measured_on: Dataset | None,
+    config: PruneConfig,
+    progress: Progress,
+    executor: Executor | None,
+) -> PruneOutcome:
+    """The result at one budget."""
+    clock = Clock()
+    config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
+    decision = decide(prepared, scores, config, clock, progress, executor)
+    plan = make_plan(prepared.space, decision.removed, config.importance, scores)
+    smaller = shrink(prepared, decision.removed, config, clock, progress)
+    return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+
+
+def _point(
+    target: Target, result: PruneOutcome, times: tuple[float, ...], number: int, metric: str | None
+) -> SweepPoint[PruneOutcome]:
+    before, after = result.before, result.after
+    cost = {
+        name: getattr(after, name) / getattr(before, name)
+        for name in ("macs", "params", "bytes")
+        if getattr(before, name)
+    }
+    own = times[number + 1] if times else None
+    if own is not None:
+        cost["latency"] = own / times[0]
+    return SweepPoint(target, result, own, cost, None if metric is None else result.metrics[metric].after)

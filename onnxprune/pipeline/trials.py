@@ -1,0 +1,102 @@
+"""Trials: what several powers of the damage curves lead to is repaired, and the best of it on held-out rows is taken.
+
+The allocation program adds damage curves that were measured one group at a time. How well a sum stands for what
+happens jointly differs between networks, and so does the power of the curves whose sums do best; only a trial shows it.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.allocation.decide import Decision
+from onnxprune.calibration.dataset import Dataset, set_apart
+from onnxprune.calibration.runner import collect
+from onnxprune.config import PruneConfig
+from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.execution import TaskExecutor, in_this_process, open_executor, share, shared
+from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
+from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.shrink import shrink
+from onnxprune.structure.space import Ids
+
+_HELD_OUT = 4  # every fourth row judges
+_LEAST_ROWS = 64
+_MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
+_LARGE = 5e9  # of the same: work for which starting worker processes pays
+
+
+def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
+    """Whether there are rows for trials, and repair is part of what is asked for and quick."""
+    rows = 0 if prepared.data is None else len(prepared.data)
+    return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
+
+
+def best(
+    prepared: Prepared,
+    decisions: Sequence[Decision],
+    config: PruneConfig,
+    progress: Progress = no_progress,
+    executor: Executor | None = None,
+) -> Decision:
+    """The decision whose repaired model's outputs are nearest to the original's on rows it was not fitted to.
+
+    Args:
+        prepared: the model and calibration rows.
+        decisions: alternatives, the likeliest first; each is tried once.
+        config: options of the repair.
+        progress: told of trials.
+        executor: where trials run; by default where `config.executor` says.
+    """
+    different: dict[bytes, Decision] = {}
+    for decision in decisions:
+        different.setdefault(decision.removed.tobytes(), decision)
+    decisions = list(different.values())
+    if len(decisions) == 1:
+        return decisions[0]
+    assert prepared.data is not None  # see `worthwhile`
+    fit, held_out = set_apart(prepared.data, _HELD_OUT)
+    kind = output_kind(prepared.model, prepared.view)
+    reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
+    large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
+    losses: list[float] = []
+    with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
+        tasks = TaskExecutor(chosen)
+        threads = config.threads if in_this_process(tasks) else 1
+        own = dataclasses.replace(config, distill=0, threads=threads)
+        trial = _Trial(dataclasses.replace(prepared, data=fit), own, held_out, kind, reference)
+        with share(tasks, trial) as handle:
+            progress("trials", 0, len(decisions))
+            futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
+            for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
+                losses.append(future.result())
+                progress("trials", len(losses), len(decisions))
+    chosen_one = decisions[int(np.argmin(losses))]
+    note = (
+        f"of {len(decisions)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
+    )
+    return dataclasses.replace(chosen_one, notes=(*chosen_one.notes, note))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What trials share: the model with the rows to fit, and what the original makes of the rows that judge."""
+
+    prepared: Prepared
+    config: PruneConfig
+    held_out: Dataset
+    kind: OutputKind
+    reference: Mapping[str, np.ndarray]
+
+
+def _loss(handle: Any, removed: Ids) -> float:
+    """Divergence of the model that is left after a removal and repaired."""
+    trial: _Trial = shared(handle)
+    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
+    outputs = collect(smaller, trial.held_out, trial.kind.outputs, threads=trial.config.threads)
+    return divergence(trial.reference, outputs, trial.kind)

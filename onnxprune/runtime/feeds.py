@@ -1,0 +1,92 @@
+"""Inputs to run a model on where there are no data: random ones, of known or guessed sizes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+import numpy as np
+import onnx
+
+from onnxprune.core.errors import InputError
+from onnxprune.graph.inputs import InputSpec, fixed_batch, signature
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import GraphView, view
+from onnxprune.graph.shapes import GUESSES, gather_facts, pinned_shape
+
+# Elements of random inputs at most.
+_LARGEST_FEED = 1 << 27
+
+Feed = Mapping[str, np.ndarray]
+"""An array for each input of a model, by name."""
+
+
+def input_shapes(model: Model, graph: GraphView, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
+    """Concrete shapes of the inputs: the batch is 1, other free dimensions are as the graph's analysis pins them."""
+    if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
+        return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
+    return gather_facts(model, graph).shapes
+
+
+def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers; 0 to 255 for uint8, 0 to 9 for other integers (valid as most indices), random booleans.
+
+    Raises:
+        InputError: strings, for which there is no random value.
+    """
+    if dtype.kind == "O":
+        raise InputError("random rows cannot be made for text inputs; give data")
+    if dtype.kind == "b":
+        return rng.integers(0, 2, size).astype(bool)
+    if dtype.kind in "iu":
+        return rng.integers(0, 256 if dtype == np.uint8 else 10, size).astype(dtype)
+    return rng.standard_normal(size, np.float32).astype(dtype)
+
+
+def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
+    """Random inputs, one feed for each guess of the symbolic sizes; none where an input holds text or has no rank."""
+    graph = view(model)
+    values = [value for value in model.proto.graph.input if value.name in graph.inputs]
+    tried: list[dict[str, tuple[int, ...] | None]] = []
+    for guess in GUESSES:
+        shapes = {value.name: pinned_shape(value, guess) for value in values}
+        if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > _LARGEST_FEED:
+            continue
+        tried.append(shapes)
+        rng = np.random.default_rng(seed)
+        feed = {v.name: _random(rng, v, shape) for v in values if (shape := shapes[v.name]) is not None}
+        if len(feed) == len(values) and all(array.dtype.kind != "O" for array in feed.values()):
+            yield feed
+
+
+def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> np.ndarray:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    if dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
+    """Random inputs of `batch` rows, or of the model's fixed batch.
+
+    Raises:
+        InputError: an input has no known shape.
+    """
+    specs = signature(model)
+    batch = fixed_batch(specs) or batch
+    shapes = input_shapes(model, view(model), specs)
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for spec in specs:
+        shape = shapes.get(spec.name)
+        if shape is None:
+            raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
+        feed[spec.name] = random_array(rng, spec.dtype, _with_batch(shape, spec, specs, batch))
+    return feed
+
+
+def _with_batch(shape: tuple[int, ...], spec: InputSpec, specs: Sequence[InputSpec], batch: int) -> tuple[int, ...]:
+    """The shape with its batch axis (or the axis of that name) at this size."""
+    symbols = {s.dims[0] for s in specs if s.batched and s.dims and isinstance(s.dims[0], str)}
+    return tuple(
+        batch if (axis == 0 and spec.batched) or (spec.dims is not None and spec.dims[axis] in symbols) else size
+        for axis, size in enumerate(shape)
+    )

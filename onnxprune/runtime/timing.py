@@ -1,0 +1,176 @@
+"""How long models take in onnxruntime, measured side by side, and how much memory they need."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.graph.inputs import signature
+from onnxprune.graph.model import Model
+from onnxprune.graph.write import write
+from onnxprune.runtime.feeds import Feed, random_feed
+from onnxprune.runtime.session import open_session, runtime_errors
+
+# A sample lasts at least this long, so that the clock and the call do not show.
+_SAMPLE_S = 1e-3
+# Deployed alone a session spins between operators; here it must stop when its run ends, or it slows the next one.
+_ENTRIES = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One model's speed and size.
+
+    Attributes:
+        model: its name.
+        median_ms: median time of a run, in milliseconds.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        ratio: median over the rounds of this model's time over the first model's in the same round.
+        batch: rows a run.
+        threads: threads of onnxruntime; 0 is all cores.
+        warmup: rounds before the measured ones.
+        rounds: measured rounds; every model runs in each.
+        runs: runs that one sample averages (more than 1 for models of well under a millisecond).
+        peak_bytes: peak memory of a process that runs this model alone; None where it was not measured.
+        file_bytes: size of the model's file, with its external data.
+    """
+
+    model: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    ratio: float
+    batch: int
+    threads: int
+    warmup: int
+    rounds: int
+    runs: int
+    peak_bytes: int | None
+    file_bytes: int
+
+
+def measure(
+    models: Sequence[Model],
+    *,
+    batch: int = 1,
+    threads: int = 0,
+    seconds: float = 5.0,
+    warmup: int = 3,
+    rounds: int = 10,
+    memory: bool = True,
+    feeds: Sequence[Feed] | None = None,
+    seed: int = 0,
+) -> tuple[Latency, ...]:
+    """Measure models in interleaved rounds, so that a change of the machine's speed meets all of them alike.
+
+    Args:
+        models: the first is what the others are compared with.
+        batch: rows a run; a model with a fixed batch runs at its own.
+        threads: threads of onnxruntime; 0 takes all cores.
+        seconds: time to spend on measured rounds, for all models together.
+        warmup: rounds that are not counted.
+        rounds: measured rounds at least, whatever the time.
+        memory: whether to measure peak memory too, each model in a process of its own.
+        feeds: what each model runs on; by default random rows.
+        seed: seed of random rows.
+
+    Raises:
+        InputError: no models, or a number below 1.
+        ModelError: a model cannot be run.
+    """
+    if not models or batch < 1 or rounds < 1 or warmup < 0:
+        raise InputError("latency needs at least one model, one row and one round")
+    feeds = [random_feed(model, batch, seed) for model in models] if feeds is None else feeds
+    sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
+    sizes = [_file_and_memory(m, f, threads, memory) for m, f in zip(models, feeds, strict=True)]
+    runs = []
+    for model, session, feed in zip(models, sessions, feeds, strict=True):
+        with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
+            session.run(None, feed)
+        shortest = min(_sample(session, feed, 1) for _ in range(3))
+        runs.append(int(np.ceil(_SAMPLE_S / shortest)))
+    samples = _interleaved(sessions, feeds, runs, warmup, rounds, seconds)
+    results = []
+    for index, (model, feed, (file_bytes, peak)) in enumerate(zip(models, feeds, sizes, strict=True)):
+        low, median, high = (float(value) * 1e3 for value in np.percentile(samples[:, index], (10, 50, 90)))
+        results.append(
+            Latency(
+                model=model.name,
+                median_ms=median,
+                p10_ms=low,
+                p90_ms=high,
+                ratio=float(np.median(samples[:, index] / samples[:, 0])),
+                batch=_rows(model, feed),
+                threads=threads,
+                warmup=warmup,
+                rounds=len(samples),
+                runs=runs[index],
+                peak_bytes=peak,
+                file_bytes=file_bytes,
+            )
+        )
+    return tuple(results)
+
+
+def _interleaved(
+    sessions: Sequence[Any], feeds: Sequence[Feed], runs: Sequence[int], warmup: int, rounds: int, seconds: float
+) -> np.ndarray:
+    """`(rounds, models)` seconds a run. Every other round goes through the models backwards."""
+    samples: list[list[float]] = []
+    order = list(range(len(sessions)))
+    deadline = np.inf
+    counted = -warmup
+    while counted < rounds or time.perf_counter() < deadline:
+        if counted == 0:
+            deadline = time.perf_counter() + seconds
+        row = [0.0] * len(sessions)
+        for index in order:
+            row[index] = _sample(sessions[index], feeds[index], runs[index])
+        order.reverse()
+        if counted >= 0:
+            samples.append(row)
+        counted += 1
+    return np.asarray(samples)
+
+
+def _sample(session: Any, feed: Feed, runs: int) -> float:
+    start = time.perf_counter()
+    for _ in range(runs):
+        session.run(None, feed)
+    return (time.perf_counter() - start) / runs
+
+
+def _rows(model: Model, feed: Feed) -> int:
+    batched = [spec.name for spec in signature(model) if spec.batched]
+    return len(feed[batched[0]]) if batched else 1
+
+
+def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tuple[int, int | None]:
+    """Size of the model's file, and peak memory of a process that runs it, in bytes."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
+        folder = Path(name)
+        path = folder / "model.onnx"
+        write(model, path)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        if not memory:
+            return size, None
+        feeds = folder / "feeds.npz"
+        if any(array.dtype.kind == "O" for array in feed.values()):
+            return size, None
+        ordered = {str(position): feed[spec.name] for position, spec in enumerate(signature(model))}
+        np.savez(feeds, allow_pickle=False, **ordered)
+        script = Path(__file__).with_name("peak_memory.py")
+        command = [sys.executable, str(script), str(path), str(feeds), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            raise ModelError(f"{model.name}: the process that measures memory failed: {reason[0]}")
+        return size, int(done.stdout) or None

@@ -1,0 +1,228 @@
+"""The last gate before a file gets its name: it must load and run in onnxruntime, and do what the original would do.
+
+`runs` asks of any written model that it runs, with and without onnxruntime's optimisations. `RemovalCheck` also holds a
+pruned model against the oracle (`structure.removal.masked`), and names the first node that differs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.core.errors import ModelError
+from onnxprune.core.text import first_line
+from onnxprune.graph.model import Model, constant_nodes, to_proto
+from onnxprune.graph.nodes import GraphView
+from onnxprune.runtime.feeds import Feed, random_feeds
+from onnxprune.structure.removal import masked, remove
+from onnxprune.structure.space import Ids, PruneSpace
+
+Outputs = dict[str, np.ndarray]
+
+# Largest accepted difference, as a share of the output's scale plus an absolute rest: structural faults are of the
+# order of the scale itself, rounding of 1e-6 of it.
+_SHARE, _REST = 1e-3, 1e-5
+_HALF_FACTOR = 100
+
+# Above this size results are not compared: the original and the oracle are further copies of all weights.
+_ORACLE_BYTES = 256 << 20
+
+
+# Operators that turn rounding into large differences.
+_STEPS = frozenset(
+    {"Round", "Floor", "Ceil", "Sign", "Cast", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "QuantizeLinear"}
+    | {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "NonZero", "Unique", "DynamicQuantizeLinear", "Mod"}
+)
+
+
+def runs(path: Path, model: Model, feed: Feed | None = None) -> None:
+    """Load a written file with and without optimisations, and run it.
+
+    Args:
+        path: the file.
+        model: what was written, for its inputs and for messages.
+        feed: inputs to run on; random ones by default. Where no guessed size fits, loading must do.
+
+    Raises:
+        ModelError: onnxruntime refuses the file, or fails on a given feed.
+    """
+    for optimise in (False, True):
+        _run_once(_session(path, model.name, optimise=optimise), model, feed)  # one session in memory at a time
+
+
+def _run_once(session: Any, model: Model, feed: Feed | None) -> None:
+    if feed is not None:
+        _run(session, feed, model.name)
+        return
+    for guess in random_feeds(model):
+        with suppress(ModelError):
+            _run(session, guess, model.name)
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalCheck:
+    """A check for `structure.save.save`.
+
+    Attributes:
+        model: what units were removed from: the original, or one of the same outputs.
+        graph: its view.
+        space: its analysis.
+        removed: `(units,)` what was removed.
+        changed: whether weights were changed after removal (repair, fine-tuning): then the plain removal is held
+            against the oracle, and of the file only shapes, types and finite values are asked.
+        feed: inputs to compare on; random ones by default.
+        original: the model that `model` must have the outputs of; None where it is the same one.
+    """
+
+    model: Model
+    graph: GraphView
+    space: PruneSpace
+    removed: Ids
+    changed: bool = True
+    feed: Feed | None = None
+    original: Model | None = None
+
+    def __call__(self, path: Path) -> None:
+        """Check a written file.
+
+        Raises:
+            ModelError: it does not run, or differs.
+        """
+        found = self._original() if self.model.stored_bytes <= _ORACLE_BYTES else None
+        if found is None:  # too large, or the original does not run either, on sizes that were only guessed
+            runs(path, self.model, self.feed)
+            return
+        feed, original = found
+        if self.original is not None:
+            self._moved_rightly(self.original, original, feed)
+        for optimise in (False, True):
+            outputs = _run(_session(path, self.model.name, optimise=optimise), feed, self.model.name)
+            self._same_form(outputs, original)
+            if not self.changed and not optimise:
+                self._same_values(outputs, original, feed, path)
+        if self.changed:
+            plain = to_proto(remove(self.model, self.graph, self.space, self.removed)).SerializeToString()
+            outputs = _run(_session(plain, self.model.name), feed, self.model.name)
+            self._same_values(outputs, original, feed, plain)
+
+    def _original(self) -> tuple[Feed, Outputs] | None:
+        feeds = [self.feed] if self.feed is not None else list(random_feeds(self.model))
+        session = _session(to_proto(self.model).SerializeToString(), self.model.name)
+        for feed in feeds:
+            try:
+                return feed, _run(session, feed, self.model.name)
+            except ModelError:
+                continue
+        return None
+
+    def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed) -> None:
+        """Weights that took over what units without loss contributed leave the outputs as they were."""
+        wanted = _run(_session(to_proto(before).SerializeToString(), before.name), feed, before.name)
+        rounds = any(node.op_type in _STEPS for node in self.graph.nodes)
+        if not rounds and not all(_close(outputs[name], wanted[name], wanted[name]) for name in wanted):
+            raise ModelError(
+                f"{before.name}: removing constant and equal units would change the outputs; please report, and freeze "
+                "them with --keep"
+            )
+
+    def _same_form(self, outputs: Outputs, original: Outputs) -> None:
+        for name, wanted in original.items():
+            found = outputs.get(name)
+            if found is None or found.dtype != wanted.dtype:
+                raise ModelError(f"{self.model.name}: the result has no output {name!r} of type {wanted.dtype}")
+            if found.shape != wanted.shape:
+                raise ModelError(
+                    f"{self.model.name}: output {name!r} of the result has shape {found.shape}, expected {wanted.shape}"
+                )
+            if wanted.dtype.kind == "f" and np.isfinite(wanted).all() and not np.isfinite(found).all():
+                raise ModelError(
+                    f"{self.model.name}: output {name!r} of the result is not finite; try other data or a larger target"
+                )
+
+    def _same_values(self, outputs: Outputs, original: Outputs, feed: Feed, source: Path | bytes) -> None:
+        oracle = to_proto(masked(self.model, self.graph, self.space, self.removed))
+        wanted = _run(_session(oracle.SerializeToString(), self.model.name), feed, self.model.name)
+        if all(_close(outputs[name], wanted[name], original[name]) for name in wanted):
+            return
+        node = self._first_difference(oracle, feed, source)
+        if node is not None:
+            raise ModelError(
+                f"{self.model.name}: the pruned model does not do what the original does without the removed units; "
+                f"the first difference is at {node}; please report, and freeze it with --keep"
+            )
+
+    def _first_difference(self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes) -> str | None:
+        """The first node whose result differs; None where it only rounds the other way."""
+        names = [name for node in self.graph.nodes for name in node.outputs if name]
+        pruned = onnx.load(str(source)) if isinstance(source, Path) else onnx.load_model_from_string(source)
+        wanted = _tapped(oracle, names, feed, self.model.name)
+        found = _tapped(pruned, names, feed, self.model.name)
+        for node in self.graph.nodes:
+            for name in node.outputs:
+                if name not in wanted or name not in found:
+                    continue
+                expected = wanted[name]
+                for axis, ids in enumerate(self.space.labels.get(name, ())):
+                    if ids is not None and expected.ndim > axis and expected.shape[axis] == len(ids):
+                        expected = np.compress(~self.removed[ids], expected, axis=axis)
+                if found[name].shape != expected.shape or not _close(found[name], expected, expected):
+                    return None if node.op_type in _STEPS else str(node)
+        return "an output"
+
+
+def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str) -> Outputs:
+    """All tensors of a run that both models may have."""
+    constant = {node.output[0] for node, _ in constant_nodes(proto.graph)}
+    made = {name for node in proto.graph.node for name in node.output} - constant
+    declared = {value.name for value in proto.graph.output}
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(proto)
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made and n not in declared)
+    return _run(_session(tapped.SerializeToString(), label), feed, label)
+
+
+def _close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
+    if found.dtype.kind != "f" or not found.size or not np.isfinite(wanted).all():
+        return True
+    factor = 1 if found.dtype.itemsize > 2 else _HALF_FACTOR
+    scale = max(float(np.abs(wanted).max()), float(np.abs(other).max()) if np.isfinite(other).all() else 0.0)
+    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
+    return difference <= factor * (_SHARE * scale + _REST)  # False for NaN
+
+
+def _session(source: Path | bytes, name: str, *, optimise: bool = False) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # One run a session: packing weights would only copy them.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with _runtime_errors(f"{name}: onnxruntime cannot load the result"):
+        given = str(source) if isinstance(source, Path) else source
+        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, feed: Feed, name: str) -> Outputs:
+    names = [output.name for output in session.get_outputs()]
+    with _runtime_errors(f"{name}: onnxruntime cannot run the result"):
+        results = session.run(names, dict(feed))
+    return {n: np.asarray(value) for n, value in zip(names, results, strict=True) if isinstance(value, np.ndarray)}
+
+
+@contextmanager
+def _runtime_errors(what: str) -> Iterator[None]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    raised = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    known: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
+    try:
+        yield
+    except known as error:
+        raise ModelError(f"{what}: {first_line(error)}") from error

@@ -1,0 +1,159 @@
+"""Removal: compress every labelled axis of every constant, then let handlers adapt what spells out widths.
+
+`masked` is the oracle: removing units must give the outputs that the original gives when their consumers see zero.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.edit import GraphEdit
+from onnxprune.graph.model import Model, release
+from onnxprune.graph.nodes import GraphView, Node, named_failures
+from onnxprune.graph.shapes import Sizes
+from onnxprune.ops import handler_for
+from onnxprune.structure.shape_arithmetic import keep_shape_arithmetic
+from onnxprune.structure.space import Ids, PruneSpace
+
+
+def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
+    """Remove units.
+
+    Args:
+        model: the analysed model, not changed.
+        graph: its view.
+        space: its analysis.
+        removed: `(units,)` True where a unit goes.
+
+    Returns:
+        The smaller model; the given one where nothing is removed.
+
+    Raises:
+        ModelError: the mask would leave an axis without channels, or removes what is fixed.
+    """
+    _check(space, removed)
+    if not removed.any():
+        return model
+    edit = GraphEdit(model, graph)
+    folded = space.facts.folded
+    for tensor in space.labels:
+        array = model.constants.get(tensor, None if tensor in space.facts.transparent else folded.get(tensor))
+        if array is not None:
+            edit.set_value(tensor, compress(array, space, tensor, removed))
+            release(array)
+            if tensor in folded and tensor in graph.producer:  # the node is replaced, so all its outputs are stored
+                for other in graph.producer[tensor].outputs:
+                    if other and other not in space.labels:
+                        edit.set_value(other, folded[other])
+    for node in graph.nodes:
+        handler = handler_for(node.op_type)
+        if handler is not None and not space.facts.is_folded(node):
+            with named_failures(model, node):
+                handler.rewrite(node, _Rewrite(node, edit, space, removed))
+    keep_shape_arithmetic(edit, space, removed)
+    changed = frozenset(tensor for tensor, axes in space.labels.items() if any(ids is not None for ids in axes))
+    return edit.apply(stale=changed)
+
+
+def compress(array: np.ndarray, space: PruneSpace, tensor: str, removed: Ids) -> np.ndarray:
+    """The positions of a constant that stay."""
+    for axis, ids in enumerate(space.labels[tensor]):
+        if ids is not None and removed[ids].any():
+            array = np.compress(~removed[ids], array, axis=axis)
+    return array
+
+
+def masked(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
+    """The original, whose consumers see zero for removed units (in their weights, or in what they read)."""
+    edit = GraphEdit(model, graph)
+    by_name = {node.name: node for node in graph.nodes}
+    factors: dict[tuple[str, str], np.ndarray] = {}
+    for mask in space.masks:
+        gone = removed[mask.units]
+        if gone.any():
+            shape = [1] * len(space.facts.shapes[mask.tensor])
+            shape[mask.axis] = len(gone)
+            place = (mask.node, mask.tensor)
+            factors[place] = factors.get(place, np.ones(1, bool)) & ~gone.reshape(shape)
+    for (name, tensor), keep in factors.items():
+        node = by_name[name]
+        position = node.inputs.index(tensor)
+        array = model.constants.get(tensor, space.facts.folded.get(tensor))
+        if array is None or tensor in space.facts.transparent:
+            edit.multiply_input(node, position, keep, space.facts.dtypes[tensor])
+        else:
+            edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
+    return edit.apply()
+
+
+def _check(space: PruneSpace, removed: Ids) -> None:
+    if removed.shape != (space.units,):
+        raise ModelError(f"{space.model}: the removal mask has shape {removed.shape}, expected ({space.units},)")
+    if removed[0]:
+        raise ModelError(f"{space.model}: unit 0 stands for all fixed channels and cannot be removed")
+    for tensor, axes in space.labels.items():
+        for axis, ids in enumerate(axes):
+            if ids is not None and len(ids) and removed[ids].all():
+                raise ModelError(
+                    f"{space.model}: removal would leave axis {axis} of {tensor!r} without channels; keep at least one"
+                )
+
+
+class _Rewrite:
+    """`ops.base.Rewriting` for one node."""
+
+    def __init__(self, node: Node, edit: GraphEdit, space: PruneSpace, removed: Ids) -> None:
+        self._node = node
+        self._edit = edit
+        self._space = space
+        self._removed = removed
+
+    def kept(self, tensor: str, axis: int) -> np.ndarray | None:
+        """`(size,)` mask of the positions that stay; None where the axis carries no labels."""
+        axes = self._space.labels.get(tensor, ())
+        ids = axes[axis] if -len(axes) <= axis < len(axes) else None
+        return None if ids is None else ~self._removed[ids]
+
+    def width(self, tensor: str, axis: int) -> int | None:
+        """Size of an axis after removal where it carries labels, else None."""
+        kept = self.kept(tensor, axis)
+        return None if kept is None else int(kept.sum())
+
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        """Concrete shape before removal (batch pinned)."""
+        return self._space.facts.shapes.get(tensor)
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant before removal."""
+        value = self._edit.model.constants.get(tensor)
+        return self._space.facts.folded.get(tensor) if value is None else value
+
+    def sizes(self, tensor: str) -> Sizes | None:
+        """An integer vector before removal, with which elements vary with the inputs; None where it is not known."""
+        value = self.constant(tensor)
+        return self._space.facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Give the node a new attribute value; None removes it."""
+        self._edit.set_attribute(self._node, name, value)
+
+    def set_input(self, position: int, value: np.ndarray) -> None:
+        """Give the node a constant of its own as this input, where it differs from the present one."""
+        current = self.constant(self._node.input(position))
+        if current is None or current.shape != value.shape or not np.array_equal(current, value):
+            self._edit.set_input(self._node, position, value)
+
+    def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
+        """Give elements of an integer vector that the node reads other values, where they differ."""
+        tensor = self._node.input(position)
+        known = self.sizes(tensor)
+        if known is None:
+            return
+        fresh = np.array(known.value)
+        fresh[list(elements)] = list(elements.values())
+        if not known.free.any():
+            self.set_input(position, fresh)
+        elif not np.array_equal(fresh, known.value):
+            self._edit.replace_input_elements(self._node, position, fresh != known.value, fresh)

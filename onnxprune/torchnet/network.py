@@ -1,0 +1,284 @@
+"""An ONNX graph that runs in torch: one rule an operator, weights that can be trained.
+
+Half-precision weights are computed with in single precision and written back in their own type. Subgraphs (If, Loop),
+strings and sequences are not followed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import Runner
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.text import first_line
+from onnxprune.graph.folding import fold_constants
+from onnxprune.graph.inputs import fixed_batch, signature
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import GraphView, Node, is_float, view
+from onnxprune.ops import handler_for
+from onnxprune.ops.base import TorchRule
+
+if TYPE_CHECKING:
+    import torch
+
+# Operators that only move a constant's values: a weight behind them is trained where it is stored.
+_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+class Network:
+    """A model's graph as a torch function of its inputs.
+
+    Attributes:
+        graph: the graph.
+        outputs: tensors that a call returns.
+        nodes: the nodes that a call runs, in order.
+        rules: for each of them, its rule as it is and while training.
+        parameters: trained constants, by name.
+        buffers: other constants that the nodes read, by name; normalisation statistics among them.
+        training: whether normalisations use the statistics of the batch.
+        step: rows that the graph takes at a time; None where it takes any number.
+        device: where floating-point tensors live.
+    """
+
+    def __init__(self, model: Model, outputs: Sequence[str] = (), device: str = "cpu") -> None:
+        """Bind every node that the outputs need to its rule.
+
+        Args:
+            model: the model.
+            outputs: tensor names; the graph's outputs by default.
+            device: where floating-point tensors live.
+
+        Raises:
+            InputError: torch is missing.
+            ModelError: an operator has no rule.
+        """
+        import_torch()
+        self.graph = view(model)
+        self.outputs = tuple(outputs) or self.graph.outputs
+        self.training = False
+        self.step = fixed_batch(signature(model))
+        self.device = device
+        nodes = _needed(self.graph, self.outputs, model)
+        trained = _trained(self.graph, nodes, model)
+        folded = {} if not nodes else _folded(model, self.graph, nodes, trained)
+        self.nodes = [node for node in nodes if not all(name in folded for name in node.outputs if name)]
+        self.rules = [_rules(model, node) for node in self.nodes]
+        self._last_use = _last_uses(self.nodes, self.outputs)
+        read = {name for node in self.nodes for name in node.inputs} | set(self.outputs)
+        constants = {**model.constants, **folded}
+        self.parameters: dict[str, Any] = {}
+        self.buffers: dict[str, Any] = {}
+        for name in sorted(read & constants.keys()):
+            tensor = _tensor(constants[name])
+            if tensor.is_floating_point():
+                tensor = tensor.to(device)
+            if name in trained:
+                self.parameters[name] = tensor.requires_grad_()
+            else:
+                self.buffers[name] = tensor
+
+    def __call__(self, feed: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+        """Run the graph.
+
+        Args:
+            feed: a tensor an input, `(rows, ...)`; split where the graph takes fewer rows at a time.
+
+        Returns:
+            The outputs, `(rows, ...)` by name.
+        """
+        rows = len(next(iter(feed.values()))) if feed else 0
+        if self.step is None or rows == self.step:
+            return self._run(feed)
+        # The last part is filled up with its own first rows, whose results are dropped.
+        order = [
+            *range(rows),
+            *((rows - rows % self.step + i % max(rows % self.step, 1)) for i in range(-rows % self.step)),
+        ]
+        starts = range(0, len(order), self.step)
+        parts = [self._run({n: x[order[s : s + self.step]] for n, x in feed.items()}) for s in starts]
+        return {name: import_torch().cat([part[name] for part in parts])[:rows] for name in self.outputs}
+
+    def free_batch(self, feed: Mapping[str, "torch.Tensor"]) -> None:
+        """Run all rows at once from now on if the graph computes the same with them as with its fixed batch."""
+        torch = import_torch()
+        if self.step is None:
+            return
+        with torch.no_grad():
+            apart = self(feed)
+            try:
+                together = self._run(feed)
+            except (RuntimeError, ValueError, IndexError):  # a size that the graph spells out
+                return
+        same = [
+            a.shape == b.shape and torch.allclose(a, b, 1e-4, 1e-5)
+            for a, b in zip(apart.values(), together.values(), strict=True)
+        ]
+        if all(same):
+            self.step = None
+
+    def _run(self, feeds: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+        values: dict[str, Any] = {**self.buffers, **self.parameters, **feeds}
+        for position, node in enumerate(self.nodes):
+            rule = self.rules[position][self.training]
+            result = rule(*(values[name] if name else None for name in node.inputs))
+            results = result if isinstance(result, tuple | list) else (result,)
+            values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
+            for name in self._last_use[position]:
+                del values[name]
+        return {name: values[name] for name in self.outputs}
+
+    def inputs(self, feed: Mapping[str, np.ndarray]) -> dict[str, "torch.Tensor"]:
+        """Arrays as tensors on the network's device; half precision becomes single."""
+        tensors = {name: _tensor(array) for name, array in feed.items()}
+        return {name: t.to(self.device) if t.is_floating_point() else t for name, t in tensors.items()}
+
+    def state(self) -> dict[str, "torch.Tensor"]:
+        """A copy of all parameters and floating-point buffers."""
+        both = {**self.parameters, **self.buffers}
+        return {name: t.detach().clone() for name, t in both.items() if t.is_floating_point()}
+
+    def load_state(self, state: Mapping[str, "torch.Tensor"]) -> None:
+        """Take over the values of `state`."""
+        torch = import_torch()
+        both = {**self.parameters, **self.buffers}
+        with torch.no_grad():
+            for name, value in state.items():
+                both[name].copy_(value)
+
+    def written_back(self, model: Model) -> Model:
+        """`model` with the network's values of the constants that training changed; all else as it was."""
+        changed = {}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.state().items()}
+        for name, array in arrays.items():
+            original = model.constants.get(name)
+            # Constants that training left alone keep their bits.
+            if original is not None and is_float(original) and not np.array_equal(_tensor(original).numpy(), array):
+                changed[name] = array.astype(original.dtype)
+        return model.with_constants(changed)
+
+
+def bound_network(
+    model: Model,
+    outputs: Sequence[str],
+    probe: Dataset,
+    device: str = "cpu",
+    tolerance: float = 1e-3,
+) -> Network:
+    """A network that was seen to compute what onnxruntime computes.
+
+    Args:
+        model: the model.
+        outputs: tensors that a call returns; the graph's outputs by default.
+        probe: a few rows to compare on.
+        device: where the network runs.
+        tolerance: largest difference, relative to the output's scale; sums in another order differ by 1e-5 or so.
+
+    Raises:
+        InputError: torch is missing.
+        ModelError: an operator has no rule, or the results differ.
+    """
+    torch = import_torch()
+    network = Network(model, outputs, device)
+    expected = Runner(model, network.outputs).run(probe, len(probe))
+    for feed, reference in zip(probe.batches(len(probe)), expected, strict=True):
+        tensors = network.inputs(feed)
+        try:
+            with torch.no_grad():
+                found = network(tensors)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ModelError(f"{model.name}: the graph cannot be run in torch: {first_line(error)}") from error
+        for name, array in reference.items():
+            own = found[name].cpu().numpy()
+            scale = max(float(np.abs(array).max(initial=0.0)), 1e-3)
+            if own.shape != array.shape or not np.abs(own - array).max(initial=0.0) <= tolerance * scale:
+                raise ModelError(
+                    f"{model.name}: output {name!r} in torch is not what onnxruntime gives; the model cannot be trained"
+                )
+        if not probe.whole:
+            network.free_batch(tensors)
+    return network
+
+
+def import_torch() -> Any:
+    """The torch module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError("fine-tuning needs torch, which is not installed: pip install 'onnxprune[finetune]'") from None
+    return torch
+
+
+def _tensor(array: np.ndarray) -> "torch.Tensor":
+    torch = import_torch()
+    single = is_float(array) and array.dtype not in (np.float32, np.float64)
+    copy = np.array(array, np.float32 if single else array.dtype)
+    wide = copy.dtype.kind == "u" and copy.itemsize > 1  # torch computes little with these
+    try:
+        return torch.from_numpy(copy.astype(np.int64) if wide else copy)
+    except TypeError as error:
+        raise ModelError(f"torch has no tensors of type {array.dtype}; the model cannot be trained") from error
+
+
+def _needed(graph: GraphView, outputs: Sequence[str], model: Model) -> list[Node]:
+    """Nodes that the outputs depend on, in order; Constant nodes are tensors already."""
+    wanted, kept = set(outputs), []
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs) and not all(name in model.constants for name in node.outputs if name):
+            kept.append(node)
+            wanted.update(node.inputs)
+            wanted.update(node.captured)
+    return kept[::-1]
+
+
+def _trained(graph: GraphView, nodes: Sequence[Node], model: Model) -> set[str]:
+    """Floating-point constants that the handlers name as weights, through operators that only move values."""
+    found = set()
+    for node in nodes:
+        handler = handler_for(node.op_type)
+        for name in handler.trained(node) if handler is not None else ():
+            while (maker := graph.producer.get(name)) is not None and maker.op_type in _MOVES:
+                name = maker.input(0)  # noqa: PLW2901 (follows the chain)
+            array = model.constants.get(name)
+            # Single numbers beside Add and Mul are parts of an activation's formula, not weights.
+            elementwise = node.op_type in ("Add", "Mul")
+            if array is not None and is_float(array) and (array.size > 1 or not elementwise):
+                found.add(name)
+    return found
+
+
+def _folded(model: Model, graph: GraphView, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
+    """Tensors that nodes compute from constants, except from trained ones."""
+    values = fold_constants(model, graph)
+    moving = set(trained)
+    for node in nodes:
+        if moving.intersection(node.inputs):
+            moving.update(node.outputs)
+    return {name: value for name, value in values.items() if name not in moving}
+
+
+def _rules(model: Model, node: Node) -> tuple[TorchRule, TorchRule]:
+    handler = handler_for(node.op_type)
+    plain = handler.torch(node) if handler is not None else None
+    training = handler.torch_training(node) if handler is not None else None
+    if plain is None or training is None:
+        raise ModelError(
+            f"{model.name}: node {node.name!r}: {node.op_type} cannot be trained: it has no rule for torch"
+        )
+    return plain, training
+
+
+def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Per node, the computed tensors that no later node reads."""
+    made = {name for node in nodes for name in node.outputs if name}
+    kept, found = set(outputs), []
+    for node in reversed(nodes):
+        own = dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name in made and name not in kept)
+        kept.update(own)
+        found.append(tuple(own))
+    return found[::-1]
