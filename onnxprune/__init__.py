@@ -1,7 +1,7 @@
 """Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, with weight repair.
 
 >>> import onnxprune
->>> space = onnxprune.analyze("model.onnx")                                     # doctest: +SKIP
+>>> analysis = onnxprune.analyze("model.onnx")                                     # doctest: +SKIP
 >>> result = onnxprune.prune("model.onnx", "images.npz", targets=("macs=0.5",))  # doctest: +SKIP
 >>> result.save("smaller.onnx")                                                 # doctest: +SKIP
 """
@@ -13,18 +13,18 @@ from onnxprune.version import __version__
 if TYPE_CHECKING:
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
-    from onnxprune.structure.analysis import analyze
-    from onnxprune.structure.space import PruneSpace
+    from onnxprune.structure.analysis import Analysis
+    from onnxprune.structure.coupling import analyze
 
 _HOME = {
     "PruneResult": "onnxprune.api.result",
-    "PruneSpace": "onnxprune.structure.space",
-    "analyze": "onnxprune.structure.analysis",
+    "Analysis": "onnxprune.structure.analysis",
+    "analyze": "onnxprune.structure.coupling",
     "prune": "onnxprune.api.prune",
     "sweep": "onnxprune.api.prune",
 }
 
-__all__ = ["PruneResult", "PruneSpace", "__version__", "analyze", "prune", "sweep"]
+__all__ = ["Analysis", "PruneResult", "__version__", "analyze", "prune", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """The oracle: a pruned model must do what the original does when consumers of removed units see zero."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -9,47 +8,36 @@ import onnxruntime as ort
 
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
-from onnxprune.graph.nodes import GraphView, view
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import masked, remove
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.units import Ids
 
 # What float32 leaves of numbers of order one, which sigmoids and softmaxes go through: no scale is smaller.
 RESOLUTION = 5e-7
 TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True)
-class Analysed:
-    """A model with what analysis finds."""
-
-    model: Model
-    graph: GraphView
-    space: PruneSpace
-
-
-def analysed(source: object, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Analysed:
+def analysed(source: object, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Analysis:
     """Load and analyse."""
-    model = load(source)  # type: ignore[arg-type]
-    graph = view(model)
-    return Analysed(model, graph, analyse(model, graph, input_shapes))
+    return analyse(load(source), input_shapes)  # type: ignore[arg-type]
 
 
-def random_removal(space: PruneSpace, share: float, rng: np.random.Generator) -> Ids:
+def random_removal(analysis: Analysis, share: float, rng: np.random.Generator) -> Ids:
     """A mask that removes about `share` of each group, at least one unit where the group has two or more."""
-    removed = space.none_removed()
-    for group in space.groups:
+    removed = analysis.none_removed()
+    for group in analysis.groups:
         count = min(max(1, round(share * len(group))), len(group) - 1) if share else 0
         removed[rng.choice(group.units, count, replace=False)] = True
     return removed
 
 
-def random_feed(a: Analysed, rng: np.random.Generator, batch: int = 1) -> dict[str, np.ndarray]:
+def random_feed(a: Analysis, rng: np.random.Generator, batch: int = 1) -> dict[str, np.ndarray]:
     """Normal numbers; small non-negative integers for integer inputs; symbolic batches have `batch` rows."""
     feed = {}
     declared = {value.name: value.type.tensor_type for value in a.model.proto.graph.input}
     for name in a.graph.inputs:
-        shape = list(a.space.facts.shapes[name])
+        shape = list(a.facts.shapes[name])
         if shape and not declared[name].shape.dim[0].HasField("dim_value"):
             shape[0] *= batch
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
@@ -87,16 +75,16 @@ def assert_close(found: list[np.ndarray], wanted: list[np.ndarray], scales: list
         assert float(np.abs(a.astype(float) - b).max()) <= tolerance
 
 
-def check_removal(a: Analysed, removed: Ids, seed: int = 0, batch: int = 1) -> Model:
+def check_removal(a: Analysis, removed: Ids, seed: int = 0, batch: int = 1) -> Model:
     """Remove units and compare with the oracle, also the predicted costs; returns the smaller model."""
-    smaller = remove(a.model, a.graph, a.space, removed)
-    oracle = masked(a.model, a.graph, a.space, removed)
+    smaller = remove(a, removed)
+    oracle = masked(a, removed)
     onnx.checker.check_model(to_proto(smaller), full_check=True)
     feed = random_feed(a, np.random.default_rng(seed), batch)
     original = run(a.model, feed)
     assert_close(run(smaller, feed), run(oracle, feed), original)
-    sizes = {name: a.space.facts.shapes[name] for name in a.graph.inputs}
-    assert a.space.costs(removed) == analysed(smaller, sizes).space.costs()
+    sizes = {name: a.facts.shapes[name] for name in a.graph.inputs}
+    assert a.costs(removed) == analysed(smaller, sizes).costs()
     return smaller
 
 
@@ -104,7 +92,7 @@ def prunable(source: object) -> int:
     """Prunable units, once removal at two widths agreed with the oracle."""
     a = analysed(source)
     rng = np.random.default_rng(0)
-    if a.space.groups:
+    if a.groups:
         for share in (0.3, 0.6):
-            check_removal(a, random_removal(a.space, share, rng))
-    return a.space.prunable
+            check_removal(a, random_removal(a, share, rng))
+    return a.prunable

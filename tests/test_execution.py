@@ -18,7 +18,7 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError, OnnxPruneError
 from onnxprune.core.execution import TaskExecutor, open_executor, share, shared
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 
 ROWS = {"x": np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32)}
@@ -69,7 +69,7 @@ def test_graphs_with_tensors_in_attributes_reach_processes():
         t = Add (m, z)
         f = Flatten (t)
         y = Gemm (f, w3, b3) }"""
-    graph = view(load(example(text, {name: WEIGHTS[name] for name in ("w0", "b0", "w3", "b3")})))
+    graph = read_graph(load(example(text, {name: WEIGHTS[name] for name in ("w0", "b0", "w3", "b3")})))
     sent = pickle.loads(pickle.dumps(graph))
     assert [node.op_type for node in sent.nodes] == [node.op_type for node in graph.nodes]
     (filler,) = (node.attributes["value"] for node in sent.nodes if node.op_type == "ConstantOfShape")

@@ -107,18 +107,18 @@ def test_plan_reproduces_its_result(network, images):
 
 
 def test_plan_of_another_graph_is_refused(network):
-    space = onnxprune.analyze(network)
+    analysis = onnxprune.analyze(network)
     other = PrunePlan(units={"elsewhere": 4}, removed={"elsewhere": (0,)})
     with pytest.raises(InputError, match="another graph"):
-        plan_mask(space, other)
+        plan_mask(analysis, other)
 
 
 def test_plan_that_removes_a_whole_group_is_refused(network):
-    space = onnxprune.analyze(network)
-    units = {group.name: len(group) for group in space.groups}
+    analysis = onnxprune.analyze(network)
+    units = {group.name: len(group) for group in analysis.groups}
     name = next(iter(units))
     with pytest.raises(InputError, match="all of them"):
-        plan_mask(space, PrunePlan(units=units, removed={name: tuple(range(units[name]))}))
+        plan_mask(analysis, PrunePlan(units=units, removed={name: tuple(range(units[name]))}))
 
 
 def test_budget_below_what_can_be_reached_names_the_least(network, images):
@@ -187,8 +187,8 @@ def test_kept_groups_and_rounding_are_respected(network, images):
 
 
 def test_target_for_a_layer_pattern_leaves_the_others_free(network, images):
-    space = onnxprune.analyze(network)
-    heavy = max(space.layers, key=lambda layer: space.layer_macs(layer, space.none_removed())).node
+    analysis = onnxprune.analyze(network)
+    heavy = max(analysis.layers, key=lambda layer: analysis.layer_macs(layer, analysis.none_removed())).node
     result = onnxprune.prune(network, images, targets=f"macs:^{heavy}$=0.4", importance="magnitude", repair=False)
     cost = {layer.node: layer for layer in result.layers}[heavy]
     assert cost.macs_after <= 0.4 * cost.macs_before

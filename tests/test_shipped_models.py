@@ -12,7 +12,6 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 
 FOLDER = Path(__file__).resolve().parents[1] / "models"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
@@ -33,7 +32,7 @@ def test_accuracy_on_the_shipped_test_rows_is_near_that_on_the_whole_test_set(en
     model = load(FOLDER / entry["file"])
     how = entry["preprocessing"]
     preprocess = PreprocessConfig(mean=tuple(how["mean"]), std=tuple(how["std"]))
-    rows = load_data(FOLDER / "mnist_test.npz", model, view(model), preprocess)
+    rows = load_data(FOLDER / "mnist_test.npz", model, preprocess)
     assert len(rows) == 2000
     assert evaluate(model, rows, threads=1)["top1"] == pytest.approx(entry["top1_test"], abs=0.01)
 

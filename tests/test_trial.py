@@ -35,14 +35,14 @@ def prepared(images: np.ndarray) -> Prepared:
 
 def without(prepared: Prepared, units: int) -> Decision:
     """The last group loses so many units."""
-    removed = prepared.space.none_removed()
-    removed[prepared.space.groups[-1].units[:units]] = True
+    removed = prepared.analysis.none_removed()
+    removed[prepared.analysis.groups[-1].units[:units]] = True
     return Decision(removed, ProgramReport("optimal"), {}, float(units), notes=("known",))
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepared, turned: bool) -> None:
-    much, little = without(prepared, len(prepared.space.groups[-1]) - 2), without(prepared, 3)
+    much, little = without(prepared, len(prepared.analysis.groups[-1]) - 2), without(prepared, 3)
     found = best(prepared, [much, little] if turned else [little, much], PruneConfig())
     assert np.array_equal(found.removed, little.removed)
     assert found.notes[0] == "known"
@@ -75,7 +75,7 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
     def lost(result: onnxprune.PruneResult) -> float:
         judge = prepare(MODELS / "fc3_mnist.onnx", images[200:], PruneConfig(), SCALED)
         assert judge.data is not None
-        kind = output_kind(judge.model, judge.view)
+        kind = output_kind(judge.model, judge.analysis.graph)
         reference = collect(judge.model, judge.data, kind.outputs)
         return divergence(reference, collect(result.model, judge.data, kind.outputs), kind)
 

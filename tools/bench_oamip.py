@@ -16,12 +16,12 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, lil_array, vstack
 
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
-from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
+from onnxprune.graph.nodes import read_graph
+from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.program import build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -30,7 +30,7 @@ def dense_layers(path: Path) -> Layers:
     """Weights `(out, in)` and biases of a network of Gemm and Relu."""
     model = load(path)
     found = []
-    for node in view(model).nodes:
+    for node in read_graph(model).nodes:
         if node.op_type == "Gemm":
             weight = model.constants[node.input(1)].astype(np.float64)
             transposed = bool(node.int("transB", 0))
@@ -43,15 +43,13 @@ def dense_layers(path: Path) -> Layers:
 def ours(path: Path, x: np.ndarray, y: np.ndarray, lambda_: float) -> tuple[float, float]:
     """Objective and seconds, from the graph to the solution."""
     model = load(path)
-    graph_view = view(model)
-    name = graph_view.inputs[0]
-    space = analyse(model, graph_view, {name: (1, *x.shape[1:])})
+    name = model.proto.graph.input[0].name
+    analysis = analyse(model, {name: (1, *x.shape[1:])})
     began = perf_counter()
-    graph = Graph(model, graph_view, space.facts)
-    network = compile_network(graph, score_points(graph, space), [logits_of(graph)])
+    network = compile_network(analysis, score_points(analysis), [logits_of(analysis)])
     images = [{name: row[None]} for row in x]
-    layers = [group.units for group in space.groups]
-    program, _ = build(network, images, y, layers, np.ones(space.units), lambda_, Propagation())
+    layers = [group.units for group in analysis.groups]
+    program, _ = build(network, images, y, layers, np.ones(analysis.units), lambda_, Propagation())
     built = perf_counter() - began
     found = solve(program, "program")
     seconds = perf_counter() - began

@@ -17,9 +17,8 @@ import onnx
 
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
-from onnxprune.structure.analysis import analyse
 from onnxprune.structure.check import RemovalCheck
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
 from onnxprune.structure.save import save
 
@@ -173,14 +172,13 @@ def survive(data: bytes, folder: Path, seed: int) -> str:
     began = time.perf_counter()
     try:
         model = load(source)
-        graph = view(model)
-        space = analyse(model, graph)
+        analysis = analyse(model)
         rng = np.random.default_rng(seed)
-        removed = space.none_removed()
-        for group in space.groups:
+        removed = analysis.none_removed()
+        for group in analysis.groups:
             removed[rng.choice(group.units, min(len(group) - 1, 1 + len(group) // 5), replace=False)] = True
-        smaller = remove(model, graph, space, removed)
-        save(smaller, target, RemovalCheck(model, graph, space, removed, changed=False))
+        smaller = remove(analysis, removed)
+        save(smaller, target, RemovalCheck(analysis, removed, changed=False))
     except OnnxPruneError as error:
         text = str(error)
         assert "\n" not in text, f"more than one line: {text!r}"

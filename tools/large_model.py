@@ -18,8 +18,8 @@ WIDTH = 2048
 INSPECT = """
 import resource, sys
 from onnxprune.structure.analysis import analyze
-space = analyze(sys.argv[1])
-print(f"{space.prunable} units, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+analysis = analyze(sys.argv[1])
+print(f"{analysis.prunable} units, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 """
 PRUNE = """
 import resource, sys

@@ -29,7 +29,6 @@ from onnxprune.evaluation.metrics import evaluate
 from onnxprune.finetune import finetune
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
 from onnxprune.pipeline.prepare import Prepared, prepare, score
 
 
@@ -100,7 +99,7 @@ def rows(images: make_models.Images, part: str, seed: int, model: Model) -> Data
     else:
         chosen = images.split(seed)[0 if part == "train" else 1]
         x, y = images.train_x[chosen], images.train_y[chosen]
-    return load_data((x, y), model, view(model), preprocessing(images))
+    return load_data((x, y), model, preprocessing(images))
 
 
 def with_counts(

@@ -20,7 +20,6 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 
 
 class Rows(CalibrationDataReader):
@@ -52,8 +51,8 @@ def main() -> None:
     preprocess = PreprocessConfig(mean=given.mean, std=given.std, scale=given.scale)
 
     original = load(given.model)
-    rows = load_data(given.data, original, view(original), preprocess, limit=given.quantize_images)
-    evaluation = load_data(given.eval, original, view(original), preprocess)
+    rows = load_data(given.data, original, preprocess, limit=given.quantize_images)
+    evaluation = load_data(given.eval, original, preprocess)
     pruned = onnxprune.prune(
         original,
         given.data,

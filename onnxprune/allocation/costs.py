@@ -1,4 +1,4 @@
-"""From a PruneSpace and the user's targets to budgets on exact cost polynomials."""
+"""From a Analysis and the user's targets to budgets on exact cost polynomials."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,8 @@ from onnxprune.allocation.problem import Budget, CostPolynomial
 from onnxprune.config import Target
 from onnxprune.core.costs import Costs
 from onnxprune.core.errors import InputError
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Ids
 
 Form = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
@@ -21,13 +22,13 @@ _MOST_GROUPED_FACTORS = 2
 
 
 class CostModel:
-    """Exact costs of a space as polynomials in the groups' kept widths."""
+    """Exact costs of a model as polynomials in the groups' kept widths."""
 
-    def __init__(self, space: PruneSpace) -> None:
-        self._space = space
-        self._group = np.full(space.units, _CONSTANT, dtype=np.int64)
-        self._sizes = np.array([len(group) for group in space.groups], dtype=np.int64)
-        for index, group in enumerate(space.groups):
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._group = np.full(analysis.units, _CONSTANT, dtype=np.int64)
+        self._sizes = np.array([len(group) for group in analysis.groups], dtype=np.int64)
+        for index, group in enumerate(analysis.groups):
             self._group[group.units] = index
 
     def width(self, ids: Ids) -> Form:
@@ -55,51 +56,51 @@ class CostModel:
 
     def macs(self, layers: str | None = None) -> CostPolynomial:
         """Multiply-adds of the layers whose node names match (all without a pattern)."""
-        return total(self.product(layer.factors) for layer in self._space.layers if _matches(layers, layer.node))
+        return total(self.product(layer.factors) for layer in self._analysis.layers if _matches(layers, layer.node))
 
     def params(self, layers: str | None = None) -> CostPolynomial:
         """Elements of floating-point constants (of the weights and biases of matching layers, with a pattern)."""
-        return total(self._stored(name) for name in self._names(layers) if self._space.constants[name].is_float)
+        return total(self._stored(name) for name in self._names(layers) if self._analysis.constants[name].is_float)
 
     def bytes(self, layers: str | None = None) -> CostPolynomial:
         """Bytes of stored weights, counted like `params`."""
         return total(
-            _scaled(self._stored(name), self._space.constants[name].itemsize)
+            _scaled(self._stored(name), self._analysis.constants[name].itemsize)
             for name in self._names(layers)
-            if self._space.constants[name].is_weight
+            if self._analysis.constants[name].is_weight
         )
 
     def _names(self, layers: str | None) -> list[str]:
-        constants = self._space.constants
+        constants = self._analysis.constants
         if layers is None:
             return list(constants)
-        chosen = [layer for layer in self._space.layers if _matches(layers, layer.node)]
+        chosen = [layer for layer in self._analysis.layers if _matches(layers, layer.node)]
         names = [name for layer in chosen for name in (layer.weight, layer.bias) if name in constants]
         return [str(name) for name in dict.fromkeys(names)]
 
     def _stored(self, name: str) -> CostPolynomial:
-        shape = self._space.constants[name].shape
-        axes = self._space.labels.get(name, (None,) * len(shape))
+        shape = self._analysis.constants[name].shape
+        axes = self._analysis.labels.get(name, (None,) * len(shape))
         return self.product([size if ids is None else ids for size, ids in zip(shape, axes, strict=True)])
 
 
-def budgets(space: PruneSpace, targets: Sequence[Target], before: Costs) -> tuple[Budget, ...]:
+def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tuple[Budget, ...]:
     """One budget per target on macs, params or bytes.
 
     Args:
-        space: the analysed model.
+        analysis: the analysed model.
         targets: what the user asked for; shares refer to `before`, or to the matching layers' own cost.
         before: costs of the original.
 
     Raises:
         InputError: a layer pattern that matches no layer or is not a regular expression.
     """
-    costs = CostModel(space)
+    costs = CostModel(analysis)
     found = []
     for target in targets:
-        _check_pattern(space, target)
+        _check_pattern(analysis, target)
         polynomial = {"macs": costs.macs, "params": costs.params, "bytes": costs.bytes}[target.kind](target.layers)
-        whole = polynomial([len(group) for group in space.groups])
+        whole = polynomial([len(group) for group in analysis.groups])
         if target.layers is None:
             whole = {"macs": before.macs, "params": before.params, "bytes": before.bytes}[target.kind]
         name = target.kind if target.layers is None else f"{target.kind} of {target.layers}"
@@ -107,11 +108,11 @@ def budgets(space: PruneSpace, targets: Sequence[Target], before: Costs) -> tupl
     return tuple(found)
 
 
-def _check_pattern(space: PruneSpace, target: Target) -> None:
+def _check_pattern(analysis: Analysis, target: Target) -> None:
     if target.layers is None:
         return
     try:
-        matched = any(_matches(target.layers, layer.node) for layer in space.layers)
+        matched = any(_matches(target.layers, layer.node) for layer in analysis.layers)
     except re.error as error:
         raise InputError(f"target {str(target)!r}: {target.layers!r} is not a regular expression ({error})") from error
     if not matched:

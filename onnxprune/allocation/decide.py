@@ -12,7 +12,8 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
-from onnxprune.structure.space import Group, Ids, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Group, Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Decision:
 
 
 def by_budget(
-    space: PruneSpace,
+    analysis: Analysis,
     scores: Scores,
     budgets: Sequence[Budget],
     config: PruneConfig,
@@ -48,7 +49,7 @@ def by_budget(
     """Solve the allocation program and remove each group's least important units.
 
     Args:
-        space: the analysed model.
+        analysis: the analysed model.
         scores: order and damage curve of each group.
         budgets: all of them must hold.
         config: `round_to`, `keep` and `seed`.
@@ -63,13 +64,13 @@ def by_budget(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
         round_to=multiple(config),
-        minimum=tuple((minimum or {}).get(group.name, 1) for group in space.groups),
-        fixed=frozenset(index for index, group in enumerate(space.groups) if is_kept(group, config.keep)),
+        minimum=tuple((minimum or {}).get(group.name, 1) for group in analysis.groups),
+        fixed=frozenset(index for index, group in enumerate(analysis.groups) if is_kept(group, config.keep)),
         allowed=allowed or {},
     )
     found = allocate(problem, seed=config.seed)
-    removed = space.none_removed()
-    for group, score, kept in zip(space.groups, scores.groups, found.kept, strict=True):
+    removed = analysis.none_removed()
+    for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
         removed[group.units[score.order[: len(group) - kept]]] = True
     return Decision(
         removed=removed,
@@ -85,7 +86,7 @@ def multiple(config: PruneConfig) -> int:
 
 
 def by_threshold(
-    space: PruneSpace,
+    analysis: Analysis,
     scores: Scores,
     threshold: str,
     config: PruneConfig,
@@ -101,9 +102,9 @@ def by_threshold(
         InputError: the threshold is neither a number in [0, 1] nor "mean".
     """
     fixed = None if threshold == "mean" else _number(threshold)
-    removed = space.none_removed()
+    removed = analysis.none_removed()
     damage = 0.0
-    for index, (group, score) in enumerate(zip(space.groups, scores.groups, strict=True)):
+    for index, (group, score) in enumerate(zip(analysis.groups, scores.groups, strict=True)):
         if is_kept(group, config.keep):
             continue
         limit = float(score.scores.mean()) if fixed is None else fixed
@@ -119,18 +120,18 @@ def by_threshold(
 
 
 def without_loss(
-    space: PruneSpace, free: Ids, config: PruneConfig, *, allowed: Mapping[int, np.ndarray] | None = None
+    analysis: Analysis, free: Ids, config: PruneConfig, *, allowed: Mapping[int, np.ndarray] | None = None
 ) -> Decision:
     """Remove what goes without loss, as far as `round_to` and the allowed widths let it.
 
     Args:
-        space: the analysed model.
+        analysis: the analysed model.
         free: `(units,)` True where a unit goes without loss.
         config: `round_to`.
         allowed: the widths that groups may be given, by group index.
     """
-    removed = space.none_removed()
-    for index, group in enumerate(space.groups):
+    removed = analysis.none_removed()
+    for index, group in enumerate(analysis.groups):
         gone = group.units[free[group.units]]
         kept = _width(len(group) - len(gone), group, config, None if allowed is None else allowed[index])
         removed[gone[: len(group) - kept]] = True
@@ -158,9 +159,9 @@ def is_kept(group: Group, patterns: Sequence[str]) -> bool:
     return False
 
 
-def without_match(space: PruneSpace, patterns: Sequence[str]) -> tuple[str, ...]:
+def without_match(analysis: Analysis, patterns: Sequence[str]) -> tuple[str, ...]:
     """The `--keep` patterns that match no group."""
-    return tuple(pattern for pattern in patterns if not any(is_kept(group, (pattern,)) for group in space.groups))
+    return tuple(pattern for pattern in patterns if not any(is_kept(group, (pattern,)) for group in analysis.groups))
 
 
 def _number(threshold: str) -> float:

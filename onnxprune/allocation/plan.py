@@ -3,16 +3,17 @@
 from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.scores import Scores
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Ids
 
 
-def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:
+def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:
     """The plan that stands for a removal mask."""
     return PrunePlan(
-        units={group.name: len(group) for group in space.groups},
+        units={group.name: len(group) for group in analysis.groups},
         removed={
             group.name: tuple(int(p) for p in removed[group.units].nonzero()[0])
-            for group in space.groups
+            for group in analysis.groups
             if removed[group.units].any()
         },
         importance=importance,
@@ -20,17 +21,17 @@ def make_plan(space: PruneSpace, removed: Ids, importance: str, scores: Scores |
     )
 
 
-def plan_mask(space: PruneSpace, plan: PrunePlan) -> Ids:
+def plan_mask(analysis: Analysis, plan: PrunePlan) -> Ids:
     """The removal mask that a plan stands for.
 
     Raises:
         InputError: the plan belongs to another graph.
     """
-    units = {group.name: len(group) for group in space.groups}
+    units = {group.name: len(group) for group in analysis.groups}
     if dict(plan.units) != units:
         odd = sorted(set(plan.units.items()) ^ set(units.items()))[0][0]
-        raise InputError(f"the plan was made for another graph: group {odd!r} does not match {space.model}")
+        raise InputError(f"the plan was made for another graph: group {odd!r} does not match {analysis.model}")
     for name, positions in plan.removed.items():
         if name not in units or any(not 0 <= p < units[name] for p in positions) or len(positions) >= units[name]:
             raise InputError(f"the plan removes units of {name!r} that do not exist, or all of them")
-    return space.removal(plan.removed)
+    return analysis.removal(plan.removed)

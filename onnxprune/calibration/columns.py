@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.structure.space import Layer
+from onnxprune.structure.units import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.inputs import InputSpec, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView
 from onnxprune.runtime.feeds import input_shapes, random_array
 
 DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
@@ -46,7 +45,6 @@ _CHUNK = 256
 def load_data(
     spec: DataSpec,
     model: Model,
-    graph: GraphView,
     preprocess: PreprocessConfig | None = None,
     *,
     limit: int | None = None,
@@ -59,7 +57,6 @@ def load_data(
             class a subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`,
             `random`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset` (taken as it is).
         model: the model that is to be run.
-        graph: its view.
         preprocess: scaling, layout and size of images.
         limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped once it gave that many.
         seed: seed of the choice, and of random rows.
@@ -81,7 +78,7 @@ def load_data(
         return _given(spec, specs, limit, seed)
     notes: tuple[str, ...] = ()
     if isinstance(spec, str) and spec == RANDOM and not Path(spec).exists():
-        rows, notes = _random_rows(model, graph, specs, limit or RANDOM_ROWS, seed), (_RANDOM_NOTE,)
+        rows, notes = _random_rows(model, specs, limit or RANDOM_ROWS, seed), (_RANDOM_NOTE,)
         preprocess = PreprocessConfig()
     elif isinstance(spec, str | Path):
         rows, notes = _read(spec, specs, preprocess, limit, seed)
@@ -145,9 +142,9 @@ def _read_folder(
     raise InputError(f"{folder} holds no .npz, .npy or image files and no test_data_set_* folders")
 
 
-def _random_rows(model: Model, graph: GraphView, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
+def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
     rng = np.random.default_rng(seed)
-    shapes = input_shapes(model, graph, specs)
+    shapes = input_shapes(model, specs)
     arrays: dict[str, np.ndarray] = {}
     for spec in specs:
         shape = shapes.get(spec.name)

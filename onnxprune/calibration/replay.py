@@ -14,7 +14,7 @@ from onnxprune.calibration.store import Batch, Room
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.subgraph import segment
 
 Arrays = dict[str, np.ndarray]
@@ -146,14 +146,14 @@ class Feeds(Sequence[Arrays]):
         return Feeds, (self._data.alone(), self._size)
 
 
-def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -> Feeds:
+def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:
     """All rows as feeds of equal batches, the last one possibly shorter.
 
     A batch size that the model declares is kept to, unless its nodes prove to take others.
 
     Args:
         model: the model.
-        graph: its view.
+        graph: its nodes.
         data: the rows.
         row_bytes: size of one row's largest tensor.
     """
@@ -164,7 +164,7 @@ def batch_feeds(model: Model, graph: GraphView, data: Dataset, row_bytes: int) -
     return Feeds(data.take(range(len(data) // fixed * fixed)), fixed)
 
 
-def _takes_any_batch(model: Model, graph: GraphView, data: Dataset, fixed: int, size: int) -> bool:
+def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size: int) -> bool:
     """Whether the nodes of a model that declares a fixed batch give the same results at another one."""
     count = min(size, len(data), _COMPARED * fixed) // fixed * fixed
     if count <= fixed:

@@ -9,7 +9,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.inputs import fixed_batch, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.graph.shapes import gather_facts
 from onnxprune.runtime.session import open_session, runtime_errors
 
@@ -105,7 +105,7 @@ class Runner:
         if self.fixed_batch is not None and self._batched:
             shapes = {name: (self.fixed_batch, *shape[1:]) for name, shape in shapes.items()}
         try:
-            facts = gather_facts(self.model, view(self.model), shapes)
+            facts = gather_facts(self.model, read_graph(self.model), shapes)
         except ModelError:
             return 1
         sizes = {name: 4 * prod(shape) for name, shape in facts.shapes.items() if name not in self.model.constants}

@@ -54,7 +54,6 @@ def bench(
     from onnxprune.calibration.inputs import load_data
     from onnxprune.calibration.runner import first_feed
     from onnxprune.graph.load import load
-    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import bench_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import bench_summary
@@ -65,7 +64,7 @@ def bench(
     if files.data is not None:
         first = loaded[0]
         preprocess = given.get(PreprocessConfig)
-        rows = load_data(files.data, first, view(first), preprocess, limit=config.batch, seed=config.seed)
+        rows = load_data(files.data, first, preprocess, limit=config.batch, seed=config.seed)
         feeds = [first_feed(each, rows, config.batch) for each in loaded]
     with terminal.progress() as progress:
         progress("measure", 0, 0)

@@ -53,16 +53,15 @@ def finetune(
     from onnxprune.calibration.inputs import load_data
     from onnxprune.finetune import finetune as train
     from onnxprune.graph.load import load
-    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import finetune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import epoch_line, finetune_summary
     from onnxprune.structure.save import save
 
     loaded = load(model)
-    graph, preprocess = view(loaded), given.get(PreprocessConfig)
-    rows = load_data(files.data, loaded, graph, preprocess, limit=files.images, seed=config.seed)
-    chosen_on = None if files.validation is None else load_data(files.validation, loaded, graph, preprocess)
+    preprocess = given.get(PreprocessConfig)
+    rows = load_data(files.data, loaded, preprocess, limit=files.images, seed=config.seed)
+    chosen_on = None if files.validation is None else load_data(files.validation, loaded, preprocess)
     teacher = None if files.teacher is None else load(files.teacher)
     with terminal.progress() as progress:
         trained = train(

@@ -31,16 +31,12 @@ def inspect(
     files = given.get(InspectFiles)
     check_output(files.json, [model], "--json")
 
-    from onnxprune.graph.load import load
-    from onnxprune.graph.nodes import view
     from onnxprune.report.inspection import inspection
     from onnxprune.report.json_report import inspect_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import inspect_summary
-    from onnxprune.structure.analysis import analyse
+    from onnxprune.structure.coupling import analyze
 
-    loaded = load(model)
-    graph = view(loaded)
-    found = inspection(analyse(loaded, graph), graph)
+    found = inspection(analyze(model))
     terminal.show(inspect_summary(found))
     terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))

@@ -56,16 +56,13 @@ def validate(
     from onnxprune.core.text import main_metric
     from onnxprune.evaluation.metrics import compare
     from onnxprune.graph.load import load
-    from onnxprune.graph.nodes import view
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
     from onnxprune.structure.costs import measure
 
     original, changed = load(model), load(other)
-    rows = load_data(
-        files.data, original, view(original), given.get(PreprocessConfig), limit=config.images, seed=config.seed
-    )
+    rows = load_data(files.data, original, given.get(PreprocessConfig), limit=config.images, seed=config.seed)
     with terminal.progress() as progress:
         progress("compare", 0, 0)
         metrics = compare(original, changed, rows, threads=config.threads)

@@ -14,7 +14,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.outputs.meaning import OutputKind, as_scores, divergence, output_kind, row_divergence
 
 __all__ = ["OutputKind", "compare", "divergence", "evaluate", "output_kind", "row_divergence"]
@@ -33,7 +33,7 @@ def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, f
     targets = dataset.targets
     if targets is None:
         return {}
-    hits = _Hits(model, dataset, targets, output_kind(model, view(model), labelled=True))
+    hits = _Hits(model, dataset, targets, output_kind(model, read_graph(model), labelled=True))
     for outputs in Runner(model, [hits.output], threads=threads).run(dataset):
         hits.add(outputs[hits.output])
     return hits.shares()
@@ -50,7 +50,7 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
         ModelError: a model cannot be run.
     """
     targets = dataset.targets
-    kind = output_kind(original, view(original), labelled=targets is not None)
+    kind = output_kind(original, read_graph(original), labelled=targets is not None)
     theirs = _matched(original, other, kind.outputs)
     first = Runner(original, kind.outputs, threads=threads)
     second = Runner(other, theirs, threads=threads)

@@ -18,7 +18,7 @@ from onnxprune.finetune.augment import augment, settled
 from onnxprune.finetune.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from onnxprune.finetune.result import Epoch, FinetuneResult
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.outputs.meaning import OutputKind, output_kind
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
@@ -64,7 +64,7 @@ def finetune(
     torch = import_torch()
     began = perf_counter()
     rows, held_out = split(data, validation, config)
-    kind = output_kind(model, view(model))
+    kind = output_kind(model, read_graph(model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _threads(config.threads):
         probe = rows.take(range(1 if rows.whole else min(_PROBED_ROWS, len(rows))))

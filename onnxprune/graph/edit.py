@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import Message
 
 from onnxprune.graph.model import Model, constant_nodes
-from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.graph.nodes import Graph, Node
 
 
 class GraphEdit:
@@ -22,9 +22,9 @@ class GraphEdit:
         values: constants with a new value; names that the model does not have become initializers.
     """
 
-    def __init__(self, model: Model, graph: GraphView) -> None:
+    def __init__(self, model: Model, graph: Graph) -> None:
         self.model = model
-        self.view = graph
+        self.graph = graph
         self.values: dict[str, np.ndarray] = {}
         self._attributes: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, dict[int, str]] = {}
@@ -45,7 +45,7 @@ class GraphEdit:
         """Give a node a constant of its own as an input; where it is the only reader, the constant keeps its name."""
         current = node.input(position)
         value = np.asarray(value, order="C")
-        if current in self.model.constants and len(self.view.consumers[current]) == 1:
+        if current in self.model.constants and len(self.graph.consumers[current]) == 1:
             value = value.astype(self.model.constants[current].dtype)
             name = current
         else:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node, is_float
+from onnxprune.graph.nodes import Graph, Node, is_float
 
 # Inputs and results above this many elements are not folded: once for constants, once for shape arithmetic.
 _CONSTANT_LIMIT = 1 << 26
@@ -28,20 +28,20 @@ _EXPANDING = frozenset({"Expand", "Tile"})
 _TRANSPARENT = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
-def fold_constants(model: Model, graph: GraphView) -> dict[str, np.ndarray]:
+def fold_constants(model: Model, graph: Graph) -> dict[str, np.ndarray]:
     """Values of all tensors that are computed from constants only."""
     return _fold(model, graph, {}, {}, _CONSTANT_LIMIT)
 
 
 def fold_shapes(
-    model: Model, graph: GraphView, known: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+    model: Model, graph: Graph, known: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
     """Values of further tensors, once `shapes` tell what Shape and Size give; the `known` ones are not repeated."""
     return _fold(model, graph, known, shapes, _SHAPE_LIMIT)
 
 
 def _fold(
-    model: Model, graph: GraphView, known: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], limit: int
+    model: Model, graph: Graph, known: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], limit: int
 ) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for node in graph.nodes:
@@ -137,7 +137,7 @@ def evaluate(model: Model, node: Node, feeds: Mapping[str, np.ndarray]) -> dict[
     return dict(zip((name for name in node.outputs if name), map(np.asarray, values), strict=True))
 
 
-def transparent(model: Model, graph: GraphView, folded: Mapping[str, np.ndarray]) -> frozenset[str]:
+def transparent(model: Model, graph: Graph, folded: Mapping[str, np.ndarray]) -> frozenset[str]:
     """Folded tensors whose node stays in the file: stored weights seen through a Cast or a (de)quantisation."""
     found: set[str] = set()
     for node in graph.nodes:
@@ -152,7 +152,7 @@ def transparent(model: Model, graph: GraphView, folded: Mapping[str, np.ndarray]
     return frozenset(found)
 
 
-def read_shapes(graph: GraphView, folded: Mapping[str, np.ndarray]) -> dict[str, frozenset[str]]:
+def read_shapes(graph: Graph, folded: Mapping[str, np.ndarray]) -> dict[str, frozenset[str]]:
     """Per folded tensor, the tensors whose shape its value depends on."""
     found: dict[str, set[str]] = {}
     for node in graph.nodes:

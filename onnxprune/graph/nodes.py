@@ -63,7 +63,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphView:
+class Graph:
     """Nodes in topological order, and who makes and who reads each tensor."""
 
     nodes: tuple[Node, ...]
@@ -73,8 +73,8 @@ class GraphView:
     consumers: Mapping[str, tuple[Node, ...]]
 
 
-def view(model: Model) -> GraphView:
-    """Build the view of a model's main graph.
+def read_graph(model: Model) -> Graph:
+    """Read the nodes of a model's main graph.
 
     Raises:
         ModelError: the graph cannot be read (a cycle, an undefined tensor).
@@ -112,7 +112,7 @@ def view(model: Model) -> GraphView:
             if name:
                 consumers.setdefault(name, []).append(node)
     constant = model.constants
-    return GraphView(
+    return Graph(
         nodes=tuple(nodes),
         inputs=tuple(value.name for value in model.proto.graph.input if value.name not in constant),
         outputs=tuple(value.name for value in model.proto.graph.output),

@@ -16,7 +16,7 @@ from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
 from onnxprune.graph.model import Model, skeleton
-from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.graph.nodes import Graph, Node
 
 Shape = tuple[int, ...]
 
@@ -75,12 +75,12 @@ class _Pinned:
     values: dict[str, np.ndarray]
 
 
-def gather_facts(model: Model, graph: GraphView, input_shapes: Mapping[str, Shape] | None = None) -> Facts:
+def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Shape] | None = None) -> Facts:
     """Infer shapes with pinned inputs and fold what is constant.
 
     Args:
         model: the model.
-        graph: its view.
+        graph: its nodes.
         input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
 
     Raises:
@@ -125,7 +125,7 @@ def gather_facts(model: Model, graph: GraphView, input_shapes: Mapping[str, Shap
     )
 
 
-def _first(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], known: Mapping[str, Shape]) -> _Pinned:
+def _first(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], known: Mapping[str, Shape]) -> _Pinned:
     """The first guess that gives every tensor a shape, else the one that gives most."""
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
     pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in GUESSES]
@@ -147,7 +147,7 @@ def _first(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], 
     return best
 
 
-def _others(model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], first: _Pinned) -> list[_Pinned]:
+def _others(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], first: _Pinned) -> list[_Pinned]:
     """The same graph with other sizes in its symbolic dimensions, all at once or, where that fails, apart."""
     symbolic = {v.name: _symbolic(v) for v in model.proto.graph.input if v.name in first.inputs and _symbolic(v)}
     if not symbolic:
@@ -207,13 +207,11 @@ def pinned_shape(value: onnx.ValueInfoProto, guess: int) -> Shape | None:
     )
 
 
-def _unknown(graph: GraphView, shapes: Mapping[str, Shape]) -> bool:
+def _unknown(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
     return any(name and name not in shapes for node in graph.nodes for name in node.outputs)
 
 
-def _settle(
-    model: Model, graph: GraphView, constants: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
-) -> _Pinned:
+def _settle(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]) -> _Pinned:
     """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
     values: dict[str, np.ndarray] = {}
     shapes: dict[str, Shape] = {}
@@ -228,7 +226,7 @@ def _settle(
     return _Pinned(inputs, shapes, dtypes, values)
 
 
-def _check_pads(graph: GraphView, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+def _check_pads(graph: Graph, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
     """Refuse sizes for which a Pad would reflect more than there is: inference does not notice."""
     for node in graph.nodes:
         if node.op_type == "Pad" and str(node.attributes.get("mode", "constant")) == "reflect":

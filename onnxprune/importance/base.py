@@ -9,8 +9,8 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,7 @@ class ScoreContext:
     """The data of one scoring run.
 
     Attributes:
-        model: the original model; no consumer in it uses what goes without loss.
-        view: its graph.
-        space: its groups, labels and layers.
+        analysis: the original's; no consumer in its model uses what goes without loss.
         data: calibration rows; None where the scorer needs none and the user gave none.
         config: options.
         executor: where independent tasks run.
@@ -28,18 +26,21 @@ class ScoreContext:
         free: `(units,)` True where a unit goes without loss, whatever its score; None where none does.
     """
 
-    model: Model
-    view: GraphView
-    space: PruneSpace
+    analysis: Analysis
     data: Dataset | None
     config: PruneConfig
     executor: Executor
     progress: Progress = no_progress
     free: Ids | None = None
 
+    @property
+    def model(self) -> Model:
+        """The model that is scored."""
+        return self.analysis.model
+
 
 class Scorer(Protocol):
     """A scorer: a function of the context alone."""
 
     def __call__(self, context: ScoreContext) -> Scores:
-        """Score every group of the context's space."""
+        """Score every group of the context's analysis."""

@@ -12,7 +12,7 @@ from onnxprune.importance.norms import incoming, per_unit
 
 def magnitude(context: ScoreContext, power: int = 2) -> Scores:
     """Norm of the weights that make a unit: L2 (`power` 2) or L1 (`power` 1)."""
-    return by_energy(context, incoming(context.model, context.space, power), power)
+    return by_energy(context, incoming(context.model, context.analysis, power), power)
 
 
 def magnitude_l1(context: ScoreContext) -> Scores:
@@ -30,8 +30,10 @@ def activation(context: ScoreContext) -> Scores:
 
     if context.data is None:
         raise InputError("--importance activation needs calibration data; give --data")
-    space = context.space
-    layers = [layer for layer in space.layers if space.labels.get(layer.weight, (None,) * 8)[layer.in_axis] is not None]
+    analysis = context.analysis
+    layers = [
+        layer for layer in analysis.layers if analysis.labels.get(layer.weight, (None,) * 8)[layer.in_axis] is not None
+    ]
     sums = {layer.input: np.zeros(0) for layer in layers}
     axes = {layer.input: layer.input_axis for layer in layers}
     rows = 0
@@ -43,20 +45,20 @@ def activation(context: ScoreContext) -> Scores:
             mean = np.einsum("cp,cp->c", moved, moved, dtype=np.float64) / moved.shape[1]
             sums[name] = mean if len(sum_) == 0 else sum_ + mean
         context.progress("activations", rows, rows)
-    energy = np.zeros(space.units)
+    energy = np.zeros(analysis.units)
     for layer in layers:
-        ids = space.labels[layer.input][layer.input_axis]
+        ids = analysis.labels[layer.input][layer.input_axis]
         assert ids is not None  # the weight's input axis carries the same labels
-        seen = np.bincount(ids, minlength=space.units)
-        mean_square = np.bincount(ids, sums[layer.input] / rows, minlength=space.units) / np.maximum(seen, 1)
-        energy += per_unit(context.model, space, layer, layer.in_axis, power=2) * mean_square
+        seen = np.bincount(ids, minlength=analysis.units)
+        mean_square = np.bincount(ids, sums[layer.input] / rows, minlength=analysis.units) / np.maximum(seen, 1)
+        energy += per_unit(context.model, analysis, layer, layer.in_axis, power=2) * mean_square
     return by_energy(context, energy, power=2)
 
 
 def random(context: ScoreContext) -> Scores:
     """Uniform random scores, drawn anew for each group from the seed and the group's name."""
     groups = []
-    for group in context.space.groups:
+    for group in context.analysis.groups:
         generator = np.random.default_rng([context.config.seed, zlib.crc32(group.name.encode())])
         scores = generator.random(len(group))
         groups.append(GroupScore(group.name, np.argsort(scores, kind="stable"), scores, removal_to_damage(scores)))
@@ -70,14 +72,14 @@ def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
     once for each layer that consumes the group: a residual stream is seen by many.
 
     Args:
-        context: the space; what goes without loss counts for nothing.
+        context: the analysis; what goes without loss counts for nothing.
         energy: `(units,)`, at least 0.
         power: 2 where energies are squares.
     """
     if context.free is not None:
         energy = np.where(context.free, 0.0, energy)
     groups = []
-    for group in context.space.groups:
+    for group in context.analysis.groups:
         own = energy[group.units]
         largest, sum_ = own.max(initial=0.0), own.sum()
         scores = (own / largest) ** (1 / power) if largest > 0 else np.zeros(len(own))

@@ -12,7 +12,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.importance.base import ScoreContext
 from onnxprune.outputs.meaning import as_scores, output_kind
-from onnxprune.structure.space import PruneSpace
+from onnxprune.structure.analysis import Analysis
 from onnxprune.torchnet.network import bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
 
@@ -34,7 +34,7 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance snip needs calibration data; give --data")
     if context.data.whole:
         raise InputError("--importance snip needs a model with a batch axis")
-    kind = output_kind(context.model, context.view)
+    kind = output_kind(context.model, context.analysis.graph)
     if kind.scores is None:
         raise InputError(f"{context.model.name} has no class scores; --importance snip is for classifiers")
     batch = context.data.take(range(min(_BATCH, len(context.data))))
@@ -45,10 +45,10 @@ def score(context: ScoreContext) -> Scores:
     )
     objective = choose_objective(context.model.name, kind, labels, own.shape[1], False, FinetuneConfig())
     sensitivity = _sensitivity(context, kind.scores, batch, labels, objective)
-    energy = _per_unit(context.space, sensitivity)
-    total = max(sum(float(energy[group.units].sum()) for group in context.space.groups), np.finfo(float).tiny)
+    energy = _per_unit(context.analysis, sensitivity)
+    total = max(sum(float(energy[group.units].sum()) for group in context.analysis.groups), np.finfo(float).tiny)
     groups = []
-    for group in context.space.groups:
+    for group in context.analysis.groups:
         units = energy[group.units]
         order = np.argsort(units, kind="stable")
         lost = np.concatenate([[0.0], np.cumsum(units[order])])[::-1]
@@ -72,12 +72,12 @@ def _sensitivity(
     }
 
 
-def _per_unit(space: PruneSpace, sensitivity: dict[str, np.ndarray]) -> np.ndarray:
+def _per_unit(analysis: Analysis, sensitivity: dict[str, np.ndarray]) -> np.ndarray:
     """`(units,)` sums over all places of weights where a unit appears."""
-    sums = np.zeros(space.units)
+    sums = np.zeros(analysis.units)
     for name, array in sensitivity.items():
-        for axis, ids in enumerate(space.labels.get(name, ())):
+        for axis, ids in enumerate(analysis.labels.get(name, ())):
             if ids is not None:
                 others = tuple(a for a in range(array.ndim) if a != axis)
-                sums += np.bincount(ids, array.sum(axis=others), minlength=space.units)
+                sums += np.bincount(ids, array.sum(axis=others), minlength=analysis.units)
     return sums

@@ -17,11 +17,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node, view
-from onnxprune.graph.shapes import Facts
-from onnxprune.structure.analysis import analyse
+from onnxprune.graph.nodes import Node
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.units import Ids
 
 STUB = "stub:"
 """What the names of stub nodes and their outputs begin with."""
@@ -43,17 +43,13 @@ class Site:
     Attributes:
         nodes: names of its nodes in the whole graph.
         key: hash of its structure: sites with one key take the same time at the same widths.
-        model: the small model at full width.
-        view: its graph.
-        space: its analysis; its groups are the widths that can change.
-        forms: per group of `space`, its width in terms of the whole model's groups.
+        analysis: of the small model at full width; its groups are the widths that can change.
+        forms: per group of `analysis`, its width in terms of the whole model's groups.
     """
 
     nodes: tuple[str, ...]
     key: str
-    model: Model
-    view: GraphView
-    space: PruneSpace
+    analysis: Analysis
     forms: tuple[Form, ...]
 
     def widths(self, kept: Sequence[int]) -> tuple[int, ...]:
@@ -65,47 +61,44 @@ class Site:
 
     def at(self, widths: Sequence[int]) -> Model:
         """The small model at these widths."""
-        removed = self.space.none_removed()
-        for group, width in zip(self.space.groups, widths, strict=True):
+        removed = self.analysis.none_removed()
+        for group, width in zip(self.analysis.groups, widths, strict=True):
             removed[group.units[width:]] = True
-        return remove(self.model, self.view, self.space, removed)
+        return remove(self.analysis, removed)
 
 
-def sites(model: Model, graph: GraphView, space: PruneSpace, facts: Facts) -> tuple[Site, ...]:
+def sites(analysis: Analysis) -> tuple[Site, ...]:
     """All sites whose time depends on what is pruned, in graph order.
 
     Args:
-        model: the whole model.
-        graph: its view.
-        space: its analysis.
-        facts: shapes at the batch size that is timed.
+        analysis: the whole model's, at the batch size that is timed.
     """
-    group_of = np.full(space.units, CONSTANT, dtype=np.int64)
-    for index, group in enumerate(space.groups):
+    group_of = np.full(analysis.units, CONSTANT, dtype=np.int64)
+    for index, group in enumerate(analysis.groups):
         group_of[group.units] = index
-    known: dict[str, tuple[Model, GraphView, PruneSpace]] = {}
+    known: dict[str, Analysis] = {}
     found = []
-    for nodes in _runs(graph, model, facts):
-        cut = _Cut(model, graph, space, facts, nodes)
+    for nodes in _runs(analysis):
+        cut = _Cut(analysis, nodes)
         if not cut.is_prunable:
             continue
         built = cut.build()
         key = _key(built)
         if key not in known:
-            its = view(built)
-            known[key] = built, its, analyse(built, its)
-        _, its, own = known[key]
-        forms = tuple(_form(group.units, own, space, cut.names, group_of) for group in own.groups)
+            known[key] = analyse(built)
+        own = known[key]
+        forms = tuple(_form(group.units, own, analysis, cut.names, group_of) for group in own.groups)
         if any(set(form) != {CONSTANT} for form in forms):
-            found.append(Site(tuple(node.name for node in nodes), key, known[key][0], its, own, forms))
+            found.append(Site(tuple(node.name for node in nodes), key, own, forms))
     return tuple(found)
 
 
-def _runs(graph: GraphView, model: Model, facts: Facts) -> Iterator[tuple[Node, ...]]:
+def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
     """The nodes of each site, in graph order."""
+    graph = analysis.graph
     taken: set[str] = set()
     for node in graph.nodes:
-        constant = all(name in facts.folded or name in model.constants for name in node.outputs if name)
+        constant = all(analysis.value(name) is not None for name in node.outputs if name)
         if node.name in taken or node.captured or constant or node.index < 0:
             continue
         run = [node]
@@ -123,13 +116,11 @@ def _runs(graph: GraphView, model: Model, facts: Facts) -> Iterator[tuple[Node, 
 class _Cut:
     """Builds the small model of a run of nodes. Tensors are named by position, so that equal sites are equal models."""
 
-    def __init__(
-        self, model: Model, graph: GraphView, space: PruneSpace, facts: Facts, nodes: tuple[Node, ...]
-    ) -> None:
-        self._model = model
+    def __init__(self, analysis: Analysis, nodes: tuple[Node, ...]) -> None:
+        model, graph = analysis.model, analysis.graph
+        self._analysis = analysis
         self._graph = graph
-        self._space = space
-        self._facts = facts
+        self._facts = analysis.facts
         self._nodes = nodes
         self._constants: dict[str, np.ndarray] = {}
         self._proto = onnx.ModelProto(
@@ -142,7 +133,7 @@ class _Cut:
         self._read = [
             name
             for name in dict.fromkeys(name for node in nodes for name in node.inputs if name)
-            if name not in made and self._value(name) is None
+            if name not in made and self._analysis.value(name) is None
         ]
         self._wanted = [
             name
@@ -167,7 +158,7 @@ class _Cut:
             self._make(name)
         for position, node in enumerate(self._nodes):
             copy = graph.node.add()
-            copy.CopyFrom(self._model.proto.graph.node[node.index])
+            copy.CopyFrom(self._analysis.model.proto.graph.node[node.index])
             copy.name = f"node{position}"
             del copy.input[:], copy.output[:]
             copy.input.extend(self._local(name) for name in node.inputs)
@@ -179,24 +170,20 @@ class _Cut:
             graph.initializer.append(TensorProto(name=name, data_type=element, dims=[-1]))
         return Model(self._proto, MappingProxyType(self._constants), "site")
 
-    def _value(self, name: str) -> np.ndarray | None:
-        value = self._model.constants.get(name)
-        return self._facts.folded.get(name) if value is None else value
-
     def _local(self, name: str) -> str:
         """The name in the small model; a constant is copied when it is first used."""
         if not name:
             return ""
         if name not in self.names:
             self.names[name] = f"t{len(self.names)}"
-            value = self._value(name)
+            value = self._analysis.value(name)
             if value is not None:
                 self._constants[self.names[name]] = value
         return self.names[name]
 
     def _axis(self, name: str) -> int | None:
         """The one axis of a tensor whose units can go; None where there is none, or several."""
-        axes = self._space.labels.get(name, ())
+        axes = self._analysis.labels.get(name, ())
         free = [axis for axis, ids in enumerate(axes) if ids is not None and ids.any()]
         return free[0] if len(free) == 1 else None
 
@@ -264,7 +251,7 @@ def _key(model: Model) -> str:
 
 
 def _form(
-    units: Ids, own: PruneSpace, whole: PruneSpace, names: Mapping[str, str], group_of: np.ndarray
+    units: Ids, own: Analysis, whole: Analysis, names: Mapping[str, str], group_of: np.ndarray
 ) -> dict[int, float]:
     """The width of one of the site's groups in terms of the whole model's groups."""
     back = {local: name for name, local in names.items()}

@@ -14,7 +14,6 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView
 from onnxprune.graph.shapes import gather_facts
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
@@ -23,8 +22,8 @@ from onnxprune.latency.times import SiteTimes
 from onnxprune.latency.widths import fast_widths
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import measure
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.removal import remove
-from onnxprune.structure.space import PruneSpace
 
 _ROUNDS = 5
 # A result that misses its budget by less than this is as good as the measurement.
@@ -46,23 +45,19 @@ class Timed:
     """A model whose sites can be timed.
 
     Attributes:
-        model: the original.
-        graph: its view.
-        space: its analysis.
+        analysis: the original's.
         times: its sites.
         config: batch size and threads.
     """
 
-    model: Model
-    graph: GraphView
-    space: PruneSpace
+    analysis: Analysis
     times: SiteTimes
     config: LatencyConfig
 
     @property
     def full(self) -> tuple[int, ...]:
         """Units per group."""
-        return tuple(len(group) for group in self.space.groups)
+        return tuple(len(group) for group in self.analysis.groups)
 
     def fast_widths(self, config: PruneConfig) -> dict[int, np.ndarray]:
         """The widths of each group that are fast here; see `latency.widths.fast_widths`."""
@@ -70,7 +65,7 @@ class Timed:
 
     def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
         """Times of the original and of other models, measured side by side; see `LatencyReport`."""
-        return milliseconds([self.model, *others], self.config.batch, self.config.threads)
+        return milliseconds([self.analysis.model, *others], self.config.batch, self.config.threads)
 
 
 def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
@@ -86,18 +81,18 @@ def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyR
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=measured)
 
 
-def timed(model: Model, graph: GraphView, space: PruneSpace, config: PruneConfig, progress: Progress) -> Timed:
+def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
     """Cut a model into sites, and open the table of kernel times.
 
     Raises:
         ModelError: the model cannot be run.
     """
     settings = config.latency
-    feed = random_feed(model, settings.batch)
-    facts = gather_facts(model, graph, {name: array.shape for name, array in feed.items()})
+    feed = random_feed(analysis.model, settings.batch)
+    facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, settings.threads)
-    times = SiteTimes(sites(model, graph, space, facts), cache, settings.threads, progress)
-    return Timed(model, graph, space, times, settings)
+    times = SiteTimes(sites(analysis.with_facts(facts)), cache, settings.threads, progress)
+    return Timed(analysis, times, settings)
 
 
 def by_latency(
@@ -127,14 +122,14 @@ def by_latency(
     tries: list[_Try] = []
     for _ in range(_ROUNDS):
         budget = Budget(_BUDGET, table.affine(slope, offset), goal * before)
-        decision = by_budget(whole.space, scores, [*budgets, budget], config, allowed=widths)
+        decision = by_budget(whole.analysis, scores, [*budgets, budget], config, allowed=widths)
         predicted = decision.predicted[_BUDGET] / before
-        kept = whole.space.kept(decision.removed)
+        kept = whole.analysis.kept(decision.removed)
         known = next((each for each in tries if each.kept == kept), None)
         if known is not None:
             tries.append(replace(known, predicted=predicted))
             break
-        before, after = whole.milliseconds([remove(whole.model, whole.graph, whole.space, decision.removed)])
+        before, after = whole.milliseconds([remove(whole.analysis, decision.removed)])
         tries.append(_Try(decision, kept, predicted, before, after))
         ratio = tries[-1].ratio
         _log.debug("latency: predicted %.3f, measured %.3f of %.3f ms", predicted, ratio, before)

@@ -7,11 +7,12 @@ import numpy as np
 
 from onnxprune.calibration.columns import column_positions, from_matrix, to_matrix
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, is_float
+from onnxprune.graph.nodes import is_float
 from onnxprune.lossless.intervals import Interval, bounds
 from onnxprune.lossless.numbering import Numbering
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitPoint, schedule
-from onnxprune.structure.space import Ids, Mask, PruneSpace
+from onnxprune.structure.units import Ids, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +20,22 @@ class Lossless:
     """What can go without any loss.
 
     Attributes:
-        model: the original with contributions moved: the same outputs, and no consumer uses the units any more. The
-            analysis of the original holds for it.
+        analysis: that of the original with contributions moved: a model of the same outputs, in which no consumer uses
+            the units any more.
         removed: `(units,)` True where a unit can go.
         constant: number of units that have the same value for every input.
         copies: number of units that equal another one for every input.
     """
 
-    model: Model
+    analysis: Analysis
     removed: Ids
     constant: int
     copies: int
+
+    @property
+    def model(self) -> Model:
+        """The model from which units can be removed without loss."""
+        return self.analysis.model
 
     @property
     def found(self) -> int:
@@ -47,19 +53,18 @@ Places = list[tuple[int, np.ndarray]]
 """Where a unit is used: numbers of uses, and positions in their masks."""
 
 
-def lossless(model: Model, graph: GraphView, space: PruneSpace, among: Ids | None = None) -> Lossless:
+def lossless(analysis: Analysis, among: Ids | None = None) -> Lossless:
     """Find units that are constant or copies of others, for all inputs. At least one unit of each group stays.
 
     Args:
-        model: the model.
-        graph: its view.
-        space: its analysis.
+        analysis: the model's.
         among: `(units,)` True where a unit may go; all may by default. Copies go in favour of a unit that may not.
     """
-    work = _Work(model, graph, space, np.ones(space.units, bool) if among is None else among)
+    work = _Work(analysis, np.ones(analysis.units, bool) if among is None else among)
     constant, copies = work.constants(), work.copies()
     changed = work.changed()
-    return Lossless(model.with_constants(changed) if changed else model, work.removed, constant, copies)
+    moved = analysis.with_model(analysis.model.with_constants(changed)) if changed else analysis
+    return Lossless(moved, work.removed, constant, copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +78,22 @@ class _Use:
 class _Work:
     """Weights and biases while contributions move."""
 
-    def __init__(self, model: Model, graph: GraphView, space: PruneSpace, among: Ids) -> None:
-        self.removed = space.none_removed()
-        self._model = model
-        self._graph = graph
-        self._space = space
+    def __init__(self, analysis: Analysis, among: Ids) -> None:
+        self.removed = analysis.none_removed()
+        self._analysis = analysis
         self._among = among
-        self._points = {p.layer.node: p for p in schedule(graph, space, model.constants).points}
-        self._uses = [_Use(mask, self._points.get(mask.node)) for mask in space.masks]
+        self._points = {p.layer.node: p for p in schedule(analysis).points}
+        self._uses = [_Use(mask, self._points.get(mask.node)) for mask in analysis.masks]
         self._matrices: dict[str, np.ndarray] = {}
         self._biases: dict[str, np.ndarray] = {}
 
     def constants(self) -> int:
         """Move constant units into their consumers' biases, where these have one; how many there are."""
-        known = bounds(self._graph, self._space, self._model.constants)
+        known = bounds(self._analysis)
         fixed = [_constants(use, known) for use in self._uses]
         places = self._places([~np.isnan(values).any(axis=0) for values in fixed])
         count = 0
-        for group in self._space.groups:
+        for group in self._analysis.groups:
             left = len(group)
             for unit in group.units:
                 at = places.get(int(unit))
@@ -102,11 +105,11 @@ class _Work:
 
     def copies(self) -> int:
         """Add the weights of copies to those of a unit of the same values that stays; how many copies there are."""
-        numbers = Numbering(self._graph, self._space, self._model.constants).channels
+        numbers = Numbering(self._analysis).channels
         known = [self._numbers(use, numbers) for use in self._uses]
         places = self._places([_repeated(own) for own in known])
         count = 0
-        for group in self._space.groups:
+        for group in self._analysis.groups:
             alike: dict[object, list[int]] = {}
             for unit in map(int, group.units):
                 if unit in places and not self.removed[unit]:
@@ -122,7 +125,7 @@ class _Work:
 
     def changed(self) -> dict[str, np.ndarray]:
         """The constants with everything moved."""
-        constants = self._model.constants
+        constants = self._analysis.model.constants
         found = {name: bias.astype(constants[name].dtype) for name, bias in self._biases.items()}
         for node, matrix in self._matrices.items():
             layer = self._points[node].layer
@@ -135,7 +138,7 @@ class _Work:
         Args:
             fitting: per use, `(n,)` True at positions that fit.
         """
-        every, used = np.ones(self._space.units, bool), self._space.none_removed()
+        every, used = np.ones(self._analysis.units, bool), self._analysis.none_removed()
         for use, fits in zip(self._uses, fitting, strict=True):
             every[use.mask.units[~fits]] = False
             used[use.mask.units] = True
@@ -157,7 +160,7 @@ class _Work:
                 continue
             if point is None or point.bias is None or (step := self._step(point, where, values)) is None:
                 return False
-            constant = self._model.constants[point.bias]
+            constant = self._analysis.model.constants[point.bias]
             bias = biases.get(point.bias, self._biases.get(point.bias, constant.astype(np.float64)))
             biases[point.bias] = bias + step.reshape(bias.shape)
             if not _can_hold(constant, biases[point.bias]):
@@ -177,7 +180,7 @@ class _Work:
             matrix = self._matrix(point)[0]
             columns, target = (column_positions(point.layer, places) for places in (where, other))
             merged.append((matrix, columns, target, matrix[target] + matrix[columns]))
-            if not _can_hold(self._model.constants[point.layer.weight], merged[-1][-1]):
+            if not _can_hold(self._analysis.model.constants[point.layer.weight], merged[-1][-1]):
                 return False
         for matrix, columns, target, weights in merged:
             matrix[target], matrix[columns] = weights, 0.0
@@ -203,14 +206,14 @@ class _Work:
 
     def _is_plain(self, point: FitPoint) -> bool:
         """Whether the layer's weight is its own and it has one group."""
-        weight = self._model.constants.get(point.layer.weight)
-        own = len(self._graph.consumers.get(point.layer.weight, ())) == 1
+        weight = self._analysis.model.constants.get(point.layer.weight)
+        own = len(self._analysis.graph.consumers.get(point.layer.weight, ())) == 1
         return weight is not None and is_float(weight) and own and point.layer.group == 1
 
     def _matrix(self, point: FitPoint) -> np.ndarray:
         node = point.layer.node
         if node not in self._matrices:
-            self._matrices[node] = to_matrix(point.layer, self._model.constants[point.layer.weight]).copy()
+            self._matrices[node] = to_matrix(point.layer, self._analysis.model.constants[point.layer.weight]).copy()
         return self._matrices[node]
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from onnxprune.calibration.columns import as_matrix
 from onnxprune.graph.model import release
-from onnxprune.graph.nodes import GraphView, Node
-from onnxprune.structure.space import Layer, PruneSpace
+from onnxprune.graph.nodes import Node
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Layer
 
 _ROWS = 64  # of a weight that are looked at before it is asked whether more are needed
 _AT_ONCE = 1 << 20  # elements of a weight
@@ -30,9 +31,6 @@ class Interval:
     def with_zero(self) -> "Interval":
         """Bounds that also hold for padded zeros."""
         return Interval(self.axis, np.minimum(self.low, 0.0), np.maximum(self.high, 0.0))
-
-
-_Values = Callable[[str], np.ndarray | None]
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -52,34 +50,28 @@ _MONOTONE: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 _AVERAGES = ("GlobalAveragePool", "GlobalMaxPool", "MaxPool", "AveragePool")
 
 
-def bounds(graph: GraphView, space: PruneSpace, constants: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+def bounds(analysis: Analysis) -> dict[str, Interval]:
     """Bounds of all tensors about which something is known.
 
     Args:
-        graph: the graph.
-        space: its analysis, for layers, shapes and folded constants.
-        constants: the model's constants.
+        analysis: the model's.
     """
-    layers = {layer.node: layer for layer in space.layers}
-
-    def value(name: str) -> np.ndarray | None:
-        found = constants.get(name)
-        return space.facts.folded.get(name) if found is None else found
+    layers = {layer.node: layer for layer in analysis.layers}
 
     known: dict[str, Interval] = {}
-    for node in graph.nodes:
-        if not node.outputs or not node.output() or value(node.output()) is not None:
+    for node in analysis.graph.nodes:
+        if not node.outputs or not node.output() or analysis.value(node.output()) is not None:
             continue
         layer = layers.get(node.name)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = _layer(node, layer, known, value) if layer else _other(node, known, value, space)
+            found = _layer(node, layer, known, analysis) if layer else _other(node, known, analysis)
         if found is not None and not (np.isnan(found.low).any() or np.isnan(found.high).any()):
             known[node.output()] = found
     return known
 
 
-def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], value: _Values) -> Interval | None:
-    weight = value(layer.weight)
+def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
+    weight = analysis.value(layer.weight)
     if weight is None or weight.dtype.kind != "f":
         return None
     matrix = as_matrix(layer, weight)
@@ -96,7 +88,7 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], value: _Valu
     alpha = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
     least, most = _product(matrix if alpha == 1 else matrix * np.float64(alpha), low, high)
     release(weight)
-    shift = _shift(node, layer, value, least.size)
+    shift = _shift(node, layer, analysis, least.size)
     return None if shift is None else Interval(layer.output_axis, least + shift, most + shift)
 
 
@@ -150,38 +142,38 @@ def _summed(weights: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
     return least, np.where((at_low == at_high).all(axis=1), least, most)
 
 
-def _shift(node: Node, layer: Layer, value: _Values, width: int) -> np.ndarray | None:
+def _shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarray | None:
     """The layer's bias per output, None where it is not one number a channel."""
     if layer.bias is None:
         return None if node.input(2) else np.zeros(width)
-    bias = value(layer.bias)
+    bias = analysis.value(layer.bias)
     beta = float(node.attributes.get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
     if bias is None or (bias.size != 1 and bias.shape not in ((width,), (1, width))):
         return None
     return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (width,))
 
 
-def _other(node: Node, known: Mapping[str, Interval], value: _Values, space: PruneSpace) -> Interval | None:
+def _other(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
     """Bounds behind a node that is no layer."""
     if node.op_type in ("Add", "Sub", "Mul"):
-        return _arithmetic(node, known, value, space)
-    shape = space.facts.shapes.get(node.output(), ())
+        return _arithmetic(node, known, analysis)
+    shape = analysis.facts.shapes.get(node.output(), ())
     if node.op_type == "Concat":
         return _joined([known.get(name) for name in node.inputs], node.int("axis", 0) % max(1, len(shape)))
     first = known.get(node.input(0))
-    return None if first is None else _unary(node, first, value, shape)
+    return None if first is None else _unary(node, first, analysis, shape)
 
 
-def _unary(node: Node, first: Interval, value: _Values, shape: tuple[int, ...]) -> Interval | None:
+def _unary(node: Node, first: Interval, analysis: Analysis, shape: tuple[int, ...]) -> Interval | None:
     """Bounds behind a node of one computed input."""
     found = None
     if node.op_type in _MONOTONE:
         function = _MONOTONE[node.op_type]
         found = Interval(first.axis, function(first.low), function(first.high))
     elif node.op_type == "Clip":
-        found = _clipped(node, first, value)
+        found = _clipped(node, first, analysis)
     elif node.op_type == "BatchNormalization" and first.axis == 1:
-        found = _normalised(node, first, value)
+        found = _normalised(node, first, analysis)
     elif node.op_type in _AVERAGES and first.axis == 1:
         pads = node.ints("pads") or ()
         zeros = node.op_type == "AveragePool" and (any(pads) or "auto_pad" in node.attributes)
@@ -204,12 +196,12 @@ def _joined(parts: list[Interval | None], axis: int) -> Interval | None:
     return Interval(axis, np.concatenate([p.low for p in present]), np.concatenate([p.high for p in present]))
 
 
-def _arithmetic(node: Node, known: Mapping[str, Interval], value: _Values, space: PruneSpace) -> Interval | None:
-    shape = space.facts.shapes.get(node.output(), ())
+def _arithmetic(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
+    shape = analysis.facts.shapes.get(node.output(), ())
     axis = next((known[name].axis for name in node.inputs if name in known), None)
     if axis is None or axis >= len(shape) or len(node.inputs) != 2:
         return None
-    sides = [_side(name, axis, shape, known, value, space) for name in node.inputs]
+    sides = [_side(name, axis, shape, known, analysis) for name in node.inputs]
     if sides[0] is None or sides[1] is None:
         return None
     (a, b), (c, d) = ((side.low, side.high) for side in sides if side is not None)
@@ -227,28 +219,28 @@ def _times(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _side(
-    name: str, axis: int, shape: tuple[int, ...], known: Mapping[str, Interval], value: _Values, space: PruneSpace
+    name: str, axis: int, shape: tuple[int, ...], known: Mapping[str, Interval], analysis: Analysis
 ) -> Interval | None:
     """An operand's bounds per position of the result's axis."""
     width = shape[axis]
-    array = value(name)
+    array = analysis.value(name)
     if array is not None:
         full = array.astype(np.float64).reshape((1,) * (len(shape) - array.ndim) + array.shape)
         others = tuple(a for a in range(full.ndim) if a != axis)
         low, high = full.min(axis=others), full.max(axis=others)
         return Interval(axis, np.broadcast_to(low, (width,)), np.broadcast_to(high, (width,)))
     found = known.get(name)
-    if found is None or found.axis != axis or space.facts.shapes.get(name) != shape:
+    if found is None or found.axis != axis or analysis.facts.shapes.get(name) != shape:
         unknown = np.full(width, -np.inf)
         return Interval(axis, unknown, -unknown)
     return found
 
 
-def _clipped(node: Node, source: Interval, value: _Values) -> Interval | None:
+def _clipped(node: Node, source: Interval, analysis: Analysis) -> Interval | None:
     limits: list[float] = []
     for position, attribute, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         name = node.input(position)
-        found = value(name) if name else np.array(float(node.attributes.get(attribute, default)))
+        found = analysis.value(name) if name else np.array(float(node.attributes.get(attribute, default)))
         if found is None or found.size != 1:
             return None
         limits.append(float(found.reshape(())))
@@ -256,8 +248,8 @@ def _clipped(node: Node, source: Interval, value: _Values) -> Interval | None:
     return Interval(source.axis, np.clip(source.low, low, high), np.clip(source.high, low, high))
 
 
-def _normalised(node: Node, source: Interval, value: _Values) -> Interval | None:
-    scale, bias, mean, variance = (value(name) for name in node.inputs[1:5])
+def _normalised(node: Node, source: Interval, analysis: Analysis) -> Interval | None:
+    scale, bias, mean, variance = (analysis.value(name) for name in node.inputs[1:5])
     if scale is None or bias is None or mean is None or variance is None or node.int("training_mode", 0):
         return None
     factor = scale.astype(np.float64) / np.sqrt(

@@ -5,7 +5,7 @@ weights, biases and normalisation parameters are compared bit by bit.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
 from math import prod
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph.model import release
-from onnxprune.graph.nodes import GraphView, Node
-from onnxprune.structure.space import Layer, PruneSpace
+from onnxprune.graph.nodes import Node
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Layer
 
 _ELEMENTWISE = frozenset(
     {
@@ -41,24 +42,19 @@ _SAMPLE = 16  # elements of a row that are compared first
 class Numbering:
     """Numbers of channels: `channels[tensor]` is `(axis, numbers)`, one number per position of the channel axis."""
 
-    def __init__(self, graph: GraphView, space: PruneSpace, constants: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, analysis: Analysis) -> None:
         self.channels: dict[str, tuple[int, np.ndarray]] = {}
-        self._space = space
-        self._constants = constants
+        self._analysis = analysis
         self._numbers: dict[Any, int] = {}
-        layers = {layer.node: layer for layer in space.layers}
-        self._samples = Counter(sample for rows in self._weights(space.layers) for sample in _samples(rows))
-        for node in graph.nodes:
-            if not node.outputs or not node.output() or self._value(node.output()) is not None:
+        layers = {layer.node: layer for layer in analysis.layers}
+        self._samples = Counter(sample for rows in self._weights(analysis.layers) for sample in _samples(rows))
+        for node in analysis.graph.nodes:
+            if not node.outputs or not node.output() or self._analysis.value(node.output()) is not None:
                 continue
             layer = layers.get(node.name)
             found = self._layer(node, layer) if layer else self._other(node)
             if found is not None:
                 self.channels[node.output()] = found
-
-    def _value(self, name: str) -> np.ndarray | None:
-        found = self._constants.get(name)
-        return self._space.facts.folded.get(name) if found is None else found
 
     def _number(self, *key: Any) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
@@ -66,7 +62,7 @@ class Numbering:
     def _weights(self, layers: Iterable[Layer]) -> Iterable[np.ndarray]:
         """Every weight once, output channels first."""
         for name, axis in {(layer.weight, layer.out_axis): None for layer in layers if not layer.transposed}:
-            if (weight := self._value(name)) is not None:
+            if (weight := self._analysis.value(name)) is not None:
                 yield np.moveaxis(weight, axis, 0)
 
     def _contents(self, rows: np.ndarray) -> list[bytes]:
@@ -77,7 +73,7 @@ class Numbering:
         ]
 
     def _layer(self, node: Node, layer: Layer) -> tuple[int, np.ndarray] | None:
-        weight, bias = self._value(layer.weight), self._value(layer.bias) if layer.bias else None
+        weight, bias = self._analysis.value(layer.weight), self._analysis.value(layer.bias) if layer.bias else None
         if weight is None or layer.transposed:
             return None
         rows = np.moveaxis(weight, layer.out_axis, 0)
@@ -105,7 +101,7 @@ class Numbering:
     def _other(self, node: Node) -> tuple[int, np.ndarray] | None:
         if node.op_type in ("Add", "Sub", "Mul", "Div", "PRelu"):
             return self._arithmetic(node)
-        shape = self._space.facts.shapes.get(node.output(), ())
+        shape = self._analysis.facts.shapes.get(node.output(), ())
         if node.op_type == "Concat":
             return self._joined(node, node.int("axis", 0) % max(1, len(shape)))
         found = self.channels.get(node.input(0))
@@ -118,7 +114,7 @@ class Numbering:
         if node.op_type in _ELEMENTWISE or (node.op_type in _POOLS and axis == 1):
             return axis, np.array([self._number(*key, node.inputs[1:], int(n)) for n in numbers])
         if node.op_type == "BatchNormalization" and axis == 1:
-            values = [value for name in node.inputs[1:5] if (value := self._value(name)) is not None]
+            values = [value for name in node.inputs[1:5] if (value := self._analysis.value(name)) is not None]
             own = [tuple(v[c].tobytes() for v in values) for c in range(len(numbers))] if len(values) == 4 else []
             pairs = zip(numbers, own, strict=False)
             return (axis, np.array([self._number(*key, int(n), each) for n, each in pairs])) if own else None
@@ -137,7 +133,7 @@ class Numbering:
         return (axis, np.concatenate([part[1] for part in parts])) if len(parts) == len(node.inputs) else None
 
     def _arithmetic(self, node: Node) -> tuple[int, np.ndarray] | None:
-        shape = self._space.facts.shapes.get(node.output(), ())
+        shape = self._analysis.facts.shapes.get(node.output(), ())
         axis = next((self.channels[name][0] for name in node.inputs if name in self.channels), None)
         if axis is None or axis >= len(shape) or len(node.inputs) != 2:
             return None
@@ -149,7 +145,7 @@ class Numbering:
 
     def _side(self, name: str, axis: int, shape: tuple[int, ...]) -> list[Any] | None:
         """A key per channel for one operand."""
-        array = self._value(name)
+        array = self._analysis.value(name)
         if array is not None:
             full = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
             slices = np.moveaxis(
@@ -157,7 +153,7 @@ class Numbering:
             )
             return [(each.shape, each.tobytes()) for each in slices]
         found = self.channels.get(name)
-        if found is None or found[0] != axis or self._space.facts.shapes.get(name) != shape:
+        if found is None or found[0] != axis or self._analysis.facts.shapes.get(name) != shape:
             return None
         return [int(n) for n in found[1]]
 

@@ -19,7 +19,7 @@ from onnxprune.ops.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """How a node contracts: see `structure.space.Layer`, whose fields these become."""
+    """How a node contracts: see `structure.analysis.Layer`, whose fields these become."""
 
     input: str
     weight: str

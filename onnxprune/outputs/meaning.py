@@ -10,7 +10,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node
+from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.shapes import gather_facts
 
 Form = Literal["logits", "probabilities", "log_probabilities", "values"]
@@ -37,7 +37,7 @@ class OutputKind:
     outputs: tuple[str, ...]
 
 
-def output_kind(model: Model, graph: GraphView, *, labelled: bool = False) -> OutputKind:
+def output_kind(model: Model, graph: Graph, *, labelled: bool = False) -> OutputKind:
     """Find class scores among the outputs.
 
     They are the first floating-point output of shape `(rows, classes)` or `(rows, classes, 1, 1)` with several classes,
@@ -47,7 +47,7 @@ def output_kind(model: Model, graph: GraphView, *, labelled: bool = False) -> Ou
 
     Args:
         model: the model.
-        graph: its view.
+        graph: its nodes.
         labelled: whether the rows have class labels.
     """
     tensors = [value for value in model.proto.graph.output if value.type.HasField("tensor_type")]
@@ -87,14 +87,14 @@ def _columns(dims: tuple[int, ...]) -> int:
     return dims[-1] if len(dims) > 3 and set(dims[1:-1]) == {1} else 0
 
 
-def _inferred(model: Model, graph: GraphView) -> Mapping[str, tuple[int, ...]]:
+def _inferred(model: Model, graph: Graph) -> Mapping[str, tuple[int, ...]]:
     try:
         return gather_facts(model, graph).shapes
     except ModelError:
         return {}
 
 
-def _form(node: Node | None, graph: GraphView) -> Form:
+def _form(node: Node | None, graph: Graph) -> Form:
     if node is None:
         return "logits"
     if node.op_type == "LogSoftmax":
@@ -105,7 +105,7 @@ def _form(node: Node | None, graph: GraphView) -> Form:
     return "values" if node.op_type in ("Sigmoid", "HardSigmoid", "Tanh") else "logits"
 
 
-def _maker(output: str, graph: GraphView) -> Node | None:
+def _maker(output: str, graph: Graph) -> Node | None:
     """The operator that computes an output's values, before they are only reshaped or cast."""
     node = graph.producer.get(output)
     while node is not None and node.op_type in _CARRIERS:
@@ -113,7 +113,7 @@ def _maker(output: str, graph: GraphView) -> Node | None:
     return node
 
 
-def _divides_exponentials(node: Node, graph: GraphView) -> bool:
+def _divides_exponentials(node: Node, graph: Graph) -> bool:
     """Whether the node is the last one of a softmax that the exporter spelled out."""
     if node.op_type not in ("Div", "Mul"):
         return False

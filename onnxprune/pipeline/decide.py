@@ -53,16 +53,16 @@ def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Call
     if not config.targets and threshold is None:
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
     latency = [target for target in config.targets if target.kind == "latency"]
-    exact = budgets(prepared.space, [t for t in config.targets if t.kind != "latency"], prepared.before)
+    exact = budgets(prepared.analysis, [t for t in config.targets if t.kind != "latency"], prepared.before)
     if latency:
         from onnxprune.latency.target import by_latency, timed
 
-        whole = timed(prepared.model, prepared.view, prepared.space, config, progress)
+        whole = timed(prepared.analysis, config, progress)
         return lambda scores: by_latency(whole, scores, latency, exact, config)
     allowed = fast_widths(prepared, config, progress)
     if threshold is not None:
-        return lambda scores: by_threshold(prepared.space, scores, threshold, config, allowed=allowed)
-    return lambda scores: by_budget(prepared.space, scores, exact, config, allowed=allowed)
+        return lambda scores: by_threshold(prepared.analysis, scores, threshold, config, allowed=allowed)
+    return lambda scores: by_budget(prepared.analysis, scores, exact, config, allowed=allowed)
 
 
 def fast_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Mapping[int, np.ndarray] | None:
@@ -71,4 +71,4 @@ def fast_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> 
         return None
     from onnxprune.latency.target import timed
 
-    return timed(prepared.model, prepared.view, prepared.space, config, progress).fast_widths(config)
+    return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -19,7 +19,7 @@ from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import exactly
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import measure
-from onnxprune.structure.space import Ids
+from onnxprune.structure.units import Ids
 
 
 def finish(
@@ -34,7 +34,7 @@ def finish(
 ) -> PruneOutcome:
     """Measure the result and put everything together."""
     exact = exactly(prepared, decision.removed, clock)
-    shapes = prepared.space.facts.shapes
+    shapes = prepared.analysis.facts.shapes
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
         from onnxprune.evaluation.metrics import compare
@@ -52,11 +52,13 @@ def finish(
         plan=plan,
         source=prepared.model.name,
         before=prepared.before,
-        after=measure(smaller, input_shapes={name: shapes[name] for name in prepared.view.inputs if name in shapes}),
+        after=measure(
+            smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
+        ),
         metrics=metrics,
-        groups=group_results(prepared.space, decision.removed, scores),
-        layers=layer_costs(prepared.space, decision.removed),
-        not_pruned=prepared.space.not_pruned,
+        groups=group_results(prepared.analysis, decision.removed, scores),
+        layers=layer_costs(prepared.analysis, decision.removed),
+        not_pruned=prepared.analysis.not_pruned,
         program=decision.program if scores is None or scores.program is None else scores.program,
         timings=dict(clock.seconds),
         seed=config.seed,
@@ -77,9 +79,7 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
     """What the written file must pass, on the first calibration row (or random inputs)."""
     fitted = prepared.data is not None and not config.lossless
     return RemovalCheck(
-        model=exact.model,
-        graph=prepared.view,
-        space=prepared.space,
+        analysis=exact.analysis,
         removed=removed,
         changed=fitted and (config.repair or config.distill > 0),
         feed=None if prepared.data is None else first_feed(prepared.model, prepared.data),
@@ -89,7 +89,7 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
 
 def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
     notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
-    for pattern in without_match(prepared.space, config.keep):
+    for pattern in without_match(prepared.analysis, config.keep):
         notes.append(f"--keep {pattern!r} matches no group that can be pruned; `onnxprune inspect` lists their names")
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")

@@ -12,7 +12,8 @@ from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import GroupResult, LatencyReport, LayerCost, MetricChange, NotPruned, ProgramReport
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Ids
 from onnxprune.version import __version__
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnx-graphsurgeon", "pyscipopt", "scipy")
@@ -63,13 +64,13 @@ class PruneOutcome:
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
 
-def group_results(space: PruneSpace, removed: Ids, scores: Scores | None) -> tuple[GroupResult, ...]:
+def group_results(analysis: Analysis, removed: Ids, scores: Scores | None) -> tuple[GroupResult, ...]:
     """What becomes of each group."""
     by_name = {} if scores is None else {s.group: s for s in scores.groups}
-    none = space.none_removed()
+    none = analysis.none_removed()
     found = []
-    for group, kept in zip(space.groups, space.kept(removed), strict=True):
-        own = [layer for layer in space.layers if layer.node in group.consumers]
+    for group, kept in zip(analysis.groups, analysis.kept(removed), strict=True):
+        own = [layer for layer in analysis.layers if layer.node in group.consumers]
         score = by_name.get(group.name)
         found.append(
             GroupResult(
@@ -78,8 +79,8 @@ def group_results(space: PruneSpace, removed: Ids, scores: Scores | None) -> tup
                 kept=kept,
                 producers=group.producers,
                 consumers=group.consumers,
-                macs_before=sum(space.layer_macs(layer, none) for layer in own),
-                macs_after=sum(space.layer_macs(layer, removed) for layer in own),
+                macs_before=sum(analysis.layer_macs(layer, none) for layer in own),
+                macs_after=sum(analysis.layer_macs(layer, removed) for layer in own),
                 scores=() if score is None else tuple(float(s) for s in score.scores),
                 damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
             )
@@ -87,19 +88,19 @@ def group_results(space: PruneSpace, removed: Ids, scores: Scores | None) -> tup
     return tuple(found)
 
 
-def layer_costs(space: PruneSpace, removed: Ids) -> tuple[LayerCost, ...]:
+def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
     """Costs of each contracting operator, before and after."""
-    none = space.none_removed()
+    none = analysis.none_removed()
     return tuple(
         LayerCost(
             layer.node,
             layer.op_type,
-            space.layer_macs(layer, none),
-            space.layer_macs(layer, removed),
-            space.layer_params(layer, none),
-            space.layer_params(layer, removed),
+            analysis.layer_macs(layer, none),
+            analysis.layer_macs(layer, removed),
+            analysis.layer_params(layer, none),
+            analysis.layer_params(layer, removed),
         )
-        for layer in space.layers
+        for layer in analysis.layers
     )
 
 

@@ -20,13 +20,12 @@ from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.scores import Scores
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, view
 from onnxprune.importance import WITHOUT_DATA, scorer
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
-from onnxprune.structure.analysis import analyse, require_understood
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import measure
-from onnxprune.structure.space import PruneSpace
+from onnxprune.structure.coupling import analyse, require_understood
 
 Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
@@ -41,20 +40,21 @@ class Prepared:
     """A model that is ready to be scored.
 
     Attributes:
-        model: the original.
-        view: its graph.
-        space: its analysis.
+        analysis: the original's.
         data: calibration rows, or None.
         before: the original's costs.
         exact: the units that can go without loss, but for kept groups.
     """
 
-    model: Model
-    view: GraphView
-    space: PruneSpace
+    analysis: Analysis
     data: Dataset | None
     before: Costs
     exact: Lossless
+
+    @property
+    def model(self) -> Model:
+        """The original."""
+        return self.analysis.model
 
 
 def prepare(
@@ -75,20 +75,19 @@ def prepare(
         give_back_freed()
     with clock.stage("load"):
         model = load(source)
-        graph = view(model)
         rows = None
         if data is not None:
-            rows = load_data(data, model, graph, preprocess, limit=config.images, seed=config.seed)
+            rows = load_data(data, model, preprocess, limit=config.images, seed=config.seed)
     with clock.stage("analyse"):
-        space = analyse(model, graph, None if rows is None else rows.shapes)
+        analysis = analyse(model, None if rows is None else rows.shapes)
         if config.strict:
-            require_understood(space)
-        before = measure(model, space)
+            require_understood(analysis)
+        before = measure(model, analysis)
     with clock.stage("lossless"):
-        free = space.none_removed()
-        for group in space.groups:
+        free = analysis.none_removed()
+        for group in analysis.groups:
             free[group.units] = not is_kept(group, config.keep)
-        return Prepared(model, graph, space, rows, before, lossless(model, graph, space, free))
+        return Prepared(analysis, rows, before, lossless(analysis, free))
 
 
 def score(
@@ -114,9 +113,7 @@ def score(
     large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks, exact = TaskExecutor(chosen), prepared.exact
-        scores = function(
-            ScoreContext(
-                exact.model, prepared.view, prepared.space, prepared.data, config, tasks, progress, exact.removed
-            )
-        )
-    return scores.with_free([group.units for group in prepared.space.groups], exact.removed) if exact.found else scores
+        scores = function(ScoreContext(exact.analysis, prepared.data, config, tasks, progress, exact.removed))
+    return (
+        scores.with_free([group.units for group in prepared.analysis.groups], exact.removed) if exact.found else scores
+    )

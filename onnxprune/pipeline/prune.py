@@ -44,14 +44,14 @@ def prune(
     measured_on = prepared.data
     if evaluation is not None:
         with clock.stage("load"):
-            measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess)
+            measured_on = load_data(evaluation, prepared.model, preprocess)
     if config.max_drop is not None:
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None
     if config.lossless:
         allowed = fast_widths(prepared, config, progress)
-        decision = without_loss(prepared.space, prepared.exact.removed, config, allowed=allowed)
-        plan = make_plan(prepared.space, decision.removed, "lossless", None)
+        decision = without_loss(prepared.analysis, prepared.exact.removed, config, allowed=allowed)
+        plan = make_plan(prepared.analysis, decision.removed, "lossless", None)
     elif plan is None:
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
@@ -60,11 +60,11 @@ def prune(
             decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
         else:
             decision = decide(prepared, scores, config, clock, progress, executor)
-        plan = make_plan(prepared.space, decision.removed, config.importance, scores)
+        plan = make_plan(prepared.analysis, decision.removed, config.importance, scores)
     else:
         unused = config.targets or config.threshold is not None
         notes = ("the plan says which units go: neither --target nor --threshold was used",) if unused else ()
-        decision = Decision(plan_mask(prepared.space, plan), ProgramReport("none"), {}, 0.0, notes=notes)
+        decision = Decision(plan_mask(prepared.analysis, plan), ProgramReport("none"), {}, 0.0, notes=notes)
     if smaller is None:
         smaller = shrink(prepared, decision.removed, config, clock, progress)
     result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)

@@ -6,7 +6,7 @@ from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.structure.removal import remove
-from onnxprune.structure.space import Ids
+from onnxprune.structure.units import Ids
 
 
 def exactly(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
@@ -14,14 +14,14 @@ def exactly(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
     if not (prepared.exact.removed & ~removed).any():
         return prepared.exact
     with clock.stage("lossless"):
-        return lossless(prepared.model, prepared.view, prepared.space, removed)
+        return lossless(prepared.analysis, removed)
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
     """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
     exact = exactly(prepared, removed, clock)
     with clock.stage("remove"):
-        smaller = remove(exact.model, prepared.view, prepared.space, removed)
+        smaller = remove(exact.analysis, removed)
     if config.lossless:
         return smaller
     data, held_out = prepared.data, None
@@ -37,7 +37,7 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
         from onnxprune.repair import repair
 
         with clock.stage("repair"):
-            smaller = repair(prepared.model, smaller, prepared.space, removed, data, config, progress)
+            smaller = repair(prepared.analysis, smaller, removed, data, config, progress)
     if held_out is not None and data is not None:
         with clock.stage("distill"):
             smaller = finetune(

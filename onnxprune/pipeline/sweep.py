@@ -110,7 +110,7 @@ def sweep(
     measured_on = prepared.data
     if evaluation is not None:
         with clock.stage("load"):
-            measured_on = load_data(evaluation, prepared.model, prepared.view, preprocess)
+            measured_on = load_data(evaluation, prepared.model, preprocess)
     with clock.stage("score"):
         scores = score(prepared, config, executor, progress)
     results: list[tuple[Target, PruneOutcome]] = []
@@ -174,7 +174,7 @@ def _at(
     clock = Clock()
     config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
     decision = decide(prepared, scores, config, clock, progress, executor)
-    plan = make_plan(prepared.space, decision.removed, config.importance, scores)
+    plan = make_plan(prepared.analysis, decision.removed, config.importance, scores)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
     return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
 

@@ -22,7 +22,7 @@ from onnxprune.core.execution import TaskExecutor, in_this_process, open_executo
 from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
-from onnxprune.structure.space import Ids
+from onnxprune.structure.units import Ids
 
 _HELD_OUT = 4  # every fourth row judges
 _LEAST_ROWS = 64
@@ -60,7 +60,7 @@ def best(
         return decisions[0]
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
-    kind = output_kind(prepared.model, prepared.view)
+    kind = output_kind(prepared.model, prepared.analysis.graph)
     reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
     large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
     losses: list[float] = []

@@ -11,10 +11,10 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.columns import Positions, input_rows, output_rows
-from onnxprune.graph.nodes import GraphView
+from onnxprune.graph.nodes import Graph
 from onnxprune.repair.ridge import Fit
 from onnxprune.structure.fit_targets import FitPoint
-from onnxprune.structure.space import Layer
+from onnxprune.structure.units import Layer
 
 _SIDE = 4
 
@@ -87,7 +87,7 @@ class PairFit:
         )
 
 
-def find_pairs(points: Sequence[FitPoint], graph: GraphView) -> dict[str, Pair]:
+def find_pairs(points: Sequence[FitPoint], graph: Graph) -> dict[str, Pair]:
     """Pairs by the producer's node."""
     by_input = {point.layer.input: point for point in points}
     pairs = {}

@@ -21,14 +21,15 @@ from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, is_float, view
+from onnxprune.graph.nodes import is_float
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import FitPoint, schedule
 from onnxprune.structure.removal import compress
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 16384
 _ROWS_PER_COLUMN = 48
@@ -47,14 +48,13 @@ class _Original:
     """What the repair compares with."""
 
     replay: Replay
-    space: PruneSpace
+    analysis: Analysis
     removed: Ids
 
 
 def repair(
-    original: Model,
+    analysis: Analysis,
     pruned: Model,
-    space: PruneSpace,
     removed: Ids,
     data: Dataset,
     config: PruneConfig,
@@ -63,9 +63,8 @@ def repair(
     """Refit the layers of a pruned model.
 
     Args:
-        original: the model before removal.
+        analysis: of the model before removal.
         pruned: the model after removal.
-        space: the original's analysis.
         removed: `(units,)` mask of what was removed.
         data: calibration rows.
         config: seed, threads and the folder where fitted layers are kept.
@@ -77,16 +76,14 @@ def repair(
     Raises:
         ModelError: onnxruntime cannot run the models.
     """
-    graph, pruned_graph = view(original), view(pruned)
-    pruned_space = analyse(pruned, pruned_graph, {name: space.facts.shapes[name] for name in graph.inputs})
-    ahead = schedule(graph, space, original.constants)
-    plan = schedule(pruned_graph, pruned_space, pruned.constants)
-    feeds = batch_feeds(original, graph, data, space.row_bytes)
+    original, graph = analysis.model, analysis.graph
+    smaller = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
+    ahead = schedule(analysis)
+    plan = schedule(smaller)
+    feeds = batch_feeds(original, graph, data, analysis.row_bytes)
     known = {point.layer.node: point.tensor for point in ahead.points}
     points = [
-        point
-        for point in plan.points
-        if known.get(point.layer.node) == point.tensor and _can_refit(point, pruned_graph, pruned)
+        point for point in plan.points if known.get(point.layer.node) == point.tensor and _can_refit(point, smaller)
     ]
     cache = Cache(None)
     if config.cache is not None:
@@ -94,8 +91,8 @@ def repair(
         cache = Cache(config.cache, fingerprint(original, data, options))
     sweep = _Sweep(
         Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
-        _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), space, removed),
-        _worthwhile(find_pairs(points, pruned_graph), pruned, pruned_space, len(data)),
+        _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), analysis, removed),
+        _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
         config.seed,
         cache,
     )
@@ -187,10 +184,10 @@ def _key(what: FitPoint | Pair) -> str:
     return what.layer.node
 
 
-def _can_refit(point: FitPoint, graph: GraphView, model: Model) -> bool:
+def _can_refit(point: FitPoint, analysis: Analysis) -> bool:
     """Whether the weight is stored as floating-point numbers and read by this layer alone."""
-    weight = model.constants.get(point.layer.weight)
-    return weight is not None and is_float(weight) and len(graph.consumers.get(point.layer.weight, ())) == 1
+    weight = analysis.model.constants.get(point.layer.weight)
+    return weight is not None and is_float(weight) and len(analysis.graph.consumers.get(point.layer.weight, ())) == 1
 
 
 def _rows(
@@ -206,7 +203,7 @@ def _rows(
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
         now = values[point.tensor]
         wanted = compress(
-            reference.replay.batches[index][point.tensor], reference.space, point.tensor, reference.removed
+            reference.replay.batches[index][point.tensor], reference.analysis, point.tensor, reference.removed
         )
         if index == 0:
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
@@ -241,12 +238,12 @@ def _rows(
     return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
 
 
-def _worthwhile(pairs: Mapping[str, Pair], model: Model, space: PruneSpace, rows: int) -> dict[str, tuple[Pair, int]]:
+def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dict[str, tuple[Pair, int]]:
     """The pairs that are not too large to be fitted, with the number of steps for each."""
     found = {}
     for node, pair in pairs.items():
-        width = to_matrix(pair.producer.layer, model.constants[pair.producer.layer.weight]).shape[1]
-        if steps := steps_for(pair, width, space.facts.shapes[pair.consumer.tensor], rows):
+        width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
+        if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
             found[node] = (pair, steps)
     return found
 
@@ -263,7 +260,7 @@ def _refit_pair(
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = compress(
-            reference.replay.batches[index][consumer.tensor], reference.space, consumer.tensor, reference.removed
+            reference.replay.batches[index][consumer.tensor], reference.analysis, consumer.tensor, reference.removed
         )
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape

@@ -7,8 +7,8 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.results import NotPruned
 
 if TYPE_CHECKING:
-    from onnxprune.graph.nodes import GraphView
-    from onnxprune.structure.space import Layer, PruneSpace
+    from onnxprune.structure.analysis import Analysis
+    from onnxprune.structure.units import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +63,18 @@ class Inspection:
     op_types: dict[str, str]
 
 
-def inspection(space: "PruneSpace", graph: "GraphView") -> Inspection:
+def inspection(analysis: "Analysis") -> Inspection:
     """Gather what `inspect` shows."""
-    nothing = space.none_removed()
-    most = space.removal({group.name: range(1, len(group)) for group in space.groups})
-    macs = {layer.node: space.layer_macs(layer, nothing) for layer in space.layers}
+    nothing = analysis.none_removed()
+    most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
+    macs = {layer.node: analysis.layer_macs(layer, nothing) for layer in analysis.layers}
     return Inspection(
-        model=space.model,
-        costs=space.costs(),
-        floor=space.costs(most),
-        units=space.total,
-        prunable=space.prunable,
-        layers=tuple(_layer(space, layer, macs[layer.node]) for layer in space.layers),
+        model=analysis.name,
+        costs=analysis.costs(),
+        floor=analysis.costs(most),
+        units=analysis.total,
+        prunable=analysis.prunable,
+        layers=tuple(_layer(analysis, layer, macs[layer.node]) for layer in analysis.layers),
         groups=tuple(
             GroupRow(
                 name=group.name,
@@ -83,16 +83,16 @@ def inspection(space: "PruneSpace", graph: "GraphView") -> Inspection:
                 consumers=group.consumers,
                 macs=sum(macs.get(node, 0) for node in {*group.producers, *group.consumers}),
             )
-            for group in space.groups
+            for group in analysis.groups
         ),
-        not_pruned=space.not_pruned,
-        op_types={node.name: node.op_type for node in graph.nodes},
+        not_pruned=analysis.not_pruned,
+        op_types={node.name: node.op_type for node in analysis.graph.nodes},
     )
 
 
-def _layer(space: "PruneSpace", layer: "Layer", macs: int) -> LayerRow:
-    shape = space.constants[layer.weight].shape
-    labels = space.labels.get(layer.weight, (None,) * len(shape))
+def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
+    shape = analysis.constants[layer.weight].shape
+    labels = analysis.labels.get(layer.weight, (None,) * len(shape))
     free = [ids is not None and bool(ids.any()) for ids in labels]
     grouped_inputs = 1 if layer.transposed else layer.group
     return LayerRow(
@@ -101,7 +101,7 @@ def _layer(space: "PruneSpace", layer: "Layer", macs: int) -> LayerRow:
         inputs=shape[layer.in_axis] * grouped_inputs,
         outputs=shape[layer.out_axis] * (layer.group if layer.transposed else 1),
         macs=macs,
-        params=space.layer_params(layer, space.none_removed()),
+        params=analysis.layer_params(layer, analysis.none_removed()),
         inputs_prunable=free[layer.in_axis],
         outputs_prunable=free[layer.out_axis],
     )

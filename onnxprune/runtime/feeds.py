@@ -9,7 +9,7 @@ import onnx
 from onnxprune.core.errors import InputError
 from onnxprune.graph.inputs import InputSpec, fixed_batch, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.graph.shapes import GUESSES, gather_facts, pinned_shape
 
 # Elements of random inputs at most.
@@ -19,11 +19,11 @@ Feed = Mapping[str, np.ndarray]
 """An array for each input of a model, by name."""
 
 
-def input_shapes(model: Model, graph: GraphView, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
+def input_shapes(model: Model, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
     """Concrete shapes of the inputs: the batch is 1, other free dimensions are as the graph's analysis pins them."""
     if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
         return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
-    return gather_facts(model, graph).shapes
+    return gather_facts(model, read_graph(model)).shapes
 
 
 def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
@@ -43,7 +43,7 @@ def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...
 
 def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
     """Random inputs, one feed for each guess of the symbolic sizes; none where an input holds text or has no rank."""
-    graph = view(model)
+    graph = read_graph(model)
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
     tried: list[dict[str, tuple[int, ...] | None]] = []
     for guess in GUESSES:
@@ -72,7 +72,7 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
     """
     specs = signature(model)
     batch = fixed_batch(specs) or batch
-    shapes = input_shapes(model, view(model), specs)
+    shapes = input_shapes(model, specs)
     rng = np.random.default_rng(seed)
     feed = {}
     for spec in specs:

@@ -1,252 +1,144 @@
-"""Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
+"""One analysis of a model: its graph, what is coupled to what, and exact costs of any removal."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
-import onnx
 
+from onnxprune.core.costs import Costs
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
-from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node, is_float, named_failures, view
-from onnxprune.graph.shapes import Facts, Shape, gather_facts
-from onnxprune.ops import handler_for
-from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
-from onnxprune.structure.space import Group, Layer, Mask, PruneSpace, Stored
+from onnxprune.graph.nodes import Graph
+from onnxprune.graph.shapes import Facts
+from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 
-def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> PruneSpace:
-    """What can be pruned in a model, what cannot and why, and what each layer costs.
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A model, its graph, and what can be removed from it.
 
-    Args:
-        model: a path, a protobuf or a loaded model.
-        input_shapes: concrete shapes of inputs with symbolic dimensions; guessed where absent.
-
-    Raises:
-        InputError: the file cannot be read.
-        ModelError: the model is invalid.
+    Attributes:
+        model: the model.
+        graph: its nodes.
+        units: number of units; unit 0 is the fixed one.
+        groups: prunable groups, in graph order.
+        labels: units along each axis of each labelled tensor (None: axis without channels).
+        constants: what is stored, by name.
+        layers: contracting operators, in graph order.
+        masks: all places where consumers contract over units.
+        not_pruned: what is frozen, and why.
+        total: number of units, had nothing been frozen.
+        facts: shapes and folded constants that the analysis used.
     """
-    loaded = load(model)
-    return analyse(loaded, input_shapes=input_shapes)
 
+    model: Model
+    graph: Graph
+    units: int
+    groups: tuple[Group, ...]
+    labels: Mapping[str, tuple[Ids | None, ...]]
+    constants: Mapping[str, Stored]
+    layers: tuple[Layer, ...]
+    masks: tuple[Mask, ...]
+    not_pruned: tuple[NotPruned, ...]
+    total: int
+    facts: Facts
 
-def analyse(
-    model: Model, graph: GraphView | None = None, input_shapes: Mapping[str, Shape] | None = None
-) -> PruneSpace:
-    """Analyse a loaded model; see `analyze`."""
-    graph = view(model) if graph is None else graph
-    facts = gather_facts(model, graph, input_shapes)
-    labels = Labels(model, facts)
-    for node in graph.nodes:
-        if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
-            continue
-        handler = handler_for(node.op_type)
-        unknown = _unknown(node, graph, facts)
-        with labels.visiting(node), named_failures(model, node):
-            if node.captured:
-                labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
-            elif handler is None:
-                labels.freeze_node(node, f"operator {node.op_type} is not supported")
-            elif unknown is not None:
-                labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
-            else:
-                handler.couple(node, labels)
-    for name in graph.outputs:
-        labels.freeze(name, "it is an output of the model", None)
-    _freeze_half_shared(labels, graph)
-    labels.finish()
-    return _space(model, graph, facts, labels)
+    @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return self.model.name
 
+    def value(self, name: str) -> np.ndarray | None:
+        """The value of a constant, stored or computed from constants; None where the tensor varies with the input."""
+        stored = self.model.constants.get(name)
+        return self.facts.folded.get(name) if stored is None else stored
 
-def require_understood(space: PruneSpace) -> None:
-    """Refuse a model in which channels stay because of what onnxprune does not understand.
+    def pinned_value(self, name: str) -> np.ndarray | None:
+        """The value of what depends on constants and on the analysed input sizes alone; None for anything else."""
+        found = self.value(name)
+        if found is None and name in self.facts.sizes:
+            found = self.facts.sizes[name].value
+        return found
 
-    Raises:
-        ModelError: says where, and how many such places there are.
-    """
-    found = [item for item in space.not_pruned if item.limitation]
-    if found:
-        first = found[0]
-        raise ModelError(
-            f"{space.model}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
-            f"{len(found)} such tensors in all; leave out --strict to keep their channels"
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor at the analysed input sizes.
+
+        Raises:
+            ModelError: it is not known before the model runs.
+        """
+        shape = self.facts.shapes.get(name)
+        if shape is None:
+            raise ModelError(
+                f"{self.name}: the shape of {name!r} is not known before the model runs; "
+                "use another --importance, or fix the model's input sizes"
+            )
+        return shape
+
+    def with_model(self, model: Model) -> "Analysis":
+        """The analysis of a model of the same graph whose constants have other values (not other shapes)."""
+        return self if model is self.model else replace(self, model=model)
+
+    def with_facts(self, facts: Facts) -> "Analysis":
+        """The same at other sizes of the inputs."""
+        return self if facts is self.facts else replace(self, facts=facts)
+
+    @property
+    def prunable(self) -> int:
+        """Number of units that may be removed (each group keeps at least one)."""
+        return sum(len(group) for group in self.groups)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's largest computed tensor, at four bytes an element."""
+        sizes = [prod(shape) for name, shape in self.facts.shapes.items() if name not in self.constants]
+        return 4 * max(sizes, default=1) // max(1, self.facts.batch)
+
+    def none_removed(self) -> Ids:
+        """`(units,)` mask in which nothing is removed."""
+        return np.zeros(self.units, dtype=bool)
+
+    def removal(self, removed: Mapping[str, Sequence[int]]) -> Ids:
+        """`(units,)` mask from positions per group name.
+
+        Raises:
+            KeyError: an unknown group.
+        """
+        mask = self.none_removed()
+        by_name = {group.name: group for group in self.groups}
+        for name, positions in removed.items():
+            mask[by_name[name].units[np.asarray(positions, dtype=np.int64)]] = True
+        return mask
+
+    def kept(self, removed: Ids) -> tuple[int, ...]:
+        """Kept units per group."""
+        return tuple(int(np.count_nonzero(~removed[group.units])) for group in self.groups)
+
+    def shape_after(self, tensor: str, shape: Sequence[int], removed: Ids) -> tuple[int, ...]:
+        """Shape of a tensor once units are removed."""
+        axes = self.labels.get(tensor, (None,) * len(shape))
+        return tuple(
+            int(size) if ids is None else int(np.count_nonzero(~removed[ids]))
+            for size, ids in zip(shape, axes, strict=True)
         )
 
+    def layer_macs(self, layer: Layer, removed: Ids) -> int:
+        """Multiply-adds of a layer at batch 1."""
+        return prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
 
-def _unknown(node: Node, graph: GraphView, facts: Facts) -> str | None:
-    """The first tensor of a node whose shape is not known; outputs that nothing reads do not matter."""
-    names = (*node.inputs, *(name for name in node.outputs if name in graph.consumers or name in graph.outputs))
-    return next((name for name in names if name and name not in facts.shapes), None)
+    def layer_params(self, layer: Layer, removed: Ids) -> int:
+        """Elements of a layer's weight and bias."""
+        names = [name for name in (layer.weight, layer.bias) if name is not None and name in self.constants]
+        return sum(prod(self.shape_after(name, self.constants[name].shape, removed)) for name in names)
 
-
-def _freeze_half_shared(labels: Labels, graph: GraphView) -> None:
-    """Fix the channels of constants (and what adapts like them) that one reader follows and another does not."""
-    for tensor, axes in labels.arrays.items():
-        readers = graph.consumers.get(tensor, ())
-        for axis, ids in enumerate(axes):
-            if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
-                continue
-            silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
-            if silent is not None and silent.op_type not in ("Shape", "Size"):
-                reason = f"{silent} reads {tensor!r} too and does not follow its channels"
-                labels.freeze_ids(ids, tensor, reason, silent)
-
-
-def _space(model: Model, graph: GraphView, facts: Facts, labels: Labels) -> PruneSpace:
-    unit = classes(labels.count, labels.ties, [ids for ids, _ in labels.freezes])
-    free = classes(labels.count, labels.ties, [])
-    arrays: dict[str, tuple[Ids | None, ...]] = {
-        tensor: tuple(None if ids is None else unit[ids] for ids in axes) for tensor, axes in labels.arrays.items()
-    }
-    masks = tuple(Mask(c.node, c.tensor, c.axis, unit[c.ids]) for c in labels.contractions)
-    units = int(unit.max()) + 1
-    groups = _groups(units, arrays, masks, _producers(labels, unit, units))
-    materialised, dropped = _folded_weights(model, graph, facts, labels)
-    stored = {name: array for name, array in model.constants.items() if name not in dropped}
-    stored |= {name: facts.folded[name] for name in materialised}
-    return PruneSpace(
-        model=model.name,
-        units=units,
-        groups=groups,
-        labels=arrays,
-        constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
-        layers=_layers(model, graph, facts, labels, unit),
-        masks=masks,
-        not_pruned=_not_pruned(labels.freezes, unit),
-        total=int(free.max()),
-        facts=facts,
-    )
-
-
-def is_weight(array: np.ndarray) -> bool:
-    """Whether a constant counts in bytes: floating-point, or 8-bit and smaller integers (quantised weights)."""
-    return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
-
-
-def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
-    """Per unit, `(node, tensor)` of every node that starts one of its ids, in graph order."""
-    found: list[list[tuple[str, str]]] = [[] for _ in range(units)]
-    for first, last, node, tensor in labels.origins:
-        for u in np.unique(unit[first:last]):
-            if u != FIXED:
-                found[u].append((node.name, tensor))
-    return found
-
-
-def _groups(
-    units: int,
-    arrays: Mapping[str, tuple[Ids | None, ...]],
-    masks: tuple[Mask, ...],
-    producers: list[list[tuple[str, str]]],
-) -> tuple[Group, ...]:
-    """Units with the same number of appearances on every axis, the same consumers and the same producers."""
-    places = tensors_of({tensor: list(axes) for tensor, axes in arrays.items()})
-    signature: list[list[tuple[int, int]]] = [[] for _ in range(units)]
-    for number, (_, _, ids) in enumerate(places):
-        for u, count in zip(*np.unique(ids, return_counts=True), strict=True):
-            signature[u].append((number, int(count)))
-    readers: list[list[str]] = [[] for _ in range(units)]
-    for mask in masks:
-        for u in np.unique(mask.units):
-            readers[u].append(mask.node)
-    members: dict[object, list[int]] = {}
-    for u in range(1, units):
-        members.setdefault((tuple(signature[u]), tuple(readers[u]), tuple(producers[u])), []).append(u)
-    groups, taken = [], set()
-    for own in members.values():
-        made = [node for node, _ in producers[own[0]]]
-        name = base = made[0] if made else f"units {own[0]}"
-        suffix = 2
-        while name in taken:
-            name, suffix = f"{base}#{suffix}", suffix + 1
-        taken.add(name)
-        groups.append(
-            Group(
-                name=name,
-                units=np.array(own),
-                producers=tuple(dict.fromkeys(made)),
-                consumers=tuple(dict.fromkeys(readers[own[0]])),
-                places=tuple((places[number][0], places[number][1]) for number, _ in signature[own[0]]),
-            )
+    def costs(self, removed: Ids | None = None) -> Costs:
+        """Costs with the masked units removed (none by default). Exact."""
+        removed = self.none_removed() if removed is None else removed
+        sizes = {name: prod(self.shape_after(name, s.shape, removed)) for name, s in self.constants.items()}
+        weights = {name for name, stored in self.constants.items() if stored.is_weight}
+        return Costs(
+            params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
+            macs=sum(self.layer_macs(layer, removed) for layer in self.layers),
+            bytes=sum(sizes[name] * self.constants[name].itemsize for name in weights),
         )
-    return tuple(groups)
-
-
-def _layers(model: Model, graph: GraphView, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
-    layers = []
-    for node in graph.nodes:
-        handler = handler_for(node.op_type)
-        if handler is None or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
-            continue
-        with named_failures(model, node):
-            found = handler.linear(node, labels)
-        if found is None:
-            continue
-        layers.append(
-            Layer(
-                node=node.name,
-                op_type=node.op_type,
-                input=found.input,
-                weight=found.weight,
-                bias=found.bias,
-                output=found.output,
-                in_axis=found.in_axis,
-                out_axis=found.out_axis,
-                input_axis=found.input_axis,
-                output_axis=found.output_axis,
-                group=found.group,
-                window=found.window,
-                transposed=found.transposed,
-                factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
-            )
-        )
-    return tuple(layers)
-
-
-def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned, ...]:
-    found = (
-        NotPruned(freeze.tensor, freeze.reason, freeze.node, freeze.limitation)
-        for ids, freeze in freezes
-        if (unit[ids] == 0).any()
-    )
-    return tuple(dict.fromkeys(found))
-
-
-def _folded_weights(model: Model, graph: GraphView, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
-    """Labelled tensors that nodes compute from constants: removal stores them, and drops what only they were made of.
-
-    Returns:
-        Names that will be stored, and names of constants that no node reads any more.
-    """
-    kept = facts.transparent
-    stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
-    if not stored:
-        return stored, set()
-    dead = {graph.producer[name].name for name in stored if name in graph.producer}
-    outputs = set(graph.outputs)
-    while True:
-        gone = {
-            node.name
-            for node in graph.nodes
-            if node.name not in dead
-            and node.outputs
-            and all(labels.is_constant(name) for name in node.outputs if name)
-            and all(
-                name not in outputs and all(user.name in dead for user in graph.consumers.get(name, ()))
-                for name in node.outputs
-                if name
-            )
-            and any(name in facts.folded or name in model.constants for name in node.outputs)
-            and any(graph.consumers.get(name) for name in node.outputs)
-        }
-        if not gone:
-            break
-        dead |= gone
-    dropped = {
-        name
-        for name in model.constants
-        if (users := graph.consumers.get(name)) and name not in outputs and all(user.name in dead for user in users)
-    }
-    return stored, dropped

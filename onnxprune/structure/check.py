@@ -16,10 +16,10 @@ import onnx
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
 from onnxprune.graph.model import Model, constant_nodes, to_proto
-from onnxprune.graph.nodes import GraphView
 from onnxprune.runtime.feeds import Feed, random_feeds
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.removal import masked, remove
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.units import Ids
 
 Outputs = dict[str, np.ndarray]
 
@@ -69,19 +69,15 @@ class RemovalCheck:
     """A check for `structure.save.save`.
 
     Attributes:
-        model: what units were removed from: the original, or one of the same outputs.
-        graph: its view.
-        space: its analysis.
+        analysis: that of the model which units were removed from: the original, or one of the same outputs.
         removed: `(units,)` what was removed.
         changed: whether weights were changed after removal (repair, fine-tuning): then the plain removal is held
             against the oracle, and of the file only shapes, types and finite values are asked.
         feed: inputs to compare on; random ones by default.
-        original: the model that `model` must have the outputs of; None where it is the same one.
+        original: the model whose outputs that one must have; None where it is the same one.
     """
 
-    model: Model
-    graph: GraphView
-    space: PruneSpace
+    analysis: Analysis
     removed: Ids
     changed: bool = True
     feed: Feed | None = None
@@ -93,29 +89,29 @@ class RemovalCheck:
         Raises:
             ModelError: it does not run, or differs.
         """
-        found = self._original() if self.model.stored_bytes <= _ORACLE_BYTES else None
+        found = self._original() if self.analysis.model.stored_bytes <= _ORACLE_BYTES else None
         if found is None:  # too large, or the original does not run either, on sizes that were only guessed
-            runs(path, self.model, self.feed)
+            runs(path, self.analysis.model, self.feed)
             return
         feed, original = found
         if self.original is not None:
             self._moved_rightly(self.original, original, feed)
         for optimise in (False, True):
-            outputs = _run(_session(path, self.model.name, optimise=optimise), feed, self.model.name)
+            outputs = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
             self._same_form(outputs, original)
             if not self.changed and not optimise:
                 self._same_values(outputs, original, feed, path)
         if self.changed:
-            plain = to_proto(remove(self.model, self.graph, self.space, self.removed)).SerializeToString()
-            outputs = _run(_session(plain, self.model.name), feed, self.model.name)
+            plain = to_proto(remove(self.analysis, self.removed)).SerializeToString()
+            outputs = _run(_session(plain, self.analysis.name), feed, self.analysis.name)
             self._same_values(outputs, original, feed, plain)
 
     def _original(self) -> tuple[Feed, Outputs] | None:
-        feeds = [self.feed] if self.feed is not None else list(random_feeds(self.model))
-        session = _session(to_proto(self.model).SerializeToString(), self.model.name)
+        feeds = [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
+        session = _session(to_proto(self.analysis.model).SerializeToString(), self.analysis.name)
         for feed in feeds:
             try:
-                return feed, _run(session, feed, self.model.name)
+                return feed, _run(session, feed, self.analysis.name)
             except ModelError:
                 continue
         return None
@@ -123,7 +119,7 @@ class RemovalCheck:
     def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed) -> None:
         """Weights that took over what units without loss contributed leave the outputs as they were."""
         wanted = _run(_session(to_proto(before).SerializeToString(), before.name), feed, before.name)
-        rounds = any(node.op_type in _STEPS for node in self.graph.nodes)
+        rounds = any(node.op_type in _STEPS for node in self.analysis.graph.nodes)
         if not rounds and not all(_close(outputs[name], wanted[name], wanted[name]) for name in wanted):
             raise ModelError(
                 f"{before.name}: removing constant and equal units would change the outputs; please report, and freeze "
@@ -134,40 +130,42 @@ class RemovalCheck:
         for name, wanted in original.items():
             found = outputs.get(name)
             if found is None or found.dtype != wanted.dtype:
-                raise ModelError(f"{self.model.name}: the result has no output {name!r} of type {wanted.dtype}")
+                raise ModelError(f"{self.analysis.name}: the result has no output {name!r} of type {wanted.dtype}")
             if found.shape != wanted.shape:
                 raise ModelError(
-                    f"{self.model.name}: output {name!r} of the result has shape {found.shape}, expected {wanted.shape}"
+                    f"{self.analysis.name}: output {name!r} of the result has shape {found.shape}, "
+                    f"expected {wanted.shape}"
                 )
             if wanted.dtype.kind == "f" and np.isfinite(wanted).all() and not np.isfinite(found).all():
                 raise ModelError(
-                    f"{self.model.name}: output {name!r} of the result is not finite; try other data or a larger target"
+                    f"{self.analysis.name}: output {name!r} of the result is not finite; "
+                    "try other data or a larger target"
                 )
 
     def _same_values(self, outputs: Outputs, original: Outputs, feed: Feed, source: Path | bytes) -> None:
-        oracle = to_proto(masked(self.model, self.graph, self.space, self.removed))
-        wanted = _run(_session(oracle.SerializeToString(), self.model.name), feed, self.model.name)
+        oracle = to_proto(masked(self.analysis, self.removed))
+        wanted = _run(_session(oracle.SerializeToString(), self.analysis.name), feed, self.analysis.name)
         if all(_close(outputs[name], wanted[name], original[name]) for name in wanted):
             return
         node = self._first_difference(oracle, feed, source)
         if node is not None:
             raise ModelError(
-                f"{self.model.name}: the pruned model does not do what the original does without the removed units; "
+                f"{self.analysis.name}: the pruned model does not do what the original does without the removed units; "
                 f"the first difference is at {node}; please report, and freeze it with --keep"
             )
 
     def _first_difference(self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes) -> str | None:
         """The first node whose result differs; None where it only rounds the other way."""
-        names = [name for node in self.graph.nodes for name in node.outputs if name]
+        names = [name for node in self.analysis.graph.nodes for name in node.outputs if name]
         pruned = onnx.load(str(source)) if isinstance(source, Path) else onnx.load_model_from_string(source)
-        wanted = _tapped(oracle, names, feed, self.model.name)
-        found = _tapped(pruned, names, feed, self.model.name)
-        for node in self.graph.nodes:
+        wanted = _tapped(oracle, names, feed, self.analysis.name)
+        found = _tapped(pruned, names, feed, self.analysis.name)
+        for node in self.analysis.graph.nodes:
             for name in node.outputs:
                 if name not in wanted or name not in found:
                     continue
                 expected = wanted[name]
-                for axis, ids in enumerate(self.space.labels.get(name, ())):
+                for axis, ids in enumerate(self.analysis.labels.get(name, ())):
                     if ids is not None and expected.ndim > axis and expected.shape[axis] == len(ids):
                         expected = np.compress(~self.removed[ids], expected, axis=axis)
                 if found[name].shape != expected.shape or not _close(found[name], expected, expected):

@@ -7,22 +7,22 @@ from onnxprune.core.costs import Costs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import is_float
 from onnxprune.graph.shapes import Shape
-from onnxprune.structure.analysis import analyse, is_weight
-from onnxprune.structure.space import PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.coupling import analyse, is_weight
 
 
-def measure(model: Model, space: PruneSpace | None = None, input_shapes: Mapping[str, Shape] | None = None) -> Costs:
+def measure(model: Model, analysis: Analysis | None = None, input_shapes: Mapping[str, Shape] | None = None) -> Costs:
     """Count parameters and bytes of what is stored, and multiply-adds of every layer.
 
     Args:
         model: the model.
-        space: its analysis, where there is one.
+        analysis: its analysis, where there is one.
         input_shapes: where there is none, sizes of inputs that the file leaves open; guessed by default.
     """
-    space = analyse(model, input_shapes=input_shapes) if space is None else space
-    none = space.none_removed()
+    analysis = analyse(model, input_shapes=input_shapes) if analysis is None else analysis
+    none = analysis.none_removed()
     return Costs(
         params=sum(prod(array.shape) for array in model.constants.values() if is_float(array)),
-        macs=sum(space.layer_macs(layer, none) for layer in space.layers),
+        macs=sum(analysis.layer_macs(layer, none) for layer in analysis.layers),
         bytes=sum(int(array.nbytes) for array in model.constants.values() if is_weight(array)),
     )

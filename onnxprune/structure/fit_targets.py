@@ -6,13 +6,14 @@ of the layer's output shows as that change times a slope per channel, and a refi
 other branch lost.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.graph.nodes import GraphView, Node
-from onnxprune.structure.space import Layer, PruneSpace
+from onnxprune.graph.nodes import Graph, Node
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,14 @@ class Schedule:
     points: tuple[FitPoint, ...]
 
 
-def schedule(graph: GraphView, space: PruneSpace, constants: Mapping[str, np.ndarray]) -> Schedule:
+def schedule(analysis: Analysis) -> Schedule:
     """Order the nodes and find each layer's fit point.
 
     Args:
-        graph: the graph.
-        space: its analysis, for layers, shapes and folded constants.
-        constants: the model's constants.
+        analysis: the model's.
     """
-    values = _Values(space, constants, graph)
-    layers = {layer.node: layer for layer in space.layers}
+    graph, values = analysis.graph, _Values(analysis)
+    layers = {layer.node: layer for layer in analysis.layers}
     made = {*graph.inputs}
     order: list[Node] = []
     points: list[FitPoint] = []
@@ -84,22 +83,20 @@ def schedule(graph: GraphView, space: PruneSpace, constants: Mapping[str, np.nda
 class _Values:
     """Constants of the model, stored or folded, and shapes."""
 
-    def __init__(self, space: PruneSpace, constants: Mapping[str, np.ndarray], graph: GraphView) -> None:
-        self._constants = constants
-        self._graph = graph
-        self._facts = space.facts
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._graph = analysis.graph
 
     def get(self, name: str) -> np.ndarray | None:
-        value = self._constants.get(name)
-        return self._facts.folded.get(name) if value is None else value
+        return self._analysis.value(name)
 
     def is_own(self, name: str) -> bool:
         """Whether a constant is stored and has one reader, so that it may change. A graph's output is read outside."""
         readers = len(self._graph.consumers.get(name, ())) + (name in self._graph.outputs)
-        return name in self._constants and readers == 1
+        return name in self._analysis.model.constants and readers == 1
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._facts.shapes.get(name, ()))
+        return tuple(self._analysis.facts.shapes.get(name, ()))
 
     def per_channel(self, name: str, tensor: str, axis: int) -> np.ndarray | None:
         """The constant as one value a channel of `tensor`, None where it is something else."""
@@ -130,7 +127,7 @@ def _start(node: Node, layer: Layer, values: _Values) -> FitPoint:
     return FitPoint(layer, layer.output, gain, ones, bias, ones * beta if bias else ones)
 
 
-def _step(point: FitPoint, graph: GraphView, values: _Values, made: Collection[str]) -> tuple[Node, FitPoint] | None:
+def _step(point: FitPoint, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitPoint] | None:
     """One node further, None where the walk ends."""
     tensor = point.tensor
     readers = graph.consumers.get(tensor, ())
@@ -192,7 +189,7 @@ def _normalised(node: Node, point: FitPoint, values: _Values) -> FitPoint | None
     return point
 
 
-def _bounds(tensor: str, graph: GraphView, values: _Values) -> tuple[float, float]:
+def _bounds(tensor: str, graph: Graph, values: _Values) -> tuple[float, float]:
     """The interval outside of which no reader tells values apart."""
     low, high = np.inf, -np.inf
     readers = graph.consumers.get(tensor, ())

@@ -11,20 +11,19 @@ import numpy as np
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model, release
-from onnxprune.graph.nodes import GraphView, Node, named_failures
+from onnxprune.graph.nodes import Node, named_failures
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops import handler_for
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.shape_arithmetic import keep_shape_arithmetic
-from onnxprune.structure.space import Ids, PruneSpace
+from onnxprune.structure.units import Ids
 
 
-def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
+def remove(analysis: Analysis, removed: Ids) -> Model:
     """Remove units.
 
     Args:
-        model: the analysed model, not changed.
-        graph: its view.
-        space: its analysis.
+        analysis: the model's; not changed.
         removed: `(units,)` True where a unit goes.
 
     Returns:
@@ -33,86 +32,88 @@ def remove(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> M
     Raises:
         ModelError: the mask would leave an axis without channels, or removes what is fixed.
     """
-    _check(space, removed)
+    _check(analysis, removed)
+    model, graph = analysis.model, analysis.graph
     if not removed.any():
         return model
     edit = GraphEdit(model, graph)
-    folded = space.facts.folded
-    for tensor in space.labels:
-        array = model.constants.get(tensor, None if tensor in space.facts.transparent else folded.get(tensor))
+    folded = analysis.facts.folded
+    for tensor in analysis.labels:
+        array = model.constants.get(tensor, None if tensor in analysis.facts.transparent else folded.get(tensor))
         if array is not None:
-            edit.set_value(tensor, compress(array, space, tensor, removed))
+            edit.set_value(tensor, compress(array, analysis, tensor, removed))
             release(array)
             if tensor in folded and tensor in graph.producer:  # the node is replaced, so all its outputs are stored
                 for other in graph.producer[tensor].outputs:
-                    if other and other not in space.labels:
+                    if other and other not in analysis.labels:
                         edit.set_value(other, folded[other])
     for node in graph.nodes:
         handler = handler_for(node.op_type)
-        if handler is not None and not space.facts.is_folded(node):
+        if handler is not None and not analysis.facts.is_folded(node):
             with named_failures(model, node):
-                handler.rewrite(node, _Rewrite(node, edit, space, removed))
-    keep_shape_arithmetic(edit, space, removed)
-    changed = frozenset(tensor for tensor, axes in space.labels.items() if any(ids is not None for ids in axes))
+                handler.rewrite(node, _Rewrite(node, edit, analysis, removed))
+    keep_shape_arithmetic(edit, analysis, removed)
+    changed = frozenset(tensor for tensor, axes in analysis.labels.items() if any(ids is not None for ids in axes))
     return edit.apply(stale=changed)
 
 
-def compress(array: np.ndarray, space: PruneSpace, tensor: str, removed: Ids) -> np.ndarray:
+def compress(array: np.ndarray, analysis: Analysis, tensor: str, removed: Ids) -> np.ndarray:
     """The positions of a constant that stay."""
-    for axis, ids in enumerate(space.labels[tensor]):
+    for axis, ids in enumerate(analysis.labels[tensor]):
         if ids is not None and removed[ids].any():
             array = np.compress(~removed[ids], array, axis=axis)
     return array
 
 
-def masked(model: Model, graph: GraphView, space: PruneSpace, removed: Ids) -> Model:
+def masked(analysis: Analysis, removed: Ids) -> Model:
     """The original, whose consumers see zero for removed units (in their weights, or in what they read)."""
-    edit = GraphEdit(model, graph)
-    by_name = {node.name: node for node in graph.nodes}
+    edit = GraphEdit(analysis.model, analysis.graph)
+    by_name = {node.name: node for node in analysis.graph.nodes}
     factors: dict[tuple[str, str], np.ndarray] = {}
-    for mask in space.masks:
+    for mask in analysis.masks:
         gone = removed[mask.units]
         if gone.any():
-            shape = [1] * len(space.facts.shapes[mask.tensor])
+            shape = [1] * len(analysis.facts.shapes[mask.tensor])
             shape[mask.axis] = len(gone)
             place = (mask.node, mask.tensor)
             factors[place] = factors.get(place, np.ones(1, bool)) & ~gone.reshape(shape)
     for (name, tensor), keep in factors.items():
         node = by_name[name]
         position = node.inputs.index(tensor)
-        array = model.constants.get(tensor, space.facts.folded.get(tensor))
-        if array is None or tensor in space.facts.transparent:
-            edit.multiply_input(node, position, keep, space.facts.dtypes[tensor])
+        array = analysis.value(tensor)
+        if array is None or tensor in analysis.facts.transparent:
+            edit.multiply_input(node, position, keep, analysis.facts.dtypes[tensor])
         else:
             edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
     return edit.apply()
 
 
-def _check(space: PruneSpace, removed: Ids) -> None:
-    if removed.shape != (space.units,):
-        raise ModelError(f"{space.model}: the removal mask has shape {removed.shape}, expected ({space.units},)")
+def _check(analysis: Analysis, removed: Ids) -> None:
+    if removed.shape != (analysis.units,):
+        raise ModelError(f"{analysis.name}: the removal mask has shape {removed.shape}, expected ({analysis.units},)")
     if removed[0]:
-        raise ModelError(f"{space.model}: unit 0 stands for all fixed channels and cannot be removed")
-    for tensor, axes in space.labels.items():
+        raise ModelError(f"{analysis.name}: unit 0 stands for all fixed channels and cannot be removed")
+    for tensor, axes in analysis.labels.items():
         for axis, ids in enumerate(axes):
             if ids is not None and len(ids) and removed[ids].all():
                 raise ModelError(
-                    f"{space.model}: removal would leave axis {axis} of {tensor!r} without channels; keep at least one"
+                    f"{analysis.name}: removal would leave axis {axis} of {tensor!r} without channels; "
+                    "keep at least one"
                 )
 
 
 class _Rewrite:
     """`ops.base.Rewriting` for one node."""
 
-    def __init__(self, node: Node, edit: GraphEdit, space: PruneSpace, removed: Ids) -> None:
+    def __init__(self, node: Node, edit: GraphEdit, analysis: Analysis, removed: Ids) -> None:
         self._node = node
         self._edit = edit
-        self._space = space
+        self._analysis = analysis
         self._removed = removed
 
     def kept(self, tensor: str, axis: int) -> np.ndarray | None:
         """`(size,)` mask of the positions that stay; None where the axis carries no labels."""
-        axes = self._space.labels.get(tensor, ())
+        axes = self._analysis.labels.get(tensor, ())
         ids = axes[axis] if -len(axes) <= axis < len(axes) else None
         return None if ids is None else ~self._removed[ids]
 
@@ -123,17 +124,17 @@ class _Rewrite:
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
         """Concrete shape before removal (batch pinned)."""
-        return self._space.facts.shapes.get(tensor)
+        return self._analysis.facts.shapes.get(tensor)
 
     def constant(self, tensor: str) -> np.ndarray | None:
         """Value of a constant before removal."""
         value = self._edit.model.constants.get(tensor)
-        return self._space.facts.folded.get(tensor) if value is None else value
+        return self._analysis.facts.folded.get(tensor) if value is None else value
 
     def sizes(self, tensor: str) -> Sizes | None:
         """An integer vector before removal, with which elements vary with the inputs; None where it is not known."""
         value = self.constant(tensor)
-        return self._space.facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
+        return self._analysis.facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Give the node a new attribute value; None removes it."""

@@ -16,7 +16,7 @@ from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants
 from onnxprune.graph.inputs import fixed_batch, signature
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node, is_float, view
+from onnxprune.graph.nodes import Graph, Node, is_float, read_graph
 from onnxprune.ops import handler_for
 from onnxprune.ops.base import TorchRule
 
@@ -55,7 +55,7 @@ class Network:
             ModelError: an operator has no rule.
         """
         import_torch()
-        self.graph = view(model)
+        self.graph = read_graph(model)
         self.outputs = tuple(outputs) or self.graph.outputs
         self.training = False
         self.step = fixed_batch(signature(model))
@@ -225,7 +225,7 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
         raise ModelError(f"torch has no tensors of type {array.dtype}; the model cannot be trained") from error
 
 
-def _needed(graph: GraphView, outputs: Sequence[str], model: Model) -> list[Node]:
+def _needed(graph: Graph, outputs: Sequence[str], model: Model) -> list[Node]:
     """Nodes that the outputs depend on, in order; Constant nodes are tensors already."""
     wanted, kept = set(outputs), []
     for node in reversed(graph.nodes):
@@ -236,7 +236,7 @@ def _needed(graph: GraphView, outputs: Sequence[str], model: Model) -> list[Node
     return kept[::-1]
 
 
-def _trained(graph: GraphView, nodes: Sequence[Node], model: Model) -> set[str]:
+def _trained(graph: Graph, nodes: Sequence[Node], model: Model) -> set[str]:
     """Floating-point constants that the handlers name as weights, through operators that only move values."""
     found = set()
     for node in nodes:
@@ -252,7 +252,7 @@ def _trained(graph: GraphView, nodes: Sequence[Node], model: Model) -> set[str]:
     return found
 
 
-def _folded(model: Model, graph: GraphView, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
+def _folded(model: Model, graph: Graph, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
     """Tensors that nodes compute from constants, except from trained ones."""
     values = fold_constants(model, graph)
     moving = set(trained)

@@ -14,9 +14,8 @@ from onnxprune.config import Target
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import monotone
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
 
 
@@ -121,16 +120,15 @@ def test_predicted_costs_are_those_of_the_written_model(kind, seed):
             | {"w3": (512, 5), "b3": (5,)},
         )
     )
-    graph = view(model)
-    space = analyse(model, graph)
-    (budget,) = budgets(space, [Target(kind, 0.6)], space.costs())
+    analysis = analyse(model)
+    (budget,) = budgets(analysis, [Target(kind, 0.6)], analysis.costs())
     rng = np.random.default_rng(seed)
-    curves = tuple(np.append(np.sort(rng.random(len(group)))[::-1], 0.0) for group in space.groups)
+    curves = tuple(np.append(np.sort(rng.random(len(group)))[::-1], 0.0) for group in analysis.groups)
     found = allocate(AllocationProblem(curves, (budget,)))
-    removed = space.none_removed()
-    for group, kept in zip(space.groups, found.kept, strict=True):
+    removed = analysis.none_removed()
+    for group, kept in zip(analysis.groups, found.kept, strict=True):
         removed[rng.permutation(group.units)[: len(group) - kept]] = True
-    written = analyse(remove(model, graph, space, removed)).costs()
+    written = analyse(remove(analysis, removed)).costs()
     assert getattr(written, kind) == found.predicted[0]
     assert removed.any()
 

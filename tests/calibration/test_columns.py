@@ -7,7 +7,7 @@ import pytest
 from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 LAYERS = {
     "conv": ("h = Conv <pads = [1, 2, 0, 1], strides = [2, 1], dilations = [1, 2]> (x, w)", (6, 4, 3, 2)),

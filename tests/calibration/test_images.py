@@ -7,15 +7,13 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 Image = pytest.importorskip("PIL.Image")
 
 
 def taking(dims):
-    model = load(example(f"g (float[{dims}] x) => (float[{dims}] y) {{ y = Identity (x) }}"))
-    return model, view(model)
+    return load(example(f"g (float[{dims}] x) => (float[{dims}] y) {{ y = Identity (x) }}"))
 
 
 def write(path, size=(6, 4), colour=(10, 20, 30), mode="RGB"):
@@ -29,7 +27,7 @@ def test_a_subfolder_is_a_class_in_the_order_of_names(tmp_path):
             write(tmp_path / name / f"{index}.png", colour=(index, 0, 100 if name == "cat" else 200))
     (tmp_path / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    data = load_data(tmp_path, *taking("N,3,4,6"))
+    data = load_data(tmp_path, taking("N,3,4,6"))
     np.testing.assert_array_equal(data.targets, [0, 0, 0, 1, 1])
     feed = data.feeds()["x"]
     assert feed.shape == (5, 3, 4, 6)
@@ -41,7 +39,7 @@ def test_a_subfolder_is_a_class_in_the_order_of_names(tmp_path):
 def test_class_folders_named_by_numbers_keep_them(tmp_path):
     for name in ("2", "10", "0"):
         write(tmp_path / name / "a.png", colour=(int(name), 0, 0))
-    data = load_data(tmp_path, *taking("N,3,4,6"))
+    data = load_data(tmp_path, taking("N,3,4,6"))
     np.testing.assert_array_equal(data.targets, data.feeds()["x"][:, 0, 0, 0])
     assert sorted(data.targets) == [0, 2, 10]
 
@@ -49,7 +47,7 @@ def test_class_folders_named_by_numbers_keep_them(tmp_path):
 def test_flat_folder_has_no_labels(tmp_path):
     for name in ("b.png", "a.bmp", ".hidden.png"):
         write(tmp_path / name, colour=(ord(name[0]), 0, 0))
-    data = load_data(tmp_path, *taking("N,4,6,3"))
+    data = load_data(tmp_path, taking("N,4,6,3"))
     assert data.targets is None
     np.testing.assert_array_equal(data.feeds()["x"][:, 0, 0, 0], [ord("a"), ord("b")])
 
@@ -57,7 +55,7 @@ def test_flat_folder_has_no_labels(tmp_path):
 @pytest.mark.parametrize("dims", ["N,1,5,5", "N,5,5,1", "N,25", "1,25,1"])
 def test_colour_images_for_a_grey_model(tmp_path, dims):
     write(tmp_path / "a.png", size=(5, 5), colour=(9, 9, 9))
-    feed = load_data(tmp_path, *taking(dims)).feeds()["x"]
+    feed = load_data(tmp_path, taking(dims)).feeds()["x"]
     assert feed.size == 25
     assert (feed == 9).all()
 
@@ -65,7 +63,7 @@ def test_colour_images_for_a_grey_model(tmp_path, dims):
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_images_of_other_modes_become_rgb(tmp_path, mode):
     write(tmp_path / "a.png", mode=mode, colour=0)
-    assert load_data(tmp_path, *taking("N,3,4,6")).feeds()["x"].shape == (1, 3, 4, 6)
+    assert load_data(tmp_path, taking("N,3,4,6")).feeds()["x"].shape == (1, 3, 4, 6)
 
 
 def test_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
@@ -73,7 +71,7 @@ def test_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
     pixels[:, 40:80] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "high.png")
-    feed = load_data(tmp_path, *taking("N,3,16,16"), PreprocessConfig(size=20)).feeds()["x"]
+    feed = load_data(tmp_path, taking("N,3,16,16"), PreprocessConfig(size=20)).feeds()["x"]
     # Scaled to 60 x 20, the bright third is columns 20 to 40; the crop is columns 22 to 38.
     assert feed.shape == (2, 3, 16, 16)
     assert (feed == 200).all()
@@ -81,18 +79,18 @@ def test_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
 
 def test_size_alone_gives_squares_where_the_model_is_free(tmp_path):
     write(tmp_path / "a.png", size=(30, 20))
-    assert load_data(tmp_path, *taking("N,3,h,w"), PreprocessConfig(size=10)).feeds()["x"].shape == (1, 3, 10, 10)
+    assert load_data(tmp_path, taking("N,3,h,w"), PreprocessConfig(size=10)).feeds()["x"].shape == (1, 3, 10, 10)
 
 
 def test_images_of_another_size_ask_for_the_option(tmp_path):
     write(tmp_path / "a.png", size=(30, 20))
     with pytest.raises(InputError, match=r"a\.png is 30x20 .*the model takes 16x16; give --size 16"):
-        load_data(tmp_path, *taking("N,3,16,16"))
+        load_data(tmp_path, taking("N,3,16,16"))
     with pytest.raises(InputError, match=r"after --size 8, smaller than the model's 16x16; give --size 16"):
-        load_data(tmp_path, *taking("N,3,16,16"), PreprocessConfig(size=8))
+        load_data(tmp_path, taking("N,3,16,16"), PreprocessConfig(size=8))
     write(tmp_path / "b.png", size=(20, 20))
     with pytest.raises(InputError, match=r"b\.png is 20x20 .*a\.png is 30x20; give --size"):
-        load_data(tmp_path, *taking("N,3,h,w"))
+        load_data(tmp_path, taking("N,3,h,w"))
 
 
 def test_rotation_in_the_files_metadata_is_applied(tmp_path):
@@ -100,14 +98,14 @@ def test_rotation_in_the_files_metadata_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a camera held upright
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert load_data(tmp_path, *taking("N,3,h,w")).feeds()["x"].shape == (1, 3, 6, 4)
+    assert load_data(tmp_path, taking("N,3,h,w")).feeds()["x"].shape == (1, 3, 6, 4)
 
 
 def test_limit_spreads_over_classes_and_agrees_with_arrays(tmp_path):
     for label in range(4):
         for index in range(5):
             write(tmp_path / f"{label}" / f"{index}.png", colour=(label, index, 0))
-    data = load_data(tmp_path, *taking("N,3,4,6"), limit=8, seed=1)
+    data = load_data(tmp_path, taking("N,3,4,6"), limit=8, seed=1)
     np.testing.assert_array_equal(np.bincount(data.targets), [2, 2, 2, 2])
     np.testing.assert_array_equal(data.feeds()["x"][:, 0, 0, 0], data.targets)
 
@@ -117,26 +115,26 @@ def test_damaged_image_is_named(tmp_path):
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     (tmp_path / "c.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"b\.png cannot be read as an image"):
-        load_data(tmp_path, *taking("N,3,4,6"))
+        load_data(tmp_path, taking("N,3,4,6"))
 
 
 def test_images_beside_class_folders_are_refused(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "cat" / "a.png")
     with pytest.raises(InputError, match="beside the class folder 'cat'"):
-        load_data(tmp_path, *taking("N,3,4,6"))
+        load_data(tmp_path, taking("N,3,4,6"))
 
 
 def test_models_that_take_no_images(tmp_path):
     write(tmp_path / "a.png")
     with pytest.raises(InputError, match="takes no images of 1 or 3 channels"):
-        load_data(tmp_path, *taking("N,7,4,6"))
+        load_data(tmp_path, taking("N,7,4,6"))
 
 
 def test_decoded_images_can_live_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr("onnxprune.calibration.images._IN_MEMORY", 10)
     for index in range(3):
         write(tmp_path / f"{index}.png", colour=(index, 0, 0))
-    data = load_data(tmp_path, *taking("N,3,4,6"))
+    data = load_data(tmp_path, taking("N,3,4,6"))
     assert isinstance(data.arrays["x"], np.memmap)
     np.testing.assert_array_equal(data.feeds()["x"][:, 0, 0, 0], [0, 1, 2])

@@ -12,7 +12,6 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import Runner, collect
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 NETWORK = """g (float[{batch},3] x) => (float[{batch},2] y) {{
@@ -35,7 +34,7 @@ def rows(count, width=3):
 
 
 def dataset(model, arrays):
-    return load_data(arrays, model, view(model))
+    return load_data(arrays, model)
 
 
 def expected(model, x):
@@ -233,7 +232,7 @@ REAL = [
 @pytest.mark.parametrize("name", REAL)
 def test_real_models_give_the_same_in_batches_and_alone(corpus_path, name):
     model = load(corpus_path(f"models/{name}"))
-    data = load_data("random", model, view(model), limit=3)
+    data = load_data("random", model, limit=3)
     runner = Runner(model, threads=1)
     together, alone = runner.collect(data, 2), Runner(model, threads=1).collect(data, 1)
     assert together.keys() == alone.keys()

@@ -16,7 +16,7 @@ from onnxprune.calibration.store import Batch, Room
 from onnxprune.config import PruneConfig, parse_size
 from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 
 VALUES = {
@@ -76,7 +76,7 @@ def test_tensors_of_a_session_are_held_in_memory_of_their_own():
 def test_what_a_step_reads_and_hands_out_is_read_once(reads):
     model = load(example(NETWORK, WEIGHTS))
     feeds = [{"x": np.full((2, 3, 8, 8), value, np.float32)} for value in (1, 2)]
-    replay = Replay(model, view(model).nodes, feeds, 1, Room(0))
+    replay = Replay(model, read_graph(model).nodes, feeds, 1, Room(0))
     replay.advance(replay.after("s"))
     found = replay.peek(replay.after("a"), ["s", "a"])
     next(found)

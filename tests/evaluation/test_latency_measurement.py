@@ -10,7 +10,6 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import measure
@@ -91,7 +90,7 @@ def test_every_axis_called_batch_has_the_batch():
 def test_users_rows_are_taken():
     model = network(8)
     x = np.arange(640, dtype=np.float32).reshape(10, 64)
-    data = load_data(x, model, view(model))
+    data = load_data(x, model)
     np.testing.assert_array_equal(first_feed(model, data, 3)["x"], x[:3])
     np.testing.assert_array_equal(first_feed(model, data, 12)["x"], np.concatenate([x, x[:2]]))
 

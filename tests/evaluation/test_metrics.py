@@ -8,7 +8,6 @@ from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError
 from onnxprune.evaluation.metrics import compare, evaluate
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
 
 
@@ -18,7 +17,7 @@ def linear(weight, text="g (float[N,{0}] x) => (float[N,{1}] y) {{ y = MatMul (x
 
 
 def dataset(model, arrays):
-    return load_data(arrays, model, view(model), PreprocessConfig())
+    return load_data(arrays, model, PreprocessConfig())
 
 
 def one_hot(classes, count):
@@ -157,7 +156,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 )
 def test_published_accuracy_on_mnist(corpus_path, mnist_test, name, rows, options, hits):
     model = load(corpus_path(f"models/{name}"))
-    data = load_data(mnist_test, model, view(model), PreprocessConfig(**options))
+    data = load_data(mnist_test, model, PreprocessConfig(**options))
     assert len(data) == rows
     assert round(evaluate(model, data)["top1"] * rows) == hits
 
@@ -171,7 +170,7 @@ def test_published_accuracy_on_mnist(corpus_path, mnist_test, name, rows, option
 )
 def test_published_accuracy_on_cifar10(corpus_path, cifar10_test, name, options, hits):
     model = load(corpus_path(f"models/{name}"))
-    data = load_data(cifar10_test, model, view(model), PreprocessConfig(**options))
+    data = load_data(cifar10_test, model, PreprocessConfig(**options))
     assert round(evaluate(model, data)["top1"] * 10_000) == hits
 
 
@@ -185,6 +184,6 @@ def test_published_accuracy_on_cifar10(corpus_path, cifar10_test, name, options,
 def test_accuracy_on_a_part_of_cifar10(corpus_path, name, options, accuracy):
     model = load(corpus_path(f"models/{name}"))
     spec = corpus_path("data/cifar10_test.npz")
-    data = load_data(spec, model, view(model), PreprocessConfig(**options), limit=1000)
+    data = load_data(spec, model, PreprocessConfig(**options), limit=1000)
     # The standard error of 1,000 rows is about a hundredth.
     assert evaluate(model, data)["top1"] == pytest.approx(accuracy, abs=0.03)

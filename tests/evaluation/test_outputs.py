@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 from onnxprune.outputs.meaning import OutputKind, divergence, output_kind, row_divergence
 
@@ -18,7 +18,7 @@ VALUES = OutputKind(None, "values", ("y",))
 
 def kind(text, weights=None, constants=None):
     model = load(example(text, weights, constants))
-    return output_kind(model, view(model))
+    return output_kind(model, read_graph(model))
 
 
 def softmax(scores):
@@ -68,8 +68,8 @@ def test_labels_make_scores_of_what_may_be_something_else():
     text = "g (float[N,3] x) => (float[N,3] y) {{ h = MatMul (x, w)  y = {0} (h) }}"
     for end, form in (("Identity", "logits"), ("Sigmoid", "values")):
         model = load(example(text.format(end), {"w": (3, 3)}))
-        assert output_kind(model, view(model)).scores is None
-        assert output_kind(model, view(model), labelled=True) == OutputKind("y", form, ("y",))
+        assert output_kind(model, read_graph(model)).scores is None
+        assert output_kind(model, read_graph(model), labelled=True) == OutputKind("y", form, ("y",))
 
 
 def test_scores_are_found_behind_spatial_axes_of_size_one():
@@ -178,7 +178,7 @@ def test_single_column_is_a_probability():
 )
 def test_outputs_of_real_models(corpus_path, name, form):
     model = load(corpus_path(f"models/{name}"))
-    assert output_kind(model, view(model)).form == form
+    assert output_kind(model, read_graph(model)).form == form
 
 
 def test_outputs_beside_class_scores_count() -> None:

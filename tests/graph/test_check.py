@@ -7,19 +7,20 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 import pytest
-from oracle import Analysed, analysed, random_removal
+from oracle import analysed, random_removal
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.ops.examples import example
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.removal import remove
 from onnxprune.structure.save import save
-from onnxprune.structure.space import Ids
+from onnxprune.structure.units import Ids
 
 
 @pytest.fixture
-def pruned() -> tuple[Analysed, Ids, Model]:
+def pruned() -> tuple[Analysis, Ids, Model]:
     a = analysed(
         example(
             """g (float[N,3,6,6] x) => (float[N,4] y) {
@@ -31,22 +32,22 @@ def pruned() -> tuple[Analysed, Ids, Model]:
             {"w1": (8, 3, 3, 3), "w2": (6, 8, 3, 3), "w3": (24, 4)},
         )
     )
-    removed = random_removal(a.space, 0.4, np.random.default_rng(0))
-    return a, removed, remove(a.model, a.graph, a.space, removed)
+    removed = random_removal(a, 0.4, np.random.default_rng(0))
+    return a, removed, remove(a, removed)
 
 
-def check(a: Analysed, removed: Ids, *, changed: bool = False) -> RemovalCheck:
-    return RemovalCheck(a.model, a.graph, a.space, removed, changed)
+def check(a: Analysis, removed: Ids, *, changed: bool = False) -> RemovalCheck:
+    return RemovalCheck(a, removed, changed)
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_right_result_is_written(pruned: tuple[Analysed, Ids, Model], changed: bool, tmp_path: Path) -> None:
+def test_a_right_result_is_written(pruned: tuple[Analysis, Ids, Model], changed: bool, tmp_path: Path) -> None:
     a, removed, smaller = pruned
     save(smaller, tmp_path / "out.onnx", check(a, removed, changed=changed))
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
-def test_the_first_node_that_differs_is_named(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+def test_the_first_node_that_differs_is_named(pruned: tuple[Analysis, Ids, Model], tmp_path: Path) -> None:
     a, removed, smaller = pruned
     wrong = smaller.with_constants({"w2": smaller.constants["w2"] * 1.1})
     with pytest.raises(ModelError, match="first difference is at Conv 'i'"):
@@ -54,7 +55,7 @@ def test_the_first_node_that_differs_is_named(pruned: tuple[Analysed, Ids, Model
     assert not list(tmp_path.iterdir())
 
 
-def test_changed_weights_must_stay_finite(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+def test_changed_weights_must_stay_finite(pruned: tuple[Analysis, Ids, Model], tmp_path: Path) -> None:
     a, removed, smaller = pruned
     wrong = smaller.with_constants({"w3": np.full_like(smaller.constants["w3"], np.nan)})
     with pytest.raises(ModelError, match="output 'y' of the result is not finite"):
@@ -62,7 +63,7 @@ def test_changed_weights_must_stay_finite(pruned: tuple[Analysed, Ids, Model], t
     assert not list(tmp_path.iterdir())
 
 
-def test_output_shapes_must_stay(pruned: tuple[Analysed, Ids, Model], tmp_path: Path) -> None:
+def test_output_shapes_must_stay(pruned: tuple[Analysis, Ids, Model], tmp_path: Path) -> None:
     a, removed, smaller = pruned
     narrow = smaller.constants["w3"][:, :3]
     proto = onnx.ModelProto()
@@ -74,13 +75,13 @@ def test_output_shapes_must_stay(pruned: tuple[Analysed, Ids, Model], tmp_path: 
 
 
 def test_a_wrong_removal_is_found_even_where_weights_changed(
-    pruned: tuple[Analysed, Ids, Model], tmp_path: Path
+    pruned: tuple[Analysis, Ids, Model], tmp_path: Path
 ) -> None:
     a, removed, smaller = pruned
     # A space that does not know that the second convolution contracts: its oracle masks nothing there.
-    space = replace(a.space, masks=tuple(m for m in a.space.masks if m.node != "i"))
+    analysis = replace(a, masks=tuple(m for m in a.masks if m.node != "i"))
     with pytest.raises(ModelError, match="first difference is at Conv 'i'"):
-        save(smaller, tmp_path / "out.onnx", RemovalCheck(a.model, a.graph, space, removed, changed=True))
+        save(smaller, tmp_path / "out.onnx", RemovalCheck(analysis, removed, changed=True))
 
 
 def test_without_a_check_the_file_must_run(tmp_path: Path) -> None:
@@ -114,6 +115,6 @@ def test_inputs_on_which_the_original_fails_are_passed_over(tmp_path: Path) -> N
             {"shape": np.array([-1, 5])},
         )
     )
-    removed = random_removal(a.space, 0.5, np.random.default_rng(0))
-    save(remove(a.model, a.graph, a.space, removed), tmp_path / "out.onnx", check(a, removed))
+    removed = random_removal(a, 0.5, np.random.default_rng(0))
+    save(remove(a, removed), tmp_path / "out.onnx", check(a, removed))
     assert (tmp_path / "out.onnx").exists()

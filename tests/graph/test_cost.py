@@ -26,14 +26,14 @@ CONV = """g (float[N,3,9,9] x) => (float[N,4,A,B] y) {{
 )
 def test_convolutions(middle: str, w2: tuple[int, ...], out: int, macs: int) -> None:
     model = example(CONV.format(middle=middle), {"w1": (8, 3, 3, 3), "w2": w2, "w3": (4, out, 1, 1)})
-    space = analysed(model).space
-    layers = {layer.node: layer for layer in space.layers}
-    none = space.none_removed()
-    assert space.layer_macs(layers["m"], none) == macs
-    assert space.layer_macs(layers["h"], none) == 8 * 3 * 9 * 81
+    analysis = analysed(model)
+    layers = {layer.node: layer for layer in analysis.layers}
+    none = analysis.none_removed()
+    assert analysis.layer_macs(layers["m"], none) == macs
+    assert analysis.layer_macs(layers["h"], none) == 8 * 3 * 9 * 81
     assert layers["m"].transposed == middle.startswith("ConvTranspose")
     assert (layers["m"].in_axis, layers["m"].out_axis) == ((0, 1) if layers["m"].transposed else (1, 0))
-    assert space.costs() == measure(analysed(model).model)
+    assert analysis.costs() == measure(analysed(model).model)
 
 
 def test_dense_layers_count_one_row_of_the_batch() -> None:
@@ -48,8 +48,8 @@ def test_dense_layers_count_one_row_of_the_batch() -> None:
         {"w1": (8, 6), "b1": (8,), "w2": (8, 3), "w3": (6, 8), "w4": (7, 6), "w5": (3, 7)},
     )
     a = analysed(model)
-    none = a.space.none_removed()
-    macs = {layer.node: a.space.layer_macs(layer, none) for layer in a.space.layers}
+    none = a.none_removed()
+    macs = {layer.node: a.layer_macs(layer, none) for layer in a.layers}
     assert macs == {
         "h": 8 * 6,
         "y": 8 * 3,
@@ -59,8 +59,8 @@ def test_dense_layers_count_one_row_of_the_batch() -> None:
         "u": 3 * 7 * 5,
     }
     # Biases are parameters, but no multiply-adds.
-    assert a.space.costs().params == 8 * 6 + 8 + 8 * 3 + 6 * 8 + 7 * 6 + 3 * 7
-    assert a.space.costs().bytes == 4 * a.space.costs().params
+    assert a.costs().params == 8 * 6 + 8 + 8 * 3 + 6 * 8 + 7 * 6 + 3 * 7
+    assert a.costs().bytes == 4 * a.costs().params
 
 
 def test_costs_after_removal() -> None:
@@ -73,8 +73,8 @@ def test_costs_after_removal() -> None:
             {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (128, 4)},
         )
     )
-    removed = a.space.none_removed()
-    removed[a.space.groups[0].units[np.array([0, 3, 5])]] = True
-    costs = a.space.costs(removed)
+    removed = a.none_removed()
+    removed[a.groups[0].units[np.array([0, 3, 5])]] = True
+    costs = a.costs(removed)
     assert (costs.params, costs.macs) == (5 * 27 + 5 + 80 * 4, 5 * 27 * 16 + 80 * 4)
-    assert a.space.kept(removed) == (5,)
+    assert a.kept(removed) == (5,)

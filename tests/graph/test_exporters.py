@@ -14,14 +14,14 @@ PRUNABLE = {"torchscript": 18, "dynamo": 18, "channels_last": 14, "constant_weig
 @pytest.mark.parametrize("name", PRUNABLE)
 def test_pruned_equals_masked(name: str) -> None:
     a = analysed(DATA / f"{name}.onnx")
-    assert a.space.prunable == PRUNABLE[name]
+    assert a.prunable == PRUNABLE[name]
     for seed in range(3):
-        check_removal(a, random_removal(a.space, 0.2 + 0.3 * seed, np.random.default_rng(seed)), seed, batch=3)
+        check_removal(a, random_removal(a, 0.2 + 0.3 * seed, np.random.default_rng(seed)), seed, batch=3)
 
 
 @pytest.mark.parametrize("name", ["torchscript", "dynamo"])
 def test_both_exporters_give_the_same_space(name: str) -> None:
-    space = analysed(DATA / f"{name}.onnx").space
-    assert sorted(len(group) for group in space.groups) == [2, 4, 12]
-    reasons = {item.reason for item in space.not_pruned}
+    analysis = analysed(DATA / f"{name}.onnx")
+    assert sorted(len(group) for group in analysis.groups) == [2, 4, 12]
+    reasons = {item.reason for item in analysis.not_pruned}
     assert reasons == {"LayerNormalization normalises across these channels", "it is an output of the model"}

@@ -4,9 +4,8 @@ import numpy as np
 
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import schedule
 
 BLOCK = """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
@@ -31,8 +30,7 @@ def block():
 
 def points_of(proto):
     model = load(proto)
-    graph = view(model)
-    return model, {p.layer.output: p for p in schedule(graph, analyse(model, graph), model.constants).points}
+    return model, {p.layer.output: p for p in schedule(analyse(model)).points}
 
 
 def test_walk_passes_normalisation_scaling_and_known_branches():

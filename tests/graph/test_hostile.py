@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.core.errors import InputError, ModelError, OnnxPruneError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyze, require_understood
+from onnxprune.structure.coupling import analyze, require_understood
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = int(os.environ.get("ONNXPRUNE_MUTANTS", "200"))
@@ -152,10 +152,10 @@ def test_a_target_shape_that_is_no_vector_is_refused() -> None:
 
 def test_weights_that_are_no_numbers_are_handled() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w2"], ["y"])]
-    space = analyze(
+    analysis = analyze(
         linear(nodes, {"w": np.full((4, 4), np.nan, np.float32), "w2": np.full((4, 2), np.inf, np.float32)})
     )
-    assert space.prunable == 4
+    assert analysis.prunable == 4
 
 
 def test_zero_sized_tensors() -> None:
@@ -164,8 +164,8 @@ def test_zero_sized_tensors() -> None:
 
 
 def test_nothing_to_prune() -> None:
-    space = analyze(linear([helper.make_node("Relu", ["x"], ["y"])], {}))
-    assert (space.groups, space.total) == ((), 0)
+    analysis = analyze(linear([helper.make_node("Relu", ["x"], ["y"])], {}))
+    assert (analysis.groups, analysis.total) == ((), 0)
 
 
 def test_an_empty_graph_is_refused() -> None:
@@ -181,14 +181,14 @@ def test_unknown_operators_are_named_and_strict_refuses_them() -> None:
     ]
     proto = linear(nodes, {**WEIGHT, "w2": np.ones((4, 2), np.float32)})
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
-    space = analyze(proto)
-    assert space.prunable == 0
-    reason = next(item for item in space.not_pruned if item.tensor == "h")
+    analysis = analyze(proto)
+    assert analysis.prunable == 0
+    reason = next(item for item in analysis.not_pruned if item.tensor == "h")
     assert reason.node == "odd"
     assert reason.limitation
     assert reason.reason == "operator com.example.Twist is not supported"
     with pytest.raises(ModelError, match=r"'h' cannot be pruned: operator com\.example\.Twist.*leave out --strict"):
-        require_understood(space)
+        require_understood(analysis)
 
 
 def test_strict_accepts_what_lies_in_the_models_nature() -> None:
@@ -197,9 +197,9 @@ def test_strict_accepts_what_lies_in_the_models_nature() -> None:
         helper.make_node("Softmax", ["h"], ["s"]),
         helper.make_node("MatMul", ["s", "w"], ["y"]),
     ]
-    space = analyze(linear(nodes, WEIGHT))
-    assert {item.reason for item in space.not_pruned} >= {"Softmax normalises across these channels"}
-    require_understood(space)
+    analysis = analyze(linear(nodes, WEIGHT))
+    assert {item.reason for item in analysis.not_pruned} >= {"Softmax normalises across these channels"}
+    require_understood(analysis)
 
 
 @pytest.mark.parametrize(

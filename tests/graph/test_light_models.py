@@ -46,30 +46,32 @@ def filled(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in NAMES])
 def test_pruned_equals_masked(name: str) -> None:
     a = analysed(filled(name))
-    check_removal(a, random_removal(a.space, 0.3, np.random.default_rng(0)))
+    check_removal(a, random_removal(a, 0.3, np.random.default_rng(0)))
 
 
 def test_weights_made_by_nodes_become_initializers_of_a_valid_file() -> None:
     proto = onnx.load(LIGHT / "light_squeezenet.onnx")
     assert proto.ir_version == 3
     a = analysed(proto)
-    smaller = to_proto(check_removal(a, random_removal(a.space, 0.3, np.random.default_rng(0))))
+    smaller = to_proto(check_removal(a, random_removal(a, 0.3, np.random.default_rng(0))))
     assert not {node.op_type for node in smaller.graph.node} & {"ConstantOfShape"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prunable_share(name: str) -> None:
-    space = analysed(onnx.load(LIGHT / f"light_{name}.onnx")).space
-    assert space.prunable >= GOLDEN[name]["prunable"]
+    analysis = analysed(onnx.load(LIGHT / f"light_{name}.onnx"))
+    assert analysis.prunable >= GOLDEN[name]["prunable"]
     # All that stays, stays for its own reason: an output, or a normalisation across channels.
     excused = {
-        n for n in space.not_pruned if "output of the model" in n.reason or "LRN" in n.reason or "Softmax" in n.reason
+        n
+        for n in analysis.not_pruned
+        if "output of the model" in n.reason or "LRN" in n.reason or "Softmax" in n.reason
     }
-    assert set(space.not_pruned) == excused
+    assert set(analysis.not_pruned) == excused
 
 
 def test_resnet50_prunes_the_classifiers_input() -> None:
-    space = analysed(onnx.load(LIGHT / "light_resnet50.onnx")).space
-    assert space.prunable >= 9400
-    classifier = next(layer for layer in space.layers if layer.op_type == "Gemm")
-    assert (space.labels[classifier.weight][classifier.in_axis] != 0).all()
+    analysis = analysed(onnx.load(LIGHT / "light_resnet50.onnx"))
+    assert analysis.prunable >= 9400
+    classifier = next(layer for layer in analysis.layers if layer.op_type == "Gemm")
+    assert (analysis.labels[classifier.weight][classifier.in_axis] != 0).all()

@@ -33,8 +33,8 @@ def model() -> onnx.ModelProto:
 def test_declared_shapes_of_narrowed_tensors_go_and_all_else_stays() -> None:
     proto = model()
     a = analysed(proto)
-    removed = a.space.none_removed()
-    removed[a.space.groups[0].units[:3]] = True
+    removed = a.none_removed()
+    removed[a.groups[0].units[:3]] = True
     smaller = to_proto(check_removal(a, removed))
     assert {value.name for value in proto.graph.value_info} == {"h", "r", "m", "i"}
     assert {value.name for value in smaller.graph.value_info} >= {"m"}
@@ -51,13 +51,13 @@ def test_declared_shapes_of_narrowed_tensors_go_and_all_else_stays() -> None:
 
 def test_removal_refuses_what_would_empty_an_axis_or_is_fixed() -> None:
     a = analysed(model())
-    everything = a.space.none_removed()
-    everything[a.space.groups[0].units] = True
+    everything = a.none_removed()
+    everything[a.groups[0].units] = True
     with pytest.raises(ModelError, match="without channels; keep at least one"):
-        remove(a.model, a.graph, a.space, everything)
-    fixed = a.space.none_removed()
+        remove(a, everything)
+    fixed = a.none_removed()
     fixed[0] = True
     with pytest.raises(ModelError, match="unit 0 stands for all fixed channels"):
-        remove(a.model, a.graph, a.space, fixed)
+        remove(a, fixed)
     with pytest.raises(ModelError, match="the removal mask has shape"):
-        remove(a.model, a.graph, a.space, np.zeros(3, bool))
+        remove(a, np.zeros(3, bool))

@@ -9,11 +9,10 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.snip import score
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 pytest.importorskip("torch", reason="SNIP's gradients need torch")
 
@@ -26,7 +25,7 @@ def model() -> Model:
 def context(one: Model, labels: np.ndarray | None = None) -> ScoreContext:
     x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     data = Dataset({"x": x}, labels, "test rows", np.arange(50))
-    return ScoreContext(one, view(one), analyse(one), data, PruneConfig(threads=1), SerialExecutor())
+    return ScoreContext(analyse(one), data, PruneConfig(threads=1), SerialExecutor())
 
 
 def loss(one: Model, x: np.ndarray, labels: np.ndarray) -> float:

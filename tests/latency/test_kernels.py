@@ -3,10 +3,9 @@
 from typing import Any
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
 from onnxprune.latency.kernels import kernel_times, own_time
 from onnxprune.latency.sites import sites
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 
 def events(runs: list[list[tuple[str, str, int]]]) -> list[dict[str, Any]]:
@@ -43,11 +42,10 @@ def test_without_a_stub_behind_everything_counts() -> None:
 
 
 def test_real_sites_have_times(network: Model) -> None:
-    graph = view(network)
-    space = analyse(network, graph)
-    found = sites(network, graph, space, space.facts)
+    analysis = analyse(network)
+    found = sites(analysis)
     by_key = {site.key: site for site in found}
-    times = kernel_times([site.model for site in by_key.values()], threads=1)
+    times = kernel_times([site.analysis.model for site in by_key.values()], threads=1)
     convolutions = [time for site, time in zip(by_key.values(), times, strict=True) if site.nodes[0][0] in "ab"]
     assert all(time >= 0 for time in times)
     assert all(time > 0 for time in convolutions)

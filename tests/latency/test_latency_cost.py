@@ -5,20 +5,18 @@ import pytest
 
 from onnxprune.core.clock import no_progress
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.sites import sites
 from onnxprune.latency.times import SiteTimes
 from onnxprune.latency.widths import fast_widths, grid
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 
 def site_times(model: Model) -> tuple[SiteTimes, list[int]]:
-    graph = view(model)
-    space = analyse(model, graph)
-    times = SiteTimes(sites(model, graph, space, space.facts), TimeCache(None, {}), 1, no_progress)
-    return times, [len(group) for group in space.groups]
+    analysis = analyse(model)
+    times = SiteTimes(sites(analysis), TimeCache(None, {}), 1, no_progress)
+    return times, [len(group) for group in analysis.groups]
 
 
 def test_the_table_is_exact_where_two_groups_meet(network: Model, pretended: list[int]) -> None:

@@ -5,17 +5,15 @@ import onnx
 
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.latency.sites import Site, sites
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.session import open_session
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 
 def cut(model: Model) -> tuple[Site, ...]:
-    graph = view(model)
-    space = analyse(model, graph)
-    return sites(model, graph, space, space.facts)
+    return sites(analyse(model))
 
 
 def test_a_site_holds_what_onnxruntime_fuses(network: Model) -> None:
@@ -37,9 +35,9 @@ def test_equal_blocks_share_a_key(network: Model) -> None:
 
 
 def test_widths_reach_the_small_model(network: Model) -> None:
-    space = analyse(network, view(network))
-    names = [group.name for group in space.groups]
-    kept = [len(group) for group in space.groups]
+    analysis = analyse(network)
+    names = [group.name for group in analysis.groups]
+    kept = [len(group) for group in analysis.groups]
     kept[names.index("stem")], kept[names.index("a1")] = 12, 5
     site = next(site for site in cut(network) if site.nodes[0] == "a1")
     assert site.widths(kept) == (12, 5)
@@ -53,19 +51,19 @@ def test_widths_reach_the_small_model(network: Model) -> None:
 def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
     for path in ("models/lenet5_mnist.onnx", "models/fc3_mnist.onnx"):
         model = load(path)
-        space = analyse(model, view(model))
+        analysis = analyse(model)
         for site in cut(model):
-            small = site.at(site.widths([1] * len(space.groups)))
+            small = site.at(site.widths([1] * len(analysis.groups)))
             outputs = open_session(small, threads=1).run(None, random_feed(small))
             assert all(np.isfinite(output).all() for output in outputs)
 
 
 def test_a_flattened_group_counts_once_per_position() -> None:
     model = load("models/lenet5_mnist.onnx")
-    space = analyse(model, view(model))
+    analysis = analyse(model)
     site = next(site for site in cut(model) if "/fc1/Gemm" in site.nodes)
-    kept = [len(group) for group in space.groups]
-    index = next(n for n, group in enumerate(space.groups) if "/fc1/Gemm" in group.consumers)
+    kept = [len(group) for group in analysis.groups]
+    index = next(n for n, group in enumerate(analysis.groups) if "/fc1/Gemm" in group.consumers)
     per_unit = 400 // kept[index]
     kept[index] = 3
     assert site.widths(kept)[0] == 3 * per_unit
@@ -90,9 +88,11 @@ def test_groups_that_share_an_axis_add_up() -> None:
     for name, shape in shapes.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.random(shape, np.float32), name))
     model = load(proto)
-    space = analyse(model, view(model))
-    site = next(site for site in cut(model) if "d" in {n.outputs[0] for n in view(model).nodes if n.name in site.nodes})
+    analysis = analyse(model)
+    site = next(
+        site for site in cut(model) if "d" in {n.outputs[0] for n in read_graph(model).nodes if n.name in site.nodes}
+    )
     kept = {"a": 3, "b": 2, "d": 4}
-    by_tensor = {group.producers[0]: n for n, group in enumerate(space.groups)}
+    by_tensor = {group.producers[0]: n for n, group in enumerate(analysis.groups)}
     order = [kept[name] for name, _ in sorted(by_tensor.items(), key=lambda item: item[1])]
     assert sorted(site.widths(order)) == [4, 5]

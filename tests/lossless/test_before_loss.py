@@ -130,7 +130,7 @@ def test_a_plan_that_takes_one_of_two_twins_loses_nothing():
 def test_what_may_not_go_stays_as_it_was(images, budget):
     proto = build(0, wasteful)
     whole = load(proto)
-    names = [group.name for group in prepare(proto, None, PruneConfig(), PreprocessConfig()).space.groups]
+    names = [group.name for group in prepare(proto, None, PruneConfig(), PreprocessConfig()).analysis.groups]
     options = {"importance": "magnitude", "repair": False, **budget}
     kept = onnxprune.prune(proto, images, keep=(f"^{names[0]}$",), **options)
     assert [group.kept for group in kept.groups] == [8, 5]
@@ -146,7 +146,8 @@ def test_what_may_not_go_stays_as_it_was(images, budget):
 def test_a_file_whose_moved_weights_are_wrong_is_refused(images, tmp_path, monkeypatch):
     def wrong(*given):
         found = lossless(*given)
-        return replace(found, model=found.model.with_constants({"b1": found.model.constants["b1"] + 1.0}))
+        shifted = found.model.with_constants({"b1": found.model.constants["b1"] + 1.0})
+        return replace(found, analysis=found.analysis.with_model(shifted))
 
     monkeypatch.setattr("onnxprune.pipeline.prepare.lossless", wrong)
     result = onnxprune.prune(build(0, wasteful), images, targets="macs=0.5", importance="magnitude", repair=False)
@@ -197,14 +198,16 @@ def test_costs_are_exact_and_outputs_those_of_the_oracle(seed, importance, share
     proto = build(pads, change)
     config = PruneConfig(importance=importance, repair=False, round_to=round_to, seed=seed)
     prepared = prepare(proto, None, config, PreprocessConfig())
-    least = prepared.space.costs(prepared.space.removal({g.name: range(1, len(g)) for g in prepared.space.groups}))
+    least = prepared.analysis.costs(
+        prepared.analysis.removal({g.name: range(1, len(g)) for g in prepared.analysis.groups})
+    )
     target = max(share, least.macs / prepared.before.macs if round_to == 1 else 0.7)
     result = onnxprune.prune(proto, config=config, targets=f"macs={target}")
-    removed = prepared.space.removal(result.plan.removed)
-    assert prepared.space.costs(removed).macs == result.after.macs
+    removed = prepared.analysis.removal(result.plan.removed)
+    assert prepared.analysis.costs(removed).macs == result.after.macs
     exact = exactly(prepared, removed, Clock())
     assert_same(load(proto), exact.model)
-    assert_same(masked(exact.model, prepared.view, prepared.space, removed), load(to_proto(result.model)))
+    assert_same(masked(exact.analysis, removed), load(to_proto(result.model)))
     if round_to == 1:
         assert is_among(onnxprune.prune(proto, lossless=True), result)
 

@@ -11,22 +11,20 @@ from redundant import WEIGHTS, assert_same, build, constant, never_positive, sil
 from onnxprune.api.prune import prune
 from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.lossless import lossless
 from onnxprune.lossless.intervals import _product
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import masked, remove
 
 
 def apply(proto: onnx.ModelProto):
     model = load(proto)
-    graph = view(model)
-    space = analyse(model, graph)
-    found = lossless(model, graph, space)
+    analysis = analyse(model)
+    found = lossless(analysis)
     assert_same(model, found.model)
-    assert_same(model, masked(found.model, graph, space, found.removed))
-    return model, space, found, remove(found.model, graph, space, found.removed)
+    assert_same(model, masked(found.analysis, found.removed))
+    return model, analysis, found, remove(found.analysis, found.removed)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +51,10 @@ def test_a_group_that_is_all_constant_keeps_a_unit():
         weights["scale"][:] = 0.0
         weights["bias"][:] = -1.0
 
-    model, space, found, smaller = apply(build(1, change))
+    model, analysis, found, smaller = apply(build(1, change))
     # 7 of the 8 channels; behind them the whole of the other group is constant too.
     assert found.constant == 7 + 5
-    assert min(space.kept(found.removed)) == 1
+    assert min(analysis.kept(found.removed)) == 1
     assert_same(model, smaller)
 
 
@@ -102,14 +100,13 @@ def test_only_units_that_may_go_go_and_copies_go_in_favour_of_those_that_stay():
         twins(weights)
 
     model = load(build(1, change))
-    graph = view(model)
-    space = analyse(model, graph)
-    channels = space.labels["s"][1]
-    among = space.none_removed()
+    analysis = analyse(model)
+    channels = analysis.labels["s"][1]
+    among = analysis.none_removed()
     among[channels[[2, 3]]] = True  # one of the two silent ones, and the first of the twins
-    found = lossless(model, graph, space, among)
+    found = lossless(analysis, among)
     assert np.array_equal(found.removed, among)
-    assert_same(model, remove(found.model, graph, space, among))
+    assert_same(model, remove(found.analysis, among))
 
 
 def test_where_nothing_is_found_the_model_is_the_given_one():

@@ -28,10 +28,10 @@ def weights(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def found_without_change(proto: onnx.ModelProto) -> Lossless:
     a = analysed(proto)
-    found = lossless(a.model, a.graph, a.space)
+    found = lossless(a)
     feed = random_feed(a, np.random.default_rng(0), batch=3)
     wanted = run(a.model, feed)
-    for model in (found.model, remove(found.model, a.graph, a.space, found.removed)):
+    for model in (found.model, remove(found.analysis, found.removed)):
         assert_close(run(model, feed), wanted, wanted)
     return found
 
@@ -110,8 +110,8 @@ def test_bounds_of_a_product_of_unknown_shape_are_not_known() -> None:
         {"first": np.array([0]), "last": np.array([4])},
     )
     a = analysed(proto)
-    assert "m" not in a.space.facts.shapes
-    known = bounds(a.graph, a.space, a.model.constants)
+    assert "m" not in a.facts.shapes
+    known = bounds(a)
     assert "c" in known
     assert not {"m", "n", "y"} & {*known}
 

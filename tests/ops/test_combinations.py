@@ -13,9 +13,9 @@ from onnxprune.ops.examples import example
 def pruned(model: onnx.ModelProto, units: int) -> onnx.ModelProto:
     """Check the number of prunable units, then removal at several widths; the last result."""
     a = analysed(model)
-    assert a.space.prunable == units
+    assert a.prunable == units
     rng = np.random.default_rng(0)
-    return to_proto([check_removal(a, random_removal(a.space, share, rng), batch=2) for share in (0.3, 0.6)][-1])
+    return to_proto([check_removal(a, random_removal(a, share, rng), batch=2) for share in (0.3, 0.6)][-1])
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -71,7 +71,7 @@ def test_a_constant_that_one_reader_does_not_follow() -> None:
             {"w1": (6, 8), "w2": (8, 3)},
         )
     )
-    assert a.space.prunable == 0
+    assert a.prunable == 0
 
 
 @pytest.mark.parametrize("packed", ["BTKHD", "split"])
@@ -139,7 +139,7 @@ def test_what_a_body_reads_stays() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     pruned(model, 7)
-    reasons = {item.node: item.reason for item in analysed(model).space.not_pruned}
+    reasons = {item.node: item.reason for item in analysed(model).not_pruned}
     assert reasons["branch"] == "the body of If reads it, and bodies are not followed"
 
 
@@ -152,7 +152,7 @@ def test_flattening_positions_that_vary_keeps_channels() -> None:
             {"w1": (8, 3, 1, 1)},
         )
     )
-    assert a.space.prunable == 0
+    assert a.prunable == 0
 
 
 def test_a_batch_merged_with_heads_keeps_the_heads() -> None:
@@ -168,7 +168,7 @@ def test_a_batch_merged_with_heads_keeps_the_heads() -> None:
             {"heads": np.array([0, 0, 2, 4]), "merged": np.array([-1, 5, 4]), "last": np.array([-1])},
         )
     )
-    assert any("positions that vary" in item.reason for item in a.space.not_pruned)
+    assert any("positions that vary" in item.reason for item in a.not_pruned)
 
 
 @pytest.mark.parametrize(

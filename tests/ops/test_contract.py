@@ -21,20 +21,20 @@ WITHOUT = {"Dropout", "LayerNormalization", "LocalResponse"}
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_pruned_equals_masked(example: onnx.ModelProto) -> None:
     a = analysed(example)
-    assert a.space.groups, "an example has something to prune"
+    assert a.groups, "an example has something to prune"
     rng = np.random.default_rng(0)
     for round_number, share in enumerate((0.3, 0.6, 0.9)):
-        check_removal(a, random_removal(a.space, share, rng), seed=round_number, batch=1 + round_number)
+        check_removal(a, random_removal(a, share, rng), seed=round_number, batch=1 + round_number)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_each_unit_alone(example: onnx.ModelProto) -> None:
     a = analysed(example)
-    for group in a.space.groups:
+    for group in a.groups:
         if len(group) < 2:
             continue
         for unit in islice(group.units, 3):
-            removed = a.space.none_removed()
+            removed = a.none_removed()
             removed[unit] = True
             check_removal(a, removed)
 

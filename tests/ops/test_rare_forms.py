@@ -38,7 +38,7 @@ def test_what_is_said_of_a_dense_layer() -> None:
             y = Gemm <transB = 1> (h, w2) }""",
             {"w1": (6, 8), "b1": (8,), "w2": (3, 8)},
         )
-    ).space.layers
+    ).layers
     assert [(item.weight, item.bias, item.input_axis, item.output_axis) for item in layer] == [
         ("w1", "b1", 1, 1),
         ("w2", None, 1, 1),
@@ -64,7 +64,7 @@ def test_what_a_transposed_convolution_cuts(attributes: str, pads: tuple[int, ..
         y = Conv (h, w2) }}""",
         {"w1": (3, 8, 5, 5), "w2": (2, 8, 1, 1)},
     )
-    layer = analysed(model).space.layers[0]
+    layer = analysed(model).layers[0]
     assert layer.transposed
     assert (layer.input_axis, layer.output_axis, layer.group) == (1, 1, 1)
     assert layer.window is not None
@@ -79,7 +79,7 @@ def test_a_transposed_convolution_along_one_axis_cuts_nothing() -> None:
         y = Conv (h, w2) }""",
         {"w1": (3, 8, 5), "w2": (2, 8, 1)},
     )
-    window = analysed(model).space.layers[0].window
+    window = analysed(model).layers[0].window
     assert window is not None
     assert window.pads == (0, 0)
     assert prunable(model) == 8
@@ -167,4 +167,4 @@ def test_the_largest_row_of_each_channel() -> None:
         y = MatMul (f, w2) }""",
         {"w1": (6, 8), "w2": (8, 3)},
     )
-    assert analysed(model).space.prunable == 8
+    assert analysed(model).prunable == 8

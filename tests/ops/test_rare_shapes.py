@@ -74,7 +74,7 @@ def test_an_unused_output_of_split_keeps_the_channels() -> None:
     )
     assert prunable(model) > 0
     model.graph.node[1].output[0] = ""
-    assert analysed(model).space.prunable == 0
+    assert analysed(model).prunable == 0
 
 
 def test_splits_by_the_size_of_an_input_keep_the_channels() -> None:
@@ -89,7 +89,7 @@ def test_splits_by_the_size_of_an_input_keep_the_channels() -> None:
         {"w1": (6, 8), "w2": (7, 3)},
         {"first": np.array([0]), "rest": np.array([7])},
     )
-    assert analysed(model).space.prunable == 0
+    assert analysed(model).prunable == 0
 
 
 @pytest.mark.parametrize("computed", [None, "starts", "ends", "axes", "steps"])
@@ -105,7 +105,7 @@ def test_slices_by_the_size_of_an_input_keep_the_channels(computed: str | None) 
         {"w1": (6, 8), "w2": (8, 3)},
         {"first": np.array([0])} | dict(zip(names, (np.array([v]) for v in (0, 3, 1, 1)), strict=True)),
     )
-    found = analysed(model).space
+    found = analysed(model)
     assert found.prunable == (0 if computed else 8)
     assert ("limits of Slice are computed" in {item.reason for item in found.not_pruned}) == (computed is not None)
 

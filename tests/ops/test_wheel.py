@@ -21,6 +21,6 @@ PATHS = sorted(
 def test_analysis_and_removal(path: Path) -> None:
     proto = version_converter.convert_version(onnx.load(path), 13)  # the files are of operator set 6
     a = analysed(proto)
-    remove(a.model, a.graph, a.space, random_removal(a.space, 0.5, np.random.default_rng(0)))
-    assert not [item for item in a.space.not_pruned if item.limitation]
+    remove(a, random_removal(a, 0.5, np.random.default_rng(0)))
+    assert not [item for item in a.not_pruned if item.limitation]
     assert {node.op_type for node in proto.graph.node} <= {*handlers(), "Constant"}

@@ -8,7 +8,7 @@ import pytest
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.torchnet.network import bound_network
 
 pytest.importorskip("torch", reason="fine-tuning needs torch")
@@ -34,7 +34,7 @@ _RESNETS = "models/cifar10_resnet_akamaster"
 )
 def test_torch_agrees_with_onnxruntime(corpus_path: Callable[[str], Path], file: str, shape: tuple[int, ...]) -> None:
     model = load(corpus_path(file))
-    (name,) = view(model).inputs
+    (name,) = read_graph(model).inputs
     x = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
     data = Dataset({name: x}, None, "noise", np.arange(3))
     # Raises where an output differs by more.

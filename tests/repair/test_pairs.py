@@ -8,12 +8,12 @@ import pytest
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.sequential import corrected
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import schedule
 
 CONV = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
@@ -40,9 +40,9 @@ def dense() -> Model:
 
 
 def only_pair(model: Model) -> Pair:
-    graph = view(model)
-    space = analyse(model, graph)
-    (pair,) = find_pairs(schedule(graph, space, model.constants).points, graph).values()
+    graph = read_graph(model)
+    analysis = analyse(model)
+    (pair,) = find_pairs(schedule(analysis).points, graph).values()
     return pair
 
 
@@ -174,5 +174,5 @@ def test_producers_that_others_read_are_no_pairs() -> None:
             {"w1": (6, 8), "w2": (8, 3), "w3": (8, 3)},
         )
     )
-    graph = view(model)
-    assert find_pairs(schedule(graph, analyse(model, graph), model.constants).points, graph) == {}
+    graph = read_graph(model)
+    assert find_pairs(schedule(analyse(model)).points, graph) == {}

@@ -10,10 +10,10 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PruneConfig
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 from onnxprune.repair import repair
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
 
 CONFIG = PruneConfig(threads=1)
@@ -100,11 +100,11 @@ NETWORKS = {
 
 
 def rows_for(model, count=48, seed=0) -> Dataset:
-    graph = view(model)
+    graph = read_graph(model)
     (name,) = graph.inputs
-    shape = analyse(model, graph).facts.shapes[name][1:]
+    shape = analyse(model).facts.shapes[name][1:]
     rows = np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
-    return load_data({name: rows}, model, graph)
+    return load_data({name: rows}, model)
 
 
 def outputs(model, data):
@@ -118,28 +118,27 @@ def relative_error(model, other, data):
 
 
 def pruned(model, share, seed=0):
-    graph = view(model)
-    space = analyse(model, graph)
-    removed = space.none_removed()
+    analysis = analyse(model)
+    removed = analysis.none_removed()
     rng = np.random.default_rng(seed)
-    for group in space.groups:
+    for group in analysis.groups:
         removed[rng.choice(group.units, int(len(group) * share), replace=False)] = True
-    return space, removed, remove(model, graph, space, removed)
+    return analysis, removed, remove(analysis, removed)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_removed_leaves_outputs_as_they_are(name):
     model = load(NETWORKS[name])
-    space, removed, same = pruned(model, 0.0)
+    analysis, removed, same = pruned(model, 0.0)
     data = rows_for(model)
-    assert relative_error(model, repair(model, same, space, removed, data, CONFIG), data) < 1e-4
+    assert relative_error(model, repair(analysis, same, removed, data, CONFIG), data) < 1e-4
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_repair_brings_outputs_nearer_on_rows_it_has_not_seen(name):
     model = load(NETWORKS[name])
-    space, removed, smaller = pruned(model, 0.4)
-    repaired = repair(model, smaller, space, removed, rows_for(model, 96), CONFIG)
+    analysis, removed, smaller = pruned(model, 0.4)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 96), CONFIG)
     unseen = rows_for(model, seed=1)
     before, after = relative_error(model, smaller, unseen), relative_error(model, repaired, unseen)
     assert after < 0.85 * before
@@ -167,14 +166,13 @@ def test_removed_copy_of_another_unit_is_made_up_for_exactly(name):
     for tensor in twins:
         weights[tensor][3] = weights[tensor][1]
     model = load(with_weights(proto, weights))
-    graph = view(model)
-    space = analyse(model, graph)
-    removed = space.none_removed()
-    removed[space.labels[twins[0]][0][3]] = True
-    smaller = remove(model, graph, space, removed)
+    analysis = analyse(model)
+    removed = analysis.none_removed()
+    removed[analysis.labels[twins[0]][0][3]] = True
+    smaller = remove(analysis, removed)
     data, unseen = rows_for(model, 240), rows_for(model, seed=1)
     assert relative_error(model, smaller, unseen) > 1e-2
-    assert relative_error(model, repair(model, smaller, space, removed, data, CONFIG), unseen) < 1e-4
+    assert relative_error(model, repair(analysis, smaller, removed, data, CONFIG), unseen) < 1e-4
 
 
 def test_removed_linear_combination_of_other_units_is_made_up_for_exactly():
@@ -190,12 +188,11 @@ def test_removed_linear_combination_of_other_units_is_made_up_for_exactly():
     weights["w1"][:, 4] = 2 * weights["w1"][:, 0] - weights["w1"][:, 7]
     weights["b1"][4] = 2 * weights["b1"][0] - weights["b1"][7]
     model = load(with_weights(proto, weights))
-    graph = view(model)
-    space = analyse(model, graph)
-    removed = space.none_removed()
-    removed[space.labels["w1"][1][4]] = True
-    smaller = remove(model, graph, space, removed)
-    repaired = repair(model, smaller, space, removed, rows_for(model, 96), CONFIG)
+    analysis = analyse(model)
+    removed = analysis.none_removed()
+    removed[analysis.labels["w1"][1][4]] = True
+    smaller = remove(analysis, removed)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 96), CONFIG)
     assert relative_error(model, repaired, rows_for(model, seed=1)) < 1e-4
 
 
@@ -211,8 +208,8 @@ def test_the_other_branch_of_an_addition_is_corrected_too():
         {"w1": (6, 16), "b1": (16,), "w2": (16, 4), "w3": (4, 4), "b3": (4,)},
     )
     model = load(proto)
-    space, removed, smaller = pruned(model, 0.5)
-    repaired = repair(model, smaller, space, removed, rows_for(model, 200), CONFIG)
+    analysis, removed, smaller = pruned(model, 0.5)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 200), CONFIG)
     without = repaired.with_constants({name: model.constants[name] for name in ("w3", "b3")})
     unseen = rows_for(model, seed=1)
     assert relative_error(model, repaired, unseen) < 0.9 * relative_error(model, without, unseen)
@@ -231,8 +228,8 @@ def test_constants_with_several_readers_are_not_refitted():
         {"w1": (6, 16), "b1": (16,), "w2": (16, 6), "w4": (16, 6)},
     )
     model = load(proto)
-    space, removed, smaller = pruned(model, 0.25)
-    repaired = repair(model, smaller, space, removed, rows_for(model, 200), CONFIG)
+    analysis, removed, smaller = pruned(model, 0.25)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 200), CONFIG)
     np.testing.assert_array_equal(repaired.constants["w1"], smaller.constants["w1"])
     assert relative_error(model, repaired, rows_for(model, seed=1)) < relative_error(
         model, smaller, rows_for(model, seed=1)
@@ -245,24 +242,24 @@ def test_fixed_batch_models_are_repaired():
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     model = load(proto)
-    space, removed, smaller = pruned(model, 0.4)
-    repaired = repair(model, smaller, space, removed, rows_for(model, 60), CONFIG)
+    analysis, removed, smaller = pruned(model, 0.4)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 60), CONFIG)
     unseen = rows_for(model, seed=1)
     assert relative_error(model, repaired, unseen) < 0.8 * relative_error(model, smaller, unseen)
 
 
 def test_original_and_pruned_model_are_not_changed():
     model = load(NETWORKS["residual with normalisation"])
-    space, removed, smaller = pruned(model, 0.4)
+    analysis, removed, smaller = pruned(model, 0.4)
     before = {name: array.copy() for name, array in (*model.constants.items(), *smaller.constants.items())}
-    repair(model, smaller, space, removed, rows_for(model), CONFIG)
+    repair(analysis, smaller, removed, rows_for(model), CONFIG)
     for name, array in (*model.constants.items(), *smaller.constants.items()):
         assert array.shape != before[name].shape or np.array_equal(array, before[name])
 
 
 def test_repeats_exactly():
     model = load(NETWORKS["residual with normalisation"])
-    space, removed, smaller = pruned(model, 0.4)
-    first, second = (repair(model, smaller, space, removed, rows_for(model), CONFIG) for _ in range(2))
+    analysis, removed, smaller = pruned(model, 0.4)
+    first, second = (repair(analysis, smaller, removed, rows_for(model), CONFIG) for _ in range(2))
     for name, array in first.constants.items():
         np.testing.assert_array_equal(array, second.constants[name])

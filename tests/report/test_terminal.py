@@ -9,10 +9,9 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.results import NotPruned, ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.report.inspection import inspection
 from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 
 def shown(what: RenderableType, width: int = 110) -> str:
@@ -93,8 +92,7 @@ def _two_layers() -> onnx.ModelProto:
 
 def test_inspection() -> None:
     model = load(_two_layers())
-    graph = view(model)
-    found = inspection(analyse(model, graph), graph)
+    found = inspection(analyse(model))
     assert [(x.op_type, x.inputs, x.outputs, x.macs, x.params) for x in found.layers] == [
         ("Gemm", 4, 6, 24, 30),
         ("Gemm", 6, 3, 18, 18),

@@ -20,7 +20,6 @@ from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.runtime import timing
 from onnxprune.structure.costs import measure
 
@@ -35,7 +34,7 @@ def prepare(case: Case, corpus: Path, folder: Path) -> dict[str, Any]:
     np.savez(folder / "test.npz", x=rows.test_x, y=rows.test_y)
     np.save(folder / "labels.npy", rows.train_y)
     model = load(corpus / case.path)
-    data = load_data(folder / "calibration.npz", model, view(model), _preprocess(case))
+    data = load_data(folder / "calibration.npz", model, _preprocess(case))
     (feed,) = (batch for batch in data.batches(len(data)))
     (inputs,) = feed.values()
     np.save(folder / "feeds.npy", inputs)
@@ -48,7 +47,7 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
     rows = "test.npz" if request["rows"] == "test" else "calibration_labelled.npz"
     found: dict[str, Any] = {key: {} for key in models}
     for key, model in models.items():
-        data = load_data(folder / rows, model, view(model), _preprocess(case))
+        data = load_data(folder / rows, model, _preprocess(case))
         if key not in request.get("skip", ()):
             found[key] |= evaluate(model, data, threads=1)
     if request["full"]:

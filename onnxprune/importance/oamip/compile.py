@@ -1,18 +1,16 @@
 """From a graph to a `Network` of steps, whole or in part, and where scores apply."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.folding import evaluate
-from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, Node
-from onnxprune.graph.shapes import Facts
+from onnxprune.graph.nodes import Node
 from onnxprune.importance.oamip.rules import RULES
 from onnxprune.importance.oamip.steps import Activation, Network, Step
-from onnxprune.structure.space import PruneSpace
+from onnxprune.structure.analysis import Analysis
 
 ScorePoints = Mapping[str, np.ndarray]
 """Per scored tensor, in topological order, `(n,)` the unit at each position; 0 where no score applies."""
@@ -39,91 +37,60 @@ _UNSCORED = "\0unscored"
 _LOSS = frozenset({"Softmax", "LogSoftmax"})
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A model with what is known of its tensors."""
-
-    model: Model
-    view: GraphView
-    facts: Facts
-
-    def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape, batch of one.
-
-        Raises:
-            ModelError: it is unknown.
-        """
-        shape = self.facts.shapes.get(tensor)
-        if shape is None:
-            raise ModelError(
-                f"{self.model.name}: the shape of {tensor!r} is not known before the model runs; "
-                "use another --importance, or fix the model's input sizes"
-            )
-        return shape
-
-    def constant(self, tensor: str) -> np.ndarray | None:
-        """Value of a tensor that depends on nothing but constants and sizes."""
-        for known in (self.model.constants, self.facts.folded):
-            if tensor in known:
-                return known[tensor]
-        sizes = self.facts.sizes.get(tensor)
-        return None if sizes is None else sizes.value
-
-
-def logits_of(graph: Graph) -> str:
+def logits_of(analysis: Analysis) -> str:
     """The tensor whose log-sum-exp is the loss: the first output, before a final Softmax or LogSoftmax."""
-    name = graph.view.outputs[0]
-    while (node := graph.view.producer.get(name)) is not None and (
-        node.op_type in _LOSS or (node.op_type in ("Identity", "Cast") and graph.view.consumers.get(name) is None)
+    name = analysis.graph.outputs[0]
+    while (node := analysis.graph.producer.get(name)) is not None and (
+        node.op_type in _LOSS or (node.op_type in ("Identity", "Cast") and analysis.graph.consumers.get(name) is None)
     ):
         name = node.input(0)
     return name
 
 
-def score_points(graph: Graph, space: PruneSpace) -> dict[str, np.ndarray]:
+def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
     """Where scores apply: the unit at each position of every scored tensor.
 
     These are the activations on prunable channels, and for groups without one the tensors where their producers'
     values (bias and BatchNormalization included) are complete.
     """
-    prunable = np.zeros(space.units, dtype=bool)
-    for group in space.groups:
+    prunable = np.zeros(analysis.units, dtype=bool)
+    for group in analysis.groups:
         prunable[group.units] = True
     points: dict[str, np.ndarray] = {}
-    covered = np.zeros(space.units, dtype=bool)
-    for node in graph.view.nodes:
+    covered = np.zeros(analysis.units, dtype=bool)
+    for node in analysis.graph.nodes:
         if node.op_type in _ACTIVATIONS:
-            units = units_at(graph, space, node.output(), prunable)
+            units = units_at(analysis, node.output(), prunable)
             if units is not None:
                 points[node.output()] = units
                 covered[units] = True
-    outputs = {layer.node: layer.output for layer in space.layers}
-    for group in space.groups:
+    outputs = {layer.node: layer.output for layer in analysis.layers}
+    for group in analysis.groups:
         if covered[group.units].all():
             continue
         for name in (outputs[producer] for producer in group.producers if producer in outputs):
-            tensor = _completed(graph, name)
-            units = units_at(graph, space, tensor, prunable & ~covered)
+            tensor = _completed(analysis, name)
+            units = units_at(analysis, tensor, prunable & ~covered)
             if units is not None:
                 points[tensor] = units
-    order = {name: index for index, node in enumerate(graph.view.nodes) for name in node.outputs}
+    order = {name: index for index, node in enumerate(analysis.graph.nodes) for name in node.outputs}
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
 
-def _completed(graph: Graph, tensor: str) -> str:
+def _completed(analysis: Analysis, tensor: str) -> str:
     """The tensor after a bias, BatchNormalization or scale that alone reads it."""
-    while len(readers := graph.view.consumers.get(tensor, ())) == 1:
+    while len(readers := analysis.graph.consumers.get(tensor, ())) == 1:
         node = readers[0]
         others = [name for name in node.inputs if name and name != tensor]
-        if node.op_type not in _BOUND_TO_LAYER or any(graph.constant(name) is None for name in others):
+        if node.op_type not in _BOUND_TO_LAYER or any(analysis.pinned_value(name) is None for name in others):
             break
         tensor = node.output()
     return tensor
 
 
-def units_at(graph: Graph, space: PruneSpace, tensor: str, allowed: np.ndarray) -> np.ndarray | None:
+def units_at(analysis: Analysis, tensor: str, allowed: np.ndarray) -> np.ndarray | None:
     """`(n,)` the unit at each position of a tensor, 0 where it is not `allowed`; None where there is none."""
-    labels, shape = space.labels.get(tensor, ()), graph.facts.shapes.get(tensor)
+    labels, shape = analysis.labels.get(tensor, ()), analysis.facts.shapes.get(tensor)
     if shape is None:
         return None
     for axis, ids in enumerate(labels):
@@ -133,11 +100,13 @@ def units_at(graph: Graph, space: PruneSpace, tensor: str, allowed: np.ndarray) 
     return None
 
 
-def compile_network(graph: Graph, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()) -> Network:
+def compile_network(
+    analysis: Analysis, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()
+) -> Network:
     """Steps from the model's inputs, or from tensors that are given, to `outputs`; the network's output is the last.
 
     Args:
-        graph: the model.
+        analysis: the model's.
         points: where scores apply.
         outputs: the tensors to compute.
         given: tensors whose values are given for each image instead of the model's inputs; a score at one applies.
@@ -145,8 +114,8 @@ def compile_network(graph: Graph, points: ScorePoints, outputs: Sequence[str], g
     Raises:
         ModelError: an operator has no rule, or its shapes are unknown.
     """
-    compiler = _Compiler(graph, points, set(given) | set(graph.view.inputs))
-    for node in _needed(graph, outputs, compiler.given):
+    compiler = _Compiler(analysis, points, set(given) | set(analysis.graph.inputs))
+    for node in _needed(analysis, outputs, compiler.given):
         compiler.visit(node)
     for output in outputs:
         if output in compiler.given:
@@ -154,26 +123,26 @@ def compile_network(graph: Graph, points: ScorePoints, outputs: Sequence[str], g
     return Network(tuple(compiler.inputs.items()), tuple(compiler.steps), outputs[-1])
 
 
-def _needed(graph: Graph, outputs: Sequence[str], given: Collection[str]) -> list[Node]:
+def _needed(analysis: Analysis, outputs: Sequence[str], given: Collection[str]) -> list[Node]:
     """Nodes that compute `outputs` from what is given, in topological order."""
     wanted, found = list(outputs), set[str]()
     seen: set[str] = set()
     while wanted:
         name = wanted.pop()
-        node = graph.view.producer.get(name)
-        if name in seen or name in given or node is None or graph.constant(name) is not None:
+        node = analysis.graph.producer.get(name)
+        if name in seen or name in given or node is None or analysis.pinned_value(name) is not None:
             continue
         seen.add(name)
         found.add(node.name)
         wanted.extend(n for n in (*node.inputs, *node.captured) if n)
-    return [node for node in graph.view.nodes if node.name in found]
+    return [node for node in analysis.graph.nodes if node.name in found]
 
 
 class _Compiler:
     """Visits nodes; is the `Context` that rules ask."""
 
-    def __init__(self, graph: Graph, points: ScorePoints, given: set[str]) -> None:
-        self.graph = graph
+    def __init__(self, analysis: Analysis, points: ScorePoints, given: set[str]) -> None:
+        self.analysis = analysis
         self.points = points
         self.given = given
         self.steps: list[Step] = []
@@ -181,11 +150,11 @@ class _Compiler:
         self._values: dict[str, np.ndarray] = {}
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        return self.graph.shape(tensor)
+        return self.analysis.shape(tensor)
 
     def value(self, tensor: str) -> np.ndarray | None:
         value = self._values.get(tensor)
-        return self.graph.constant(tensor) if value is None else value
+        return self.analysis.pinned_value(tensor) if value is None else value
 
     def move(self, node: Node, operands: Sequence[np.ndarray]) -> np.ndarray:
         left = list(operands)
@@ -194,14 +163,14 @@ class _Compiler:
             if name and name not in feeds:
                 known = self.value(name)
                 feeds[name] = left.pop(0) if known is None else known
-        found = evaluate(self.graph.model, node, feeds)
+        found = evaluate(self.analysis.model, node, feeds)
         if found is None:
             raise self.fail(node, "it cannot be evaluated")
         return found[node.output()]
 
     def fail(self, node: Node, why: str) -> ModelError:
         return ModelError(
-            f"{self.graph.model.name}: {node} cannot be part of the program of --importance oamip: {why}; "
+            f"{self.analysis.model.name}: {node} cannot be part of the program of --importance oamip: {why}; "
             "use --oamip-decoupled, or another --importance"
         )
 
@@ -212,7 +181,7 @@ class _Compiler:
                 self.give(name)
         known = {name: value for name in node.inputs if name and (value := self.value(name)) is not None}
         if not node.captured and all(name in known for name in node.inputs if name):
-            found = evaluate(self.graph.model, node, known)
+            found = evaluate(self.analysis.model, node, known)
             if found is not None:
                 self._values.update(found)
                 return

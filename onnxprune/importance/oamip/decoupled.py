@@ -16,11 +16,12 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip import maps
-from onnxprune.importance.oamip.compile import Graph, ScorePoints, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.steps import Linear, Network
 from onnxprune.importance.oamip.task import Task
+from onnxprune.structure.analysis import Analysis
 
 _STAGE = "auxiliary heads"
 _FEATURES = "\0features"
@@ -44,13 +45,13 @@ class Module:
 
 
 def module_tasks(
-    context: ScoreContext, graph: Graph, sets: Sequence[np.ndarray], labels: np.ndarray, how: Propagation
+    context: ScoreContext, analysis: Analysis, sets: Sequence[np.ndarray], labels: np.ndarray, how: Propagation
 ) -> tuple[list[Task], list[str]]:
     """One task per module and set of images, and what the user should know.
 
     Args:
         context: the scoring run.
-        graph: the model at the data's sizes.
+        analysis: the model's at the data's sizes.
         sets: rows of the calibration data per program.
         labels: `(rows,)` classes.
         how: bounds and gates.
@@ -63,10 +64,10 @@ def module_tasks(
     if len(np.unique(labels)) < 2:
         raise InputError("auxiliary heads need calibration rows of at least two classes")
     config, data = context.config.oamip, context.data
-    points = score_points(graph, context.space)
-    modules = [_module(graph, part) for part in _parts(points, config.cut)]
-    last, note = _last_network(graph, modules[-1])
-    heads = _fit_heads(context, graph, modules if last is None else modules[:-1], labels)
+    points = score_points(analysis)
+    modules = [_module(analysis, part) for part in _parts(points, config.cut)]
+    last, note = _last_network(analysis, modules[-1])
+    heads = _fit_heads(context, analysis, modules if last is None else modules[:-1], labels)
     notes = [] if note is None else [note]
     if heads:
         shares = [f"{head.accuracy:.0%}" for head in heads]
@@ -76,11 +77,11 @@ def module_tasks(
 
     networks, classes = [], []
     for module, head in zip(modules, heads, strict=False):
-        networks.append(_with_head(graph, context, module, head))
+        networks.append(_with_head(analysis, context, module, head))
         classes.append(head.classes)
     if last is not None:
         networks.append(last)
-        classes.append(np.arange(prod(graph.shape(logits_of(graph)))))
+        classes.append(np.arange(prod(analysis.shape(logits_of(analysis)))))
 
     rows = np.unique(np.concatenate(sets))
     given = sorted({tensor for network in networks for tensor, _ in network.inputs})
@@ -99,7 +100,7 @@ def module_tasks(
                     images=tuple({t: captured[row][t] for t, _ in network.inputs} for row in inside),
                     labels=np.searchsorted(known, labels[inside]),
                     layers=layers,
-                    fixed=np.ones(context.space.units),
+                    fixed=np.ones(context.analysis.units),
                     lambda_=config.lambda_,
                     how=how,
                     time_limit=config.time_limit,
@@ -115,11 +116,11 @@ def _parts(points: ScorePoints, size: int) -> list[ScorePoints]:
     return [{name: points[name] for name in names[start : start + size]} for start in range(0, len(names), size)]
 
 
-def _module(graph: Graph, points: ScorePoints) -> Module:
+def _module(analysis: Analysis, points: ScorePoints) -> Module:
     """Its sinks, and what enters it."""
     below: set[str] = set()
     depends: dict[str, set[str]] = {name: {name} for name in points}
-    for node in graph.view.nodes:
+    for node in analysis.graph.nodes:
         sources = set().union(*(depends.get(name, set()) for name in (*node.inputs, *node.captured)))
         for name in node.outputs:
             if sources:
@@ -127,17 +128,17 @@ def _module(graph: Graph, points: ScorePoints) -> Module:
                 depends[name] = depends.get(name, set()) | sources
     covered = {other for name in points for other in depends[name] if other != name}
     sinks = tuple(name for name in points if name not in covered)
-    return Module(points, sinks, frozenset(_given(graph, points, below, sinks)))
+    return Module(points, sinks, frozenset(_given(analysis, points, below, sinks)))
 
 
-def _given(graph: Graph, points: ScorePoints, below: set[str], wanted: Sequence[str]) -> set[str]:
+def _given(analysis: Analysis, points: ScorePoints, below: set[str], wanted: Sequence[str]) -> set[str]:
     """Tensors that the module reads and that no score in it changes."""
     given: set[str] = set()
     open_, seen = list(wanted), set()
     while open_:
         name = open_.pop()
-        node = graph.view.producer.get(name)
-        if name in seen or graph.constant(name) is not None:
+        node = analysis.graph.producer.get(name)
+        if name in seen or analysis.pinned_value(name) is not None:
             continue
         seen.add(name)
         inner = name in below or (name in points and node is not None and node.op_type in _SCORED_OPS)
@@ -148,35 +149,35 @@ def _given(graph: Graph, points: ScorePoints, below: set[str], wanted: Sequence[
     return given
 
 
-def _last_network(graph: Graph, module: Module) -> tuple[Network | None, str | None]:
+def _last_network(analysis: Analysis, module: Module) -> tuple[Network | None, str | None]:
     """The last module with the network's own classifier; None and the reason where the program cannot hold that."""
-    logits = logits_of(graph)
+    logits = logits_of(analysis)
     below: set[str] = set()
-    for node in graph.view.nodes:
+    for node in analysis.graph.nodes:
         if any(name in below or name in module.points for name in (*node.inputs, *node.captured)):
             below.update(node.outputs)
     if logits not in below:
         return None, None
     try:
-        given = _given(graph, module.points, below, [logits])
-        return compile_network(graph, module.points, [logits], given), None
+        given = _given(analysis, module.points, below, [logits])
+        return compile_network(analysis, module.points, [logits], given), None
     except ModelError as error:
         return None, f"the last module has an auxiliary head instead of the network's own classifier: {error}"
 
 
-def _channel_axis(graph: Graph, context: ScoreContext, tensor: str) -> int:
+def _channel_axis(analysis: Analysis, context: ScoreContext, tensor: str) -> int:
     """The axis of channels: the labelled one, else the first after the batch."""
-    axes = context.space.labels.get(tensor, ())
-    return next((a for a, ids in enumerate(axes) if ids is not None and a > 0), min(1, len(graph.shape(tensor)) - 1))
+    axes = context.analysis.labels.get(tensor, ())
+    return next((a for a, ids in enumerate(axes) if ids is not None and a > 0), min(1, len(analysis.shape(tensor)) - 1))
 
 
-def _with_head(graph: Graph, context: ScoreContext, module: Module, head: Head) -> Network:
+def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: Head) -> Network:
     """The module's steps to the logits of its auxiliary head: means over positions, then the linear classifier."""
-    network = compile_network(graph, module.points, module.sinks, module.given)
+    network = compile_network(analysis, module.points, module.sinks, module.given)
     steps, first = list(network.steps), 0
     names, matrices = [], []
     for position, sink in enumerate(module.sinks):
-        shape, axis = graph.shape(sink), _channel_axis(graph, context, sink)
+        shape, axis = analysis.shape(sink), _channel_axis(analysis, context, sink)
         pool = maps.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
         name = f"{_FEATURES}{position}"
         steps.append(Linear(sink, name, (sink,), (pool,), np.zeros(pool.shape[0])))
@@ -187,13 +188,13 @@ def _with_head(graph: Graph, context: ScoreContext, module: Module, head: Head) 
     return replace(network, steps=tuple(steps), output=_LOGITS)
 
 
-def _fit_heads(context: ScoreContext, graph: Graph, modules: Sequence[Module], labels: np.ndarray) -> list[Head]:
+def _fit_heads(context: ScoreContext, analysis: Analysis, modules: Sequence[Module], labels: np.ndarray) -> list[Head]:
     """Heads on the pooled sinks of each module, fitted on all calibration rows."""
     if not modules:
         return []
     assert context.data is not None
     sinks = list(dict.fromkeys(sink for module in modules for sink in module.sinks))
-    axes = {sink: _channel_axis(graph, context, sink) for sink in sinks}
+    axes = {sink: _channel_axis(analysis, context, sink) for sink in sinks}
     pooled: dict[str, list[np.ndarray]] = {sink: [] for sink in sinks}
     runner = Runner(context.model, sinks, threads=context.config.threads)
     done = 0
@@ -224,8 +225,8 @@ def _captured(
 
 def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
     """Units of each group that is scored in the module."""
-    scored = np.zeros(context.space.units, dtype=bool)
+    scored = np.zeros(context.analysis.units, dtype=bool)
     for units in module.points.values():
         scored[units] = True
-    found = (group.units[scored[group.units]] for group in context.space.groups)
+    found = (group.units[scored[group.units]] for group in context.analysis.groups)
     return tuple(units for units in found if len(units))

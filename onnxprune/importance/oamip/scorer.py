@@ -14,12 +14,13 @@ from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
 from onnxprune.graph.shapes import gather_facts
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
 from onnxprune.importance.oamip.gates import Bounds, Gating
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.task import Task, TaskResult, run_task
+from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
 
@@ -34,11 +35,11 @@ def score(context: ScoreContext) -> Scores:
     """
     if context.data is None or not len(context.data):
         raise InputError("--importance oamip needs calibration inputs; give them with --data")
-    if not context.space.groups:
+    if not context.analysis.groups:
         return Scores(())
     config, data = context.config.oamip, context.data
-    graph = _graph(context, data)
-    logits = Runner(context.model, [logits_of(graph)], threads=context.config.threads).collect(data)
+    analysis = _at_sizes(context, data)
+    logits = Runner(context.model, [logits_of(analysis)], threads=context.config.threads).collect(data)
     values = next(iter(logits.values()))
     values = values.reshape(len(data), -1)
     if values.shape[1] < 2:
@@ -50,34 +51,34 @@ def score(context: ScoreContext) -> Scores:
     choice = choose(config.images, predicted, data.targets, context.config.seed)
     labels = predicted if data.targets is None else data.targets
     notes = list(choice.notes)
-    layers = [group.units for group in context.space.groups]
+    layers = [group.units for group in context.analysis.groups]
     if config.decoupled:
-        tasks, more = module_tasks(context, graph, choice.sets, labels, _how(config, exact=True))
+        tasks, more = module_tasks(context, analysis, choice.sets, labels, _how(config, exact=True))
         notes += more
         results = _run(context, tasks)
     else:
-        tasks = _joint_tasks(context, graph, data, choice.sets, labels)
+        tasks = _joint_tasks(context, analysis, data, choice.sets, labels)
         results = (
             [result for task in tasks for result in _last_to_first(context, task, layers)]
             if config.order == "last-first"
             else _run(context, tasks)
         )
     notes += [f"{task}: stopped at the time limit" for task in _limited(results)]
-    return _scores(context, graph, results, sum(len(s) for s in choice.sets), notes)
+    return _scores(context, analysis, results, sum(len(s) for s in choice.sets), notes)
 
 
-def _graph(context: ScoreContext, data: Dataset) -> Graph:
+def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
     """The model at the data's sizes."""
     given = {name: (1, *array.shape[1:]) for name, array in data.take([0]).feeds().items()}
-    facts = context.space.facts
+    facts = context.analysis.facts
     if facts is None or any(facts.shapes.get(name) != shape for name, shape in given.items()):
-        facts = gather_facts(context.model, context.view, given)
+        facts = gather_facts(context.model, context.analysis.graph, given)
     if facts.batch != 1 and not context.config.oamip.decoupled:
         raise ModelError(
             f"{context.model.name}: the program of --importance oamip holds single images, and the model's "
             f"batch is fixed to {facts.batch}; export it with a batch of 1 or a symbolic one"
         )
-    return Graph(context.model, context.view, facts)
+    return context.analysis.with_facts(facts)
 
 
 def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
@@ -89,23 +90,23 @@ def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
 
 
 def _joint_tasks(
-    context: ScoreContext, graph: Graph, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
+    context: ScoreContext, analysis: Analysis, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
 ) -> list[Task]:
     """One program over the whole network per set of images."""
     config = context.config.oamip
-    points = score_points(graph, context.space)
-    network = compile_network(graph, points, [logits_of(graph)])
+    points = score_points(analysis)
+    network = compile_network(analysis, points, [logits_of(analysis)])
     tasks = []
     for rows in sets:
         images = tuple(data.take([row]).feeds() for row in rows)
         tasks.append(
             Task(
-                name=f"program of {graph.model.name}",
+                name=f"program of {analysis.name}",
                 network=network,
                 images=images,
                 labels=np.asarray(labels[rows]),
-                layers=tuple(group.units for group in context.space.groups),
-                fixed=np.ones(context.space.units),
+                layers=tuple(group.units for group in context.analysis.groups),
+                fixed=np.ones(context.analysis.units),
                 lambda_=config.lambda_,
                 how=_how(config),
                 time_limit=config.time_limit,
@@ -144,18 +145,18 @@ def _limited(results: Sequence[TaskResult]) -> list[str]:
 
 
 def _scores(
-    context: ScoreContext, graph: Graph, results: Sequence[TaskResult], images: int, notes: Sequence[str]
+    context: ScoreContext, analysis: Analysis, results: Sequence[TaskResult], images: int, notes: Sequence[str]
 ) -> Scores:
     """Average the programs' scores by unit, and report."""
-    space, config = context.space, context.config.oamip
-    total, times, activity = np.zeros(space.units), np.zeros(space.units), np.zeros(space.units)
+    analysis, config = context.analysis, context.config.oamip
+    total, times, activity = np.zeros(analysis.units), np.zeros(analysis.units), np.zeros(analysis.units)
     for result in results:
         np.add.at(total, result.units, result.scores)
         np.add.at(times, result.units, 1.0)
         np.maximum.at(activity, result.units, result.activity)
     unit_scores = total / np.maximum(times, 1.0)
     groups = []
-    for group in space.groups:
+    for group in analysis.groups:
         scores = unit_scores[group.units]
         # Many scores are exactly 0 or 1: among equals, the least active unit goes first.
         order = np.lexsort((activity[group.units], scores))
@@ -182,18 +183,18 @@ def _scores(
         "rows": sum(result.rows for result in results),
         "columns": sum(result.columns for result in results),
         "integer_gates": sum(result.gates for result in results),
-        "scores": _by_tensor(context, graph, unit_scores),
+        "scores": _by_tensor(context, analysis, unit_scores),
     }
     return Scores(tuple(groups), program, report, tuple(notes))
 
 
-def _by_tensor(context: ScoreContext, graph: Graph, unit_scores: np.ndarray) -> Mapping[str, list[float]]:
+def _by_tensor(context: ScoreContext, analysis: Analysis, unit_scores: np.ndarray) -> Mapping[str, list[float]]:
     """Per scored tensor, the score of each channel; 1 for channels that cannot be pruned."""
     found = {}
     shown = unit_scores.copy()
     shown[0] = 1.0
-    for tensor, units in score_points(graph, context.space).items():
-        labels = context.space.labels[tensor]
+    for tensor, units in score_points(analysis).items():
+        labels = context.analysis.labels[tensor]
         ids = next(ids for ids in labels if ids is not None and np.isin(ids, units[units > 0]).any())
         found[tensor] = [round(float(s), 6) for s in shown[ids]]
     return found

@@ -12,7 +12,8 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.elimination import Elimination
-from onnxprune.structure.space import Group, Mask, PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Group, Mask
 
 
 def by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:
@@ -23,19 +24,19 @@ def by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> 
         groups: the groups.
         data: calibration rows.
     """
-    masks = {group.name: _masks(context.space, group) for group in groups}
+    masks = {group.name: _masks(context.analysis, group) for group in groups}
     tensors = dict.fromkeys(mask.tensor for own in masks.values() for mask in own)
     energy = _mean_squares(context, tensors, data) if tensors else {}
-    return {group.name: _ordered(group, context.space, masks[group.name], energy) for group in groups}
+    return {group.name: _ordered(group, context.analysis, masks[group.name], energy) for group in groups}
 
 
-def _masks(space: PruneSpace, group: Group) -> list[Mask]:
-    return [mask for mask in space.masks if mask.node in group.consumers and np.isin(group.units, mask.units).any()]
+def _masks(analysis: Analysis, group: Group) -> list[Mask]:
+    return [mask for mask in analysis.masks if mask.node in group.consumers and np.isin(group.units, mask.units).any()]
 
 
 def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Dataset) -> dict[str, np.ndarray]:
     """Mean square of every element position of each tensor, over rows (a constant's own squares)."""
-    constants = {**context.space.facts.folded, **context.model.constants}
+    constants = {**context.analysis.facts.folded, **context.model.constants}
     found = {name: np.square(constants[name], dtype=np.float64) for name in tensors if name in constants}
     computed = [name for name in tensors if name not in constants]
     if not computed:
@@ -48,13 +49,13 @@ def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Data
     return found | sums
 
 
-def _ordered(group: Group, space: PruneSpace, masks: Sequence[Mask], energy: Mapping[str, np.ndarray]) -> Elimination:
-    total = np.zeros(space.units)
+def _ordered(group: Group, analysis: Analysis, masks: Sequence[Mask], energy: Mapping[str, np.ndarray]) -> Elimination:
+    total = np.zeros(analysis.units)
     for mask in masks:
         values = energy[mask.tensor]
         others = tuple(axis for axis in range(values.ndim) if axis != mask.axis)
         per_position = values.mean(axis=others)
-        total += np.bincount(mask.units, per_position / max(per_position.sum(), 1e-30), minlength=space.units)
+        total += np.bincount(mask.units, per_position / max(per_position.sum(), 1e-30), minlength=analysis.units)
     own = total[group.units]
     order = np.argsort(own, kind="stable")
     lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]

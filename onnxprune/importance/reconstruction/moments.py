@@ -10,8 +10,9 @@ from onnxprune.calibration.columns import column_positions, from_matrix, input_r
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitPoint
-from onnxprune.structure.space import Group, Ids, Layer, PruneSpace
+from onnxprune.structure.units import Group, Ids, Layer
 
 _LEAST_ROWS = 8192
 _ROWS_PER_COLUMN = 16
@@ -121,7 +122,7 @@ class Statistics:
 def collect(
     replay: Replay,
     point: FitPoint,
-    space: PruneSpace,
+    analysis: Analysis,
     weight: np.ndarray,
     generator: np.random.Generator,
     known: Moments | None = None,
@@ -131,13 +132,13 @@ def collect(
     Args:
         replay: the original's run, which stands before the layer.
         point: the layer.
-        space: the analysis.
+        analysis: the analysis.
         weight: the layer's weight.
         generator: draws positions.
         known: the moments, where they are known already; then `replay` is not read.
     """
     layer = point.layer
-    axis_ids = space.labels[layer.weight][layer.in_axis]
+    axis_ids = analysis.labels[layer.weight][layer.in_axis]
     assert axis_ids is not None
     matrix = to_matrix(layer, weight)
     ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
@@ -149,7 +150,7 @@ def collect(
     sums = MomentSums()
     for batch in replay.batches:
         source = batch[layer.input]
-        at = positions(layer, _output_shape(layer, source.shape, space), count, generator)
+        at = positions(layer, _output_shape(layer, source.shape, analysis), count, generator)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
     return Statistics(point, ids, weight, reduction), sums.finish()
@@ -166,10 +167,10 @@ def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction | None:
     return Reduction(tuple(blocks), tuple(bases))
 
 
-def _output_shape(layer: Layer, source: tuple[int, ...], space: PruneSpace) -> tuple[int, ...]:
+def _output_shape(layer: Layer, source: tuple[int, ...], analysis: Analysis) -> tuple[int, ...]:
     """Shape of the layer's output for an input of this shape, with any size for its channels."""
     if layer.window is not None:
-        return (source[0], 1, *space.facts.shapes[layer.output][2:])
+        return (source[0], 1, *analysis.facts.shapes[layer.output][2:])
     rest = [n for axis, n in enumerate(source) if axis != layer.input_axis]
     rest.insert(layer.output_axis, 1)
     return tuple(rest)

@@ -19,17 +19,18 @@ from onnxprune.core.execution import in_this_process, share
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import GraphView, view
+from onnxprune.graph.nodes import Graph, read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.curves import Original, Variant, curve, interpolate
 from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
 from onnxprune.importance.reconstruction.energy import by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
 from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
+from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import measure
 from onnxprune.structure.fit_targets import FitPoint, Schedule, schedule
 from onnxprune.structure.removal import masked
-from onnxprune.structure.space import Group, PruneSpace
+from onnxprune.structure.units import Group
 
 _RIDGE = 3e-2
 # Sums of divergences measured one group at a time rank allocations badly; this power of them does better. Held-out
@@ -63,11 +64,11 @@ def score(context: ScoreContext) -> Scores:
         options = {"seed": context.config.seed, "importance": context.config.importance, "groups": _groups(context)}
         cache = Cache(context.config.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
-    others = [group for group in context.space.groups if group.name not in results]
+    others = [group for group in context.analysis.groups if group.name not in results]
     results |= by_energy(context, others, fit)
     damages = _damages(context, plan, results, statistics, measured, cache)
     scores = []
-    for group in context.space.groups:
+    for group in context.analysis.groups:
         found = results[group.name]
         least = max(float(found.errors[0]), 1e-30)
         by_position = np.zeros(len(group))
@@ -78,8 +79,8 @@ def score(context: ScoreContext) -> Scores:
 
 def _measured_rows(context: ScoreContext) -> int:
     """How many rows measure damage: each runs about half of the network for every width of every group."""
-    macs = measure(context.model, context.space).macs
-    runs = sum(len(widths(len(group))) for group in context.space.groups)
+    macs = measure(context.model, context.analysis).macs
+    runs = sum(len(widths(len(group))) for group in context.analysis.groups)
     return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
 
@@ -93,21 +94,21 @@ class _Plan:
     """What is run: the original with folded weights stored, its nodes in order, and the layers by name."""
 
     model: Model
-    graph: GraphView
+    graph: Graph
     schedule: Schedule
     points: Mapping[str, FitPoint]
 
 
 def _plan(context: ScoreContext) -> _Plan:
-    model, graph = context.model, context.view
-    folded = {layer.weight for layer in context.space.layers if layer.weight not in model.constants}
+    model, graph = context.model, context.analysis.graph
+    folded = {layer.weight for layer in context.analysis.layers if layer.weight not in model.constants}
     if folded:
         edit = GraphEdit(model, graph)
         for name in folded:
-            edit.set_value(name, context.space.facts.folded[name])
+            edit.set_value(name, context.analysis.facts.folded[name])
         model = edit.apply()
-        graph = view(model)
-    found = schedule(graph, context.space, model.constants)
+        graph = read_graph(model)
+    found = schedule(context.analysis)
     return _Plan(model, graph, found, {point.layer.node: point for point in found.points})
 
 
@@ -115,11 +116,11 @@ def _eliminate(
     context: ScoreContext, plan: _Plan, fit: Dataset, cache: Cache
 ) -> tuple[dict[str, Elimination], dict[str, Statistics]]:
     """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
-    space, config = context.space, context.config
-    feeds = batch_feeds(plan.model, plan.graph, fit, space.row_bytes)
+    analysis, config = context.analysis, context.config
+    feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
-    waiting = {g.name: {*g.consumers} for g in space.groups if g.consumers and {*g.consumers} <= {*plan.points}}
+    waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and {*g.consumers} <= {*plan.points}}
     used = {node for nodes in waiting.values() for node in nodes}
     statistics: dict[str, Statistics] = {}
     moments: dict[str, Moments] = {}
@@ -132,23 +133,23 @@ def _eliminate(
         stored = cache.get("moments", node)
         replay.advance(replay.before(node), [point.layer.input])
         if stored is None:
-            statistics[node], found = collect(replay, point, space, weight, generator)
+            statistics[node], found = collect(replay, point, analysis, weight, generator)
             moments[node] = found
             cache.put("moments", node, {"second": found.second, "mean": found.mean, "rows": np.array(found.rows)})
         else:
             known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
-            statistics[node], moments[node] = collect(replay, point, space, weight, generator, known)
+            statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known)
         if not np.isfinite(moments[node].second).all():
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
                 "finite; check the scale of the inputs (--mean, --std, --scale)"
             )
-        for group in space.groups:
+        for group in analysis.groups:
             if point.layer.node in waiting.get(group.name, ()):
                 waiting[group.name].remove(point.layer.node)
                 if not waiting[group.name]:
                     futures.append(_submitted(context, group, statistics, moments, cache))
-        needed = {name for group in space.groups if waiting.get(group.name) for name in group.consumers}
+        needed = {name for group in analysis.groups if waiting.get(group.name) for name in group.consumers}
         moments = {name: value for name, value in moments.items() if name in needed}
         context.progress("statistics", number + 1, len(points))
     results = {}
@@ -161,7 +162,7 @@ def _eliminate(
 
 def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
     """What is prunable: part of what results depend on."""
-    return tuple((group.name, group.units.tobytes()) for group in context.space.groups)
+    return tuple((group.name, group.units.tobytes()) for group in context.analysis.groups)
 
 
 def _submitted(
@@ -211,12 +212,12 @@ def _damages(
     cache: Cache,
 ) -> dict[str, np.ndarray]:
     """Each group's damage curve, measured on `data`."""
-    space, config = context.space, context.config
+    analysis, config = context.analysis, context.config
     kind = output_kind(plan.model, plan.graph)
-    feeds = batch_feeds(plan.model, plan.graph, data, space.row_bytes)
+    feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
     reference = {name: np.concatenate(parts) for name, parts in _outputs(replay, kind).items()}
-    starts = {group.name: _first(group, replay) for group in space.groups if _correctable(group, plan)}
+    starts = {group.name: _first(group, replay) for group in analysis.groups if _correctable(group, plan)}
     threads = config.threads if in_this_process(context.executor) else 1
     stops = sorted({*starts.values()})
     original = Original(plan.model, plan.schedule.nodes, feeds, reference, kind, threads, stops, config.room)
@@ -229,16 +230,16 @@ def _damages(
             measured = future.result()
             cache.put("damage", name, {"widths": np.array([*measured], int), "values": np.array([*measured.values()])})
             damages[name] = interpolate(results[name].errors, measured)
-            context.progress("damage", len(damages), len(space.groups))
+            context.progress("damage", len(damages), len(analysis.groups))
 
     with share(context.executor, original) as handle:
-        for group in sorted(space.groups, key=lambda g: starts.get(g.name, -1)):
+        for group in sorted(analysis.groups, key=lambda g: starts.get(g.name, -1)):
             found, stored = results[group.name], cache.get("damage", group.name)
             future: Future[dict[int, float]] = Future()
             if stored is not None:
                 future.set_result(dict(zip(stored["widths"].tolist(), stored["values"].tolist(), strict=True)))
             elif group.name in starts:
-                variants = _variants(group, space, plan, found, statistics)
+                variants = _variants(group, analysis, plan, found, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
                 future.set_result(_masked_damage(group, context, found, reference, kind, data))
@@ -274,20 +275,20 @@ def _masked_damage(
     """Damage at a few widths without any correction, by running the oracle of removal."""
     measured = {}
     for width in widths(len(group)):
-        removed = context.space.none_removed()
+        removed = context.analysis.none_removed()
         removed[group.units[found.order[: len(group) - width]]] = True
-        model = masked(context.model, context.view, context.space, removed)
+        model = masked(context.analysis, removed)
         outputs = run_model(model, data, kind.outputs, threads=context.config.threads)
         measured[width] = divergence(reference, outputs, kind)
     return measured
 
 
 def _variants(
-    group: Group, space: PruneSpace, plan: _Plan, found: Elimination, statistics: Mapping[str, Statistics]
+    group: Group, analysis: Analysis, plan: _Plan, found: Elimination, statistics: Mapping[str, Statistics]
 ) -> list[Variant]:
     variants = []
     for width, corrected in found.corrected.items():
-        removed = space.none_removed()
+        removed = analysis.none_removed()
         removed[group.units[found.order[: len(group) - width]]] = True
         remaining = list(corrected)
         constants: dict[str, np.ndarray] = {}

@@ -9,15 +9,14 @@ from scipy.sparse import csr_array, vstack
 
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
-from onnxprune.importance.oamip.compile import Graph, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.gates import Bounds as GateBounds
 from onnxprune.importance.oamip.gates import Gating
 from onnxprune.importance.oamip.program import OamipProgram, build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
-from onnxprune.structure.space import PruneSpace
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.coupling import analyse
 
 EPS = Propagation(Gating(GateBounds.EPS))
 VALID = Propagation(Gating(GateBounds.VALID, integer=True), epsilon=0.0)
@@ -36,7 +35,7 @@ class Built:
     """A program and the model it was built from."""
 
     program: OamipProgram
-    space: PruneSpace
+    analysis: Analysis
     x: np.ndarray
     logits: np.ndarray
 
@@ -51,16 +50,16 @@ def program_of(
 ) -> Built:
     """The whole network's program on these rows."""
     model = load(proto)
-    graph_view = view(model)
-    name = graph_view.inputs[0]
-    space = analyse(model, graph_view, {name: (1, *x.shape[1:])})
-    graph = Graph(model, graph_view, space.facts)
-    network = compile_network(graph, score_points(graph, space), [logits_of(graph)])
-    layers = [group.units for group in space.groups]
+    name = model.proto.graph.input[0].name
+    analysis = analyse(model, {name: (1, *x.shape[1:])})
+    network = compile_network(analysis, score_points(analysis), [logits_of(analysis)])
+    layers = [group.units for group in analysis.groups]
     images = [{name: row[None]} for row in x]
-    program, _ = build(network, images, labels, layers, np.ones(space.units), lambda_, how)
-    logits = np.concatenate([Runner(model, threads=1).run_feed({name: row[None]})[graph_view.outputs[0]] for row in x])
-    return Built(program, space, x, logits.reshape(len(x), -1))
+    program, _ = build(network, images, labels, layers, np.ones(analysis.units), lambda_, how)
+    logits = np.concatenate(
+        [Runner(model, threads=1).run_feed({name: row[None]})[analysis.graph.outputs[0]] for row in x]
+    )
+    return Built(program, analysis, x, logits.reshape(len(x), -1))
 
 
 def logits_at(program: OamipProgram, x: np.ndarray) -> np.ndarray:

@@ -17,21 +17,21 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.scorer import score
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 X = np.random.default_rng(3).standard_normal((30, 5)).astype(np.float32)
 
 
 def context(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray | None, oamip: OamipConfig) -> ScoreContext:
     model = load(proto)
-    graph = view(model)
+    graph = read_graph(model)
     (name,) = graph.inputs
-    space = analyse(model, graph, {name: (1, *x.shape[1:])})
+    analysis = analyse(model, {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    return ScoreContext(model, graph, space, data, PruneConfig(threads=1, oamip=oamip), SerialExecutor())
+    return ScoreContext(analysis, data, PruneConfig(threads=1, oamip=oamip), SerialExecutor())
 
 
 def report(found: Scores) -> Mapping[str, Any]:
@@ -69,7 +69,7 @@ def test_units_go_in_the_order_of_their_scores(oamip: OamipConfig) -> None:
 
 def test_without_labels_the_models_own_classes_serve() -> None:
     model = load(mlp())
-    graph = view(model)
+    graph = read_graph(model)
     logits = Runner(model, threads=1).run_feed({graph.inputs[0]: X})[graph.outputs[0]]
     own = score(context(mlp(), X, None, OamipConfig(images="all")))
     given = score(context(mlp(), X, logits.argmax(axis=1), OamipConfig(images="all")))

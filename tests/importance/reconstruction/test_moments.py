@@ -5,11 +5,10 @@ import pytest
 
 from onnxprune.calibration.replay import Replay
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
 from onnxprune.importance.reconstruction import moments
 from onnxprune.importance.reconstruction.elimination import Corrected, Task, eliminate
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import schedule
 
 MODEL = load(
@@ -27,9 +26,8 @@ MODEL = load(
 @pytest.fixture
 def collected(monkeypatch):
     """The dense layer's statistics for so many columns at most, its moments and its group."""
-    graph = view(MODEL)
-    space = analyse(MODEL, graph)
-    plan = schedule(graph, space, MODEL.constants)
+    analysis = analyse(MODEL)
+    plan = schedule(analysis)
     point = plan.points[1]
     x = np.random.default_rng(0).standard_normal((200, 3, 5, 5)).astype(np.float32)
 
@@ -37,19 +35,19 @@ def collected(monkeypatch):
         monkeypatch.setattr(moments, "_MOST_COLUMNS", most)
         replay = Replay(MODEL, plan.nodes, [{"x": x}], 1)
         replay.advance(replay.before(point.layer.node), [point.layer.input])
-        found = moments.collect(replay, point, space, MODEL.constants[point.layer.weight], np.random.default_rng(1))
-        return *found, space
+        found = moments.collect(replay, point, analysis, MODEL.constants[point.layer.weight], np.random.default_rng(1))
+        return *found, analysis
 
     return collect
 
 
 def test_reduced_layers_keep_their_weights_and_lose_those_of_removed_units(collected):
-    statistics, found, space = collected(24)
-    (group,) = space.groups
+    statistics, found, analysis = collected(24)
+    (group,) = analysis.groups
     assert found.second.shape == (1, 24, 24)
     (consumer,) = statistics.consumers(group, found, np.ones(4))
     assert consumer.blocks.shape == (6, 4)
-    removed = space.none_removed()
+    removed = analysis.none_removed()
     removed[group.units[2]] = True
     unchanged = Corrected(consumer.weight, np.zeros(4))
     weight = statistics.constants([unchanged], removed, MODEL.constants)[statistics.point.layer.weight]
@@ -61,9 +59,9 @@ def test_reduced_layers_keep_their_weights_and_lose_those_of_removed_units(colle
 def test_reduced_layers_lose_little_more_than_whole_ones(collected):
     errors = []
     for most in (24, 96):
-        statistics, found, space = collected(most)
+        statistics, found, analysis = collected(most)
         assert (statistics.reduction is None) == (most == 96)
-        (group,) = space.groups
+        (group,) = analysis.groups
         consumers = tuple(statistics.consumers(group, found, np.ones(4)))
         errors.append(eliminate(Task("g", consumers, (), 3e-2)).errors)
     # The four directions of a unit are all that its weights for four outputs use.

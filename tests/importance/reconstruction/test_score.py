@@ -13,30 +13,30 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
-from onnxprune.graph.nodes import view
+from onnxprune.graph.nodes import read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction import score
 from onnxprune.importance.reconstruction.curves import interpolate
 from onnxprune.ops.dense import MatMul
 from onnxprune.ops.examples import example
-from onnxprune.structure.analysis import analyse
+from onnxprune.structure.coupling import analyse
 
 
 def context(proto, rows=48, executor=None):
     model = load(proto)
-    graph = view(model)
-    space = analyse(model, graph)
-    shape = space.facts.shapes[graph.inputs[0]][1:]
+    graph = read_graph(model)
+    analysis = analyse(model)
+    shape = analysis.facts.shapes[graph.inputs[0]][1:]
     x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
-    data = load_data({graph.inputs[0]: x}, model, graph) if rows else None
-    return ScoreContext(model, graph, space, data, PruneConfig(threads=1), executor or SerialExecutor())
+    data = load_data({graph.inputs[0]: x}, model) if rows else None
+    return ScoreContext(analysis, data, PruneConfig(threads=1), executor or SerialExecutor())
 
 
 def test_orders_are_permutations_and_curves_end_at_zero():
     given = context(example(NETWORK, WEIGHTS))
     scores = score(given)
-    assert [s.group for s in scores.groups] == [g.name for g in given.space.groups]
-    for group, found in zip(given.space.groups, scores.groups, strict=True):
+    assert [s.group for s in scores.groups] == [g.name for g in given.analysis.groups]
+    for group, found in zip(given.analysis.groups, scores.groups, strict=True):
         assert sorted(found.order) == list(range(len(group)))
         assert found.damage[-1] == 0
         assert np.all(np.diff(found.damage[1:]) <= 1e-12)
@@ -73,7 +73,7 @@ def test_outputs_that_no_later_layer_changes(early):
 def test_numbers_that_overflow_are_named_with_their_layer():
     """A singular matrix was an internal error."""
     given = context(example(NETWORK, WEIGHTS))
-    data = load_data({"x": np.full((48, 3, 8, 8), 1e30, np.float32)}, given.model, given.view)
+    data = load_data({"x": np.full((48, 3, 8, 8), 1e30, np.float32)}, given.model)
     with pytest.raises(InputError, match="reads are too large or not finite"):
         score(replace(given, data=data))
 
@@ -97,7 +97,7 @@ def test_products_of_activations_are_scored_too(proto):
         with pytest.raises(InputError, match="--data"):
             score(given)
         return
-    for group, found in zip(given.space.groups, score(given).groups, strict=True):
+    for group, found in zip(given.analysis.groups, score(given).groups, strict=True):
         assert sorted(found.order) == list(range(len(group)))
 
 

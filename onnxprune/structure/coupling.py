@@ -1,0 +1,252 @@
+"""Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxprune.core.errors import ModelError
+from onnxprune.core.results import NotPruned
+from onnxprune.graph.load import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
+from onnxprune.graph.shapes import Facts, Shape, gather_facts
+from onnxprune.ops import handler_for
+from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Group, Layer, Mask, Stored
+
+
+def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+    """What can be pruned in a model, what cannot and why, and what each layer costs.
+
+    Args:
+        model: a path, a protobuf or a loaded model.
+        input_shapes: concrete shapes of inputs with symbolic dimensions; guessed where absent.
+
+    Raises:
+        InputError: the file cannot be read.
+        ModelError: the model is invalid.
+    """
+    loaded = load(model)
+    return analyse(loaded, input_shapes=input_shapes)
+
+
+def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+    """Analyse a loaded model; see `analyze`."""
+    graph = read_graph(model)
+    facts = gather_facts(model, graph, input_shapes)
+    labels = Labels(model, facts)
+    for node in graph.nodes:
+        if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
+            continue
+        handler = handler_for(node.op_type)
+        unknown = _unknown(node, graph, facts)
+        with labels.visiting(node), named_failures(model, node):
+            if node.captured:
+                labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
+            elif handler is None:
+                labels.freeze_node(node, f"operator {node.op_type} is not supported")
+            elif unknown is not None:
+                labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
+            else:
+                handler.couple(node, labels)
+    for name in graph.outputs:
+        labels.freeze(name, "it is an output of the model", None)
+    _freeze_half_shared(labels, graph)
+    labels.finish()
+    return _analysed(model, graph, facts, labels)
+
+
+def require_understood(analysis: Analysis) -> None:
+    """Refuse a model in which channels stay because of what onnxprune does not understand.
+
+    Raises:
+        ModelError: says where, and how many such places there are.
+    """
+    found = [item for item in analysis.not_pruned if item.limitation]
+    if found:
+        first = found[0]
+        raise ModelError(
+            f"{analysis.name}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
+            f"{len(found)} such tensors in all; leave out --strict to keep their channels"
+        )
+
+
+def _unknown(node: Node, graph: Graph, facts: Facts) -> str | None:
+    """The first tensor of a node whose shape is not known; outputs that nothing reads do not matter."""
+    names = (*node.inputs, *(name for name in node.outputs if name in graph.consumers or name in graph.outputs))
+    return next((name for name in names if name and name not in facts.shapes), None)
+
+
+def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
+    """Fix the channels of constants (and what adapts like them) that one reader follows and another does not."""
+    for tensor, axes in labels.arrays.items():
+        readers = graph.consumers.get(tensor, ())
+        for axis, ids in enumerate(axes):
+            if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
+                continue
+            silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
+            if silent is not None and silent.op_type not in ("Shape", "Size"):
+                reason = f"{silent} reads {tensor!r} too and does not follow its channels"
+                labels.freeze_ids(ids, tensor, reason, silent)
+
+
+def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analysis:
+    unit = classes(labels.count, labels.ties, [ids for ids, _ in labels.freezes])
+    free = classes(labels.count, labels.ties, [])
+    arrays: dict[str, tuple[Ids | None, ...]] = {
+        tensor: tuple(None if ids is None else unit[ids] for ids in axes) for tensor, axes in labels.arrays.items()
+    }
+    masks = tuple(Mask(c.node, c.tensor, c.axis, unit[c.ids]) for c in labels.contractions)
+    units = int(unit.max()) + 1
+    groups = _groups(units, arrays, masks, _producers(labels, unit, units))
+    materialised, dropped = _folded_weights(model, graph, facts, labels)
+    stored = {name: array for name, array in model.constants.items() if name not in dropped}
+    stored |= {name: facts.folded[name] for name in materialised}
+    return Analysis(
+        model=model,
+        graph=graph,
+        units=units,
+        groups=groups,
+        labels=arrays,
+        constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
+        layers=_layers(model, graph, facts, labels, unit),
+        masks=masks,
+        not_pruned=_not_pruned(labels.freezes, unit),
+        total=int(free.max()),
+        facts=facts,
+    )
+
+
+def is_weight(array: np.ndarray) -> bool:
+    """Whether a constant counts in bytes: floating-point, or 8-bit and smaller integers (quantised weights)."""
+    return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
+
+
+def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
+    """Per unit, `(node, tensor)` of every node that starts one of its ids, in graph order."""
+    found: list[list[tuple[str, str]]] = [[] for _ in range(units)]
+    for first, last, node, tensor in labels.origins:
+        for u in np.unique(unit[first:last]):
+            if u != FIXED:
+                found[u].append((node.name, tensor))
+    return found
+
+
+def _groups(
+    units: int,
+    arrays: Mapping[str, tuple[Ids | None, ...]],
+    masks: tuple[Mask, ...],
+    producers: list[list[tuple[str, str]]],
+) -> tuple[Group, ...]:
+    """Units with the same number of appearances on every axis, the same consumers and the same producers."""
+    places = tensors_of({tensor: list(axes) for tensor, axes in arrays.items()})
+    signature: list[list[tuple[int, int]]] = [[] for _ in range(units)]
+    for number, (_, _, ids) in enumerate(places):
+        for u, count in zip(*np.unique(ids, return_counts=True), strict=True):
+            signature[u].append((number, int(count)))
+    readers: list[list[str]] = [[] for _ in range(units)]
+    for mask in masks:
+        for u in np.unique(mask.units):
+            readers[u].append(mask.node)
+    members: dict[object, list[int]] = {}
+    for u in range(1, units):
+        members.setdefault((tuple(signature[u]), tuple(readers[u]), tuple(producers[u])), []).append(u)
+    groups, taken = [], set()
+    for own in members.values():
+        made = [node for node, _ in producers[own[0]]]
+        name = base = made[0] if made else f"units {own[0]}"
+        suffix = 2
+        while name in taken:
+            name, suffix = f"{base}#{suffix}", suffix + 1
+        taken.add(name)
+        groups.append(
+            Group(
+                name=name,
+                units=np.array(own),
+                producers=tuple(dict.fromkeys(made)),
+                consumers=tuple(dict.fromkeys(readers[own[0]])),
+                places=tuple((places[number][0], places[number][1]) for number, _ in signature[own[0]]),
+            )
+        )
+    return tuple(groups)
+
+
+def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
+    layers = []
+    for node in graph.nodes:
+        handler = handler_for(node.op_type)
+        if handler is None or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
+            continue
+        with named_failures(model, node):
+            found = handler.linear(node, labels)
+        if found is None:
+            continue
+        layers.append(
+            Layer(
+                node=node.name,
+                op_type=node.op_type,
+                input=found.input,
+                weight=found.weight,
+                bias=found.bias,
+                output=found.output,
+                in_axis=found.in_axis,
+                out_axis=found.out_axis,
+                input_axis=found.input_axis,
+                output_axis=found.output_axis,
+                group=found.group,
+                window=found.window,
+                transposed=found.transposed,
+                factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
+            )
+        )
+    return tuple(layers)
+
+
+def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned, ...]:
+    found = (
+        NotPruned(freeze.tensor, freeze.reason, freeze.node, freeze.limitation)
+        for ids, freeze in freezes
+        if (unit[ids] == 0).any()
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
+    """Labelled tensors that nodes compute from constants: removal stores them, and drops what only they were made of.
+
+    Returns:
+        Names that will be stored, and names of constants that no node reads any more.
+    """
+    kept = facts.transparent
+    stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
+    if not stored:
+        return stored, set()
+    dead = {graph.producer[name].name for name in stored if name in graph.producer}
+    outputs = set(graph.outputs)
+    while True:
+        gone = {
+            node.name
+            for node in graph.nodes
+            if node.name not in dead
+            and node.outputs
+            and all(labels.is_constant(name) for name in node.outputs if name)
+            and all(
+                name not in outputs and all(user.name in dead for user in graph.consumers.get(name, ()))
+                for name in node.outputs
+                if name
+            )
+            and any(name in facts.folded or name in model.constants for name in node.outputs)
+            and any(graph.consumers.get(name) for name in node.outputs)
+        }
+        if not gone:
+            break
+        dead |= gone
+    dropped = {
+        name
+        for name in model.constants
+        if (users := graph.consumers.get(name)) and name not in outputs and all(user.name in dead for user in users)
+    }
+    return stored, dropped

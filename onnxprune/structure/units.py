@@ -1,0 +1,88 @@
+"""Units, the groups they form, and the layers that make and use them: plain data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.ops.window import Window
+
+Ids = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An operator that contracts over channels with a constant weight (Conv, ConvTranspose, Gemm, MatMul).
+
+    Attributes:
+        node: the node's name.
+        op_type: its operator.
+        input: the contracted activation.
+        weight: the weight's tensor name.
+        bias: the bias' tensor name; None where the operator has no constant bias (a later Add may still be one).
+        output: the result.
+        in_axis: the weight's axis that is contracted.
+        out_axis: the weight's axis of output channels.
+        input_axis: the contracted axis of `input`.
+        output_axis: the axis of `output` that carries `out_axis`.
+        group: number of convolution groups.
+        window: geometry for Conv and ConvTranspose, else None.
+        transposed: ConvTranspose.
+        factors: MACs at batch 1 are the product over these: a number, or the units along an axis (kept ones count).
+    """
+
+    node: str
+    op_type: str
+    input: str
+    weight: str
+    bias: str | None
+    output: str
+    in_axis: int
+    out_axis: int
+    input_axis: int
+    output_axis: int
+    group: int
+    window: Window | None
+    transposed: bool
+    factors: tuple[int | Ids, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units that appear in the same places, hence cost the same.
+
+    Attributes:
+        name: the first producer's name (made unique).
+        units: unit numbers, in the order of their channels.
+        producers: nodes that make the units' values.
+        consumers: nodes that contract over them.
+        places: `(tensor, axis)` where the units appear.
+    """
+
+    name: str
+    units: Ids
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    places: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A constant as stored: shape, bytes per element, and whether it counts in `Costs.params` and `Costs.bytes`."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    is_float: bool
+    is_weight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Where a removed unit is seen as zero: `axis` of `tensor`, read by `node`, with one unit per position."""
+
+    node: str
+    tensor: str
+    axis: int
+    units: Ids
