@@ -1,8 +1,8 @@
 """Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, with weight repair.
 
 >>> import onnxprune
->>> analysis = onnxprune.analyze("model.onnx")                                     # doctest: +SKIP
->>> result = onnxprune.prune("model.onnx", "images.npz", targets=("macs=0.5",))  # doctest: +SKIP
+>>> analysis = onnxprune.analyze("model.onnx")                                  # doctest: +SKIP
+>>> result = onnxprune.prune("model.onnx", "images.npz", targets="macs=0.5")    # doctest: +SKIP
 >>> result.save("smaller.onnx")                                                 # doctest: +SKIP
 """
 
@@ -11,20 +11,95 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
+    from onnxprune.api.compare import bench, validate
+    from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
+    from onnxprune.config import (
+        FinetuneConfig,
+        LatencyConfig,
+        OamipConfig,
+        PreprocessConfig,
+        PruneConfig,
+        SweepConfig,
+        Target,
+    )
+    from onnxprune.core.errors import (
+        AccuracyError,
+        BudgetError,
+        InputError,
+        ModelError,
+        OnnxPruneError,
+        SolverError,
+    )
+    from onnxprune.core.plan import PrunePlan
+    from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+    from onnxprune.runtime.timing import Latency
     from onnxprune.structure.analysis import Analysis
     from onnxprune.structure.coupling import analyze
 
-_HOME = {
-    "PruneResult": "onnxprune.api.result",
-    "Analysis": "onnxprune.structure.analysis",
-    "analyze": "onnxprune.structure.coupling",
-    "prune": "onnxprune.api.prune",
-    "sweep": "onnxprune.api.prune",
+_MODULES = {
+    "onnxprune.api.compare": ("bench", "validate"),
+    "onnxprune.api.finetune": ("TrainedModel", "finetune"),
+    "onnxprune.api.prune": ("prune", "sweep"),
+    "onnxprune.api.result": ("PruneResult",),
+    "onnxprune.config": (
+        "FinetuneConfig",
+        "LatencyConfig",
+        "OamipConfig",
+        "PreprocessConfig",
+        "PruneConfig",
+        "SweepConfig",
+        "Target",
+    ),
+    "onnxprune.core.errors": (
+        "AccuracyError",
+        "BudgetError",
+        "InputError",
+        "ModelError",
+        "OnnxPruneError",
+        "SolverError",
+    ),
+    "onnxprune.core.plan": ("PrunePlan",),
+    "onnxprune.evaluation.comparison": ("Comparison",),
+    "onnxprune.pipeline.sweep": ("SweepPoint", "SweepResult"),
+    "onnxprune.runtime.timing": ("Latency",),
+    "onnxprune.structure.analysis": ("Analysis",),
+    "onnxprune.structure.coupling": ("analyze",),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["Analysis", "PruneResult", "__version__", "analyze", "prune", "sweep"]
+__all__ = [
+    "AccuracyError",
+    "Analysis",
+    "BudgetError",
+    "Comparison",
+    "FinetuneConfig",
+    "InputError",
+    "Latency",
+    "LatencyConfig",
+    "ModelError",
+    "OamipConfig",
+    "OnnxPruneError",
+    "PreprocessConfig",
+    "PruneConfig",
+    "PrunePlan",
+    "PruneResult",
+    "SolverError",
+    "SweepConfig",
+    "SweepPoint",
+    "SweepResult",
+    "Target",
+    "TrainedModel",
+    "__version__",
+    "analyze",
+    "bench",
+    "finetune",
+    "prune",
+    "sweep",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

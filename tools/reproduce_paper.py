@@ -26,10 +26,10 @@ from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.scores import Scores
 from onnxprune.evaluation.metrics import evaluate
-from onnxprune.finetune import finetune
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.pipeline.prepare import Prepared, prepare, score
+from onnxprune.training import finetune
 
 
 @dataclass(frozen=True, slots=True)

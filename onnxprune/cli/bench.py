@@ -51,33 +51,24 @@ def bench(
     files, config = given.get(BenchFiles), given.get(BenchConfig)
     check_output(files.json, [*models, files.data], "--json")
 
-    from onnxprune.calibration.inputs import load_data
-    from onnxprune.calibration.runner import first_feed
-    from onnxprune.graph.load import load
+    from onnxprune.api import compare
     from onnxprune.report.json_report import bench_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import bench_summary
-    from onnxprune.runtime.timing import measure
 
-    loaded = [load(model) for model in models]
-    feeds = None
-    if files.data is not None:
-        first = loaded[0]
-        preprocess = given.get(PreprocessConfig)
-        rows = load_data(files.data, first, preprocess, limit=config.batch, seed=config.seed)
-        feeds = [first_feed(each, rows, config.batch) for each in loaded]
     with terminal.progress() as progress:
-        progress("measure", 0, 0)
-        measured = measure(
-            loaded,
+        measured = compare.bench(
+            models,
+            files.data,
+            preprocess=given.get(PreprocessConfig),
             batch=config.batch,
             threads=config.threads,
             seconds=config.seconds,
             warmup=config.warmup,
             rounds=config.rounds,
             memory=config.memory,
-            feeds=feeds,
             seed=config.seed,
+            progress=progress,
         )
     terminal.show(bench_summary(measured))
     origin = provenance(sys.argv[1:], **{f"model {n}": model for n, model in enumerate(models, 1)}, data=files.data)

@@ -50,31 +50,25 @@ def finetune(
     check_output(files.json, inputs, "--json")
     check_distinct(output=output, checkpoint=files.checkpoint, json=files.json)
 
-    from onnxprune.calibration.inputs import load_data
-    from onnxprune.finetune import finetune as train
-    from onnxprune.graph.load import load
+    from onnxprune.api import finetune as library
     from onnxprune.report.json_report import finetune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import epoch_line, finetune_summary
-    from onnxprune.structure.save import save
 
-    loaded = load(model)
-    preprocess = given.get(PreprocessConfig)
-    rows = load_data(files.data, loaded, preprocess, limit=files.images, seed=config.seed)
-    chosen_on = None if files.validation is None else load_data(files.validation, loaded, preprocess)
-    teacher = None if files.teacher is None else load(files.teacher)
     with terminal.progress() as progress:
-        trained = train(
-            loaded,
-            rows,
-            teacher=teacher,
+        trained = library.finetune(
+            model,
+            files.data,
+            teacher=files.teacher,
+            validation=files.validation,
             config=config,
-            validation=chosen_on,
+            preprocess=given.get(PreprocessConfig),
+            images=files.images,
             checkpoint=files.checkpoint,
             progress=progress,
             on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
         )
-        save(trained.model, output)
+        trained.save(output)
     terminal.show(finetune_summary(trained, str(output)))
     origin = provenance(
         sys.argv[1:],

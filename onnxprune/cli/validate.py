@@ -52,24 +52,27 @@ def validate(
     if files.data is None:
         raise InputError("give the rows to compare on: --data EVAL")
 
-    from onnxprune.calibration.inputs import load_data
+    from onnxprune.api import compare
     from onnxprune.core.text import main_metric
-    from onnxprune.evaluation.metrics import compare
-    from onnxprune.graph.load import load
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
-    from onnxprune.structure.costs import measure
 
-    original, changed = load(model), load(other)
-    rows = load_data(files.data, original, given.get(PreprocessConfig), limit=config.images, seed=config.seed)
     with terminal.progress() as progress:
-        progress("compare", 0, 0)
-        metrics = compare(original, changed, rows, threads=config.threads)
-    costs = measure(original, input_shapes=rows.shapes), measure(changed, input_shapes=rows.shapes)
-    terminal.show(validate_summary(str(model), str(other), costs, metrics, rows))
+        found = compare.validate(
+            model,
+            other,
+            files.data,
+            preprocess=given.get(PreprocessConfig),
+            images=config.images,
+            seed=config.seed,
+            threads=config.threads,
+            progress=progress,
+        )
+    terminal.show(validate_summary(found))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
-    terminal.report(files.json, lambda: validate_report(str(model), str(other), costs, metrics, rows, origin))
+    terminal.report(files.json, lambda: validate_report(found, origin))
+    metrics = found.metrics
     main = main_metric(metrics)
     if config.max_drop is not None and main is not None:
         lost = 100 * (metrics[main].before - metrics[main].after)

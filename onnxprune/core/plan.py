@@ -10,7 +10,7 @@ from onnxprune.core.errors import InputError
 PLAN_SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PrunePlan:
     """Which units go. Refers to groups by name, so that it can be applied to another file of the same graph.
 
@@ -25,6 +25,10 @@ class PrunePlan:
     removed: Mapping[str, tuple[int, ...]]
     importance: str = ""
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        gone = sum(len(positions) for positions in self.removed.values())
+        return f"PrunePlan({gone} of {sum(self.units.values())} units go, by {self.importance or 'hand'})"
 
     def to_json(self) -> str:
         """The plan as JSON text; `from_json` reads it back."""

@@ -22,7 +22,7 @@ from onnxprune.core.errors import ModelError
 _SMALL = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A loaded ONNX model.
 
@@ -47,6 +47,9 @@ class Model:
     def stored_bytes(self) -> int:
         """Size of all constants in bytes."""
         return sum(stored_size(array) for array in self.constants.values())
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}: {len(self.proto.graph.node)} nodes, {self.stored_bytes:,} bytes of weights)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""

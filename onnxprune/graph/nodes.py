@@ -62,7 +62,7 @@ class Node:
         return f"{self.op_type} {self.name!r}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Graph:
     """Nodes in topological order, and who makes and who reads each tensor."""
 
@@ -71,6 +71,9 @@ class Graph:
     outputs: tuple[str, ...]
     producer: Mapping[str, Node]
     consumers: Mapping[str, tuple[Node, ...]]
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.nodes)} nodes, inputs {', '.join(self.inputs)}, outputs {', '.join(self.outputs)})"
 
 
 def read_graph(model: Model) -> Graph:

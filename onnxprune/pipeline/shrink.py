@@ -26,7 +26,7 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
         return smaller
     data, held_out = prepared.data, None
     if config.distill and data is not None:
-        from onnxprune.finetune import finetune, split
+        from onnxprune.training import finetune, split
 
         training = FinetuneConfig(
             epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads

@@ -27,7 +27,7 @@ COSTS = ("macs", "params", "bytes", "latency")
 """What the points' quality is held against."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SweepPoint(Generic[Result_co]):
     """The model at one budget.
 
@@ -46,8 +46,13 @@ class SweepPoint(Generic[Result_co]):
     cost: Mapping[str, float]
     quality: float | None
 
+    def __repr__(self) -> str:
+        quality = "" if self.quality is None else f", quality {self.quality:.4g}"
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.cost.items())
+        return f"SweepPoint({self.target}: {shares}{quality})"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class SweepResult(Generic[Result_co]):
     """All points of a sweep, from the largest budget to the smallest.
 
@@ -68,6 +73,9 @@ class SweepResult(Generic[Result_co]):
     points: tuple[SweepPoint[Result_co], ...]
     missed: Mapping[str, str]
     seconds: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets missed)"
 
     def front(self, cost: str) -> tuple[int, ...]:
         """Positions of the points on the Pareto front: no other point is better in quality or cost and as good in both.

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
-from onnxprune.core.costs import Costs
-from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
+from onnxprune.core.results import LatencyReport, NotPruned
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
-    from onnxprune.calibration.dataset import Dataset
     from onnxprune.core.scores import Scores
-    from onnxprune.finetune.result import FinetuneResult
+    from onnxprune.evaluation.comparison import Comparison
     from onnxprune.runtime.timing import Latency
+    from onnxprune.training.result import FinetuneResult
 
 SCHEMA = 1
 
@@ -136,22 +135,15 @@ def score_report(
     return report
 
 
-def validate_report(
-    model: str,
-    other: str,
-    costs: tuple[Costs, Costs],
-    metrics: Mapping[str, MetricChange],
-    rows: "Dataset",
-    origin: Provenance | None = None,
-) -> dict[str, Any]:
+def validate_report(found: "Comparison", origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `validate`: `before` is the first model, `after` the other."""
-    return head("validate", model, origin) | {
-        "other": other,
-        "before": plain(costs[0]),
-        "after": plain(costs[1]),
-        "metrics": plain(metrics),
-        "rows": len(rows),
-        "notes": plain(rows.notes),
+    return head("validate", found.original, origin) | {
+        "other": found.other,
+        "before": plain(found.before),
+        "after": plain(found.after),
+        "metrics": plain(found.metrics),
+        "rows": found.rows,
+        "notes": plain(found.notes),
     }
 
 

@@ -28,11 +28,11 @@ from onnxprune.report.text import (
 )
 
 if TYPE_CHECKING:
-    from onnxprune.calibration.dataset import Dataset
     from onnxprune.core.scores import Scores
-    from onnxprune.finetune.result import Epoch, FinetuneResult
+    from onnxprune.evaluation.comparison import Comparison
     from onnxprune.report.inspection import Inspection
     from onnxprune.runtime.timing import Latency
+    from onnxprune.training.result import Epoch, FinetuneResult
 
 TOP_GROUPS = 8
 TOP_REASONS = 6
@@ -56,12 +56,10 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     return Group(*parts)
 
 
-def validate_summary(
-    model: str, other: str, costs: tuple[Costs, Costs], metrics: Mapping[str, MetricChange], rows: "Dataset"
-) -> RenderableType:
+def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
-    what = Text(f"{len(rows)} rows; before: {model}, after: {other}", style=DIM)
-    return Group(_change_table(*costs, metrics), what, *_notes(rows.notes))
+    what = Text(f"{found.rows} rows; before: {found.original}, after: {found.other}", style=DIM)
+    return Group(_change_table(found.before, found.after, found.metrics), what, *_notes(found.notes))
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:

@@ -15,7 +15,7 @@ from onnxprune.graph.shapes import Facts
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Analysis:
     """A model, its graph, and what can be removed from it.
 
@@ -44,6 +44,9 @@ class Analysis:
     not_pruned: tuple[NotPruned, ...]
     total: int
     facts: Facts
+
+    def __repr__(self) -> str:
+        return f"Analysis({self.name!r}: {self.prunable} of {self.total} units prunable, in {len(self.groups)} groups)"
 
     @property
     def name(self) -> str:

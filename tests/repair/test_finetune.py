@@ -15,15 +15,15 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.finetune import Epoch, finetune
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.ops.examples import example
+from onnxprune.training import Epoch, finetune
 
 torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
 
-from onnxprune.finetune.train import split  # noqa: E402 (needs torch)
 from onnxprune.torchnet.network import Network  # noqa: E402
+from onnxprune.training.train import split  # noqa: E402 (needs torch)
 
 ROWS = 96
 FAST = FinetuneConfig(epochs=4, lr=3e-3, batch=16, threads=1)
@@ -315,7 +315,7 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    code = "import sys, onnxprune.finetune; sys.exit('torch' in sys.modules)"
+    code = "import sys, onnxprune.training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -335,7 +335,7 @@ def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: 
     seen = []
     monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3]) or given[1])
     monkeypatch.setattr(
-        "onnxprune.finetune.finetune",
+        "onnxprune.training.finetune",
         lambda model, data, *, validation, **_: seen.extend([data, validation]) or SimpleNamespace(model=model),
     )
     prune(convolutional(), rows(3, 6, 6), targets="macs=0.6", importance="magnitude", threads=1, distill=1)

@@ -8,7 +8,7 @@ from onnxprune.config import FinetuneConfig
 
 torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
 
-from onnxprune.finetune.augment import augment, image_layout, settled  # noqa: E402 (needs torch)
+from onnxprune.training.augment import augment, image_layout, settled  # noqa: E402 (needs torch)
 
 
 def images(rows: int = 40) -> "torch.Tensor":

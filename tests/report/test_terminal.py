@@ -5,9 +5,9 @@ import numpy as np
 import onnx
 from rich.console import Console, RenderableType
 
-from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.results import NotPruned, ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
+from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.load import load
 from onnxprune.report.inspection import inspection
 from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
@@ -65,8 +65,8 @@ def test_bar() -> None:
 
 def test_validate_summary(result) -> None:
     whole = result()
-    rows = Dataset({"x": np.zeros((12, 1))}, None, "random", np.arange(12), notes=("random rows",))
-    text = shown(validate_summary("a.onnx", "b.onnx", (whole.before, whole.after), whole.metrics, rows))
+    found = Comparison("a.onnx", "b.onnx", whole.before, whole.after, whole.metrics, 12, "random", ("random rows",))
+    text = shown(validate_summary(found))
     assert "note: random rows" in text
     assert "12 rows; before: a.onnx, after: b.onnx" in text
     assert "12.50 %" in text

@@ -14,14 +14,14 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import FinetuneConfig, check
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.finetune.augment import augment, settled
-from onnxprune.finetune.checkpoint import fingerprint, read_checkpoint, write_checkpoint
-from onnxprune.finetune.result import Epoch, FinetuneResult
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
 from onnxprune.outputs.meaning import OutputKind, output_kind
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
+from onnxprune.training.augment import augment, settled
+from onnxprune.training.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from onnxprune.training.result import Epoch, FinetuneResult
 
 # Gradients are scaled down to this norm: the first, large errors of a pruned model must not undo what repair did.
 _LARGEST_GRADIENT = 1.0

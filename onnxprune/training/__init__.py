@@ -4,7 +4,7 @@ The graph runs in torch through `OpHandler.torch`, one short rule an operator; t
 and nothing else in the file changes. torch is imported only when a function here is called.
 """
 
-from onnxprune.finetune.result import Epoch, FinetuneResult
-from onnxprune.finetune.train import finetune, split
+from onnxprune.training.result import Epoch, FinetuneResult
+from onnxprune.training.train import finetune, split
 
 __all__ = ["Epoch", "FinetuneResult", "finetune", "split"]

@@ -1,0 +1,108 @@
+"""Compare models that exist already: on data, and by time."""
+
+from collections.abc import Sequence
+
+from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.runner import first_feed
+from onnxprune.config import PreprocessConfig
+from onnxprune.core.clock import Progress, no_progress
+from onnxprune.evaluation.comparison import Comparison
+from onnxprune.evaluation.metrics import compare
+from onnxprune.graph.load import load
+from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.runtime.timing import Latency, measure
+from onnxprune.structure.costs import measure as costs_of
+
+
+def validate(
+    original: Source,
+    other: Source,
+    data: DataSource,
+    *,
+    preprocess: PreprocessConfig | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+    progress: Progress = no_progress,
+) -> Comparison:
+    """Compare a model with its original on data.
+
+    Args:
+        original: a path, a protobuf or a loaded model.
+        other: the model to compare with it, with the same inputs and outputs.
+        data: rows, with labels where accuracy is wanted; see `prune`.
+        preprocess: how integer images become the models' input.
+        images: rows used at most; all by default.
+        seed: seed of the choice of rows.
+        threads: threads of onnxruntime; 0 takes all cores.
+        progress: told of steps.
+
+    Raises:
+        InputError: a file cannot be read, the data do not fit, or the models' outputs do not correspond.
+        ModelError: a model cannot be run.
+    """
+    first, second = load(original), load(other)
+    rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed)
+    progress("compare", 0, 0)
+    return Comparison(
+        original=first.name,
+        other=second.name,
+        before=costs_of(first, input_shapes=rows.shapes),
+        after=costs_of(second, input_shapes=rows.shapes),
+        metrics=compare(first, second, rows, threads=threads),
+        rows=len(rows),
+        source=rows.source,
+        notes=rows.notes,
+    )
+
+
+def bench(
+    models: Sequence[Source],
+    data: DataSource | None = None,
+    *,
+    preprocess: PreprocessConfig | None = None,
+    batch: int = 1,
+    threads: int = 0,
+    seconds: float = 5.0,
+    warmup: int = 3,
+    rounds: int = 10,
+    memory: bool = True,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> tuple[Latency, ...]:
+    """Measure how long models take in onnxruntime, in interleaved rounds.
+
+    Args:
+        models: paths, protobufs or loaded models; the others are compared with the first.
+        data: rows to run on; random ones by default.
+        preprocess: how integer images become the models' input.
+        batch: rows a run; a model with a fixed batch runs at its own.
+        threads: threads of onnxruntime; 0 takes all cores.
+        seconds: time to spend on measured rounds, for all models together.
+        warmup: rounds that are not counted.
+        rounds: measured rounds at least, whatever the time.
+        memory: whether to measure peak memory too, each model in a process of its own.
+        seed: seed of random rows.
+        progress: told of steps.
+
+    Raises:
+        InputError: a file cannot be read, or the data do not fit.
+        ModelError: a model cannot be run.
+    """
+    loaded = [load(model) for model in models]
+    feeds = None
+    if data is not None:
+        rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed)
+        feeds = [first_feed(model, rows, batch) for model in loaded]
+    progress("measure", 0, 0)
+    return measure(
+        loaded,
+        batch=batch,
+        threads=threads,
+        seconds=seconds,
+        warmup=warmup,
+        rounds=rounds,
+        memory=memory,
+        feeds=feeds,
+        seed=seed,
+    )

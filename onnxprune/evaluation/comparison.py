@@ -1,0 +1,32 @@
+"""What comparing two models found: plain data for reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import MetricChange
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How another model compares with its original.
+
+    Attributes:
+        original: name of the original.
+        other: name of the other model.
+        before: costs of the original.
+        after: costs of the other model.
+        metrics: by name, of the original and of the other; shares are in [0, 1].
+        rows: number of rows that were compared on.
+        source: where they are from.
+        notes: what the user should know.
+    """
+
+    original: str
+    other: str
+    before: Costs
+    after: Costs
+    metrics: Mapping[str, MetricChange]
+    rows: int
+    source: str
+    notes: tuple[str, ...] = ()
