@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from benchmark_peers.cases import IMAGENET_MEAN, IMAGENET_STD, cifar10, imagenet_sample
 from checks import difference
-from checks.command import onnxprune
+from checks.command import onnxprune, variables
 from checks.corpus import corpus
 
 PACKAGES = ("numpy", "scipy", "onnx", "onnx-graphsurgeon", "onnxruntime", "pyscipopt")
@@ -117,8 +117,7 @@ class Side:
         program = "import onnxprune; print(onnxprune.__file__)"
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={"PYTHONPATH": str(self.checkout)},
-            cwd=tempfile.gettempdir(),
+            env=variables(self.checkout),
             capture_output=True,
             text=True,
             check=False,
