@@ -4,7 +4,7 @@ Built with onnx-graphsurgeon, which resolves attributes and what subgraphs captu
 protobuf by `structure.removal`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,8 @@ class Node:
     """One operator.
 
     Attributes:
-        name: the node's name, or its first output's where it has none; unique in messages and reports.
+        name: what identifies the node among the graph's nodes and in reports: its own name, or its first output's where
+            it has none or one that another node has too. The file keeps the names it has.
         op_type: operator, with its domain where that is not the default one.
         inputs: tensor names, "" for an omitted optional input.
         outputs: tensor names.
@@ -87,13 +88,10 @@ def read_graph(model: Model) -> Graph:
         graph.toposort()
     except (gs.OnnxGraphSurgeonException, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(f"{model.name}: the graph cannot be read: {error}") from error
-    position = {node.output[0]: index for index, node in enumerate(model.proto.graph.node) if node.output}
-    taken: set[str] = set()
+    position = {o: index for index, node in enumerate(model.proto.graph.node) for o in node.output if o}
     nodes = []
-    for source in graph.nodes:
+    for source, name in zip(graph.nodes, _unique_names(graph.nodes), strict=True):
         outputs = tuple(t.name for t in source.outputs)
-        name = source.name if source.name and source.name not in taken else next((o for o in outputs if o), source.op)
-        taken.add(name)
         inner = [value for value in source.attrs.values() if isinstance(value, gs.Graph)]
         captured = sorted({name for subgraph in inner for name in _captured(subgraph)})
         nodes.append(
@@ -105,7 +103,7 @@ def read_graph(model: Model) -> Graph:
                 attributes=_attributes(source),
                 captured=tuple(captured),
                 opset=model.opset,
-                index=position.get(outputs[0], -1) if outputs else -1,
+                index=next((position.get(o, -1) for o in outputs if o), -1),
             )
         )
     producer = {name: node for node in nodes for name in node.outputs if name}
@@ -122,6 +120,25 @@ def read_graph(model: Model) -> Graph:
         producer=producer,
         consumers={name: tuple(users) for name, users in consumers.items()},
     )
+
+
+def _unique_names(nodes: Sequence[gs.Node]) -> list[str]:
+    """A name for each node: the first node of a name keeps it, others are called after their first output."""
+    names: list[str] = [""] * len(nodes)
+    taken: set[str] = set()
+    for index, node in enumerate(nodes):
+        if node.name and node.name not in taken:
+            names[index] = node.name
+            taken.add(node.name)
+    for index, node in enumerate(nodes):
+        if not names[index]:
+            base = next((tensor.name for tensor in node.outputs if tensor.name), node.op)
+            name, suffix = base, 2
+            while name in taken:
+                name, suffix = f"{base}#{suffix}", suffix + 1
+            names[index] = name
+            taken.add(name)
+    return names
 
 
 def _attributes(source: gs.Node) -> dict[str, Any]:
