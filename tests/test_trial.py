@@ -14,7 +14,8 @@ from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
 from onnxprune.core.clock import Clock, no_progress
 from onnxprune.core.results import ProgramReport
-from onnxprune.outputs.meaning import divergence, output_kind
+from onnxprune.outputs.divergence import divergence
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
 from onnxprune.pipeline.trials import best, worthwhile
@@ -75,9 +76,9 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
     def lost(result: onnxprune.PruneResult) -> float:
         judge = prepare(MODELS / "fc3_mnist.onnx", images[200:], PruneConfig(), SCALED)
         assert judge.data is not None
-        kind = output_kind(judge.model, judge.analysis.graph)
-        reference = collect(judge.model, judge.data, kind.outputs)
-        return divergence(reference, collect(result.model, judge.data, kind.outputs), kind)
+        meaning = read_meaning(judge.analysis)
+        reference = collect(judge.model, judge.data, meaning.outputs)
+        return divergence(reference, collect(result.model, judge.data, meaning.outputs), meaning)
 
     tried, plain = run((3.0,)), run(())
     assert any("of 2 allocations" in note for note in tried.notes)

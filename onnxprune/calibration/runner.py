@@ -32,13 +32,21 @@ class Runner:
         outputs: names of the tensors to hand out, any in the main graph; the model's (tensor) outputs by default.
         threads: threads of onnxruntime; 0 takes all cores.
         optimise: whether onnxruntime may rewrite the graph.
+        row_axes: per output of the model, its axis of rows, which `run` puts first; None where it has none, so that
+            the results of runs are stacked. Axis 0 where it is not given.
 
     Raises:
         ModelError: onnxruntime cannot load the model, or a tensor does not exist.
     """
 
     def __init__(
-        self, model: Model, outputs: Sequence[str] | None = None, *, threads: int = 0, optimise: bool = True
+        self,
+        model: Model,
+        outputs: Sequence[str] | None = None,
+        *,
+        threads: int = 0,
+        optimise: bool = True,
+        row_axes: Mapping[str, int | None] | None = None,
     ) -> None:
         specs = signature(model)
         inputs = {spec.name for spec in specs}
@@ -58,6 +66,7 @@ class Runner:
         # Read once to see whether a batch comes through: the rows of the model's own outputs tell.
         self._probed = [*self._fetched, *(name for name in tensors if name not in self._fetched)]
         self._takes_batches: bool | None = None
+        self._row_axes = {} if row_axes is None else row_axes
         taps = [name for name in self._fetched if name not in declared]
         self._session = open_session(model, taps, threads=threads, optimise=optimise)
 
@@ -130,7 +139,7 @@ class Runner:
     def _run_batch(self, feed: Feed, count: int) -> Arrays | None:
         """One run of all rows; None where the model turns out not to take them together."""
         if self._takes_batches:
-            return self.run_feed(feed)
+            return self._rows_first(self.run_feed(feed))
         try:
             values = {**feed, **self._run(feed, self._probed)}
         except ModelError:
@@ -138,10 +147,20 @@ class Runner:
             self.run_feed({name: array[:1] for name, array in feed.items()})
             self._takes_batches = False
             return None
-        self._takes_batches = all(
-            np.shape(values[name])[:1] == (count,) for name in self._probed if name in self._declared
-        )
-        return {name: values[name] for name in self.outputs} if self._takes_batches else None
+        self._takes_batches = all(self._has_rows(name, values[name], count) for name in self._declared & {*values})
+        return self._rows_first({name: values[name] for name in self.outputs}) if self._takes_batches else None
+
+    def _has_rows(self, name: str, array: np.ndarray, count: int) -> bool:
+        axis = self._row_axes.get(name, 0)
+        return axis is not None and np.shape(array)[axis : axis + 1] == (count,)
+
+    def _rows_first(self, arrays: Arrays) -> Arrays:
+        moved = {
+            name: np.moveaxis(array, axis, 0)
+            for name, array in arrays.items()
+            if (axis := self._row_axes.get(name)) and np.ndim(array) > axis
+        }
+        return {**arrays, **moved}
 
     def _run(self, feed: Feed, names: Sequence[str]) -> Arrays:
         if not names:  # to onnxruntime that means all outputs
@@ -152,11 +171,13 @@ class Runner:
     def _joined(self, parts: Sequence[Arrays], rows: Sequence[int], step: int) -> Arrays:
         """Results of consecutive runs of `step` rows as one, without the surplus where a run has fewer `rows`."""
         joined: Arrays = {}
+        parts = [self._rows_first(part) for part in parts]
         for name in self.outputs:
             arrays = [np.asarray(part[name]) for part in parts]
+            without = self._row_axes.get(name, 0) is None
             by_row = all(array.ndim and len(array) == step for array in arrays)
             divisible = all(array.ndim and len(array) % step == 0 for array in arrays)
-            if by_row or (divisible and not (step == 1 and name in self._declared)):
+            if not without and (by_row or (divisible and not (step == 1 and name in self._declared))):
                 cut = [a[: len(a) // step * count] for a, count in zip(arrays, rows, strict=True)]
                 joined[name] = self._together(cut, name)
             elif len({array.shape for array in arrays}) == 1:
@@ -193,9 +214,10 @@ def collect(
     *,
     threads: int = 0,
     batch_size: int | None = None,
+    row_axes: Mapping[str, int | None] | None = None,
 ) -> Arrays:
     """Tensors on all rows of a dataset, in memory; see `Runner`."""
-    return Runner(model, outputs, threads=threads).collect(dataset, batch_size)
+    return Runner(model, outputs, threads=threads, row_axes=row_axes).collect(dataset, batch_size)
 
 
 def _filled(feed: Feed, size: int) -> Arrays:

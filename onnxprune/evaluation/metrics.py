@@ -14,10 +14,9 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import read_graph
-from onnxprune.outputs.meaning import OutputKind, as_scores, divergence, output_kind, row_divergence
-
-__all__ = ["OutputKind", "compare", "divergence", "evaluate", "output_kind", "row_divergence"]
+from onnxprune.outputs.meaning import Meaning, Part
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.coupling import analyse
 
 _TOP = 5
 _TOP_FROM_CLASSES = 21
@@ -33,9 +32,11 @@ def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, f
     targets = dataset.targets
     if targets is None:
         return {}
-    hits = _Hits(model, dataset, targets, output_kind(model, read_graph(model), labelled=True))
-    for outputs in Runner(model, [hits.output], threads=threads).run(dataset):
-        hits.add(outputs[hits.output])
+    meaning = _read(model, dataset)
+    hits = _Hits(model, dataset, targets, _labelled(meaning))
+    runner = Runner(model, [hits.part.output], threads=threads, row_axes=meaning.row_axes)
+    for outputs in runner.run(dataset):
+        hits.add(outputs[hits.part.output])
     return hits.shares()
 
 
@@ -50,21 +51,23 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
         ModelError: a model cannot be run.
     """
     targets = dataset.targets
-    kind = output_kind(original, read_graph(original), labelled=targets is not None)
-    theirs = _matched(original, other, kind.outputs)
-    first = Runner(original, kind.outputs, threads=threads)
-    second = Runner(other, theirs, threads=threads)
+    meaning = _read(original, dataset)
+    part = meaning.classifier if targets is None else _labelled(meaning)
+    theirs = _matched(original, other, meaning.outputs)
+    axes = {name: meaning.row_axes[own] for own, name in zip(meaning.outputs, theirs, strict=True)}
+    first = Runner(original, meaning.outputs, threads=threads, row_axes=meaning.row_axes)
+    second = Runner(other, theirs, threads=threads, row_axes=axes)
     before = after = None
     if targets is not None:
-        before = _Hits(original, dataset, targets, kind)
-        after = _Hits(other, dataset, targets, kind)
+        before = _Hits(original, dataset, targets, part)
+        after = _Hits(other, dataset, targets, part)
     same = rows = 0
     error = energy = 0.0
     step = lcm(first.fixed_batch or 1, second.fixed_batch or 1)
     size = max(step, first.default_batch(dataset) // step * step)
     for ours, results in zip(first.run(dataset, size), second.run(dataset, size), strict=True):
-        renamed = {name: results[their] for name, their in zip(kind.outputs, theirs, strict=True)}
-        for name in kind.outputs:
+        renamed = {name: results[their] for name, their in zip(meaning.outputs, theirs, strict=True)}
+        for name in meaning.outputs:
             a, b = _numbers(ours[name]), _numbers(renamed[name])
             if a.shape != b.shape:
                 raise InputError(
@@ -73,14 +76,14 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
                 )
             error += float(np.sum((a - b) ** 2))
             energy += float(np.sum(a * a))
-        if kind.scores is not None:
-            scores, others = as_scores(ours[kind.scores]), as_scores(renamed[kind.scores])
+        if part is not None:
+            scores, others = (part.class_scores(each[part.output])[:, 0] for each in (ours, renamed))
             valid = ~np.isnan(others).any(axis=1)
             same += int(np.count_nonzero((scores.argmax(axis=1) == others.argmax(axis=1)) & valid))
             rows += len(scores)
             if before is not None and after is not None:
-                before.add(scores)
-                after.add(others)
+                before.add(ours[part.output])
+                after.add(renamed[part.output])
     changes: dict[str, MetricChange] = {}
     if before is not None and after is not None:
         shares = after.shares()
@@ -89,6 +92,16 @@ def compare(original: Model, other: Model, dataset: Dataset, *, threads: int = 0
         changes["agreement"] = MetricChange(1.0, same / rows)
     changes["relative_error"] = MetricChange(0.0, _ratio(error, energy))
     return changes
+
+
+def _read(model: Model, dataset: Dataset) -> Meaning:
+    return read_meaning(analyse(model, input_shapes=dataset.shapes))
+
+
+def _labelled(meaning: Meaning) -> Part | None:
+    """The part that class numbers of the rows are about: class scores, or else whatever has several columns a row."""
+    others = (part for part in meaning.parts if part.count == 1 and part.width > 1 and part.columns is None)
+    return meaning.classifier or next(others, None)
 
 
 def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
@@ -121,12 +134,12 @@ def _ratio(error: float, energy: float) -> float:
 class _Hits:
     """Counts how often the right class has the highest score, or is among the five highest."""
 
-    def __init__(self, model: Model, dataset: Dataset, targets: np.ndarray, kind: OutputKind) -> None:
-        if kind.scores is None:
+    def __init__(self, model: Model, dataset: Dataset, targets: np.ndarray, part: Part | None) -> None:
+        if part is None:
             raise InputError(
                 f"{dataset.source} has labels, but no output of {model.name} holds class scores; leave the labels out"
             )
-        self.output = kind.scores
+        self.part = part
         self._model = model.name
         self._source = dataset.source
         self._targets = targets
@@ -134,7 +147,7 @@ class _Hits:
 
     def add(self, output: np.ndarray) -> None:
         """Count the next rows."""
-        scores = as_scores(output)
+        scores = self.part.class_scores(output)[:, 0]
         targets = self._targets[self._rows : self._rows + len(scores)]
         self._rows += len(scores)
         self._classes = scores.shape[1]

@@ -11,7 +11,7 @@ from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.importance.base import ScoreContext
-from onnxprune.outputs.meaning import as_scores, output_kind
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.torchnet.network import bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
@@ -34,17 +34,20 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance snip needs calibration data; give --data")
     if context.data.whole:
         raise InputError("--importance snip needs a model with a batch axis")
-    kind = output_kind(context.model, context.analysis.graph)
-    if kind.scores is None:
+    meaning = read_meaning(context.analysis)
+    classifier = meaning.classifier
+    if classifier is None:
         raise InputError(f"{context.model.name} has no class scores; --importance snip is for classifiers")
     batch = context.data.take(range(min(_BATCH, len(context.data))))
-    own = as_scores(collect(context.model, batch, [kind.scores], threads=context.config.threads)[kind.scores])
+    name, axes = classifier.output, meaning.row_axes
+    outputs = collect(context.model, batch, [name], threads=context.config.threads, row_axes=axes)
+    own = classifier.class_scores(outputs[name])[:, 0]
     labels = own.argmax(1) if batch.targets is None else batch.targets
     notes = (
         ("there are no labels: SNIP's loss is that of the model's own predictions",) if batch.targets is None else ()
     )
-    objective = choose_objective(context.model.name, kind, labels, own.shape[1], False, FinetuneConfig())
-    sensitivity = _sensitivity(context, kind.scores, batch, labels, objective)
+    objective = choose_objective(context.model.name, meaning, labels, own.shape[1], None, FinetuneConfig())
+    sensitivity = _sensitivity(context, name, batch, labels, objective)
     energy = _per_unit(context.analysis, sensitivity)
     total = max(sum(float(energy[group.units].sum()) for group in context.analysis.groups), np.finfo(float).tiny)
     groups = []

@@ -95,6 +95,17 @@ class OpHandler(ABC):
         """Inputs that fine-tuning changes where they are constants: weights, biases, scales."""
         return ()
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """Positions of inputs whose values the outputs consist of: moved, selected, repeated or interpolated.
+
+        Empty where values are computed.
+        """
+        return ()
+
+    def scales(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """Positions of inputs that the output is a scaled and shifted copy of wherever all others are constant."""
+        return ()
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Small models with the operator in the middle of prunable layers, for the contract test."""
         yield from ()

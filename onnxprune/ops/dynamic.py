@@ -165,6 +165,10 @@ class Expand(OpHandler):
         if changed and any(edit.width(node.output(), axis) != size for axis, size in enumerate(after)):
             edit.set_elements(1, changed)
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
+
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """Broadcasting with a tensor of that shape."""
         import torch
@@ -220,6 +224,10 @@ class Tile(OpHandler):
             if ids is None and repeats.value[axis] == 1 and labels.adapts(source, axis):
                 labels.adapt(output, axis, node, source, axis)
             labels.set(output, axis, None if ids is None else np.tile(ids, int(repeats.value[axis])))
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same repetition."""

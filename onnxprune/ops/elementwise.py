@@ -54,6 +54,10 @@ class Elementwise(OpHandler):
                 labels.tie(labelled[0], ids)
         labels.set(output, axis, labelled[0])
 
+    def scales(self, node: Node) -> tuple[int, ...]:
+        """Every term and factor, and what is divided."""
+        return {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,)}.get(node.op_type, ())
+
     def torch(self, node: Node) -> TorchRule:
         """The function of the same meaning; those of any number of inputs fold over them."""
         return _torch_function(node)

@@ -78,6 +78,10 @@ class Resize(OpHandler):
             widths = {index: edit.width(node.output(), axis) for index, axis in enumerate(axes)}
             edit.set_elements(3, {index: width for index, width in widths.items() if width is not None})
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data: what lies between two values is of their kind."""
+        return (0,)
+
     def torch(self, node: Node) -> TorchRule | None:
         """Each axis by its weights, computed once a size."""
         import torch

@@ -51,6 +51,10 @@ class Concat(OpHandler):
                 labels.tie(present[0], ids)
         labels.set(node.output(), axis, present[0])
 
+    def moves(self, node: Node) -> tuple[int, ...]:
+        """All parts."""
+        return tuple(range(len(node.inputs)))
+
     def torch(self, node: Node) -> TorchRule:
         """The same join."""
         import torch
@@ -106,6 +110,10 @@ class Split(OpHandler):
             edit.set_attribute("num_outputs", None)
         else:
             edit.set_attribute("split", widths)
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:
         """Sizes from the attribute or the input, else equal ones (the last may be smaller)."""
@@ -185,6 +193,10 @@ class Slice(OpHandler):
         else:
             edit.set_attribute("starts", starts)
             edit.set_attribute("ends", ends)
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:
         """Slice axis by axis; torch has no negative steps, so those select by position."""
@@ -282,6 +294,10 @@ class Gather(OpHandler):
         chosen = np.where(chosen < 0, chosen + len(kept), chosen)
         position = np.cumsum(kept) - 1
         edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim == 1 else chosen].astype(np.int64))
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:
         """Indices of any rank; negative ones count from the end."""

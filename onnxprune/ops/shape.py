@@ -30,6 +30,10 @@ class Transpose(OpHandler):
                 labels.adapt(node.output(), axis, node, node.input(0), position)
             labels.set(node.output(), axis, arrays[position])
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
+
     def torch(self, node: Node) -> TorchRule:
         """The same permutation."""
         perm = node.ints("perm")
@@ -149,6 +153,10 @@ class Reshape(OpHandler):
         else:
             edit.set_elements(1, widths)
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
+
     def torch(self, node: Node) -> TorchRule:
         """0 copies an axis of the input."""
         if node.op_type == "Flatten":
@@ -221,6 +229,10 @@ class Squeeze(OpHandler):
                 if arrays[position] is None and labels.adapts(source, position):
                     labels.adapt(output, axis, node, source, position)
                 labels.set(output, axis, arrays[position])
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:
         """Drop or add the axes."""

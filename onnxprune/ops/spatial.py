@@ -28,6 +28,10 @@ class DepthToSpace(OpHandler):
             labels.tie(rows[0], row)
         labels.set(node.output(), 1, np.ascontiguousarray(rows[0]))
 
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
+
     def torch(self, node: Node) -> TorchRule:
         """Six axes, permuted."""
         b = node.int("blocksize", 1)
@@ -63,6 +67,10 @@ class SpaceToDepth(OpHandler):
         """Blocks are outside."""
         ids = labels.axis(node.input(0), 1)
         labels.set(node.output(), 1, None if ids is None else np.tile(ids, node.int("blocksize", 1) ** 2))
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule:
         """Six axes, permuted."""

@@ -26,6 +26,14 @@ class Unary(OpHandler):
         """Outputs carry the input's labels."""
         pass_through(labels, node, node.input(0), node.output())
 
+    def moves(self, node: Node) -> tuple[int, ...]:
+        """Only what leaves numbers as they are."""
+        return (0,) if node.op_type in ("Identity", "Cast") else ()
+
+    def scales(self, node: Node) -> tuple[int, ...]:
+        """Only a change of sign."""
+        return (0,) if node.op_type == "Neg" else ()
+
     def torch(self, node: Node) -> TorchRule | None:
         """The function of the same meaning."""
         return _torch_function(node)
@@ -50,6 +58,10 @@ class Dropout(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Data and mask carry the input's labels."""
         pass_through(labels, node, node.input(0), *node.outputs)
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
 
     def torch(self, node: Node) -> TorchRule | None:
         """The data as they are, also in training: the exported network is trained as it will run."""

@@ -1,182 +1,118 @@
-"""What a model's outputs mean, and how far two sets of them are apart. Functions of arrays: nothing is run here."""
+"""What a model's outputs mean: parts of one kind each, as plain data that processes can be sent."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
-from onnx import TensorProto, ValueInfoProto
 
-from onnxprune.core.errors import ModelError
-from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.shapes import gather_facts
-
-Form = Literal["logits", "probabilities", "log_probabilities", "values"]
+Kind = Literal["classes", "probabilities", "quantities", "embedding", "labels"]
+Form = Literal["logits", "probabilities", "log_probabilities"]
 Outputs = Mapping[str, np.ndarray]
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
-_SMALLEST_PROBABILITY = 1e-12
-# What a value passes through between the operator that makes it and the output.
-_CARRIERS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+KINDS: dict[Kind, str] = {
+    "classes": "class scores",
+    "probabilities": "independent probabilities",
+    "quantities": "quantities",
+    "embedding": "embeddings",
+    "labels": "labels",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class OutputKind:
-    """What a model's outputs mean.
+class Part:
+    """Values of one output that mean one thing. Axes count in the output with its rows first.
 
     Attributes:
-        scores: name of the output that holds class scores, one row an input row; None where there is none.
-        form: what its values are; "values" where no softmax may be taken of them.
-        outputs: names of the outputs that are compared: those of floating-point type, or else all tensors.
+        output: name of the output.
+        kind: what the values are. Class scores make one distribution at each position; probabilities are independent
+            of each other; an embedding is one vector at each position; labels are whole numbers without an order.
+        axis: the axis of classes, of a vector's elements, or of columns with a scale of their own. 0 where there is
+            none: all places of a row are positions of one column, or, where `columns` tells which, columns.
+        columns: the part's places along this axis; None for all.
+        width: how many columns there are; 0 where it is not known.
+        positions: sizes of the other axes but the rows; an axis that varies with the input has the size it was
+            analysed at.
+        form: how class scores are given.
+        scale: what probabilities were multiplied by on their way to the output.
+        shift: what was added to them thereafter.
+        confidence: numbers of the parts of scores that say how much each position of these quantities matters.
     """
 
-    scores: str | None
-    form: Form
-    outputs: tuple[str, ...]
+    output: str
+    kind: Kind
+    axis: int = 1
+    columns: tuple[int, ...] | None = None
+    width: int = 0
+    positions: tuple[int, ...] = ()
+    form: Form = "logits"
+    scale: float = 1.0
+    shift: float = 0.0
+    confidence: tuple[int, ...] = ()
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """`(rows, positions, columns)` in float64, of an output with rows first."""
+        array = np.asarray(rows, np.float64)
+        if self.axis == 0 or array.ndim < 2:
+            flat = array.reshape(len(array), -1)
+            return flat[..., None] if self.columns is None else flat[:, None, list(self.columns)]
+        array = np.moveaxis(array, self.axis, -1)
+        if self.columns is not None:
+            array = array[..., list(self.columns)]
+        if (self.scale, self.shift) != (1.0, 0.0):
+            array = (array - self.shift) / self.scale
+        return array.reshape(len(array), -1, array.shape[-1])
+
+    def class_scores(self, rows: np.ndarray) -> np.ndarray:
+        """`(rows, positions, classes)`: the values; of a single probability `p` the two classes `1 - p, p`."""
+        values = self.values(rows)
+        return np.concatenate([1 - values, values], axis=2) if values.shape[2] == 1 else values
+
+    @property
+    def count(self) -> int:
+        """Number of positions in a row."""
+        return prod(self.positions)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each position is put into a class: by scores, or by the probability of one of two."""
+        return self.kind == "classes" or (self.kind == "probabilities" and self.width == 1)
 
 
-def output_kind(model: Model, graph: Graph, *, labelled: bool = False) -> OutputKind:
-    """Find class scores among the outputs.
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What all compared outputs mean.
 
-    They are the first floating-point output of shape `(rows, classes)` or `(rows, classes, 1, 1)` with several classes,
-    or one sigmoid column (the probability of class 1). A Softmax that makes them makes them probabilities. Independent
-    sigmoids, an output of an input's shape (a reconstruction) and a flattened map have such a shape too, but are scores
-    only where there are labels to say so.
-
-    Args:
-        model: the model.
-        graph: its nodes.
-        labelled: whether the rows have class labels.
+    Attributes:
+        row_axes: per compared output, the axis that has an entry for each input row; None where there is none.
+        parts: parts of all of them, output by output.
+        weights: per part, its share in the damage; they add up to 1.
     """
-    tensors = [value for value in model.proto.graph.output if value.type.HasField("tensor_type")]
-    floats = [value for value in tensors if value.type.tensor_type.elem_type in _FLOATS]
-    names = tuple(value.name for value in floats or tensors)
-    inferred = functools.cache(lambda: _inferred(model, graph))
-    for value in floats:
-        dims = _dims(value)
-        if dims is None or 0 in dims[1:]:
-            dims = inferred().get(value.name, ())
-        maker = _maker(value.name, graph)
-        form = _form(maker, graph)
-        columns = _columns(dims)
-        if columns == 1 and maker is not None and maker.op_type == "Sigmoid":
-            return OutputKind(value.name, "probabilities", names)
-        if columns > 1:
-            made = inferred().get(maker.output(), ()) if maker is not None else ()
-            is_map = sum(size > 1 for size in made[1:]) > 1
-            returned = any(dims[1:] == (_dims(v) or ())[1:] for v in model.proto.graph.input if v.name in graph.inputs)
-            if labelled or form.endswith("probabilities") or not (form == "values" or is_map or returned):
-                return OutputKind(value.name, form, names)
-    return OutputKind(None, "values", names)
 
+    row_axes: Mapping[str, int | None]
+    parts: tuple[Part, ...]
+    weights: tuple[float, ...]
 
-def _dims(value: ValueInfoProto) -> tuple[int, ...] | None:
-    """Declared dimensions, 0 where they are free."""
-    tensor = value.type.tensor_type
-    return tuple(d.dim_value for d in tensor.shape.dim) if tensor.HasField("shape") else None
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the compared outputs."""
+        return tuple(self.row_axes)
 
+    @property
+    def classifier(self) -> Part | None:
+        """The part that puts whole rows into classes: of distributions, or else of single probabilities, the first."""
+        found = [part for part in self.parts if part.classifies and part.count == 1 and part.columns is None]
+        return min(found, key=lambda part: part.kind != "classes", default=None)
 
-def _columns(dims: tuple[int, ...]) -> int:
-    """Number of scores a row, 0 where the shape is not one of scores."""
-    if len(dims) == 2:
-        return dims[1]
-    if len(dims) > 3 and set(dims[2:]) == {1}:
-        return dims[1]
-    return dims[-1] if len(dims) > 3 and set(dims[1:-1]) == {1} else 0
+    def rows_first(self, output: str, array: np.ndarray) -> np.ndarray:
+        """An output of one run with its rows along the first axis; without rows, one entry for the whole run."""
+        axis = self.row_axes[output]
+        if axis is None or array.ndim <= axis:
+            return np.asarray(array)[None]
+        return np.moveaxis(array, axis, 0)
 
-
-def _inferred(model: Model, graph: Graph) -> Mapping[str, tuple[int, ...]]:
-    try:
-        return gather_facts(model, graph).shapes
-    except ModelError:
-        return {}
-
-
-def _form(node: Node | None, graph: Graph) -> Form:
-    if node is None:
-        return "logits"
-    if node.op_type == "LogSoftmax":
-        return "log_probabilities"
-    if node.op_type == "Softmax" or _divides_exponentials(node, graph):
-        return "probabilities"
-    # Independent probabilities and bounded values: a softmax over them would mean nothing.
-    return "values" if node.op_type in ("Sigmoid", "HardSigmoid", "Tanh") else "logits"
-
-
-def _maker(output: str, graph: Graph) -> Node | None:
-    """The operator that computes an output's values, before they are only reshaped or cast."""
-    node = graph.producer.get(output)
-    while node is not None and node.op_type in _CARRIERS:
-        node = graph.producer.get(node.input(0))
-    return node
-
-
-def _divides_exponentials(node: Node, graph: Graph) -> bool:
-    """Whether the node is the last one of a softmax that the exporter spelled out."""
-    if node.op_type not in ("Div", "Mul"):
-        return False
-    return any((maker := graph.producer.get(name)) is not None and maker.op_type == "Exp" for name in node.inputs)
-
-
-def as_scores(output: np.ndarray) -> np.ndarray:
-    """Class scores as float64 `(rows, classes)`; one column `p` becomes the two `1 - p, p`."""
-    scores = np.asarray(output, np.float64).reshape(len(output), -1)
-    return np.hstack([1 - scores, scores]) if scores.shape[1] == 1 else scores
-
-
-def divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> float:
-    """How far `outputs` are from `reference`: the mean of `row_divergence`."""
-    return float(np.mean(row_divergence(reference, outputs, kind)))
-
-
-def row_divergence(reference: Outputs, outputs: Outputs, kind: OutputKind) -> np.ndarray:
-    """How far each row of `outputs` is from `reference`, averaged over the outputs.
-
-    Class scores: the Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, where p and q are the softmax
-    of the reference's and the other's scores, or these themselves where they are probabilities. Other outputs: the
-    squared error relative to the reference's mean energy, `|a_r - b_r|^2 / mean_r |a_r|^2`.
-
-    Args:
-        reference: `(rows, ...)` per output name.
-        outputs: the same of another model.
-        kind: of both.
-
-    Returns:
-        `(rows,)`; infinite where a value is not finite.
-    """
-    parts = []
-    for name in kind.outputs:
-        if name == kind.scores and kind.form != "values":
-            parts.append(_relative_entropy(reference[name], outputs[name], kind.form))
-        else:
-            parts.append(_relative_error(reference[name], outputs[name]))
-    count = len(reference[kind.scores or kind.outputs[0]])
-    # An output without rows counts as a whole.
-    rows = np.mean([part if len(part) == count else np.full(count, part.mean()) for part in parts], axis=0)
-    return np.where(np.isfinite(rows), rows, np.inf)
-
-
-def _relative_entropy(reference: np.ndarray, output: np.ndarray, form: Form) -> np.ndarray:
-    p, q = _log_probabilities(reference, form), _log_probabilities(output, form)
-    with np.errstate(invalid="ignore", over="ignore"):
-        rows = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=1)
-    return np.asarray(np.maximum(rows, 0.0))
-
-
-def _relative_error(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
-    a = np.asarray(reference, np.float64).reshape(len(reference), -1)
-    b = np.asarray(output, np.float64).reshape(len(output), -1)
-    energy = np.mean(np.sum(a * a, axis=1))
-    error = np.sum((a - b) ** 2, axis=1)
-    return np.asarray(error / energy if energy > 0 else np.where(error > 0, np.inf, 0.0))
-
-
-def _log_probabilities(output: np.ndarray, form: Form) -> np.ndarray:
-    scores = as_scores(output)
-    if form == "probabilities":
-        scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
-    with np.errstate(invalid="ignore"):
-        shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True)))
+    def joined(self, runs: Sequence[Outputs], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Outputs of consecutive runs as one, rows first."""
+        chosen = self.outputs if names is None else names
+        return {name: np.concatenate([self.rows_first(name, run[name]) for run in runs]) for name in chosen}

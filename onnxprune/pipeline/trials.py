@@ -5,7 +5,7 @@ happens jointly differs between networks, and so does the power of the curves wh
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from onnxprune.calibration.runner import collect
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.execution import TaskExecutor, in_this_process, open_executor, share, shared
-from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
+from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
 from onnxprune.structure.units import Ids
@@ -60,15 +61,16 @@ def best(
         return decisions[0]
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
-    kind = output_kind(prepared.model, prepared.analysis.graph)
-    reference = collect(prepared.model, held_out, kind.outputs, threads=config.threads)
+    meaning = read_meaning(prepared.analysis)
+    outputs = collect(prepared.model, held_out, meaning.outputs, threads=config.threads, row_axes=meaning.row_axes)
+    reference = Reference(meaning, outputs)
     large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
     losses: list[float] = []
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks = TaskExecutor(chosen)
         threads = config.threads if in_this_process(tasks) else 1
         own = dataclasses.replace(config, distill=0, threads=threads)
-        trial = _Trial(dataclasses.replace(prepared, data=fit), own, held_out, kind, reference)
+        trial = _Trial(dataclasses.replace(prepared, data=fit), own, held_out, reference)
         with share(tasks, trial) as handle:
             progress("trials", 0, len(decisions))
             futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
@@ -90,13 +92,13 @@ class _Trial:
     prepared: Prepared
     config: PruneConfig
     held_out: Dataset
-    kind: OutputKind
-    reference: Mapping[str, np.ndarray]
+    reference: Reference
 
 
 def _loss(handle: Any, removed: Ids) -> float:
     """Divergence of the model that is left after a removal and repaired."""
     trial: _Trial = shared(handle)
     smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
-    outputs = collect(smaller, trial.held_out, trial.kind.outputs, threads=trial.config.threads)
-    return divergence(trial.reference, outputs, trial.kind)
+    meaning = trial.reference.meaning
+    outputs = collect(smaller, trial.held_out, meaning.outputs, threads=trial.config.threads, row_axes=meaning.row_axes)
+    return trial.reference.divergence(outputs)

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""What training minimises: the divergence of `onnxprune.outputs.divergence`, in torch, and the cross-entropy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,124 +6,166 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError
-from onnxprune.outputs.meaning import OutputKind
+from onnxprune.outputs.divergence import FLOOR, SMALLEST_CHANCE, SMALLEST_PROBABILITY, Reference
+from onnxprune.outputs.meaning import Meaning, Part
 from onnxprune.torchnet.network import import_torch
 
 if TYPE_CHECKING:
     import torch
-
-_SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """A loss over rows, and the share of rows whose predicted class is the wanted one.
 
-    With a teacher whose outputs are class scores, the loss is `T^2 KL(p_T || q_T)` in nats, where `p_T` and `q_T` are
-    the softmax of the teacher's and the model's scores divided by the temperature `T` (Hinton, Vinyals, Dean:
-    "Distilling the knowledge in a neural network", 2015). With other outputs it is their squared error relative to the
-    teacher's energy. With labels it is the cross-entropy; with both, a weighted sum.
+    With a teacher, every part of its outputs is compared as its meaning says, in the part's unit, and the parts are
+    weighed. Class scores give `T^2 KL(p_T || q_T)` in nats, where `p_T` and `q_T` are the softmax of the teacher's and
+    the model's scores divided by the temperature `T` (Hinton, Vinyals, Dean: "Distilling the knowledge in a neural
+    network", 2015). With labels the loss is the cross-entropy; with both, a weighted sum.
 
     Attributes:
-        kind: what the outputs mean.
-        with_teacher: whether a teacher's outputs are given.
+        meaning: of the outputs.
+        teacher: the teacher's outputs on some rows, which settle units; None without a teacher.
         label_weight: share of the cross-entropy, in [0, 1].
         temperature: see above.
     """
 
-    kind: OutputKind
-    with_teacher: bool
+    meaning: Meaning
+    teacher: Reference | None
     label_weight: float
     temperature: float
 
     @property
     def name(self) -> str:
         """How `FinetuneResult.loss` calls it."""
-        if not self.with_teacher:
+        if self.teacher is None:
             return "cross-entropy"
-        return ("distillation" if self.classifies else "regression") + ("+labels" if self.label_weight else "")
+        kind = "distillation" if any(part.classifies for part in self.meaning.parts) else "regression"
+        return kind + ("+labels" if self.label_weight else "")
 
     @property
     def classifies(self) -> bool:
-        """Whether there are class scores."""
-        return self.kind.scores is not None
+        """Whether whole rows are put into classes."""
+        return self.meaning.classifier is not None
 
     def loss(self, outputs: Mapping[str, Any], wanted: Mapping[str, Any] | None, labels: "torch.Tensor | None") -> Any:
         """The mean loss of a batch.
 
         Args:
-            outputs: the model's, `(rows, ...)` by name.
+            outputs: the model's, by name.
             wanted: the teacher's, by the same names.
             labels: `(rows,)` class numbers.
         """
-        total = 0.0
+        total: Any = 0.0
         if wanted is not None and self.label_weight < 1:
-            divergence = self._divergence if self.classifies else self._relative_error
-            total = total + (1 - self.label_weight) * divergence(outputs, wanted)
-        if labels is not None and self.label_weight > 0:
-            torch = import_torch()
-            total = total + self.label_weight * torch.nn.functional.nll_loss(self._log_softmax(outputs, 1.0), labels)
+            total = total + (1 - self.label_weight) * self._divergence(outputs, wanted)
+        part = self.meaning.classifier
+        if labels is not None and part is not None and self.label_weight > 0:
+            scores = self._log_softmax(part, self._values(part, outputs, classes=True), 1.0)[:, 0]
+            total = total + self.label_weight * import_torch().nn.functional.nll_loss(scores, labels)
         return total
 
     def hits(
         self, outputs: Mapping[str, Any], wanted: Mapping[str, Any] | None, labels: "torch.Tensor | None"
     ) -> float:
         """Number of rows whose arg-max is the label's (the teacher's without labels); NaN without class scores."""
-        name = self.kind.scores
-        if name is None or (labels is None and wanted is None):
+        part = self.meaning.classifier
+        if part is None or (labels is None and wanted is None):
             return float("nan")
-        predicted = _as_scores(outputs[name]).argmax(1)
-        target = labels if labels is not None else _as_scores(wanted[name]).argmax(1)  # type: ignore[index]
+        predicted = self._values(part, outputs, classes=True)[:, 0].argmax(1)
+        target = labels
+        if target is None and wanted is not None:
+            target = self._values(part, wanted, classes=True)[:, 0].argmax(1)
         return float((predicted == target).sum())
 
     def _divergence(self, outputs: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
-        log_p, log_q = (self._log_softmax(values, self.temperature) for values in (wanted, outputs))
-        return self.temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+        torch = import_torch()
+        assert self.teacher is not None
+        total: Any = 0.0
+        for number, part in enumerate(self.meaning.parts):
+            a, b = self._values(part, wanted), self._values(part, outputs)
+            unit = torch.as_tensor(self.teacher.units[number], dtype=b.dtype, device=b.device)
+            if part.kind == "classes":
+                p, q = (self._log_softmax(part, values, self.temperature) for values in (a, b))
+                found = self.temperature**2 * (p.exp() * (p - q)).sum(2).mean() / unit
+            elif part.kind == "probabilities":
+                p, q = (values.clamp(SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for values in (a, b))
+                each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+                found = each.sum((1, 2)).mean() / unit
+            elif part.kind == "embedding":
+                found = (1 - torch.nn.functional.cosine_similarity(a, b, dim=2)).mean() / unit
+            elif part.kind == "quantities":
+                square = ((a - b).square() / unit.clamp(min=SMALLEST_PROBABILITY)).mean(2)
+                found = (square * self._weights(number, wanted)).mean()
+            else:
+                continue
+            total = total + self.meaning.weights[number] * found.sum()
+        return total
 
-    def _log_softmax(self, outputs: Mapping[str, Any], temperature: float) -> Any:
-        scores = _as_scores(outputs[str(self.kind.scores)])
-        if self.kind.form == "probabilities":
-            scores = scores.clamp(min=_SMALLEST_PROBABILITY).log()
-        return (scores / temperature).log_softmax(1)
-
-    def _relative_error(self, outputs: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
-        errors = [
-            (outputs[name] - wanted[name]).square().sum() / wanted[name].square().sum().clamp(min=_SMALLEST_PROBABILITY)
-            for name in self.kind.outputs
+    def _weights(self, number: int, wanted: Mapping[str, Any]) -> Any:
+        """How much positions of quantities count, as in `Reference`."""
+        assert self.teacher is not None
+        mean = self.teacher.confidences[number]
+        if not mean:
+            return 1.0
+        torch = import_torch()
+        scores = [self.meaning.parts[each] for each in self.meaning.parts[number].confidence]
+        found = [self._values(score, wanted) for score in scores]
+        sure = [
+            values.amax(2)
+            if score.kind == "probabilities"
+            else 1 - self._log_softmax(score, values, 1.0).exp()[..., self.teacher.usual_class(score)]
+            for score, values in zip(scores, found, strict=True)
         ]
-        return sum(errors) / len(errors)
+        return (torch.stack(sure).amax(0) / mean + FLOOR) / (1 + FLOOR)
 
+    def _values(self, part: Part, outputs: Mapping[str, Any], *, classes: bool = False) -> Any:
+        """`Part.values` of a tensor; with `classes`, one column `p` becomes the two `1 - p, p`."""
+        torch = import_torch()
+        axis = self.meaning.row_axes[part.output]
+        array = outputs[part.output]
+        array = array[None] if axis is None or array.dim() <= axis else array.movedim(axis, 0)
+        if part.axis == 0 or array.dim() < 2:
+            flat = array.flatten(1) if array.dim() > 1 else array[:, None]
+            array = flat[..., None] if part.columns is None else flat[:, None, list(part.columns)]
+        else:
+            array = array.movedim(part.axis, -1)
+            array = array if part.columns is None else array[..., list(part.columns)]
+            array = array.flatten(1, -2) if array.dim() > 2 else array[:, None]
+        if (part.scale, part.shift) != (1.0, 0.0):
+            array = (array - part.shift) / part.scale
+        return torch.cat([1 - array, array], 2) if classes and array.shape[2] == 1 else array
 
-def _as_scores(output: Any) -> Any:
-    """Class scores `(rows, classes)`; one column `p` becomes the two `1 - p, p`, as in `outputs.meaning`."""
-    scores = output.flatten(1)
-    return import_torch().cat([1 - scores, scores], 1) if scores.shape[1] == 1 else scores
+    def _log_softmax(self, part: Part, scores: Any, temperature: float) -> Any:
+        if part.form == "probabilities":
+            scores = scores.clamp(min=SMALLEST_PROBABILITY).log()
+        return (scores / temperature).log_softmax(-1)
 
 
 def choose_objective(
-    name: str, kind: OutputKind, labels: Any, classes: int | None, with_teacher: bool, config: FinetuneConfig
+    name: str, meaning: Meaning, labels: Any, classes: int | None, teacher: Reference | None, config: FinetuneConfig
 ) -> Objective:
     """The objective that a teacher, labels and the options ask for.
 
     Args:
         name: the model's, for messages.
-        kind: what its outputs mean.
+        meaning: of its outputs.
         labels: `(rows,)` class numbers, or None.
         classes: number of class scores, None where there are none.
-        with_teacher: whether there is a teacher.
+        teacher: the teacher's outputs on some rows; None without a teacher.
         config: options.
 
     Raises:
         InputError: neither a teacher nor labels, or labels that do not fit the outputs.
     """
-    weight = config.label_weight if with_teacher else 1.0
+    weight = config.label_weight if teacher is not None else 1.0
     if weight > 1:
         raise InputError(f"label-weight is a share: {weight:g} is above 1")
     if config.temperature <= 0:
         raise InputError("the temperature must be above 0")
-    objective = Objective(kind, with_teacher, weight, config.temperature)
+    objective = Objective(meaning, teacher, weight, config.temperature)
     if not weight:
-        if not kind.outputs:
+        if all(part.kind == "labels" for part in meaning.parts):
             raise InputError(f"{name} has no floating-point output that could be matched to a teacher's")
         return objective
     if labels is None:

@@ -1,7 +1,7 @@
 """The training loop: cross-entropy with labels, or distillation from a teacher's outputs without them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig, check
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import read_graph
-from onnxprune.outputs.meaning import OutputKind, output_kind
+from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.meaning import Meaning
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.coupling import analyse
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
 from onnxprune.training.augment import augment, settled
@@ -26,6 +29,7 @@ from onnxprune.training.result import Epoch, FinetuneResult
 # Gradients are scaled down to this norm: the first, large errors of a pruned model must not undo what repair did.
 _LARGEST_GRADIENT = 1.0
 _PROBED_ROWS = 4
+_REFERENCE_ROWS = 256  # of the teacher, which settle what its outputs are measured in
 
 
 def finetune(
@@ -41,9 +45,9 @@ def finetune(
 ) -> FinetuneResult:
     """Train a model's weights.
 
-    With a teacher, the loss compares its outputs with the model's: the Kullback-Leibler divergence of their softmax
-    outputs for classifiers, the squared error relative to the teacher's energy otherwise; labels are not needed.
-    Without one, it is the cross-entropy with the rows' labels. Adam, with linear warm-up and a cosine schedule.
+    With a teacher, the loss compares its outputs with the model's by what they mean (see `torchnet.objective`); labels
+    are not needed. Without one, it is the cross-entropy with the rows' labels. Adam, with linear warm-up and a cosine
+    schedule.
 
     Args:
         model: what is trained; never changed.
@@ -64,18 +68,20 @@ def finetune(
     torch = import_torch()
     began = perf_counter()
     rows, held_out = split(data, validation, config)
-    kind = output_kind(model, read_graph(model))
+    meaning = _meaning(model, teacher, rows)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _threads(config.threads):
         probe = rows.take(range(1 if rows.whole else min(_PROBED_ROWS, len(rows))))
-        student = bound_network(model, kind.outputs, probe, device)
-        guide = None if teacher is None else bound_network(teacher, _matching(model, teacher, kind), probe, device)
+        student = bound_network(model, meaning.outputs, probe, device)
+        theirs = () if teacher is None else _matching(model, teacher, meaning)
+        guide = None if teacher is None else bound_network(teacher, theirs, probe, device)
         if not student.parameters:
             raise ModelError(f"{model.name}: no weight of it can be trained")
         config = settled(config, probe, teacher is not None)
-        classes = _classes(student, probe, kind)
+        classes = _classes(student, probe, meaning)
         labels = data.targets if validation is None else _both(data.targets, validation.targets)
-        objective = choose_objective(model.name, kind, labels, classes, teacher is not None, config)
+        taught = None if teacher is None else _reference(teacher, theirs, meaning, rows, config.threads)
+        objective = choose_objective(model.name, meaning, labels, classes, taught, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
         if checkpoint is not None:
             mark = fingerprint(model, teacher, data, config)
@@ -249,7 +255,24 @@ def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> 
     return data.take(np.sort(order[count:])), data.take(np.sort(order[:count])) if count else data
 
 
-def _matching(model: Model, teacher: Model, kind: OutputKind) -> tuple[str, ...]:
+def _meaning(model: Model, teacher: Model | None, rows: Dataset) -> Meaning:
+    """What the outputs mean: as the teacher has them, where it has the same."""
+    names = {value.name for value in model.proto.graph.output}
+    source = model
+    if teacher is not None and {value.name for value in teacher.proto.graph.output} == names:
+        source = teacher
+    return read_meaning(analyse(source, input_shapes=rows.shapes))
+
+
+def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, threads: int) -> Reference:
+    """The teacher's outputs on some rows, under the model's names."""
+    some = rows.take(range(min(_REFERENCE_ROWS, len(rows))))
+    axes = {name: meaning.row_axes[own] for own, name in zip(meaning.outputs, theirs, strict=True)}
+    outputs = collect(teacher, some, theirs, threads=threads, row_axes=axes)
+    return Reference(meaning, {own: outputs[name] for own, name in zip(meaning.outputs, theirs, strict=True)})
+
+
+def _matching(model: Model, teacher: Model, meaning: Meaning) -> tuple[str, ...]:
     """The teacher's outputs that stand for the model's: by name, else by position.
 
     Raises:
@@ -259,18 +282,19 @@ def _matching(model: Model, teacher: Model, kind: OutputKind) -> tuple[str, ...]
     if set(inputs[0]) != set(inputs[1]):
         raise InputError(f"{teacher.name} takes {', '.join(inputs[1])}, {model.name} {', '.join(inputs[0])}")
     own, theirs = ([v.name for v in m.proto.graph.output] for m in (model, teacher))
-    if set(kind.outputs) <= set(theirs):
-        return kind.outputs
+    if set(meaning.outputs) <= set(theirs):
+        return meaning.outputs
     if len(own) != len(theirs):
         raise InputError(f"{teacher.name} has {len(theirs)} outputs and {model.name} {len(own)}; it cannot teach it")
-    return tuple(theirs[own.index(name)] for name in kind.outputs)
+    return tuple(theirs[own.index(name)] for name in meaning.outputs)
 
 
-def _classes(student: Network, probe: Dataset, kind: OutputKind) -> int | None:
-    if kind.scores is None:
+def _classes(student: Network, probe: Dataset, meaning: Meaning) -> int | None:
+    part = meaning.classifier
+    if part is None:
         return None
     with import_torch().no_grad():
-        return max(2, int(student(student.inputs(probe.feeds()))[kind.scores].flatten(1).shape[1]))
+        return max(2, int(student(student.inputs(probe.feeds()))[part.output].flatten(1).shape[1]))
 
 
 def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.subgraph import segment
-from onnxprune.outputs.meaning import OutputKind, divergence
+from onnxprune.outputs.divergence import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,6 @@ class Original:
         nodes: its nodes in order.
         feeds: the rows, in batches.
         reference: its outputs on all rows.
-        kind: what they mean.
         threads: for onnxruntime.
         stops: ascending positions where curves start. A run halts at each of them, so that no tensor's last bits depend
             on which curves a worker measures.
@@ -49,20 +48,18 @@ class Original:
         model: Model,
         nodes: Sequence[Node],
         feeds: Sequence[Mapping[str, np.ndarray]],
-        reference: Mapping[str, np.ndarray],
-        kind: OutputKind,
+        reference: Reference,
         threads: int,
         stops: Sequence[int],
         room: float,
     ) -> None:
         self.model, self.nodes, self.feeds, self.reference = model, nodes, feeds, reference
-        self.kind, self.threads, self.stops = kind, threads, stops
-        self.room = room
+        self.threads, self.stops, self.room = threads, stops, room
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type["Original"], tuple[object, ...]]:
         """A worker starts its own run."""
-        given = (self.model, self.nodes, self.feeds, self.reference, self.kind, self.threads, self.stops, self.room)
+        given = (self.model, self.nodes, self.feeds, self.reference, self.threads, self.stops, self.room)
         return Original, given
 
     def at(self, start: int) -> Replay:
@@ -80,25 +77,23 @@ class Original:
 def curve(handle: Any, start: int, variants: Sequence[Variant]) -> dict[int, float]:
     """Output divergence of one group's variants: a task for any process; `handle` shares an `Original`."""
     original: Original = shared(handle)
-    return measure(original.at(start), variants, original.reference, original.kind, original.threads)
+    return measure(original.at(start), variants, original.reference, original.threads)
 
 
-def measure(
-    replay: Replay, variants: Sequence[Variant], reference: Mapping[str, np.ndarray], kind: OutputKind, threads: int
-) -> dict[int, float]:
+def measure(replay: Replay, variants: Sequence[Variant], reference: Reference, threads: int) -> dict[int, float]:
     """Output divergence of each variant; `replay` stands before the first node that reads a changed constant.
 
     Args:
         replay: the original model in the middle of its run.
         variants: what to measure.
         reference: the original's outputs on all rows.
-        kind: what they mean.
         threads: for onnxruntime.
     """
     changed = list(dict.fromkeys(name for variant in variants for name in variant.constants))
     left = replay.nodes[replay.done :]
     made = {name for node in left for name in node.outputs}
-    later = [name for name in kind.outputs if name in made]  # what is done already stays as it is
+    meaning = reference.meaning
+    later = [name for name in meaning.outputs if name in made]  # what is done already stays as it is
     if not later:
         return dict.fromkeys((variant.width for variant in variants), 0.0)
     part = segment(replay.model, needed(left, later), replay.batches[0], later, changed)
@@ -111,8 +106,8 @@ def measure(
             runner.run_feed({name: values[name] if name in values else known[name] for name in inputs})
             for known in replay.batches
         ]
-        outputs = {name: np.concatenate([result[name] for result in results]) for name in later}
-        found[variant.width] = divergence(reference, {**reference, **outputs}, kind)
+        outputs = {**reference.outputs, **meaning.joined(results, later)}
+        found[variant.width] = reference.divergence(outputs)
     return found
 
 

@@ -25,7 +25,8 @@ from onnxprune.importance.reconstruction.curves import Original, Variant, curve,
 from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
 from onnxprune.importance.reconstruction.energy import by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
-from onnxprune.outputs.meaning import OutputKind, divergence, output_kind
+from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import measure
 from onnxprune.structure.fit_targets import FitPoint, Schedule, schedule
@@ -213,14 +214,15 @@ def _damages(
 ) -> dict[str, np.ndarray]:
     """Each group's damage curve, measured on `data`."""
     analysis, config = context.analysis, context.config
-    kind = output_kind(plan.model, plan.graph)
+    meaning = read_meaning(analysis)
     feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
-    reference = {name: np.concatenate(parts) for name, parts in _outputs(replay, kind).items()}
+    outputs = list(replay.peek(len(replay.nodes), meaning.outputs))
+    reference = Reference(meaning, meaning.joined(outputs))
     starts = {group.name: _first(group, replay) for group in analysis.groups if _correctable(group, plan)}
     threads = config.threads if in_this_process(context.executor) else 1
     stops = sorted({*starts.values()})
-    original = Original(plan.model, plan.schedule.nodes, feeds, reference, kind, threads, stops, config.room)
+    original = Original(plan.model, plan.schedule.nodes, feeds, reference, threads, stops, config.room)
     damages: dict[str, np.ndarray] = {}
     pending: deque[tuple[str, Future[dict[int, float]]]] = deque()
 
@@ -242,16 +244,11 @@ def _damages(
                 variants = _variants(group, analysis, plan, found, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
-                future.set_result(_masked_damage(group, context, found, reference, kind, data))
+                future.set_result(_masked_damage(group, context, found, reference, data))
             pending.append((group.name, future))
             finish(_MOST_PENDING)
         finish(0)
     return damages
-
-
-def _outputs(replay: Replay, kind: OutputKind) -> dict[str, list[np.ndarray]]:
-    parts = list(replay.peek(len(replay.nodes), kind.outputs))
-    return {name: [part[name] for part in parts] for name in kind.outputs}
 
 
 def _first(group: Group, replay: Replay) -> int:
@@ -268,18 +265,21 @@ def _masked_damage(
     group: Group,
     context: ScoreContext,
     found: Elimination,
-    reference: Mapping[str, np.ndarray],
-    kind: OutputKind,
+    reference: Reference,
     data: Dataset,
 ) -> dict[int, float]:
     """Damage at a few widths without any correction, by running the oracle of removal."""
     measured = {}
+    meaning = reference.meaning
     for width in widths(len(group)):
         removed = context.analysis.none_removed()
         removed[group.units[found.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
-        outputs = run_model(model, data, kind.outputs, threads=context.config.threads)
-        measured[width] = divergence(reference, outputs, kind)
+        outputs = run_model(model, data, meaning.outputs, threads=context.config.threads, row_axes=meaning.row_axes)
+        # A model of a fixed batch measured whole batches only.
+        measured[width] = reference.divergence(
+            {name: array[: len(reference.outputs[name])] for name, array in outputs.items()}
+        )
     return measured
 
 

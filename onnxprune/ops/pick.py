@@ -1,0 +1,43 @@
+"""GatherND: entries picked by indices, which may be computed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.nodes import Node
+from onnxprune.ops.base import OpHandler
+from onnxprune.ops.examples import example
+from onnxprune.ops.labels import Labels
+
+
+class Pick(OpHandler):
+    """Axes that indices count along stay; those behind them pass whole."""
+
+    op_types = ("GatherND",)
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Freeze the axes that are indexed, and those of the batch."""
+        source, indices, output = node.input(0), node.input(1), node.output()
+        indexed = node.int("batch_dims", 0) + labels.shape(indices)[-1]
+        behind = labels.rank(output) - labels.rank(source)
+        for axis, ids in enumerate(labels.get(source)):
+            if axis < indexed:
+                labels.freeze_ids(ids, source, "GatherND picks positions of these channels", node)
+            else:
+                labels.set(output, axis + behind, ids)
+
+    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
+        """The data."""
+        return (0,)
+
+    def examples(self) -> Iterator[onnx.ModelProto]:
+        """One position of several, with channels behind."""
+        yield example(
+            """g (float[N,5,6] x) => (float[A,5,3] y) {
+            h = MatMul (x, w1)
+            p = GatherND (h, first)
+            y = MatMul (p, w2) }""",
+            {"w1": (6, 8), "w2": (8, 3)},
+            {"first": np.array([[0]])},
+        )

@@ -1,0 +1,219 @@
+"""How far two sets of outputs are apart, part by part. Functions of arrays: nothing is run here.
+
+Every part has a unit of its own: what its outputs would lose if they said the same of every row. A divergence of 1 then
+means that a part tells nothing any more, whatever its scale, and parts can be weighed against each other. A part that
+stands alone needs no unit, and class scores and probabilities are then given in nats.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from onnxprune.outputs.meaning import Form, Meaning, Outputs, Part
+
+SMALLEST_PROBABILITY = 1e-12
+SMALLEST_CHANCE = 1e-7  # of an independent probability: next to 1, single precision knows no finer step
+# A part that tells less than this of a row, in nats, is weighed as if it told as much: a detector's scores on rows
+# without objects would otherwise have to be kept to the last digit.
+_LEAST_NATS = 0.1
+_LEAST_SPREAD = 1e-4  # of a column's mean square: what counts as spread where a column hardly varies
+_LEAST_TURN = 1e-6
+_CONFIDENT = 0.1  # where no position is as confident as this, all of them count alike
+FLOOR = 0.1  # of the mean confidence: what positions without any count
+_BLOCK_ELEMENTS = 1 << 24
+
+Block = tuple[np.ndarray, np.ndarray]
+
+
+class Reference:
+    """The original's outputs, which others are compared with.
+
+    Args:
+        meaning: what the outputs mean.
+        outputs: `(rows, ...)` per output name.
+
+    Attributes:
+        units: what each part's divergence is measured in: one number, or one per column.
+        confidences: mean confidence beside each part of quantities; 0 where all positions count alike.
+    """
+
+    def __init__(self, meaning: Meaning, outputs: Outputs) -> None:
+        self.meaning = meaning
+        self.outputs = {name: np.asarray(outputs[name]) for name in meaning.outputs}
+        self._weights = [self._position_weights(part) for part in meaning.parts]
+        self.confidences = tuple(mean for _, mean in self._weights)
+        alone = len(meaning.parts) == 1
+        self.units = tuple(self._unit(part, alone) for part in meaning.parts)
+
+    def divergence(self, outputs: Outputs) -> float:
+        """How far `outputs` are from the original's: the mean of `rows`."""
+        return float(np.mean(self.rows(outputs)))
+
+    def rows(self, outputs: Outputs) -> np.ndarray:
+        """How far each row is from the original's, `(rows,)`: the weighted mean over parts.
+
+        Infinite where a value is not finite.
+        """
+        found = [self._rows(number, outputs) for number in range(len(self.meaning.parts))]
+        axes = self.meaning.row_axes
+        counts = [len(self.outputs[name]) for name, axis in axes.items() if axis is not None]
+        count = counts[0] if counts else max(len(rows) for rows in found)
+        # An output without rows counts as a whole.
+        even = [rows if len(rows) == count else np.full(count, rows.mean()) for rows in found]
+        total = np.average(even, axis=0, weights=self.meaning.weights) if len(even) > 1 else even[0]
+        return np.where(np.isfinite(total), total, np.inf)
+
+    def parts(self, outputs: Outputs) -> tuple[float, ...]:
+        """Each part's own divergence, in its units."""
+        means = [float(np.mean(self._rows(number, outputs))) for number in range(len(self.meaning.parts))]
+        return tuple(mean if np.isfinite(mean) else float("inf") for mean in means)
+
+    def _rows(self, number: int, outputs: Outputs) -> np.ndarray:
+        part, unit = self.meaning.parts[number], self.units[number]
+        given, (weights, _) = np.asarray(outputs[part.output]), self._weights[number]
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = []
+            for rows, a in self._blocks(part):
+                own = None if weights is None else weights[rows]
+                found.append(_DIVERGENCE[part.kind](part, a, part.values(given[rows]), unit, own))
+        return np.concatenate(found)
+
+    def _blocks(self, part: Part) -> Iterator[tuple[slice, np.ndarray]]:
+        array = self.outputs[part.output]
+        step = max(1, _BLOCK_ELEMENTS // max(1, array[:1].size))
+        for start in range(0, len(array), step):
+            rows = slice(start, start + step)
+            yield rows, part.values(array[rows])
+
+    def _position_weights(self, part: Part) -> tuple[np.ndarray | None, float]:
+        """How much each position of quantities counts, `(rows, positions)` of mean 1, and the mean confidence.
+
+        Where nothing is found, what stands beside it means nothing: the boxes of a detector's background.
+        """
+        scores = [self.meaning.parts[number] for number in part.confidence]
+        if not scores:
+            return None, 0.0
+        found = np.max([self._confidence(score) for score in scores], axis=0)
+        if not found.max(initial=0.0) >= _CONFIDENT:
+            return None, 0.0
+        mean = float(found.mean())
+        return np.asarray((found / mean + FLOOR) / (1 + FLOOR)), mean
+
+    def _confidence(self, part: Part) -> np.ndarray:
+        """How sure scores are at each position that something is there, `(rows, positions)`.
+
+        The most probable of independent classes; of a distribution, what is not of the class that is usual.
+        """
+        if part.kind == "probabilities":
+            return np.concatenate([a.max(axis=2) for _, a in self._blocks(part)])
+        usual = self.usual_class(part)
+        return np.concatenate([1 - np.exp(_log_probabilities(a, part.form))[..., usual] for _, a in self._blocks(part)])
+
+    def usual_class(self, part: Part) -> int:
+        """The class that is most probable over all rows and positions."""
+        return int(self._usual(part).argmax())
+
+    def _unit(self, part: Part, alone: bool) -> np.ndarray:
+        """What a part's divergence is measured in: a number, or one per column."""
+        if part.kind == "quantities":
+            return self._spread(part)
+        if part.kind == "labels" or (alone and part.kind != "embedding"):
+            return np.ones(1)
+        usual = self._usual(part)
+        told = [
+            _DIVERGENCE[part.kind](part, a, np.broadcast_to(usual, a.shape), np.ones(1), None)
+            for _, a in self._blocks(part)
+        ]
+        least = _LEAST_TURN if part.kind == "embedding" else _LEAST_NATS
+        return np.array([max(float(np.mean(np.concatenate(told))), least)])
+
+    def _usual(self, part: Part) -> np.ndarray:
+        """What would be said without looking at the rows, `(columns,)` in the part's form."""
+        sums, count = np.zeros(1), 0
+        for _, a in self._blocks(part):
+            said = a
+            if part.kind == "classes":
+                said = np.exp(_log_probabilities(a, part.form))
+            elif part.kind == "embedding":
+                said = _directions(a)
+            sums, count = sums + said.sum(axis=(0, 1)), count + a.shape[0] * a.shape[1]
+        mean = sums / max(count, 1)
+        if part.kind == "classes" and part.form != "probabilities":
+            return np.asarray(np.log(np.maximum(mean, SMALLEST_PROBABILITY)))
+        return np.asarray(mean)
+
+    def _spread(self, part: Part) -> np.ndarray:
+        """Variance of each column over the rows, averaged over positions, `(columns,)`.
+
+        A box at the left of an image is no deviation of one at the right: each position has a mean of its own.
+        """
+        array = self.outputs[part.output]
+        sums = squares = np.zeros(1)
+        for _, a in self._blocks(part):
+            sums, squares = sums + a.sum(axis=0), squares + np.square(a).sum(axis=0)
+        energy = squares.mean(axis=0) / len(array)
+        means = sums / len(array) if len(array) > 1 else sums.mean(axis=0)
+        variance = np.maximum(energy - np.square(means).reshape(-1, len(energy)).mean(axis=0), 0.0)
+        least = _LEAST_SPREAD * energy
+        return np.asarray(variance + np.where(np.isfinite(least), least, 0.0))
+
+
+def divergence(reference: Outputs, outputs: Outputs, meaning: Meaning) -> float:
+    """How far `outputs` are from `reference`; see `Reference`."""
+    return Reference(meaning, reference).divergence(outputs)
+
+
+def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+    """Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, averaged over positions."""
+    p, q = _log_probabilities(a, part.form), _log_probabilities(b, part.form)
+    each = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=2)
+    return np.asarray(np.maximum(each, 0.0).mean(axis=1) / unit)
+
+
+def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
+    """`sum p log(p / q) + (1 - p) log((1 - p) / (1 - q))` in nats over all of a row."""
+    p, q = (np.clip(x, SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for x in (a, b))
+    each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return np.asarray(np.maximum(each.sum(axis=(1, 2)), 0.0) / unit)
+
+
+def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Squared error relative to each column's spread, averaged over columns and (weighted) positions."""
+    square = np.square(a - b)
+    relative = (
+        np.where(square == 0, 0.0, square / np.where(unit > 0, unit, 0.0)) if (unit <= 0).any() else square / unit
+    )
+    each = relative.mean(axis=2)
+    return np.asarray(each.mean(axis=1) if weights is None else (each * weights).mean(axis=1))
+
+
+def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
+    """`1 - cos` of the angle between the two vectors, averaged over positions."""
+    turn = 1 - np.sum(_directions(a) * _directions(b), axis=2)
+    return np.asarray(np.maximum(turn, 0.0).mean(axis=1) / unit)
+
+
+def _labels(_: Part, a: np.ndarray, b: np.ndarray, __: np.ndarray, ___: np.ndarray | None) -> np.ndarray:
+    """Share of labels that differ."""
+    return np.asarray((a != b).mean(axis=(1, 2)))
+
+
+_DIVERGENCE: dict[str, Callable[[Part, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]] = {
+    "classes": _classes,
+    "probabilities": _probabilities,
+    "quantities": _quantities,
+    "embedding": _embedding,
+    "labels": _labels,
+}
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))
+
+
+def _log_probabilities(scores: np.ndarray, form: Form) -> np.ndarray:
+    if form == "probabilities":
+        scores = np.log(np.maximum(scores, SMALLEST_PROBABILITY))
+    with np.errstate(invalid="ignore"):
+        shifted = scores - scores.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True)))

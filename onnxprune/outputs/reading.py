@@ -1,0 +1,266 @@
+"""Reads from the graph what each output means: `onnxprune.outputs.meaning` made from an analysis."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
+from onnxprune.outputs.nature import OTHER, Nature, nature
+from onnxprune.outputs.sources import Path, Source
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.units import Layer
+
+_FLOATS = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+)
+_SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
+    "probabilities": ("probabilities", "logits"),
+    "distribution": ("classes", "probabilities"),
+    "log_distribution": ("classes", "log_probabilities"),
+    "unit": ("embedding", "logits"),
+    "bounded": ("quantities", "logits"),
+}
+# A softmax trained with cross-entropy does not feel what all classes have in common: training leaves the sum of the
+# last layer's weights over classes where it was, and weight decay takes it to 0. Of unrelated columns, the squared norm
+# of the sum is about that of the weights; of columns that rise and fall together (coordinates) it is many times that.
+_CLASSES_SUM = 0.3
+_COORDINATES_SUM = 10.0
+_DROPPED = -1
+
+
+def read_meaning(analysis: Analysis) -> Meaning:
+    """What the outputs of a model mean.
+
+    Those of floating-point type are compared, or all tensors where there are none.
+
+    Args:
+        analysis: of the model.
+    """
+    tensors = [value for value in analysis.model.proto.graph.output if value.type.HasField("tensor_type")]
+    floats = [value for value in tensors if value.type.tensor_type.elem_type in _FLOATS]
+    if not floats:
+        whole = tuple(Part(value.name, "labels", axis=0) for value in tensors)
+        return _meaning(whole, {value.name: row_axis(value.name, analysis) for value in tensors})
+    outputs = [_Output(value.name, analysis) for value in floats]
+    spelled_out = any(output.has_scores for output in outputs)
+    parts = [part for output in outputs for part in output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)]
+    return _meaning(_with_confidence(parts), {output.name: output.row_axis for output in outputs})
+
+
+def row_axis(output: str, analysis: Analysis) -> int | None:
+    """The axis of an output that has an entry for each row of a batch: the first of the batch's size.
+
+    It must vary with the input's sizes where the batch does. None where no axis fits.
+    """
+    facts = analysis.facts
+    shape = facts.shapes.get(output)
+    if shape is None:
+        return 0
+    fitting = (axis for axis, size in enumerate(shape) if size == facts.batch)
+    if any(0 in axes for axes in facts.free.values()):
+        fitting = (axis for axis in fitting if axis in facts.free.get(output, ()))
+    return next(fitting, None)
+
+
+def _meaning(parts: Sequence[Part], row_axes: dict[str, int | None]) -> Meaning:
+    """Outputs are weighed alike, and so are the parts of one output."""
+    own = [sum(other.output == part.output for other in parts) for part in parts]
+    return Meaning(row_axes, tuple(parts), tuple(1 / (len(row_axes) * count) for count in own))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A part so far. Axes count in a row of the output, from 0.
+
+    Attributes:
+        nature: of its values.
+        mask: where in a row they lie.
+        sources: what makes them.
+    """
+
+    nature: Nature
+    mask: np.ndarray
+    sources: tuple[Source, ...]
+
+
+class _Output:
+    """One output while its meaning is read."""
+
+    def __init__(self, name: str, analysis: Analysis) -> None:
+        self.name = name
+        self._analysis = analysis
+        self.row_axis = row_axis(name, analysis)
+        self._shape = self._row(np.zeros(analysis.facts.shapes.get(name, ()), bool)).shape
+        self._found = self._parts()
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether probabilities are spelled out."""
+        return any(found.nature.kind in ("probabilities", "distribution", "log_distribution") for found in self._found)
+
+    def parts(self, *, alone: bool, spelled_out: bool) -> Iterator[Part]:
+        """The output's parts.
+
+        Args:
+            alone: whether it is the model's only output.
+            spelled_out: whether some output of the model shows its scores as probabilities.
+        """
+        for found in self._found:
+            kind, form = _SPELLED_OUT.get(found.nature.kind, ("quantities", "logits"))
+            if found.nature == OTHER and not spelled_out and found.mask.all() and self._are_classes(found, alone):
+                kind = "classes"
+            yield self._part(found, kind, form)
+
+    def _part(self, found: _Found, kind: Kind, form: Form) -> Part:
+        whole, along = bool(found.mask.all()), found.nature.has_axis
+        axis = found.nature.axis if along else self._column_axis() if whole else _dividing_axis(found.mask)
+        part = Part(self.name, kind, axis=0 if axis is None else axis + 1, form=form)
+        if axis is not None or whole:
+            sizes = tuple(size for each, size in enumerate(self._shape) if each != axis)
+            part = replace(part, positions=sizes, width=1 if axis is None else self._shape[axis])
+        if not whole:
+            places = np.flatnonzero(found.mask).tolist() if axis is None else _columns(found.mask, axis)
+            part = replace(part, columns=tuple(places), width=len(places))
+        if kind == "probabilities" or along:
+            part = replace(part, scale=found.sources[0].scale, shift=found.sources[0].shift)
+        return part
+
+    def _row(self, array: np.ndarray) -> np.ndarray:
+        """The first row of an array of the output's shape."""
+        return array if self.row_axis is None or not array.ndim else np.moveaxis(array, self.row_axis, 0)[0]
+
+    def _parts(self) -> list[_Found]:
+        path = Path(self.name, self._analysis)
+        groups: dict[object, _Found] = {}
+        for source in path.sources():
+            own, mask = self._in_output(source, path), self._row(source.mask)
+            key: object = (own, source.scale, source.shift) if own.kind == "probabilities" else own.kind
+            if own.has_axis:
+                key = (own, _columns(mask, own.axis))
+            if key in groups:
+                before = groups[key]
+                groups[key] = replace(before, mask=mask | before.mask, sources=(*before.sources, source))
+            else:
+                groups[key] = _Found(own, mask, (source,))
+        return list(groups.values())
+
+    def _in_output(self, source: Source, path: Path) -> Nature:
+        """A source's nature with the axis in the output's row; other where it does not reach the output whole."""
+        found = nature(source.tensor, self._analysis)
+        if not np.isfinite(source.scale) or not np.isfinite(source.shift):
+            return OTHER
+        if not found.has_axis:
+            return found
+        at, mask = self._row(path.coordinates(source, found.axis)), self._row(source.mask)
+        size = self._analysis.facts.shapes[source.tensor][found.axis]
+        for axis in range(at.ndim):
+            columns = _columns(mask, axis)
+            chosen = np.moveaxis(at, axis, -1)[..., list(columns)]
+            if len(columns) == size and (np.sort(chosen, axis=-1) == np.arange(size)).all():
+                return Nature(found.kind, axis)
+        return Nature("probabilities") if found.kind == "distribution" else OTHER
+
+    def _channels(self, tensor: str) -> int | None:
+        """The axis of a tensor along which channels lie that a layer made.
+
+        None where none is known, `_DROPPED` where a single channel has no axis any more.
+        """
+        path = Path(tensor, self._analysis)
+        source, shapes = path.sources()[0], self._analysis.facts.shapes
+        own, layer = nature(source.tensor, self._analysis), self._layer(source.tensor)
+        axis = None if layer is None else layer.output_axis
+        if own.entry and shapes.get(own.entry) == shapes.get(source.tensor):
+            axis = self._channels(own.entry)
+        if axis is None or axis == _DROPPED or source.tensor == tensor:
+            return axis
+        shape = shapes[tensor]
+        if shapes[source.tensor][axis] == 1:
+            rows = row_axis(tensor, self._analysis)
+            return next((each for each, size in enumerate(shape) if size == 1 and each != rows), _DROPPED)
+        if not np.isfinite(source.scale) or not np.isfinite(source.shift):
+            return None
+        at = path.coordinates(source, axis)
+        for each, size in enumerate(shape):
+            both = np.take(source.mask, range(1, size), each) & np.take(source.mask, range(size - 1), each)
+            if both.any() and (np.diff(at, axis=each)[both] == 1).all():
+                return each
+        return None
+
+    def _column_axis(self) -> int | None:
+        """The axis of a row along which its columns lie: that of channels, or else the shortest with several places."""
+        if len(self._shape) < 2:
+            return 0 if self._shape else None
+        known = self._channels(self.name)
+        if known == _DROPPED:
+            return None
+        if known is not None and known != self.row_axis:
+            return known - (self.row_axis is not None and self.row_axis < known)
+        wide = [each for each, size in enumerate(self._shape) if size > 1] or [0]
+        return min((wide[-1], wide[0]), key=lambda each: self._shape[each])
+
+    def _layer(self, tensor: str) -> Layer | None:
+        return next((layer for layer in self._analysis.layers if layer.output == tensor), None)
+
+    def _are_classes(self, found: _Found, alone: bool) -> bool:
+        """Whether values that no operator turns into probabilities are class scores."""
+        sums = [self._sum_of_columns(source.tensor) for source in found.sources]
+        known = [value for value in sums if value is not None]
+        small = bool(known) and len(known) == len(sums) and max(known) < _CLASSES_SUM
+        wide = [size for size in self._shape if size > 1]
+        if len(wide) != 1:
+            return small and len(wide) > 1
+        maker = self._analysis.facts.shapes.get(found.sources[0].tensor, ())
+        is_map = sum(size > 1 for size in maker[1:]) > 1
+        inputs = [self._analysis.facts.shapes.get(name, ())[1:] for name in self._analysis.graph.inputs]
+        if is_map or self._shape in inputs:
+            return False
+        return small or (alone and max(known, default=0.0) < _COORDINATES_SUM)
+
+    def _sum_of_columns(self, tensor: str) -> float | None:
+        """The squared norm of the sum of a layer's output columns, relative to that of all; None for no layer."""
+        layer = self._layer(tensor)
+        if layer is None:
+            return None
+        weight = self._analysis.value(layer.weight)
+        if weight is None:
+            return None
+        columns = np.moveaxis(np.asarray(weight, np.float64), layer.out_axis, -1)
+        columns = columns.reshape(-1, columns.shape[-1])
+        return float(np.square(columns.sum(axis=1)).sum() / max(np.square(columns).sum(), 1e-30))
+
+
+def _columns(mask: np.ndarray, axis: int) -> tuple[int, ...]:
+    """Where a mask lies along an axis."""
+    others = tuple(each for each in range(mask.ndim) if each != axis)
+    return tuple(np.flatnonzero(mask.any(axis=others)).tolist())
+
+
+def _dividing_axis(mask: np.ndarray) -> int | None:
+    """The axis along which a part is told from others, whatever the position along the other axes."""
+    for axis in range(mask.ndim):
+        rows = np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])
+        if (rows == rows[0]).all():
+            return axis
+    return None
+
+
+def _with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Quantities told which scores stand at their positions: those beside them in the same output, or a list as long.
+
+    Maps of two outputs are not matched: what one shows may have nothing to do with where the other is sure.
+    """
+
+    def goes_with(part: Part, score: Part) -> bool:
+        if score.kind not in ("classes", "probabilities") or part.count < 2 or score.count != part.count:
+            return False
+        if score.output == part.output:
+            return score.axis == part.axis
+        return all(sum(size > 1 for size in each.positions) == 1 for each in (part, score))
+
+    found = []
+    for part in parts:
+        scores = tuple(number for number, score in enumerate(parts) if goes_with(part, score))
+        found.append(replace(part, confidence=scores) if part.kind == "quantities" and scores else part)
+    return tuple(found)

@@ -1,0 +1,143 @@
+"""Where an output's values come from: the tensors that make them, behind what only moves or scales values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx
+
+from onnxprune.calibration.runner import Runner
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.nodes import Node
+from onnxprune.graph.subgraph import segment
+from onnxprune.ops import handler_for
+from onnxprune.structure.analysis import Analysis
+
+_MOST_SOURCES = 64
+_MOST_ELEMENTS = 1 << 24
+_UNEVEN = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor that makes values of an output, which holds `scale * value + shift` of it where `mask`.
+
+    Attributes:
+        tensor: its name; the output's own where its values are computed at once.
+        mask: of the output's shape.
+        scale: nan where it differs from place to place.
+        shift: the same.
+    """
+
+    tensor: str
+    mask: np.ndarray
+    scale: float
+    shift: float
+
+
+class Path:
+    """The nodes that move and scale values on their way to an output, and where they start.
+
+    Args:
+        output: the output.
+        analysis: of the model.
+    """
+
+    def __init__(self, output: str, analysis: Analysis) -> None:
+        self.output = output
+        self._analysis, self._model, self._facts = analysis, analysis.model, analysis.facts
+        self._nodes: dict[str, Node] = {}
+        self.starts: list[str] = []
+        waiting = [output]
+        while waiting:
+            tensor = waiting.pop()
+            node = analysis.graph.producer.get(tensor)
+            carried = [] if node is None else self._carried(node, tensor)
+            if node is not None and carried:
+                if node.name not in self._nodes:
+                    self._nodes[node.name] = node
+                    waiting += carried
+            elif tensor not in self.starts:
+                self.starts.append(tensor)
+        self.starts.reverse()
+
+    def _carried(self, node: Node, tensor: str) -> list[str]:
+        """Inputs whose values a node hands on; none where it computes something else of them."""
+        handler = handler_for(node.op_type)
+        if handler is None or node.captured:
+            return []
+        moved = [node.input(position) for position in handler.moves(node)]
+        if moved:
+            return (
+                [name for name in moved if name and self._analysis.value(name) is None]
+                if tensor in node.outputs
+                else []
+            )
+        computed = [
+            position for position, name in enumerate(node.inputs) if name and self._analysis.value(name) is None
+        ]
+        return [node.input(p) for p in computed if len(computed) == 1 and p in handler.scales(node)]
+
+    def sources(self) -> list[Source]:
+        """The starts, and what becomes of their values; the output itself where that cannot be found out."""
+        shape = self._facts.shapes.get(self.output, ())
+        whole = [Source(self.output, np.ones(shape, bool), 1.0, 0.0)]
+        if not self._nodes:
+            return whole
+        known = [self._facts.shapes.get(name) for name in self.starts]
+        if None in known or len(known) > _MOST_SOURCES or sum(prod(s or ()) for s in known) > _MOST_ELEMENTS:
+            return whole
+        try:
+            base = self.run({})
+            ones = [self.run({name: np.ones(self._facts.shapes[name])}) for name in self.starts]
+        except ModelError:
+            return whole
+        found = []
+        for name, values in zip(self.starts, ones, strict=True):
+            mask = values != base
+            if values.shape != shape or not mask.any():
+                continue
+            found.append(Source(name, mask, _even((values - base)[mask]), _even(base[mask])))
+        return found or whole
+
+    def coordinates(self, source: Source, axis: int) -> np.ndarray:
+        """Where each of the output's values lies along an axis of a source; of meaning within its mask."""
+        shape = self._facts.shapes[source.tensor]
+        along = np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        values = self.run({source.tensor: np.broadcast_to(along, shape)}) if self._nodes else along
+        at = np.broadcast_to(values, source.mask.shape)
+        return np.rint((at - source.shift) / source.scale).astype(np.int64)
+
+    def run(self, given: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The output where starts have these values, and others are 0.
+
+        Raises:
+            ModelError: the nodes cannot be run by themselves.
+        """
+        nodes = sorted(self._nodes.values(), key=lambda node: node.index)
+        made = {name for node in nodes for name in node.outputs}
+        read = {name for node in nodes for name in node.inputs if name} - made - {*self._model.constants}
+        feed = {name: self._value(name, given) for name in read}
+        part = segment(self._model, nodes, feed, [self.output])
+        return np.asarray(Runner(part, [self.output], threads=1).run_feed(feed)[self.output], np.float64)
+
+    def _value(self, name: str, given: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What is fed: numbers for a start, sizes where they are known, 0 for places that only a run tells."""
+        facts = self._facts
+        known = self._analysis.pinned_value(name)
+        if known is not None:
+            return known
+        if name not in facts.shapes:
+            raise ModelError(f"{self._model.name}: the shape of {name!r} is not known")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(facts.dtypes.get(name, onnx.TensorProto.FLOAT))
+        return np.ascontiguousarray(given.get(name, np.zeros(facts.shapes[name])), dtype)
+
+
+def _even(values: np.ndarray) -> float:
+    """The value where all are the same, else nan."""
+    low, high = float(values.min()), float(values.max())
+    if high - low > _UNEVEN * max(abs(low), abs(high)):
+        return float("nan")
+    middle = float(np.median(values))
+    return float(round(middle)) if abs(middle - round(middle)) < 1e-6 else middle

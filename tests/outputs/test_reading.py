@@ -1,0 +1,246 @@
+"""What outputs are taken for, read from graphs."""
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.outputs.meaning import Meaning, Part
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.coupling import analyse
+
+
+def read(source):
+    return read_meaning(analyse(load(source)))
+
+
+def meaning(text, weights=None, constants=None) -> Meaning:
+    return read(example(text, weights, constants))
+
+
+def only(*given) -> Part:
+    (part,) = meaning(*given).parts
+    return part
+
+
+@pytest.mark.parametrize(
+    ("end", "form"),
+    [
+        ("y = Identity (h)", "logits"),
+        ("y = Relu (h)", "logits"),
+        ("y = Softmax (h)", "probabilities"),
+        ("s = Softmax (h)  y = Identity (s)", "probabilities"),
+        ("y = LogSoftmax (h)", "log_probabilities"),
+        ("e = Exp (h)  t = ReduceSum (e, one)  y = Div (e, t)", "probabilities"),
+        ("e = Exp (h)  t = ReduceSum (e, one)  i = Reciprocal (t)  y = Mul (e, i)", "probabilities"),
+    ],
+)
+def test_class_scores_and_what_makes_them(end, form):
+    text = f"g (float[N,5] x) => (float[N,3] y) {{ h = MatMul (x, w)  {end} }}"
+    found = meaning(text, {"w": (5, 3)}, {"one": np.array([1])})
+    assert found.parts == (Part("y", "classes", axis=1, width=3, form=form),)
+    assert found.classifier == found.parts[0]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "y = Sigmoid (h)",
+        "y = HardSigmoid (h)",
+        "m = Neg (h)  e = Exp (m)  p = Add (e, one)  y = Reciprocal (p)",
+    ],
+    ids=["sigmoid", "hard sigmoid", "spelled out"],
+)
+def test_independent_probabilities(end):
+    text = f"g (float[N,5] x) => (float[N,3] y) {{ h = MatMul (x, w)  {end} }}"
+    part = only(text, {"w": (5, 3)}, {"one": np.ones(1, np.float32)})
+    assert (part.kind, part.axis, part.width) == ("probabilities", 1, 3)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "n = ReduceL2 <axes = [1]> (h)  y = Div (h, n)",
+        "y = LpNormalization <axis = 1> (h)",
+        "s = Mul (h, h)  t = ReduceSum (s, one)  m = Max (t, tiny)  r = Sqrt (m)  y = Div (h, r)",
+    ],
+    ids=["torch", "operator", "spelled out"],
+)
+def test_vectors_of_length_one_are_embeddings(end):
+    text = f"g (float[N,5] x) => (float[N,4] y) {{ h = MatMul (x, w)  {end} }}"
+    part = only(text, {"w": (5, 4)}, {"one": np.array([1]), "tiny": np.full(1, 1e-12, np.float32)})
+    assert part == Part("y", "embedding", axis=1, width=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N,3] x) => (float[N,3] y) { h = MatMul (x, a)  y = MatMul (h, w) }",
+        "g (float[N,5] x) => (float[N,1] y) { y = MatMul (x, b) }",
+        "g (float[N,4,5] x) => (float[N,4,3] y) { y = MatMul (x, c) }",
+        "g (float[N,2,4,5] x) => (float[N,40] y) { r = Relu (x)  y = Flatten (r) }",
+        "g (float[N,5] x) => (float[N,3] y) { h = MatMul (x, c)  y = Tanh (h) }",
+        "g (float[N,5] x) => (float[N,3] y) { h = MatMul (x, c)  y = Clip (h, low, high) }",
+    ],
+    ids=["reconstruction", "regression", "sequence", "flattened map", "tanh", "within bounds"],
+)
+def test_quantities(text):
+    shapes = {"a": (3, 5), "w": (5, 3), "b": (5, 1), "c": (5, 3)}
+    bounds = {"low": np.zeros((), np.float32), "high": np.ones((), np.float32)}
+    used = {name: shape for name, shape in shapes.items() if f", {name})" in text}
+    assert only(text, used, {name: value for name, value in bounds.items() if name in text}).kind == "quantities"
+
+
+def test_coordinates_are_no_class_scores():
+    """Columns that rise and fall together: a softmax over them would mean nothing."""
+    weight = np.repeat(np.random.default_rng(0).standard_normal((8, 1)), 40, 1) + 0.1
+    text = "g (float[N,8] x) => (float[N,40] y) { y = MatMul (x, w) }"
+    assert only(text, {}, {"w": weight.astype(np.float32)}).kind == "quantities"
+    spread = np.random.default_rng(0).standard_normal((8, 40)).astype(np.float32)
+    assert only(text, {}, {"w": spread}).kind == "classes"
+
+
+@pytest.mark.parametrize(("centred", "kind"), [(True, "classes"), (False, "quantities")])
+def test_scores_of_tokens_show_in_weights_that_add_up_to_nothing(centred, kind):
+    weight = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    weight -= weight.mean(1, keepdims=True) if centred else 0
+    part = only("g (float[N,7,8] x) => (float[N,7,5] y) { y = MatMul (x, w) }", {}, {"w": weight})
+    assert (part.kind, part.axis, part.width, part.positions) == (kind, 2, 5, (7,))
+
+
+BOXES = {"box": (4, 2, 1, 1), "score": (3, 2, 1, 1)}
+SIZES = {"four": np.array([0, 4, -1]), "three": np.array([0, 3, -1]), "large": np.full(1, 1000, np.float32)}
+HEADS = """b = Conv (x, box)  c = Conv (x, score)
+        s = Sigmoid (c)  r = Reshape (b, four)  q = Reshape (s, three)"""
+
+
+TRANSPOSED = "t = Concat <axis = 1> (r, q)  y = Transpose <perm = [0, 2, 1]> (t)"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "end", "boxes", "scores"),
+    [
+        ("float[N,7,A] y", "y = Concat <axis = 1> (r, q)", (1, (0, 1, 2, 3)), (1, (4, 5, 6))),
+        ("float[N,7,A] y", "y = Concat <axis = 1> (q, r)", (1, (3, 4, 5, 6)), (1, (0, 1, 2))),
+        ("float[N,A,7] y", TRANSPOSED, (2, (0, 1, 2, 3)), (2, (4, 5, 6))),
+        ("float[N,7,A] y", "t = Concat <axis = 1> (r, q)  y = Mul (t, large)", (1, (0, 1, 2, 3)), (1, (4, 5, 6))),
+    ],
+    ids=["joined", "other order", "transposed", "scaled"],
+)
+def test_boxes_beside_scores_are_weighed_by_them(outputs, end, boxes, scores):
+    constants = {name: value for name, value in SIZES.items() if name in HEADS + end}
+    found = meaning(f"g (float[N,2,3,3] x) => ({outputs}) {{ {HEADS}  {end} }}", BOXES, constants)
+    parts = {part.kind: part for part in found.parts}
+    quantities, probabilities = parts["quantities"], parts["probabilities"]
+    assert (quantities.axis, quantities.columns) == boxes
+    assert (probabilities.axis, probabilities.columns) == scores
+    assert quantities.positions == probabilities.positions == (9,)
+    assert [found.parts[number] for number in quantities.confidence] == [probabilities]
+    assert found.weights == (0.5, 0.5)
+    assert probabilities.scale == (1000 if "Mul" in end else 1)
+
+
+def test_boxes_and_scores_may_be_two_outputs():
+    text = f"""g (float[N,2,3,3] x) => (float[N,A,4] boxes, float[N,3,A] q) {{
+        {HEADS}  boxes = Transpose <perm = [0, 2, 1]> (r) }}"""
+    found = meaning(text, BOXES, {name: SIZES[name] for name in ("four", "three")})
+    assert [(part.kind, part.axis, part.confidence) for part in found.parts] == [
+        ("quantities", 2, (1,)),
+        ("probabilities", 1, ()),
+    ]
+    assert found.weights == (0.5, 0.5)
+
+
+def test_maps_of_two_outputs_are_not_weighed_by_each_other():
+    text = "g (float[N,2,3,3] x) => (float[N,1,3,3] mask, float[N,2,3,3] field) {"
+    found = meaning(f"{text} c = Conv (x, v)  mask = Sigmoid (c)  field = Conv (x, w) }}",
+                    {"v": (1, 2, 1, 1), "w": (2, 2, 1, 1)})  # fmt: skip
+    assert [(part.kind, part.positions, part.confidence) for part in found.parts] == [
+        ("probabilities", (3, 3), ()),
+        ("quantities", (3, 3), ()),
+    ]
+
+
+def test_positions_picked_by_computed_places_keep_what_they_are():
+    text = """g (float[N,3,8] x) => (float[A,8] y) {
+        s = Sigmoid (x)  m = ReduceMax <axes = [1, 2], keepdims = 0> (x)
+        i = ArgMax <axis = 0> (m)  k = Concat <axis = 0> (i, one)  u = Unsqueeze (k, zero)  y = GatherND (s, u) }"""
+    part = only(text, {}, {"one": np.array([1]), "zero": np.array([0])})
+    assert part.kind == "probabilities"
+
+
+def test_single_column_is_the_probability_of_a_class():
+    found = meaning("g (float[N,5] x) => (float[N,1] y) { h = MatMul (x, w)  y = Sigmoid (h) }", {"w": (5, 1)})
+    assert found.parts == (Part("y", "probabilities", axis=1, width=1),) == (found.classifier,)
+
+
+def test_an_output_without_background_is_no_distribution():
+    text = "g (float[N,5] x) => (float[N,2] y) { h = MatMul (x, w)  s = Softmax (h)  y = Slice (s, a, b, a) }"
+    assert only(text, {"w": (5, 3)}, {"a": np.array([1]), "b": np.array([3])}).kind == "probabilities"
+
+
+def test_scores_are_found_behind_spatial_axes_of_size_one():
+    text = "g (float[N,2,4,4] x) => (float[N,3,1,1] y) { h = Conv (x, w)  y = GlobalAveragePool (h) }"
+    found = meaning(text, {"w": (3, 2, 1, 1)})
+    assert found.classifier == Part("y", "classes", axis=1, width=3, positions=(1, 1))
+
+
+def test_scores_are_found_where_the_file_tells_no_shape():
+    text = "g (float[N,5] x) => (float[N,M] y) { y = MatMul (x, w) }"
+    assert only(text, {"w": (5, 3)}).kind == "classes"
+    assert only(text, {"w": (5, 1)}).kind == "quantities"
+
+
+def test_outputs_of_whole_numbers_count_only_alone():
+    text = "=> (int64[N] k{0}) {{ y = MatMul (x, w)  k = ArgMax <axis = 1, keepdims = 0> (y) }}"
+    found = meaning("g (float[N,5] x) " + text.format(", float[N,3] y"), {"w": (5, 3)})
+    assert [part.output for part in found.parts] == ["y"]
+    found = meaning("g (float[N,5] x) " + text.format(""), {"w": (5, 3)})
+    assert [(part.output, part.kind) for part in found.parts] == [("k", "labels")]
+
+
+def test_rows_may_lie_along_another_axis():
+    text = "g (float[N,7,5] x) => (float[7,N,3] y, float[1,1,1] z) { t = Transpose <perm = [1, 0, 2]> (x)  y = MatMul (t, w)  z = ReduceMax (x) }"  # noqa: E501
+    found = meaning(text, {"w": (5, 3)})
+    assert found.row_axes == {"y": 1, "z": None}
+    assert [(part.axis, part.positions) for part in found.parts] == [(2, (7,)), (1, (1, 1))]
+    runs = [{"y": np.zeros((7, n, 3)), "z": np.zeros((1, 1, 1))} for n in (2, 3)]
+    assert {name: array.shape for name, array in found.joined(runs).items()} == {"y": (5, 7, 3), "z": (2, 1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("models/mlperf_tiny/resnet8_cifar10.onnx", ["classes"]),
+        ("models/omlt/gemm.onnx", ["classes"]),
+        ("models/magika/model.onnx", ["classes"]),
+        ("models/cifar10_resnet_akamaster/resnet20_cifar10.onnx", ["classes"]),
+        ("models/efficientnet_lite0/efficientnet_lite0_imagenet.onnx", ["classes"]),
+        ("models/mlperf_tiny/ad01_autoencoder.onnx", ["quantities"]),
+        ("models/yunet/yunet_s_320_320.onnx", ["probabilities"] * 6 + ["quantities"] * 6),
+        ("models/vnncomp2023/TinyYOLO.onnx", ["quantities"]),
+        ("models/ultra_light_face/version-slim-320.onnx", ["classes", "quantities"]),
+        ("real/nudenet_yolov8n_320.onnx", ["quantities", "probabilities"]),
+        ("real/hm_movenet_lightning.onnx", ["quantities", "probabilities"]),
+        ("real/hm_selfie.onnx", ["probabilities"]),
+        ("real/hm_facemesh.onnx", ["quantities", "probabilities", "quantities"]),
+        ("real/mtcnn_onet.onnx", ["quantities", "quantities", "classes"]),
+        ("real/crepe_tiny.onnx", ["probabilities"]),
+        ("real/resemblyzer_lstm.onnx", ["embedding"]),
+        ("small/lstm_ts.onnx", ["classes"]),
+        ("small/un_ts.onnx", ["quantities", "quantities"]),
+    ],
+)
+def test_outputs_of_real_models(corpus_path, name, kinds):
+    found = read(corpus_path(name))
+    assert [part.kind for part in found.parts] == kinds
+    if name.endswith(("yolov8n_320.onnx", "movenet_lightning.onnx")):
+        assert found.parts[0].confidence == (1,)
+
+
+def test_an_output_that_only_other_outputs_have_is_read_too() -> None:
+    proto = example("g (float[N,5] x) => (float[N,3] y) { h = MatMul (x, w)  y = Softmax (h) }", {"w": (5, 3)})
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, ["N", 3]))
+    # Beside probabilities that are spelled out, bare numbers are quantities.
+    assert [(part.output, part.kind) for part in read(proto).parts] == [("y", "classes"), ("h", "quantities")]
