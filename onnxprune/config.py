@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.errors import InputError
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_TIMES = {"": 1, "us": 1, "ms": 10**3, "s": 10**6}
+_UNITS = COST_KINDS["bytes"].units
 _LEAST_MEMORY = 500 * 10**6
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<unit>[a-z]*)", re.I)
@@ -78,7 +78,7 @@ class Target:
     value: float
     layers: str | None = None
 
-    KINDS = ("macs", "params", "bytes", "latency")
+    KINDS = tuple(COST_KINDS)
 
     @property
     def is_share(self) -> bool:
@@ -98,23 +98,22 @@ class Target:
         kind, unit = match["kind"].lower(), match["unit"].lower()
         if kind not in cls.KINDS:
             raise InputError(f"target {text!r}: unknown kind {kind!r}; use one of {', '.join(cls.KINDS)}")
-        units = _TIMES if kind == "latency" else _UNITS
-        if unit not in units:
-            names = "us, ms or s" if kind == "latency" else "k, M, G, kB, MB or GB"
-            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use {names}")
+        about = COST_KINDS[kind]
+        if unit not in about.units:
+            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use {about.unit_names}")
         try:
-            value = float(match["number"]) * units[unit]
+            value = float(match["number"]) * about.units[unit]
         except ValueError:
             raise InputError(f"target {text!r}: {match['number']!r} is not a number") from None
         if value <= 0:
             raise InputError(f"target {text!r}: the value must be above 0")
-        if kind == "latency" and (value > 1) != bool(unit):
+        if about.measured and (value > 1) != bool(unit):
             raise InputError(f"target {text!r}: give a share of at most 1, or a time of more than 1us with its unit")
         return cls(kind, value, match["layers"])
 
     def __str__(self) -> str:
         layers = f":{self.layers}" if self.layers else ""
-        unit = "us" if self.kind == "latency" and not self.is_share else ""
+        unit = "" if self.is_share else COST_KINDS[self.kind].base_unit
         return f"{self.kind}{layers}={self.value:g}{unit}"
 
 

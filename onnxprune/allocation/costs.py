@@ -1,7 +1,7 @@
 """From a Analysis and the user's targets to budgets on exact cost polynomials."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -70,6 +70,11 @@ class CostModel:
             if self._analysis.constants[name].is_weight
         )
 
+    def of(self, kind: str, layers: str | None = None) -> CostPolynomial:
+        """The cost of a counted kind (see `core.costs.COST_KINDS`): each has a method of its name."""
+        count: Callable[[str | None], CostPolynomial] = getattr(self, kind)
+        return count(layers)
+
     def _names(self, layers: str | None) -> list[str]:
         constants = self._analysis.constants
         if layers is None:
@@ -99,10 +104,10 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
     found = []
     for target in targets:
         _check_pattern(analysis, target)
-        polynomial = {"macs": costs.macs, "params": costs.params, "bytes": costs.bytes}[target.kind](target.layers)
+        polynomial = costs.of(target.kind, target.layers)
         whole = polynomial([len(group) for group in analysis.groups])
         if target.layers is None:
-            whole = {"macs": before.macs, "params": before.params, "bytes": before.bytes}[target.kind]
+            whole = before.of(target.kind)
         name = target.kind if target.layers is None else f"{target.kind} of {target.layers}"
         found.append(Budget(name, polynomial, target.value * whole if target.is_share else target.value))
     return tuple(found)

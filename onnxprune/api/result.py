@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxprune.core.costs import COUNTED
 from onnxprune.graph.model import to_proto
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.structure.save import save
@@ -35,8 +36,6 @@ class PruneResult(PruneOutcome):
 
     def __repr__(self) -> str:
         shares = (
-            f"{name} {getattr(self.after, name) / getattr(self.before, name):.0%}"
-            for name in ("macs", "params", "bytes")
-            if getattr(self.before, name)
+            f"{name} {self.after.of(name) / self.before.of(name):.0%}" for name in COUNTED if self.before.of(name)
         )
         return f"PruneResult({self.source!r}: {', '.join(shares)} left)"

@@ -9,6 +9,7 @@ from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget, by_threshold
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
+from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.errors import InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.prepare import Prepared
@@ -52,8 +53,8 @@ def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Call
         raise InputError("give either --target or --threshold, not both")
     if not config.targets and threshold is None:
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
-    latency = [target for target in config.targets if target.kind == "latency"]
-    exact = budgets(prepared.analysis, [t for t in config.targets if t.kind != "latency"], prepared.before)
+    latency = [target for target in config.targets if COST_KINDS[target.kind].measured]
+    exact = budgets(prepared.analysis, [target for target in config.targets if target not in latency], prepared.before)
     if latency:
         from onnxprune.latency.target import by_latency, timed
 

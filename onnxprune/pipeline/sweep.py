@@ -12,6 +12,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric
@@ -22,9 +23,6 @@ from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, sc
 from onnxprune.pipeline.shrink import shrink
 
 Result_co = TypeVar("Result_co", bound=PruneOutcome, covariant=True)
-
-COSTS = ("macs", "params", "bytes", "latency")
-"""What the points' quality is held against."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -81,7 +79,7 @@ class SweepResult(Generic[Result_co]):
         """Positions of the points on the Pareto front: no other point is better in quality or cost and as good in both.
 
         Args:
-            cost: one of `COSTS`.
+            cost: one of `COST_KINDS`.
 
         Returns:
             Ascending positions; none where quality or cost were not measured.
@@ -191,11 +189,7 @@ def _point(
     target: Target, result: PruneOutcome, times: tuple[float, ...], number: int, metric: str | None
 ) -> SweepPoint[PruneOutcome]:
     before, after = result.before, result.after
-    cost = {
-        name: getattr(after, name) / getattr(before, name)
-        for name in ("macs", "params", "bytes")
-        if getattr(before, name)
-    }
+    cost = {name: after.of(name) / before.of(name) for name in COUNTED if before.of(name)}
     own = times[number + 1] if times else None
     if own is not None:
         cost["latency"] = own / times[0]

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from onnxprune.core.costs import COST_KINDS
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.sweep import COSTS, SweepPoint, SweepResult
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import card, command_line, section, solid
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, plain
@@ -18,7 +19,6 @@ from onnxprune.report.svg import HEIGHT, number, picture
 from onnxprune.report.terminal import GOOD, table
 from onnxprune.report.text import count, metric_name, metric_value, percent, size
 
-_TITLES = {"macs": "MACs", "params": "Parameters", "bytes": "Weights", "latency": "Latency"}
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
 
@@ -61,7 +61,7 @@ def sweep_report(
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
                 "latency": None if point.result.latency is None else latency_entry(point.result.latency),
-                "front": [cost for cost in COSTS if n in found.front(cost)],
+                "front": [cost for cost in COST_KINDS if n in found.front(cost)],
             }
             for n, (point, file) in enumerate(zip(found.points, files, strict=True))
         ],
@@ -86,7 +86,7 @@ def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
         element("title", f"{title}: sweep"),
         element("style", Markup(style)),
     )
-    charts = [_chart(found, cost) for cost in COSTS if found.front(cost) and not _repeats(found, cost)]
+    charts = [_chart(found, cost) for cost in COST_KINDS if found.front(cost) and not _repeats(found, cost)]
     rows = [[str(point.target), *_cells(found, point)] for point in found.points]
     columns = [*_COLUMNS, _quality_title(found), "change"]
     body = element(
@@ -125,10 +125,10 @@ def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
     names = ["the original", *(str(point.target) for point in found.points)]
     for what, (share, quality) in zip(names, [original, *shown], strict=True):
         x, y = place(share, quality)
-        told = f"{what}: {percent(share)} of the {_TITLES[cost]}, {percent(quality, 2)}"
+        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {percent(quality, 2)}"
         drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
     name = metric_name(found.metric or "")
-    label = f"{name} against {_TITLES[cost]}"
+    label = f"{name} against {COST_KINDS[cost].title}"
     steps = [step / 5 for step in range(int(5 * right) + 1)]
     marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
     grid = element(
@@ -141,7 +141,7 @@ def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
     text = (
         f"Share of the original's cost (across) and {name} (up). The line joins the points that no other point beats."
     )
-    return section(_TITLES[cost], text, card(grid))
+    return section(COST_KINDS[cost].title, text, card(grid))
 
 
 def _quality_title(found: SweepResult[PruneOutcome]) -> str:
