@@ -9,7 +9,7 @@ from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.ops.examples import example
-from onnxprune.structure.costs import measure
+from onnxprune.structure.costs import count_costs
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def images() -> np.ndarray:
 @pytest.mark.parametrize("target", ["macs=0.5", "params=0.6", "bytes=3kB"])
 def test_result_meets_its_target_by_recount(network, images, importance, target):
     result = onnxprune.prune(network, images, targets=target, importance=importance, repair=False)
-    recount = measure(load(to_proto(result.model)))
+    recount = count_costs(load(to_proto(result.model)))
     assert result.after == recount
     kind, value = target.split("=")
     limit = 3000 if kind == "bytes" else float(value) * getattr(result.before, kind)

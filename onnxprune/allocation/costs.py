@@ -13,7 +13,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 
-Form = dict[int, float]
+LinearForm = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
 
 _CONSTANT = -1
@@ -31,7 +31,7 @@ class CostModel:
         for index, group in enumerate(analysis.groups):
             self._group[group.units] = index
 
-    def width(self, ids: Ids) -> Form:
+    def width(self, ids: Ids) -> LinearForm:
         """The number of kept positions of an axis. All units of a group appear on it equally often."""
         groups, counts = np.unique(self._group[ids], return_counts=True)
         return {int(g): float(n if g == _CONSTANT else n / self._sizes[g]) for g, n in zip(groups, counts, strict=True)}
@@ -42,7 +42,7 @@ class CostModel:
         The result is then an upper bound: a budget that it meets is met.
         """
         constant = 1.0
-        forms: list[Form] = []
+        forms: list[LinearForm] = []
         for factor in sorted(factors, key=lambda f: -np.inf if isinstance(f, int) else -float(len(f))):
             form = {_CONSTANT: float(factor)} if isinstance(factor, int) else self.width(factor)
             if set(form) == {_CONSTANT}:
@@ -151,7 +151,7 @@ def _scaled(polynomial: CostPolynomial, factor: float) -> CostPolynomial:
     )
 
 
-def _expand(constant: float, forms: list[Form]) -> CostPolynomial:
+def _expand(constant: float, forms: list[LinearForm]) -> CostPolynomial:
     left = forms[0] if forms else {_CONSTANT: 1.0}
     right = forms[1] if len(forms) > 1 else {_CONSTANT: 1.0}
     alone, linear, quadratic = 0.0, dict[int, float](), dict[tuple[int, int], float]()

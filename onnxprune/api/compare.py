@@ -10,8 +10,8 @@ from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
-from onnxprune.runtime.timing import Latency, measure
-from onnxprune.structure.costs import measure as costs_of
+from onnxprune.runtime.timing import Latency, time_models
+from onnxprune.structure.costs import count_costs
 
 
 def validate(
@@ -47,8 +47,8 @@ def validate(
     return Comparison(
         original=first.name,
         other=second.name,
-        before=costs_of(first, input_shapes=rows.shapes),
-        after=costs_of(second, input_shapes=rows.shapes),
+        before=count_costs(first, input_shapes=rows.shapes),
+        after=count_costs(second, input_shapes=rows.shapes),
         metrics=compare(first, second, rows, threads=threads),
         rows=len(rows),
         source=rows.source,
@@ -95,7 +95,7 @@ def bench(
         rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed)
         feeds = [first_feed(model, rows, batch) for model in loaded]
     progress("measure", 0, 0)
-    return measure(
+    return time_models(
         loaded,
         batch=batch,
         threads=threads,

@@ -24,7 +24,7 @@ from onnxprune.calibration.sources import (
 )
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.graph.inputs import InputSpec, signature
+from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.runtime.feeds import input_shapes, random_array
 
@@ -69,7 +69,7 @@ def load_data(
         ModelError: the model has no inputs, or an input is not a tensor.
     """
     preprocess = preprocess or PreprocessConfig()
-    specs = signature(model)
+    specs = input_specs(model)
     if not specs:
         raise ModelError(f"{model.name} has no inputs; there is nothing to run it on")
     if limit is not None and limit < 1:

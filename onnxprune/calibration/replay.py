@@ -12,10 +12,10 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
 from onnxprune.core.errors import ModelError
-from onnxprune.graph.inputs import fixed_batch, signature
+from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.subgraph import segment
+from onnxprune.graph.subgraph import subgraph
 
 Arrays = dict[str, np.ndarray]
 
@@ -106,7 +106,7 @@ class Replay:
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
         """Per batch what is wanted, and what was read for it."""
         nodes = needed(self.nodes[self._done : stop], wanted)
-        part = segment(model, nodes, self._batches[0], wanted)
+        part = subgraph(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, threads=self._threads)
         inputs = [value.name for value in part.proto.graph.input]
         for known in self._batches:
@@ -158,7 +158,7 @@ def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Fe
         row_bytes: size of one row's largest tensor.
     """
     size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _LARGEST_BATCH))
-    fixed = fixed_batch(signature(model))
+    fixed = fixed_batch(input_specs(model))
     if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
         return Feeds(data, size)
     return Feeds(data.take(range(len(data) // fixed * fixed)), fixed)
@@ -175,7 +175,7 @@ def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size
     runner = Runner(model, wanted, threads=1)
     expected = [runner.run_feed(part) for part in few.batches(fixed)]
     try:
-        found = Runner(segment(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
+        found = Runner(subgraph(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
     except ModelError:
         return False
     for name in wanted:

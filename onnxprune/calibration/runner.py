@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.graph.inputs import fixed_batch, signature
+from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
 from onnxprune.graph.shapes import gather_facts
@@ -48,7 +48,7 @@ class Runner:
         optimise: bool = True,
         row_axes: Mapping[str, int | None] | None = None,
     ) -> None:
-        specs = signature(model)
+        specs = input_specs(model)
         inputs = {spec.name for spec in specs}
         declared = {value.name: value.type.HasField("tensor_type") for value in model.proto.graph.output}
         tensors = [name for name, is_tensor in declared.items() if is_tensor]
@@ -227,5 +227,5 @@ def _filled(feed: Feed, size: int) -> Arrays:
 
 def first_feed(model: Model, dataset: Dataset, batch: int = 1) -> Feed:
     """The first `batch` rows of a dataset as a feed, repeated if there are too few; a fixed batch is filled."""
-    rows = 1 if dataset.whole else fixed_batch(signature(model)) or batch
+    rows = 1 if dataset.whole else fixed_batch(input_specs(model)) or batch
     return dataset.take(np.arange(rows) % len(dataset)).feeds()

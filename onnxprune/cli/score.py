@@ -55,8 +55,8 @@ def score(
         with clock.stage("score"):
             scores = score_groups(prepared, config, progress=progress)
     notes = [] if prepared.data is None else [*prepared.data.notes]
-    if prepared.exact.found:
-        notes.append(f"{several(prepared.exact.found, 'unit')} can go without loss: {prepared.exact.kinds}")
+    if prepared.lossless.found:
+        notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
     scores = replace(scores, notes=(*notes, *scores.notes))
     terminal.show(score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)

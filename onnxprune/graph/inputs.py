@@ -51,7 +51,7 @@ class InputSpec:
         return f"{self.name!r}: {kind} [{', '.join('?' if d is None else str(d) for d in self.dims)}]"
 
 
-def signature(model: Model) -> tuple[InputSpec, ...]:
+def input_specs(model: Model) -> tuple[InputSpec, ...]:
     """The inputs a run must feed, in order.
 
     The batch is the first dimension of the first input that can have one: not of a scalar, of a vector of fixed length,

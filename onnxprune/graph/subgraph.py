@@ -11,7 +11,7 @@ from onnxprune.graph.model import Model, constant_nodes, constant_type
 from onnxprune.graph.nodes import Node
 
 
-def segment(
+def subgraph(
     model: Model,
     nodes: Sequence[Node],
     known: Mapping[str, np.ndarray],

@@ -12,7 +12,7 @@ from onnxprune.importance.norms import incoming, per_unit
 
 def magnitude(context: ScoreContext, power: int = 2) -> Scores:
     """Norm of the weights that make a unit: L2 (`power` 2) or L1 (`power` 1)."""
-    return by_energy(context, incoming(context.model, context.analysis, power), power)
+    return scores_by_energy(context, incoming(context.model, context.analysis, power), power)
 
 
 def magnitude_l1(context: ScoreContext) -> Scores:
@@ -52,7 +52,7 @@ def activation(context: ScoreContext) -> Scores:
         seen = np.bincount(ids, minlength=analysis.units)
         mean_square = np.bincount(ids, sums[layer.input] / rows, minlength=analysis.units) / np.maximum(seen, 1)
         energy += per_unit(context.model, analysis, layer, layer.in_axis, power=2) * mean_square
-    return by_energy(context, energy, power=2)
+    return scores_by_energy(context, energy, power=2)
 
 
 def random(context: ScoreContext) -> Scores:
@@ -65,7 +65,7 @@ def random(context: ScoreContext) -> Scores:
     return Scores(tuple(groups))
 
 
-def by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
+def scores_by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
     """Scores and curves from an energy per unit that adds up within a group.
 
     The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy,

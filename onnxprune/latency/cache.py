@@ -44,7 +44,7 @@ def machine(threads: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class TimeCache:
-    """Microseconds by a site's key and widths; read when it is made, written by `save`.
+    """Microseconds by a kernel's key and widths; read when it is made, written by `save`.
 
     Attributes:
         path: the file; None keeps times in memory only.

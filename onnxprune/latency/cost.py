@@ -1,13 +1,13 @@
-"""From kernel times of sites to a cost table for the allocation program.
+"""From kernel times of kernels to a cost table for the allocation program.
 
-A site's time depends on the widths of its ends, each a sum over the groups that meet there. It is expanded around a
+A kernel's time depends on the widths of its ends, each a sum over the groups that meet there. It is expanded around a
 reference choice of widths `r` up to pairs of groups (anchored ANOVA, also called cut-HDMR: Rabitz and Alis, Journal of
 Mathematical Chemistry 25, 1999):
 
     t(k) = t(r) + sum_g d_g(k_g) + sum_(g<h) d_gh(k_g, k_h),
     d_g(k) = t(r with k_g) - t(r),    d_gh(k, j) = t(r with k_g, k_h) - t(r with k_g) - t(r with k_h) + t(r),
 
-which is exact for sites that two groups meet at, and for all others wherever at most two groups differ from the
+which is exact for kernels that two groups meet at, and for all others wherever at most two groups differ from the
 reference.
 """
 
@@ -19,33 +19,33 @@ from itertools import combinations
 import numpy as np
 
 from onnxprune.allocation.table import CostTable
-from onnxprune.latency.sites import CONSTANT, Form, Site
-from onnxprune.latency.times import Cell, SiteTimes
+from onnxprune.latency.fused_kernels import CONSTANT, FusedKernel, LinearForm
+from onnxprune.latency.times import Cell, FusedKernelTimes
 
-# Groups that may meet at one end of a site and still be expanded in pairs among themselves.
+# Groups that may meet at one end of a kernel and still be expanded in pairs among themselves.
 _MOST_SAME_END = 4
 
 _Identity = tuple[str, tuple[tuple[tuple[int, float], ...], ...]]
 
 
 def cost_table(
-    times: SiteTimes, reference: Sequence[int], widths: Mapping[int, np.ndarray], *, coupled: bool = True
+    times: FusedKernelTimes, reference: Sequence[int], widths: Mapping[int, np.ndarray], *, coupled: bool = True
 ) -> CostTable:
-    """The sites' summed time as a table, in microseconds.
+    """The kernels' summed time as a table, in microseconds.
 
     Args:
-        times: the sites.
+        times: the kernels.
         reference: widths per group around which the times are expanded.
         widths: ascending widths per group, for all groups.
         coupled: whether pairs of groups are expanded too.
     """
-    expansions = [_Expansion(site, reference, widths, coupled) for site in times.sites]
+    expansions = [_Expansion(kernel, reference, widths, coupled) for kernel in times.kernels]
     times.measure([cell for each in expansions for cell in each.cells()])
     alone = {g: np.zeros(len(each)) for g, each in widths.items()}
     pairs: dict[tuple[int, int], np.ndarray] = {}
     constant = 0.0
     for each, count in _counted(expansions).items():
-        constant += count * times.time(each.site, each.site.widths(reference))
+        constant += count * times.time(each.kernel, each.kernel.widths(reference))
         for g in each.groups:
             alone[g] += count * each.single(times, g)
         for g, h in each.pairs:
@@ -57,54 +57,54 @@ def cost_table(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Expansion:
-    """One site around the reference."""
+    """One kernel around the reference."""
 
-    site: Site
+    kernel: FusedKernel
     reference: Sequence[int]
     widths: Mapping[int, np.ndarray]
     coupled: bool
 
     @property
     def identity(self) -> _Identity:
-        return self.site.key, tuple(tuple(sorted(form.items())) for form in self.site.forms)
+        return self.kernel.key, tuple(tuple(sorted(form.items())) for form in self.kernel.forms)
 
     @property
     def groups(self) -> tuple[int, ...]:
-        return tuple(sorted({g for form in self.site.forms for g in form if g != CONSTANT}))
+        return tuple(sorted({g for form in self.kernel.forms for g in form if g != CONSTANT}))
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         if not self.coupled:
             return ()
-        return tuple(pair for pair in combinations(self.groups, 2) if _meet(self.site.forms, *pair))
+        return tuple(pair for pair in combinations(self.groups, 2) if _meet(self.kernel.forms, *pair))
 
     def cells(self) -> list[Cell]:
         choices: list[list[tuple[int, int]]] = [[]]
         choices += [[(g, int(k))] for g in self.groups for k in self.widths[g]]
         choices += [[(g, int(k)), (h, int(j))] for g, h in self.pairs for k in self.widths[g] for j in self.widths[h]]
-        return [(self.site, self._at(choice)) for choice in choices]
+        return [(self.kernel, self._at(choice)) for choice in choices]
 
-    def single(self, times: SiteTimes, g: int) -> np.ndarray:
-        base = times.time(self.site, self._at([]))
-        return np.array([times.time(self.site, self._at([(g, int(k))])) - base for k in self.widths[g]])
+    def single(self, times: FusedKernelTimes, g: int) -> np.ndarray:
+        base = times.time(self.kernel, self._at([]))
+        return np.array([times.time(self.kernel, self._at([(g, int(k))])) - base for k in self.widths[g]])
 
-    def double(self, times: SiteTimes, g: int, h: int) -> np.ndarray:
+    def double(self, times: FusedKernelTimes, g: int, h: int) -> np.ndarray:
         both = [
-            [times.time(self.site, self._at([(g, int(k)), (h, int(j))])) for j in self.widths[h]]
+            [times.time(self.kernel, self._at([(g, int(k)), (h, int(j))])) for j in self.widths[h]]
             for k in self.widths[g]
         ]
-        base = times.time(self.site, self._at([]))
+        base = times.time(self.kernel, self._at([]))
         return np.asarray(np.array(both) - base - self.single(times, g)[:, None] - self.single(times, h)[None, :])
 
     def _at(self, choice: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         kept = list(self.reference)
         for g, k in choice:
             kept[g] = k
-        return self.site.widths(kept)
+        return self.kernel.widths(kept)
 
 
-def _meet(forms: Sequence[Form], g: int, h: int) -> bool:
-    """Whether two groups are at different ends of a site, or among the few at one end."""
+def _meet(forms: Sequence[LinearForm], g: int, h: int) -> bool:
+    """Whether two groups are at different ends of a kernel, or among the few at one end."""
     ends = [[i for i, form in enumerate(forms) if group in form] for group in (g, h)]
     if set(ends[0]) != set(ends[1]) or len(ends[0]) > 1:
         return True
@@ -112,7 +112,7 @@ def _meet(forms: Sequence[Form], g: int, h: int) -> bool:
 
 
 def _counted(expansions: Sequence[_Expansion]) -> dict[_Expansion, int]:
-    """Each expansion once, with the number of sites that share it."""
+    """Each expansion once, with the number of kernels that share it."""
     first: dict[_Identity, _Expansion] = {}
     for each in expansions:
         first.setdefault(each.identity, each)

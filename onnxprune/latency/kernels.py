@@ -1,4 +1,4 @@
-"""Kernel times of sites, from onnxruntime's profiler, with many small models run in turn."""
+"""Kernel times of kernels, from onnxruntime's profiler, with many small models run in turn."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph.model import Model
-from onnxprune.latency.sites import STUB
+from onnxprune.latency.fused_kernels import STUB
 from onnxprune.runtime.feeds import Feed, random_feed
 from onnxprune.runtime.session import open_session, runtime_errors
 
@@ -33,17 +33,17 @@ class _Running:
 
 
 def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
-    """Microseconds that one run of each site spends in its own kernels, stubs left out.
+    """Microseconds that one run of each kernel spends in its own kernels, stubs left out.
 
-    Sites run in turn, several times over, so that a change of the machine's speed meets all alike. Of a site's runs the
-    faster half counts: other processes only ever make a run slower.
+    Fused kernels run in turn, several times over, so that a change of the machine's speed meets all alike. Of a
+    kernel's runs the faster half counts: other processes only ever make a run slower.
 
     Args:
-        models: small models of sites, see `latency.sites`.
+        models: small models of kernels, see `latency.fused_kernels`.
         threads: threads of onnxruntime; 0 takes all cores.
 
     Raises:
-        ModelError: onnxruntime cannot run a site.
+        ModelError: onnxruntime cannot run a kernel.
     """
     times: list[float] = []
     for start in range(0, len(models), _TOGETHER):
@@ -73,8 +73,8 @@ def _start(model: Model, prefix: Path, threads: int) -> _Running:
 def own_time(events: Sequence[dict[str, Any]]) -> float:
     """Mean kernel time of a run over the faster half of the runs, in microseconds.
 
-    Conversions of layout belong to whoever reads the tensor: those behind the site's last node are not its own, unless
-    the site's result is not read by a stub.
+    Conversions of layout belong to whoever reads the tensor: those behind the kernel's last node are not its own,
+    unless the kernel's result is not read by a stub.
     """
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     kernels.sort(key=lambda event: event["ts"])

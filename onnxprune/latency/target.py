@@ -17,11 +17,11 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.shapes import gather_facts
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
-from onnxprune.latency.sites import sites
-from onnxprune.latency.times import SiteTimes
+from onnxprune.latency.fused_kernels import fused_kernels
+from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths
 from onnxprune.runtime.feeds import random_feed
-from onnxprune.runtime.timing import measure
+from onnxprune.runtime.timing import time_models
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.removal import remove
 
@@ -30,7 +30,7 @@ _ROUNDS = 5
 _NOISE = 0.01
 # A budget that is met and used up to this is not worth another round.
 _UNUSED = 0.03
-# Where the table and the summed sites differ by more, the table is expanded anew around the result.
+# Where the table and the summed kernels differ by more, the table is expanded anew around the result.
 _EXPANSION_ERROR = 0.02
 # How far the slope of the end-to-end time may be from the original's time over its kernels'.
 _STEEPEST = 3.0
@@ -42,16 +42,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A model whose sites can be timed.
+    """A model whose kernels can be timed.
 
     Attributes:
         analysis: the original's.
-        times: its sites.
+        times: its kernels.
         config: batch size and threads.
     """
 
     analysis: Analysis
-    times: SiteTimes
+    times: FusedKernelTimes
     config: LatencyConfig
 
     @property
@@ -71,7 +71,7 @@ class Timed:
 def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
     """Times of models, measured side by side; see `LatencyReport`."""
     seconds = _MEASURE_S * len(models)
-    found = measure(models, batch=batch, threads=threads, seconds=seconds, memory=False)
+    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False)
     return tuple(each.p10_ms for each in found)
 
 
@@ -82,7 +82,7 @@ def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyR
 
 
 def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
-    """Cut a model into sites, and open the table of kernel times.
+    """Cut a model into kernels, and open the table of kernel times.
 
     Raises:
         ModelError: the model cannot be run.
@@ -91,7 +91,7 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
     feed = random_feed(analysis.model, settings.batch)
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, settings.threads)
-    times = SiteTimes(sites(analysis.with_facts(facts)), cache, settings.threads, progress)
+    times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, settings.threads, progress)
     return Timed(analysis, times, settings)
 
 

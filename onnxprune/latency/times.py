@@ -1,53 +1,53 @@
-"""Kernel times of a model's sites at any widths, measured when they are first asked for."""
+"""Kernel times of a model's kernels at any widths, measured when they are first asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.core.clock import Progress
 from onnxprune.latency.cache import TimeCache
+from onnxprune.latency.fused_kernels import FusedKernel
 from onnxprune.latency.kernels import kernel_times
-from onnxprune.latency.sites import Site
 
-Cell = tuple[Site, tuple[int, ...]]
-"""A site and the widths of its groups."""
+Cell = tuple[FusedKernel, tuple[int, ...]]
+"""A kernel and the widths of its groups."""
 
 # Cells measured between two savings of the cache.
 _TOGETHER = 192
 
 
 @dataclass(slots=True)
-class SiteTimes:
-    """Times of a model's sites, measured when they are asked for.
+class FusedKernelTimes:
+    """Times of a model's kernels, measured when they are asked for.
 
     Attributes:
-        sites: all sites of the model.
+        kernels: all kernels of the model.
         cache: what is known.
         threads: threads of onnxruntime.
         progress: told of measured cells.
     """
 
-    sites: Sequence[Site]
+    kernels: Sequence[FusedKernel]
     cache: TimeCache
     threads: int
     progress: Progress
 
     def total(self, kept: Sequence[int]) -> float:
-        """Microseconds of all sites at these widths of the model's groups."""
-        cells = [(site, site.widths(kept)) for site in self.sites]
+        """Microseconds of all kernels at these widths of the model's groups."""
+        cells = [(kernel, kernel.widths(kept)) for kernel in self.kernels]
         self.measure(cells)
-        return sum(self.time(site, widths) for site, widths in cells)
+        return sum(self.time(kernel, widths) for kernel, widths in cells)
 
-    def time(self, site: Site, widths: tuple[int, ...]) -> float:
-        """Microseconds of one site, measured before."""
-        return self.cache.times[_name(site.key, widths)]
+    def time(self, kernel: FusedKernel, widths: tuple[int, ...]) -> float:
+        """Microseconds of one kernel, measured before."""
+        return self.cache.times[_name(kernel.key, widths)]
 
     def measure(self, cells: Sequence[Cell]) -> None:
         """Measure whatever is not known yet, and keep it.
 
         Raises:
-            ModelError: onnxruntime cannot run a site.
+            ModelError: onnxruntime cannot run a kernel.
         """
-        missing = {_name(site.key, widths): (site, widths) for site, widths in cells}
+        missing = {_name(kernel.key, widths): (kernel, widths) for kernel, widths in cells}
         missing = {name: cell for name, cell in missing.items() if name not in self.cache.times}
         names = sorted(missing, key=lambda name: name[::-1])  # neighbours in a table are not measured side by side
         for start in range(0, len(names), _TOGETHER):

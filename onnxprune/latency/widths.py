@@ -5,27 +5,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.latency.cost import cost_table
-from onnxprune.latency.times import SiteTimes
+from onnxprune.latency.times import FusedKernelTimes
 
 _STEPS = 8
 # Part of what a group can save that is not worth a unit.
 _SAME = 0.02
 
 
-def fast_widths(times: SiteTimes, full: Sequence[int], round_to: int = 1) -> dict[int, np.ndarray]:
+def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1) -> dict[int, np.ndarray]:
     """Per group, the widths that this machine's kernels like, ascending; all units are always among them.
 
     With all other groups whole, a width is left out where a wider one takes as long, or where it takes longer than
-    the whole group. Where several groups meet at one end of a site, their sum decides: there only the latter counts.
+    the whole group. Where several groups meet at one end of a kernel, their sum decides: there only the latter counts.
 
     Args:
-        times: the model's sites.
+        times: the model's kernels.
         full: units per group.
         round_to: widths are multiples of this, or whole groups.
     """
     widths = {g: grid(units, round_to) for g, units in enumerate(full)}
     table = cost_table(times, full, widths, coupled=False)
-    mixed = {g for site in times.sites for form in site.forms if len(form) > 1 for g in form}
+    mixed = {g for kernel in times.kernels for form in kernel.forms if len(form) > 1 for g in form}
     found = {}
     for g, own in widths.items():
         cost = table.alone[g]

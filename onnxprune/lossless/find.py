@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.columns import column_positions, from_matrix, to_matrix
+from onnxprune.calibration.layer_matrix import column_positions, from_matrix, to_matrix
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import is_float
 from onnxprune.lossless.intervals import Interval, bounds
 from onnxprune.lossless.numbering import Numbering
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.fit_targets import FitPoint, schedule
+from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.units import Ids, Mask
 
 
@@ -72,7 +72,7 @@ class _Use:
     """Where units are used, and by which layer; None where the consumer is no layer."""
 
     mask: Mask
-    point: FitPoint | None
+    point: FitTarget | None
 
 
 class _Work:
@@ -82,7 +82,7 @@ class _Work:
         self.removed = analysis.none_removed()
         self._analysis = analysis
         self._among = among
-        self._points = {p.layer.node: p for p in schedule(analysis).points}
+        self._points = {p.layer.node: p for p in fit_schedule(analysis).points}
         self._uses = [_Use(mask, self._points.get(mask.node)) for mask in analysis.masks]
         self._matrices: dict[str, np.ndarray] = {}
         self._biases: dict[str, np.ndarray] = {}
@@ -153,7 +153,7 @@ class _Work:
     def _fold(self, at: Places, fixed: list[np.ndarray]) -> bool:
         """Move a constant unit's contribution into biases; False where one is missing, or cannot hold it."""
         biases: dict[str, np.ndarray] = {}
-        used: list[tuple[FitPoint, np.ndarray]] = []
+        used: list[tuple[FitTarget, np.ndarray]] = []
         for number, where in at:
             values, point = fixed[number][:, where].reshape(-1), self._uses[number].point
             if not values.any():
@@ -194,7 +194,7 @@ class _Work:
         axis, numbers = channels.get(use.point.layer.input, (-1, unknown))
         return numbers if axis == use.point.layer.input_axis else unknown
 
-    def _step(self, point: FitPoint, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    def _step(self, point: FitTarget, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
         """`(C,)` change of the bias that stands for constant channels; None where none can."""
         window = point.layer.window
         uneven = window is not None and (point.layer.transposed or any(pad > 0 for pad in window.pads))
@@ -204,13 +204,13 @@ class _Work:
         columns = self._matrix(point)[0, column_positions(point.layer, places)]
         return np.asarray(np.repeat(values, kernel) @ columns * point.gain * point.slope / point.bias_slope)
 
-    def _is_plain(self, point: FitPoint) -> bool:
+    def _is_plain(self, point: FitTarget) -> bool:
         """Whether the layer's weight is its own and it has one group."""
         weight = self._analysis.model.constants.get(point.layer.weight)
         own = len(self._analysis.graph.consumers.get(point.layer.weight, ())) == 1
         return weight is not None and is_float(weight) and own and point.layer.group == 1
 
-    def _matrix(self, point: FitPoint) -> np.ndarray:
+    def _matrix(self, point: FitTarget) -> np.ndarray:
         node = point.layer.node
         if node not in self._matrices:
             self._matrices[node] = to_matrix(point.layer, self._analysis.model.constants[point.layer.weight]).copy()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.columns import as_matrix
+from onnxprune.calibration.layer_matrix import as_matrix
 from onnxprune.graph.model import release
 from onnxprune.graph.nodes import Node
 from onnxprune.structure.analysis import Analysis

@@ -16,7 +16,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Shape
-from onnxprune.graph.subgraph import segment
+from onnxprune.graph.subgraph import subgraph
 from onnxprune.structure.analysis import Analysis
 
 _MOST_NODES = 12
@@ -96,7 +96,7 @@ def _tried(entry: str, tensor: str, nodes: Iterable[Node], analysis: Analysis) -
     read = {name for node in ordered for name in node.inputs if name in facts.folded} - made - {*model.constants}
     known = {name: facts.folded[name] for name in read}
     try:
-        runner = Runner(segment(model, ordered, {**known, entry: np.zeros(shape, dtype)}, [tensor]), [tensor])
+        runner = Runner(subgraph(model, ordered, {**known, entry: np.zeros(shape, dtype)}, [tensor]), [tensor])
 
         def function(values: np.ndarray) -> np.ndarray:
             return np.asarray(runner.run_feed({**known, entry: values.astype(dtype)})[tensor], np.float64)

@@ -10,7 +10,7 @@ import onnx
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.subgraph import segment
+from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops import handler_for
 from onnxprune.structure.analysis import Analysis
 
@@ -119,7 +119,7 @@ class Path:
         made = {name for node in nodes for name in node.outputs}
         read = {name for node in nodes for name in node.inputs if name} - made - {*self._model.constants}
         feed = {name: self._value(name, given) for name in read}
-        part = segment(self._model, nodes, feed, [self.output])
+        part = subgraph(self._model, nodes, feed, [self.output])
         return np.asarray(Runner(part, [self.output], threads=1).run_feed(feed)[self.output], np.float64)
 
     def _value(self, name: str, given: Mapping[str, np.ndarray]) -> np.ndarray:

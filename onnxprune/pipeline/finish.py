@@ -16,9 +16,9 @@ from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, versions
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.shrink import exactly
+from onnxprune.pipeline.shrink import lossless_part
 from onnxprune.structure.check import RemovalCheck
-from onnxprune.structure.costs import measure
+from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
 
 
@@ -33,7 +33,7 @@ def finish(
     clock: Clock,
 ) -> PruneOutcome:
     """Measure the result and put everything together."""
-    exact = exactly(prepared, decision.removed, clock)
+    exact = lossless_part(prepared, decision.removed, clock)
     shapes = prepared.analysis.facts.shapes
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
@@ -52,7 +52,7 @@ def finish(
         plan=plan,
         source=prepared.model.name,
         before=prepared.before,
-        after=measure(
+        after=count_costs(
             smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
         ),
         metrics=metrics,

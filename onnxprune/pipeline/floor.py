@@ -116,7 +116,7 @@ def smallest(
         else:
             low = share
     progress("search", total, total)
-    if best is None and prepared.exact.found:
+    if best is None and prepared.lossless.found:
         best = _at(1.0, prepared, scores, config, clock, progress, executor)
     if best is None:
         raise AccuracyError(

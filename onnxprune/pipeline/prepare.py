@@ -24,7 +24,7 @@ from onnxprune.importance import WITHOUT_DATA, scorer
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.costs import measure
+from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_understood
 
 Source = Path | str | onnx.ModelProto | Model
@@ -43,13 +43,13 @@ class Prepared:
         analysis: the original's.
         data: calibration rows, or None.
         before: the original's costs.
-        exact: the units that can go without loss, but for kept groups.
+        lossless: the units that can go without loss, but for kept groups.
     """
 
     analysis: Analysis
     data: Dataset | None
     before: Costs
-    exact: Lossless
+    lossless: Lossless
 
     @property
     def model(self) -> Model:
@@ -82,7 +82,7 @@ def prepare(
         analysis = analyse(model, None if rows is None else rows.shapes)
         if config.strict:
             require_understood(analysis)
-        before = measure(model, analysis)
+        before = count_costs(model, analysis)
     with clock.stage("lossless"):
         free = analysis.none_removed()
         for group in analysis.groups:
@@ -112,7 +112,7 @@ def score(
     work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
     large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
-        tasks, exact = TaskExecutor(chosen), prepared.exact
+        tasks, exact = TaskExecutor(chosen), prepared.lossless
         scores = function(ScoreContext(exact.analysis, prepared.data, config, tasks, progress, exact.removed))
     return (
         scores.with_free([group.units for group in prepared.analysis.groups], exact.removed) if exact.found else scores

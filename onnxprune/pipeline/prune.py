@@ -50,7 +50,7 @@ def prune(
     scores, smaller = None, None
     if config.lossless:
         allowed = fast_widths(prepared, config, progress)
-        decision = without_loss(prepared.analysis, prepared.exact.removed, config, allowed=allowed)
+        decision = without_loss(prepared.analysis, prepared.lossless.removed, config, allowed=allowed)
         plan = make_plan(prepared.analysis, decision.removed, "lossless", None)
     elif plan is None:
         with clock.stage("score"):

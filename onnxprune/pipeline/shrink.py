@@ -9,17 +9,17 @@ from onnxprune.structure.removal import remove
 from onnxprune.structure.units import Ids
 
 
-def exactly(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
+def lossless_part(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
     """What of the removed units goes without loss, and the model to remove all of them from."""
-    if not (prepared.exact.removed & ~removed).any():
-        return prepared.exact
+    if not (prepared.lossless.removed & ~removed).any():
+        return prepared.lossless
     with clock.stage("lossless"):
         return lossless(prepared.analysis, removed)
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
     """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
-    exact = exactly(prepared, removed, clock)
+    exact = lossless_part(prepared, removed, clock)
     with clock.stage("remove"):
         smaller = remove(exact.analysis, removed)
     if config.lossless:

@@ -2,7 +2,7 @@
 
 Refitting consumers alone leaves the kept units as they were, though others of their kind are gone. Here the weights of
 the layer that makes the units and of the layer that uses them are fitted at once, to the original's values at the
-consumer's fit point (`structure.fit_targets`). With corrections `U`, `V` of the two weight matrices (and of the
+consumer's fit target (`structure.fit_targets`). With corrections `U`, `V` of the two weight matrices (and of the
 biases), rows `X` of the producer's input, the activation `a` in between and the consumer's columns `cols`, what is
 minimised is
 
@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.calibration.columns import to_matrix
+from onnxprune.calibration.layer_matrix import to_matrix
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
 from onnxprune.repair.ridge import Correction
 

@@ -10,10 +10,10 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.columns import Positions, input_rows, output_rows
+from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
 from onnxprune.graph.nodes import Graph
 from onnxprune.repair.ridge import Fit
-from onnxprune.structure.fit_targets import FitPoint
+from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Layer
 
 _SIDE = 4
@@ -23,8 +23,8 @@ _SIDE = 4
 class Pair:
     """A producer whose values one consumer alone reads, through at most one ReLU or Clip."""
 
-    producer: FitPoint
-    consumer: FitPoint
+    producer: FitTarget
+    consumer: FitTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class PairFit:
 
     Attributes:
         inputs: `(T, Q, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
-        made: `(T, Q, C)` the producer's values at its fit point now.
+        made: `(T, Q, C)` the producer's values at its fit target now.
         inside: `(T, Q)` False where a tile reads padding.
         reads: `(S, kernel)` which of the Q each output reads.
-        current: `(T, S, C_out)` values at the consumer's fit point now.
+        current: `(T, S, C_out)` values at the consumer's fit target now.
         target: `(T, S, C_out)` values that the original has there.
     """
 
@@ -87,7 +87,7 @@ class PairFit:
         )
 
 
-def find_pairs(points: Sequence[FitPoint], graph: Graph) -> dict[str, Pair]:
+def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:
     """Pairs by the producer's node."""
     by_input = {point.layer.input: point for point in points}
     pairs = {}
@@ -135,8 +135,8 @@ def pair_rows(
 
     Args:
         pair: the two layers.
-        values: present values of the producer's input and of both fit points.
-        target: the original's values at the consumer's fit point.
+        values: present values of the producer's input and of both fit targets.
+        target: the original's values at the consumer's fit target.
         count: about how many rows; dense layers have no more than there are.
         generator: draws the tiles.
     """

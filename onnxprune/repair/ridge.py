@@ -25,9 +25,9 @@ class Fit:
 
     Attributes:
         columns: `(groups, R, K)` inputs as the pruned network makes them.
-        current: `(R, C)` values at the fit point now.
+        current: `(R, C)` values at the fit target now.
         target: `(R, C)` values that the original has there.
-        slope: `(C,)` change at the fit point per change of the layer's output; channels with 0 cannot be corrected.
+        slope: `(C,)` change at the fit target per change of the layer's output; channels with 0 cannot be corrected.
         bounds: values beyond these are all the same.
         has_bias: whether the correction has an intercept.
     """
@@ -99,14 +99,14 @@ class Correction:
     bias: np.ndarray
 
     def change(self, fit: Fit) -> np.ndarray:
-        """`(R, C)` change at the fit point."""
+        """`(R, C)` change at the fit target."""
         product = np.matmul(fit.columns, self.weight.astype(fit.columns.dtype, copy=False))
         rows = product.transpose(1, 0, 2).reshape(product.shape[1], -1)
         return np.asarray((rows + self.bias.astype(rows.dtype)) * fit.slope.astype(rows.dtype))
 
 
 def loss(fit: Fit, correction: Correction | None) -> float:
-    """Mean squared residual at the fit point."""
+    """Mean squared residual at the fit target."""
     total = 0.0
     for part in fit.pieces():
         value = part.current if correction is None else part.current + correction.change(part)
@@ -154,7 +154,7 @@ class Solver:
         """Products of the columns with residuals, which serve all ridges, and the residuals' mean.
 
         Args:
-            wanted: the residuals at the fit point, `(R, C)`, for some of the rows.
+            wanted: the residuals at the fit target, `(R, C)`, for some of the rows.
         """
         fit, slope = self._fit, self._fit.slope
         groups, rows, width = fit.columns.shape
@@ -227,7 +227,7 @@ def one_sided(solver: Solver, start: Correction, steps: int) -> Correction:
 
 
 def _majorised(correction: Correction, fit: Fit) -> np.ndarray:
-    """What to change at the fit point: what is wanted, or what the correction does where that needs no change."""
+    """What to change at the fit target: what is wanted, or what the correction does where that needs no change."""
     change = correction.change(fit)
     return np.asarray(fit.residual(fit.current + change) + change)
 

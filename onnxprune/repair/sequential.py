@@ -1,7 +1,7 @@
 """Repair: refit every layer behind a removal, in order, towards what the original network computes.
 
 At each layer the inputs are those that the pruned and so far repaired network makes, and the target is the original's
-value at the layer's fit point (`structure.fit_targets`), so that a layer also makes up for what earlier layers and
+value at the layer's fit target (`structure.fit_targets`), so that a layer also makes up for what earlier layers and
 other branches could not.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import content, fingerprint
+from onnxprune.calibration.layer_matrix import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
 from onnxprune.config import PruneConfig
@@ -27,7 +27,7 @@ from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows,
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.fit_targets import FitPoint, schedule
+from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.removal import compress
 from onnxprune.structure.units import Ids
 
@@ -78,8 +78,8 @@ def repair(
     """
     original, graph = analysis.model, analysis.graph
     smaller = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
-    ahead = schedule(analysis)
-    plan = schedule(smaller)
+    ahead = fit_schedule(analysis)
+    plan = fit_schedule(smaller)
     feeds = batch_feeds(original, graph, data, analysis.row_bytes)
     known = {point.layer.node: point.tensor for point in ahead.points}
     points = [
@@ -117,8 +117,8 @@ class _Sweep:
         self._cache = cache
         self._fitted: set[str] = set()
 
-    def visit(self, number: int, point: FitPoint) -> None:
-        """Refit the layer of a fit point, unless it was fitted together with its producer."""
+    def visit(self, number: int, point: FitTarget) -> None:
+        """Refit the layer of a fit target, unless it was fitted together with its producer."""
         node = point.layer.node
         if node in self._fitted:
             return
@@ -129,7 +129,7 @@ class _Sweep:
             if self._fit_together(pair, steps, np.random.default_rng([self._seed, number, 1])):
                 self._fitted.add(pair.consumer.layer.node)
 
-    def _fit_alone(self, point: FitPoint, generator: np.random.Generator) -> None:
+    def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
             return
         found = self._kept(point)
@@ -151,11 +151,11 @@ class _Sweep:
         self.replay.model = self.replay.model.with_constants(found)
         return bool(found)
 
-    def _refitted(self, point: FitPoint, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def _refitted(self, point: FitTarget, generator: np.random.Generator) -> dict[str, np.ndarray]:
         fit = _rows(point, self.replay, self._reference, generator)
         return {} if fit is None else _refit(point, self.replay.model, *fit)
 
-    def _approach(self, first: FitPoint, tensor: str) -> bool:
+    def _approach(self, first: FitTarget, tensor: str) -> bool:
         """Move the pruned network before a layer and the original behind a tensor; False where one is too far."""
         start, end = self.replay.before(first.layer.node), self._reference.replay.after(tensor)
         if start < self.replay.done:
@@ -164,7 +164,7 @@ class _Sweep:
         self._reference.replay.advance(end, [tensor])
         return True
 
-    def _kept(self, what: FitPoint | Pair) -> dict[str, np.ndarray] | None:
+    def _kept(self, what: FitTarget | Pair) -> dict[str, np.ndarray] | None:
         """The new constants that an earlier run found."""
         stored = self._cache.get("repair", _key(what))
         if stored is None:
@@ -173,27 +173,27 @@ class _Sweep:
         # Types that numpy does not know come back as plain bytes.
         return {name: stored[str(at)].view(constants[name].dtype) for at, name in enumerate(names)}
 
-    def _keep(self, what: FitPoint | Pair, found: Mapping[str, np.ndarray]) -> None:
+    def _keep(self, what: FitTarget | Pair, found: Mapping[str, np.ndarray]) -> None:
         arrays = {str(at): array for at, array in enumerate(found.values())}
         self._cache.put("repair", _key(what), {"names": np.array([*found], dtype=str), **arrays})
 
 
-def _key(what: FitPoint | Pair) -> str:
+def _key(what: FitTarget | Pair) -> str:
     if isinstance(what, Pair):
         return f"{what.producer.layer.node} with {what.consumer.layer.node}"
     return what.layer.node
 
 
-def _can_refit(point: FitPoint, analysis: Analysis) -> bool:
+def _can_refit(point: FitTarget, analysis: Analysis) -> bool:
     """Whether the weight is stored as floating-point numbers and read by this layer alone."""
     weight = analysis.model.constants.get(point.layer.weight)
     return weight is not None and is_float(weight) and len(analysis.graph.consumers.get(point.layer.weight, ())) == 1
 
 
 def _rows(
-    point: FitPoint, replay: Replay, reference: _Original, generator: np.random.Generator
+    point: FitTarget, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> tuple[Fit, Fit] | None:
-    """Fit rows and held-out rows of a layer; None where its fit point is as in the original already."""
+    """Fit rows and held-out rows of a layer; None where its fit target is as in the original already."""
     layer = point.layer
     end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
@@ -289,7 +289,7 @@ def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
     return max(1, -(-rows // batches))
 
 
-def _is_product(point: FitPoint, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
+def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
     """Whether the layer's output is the product of columns and weight, up to a shift a channel."""
     matrix = to_matrix(point.layer, model.constants[point.layer.weight]).astype(columns.dtype) * point.gain
     product = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(output.shape)
@@ -300,13 +300,13 @@ def _is_product(point: FitPoint, model: Model, columns: np.ndarray, output: np.n
     )
 
 
-def _refit(point: FitPoint, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
+def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
     """New values of the layer's weight and bias; empty where no refit does better on the held-out rows."""
     found = fit_correction(fit, held_out, _RIDGES, _STEPS)
     return {} if found is None else corrected(point, model, found)
 
 
-def corrected(point: FitPoint, model: Model, correction: Correction) -> dict[str, np.ndarray]:
+def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:
     """The constants of a layer with a correction added."""
     weight = model.constants[point.layer.weight]
     matrix = to_matrix(point.layer, weight) + correction.weight / point.gain

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.core.errors import InputError
-from onnxprune.graph.inputs import InputSpec, fixed_batch, signature
+from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
 from onnxprune.graph.shapes import GUESSES, gather_facts, pinned_shape
@@ -70,7 +70,7 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
     Raises:
         InputError: an input has no known shape.
     """
-    specs = signature(model)
+    specs = input_specs(model)
     batch = fixed_batch(specs) or batch
     shapes = input_shapes(model, specs)
     rng = np.random.default_rng(seed)

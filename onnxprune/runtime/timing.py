@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.graph.inputs import signature
+from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.write import write
 from onnxprune.runtime.feeds import Feed, random_feed
@@ -57,7 +57,7 @@ class Latency:
     file_bytes: int
 
 
-def measure(
+def time_models(
     models: Sequence[Model],
     *,
     batch: int = 1,
@@ -149,7 +149,7 @@ def _sample(session: Any, feed: Feed, runs: int) -> float:
 
 
 def _rows(model: Model, feed: Feed) -> int:
-    batched = [spec.name for spec in signature(model) if spec.batched]
+    batched = [spec.name for spec in input_specs(model) if spec.batched]
     return len(feed[batched[0]]) if batched else 1
 
 
@@ -165,7 +165,7 @@ def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tu
         feeds = folder / "feeds.npz"
         if any(array.dtype.kind == "O" for array in feed.values()):
             return size, None
-        ordered = {str(position): feed[spec.name] for position, spec in enumerate(signature(model))}
+        ordered = {str(position): feed[spec.name] for position, spec in enumerate(input_specs(model))}
         np.savez(feeds, allow_pickle=False, **ordered)
         script = Path(__file__).with_name("peak_memory.py")
         command = [sys.executable, str(script), str(path), str(feeds), str(threads)]

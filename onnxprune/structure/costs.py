@@ -11,7 +11,9 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse, is_weight
 
 
-def measure(model: Model, analysis: Analysis | None = None, input_shapes: Mapping[str, Shape] | None = None) -> Costs:
+def count_costs(
+    model: Model, analysis: Analysis | None = None, input_shapes: Mapping[str, Shape] | None = None
+) -> Costs:
     """Count parameters and bytes of what is stored, and multiply-adds of every layer.
 
     Args:

@@ -1,7 +1,7 @@
 """Where a layer's output is compared with the original's: behind what follows affinely, before a nonlinearity.
 
 From a layer's output the walk goes on through BatchNormalization, additions, subtractions and multiplications by
-constants, and through additions of other branches whose values are already known. There, at the *fit point*, a change
+constants, and through additions of other branches whose values are already known. There, at the *fit target*, a change
 of the layer's output shows as that change times a slope per channel, and a refit of the layer also corrects what the
 other branch lost.
 """
@@ -17,12 +17,12 @@ from onnxprune.structure.units import Layer
 
 
 @dataclass(frozen=True, slots=True)
-class FitPoint:
+class FitTarget:
     """Where and how a layer's effect is measured.
 
     Attributes:
         layer: the layer.
-        tensor: the tensor at the fit point, of the shape of the layer's output.
+        tensor: the tensor at the fit target, of the shape of the layer's output.
         gain: factor of the layer's product itself (`alpha` of Gemm).
         slope: `(C_out,)` change of `tensor` per change of the layer's output.
         bias: a constant of no other use that shifts every channel of `tensor`, None where there is none.
@@ -41,14 +41,14 @@ class FitPoint:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Nodes in an order in which every fit point is reached right after its layer, and the fit points in that order."""
+    """Nodes ordered so that every fit target is reached right after its layer, and the fit targets in that order."""
 
     nodes: tuple[Node, ...]
-    points: tuple[FitPoint, ...]
+    points: tuple[FitTarget, ...]
 
 
-def schedule(analysis: Analysis) -> Schedule:
-    """Order the nodes and find each layer's fit point.
+def fit_schedule(analysis: Analysis) -> Schedule:
+    """Order the nodes and find each layer's fit target.
 
     Args:
         analysis: the model's.
@@ -57,7 +57,7 @@ def schedule(analysis: Analysis) -> Schedule:
     layers = {layer.node: layer for layer in analysis.layers}
     made = {*graph.inputs}
     order: list[Node] = []
-    points: list[FitPoint] = []
+    points: list[FitTarget] = []
     placed: set[str] = set()
 
     def emit(node: Node) -> None:
@@ -113,7 +113,7 @@ class _Values:
         return value.reshape(-1).astype(np.float64) if spread else None
 
 
-def _start(node: Node, layer: Layer, values: _Values) -> FitPoint:
+def _start(node: Node, layer: Layer, values: _Values) -> FitTarget:
     width = values.shape(layer.output)[layer.output_axis]
     gain = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
     beta = float(node.attributes.get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
@@ -124,10 +124,10 @@ def _start(node: Node, layer: Layer, values: _Values) -> FitPoint:
         if value is None or value.size != width or rows or beta == 0 or not values.is_own(bias):
             bias = None
     ones = np.ones(width)
-    return FitPoint(layer, layer.output, gain, ones, bias, ones * beta if bias else ones)
+    return FitTarget(layer, layer.output, gain, ones, bias, ones * beta if bias else ones)
 
 
-def _step(point: FitPoint, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitPoint] | None:
+def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitTarget] | None:
     """One node further, None where the walk ends."""
     tensor = point.tensor
     readers = graph.consumers.get(tensor, ())
@@ -142,8 +142,8 @@ def _step(point: FitPoint, graph: Graph, values: _Values, made: Collection[str])
     return None if further is None else (node, further)
 
 
-def _through(node: Node, point: FitPoint, tensor: str, others: list[str], values: _Values) -> FitPoint | None:
-    """The fit point behind a node, None where the node is not affine in `tensor`, channel by channel."""
+def _through(node: Node, point: FitTarget, tensor: str, others: list[str], values: _Values) -> FitTarget | None:
+    """The fit target behind a node, None where the node is not affine in `tensor`, channel by channel."""
     match node.op_type:
         case "Identity":
             return point
@@ -161,11 +161,11 @@ def _through(node: Node, point: FitPoint, tensor: str, others: list[str], values
             return None
 
 
-def _scaled(point: FitPoint, factor: np.ndarray | float) -> FitPoint:
+def _scaled(point: FitTarget, factor: np.ndarray | float) -> FitTarget:
     return replace(point, slope=point.slope * factor, bias_slope=point.bias_slope * factor)
 
 
-def _shifted(node: Node, point: FitPoint, other: str, tensor: str, values: _Values) -> FitPoint:
+def _shifted(node: Node, point: FitTarget, other: str, tensor: str, values: _Values) -> FitTarget:
     """Add or Sub: a constant with one value a channel can serve as the bias."""
     value = values.get(other)
     if point.bias is not None or value is None or value.size == 1 or not values.is_own(other):
@@ -176,7 +176,7 @@ def _shifted(node: Node, point: FitPoint, other: str, tensor: str, values: _Valu
     return replace(point, bias=other, bias_slope=np.full(len(point.slope), sign))
 
 
-def _normalised(node: Node, point: FitPoint, values: _Values) -> FitPoint | None:
+def _normalised(node: Node, point: FitTarget, values: _Values) -> FitTarget | None:
     axis = point.layer.output_axis
     scale, _, _, variance = (values.get(name) for name in node.inputs[1:5])
     several = sum(1 for name in node.outputs if name) > 1

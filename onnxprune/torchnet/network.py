@@ -14,7 +14,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants
-from onnxprune.graph.inputs import fixed_batch, signature
+from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, read_graph
 from onnxprune.ops import handler_for
@@ -58,7 +58,7 @@ class Network:
         self.graph = read_graph(model)
         self.outputs = tuple(outputs) or self.graph.outputs
         self.training = False
-        self.step = fixed_batch(signature(model))
+        self.step = fixed_batch(input_specs(model))
         self.device = device
         nodes = _needed(self.graph, self.outputs, model)
         trained = _trained(self.graph, nodes, model)

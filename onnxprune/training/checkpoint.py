@@ -13,7 +13,7 @@ from onnxprune.graph.model import Model, to_proto
 from onnxprune.torchnet.network import import_torch
 
 
-def fingerprint(model: Model, teacher: Model | None, data: Dataset, config: FinetuneConfig) -> str:
+def training_identity(model: Model, teacher: Model | None, data: Dataset, config: FinetuneConfig) -> str:
     """What a checkpoint must agree with: the models, the number of rows and every option that changes the result."""
     options = asdict(config)
     del options["threads"]
@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, wanted: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["fingerprint"]
+        found = state["training_identity"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         raise InputError(
             f"{path} is not a checkpoint of onnxprune ({type(error).__name__}); give another file"

@@ -23,7 +23,7 @@ from onnxprune.structure.coupling import analyse
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
 from onnxprune.training.augment import augment, settled
-from onnxprune.training.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from onnxprune.training.checkpoint import read_checkpoint, training_identity, write_checkpoint
 from onnxprune.training.result import Epoch, FinetuneResult
 
 # Gradients are scaled down to this norm: the first, large errors of a pruned model must not undo what repair did.
@@ -84,7 +84,7 @@ def finetune(
         objective = choose_objective(model.name, meaning, labels, classes, taught, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
         if checkpoint is not None:
-            mark = fingerprint(model, teacher, data, config)
+            mark = training_identity(model, teacher, data, config)
             run.resume(read_checkpoint(checkpoint, mark))
         if not run.history:
             run.history.append(run.measured(0, math.nan, 0.0, perf_counter()))
@@ -93,7 +93,7 @@ def finetune(
             run.epoch(len(run.history))
             _tell(on_epoch, run)
             if checkpoint is not None:
-                write_checkpoint(checkpoint, {"fingerprint": mark, **run.state()})
+                write_checkpoint(checkpoint, {"training_identity": mark, **run.state()})
         student.load_state(run.best_state)
     trained = student.written_back(model) if run.best else model
     return FinetuneResult(trained, tuple(run.history), run.best, objective.name, device, perf_counter() - began)

@@ -12,7 +12,7 @@ from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.runtime.feeds import random_feed
-from onnxprune.runtime.timing import measure
+from onnxprune.runtime.timing import time_models
 
 
 def network(width, batch="N"):
@@ -21,7 +21,7 @@ def network(width, batch="N"):
 
 
 def test_sizes_belong_to_their_models():
-    results = measure([network(20_000), network(8)], batch=4, threads=1, seconds=0, warmup=1, rounds=5)
+    results = time_models([network(20_000), network(8)], batch=4, threads=1, seconds=0, warmup=1, rounds=5)
     for result in results:
         assert 0 < result.p10_ms <= result.median_ms <= result.p90_ms
         assert (result.batch, result.threads, result.warmup, result.rounds) == (4, 1, 1, 5)
@@ -41,7 +41,7 @@ def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
         return base * 2 ** ((len(calls) - 1) // 2)
 
     monkeypatch.setattr("onnxprune.runtime.timing._sample", sample)
-    slow, fast = measure([network(8), network(9)], seconds=0, warmup=1, rounds=7, memory=False)
+    slow, fast = time_models([network(8), network(9)], seconds=0, warmup=1, rounds=7, memory=False)
     assert (slow.ratio, fast.ratio) == (1, 0.5)
     assert slow.median_ms == pytest.approx(2 * fast.median_ms)
     assert slow.p90_ms > 4 * slow.median_ms > 16 * slow.p10_ms
@@ -51,12 +51,12 @@ def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
 
 def test_peak_memory_is_that_of_a_process_of_its_own():
     ballast = np.ones(25_000_000)
-    (result,) = measure([network(8)], seconds=0, warmup=0, rounds=1, threads=1)
+    (result,) = time_models([network(8)], seconds=0, warmup=0, rounds=1, threads=1)
     assert 10_000_000 < result.peak_bytes < ballast.nbytes
 
 
 def test_memory_is_left_out_on_request():
-    (result,) = measure([network(8)], seconds=0, warmup=0, rounds=2, memory=False)
+    (result,) = time_models([network(8)], seconds=0, warmup=0, rounds=2, memory=False)
     assert result.peak_bytes is None
     assert result.rounds == 2
 
@@ -64,12 +64,12 @@ def test_memory_is_left_out_on_request():
 def test_time_budget_adds_rounds(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr("onnxprune.runtime.timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    results = [measure([network(8)], seconds=s, warmup=0, rounds=1, memory=False)[0] for s in (0, 10, 100)]
+    results = [time_models([network(8)], seconds=s, warmup=0, rounds=1, memory=False)[0] for s in (0, 10, 100)]
     assert results[0].rounds == 1 < results[1].rounds < results[2].rounds < 100
 
 
 def test_fixed_batch_is_kept():
-    (result,) = measure([network(8, batch=3)], batch=16, seconds=0, rounds=1, memory=False)
+    (result,) = time_models([network(8, batch=3)], batch=16, seconds=0, rounds=1, memory=False)
     assert result.batch == 3
 
 
@@ -100,12 +100,12 @@ def test_models_that_cannot_run_are_reported():
         example("g (float[N,3] x) => (float[5,5] y) { y = Reshape (x, s) }", constants={"s": np.array([5, 5])})
     )
     with pytest.raises(ModelError, match="model: "):
-        measure([broken], seconds=0, rounds=1, memory=False)
+        time_models([broken], seconds=0, rounds=1, memory=False)
     with pytest.raises(InputError, match="at least one"):
-        measure([])
+        time_models([])
 
 
 @pytest.mark.parametrize("name", ["silero_vad/silero_vad_16k_op15.onnx", "yunet/yunet_n_dynamic.onnx"])
 def test_real_models_with_several_or_free_dimensions(corpus_path, name):
-    (result,) = measure([load(corpus_path(f"models/{name}"))], seconds=0, warmup=0, rounds=1, threads=1)
+    (result,) = time_models([load(corpus_path(f"models/{name}"))], seconds=0, warmup=0, rounds=1, threads=1)
     assert result.peak_bytes > result.file_bytes

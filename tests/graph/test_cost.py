@@ -5,7 +5,7 @@ import pytest
 from oracle import analysed
 
 from onnxprune.ops.examples import example
-from onnxprune.structure.costs import measure
+from onnxprune.structure.costs import count_costs
 
 CONV = """g (float[N,3,9,9] x) => (float[N,4,A,B] y) {{
     h = Conv <pads = [1, 1, 1, 1]> (x, w1)
@@ -33,7 +33,7 @@ def test_convolutions(middle: str, w2: tuple[int, ...], out: int, macs: int) -> 
     assert analysis.layer_macs(layers["h"], none) == 8 * 3 * 9 * 81
     assert layers["m"].transposed == middle.startswith("ConvTranspose")
     assert (layers["m"].in_axis, layers["m"].out_axis) == ((0, 1) if layers["m"].transposed else (1, 0))
-    assert analysis.costs() == measure(analysed(model).model)
+    assert analysis.costs() == count_costs(analysed(model).model)
 
 
 def test_dense_layers_count_one_row_of_the_batch() -> None:

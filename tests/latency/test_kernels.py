@@ -3,8 +3,8 @@
 from typing import Any
 
 from onnxprune.graph.model import Model
+from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.kernels import kernel_times, own_time
-from onnxprune.latency.sites import sites
 from onnxprune.structure.coupling import analyse
 
 
@@ -43,9 +43,9 @@ def test_without_a_stub_behind_everything_counts() -> None:
 
 def test_real_sites_have_times(network: Model) -> None:
     analysis = analyse(network)
-    found = sites(analysis)
-    by_key = {site.key: site for site in found}
-    times = kernel_times([site.analysis.model for site in by_key.values()], threads=1)
-    convolutions = [time for site, time in zip(by_key.values(), times, strict=True) if site.nodes[0][0] in "ab"]
+    found = fused_kernels(analysis)
+    by_key = {kernel.key: kernel for kernel in found}
+    times = kernel_times([kernel.analysis.model for kernel in by_key.values()], threads=1)
+    convolutions = [time for kernel, time in zip(by_key.values(), times, strict=True) if kernel.nodes[0][0] in "ab"]
     assert all(time >= 0 for time in times)
     assert all(time > 0 for time in convolutions)

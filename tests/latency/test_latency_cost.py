@@ -7,15 +7,15 @@ from onnxprune.core.clock import no_progress
 from onnxprune.graph.model import Model
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
-from onnxprune.latency.sites import sites
-from onnxprune.latency.times import SiteTimes
+from onnxprune.latency.fused_kernels import fused_kernels
+from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths, grid
 from onnxprune.structure.coupling import analyse
 
 
-def site_times(model: Model) -> tuple[SiteTimes, list[int]]:
+def site_times(model: Model) -> tuple[FusedKernelTimes, list[int]]:
     analysis = analyse(model)
-    times = SiteTimes(sites(analysis), TimeCache(None, {}), 1, no_progress)
+    times = FusedKernelTimes(fused_kernels(analysis), TimeCache(None, {}), 1, no_progress)
     return times, [len(group) for group in analysis.groups]
 
 
@@ -39,7 +39,7 @@ def test_another_reference_gives_the_same_exact_table(network: Model, pretended:
 def test_equal_sites_are_measured_once(network: Model, pretended: list[int]) -> None:
     times, full = site_times(network)
     times.total(full)
-    assert sum(pretended) == len({site.key for site in times.sites}) < len(times.sites)
+    assert sum(pretended) == len({kernel.key for kernel in times.kernels}) < len(times.kernels)
     times.total(full)
     assert len(pretended) == 1
 

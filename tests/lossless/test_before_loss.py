@@ -21,7 +21,7 @@ from onnxprune.graph.model import to_proto
 from onnxprune.lossless import lossless
 from onnxprune.pipeline import floor
 from onnxprune.pipeline.prepare import prepare, score
-from onnxprune.pipeline.shrink import exactly
+from onnxprune.pipeline.shrink import lossless_part
 from onnxprune.structure.removal import masked
 
 IMPORTANCE = ("magnitude", "magnitude-l1", "activation", "random", "reconstruction", "oamip", "snip")
@@ -205,7 +205,7 @@ def test_costs_are_exact_and_outputs_those_of_the_oracle(seed, importance, share
     result = onnxprune.prune(proto, config=config, targets=f"macs={target}")
     removed = prepared.analysis.removal(result.plan.removed)
     assert prepared.analysis.costs(removed).macs == result.after.macs
-    exact = exactly(prepared, removed, Clock())
+    exact = lossless_part(prepared, removed, Clock())
     assert_same(load(proto), exact.model)
     assert_same(masked(exact.analysis, removed), load(to_proto(result.model)))
     if round_to == 1:

@@ -14,7 +14,7 @@ from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.sequential import corrected
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.fit_targets import schedule
+from onnxprune.structure.fit_targets import fit_schedule
 
 CONV = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
     h = Conv <pads = [1, 1, 1, 1], group = GROUPS> (x, w1, b1)
@@ -42,7 +42,7 @@ def dense() -> Model:
 def only_pair(model: Model) -> Pair:
     graph = read_graph(model)
     analysis = analyse(model)
-    (pair,) = find_pairs(schedule(analysis).points, graph).values()
+    (pair,) = find_pairs(fit_schedule(analysis).points, graph).values()
     return pair
 
 
@@ -175,4 +175,4 @@ def test_producers_that_others_read_are_no_pairs() -> None:
         )
     )
     graph = read_graph(model)
-    assert find_pairs(schedule(analyse(model)).points, graph) == {}
+    assert find_pairs(fit_schedule(analyse(model)).points, graph) == {}

@@ -21,7 +21,7 @@ from onnxprune.config import PreprocessConfig
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
 from onnxprune.runtime import timing
-from onnxprune.structure.costs import measure
+from onnxprune.structure.costs import count_costs
 
 LATENCY_S = 8.0  # seconds that measuring latency may take for all models of a case
 
@@ -51,9 +51,9 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
         if key not in request.get("skip", ()):
             found[key] |= evaluate(model, data, threads=1)
     if request["full"]:
-        times = timing.measure(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
+        times = timing.time_models(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
         for (key, model), time in zip(models.items(), times, strict=True):
-            costs = measure(model)
+            costs = count_costs(model)
             found[key] |= {"macs": costs.macs, "params": costs.params}
             found[key] |= {"file_bytes": Path(request["models"][key]).stat().st_size}
             found[key] |= {"latency_ms": round(time.median_ms, 4), "latency_ratio": round(time.ratio, 4)}

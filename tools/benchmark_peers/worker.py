@@ -26,13 +26,13 @@ def search(prune: Prune, job: Job) -> float | None:
     """The smallest ratio whose model stays within the budget; None where even the largest does not."""
     from onnxprune.config import Target
     from onnxprune.graph.load import load
-    from onnxprune.structure.costs import measure
+    from onnxprune.structure.costs import count_costs
 
     wanted = Target.parse(job.target)
-    base = float(getattr(measure(load(job.model)), wanted.kind))
+    base = float(getattr(count_costs(load(job.model)), wanted.kind))
 
     def share(ratio: float) -> float:
-        return float(getattr(measure(load(prune(ratio))), wanted.kind)) / base
+        return float(getattr(count_costs(load(prune(ratio))), wanted.kind)) / base
 
     low, high = 0.0, HIGHEST
     reached = share(high)

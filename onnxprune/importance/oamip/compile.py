@@ -1,4 +1,4 @@
-"""From a graph to a `Network` of steps, whole or in part, and where scores apply."""
+"""From a graph to a `StepNetwork` of steps, whole or in part, and where scores apply."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.folding import evaluate
 from onnxprune.graph.nodes import Node
 from onnxprune.importance.oamip.rules import RULES
-from onnxprune.importance.oamip.steps import Activation, Network, Step
+from onnxprune.importance.oamip.steps import Activation, Step, StepNetwork
 from onnxprune.structure.analysis import Analysis
 
 ScorePoints = Mapping[str, np.ndarray]
@@ -102,7 +102,7 @@ def units_at(analysis: Analysis, tensor: str, allowed: np.ndarray) -> np.ndarray
 
 def compile_network(
     analysis: Analysis, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()
-) -> Network:
+) -> StepNetwork:
     """Steps from the model's inputs, or from tensors that are given, to `outputs`; the network's output is the last.
 
     Args:
@@ -120,7 +120,7 @@ def compile_network(
     for output in outputs:
         if output in compiler.given:
             compiler.give(output)
-    return Network(tuple(compiler.inputs.items()), tuple(compiler.steps), outputs[-1])
+    return StepNetwork(tuple(compiler.inputs.items()), tuple(compiler.steps), outputs[-1])
 
 
 def _needed(analysis: Analysis, outputs: Sequence[str], given: Collection[str]) -> list[Node]:

@@ -15,12 +15,12 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.oamip import maps
+from onnxprune.importance.oamip import linear_maps
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
-from onnxprune.importance.oamip.steps import Linear, Network
-from onnxprune.importance.oamip.task import Task
+from onnxprune.importance.oamip.steps import LinearStep, StepNetwork
+from onnxprune.importance.oamip.task import ProgramTask
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "auxiliary heads"
@@ -46,7 +46,7 @@ class Module:
 
 def module_tasks(
     context: ScoreContext, analysis: Analysis, sets: Sequence[np.ndarray], labels: np.ndarray, how: Propagation
-) -> tuple[list[Task], list[str]]:
+) -> tuple[list[ProgramTask], list[str]]:
     """One task per module and set of images, and what the user should know.
 
     Args:
@@ -94,7 +94,7 @@ def module_tasks(
             if not inside:
                 continue
             tasks.append(
-                Task(
+                ProgramTask(
                     name=f"program of module {number + 1} (to {module.sinks[-1]!r})",
                     network=network,
                     images=tuple({t: captured[row][t] for t, _ in network.inputs} for row in inside),
@@ -149,7 +149,7 @@ def _given(analysis: Analysis, points: ScorePoints, below: set[str], wanted: Seq
     return given
 
 
-def _last_network(analysis: Analysis, module: Module) -> tuple[Network | None, str | None]:
+def _last_network(analysis: Analysis, module: Module) -> tuple[StepNetwork | None, str | None]:
     """The last module with the network's own classifier; None and the reason where the program cannot hold that."""
     logits = logits_of(analysis)
     below: set[str] = set()
@@ -171,20 +171,20 @@ def _channel_axis(analysis: Analysis, context: ScoreContext, tensor: str) -> int
     return next((a for a, ids in enumerate(axes) if ids is not None and a > 0), min(1, len(analysis.shape(tensor)) - 1))
 
 
-def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: Head) -> Network:
+def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: Head) -> StepNetwork:
     """The module's steps to the logits of its auxiliary head: means over positions, then the linear classifier."""
     network = compile_network(analysis, module.points, module.sinks, module.given)
     steps, first = list(network.steps), 0
     names, matrices = [], []
     for position, sink in enumerate(module.sinks):
         shape, axis = analysis.shape(sink), _channel_axis(analysis, context, sink)
-        pool = maps.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
+        pool = linear_maps.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
         name = f"{_FEATURES}{position}"
-        steps.append(Linear(sink, name, (sink,), (pool,), np.zeros(pool.shape[0])))
+        steps.append(LinearStep(sink, name, (sink,), (pool,), np.zeros(pool.shape[0])))
         names.append(name)
-        matrices.append(maps.dense(head.weight[:, first : first + pool.shape[0]]))
+        matrices.append(linear_maps.dense(head.weight[:, first : first + pool.shape[0]]))
         first += pool.shape[0]
-    steps.append(Linear("auxiliary head", _LOGITS, tuple(names), tuple(matrices), head.bias))
+    steps.append(LinearStep("auxiliary head", _LOGITS, tuple(names), tuple(matrices), head.bias))
     return replace(network, steps=tuple(steps), output=_LOGITS)
 
 

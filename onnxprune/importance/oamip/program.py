@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, vstack
 from onnxprune.core.errors import ModelError
 from onnxprune.importance.oamip.affine import Builder, contradiction, sparse, widened
 from onnxprune.importance.oamip.propagate import Propagation, ScoreColumns, propagate
-from onnxprune.importance.oamip.steps import Network
+from onnxprune.importance.oamip.steps import StepNetwork
 from onnxprune.programs.linear import LinearProgram
 
 _FEASIBILITY = 1e-6  # violation that arithmetic may leave, relative to the row's terms
@@ -131,7 +131,7 @@ def _sparsity_columns(terms: np.ndarray) -> np.ndarray:
 
 
 def build(
-    network: Network,
+    network: StepNetwork,
     images: Sequence[Mapping[str, np.ndarray]],
     labels: np.ndarray,
     layers: Sequence[np.ndarray],

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 
 from onnxprune.core.errors import ModelError
 from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
-from onnxprune.importance.oamip.gates import Gating, maximum, relu
-from onnxprune.importance.oamip.steps import Activation, Linear, Maximum, Network
+from onnxprune.importance.oamip.relu_constraints import Gating, maximum, relu
+from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, StepNetwork
 from onnxprune.importance.oamip.tighten import tightened
 
 _LARGEST = 60_000_000  # coefficients of one tensor; about 0.7 GB
@@ -53,7 +53,7 @@ class Propagation:
 
 
 def propagate(
-    network: Network,
+    network: StepNetwork,
     image: Mapping[str, np.ndarray],
     scores: ScoreColumns,
     how: Propagation,
@@ -81,7 +81,7 @@ def propagate(
     largest = np.zeros(len(scores.column))
     for index, step in enumerate(network.steps):
         match step:
-            case Linear():
+            case LinearStep():
                 result = _linear(step, [values[name] for name in step.inputs], builder)
                 used = step.inputs
             case Activation():
@@ -99,17 +99,17 @@ def propagate(
     return values[network.output], largest
 
 
-def _last_use(network: Network) -> dict[str, int]:
+def _last_use(network: StepNetwork) -> dict[str, int]:
     """Index of the last step that reads each tensor, so that it can be forgotten."""
     last: dict[str, int] = {}
     for index, step in enumerate(network.steps):
-        for name in step.inputs if isinstance(step, Linear) else (step.input,):
+        for name in step.inputs if isinstance(step, LinearStep) else (step.input,):
             last[name] = index
     last.pop(network.output, None)
     return last | {network.output: len(network.steps)}
 
 
-def _linear(step: Linear, operands: list[Affine], builder: Builder) -> Affine:
+def _linear(step: LinearStep, operands: list[Affine], builder: Builder) -> Affine:
     """`sum_i maps[i] operands[i] + bias`, by interval arithmetic for the bounds."""
     constant = np.array(step.bias, dtype=np.float64)
     middle, radius = constant.copy(), np.zeros_like(constant)

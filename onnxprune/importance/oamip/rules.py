@@ -13,8 +13,8 @@ from scipy.sparse import csr_array
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
-from onnxprune.importance.oamip import maps
-from onnxprune.importance.oamip.steps import Activation, Linear, Maximum, Step
+from onnxprune.importance.oamip import linear_maps
+from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, Step
 from onnxprune.ops.window import window_pads
 
 _LARGEST = 60_000_000  # nonzeros of one operator's matrix; about 0.7 GB
@@ -56,7 +56,7 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
 def linear(node: Node, inputs: Sequence[str], matrices: Sequence[csr_array | None], bias: np.ndarray) -> list[Step]:
     """A single linear step."""
     flat = np.asarray(bias, dtype=np.float64).ravel()
-    return [Linear(node.name, node.output(), tuple(inputs), tuple(matrices), flat)]
+    return [LinearStep(node.name, node.output(), tuple(inputs), tuple(matrices), flat)]
 
 
 @rule("Conv", "ConvTranspose")
@@ -75,8 +75,8 @@ def convolution(node: Node, context: Context) -> list[Step]:
     if size > _LARGEST:
         raise context.fail(node, f"its matrix would hold {size:,} coefficients")
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
-    at, _ = maps.windows(wide[2:], kernel, strides, pads, dilations, narrow[2:])
-    matrix = maps.convolution(weight, at, prod(wide[2:]), group)
+    at, _ = linear_maps.windows(wide[2:], kernel, strides, pads, dilations, narrow[2:])
+    matrix = linear_maps.convolution(weight, at, prod(wide[2:]), group)
     bias = context.value(node.input(2))
     if node.input(2) and bias is None:
         raise context.fail(node, "its bias is computed")
@@ -114,7 +114,7 @@ def gemm(node: Node, context: Context) -> list[Step]:
     alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
     constant = np.broadcast_to(np.zeros(1) if bias is None else beta * bias.astype(np.float64), out)
     return linear(
-        node, [source], [maps.contraction(context.shape(source), alpha * matrix.astype(np.float64))], constant
+        node, [source], [linear_maps.contraction(context.shape(source), alpha * matrix.astype(np.float64))], constant
     )
 
 
@@ -129,9 +129,9 @@ def matmul(node: Node, context: Context) -> list[Step]:
     source = node.input(1) if right is None else node.input(0)
     shape = context.shape(source)
     if right is None:
-        matrix = maps.left_contraction(weight, shape if len(shape) > 1 else (*shape, 1))
+        matrix = linear_maps.left_contraction(weight, shape if len(shape) > 1 else (*shape, 1))
     else:
-        matrix = maps.contraction(shape, weight)
+        matrix = linear_maps.contraction(shape, weight)
     return linear(node, [source], [matrix], np.zeros(matrix.shape[0]))
 
 
@@ -145,7 +145,7 @@ def batch_normalization(node: Node, context: Context) -> list[Step]:
     factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attributes.get("epsilon", 1e-5))
     shift = bias - factor * mean
     spread = [np.broadcast_to(v.reshape(-1, *(1,) * (len(shape) - 2)), shape[1:]) for v in (factor, shift)]
-    return linear(node, [node.input(0)], [maps.diagonal(spread[0].ravel())], spread[1])
+    return linear(node, [node.input(0)], [linear_maps.diagonal(spread[0].ravel())], spread[1])
 
 
 @rule("AveragePool", "GlobalAveragePool")
@@ -153,10 +153,14 @@ def average_pool(node: Node, context: Context) -> list[Step]:
     """Local and global average pooling."""
     shape, out = context.shape(node.input(0)), context.shape(node.output())
     if node.op_type == "GlobalAveragePool":
-        return linear(node, [node.input(0)], [maps.reduction(shape, range(2, len(shape)), mean=True)], np.zeros(out[1]))
+        return linear(
+            node, [node.input(0)], [linear_maps.reduction(shape, range(2, len(shape)), mean=True)], np.zeros(out[1])
+        )
     at, padded = _pool_windows(node, shape, out)
     counted = padded.sum(axis=1) if node.int("count_include_pad", 0) else (at >= 0).sum(axis=1)
-    return linear(node, [node.input(0)], [maps.averaging(at, counted, shape[1], prod(shape[2:]))], np.zeros(prod(out)))
+    return linear(
+        node, [node.input(0)], [linear_maps.averaging(at, counted, shape[1], prod(shape[2:]))], np.zeros(prod(out))
+    )
 
 
 @rule("MaxPool", "GlobalMaxPool")
@@ -179,7 +183,7 @@ def _pool_windows(node: Node, shape: Sequence[int], out: Sequence[int]) -> tuple
     kernel = node.ints("kernel_shape") or ()
     n = len(kernel)
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
-    return maps.windows(shape[2:], kernel, strides, window_pads(node, shape[2:], kernel), dilations, out[2:])
+    return linear_maps.windows(shape[2:], kernel, strides, window_pads(node, shape[2:], kernel), dilations, out[2:])
 
 
 @rule("ReduceMean", "ReduceSum")
@@ -191,7 +195,7 @@ def reduce(node: Node, context: Context) -> list[Step]:
     if not axes and node.int("noop_with_empty_axes", 0):
         return linear(node, [node.input(0)], [None], np.zeros(prod(shape)))
     axes = tuple(a % len(shape) for a in axes) if axes else tuple(range(len(shape)))
-    matrix = maps.reduction(shape, axes, mean=node.op_type == "ReduceMean")
+    matrix = linear_maps.reduction(shape, axes, mean=node.op_type == "ReduceMean")
     return linear(node, [node.input(0)], [matrix], np.zeros(matrix.shape[0]))
 
 
@@ -205,7 +209,7 @@ def identity(node: Node, context: Context) -> list[Step]:
 def negative(node: Node, context: Context) -> list[Step]:
     """`-x`."""
     size = prod(context.shape(node.input(0)))
-    return linear(node, [node.input(0)], [maps.diagonal(-np.ones(size))], np.zeros(size))
+    return linear(node, [node.input(0)], [linear_maps.diagonal(-np.ones(size))], np.zeros(size))
 
 
 @rule("Add", "Sub", "Sum")
@@ -222,7 +226,7 @@ def add(node: Node, context: Context) -> list[Step]:
         inputs.append(name)
         matrix = _broadcast(context.shape(name), out)
         if sign < 0:
-            matrix = maps.diagonal(-np.ones(prod(out))) if matrix is None else csr_array(-matrix)
+            matrix = linear_maps.diagonal(-np.ones(prod(out))) if matrix is None else csr_array(-matrix)
         matrices.append(matrix)
     return linear(node, inputs, matrices, np.broadcast_to(bias, out))
 
@@ -232,7 +236,7 @@ def _broadcast(shape: Sequence[int], out: Sequence[int]) -> csr_array | None:
     if prod(shape) == prod(out):
         return None
     index = np.broadcast_to(np.arange(prod(shape)).reshape(tuple(shape)), tuple(out))
-    return maps.selection(index.ravel(), prod(shape))
+    return linear_maps.selection(index.ravel(), prod(shape))
 
 
 @rule("Mul", "Div")
@@ -247,7 +251,7 @@ def scale(node: Node, context: Context) -> list[Step]:
     factor = np.broadcast_to(constant.astype(np.float64), out).ravel()
     factor = 1.0 / factor if node.op_type == "Div" else factor
     spread = _broadcast(context.shape(source), out)
-    matrix = maps.diagonal(factor) if spread is None else csr_array(maps.diagonal(factor) @ spread)
+    matrix = linear_maps.diagonal(factor) if spread is None else csr_array(linear_maps.diagonal(factor) @ spread)
     return linear(node, [source], [matrix], np.zeros(len(factor)))
 
 
@@ -267,7 +271,7 @@ def movement(node: Node, context: Context) -> list[Step]:
     # Numbers start at 1, so that 0 marks what comes from constants and padding, whose values are the bias.
     source = np.rint(source).astype(np.int64)
     matrices = [
-        maps.selection(np.where((source >= a) & (source < b), source - a, -1), size)
+        linear_maps.selection(np.where((source >= a) & (source < b), source - a, -1), size)
         for a, b, size in zip(starts, starts[1:], sizes, strict=False)
     ]
     return linear(node, moved, matrices, bias)

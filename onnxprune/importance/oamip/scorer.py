@@ -16,10 +16,10 @@ from onnxprune.graph.shapes import gather_facts
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
-from onnxprune.importance.oamip.gates import Bounds, Gating
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
-from onnxprune.importance.oamip.task import Task, TaskResult, run_task
+from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
+from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
@@ -91,7 +91,7 @@ def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
 
 def _joint_tasks(
     context: ScoreContext, analysis: Analysis, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
-) -> list[Task]:
+) -> list[ProgramTask]:
     """One program over the whole network per set of images."""
     config = context.config.oamip
     points = score_points(analysis)
@@ -100,7 +100,7 @@ def _joint_tasks(
     for rows in sets:
         images = tuple(data.take([row]).feeds() for row in rows)
         tasks.append(
-            Task(
+            ProgramTask(
                 name=f"program of {analysis.name}",
                 network=network,
                 images=images,
@@ -116,7 +116,7 @@ def _joint_tasks(
     return tasks
 
 
-def _run(context: ScoreContext, tasks: Sequence[Task]) -> list[TaskResult]:
+def _run(context: ScoreContext, tasks: Sequence[ProgramTask]) -> list[TaskResult]:
     """Results in the order of the tasks."""
     context.progress(_STAGE, 0, len(tasks))
     futures = {context.executor.submit(run_task, task): index for index, task in enumerate(tasks)}
@@ -127,7 +127,7 @@ def _run(context: ScoreContext, tasks: Sequence[Task]) -> list[TaskResult]:
     return [results[index] for index in range(len(tasks))]
 
 
-def _last_to_first(context: ScoreContext, task: Task, layers: Sequence[np.ndarray]) -> list[TaskResult]:
+def _last_to_first(context: ScoreContext, task: ProgramTask, layers: Sequence[np.ndarray]) -> list[TaskResult]:
     """One layer at a time, from the last: later layers keep the scores found, earlier ones are whole."""
     fixed = task.fixed.copy()
     results = []

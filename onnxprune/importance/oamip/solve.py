@@ -15,11 +15,11 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.core.errors import SolverError
-from onnxprune.importance.oamip.interior import applicable, interior_point
+from onnxprune.importance.oamip.interior_point import applicable, interior_point
 from onnxprune.importance.oamip.program import OamipProgram
+from onnxprune.programs.growing import GrowingProgram
 from onnxprune.programs.linear import LinearProgram
 from onnxprune.programs.scip import solve as solve_integer
-from onnxprune.programs.simplex import Simplex
 
 TOLERANCE = 1e-5  # gap, relative to the objective, at which a program counts as solved
 _TOWARDS = 0.7  # where tangents are taken on the way from the best point to the optimum of the linear program
@@ -126,7 +126,7 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
     left = None if time_limit is None else time_limit - spent
     if proved:
         left = min(np.inf if left is None else left, max(_PROOF_S, spent))
-    simplex = Simplex(linear, name, left)
+    simplex = GrowingProgram(linear, name, left)
     simplex.give(priced)
 
     def cut(x: np.ndarray, images: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearStep:
     """`output = sum_i maps[i] inputs[i] + bias`.
 
     Attributes:
@@ -64,11 +64,11 @@ class Maximum:
     windows: np.ndarray
 
 
-Step = Linear | Activation | Maximum
+Step = LinearStep | Activation | Maximum
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class StepNetwork:
     """Steps in order.
 
     Attributes:

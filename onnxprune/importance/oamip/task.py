@@ -8,11 +8,11 @@ import numpy as np
 from onnxprune.importance.oamip.program import build
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve
-from onnxprune.importance.oamip.steps import Network
+from onnxprune.importance.oamip.steps import StepNetwork
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ProgramTask:
     """What is needed to build and solve one program.
 
     Attributes:
@@ -29,7 +29,7 @@ class Task:
     """
 
     name: str
-    network: Network
+    network: StepNetwork
     images: tuple[Mapping[str, np.ndarray], ...]
     labels: np.ndarray
     layers: tuple[np.ndarray, ...]
@@ -75,7 +75,7 @@ class TaskResult:
     gates: int
 
 
-def run_task(task: Task) -> TaskResult:
+def run_task(task: ProgramTask) -> TaskResult:
     """Build and solve a program.
 
     Raises:

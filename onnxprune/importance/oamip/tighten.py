@@ -3,8 +3,8 @@
 import numpy as np
 
 from onnxprune.importance.oamip.affine import Affine, Builder, widened
+from onnxprune.programs.growing import GrowingProgram
 from onnxprune.programs.linear import LinearProgram
-from onnxprune.programs.simplex import Simplex
 
 _MARGIN = 1e-6  # what the solver's tolerance may take from a bound, relative to its size
 
@@ -25,7 +25,7 @@ def tightened(a: Affine, builder: Builder, first: int) -> Affine:
     program = LinearProgram(
         np.zeros(columns), rows, low, high, builder.lower, builder.upper, np.zeros(columns, dtype=bool)
     )
-    simplex = Simplex(program, "program that tightens bounds")
+    simplex = GrowingProgram(program, "program that tightens bounds")
     matrix = widened(a.matrix, columns)
     lower, upper = a.lower.copy(), a.upper.copy()
     for i in open_:

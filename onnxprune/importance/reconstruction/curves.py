@@ -17,7 +17,7 @@ from onnxprune.calibration.store import Room
 from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.subgraph import segment
+from onnxprune.graph.subgraph import subgraph
 from onnxprune.outputs.divergence import Reference
 
 
@@ -77,10 +77,10 @@ class Original:
 def curve(handle: Any, start: int, variants: Sequence[Variant]) -> dict[int, float]:
     """Output divergence of one group's variants: a task for any process; `handle` shares an `Original`."""
     original: Original = shared(handle)
-    return measure(original.at(start), variants, original.reference, original.threads)
+    return measure_curve(original.at(start), variants, original.reference, original.threads)
 
 
-def measure(replay: Replay, variants: Sequence[Variant], reference: Reference, threads: int) -> dict[int, float]:
+def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Reference, threads: int) -> dict[int, float]:
     """Output divergence of each variant; `replay` stands before the first node that reads a changed constant.
 
     Args:
@@ -96,7 +96,7 @@ def measure(replay: Replay, variants: Sequence[Variant], reference: Reference, t
     later = [name for name in meaning.outputs if name in made]  # what is done already stays as it is
     if not later:
         return dict.fromkeys((variant.width for variant in variants), 0.0)
-    part = segment(replay.model, needed(left, later), replay.batches[0], later, changed)
+    part = subgraph(replay.model, needed(left, later), replay.batches[0], later, changed)
     runner = Runner(part, later, threads=threads)
     inputs = [value.name for value in part.proto.graph.input]
     found = {}

@@ -36,7 +36,7 @@ class Consumer:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class EliminationTask:
     """One group's elimination.
 
     Attributes:
@@ -96,7 +96,7 @@ class Elimination:
         return cls(group, arrays["order"], arrays["errors"], corrected)
 
 
-def eliminate(task: Task) -> Elimination:
+def eliminate(task: EliminationTask) -> Elimination:
     """Remove a group's units one by one. Pure: runs in any process."""
     states = [_State(consumer, task.ridge) for consumer in task.consumers]
     n = len(task.consumers[0].blocks)

@@ -16,7 +16,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Mask
 
 
-def by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:
+def eliminate_by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:
     """Eliminations of groups without correction.
 
     Args:

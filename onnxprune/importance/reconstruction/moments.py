@@ -6,12 +6,12 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.columns import column_positions, from_matrix, input_rows, positions, to_matrix
+from onnxprune.calibration.layer_matrix import column_positions, from_matrix, input_rows, positions, to_matrix
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.fit_targets import FitPoint
+from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Group, Ids, Layer
 
 _LEAST_ROWS = 8192
@@ -55,13 +55,13 @@ class Statistics:
     """A consumer layer and where units lie among its columns.
 
     Attributes:
-        point: the layer and its fit point.
+        point: the layer and its fit target.
         ids: `(C_in / groups,)` units of the columns' channels; those of one convolution group stand for all.
         weight: its weight as stored.
         reduction: how columns were reduced, None where they were not.
     """
 
-    point: FitPoint
+    point: FitTarget
     ids: Ids
     weight: np.ndarray
     reduction: Reduction | None
@@ -121,7 +121,7 @@ class Statistics:
 
 def collect(
     replay: Replay,
-    point: FitPoint,
+    point: FitTarget,
     analysis: Analysis,
     weight: np.ndarray,
     generator: np.random.Generator,

@@ -22,14 +22,14 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.curves import Original, Variant, curve, interpolate
-from onnxprune.importance.reconstruction.elimination import Elimination, Task, eliminate
-from onnxprune.importance.reconstruction.energy import by_energy
+from onnxprune.importance.reconstruction.elimination import Elimination, EliminationTask, eliminate
+from onnxprune.importance.reconstruction.energy import eliminate_by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.costs import measure
-from onnxprune.structure.fit_targets import FitPoint, Schedule, schedule
+from onnxprune.structure.costs import count_costs
+from onnxprune.structure.fit_targets import FitTarget, Schedule, fit_schedule
 from onnxprune.structure.removal import masked
 from onnxprune.structure.units import Group
 
@@ -66,7 +66,7 @@ def score(context: ScoreContext) -> Scores:
         cache = Cache(context.config.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
-    results |= by_energy(context, others, fit)
+    results |= eliminate_by_energy(context, others, fit)
     damages = _damages(context, plan, results, statistics, measured, cache)
     scores = []
     for group in context.analysis.groups:
@@ -80,7 +80,7 @@ def score(context: ScoreContext) -> Scores:
 
 def _measured_rows(context: ScoreContext) -> int:
     """How many rows measure damage: each runs about half of the network for every width of every group."""
-    macs = measure(context.model, context.analysis).macs
+    macs = count_costs(context.model, context.analysis).macs
     runs = sum(len(widths(len(group))) for group in context.analysis.groups)
     return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
@@ -97,7 +97,7 @@ class _Plan:
     model: Model
     graph: Graph
     schedule: Schedule
-    points: Mapping[str, FitPoint]
+    points: Mapping[str, FitTarget]
 
 
 def _plan(context: ScoreContext) -> _Plan:
@@ -109,7 +109,7 @@ def _plan(context: ScoreContext) -> _Plan:
             edit.set_value(name, context.analysis.facts.folded[name])
         model = edit.apply()
         graph = read_graph(model)
-    found = schedule(context.analysis)
+    found = fit_schedule(context.analysis)
     return _Plan(model, graph, found, {point.layer.node: point for point in found.points})
 
 
@@ -195,13 +195,13 @@ def _metric(slope: np.ndarray) -> np.ndarray:
     return square if square.any() else np.ones(len(square))
 
 
-def _task(group: Group, statistics: Mapping[str, Statistics], moments: Mapping[str, Moments]) -> Task:
+def _task(group: Group, statistics: Mapping[str, Statistics], moments: Mapping[str, Moments]) -> EliminationTask:
     consumers = [
         consumer
         for node in group.consumers
         for consumer in statistics[node].consumers(group, moments[node], _metric(statistics[node].point.slope))
     ]
-    return Task(group.name, tuple(consumers), widths(len(group)), _RIDGE)
+    return EliminationTask(group.name, tuple(consumers), widths(len(group)), _RIDGE)
 
 
 def _damages(

@@ -10,10 +10,10 @@ from scipy.sparse import csr_array, vstack
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.load import load
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
-from onnxprune.importance.oamip.gates import Bounds as GateBounds
-from onnxprune.importance.oamip.gates import Gating
 from onnxprune.importance.oamip.program import OamipProgram, build
 from onnxprune.importance.oamip.propagate import Propagation
+from onnxprune.importance.oamip.relu_constraints import Bounds as GateBounds
+from onnxprune.importance.oamip.relu_constraints import Gating
 from onnxprune.ops.examples import example
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from onnxprune.core.errors import SolverError
 from onnxprune.importance.oamip.affine import Builder
-from onnxprune.importance.oamip.interior import interior_point
+from onnxprune.importance.oamip.interior_point import interior_point
 from onnxprune.importance.oamip.program import sparsity_term
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve

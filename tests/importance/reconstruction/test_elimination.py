@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.importance.reconstruction import elimination
-from onnxprune.importance.reconstruction.elimination import Consumer, Task, eliminate
+from onnxprune.importance.reconstruction.elimination import Consumer, EliminationTask, eliminate
 
 
 def consumer(rows, weight, size):
@@ -34,7 +34,7 @@ def test_errors_are_those_of_least_squares_and_each_step_is_the_best(units, size
     rows = rng.standard_normal((60, units * size)) @ rng.standard_normal((units * size, units * size)) + 1.0
     weight = rng.standard_normal((units * size, outputs))
     one = consumer(rows, weight, size)
-    found = eliminate(Task("g", (one,), tuple(range(1, units)), 1e-12))
+    found = eliminate(EliminationTask("g", (one,), tuple(range(1, units)), 1e-12))
     alive = list(range(units))
     for step, unit in enumerate(found.order[:-1]):
         losses = {}
@@ -58,7 +58,7 @@ def test_delayed_changes_are_those_made_at_once(size, monkeypatch):
     weight = rng.standard_normal((90, 7))
     one = consumer(rows, weight, size)
     one = Consumer(one.gram, one.mean, weight, one.blocks[:-2], rng.uniform(0.5, 2.0, 7))
-    task = Task("g", (one,), (len(one.blocks) // 2, 3), 1e-6)
+    task = EliminationTask("g", (one,), (len(one.blocks) // 2, 3), 1e-6)
     found = eliminate(task)
     monkeypatch.setattr(elimination, "_DELAYED", 1)
     expected = eliminate(task)
@@ -74,7 +74,7 @@ def test_unit_that_is_a_combination_of_others_goes_first_and_costs_nothing():
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((200, 5))
     rows[:, 2] = 0.5 * rows[:, 0] - rows[:, 4]
-    found = eliminate(Task("g", (consumer(rows, rng.standard_normal((5, 3)), 1),), (), 1e-9))
+    found = eliminate(EliminationTask("g", (consumer(rows, rng.standard_normal((5, 3)), 1),), (), 1e-9))
     assert found.order[0] in (0, 2, 4)
     assert found.errors[4] < 1e-6
     assert found.errors[3] > 1e-3
@@ -86,7 +86,7 @@ def test_several_consumers_are_summed_relative_to_their_energy():
     # The first consumer cannot do without unit 0, the second without unit 2; 1 matters to neither.
     first = consumer(rows, np.array([[1.0], [0.01], [0.1]]), 1)
     second = consumer(rows, 1e4 * np.array([[0.1], [0.01], [1.0]]), 1)
-    found = eliminate(Task("g", (first, second), (), 1e-6))
+    found = eliminate(EliminationTask("g", (first, second), (), 1e-6))
     assert found.order[0] == 1
     assert found.errors[2] < 1e-3
     assert found.errors[1] > 0.5
@@ -99,13 +99,13 @@ def test_columns_of_other_groups_are_never_removed_but_correct():
     weight = np.ones((4, 1))
     one = consumer(rows, weight, 1)
     partial = Consumer(one.gram, one.mean, one.weight, one.blocks[:2], one.metric)
-    found = eliminate(Task("g", (partial,), (1,), 1e-9))
+    found = eliminate(EliminationTask("g", (partial,), (1,), 1e-9))
     assert list(found.order) == [0, 1]
     np.testing.assert_allclose(found.corrected[1][0].weight[:, 0], [0, 1, 1, 2], atol=1e-3)
 
 
 def test_tasks_and_results_pickle():
     rng = np.random.default_rng(0)
-    task = Task("g", (consumer(rng.standard_normal((50, 4)), rng.standard_normal((4, 2)), 2),), (1,), 1e-6)
+    task = EliminationTask("g", (consumer(rng.standard_normal((50, 4)), rng.standard_normal((4, 2)), 2),), (1,), 1e-6)
     again = pickle.loads(pickle.dumps(eliminate(pickle.loads(pickle.dumps(task)))))
     np.testing.assert_array_equal(again.order, eliminate(task).order)

@@ -6,10 +6,10 @@ import pytest
 from onnxprune.calibration.replay import Replay
 from onnxprune.graph.load import load
 from onnxprune.importance.reconstruction import moments
-from onnxprune.importance.reconstruction.elimination import Corrected, Task, eliminate
+from onnxprune.importance.reconstruction.elimination import Corrected, EliminationTask, eliminate
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.fit_targets import schedule
+from onnxprune.structure.fit_targets import fit_schedule
 
 MODEL = load(
     example(
@@ -27,7 +27,7 @@ MODEL = load(
 def collected(monkeypatch):
     """The dense layer's statistics for so many columns at most, its moments and its group."""
     analysis = analyse(MODEL)
-    plan = schedule(analysis)
+    plan = fit_schedule(analysis)
     point = plan.points[1]
     x = np.random.default_rng(0).standard_normal((200, 3, 5, 5)).astype(np.float32)
 
@@ -63,7 +63,7 @@ def test_reduced_layers_lose_little_more_than_whole_ones(collected):
         assert (statistics.reduction is None) == (most == 96)
         (group,) = analysis.groups
         consumers = tuple(statistics.consumers(group, found, np.ones(4)))
-        errors.append(eliminate(Task("g", consumers, (), 3e-2)).errors)
+        errors.append(eliminate(EliminationTask("g", consumers, (), 3e-2)).errors)
     # The four directions of a unit are all that its weights for four outputs use.
     assert errors[0][0] == pytest.approx(errors[1][0], rel=0.2)
     assert errors[0][3] == pytest.approx(errors[1][3], rel=0.5)

@@ -13,7 +13,7 @@ _TOLERANCE = 1e-7  # largest violation of a row that is left
 _ROWS = 150  # most violated rows given to the solver at a time
 
 
-class Simplex:
+class GrowingProgram:
     """Minimises over a program's continuous columns; its rows enter only once they are violated.
 
     Most rows of the programs here never bind, so that a solver that starts with none of them and is given the most

@@ -1,9 +1,9 @@
-"""Sites: the parts of a graph that onnxruntime times as one, each as a small model whose widths can be changed.
+"""Fused kernels: the parts of a graph that onnxruntime times as one, each as a small model whose widths can be changed.
 
-A site is an operator together with what onnxruntime fuses into it (BatchNormalization, activations, a residual Add
+A kernel is an operator together with what onnxruntime fuses into it (BatchNormalization, activations, a residual Add
 behind a convolution or a matrix product). In its small model every tensor that comes from elsewhere is made by a stub,
 a 1x1 convolution of one channel with a Relu (or a product with a row), and every tensor that is used elsewhere is read
-by a stub. So the site sees its tensors in the layout that they have in the whole network (onnxruntime blocks channels
+by a stub. So the kernel sees its tensors in the layout that they have in the whole network (onnxruntime blocks channels
 between convolutions), and the widths of its ends are free to change. Nothing is measured here.
 """
 
@@ -32,17 +32,17 @@ _FUSED = frozenset(
 )
 CONSTANT = -1
 
-Form = Mapping[int, float]
+LinearForm = Mapping[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One site.
+class FusedKernel:
+    """One kernel.
 
     Attributes:
         nodes: names of its nodes in the whole graph.
-        key: hash of its structure: sites with one key take the same time at the same widths.
+        key: hash of its structure: kernels with one key take the same time at the same widths.
         analysis: of the small model at full width; its groups are the widths that can change.
         forms: per group of `analysis`, its width in terms of the whole model's groups.
     """
@@ -50,10 +50,10 @@ class Site:
     nodes: tuple[str, ...]
     key: str
     analysis: Analysis
-    forms: tuple[Form, ...]
+    forms: tuple[LinearForm, ...]
 
     def widths(self, kept: Sequence[int]) -> tuple[int, ...]:
-        """Widths of the site's groups where the whole model's groups keep `kept`."""
+        """Widths of the kernel's groups where the whole model's groups keep `kept`."""
         return tuple(
             max(1, round(sum(n * (1 if g == CONSTANT else int(kept[g])) for g, n in form.items())))
             for form in self.forms
@@ -67,8 +67,8 @@ class Site:
         return remove(self.analysis, removed)
 
 
-def sites(analysis: Analysis) -> tuple[Site, ...]:
-    """All sites whose time depends on what is pruned, in graph order.
+def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:
+    """All kernels whose time depends on what is pruned, in graph order.
 
     Args:
         analysis: the whole model's, at the batch size that is timed.
@@ -89,12 +89,12 @@ def sites(analysis: Analysis) -> tuple[Site, ...]:
         own = known[key]
         forms = tuple(_form(group.units, own, analysis, cut.names, group_of) for group in own.groups)
         if any(set(form) != {CONSTANT} for form in forms):
-            found.append(Site(tuple(node.name for node in nodes), key, own, forms))
+            found.append(FusedKernel(tuple(node.name for node in nodes), key, own, forms))
     return tuple(found)
 
 
 def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
-    """The nodes of each site, in graph order."""
+    """The nodes of each kernel, in graph order."""
     graph = analysis.graph
     taken: set[str] = set()
     for node in graph.nodes:
@@ -114,7 +114,7 @@ def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
 
 
 class _Cut:
-    """Builds the small model of a run of nodes. Tensors are named by position, so that equal sites are equal models."""
+    """Builds the small model of a run of nodes. Tensors are named by position: equal kernels are equal models."""
 
     def __init__(self, analysis: Analysis, nodes: tuple[Node, ...]) -> None:
         model, graph = analysis.model, analysis.graph
@@ -128,7 +128,7 @@ class _Cut:
             opset_import=model.proto.opset_import,
             functions=model.proto.functions,
         )
-        self._proto.graph.name = "site"
+        self._proto.graph.name = "kernel"
         made = {name for node in nodes for name in node.outputs}
         self._read = [
             name
@@ -146,7 +146,7 @@ class _Cut:
 
     @property
     def is_prunable(self) -> bool:
-        """Whether a tensor of the site carries units, and all shapes are known."""
+        """Whether a tensor of the kernel carries units, and all shapes are known."""
         tensors = [*self._read, *self._wanted]
         known = all(name in self._facts.shapes and name in self._facts.dtypes for name in tensors)
         return known and any(self._axis(name) is not None for name in tensors)
@@ -168,7 +168,7 @@ class _Cut:
         for name, array in self._constants.items():
             element = helper.np_dtype_to_tensor_dtype(array.dtype)
             graph.initializer.append(TensorProto(name=name, data_type=element, dims=[-1]))
-        return Model(self._proto, MappingProxyType(self._constants), "site")
+        return Model(self._proto, MappingProxyType(self._constants), "kernel")
 
     def _local(self, name: str) -> str:
         """The name in the small model; a constant is copied when it is first used."""
@@ -198,7 +198,7 @@ class _Cut:
         return "product" if rank >= 2 and axis == rank - 1 else "none"
 
     def _make(self, name: str) -> None:
-        """Add what makes a tensor of the site."""
+        """Add what makes a tensor of the kernel."""
         shape, local = self._facts.shapes[name], self._local(name)
         match self._stub_kind(name):
             case "conv":
@@ -216,7 +216,7 @@ class _Cut:
         self.names[name] = f"{STUB}{local}"
 
     def _use(self, name: str) -> None:
-        """Add what reads a tensor of the site."""
+        """Add what reads a tensor of the kernel."""
         shape, local = self._facts.shapes[name], self._local(name)
         kind = self._stub_kind(name)
         if kind == "none":
@@ -253,7 +253,7 @@ def _key(model: Model) -> str:
 def _form(
     units: Ids, own: Analysis, whole: Analysis, names: Mapping[str, str], group_of: np.ndarray
 ) -> dict[int, float]:
-    """The width of one of the site's groups in terms of the whole model's groups."""
+    """The width of one of the kernel's groups in terms of the whole model's groups."""
     back = {local: name for name, local in names.items()}
     owner: dict[int, int] = {}
     for tensor, axes in own.labels.items():

@@ -6,7 +6,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.fit_targets import schedule
+from onnxprune.structure.fit_targets import fit_schedule
 
 BLOCK = """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
     s = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
@@ -30,7 +30,7 @@ def block():
 
 def points_of(proto):
     model = load(proto)
-    return model, {p.layer.output: p for p in schedule(analyse(model)).points}
+    return model, {p.layer.output: p for p in fit_schedule(analyse(model)).points}
 
 
 def test_walk_passes_normalisation_scaling_and_known_branches():

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from onnxprune.calibration.columns import from_matrix, input_rows, output_rows, positions, to_matrix
+from onnxprune.calibration.layer_matrix import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse

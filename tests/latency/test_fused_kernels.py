@@ -1,4 +1,4 @@
-"""Sites: what belongs together, what is equal, and what widths mean."""
+"""Fused kernels: what belongs together, what is equal, and what widths mean."""
 
 import numpy as np
 import onnx
@@ -6,19 +6,19 @@ import onnx
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
-from onnxprune.latency.sites import Site, sites
+from onnxprune.latency.fused_kernels import FusedKernel, fused_kernels
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.session import open_session
 from onnxprune.structure.coupling import analyse
 
 
-def cut(model: Model) -> tuple[Site, ...]:
-    return sites(analyse(model))
+def cut(model: Model) -> tuple[FusedKernel, ...]:
+    return fused_kernels(analyse(model))
 
 
 def test_a_site_holds_what_onnxruntime_fuses(network: Model) -> None:
     found = cut(network)
-    assert [site.nodes for site in found] == [
+    assert [kernel.nodes for kernel in found] == [
         ("stem", "stem.relu"),
         *(run for n in range(3) for run in [(f"a{n}", f"a{n}.relu"), (f"b{n}", f"add{n}", f"add{n}.relu")]),
         ("pool",),
@@ -28,7 +28,7 @@ def test_a_site_holds_what_onnxruntime_fuses(network: Model) -> None:
 
 
 def test_equal_blocks_share_a_key(network: Model) -> None:
-    keys = {site.nodes[0]: site.key for site in cut(network)}
+    keys = {kernel.nodes[0]: kernel.key for kernel in cut(network)}
     assert keys["a0"] == keys["a1"] == keys["a2"]
     assert keys["b0"] == keys["b1"]
     assert keys["a0"] != keys["b0"]  # one has an Add
@@ -39,9 +39,9 @@ def test_widths_reach_the_small_model(network: Model) -> None:
     names = [group.name for group in analysis.groups]
     kept = [len(group) for group in analysis.groups]
     kept[names.index("stem")], kept[names.index("a1")] = 12, 5
-    site = next(site for site in cut(network) if site.nodes[0] == "a1")
-    assert site.widths(kept) == (12, 5)
-    small = site.at((12, 5))
+    kernel = next(kernel for kernel in cut(network) if kernel.nodes[0] == "a1")
+    assert kernel.widths(kept) == (12, 5)
+    small = kernel.at((12, 5))
     assert (5, 12, 3, 3) in [array.shape for array in small.constants.values()]
     feed = random_feed(small)
     outputs = open_session(small, threads=1).run(None, feed)
@@ -52,8 +52,8 @@ def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
     for path in ("models/lenet5_mnist.onnx", "models/fc3_mnist.onnx"):
         model = load(path)
         analysis = analyse(model)
-        for site in cut(model):
-            small = site.at(site.widths([1] * len(analysis.groups)))
+        for kernel in cut(model):
+            small = kernel.at(kernel.widths([1] * len(analysis.groups)))
             outputs = open_session(small, threads=1).run(None, random_feed(small))
             assert all(np.isfinite(output).all() for output in outputs)
 
@@ -61,12 +61,12 @@ def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
 def test_a_flattened_group_counts_once_per_position() -> None:
     model = load("models/lenet5_mnist.onnx")
     analysis = analyse(model)
-    site = next(site for site in cut(model) if "/fc1/Gemm" in site.nodes)
+    kernel = next(kernel for kernel in cut(model) if "/fc1/Gemm" in kernel.nodes)
     kept = [len(group) for group in analysis.groups]
     index = next(n for n, group in enumerate(analysis.groups) if "/fc1/Gemm" in group.consumers)
     per_unit = 400 // kept[index]
     kept[index] = 3
-    assert site.widths(kept)[0] == 3 * per_unit
+    assert kernel.widths(kept)[0] == 3 * per_unit
 
 
 def test_groups_that_share_an_axis_add_up() -> None:
@@ -89,10 +89,12 @@ def test_groups_that_share_an_axis_add_up() -> None:
         proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.random(shape, np.float32), name))
     model = load(proto)
     analysis = analyse(model)
-    site = next(
-        site for site in cut(model) if "d" in {n.outputs[0] for n in read_graph(model).nodes if n.name in site.nodes}
+    kernel = next(
+        kernel
+        for kernel in cut(model)
+        if "d" in {n.outputs[0] for n in read_graph(model).nodes if n.name in kernel.nodes}
     )
     kept = {"a": 3, "b": 2, "d": 4}
     by_tensor = {group.producers[0]: n for n, group in enumerate(analysis.groups)}
     order = [kept[name] for name, _ in sorted(by_tensor.items(), key=lambda item: item[1])]
-    assert sorted(site.widths(order)) == [4, 5]
+    assert sorted(kernel.widths(order)) == [4, 5]
