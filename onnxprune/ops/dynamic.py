@@ -19,6 +19,7 @@ class Shape(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Reading a shape couples nothing; a size that varies cannot be kept when it counts fewer channels."""
+        labels.only_sizes(node.input(0))
         if node.op_type == "Size" and not labels.is_constant(node.output()):
             for ids in labels.get(node.input(0)):
                 labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)

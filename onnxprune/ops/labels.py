@@ -67,13 +67,56 @@ class Labels:
         self._opaque: dict[str, Freeze] = {}
         self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node]]] = {}
         self._node: Node | None = None
+        self._read: dict[tuple[str, int], Ids] = {}
+        self._named: list[Ids] = []
 
     @contextmanager
     def visiting(self, node: Node) -> Iterator[None]:
-        """While a node's handler runs: `placed` records `(node, tensor, axis)` for what it labels."""
+        """While a node's handler runs. What it does not place is frozen: every labelled axis that the node reads.
+
+        An axis is placed where its ids are passed on, tied, contracted or frozen. Ids that lie on several of the axes
+        that the node reads are handed out under a name of their own for each, so that none is placed by another.
+        """
+        places = self._labelled_axes(node)
+        self._read, self._named = self._told_apart(places), []
+        with self._placing(node):
+            yield
+        named = np.concatenate([*self._named, np.zeros(0, np.int64)])
+        for (tensor, axis), ids in places.items():
+            if tensor not in self._opaque and not np.isin(self._read.get((tensor, axis), ids), named).any():
+                reason = f"{node.op_type} does not follow channels on axis {axis} of {tensor!r}"
+                self.freeze_ids(ids, tensor, reason, node)
+        self._read, self._named = {}, []
+
+    @contextmanager
+    def _placing(self, node: Node) -> Iterator[None]:
+        """Record `(node, tensor, axis)` in `placed` for what is labelled."""
         outer, self._node = self._node, node
         yield
         self._node = outer
+
+    def _labelled_axes(self, node: Node) -> dict[tuple[str, int], Ids]:
+        """What a node must place; constants, and what adapts like them, follow where their readers agree."""
+        return {
+            (tensor, axis): ids
+            for tensor in dict.fromkeys((*node.inputs, *node.captured))
+            for axis, ids in enumerate(self.arrays.get(tensor, ()))
+            if ids is not None and len(ids) and not self.adapts(tensor, axis)
+        }
+
+    def _told_apart(self, places: Mapping[tuple[str, int], Ids]) -> dict[tuple[str, int], Ids]:
+        """Other names for ids that lie on several axes, tied to them."""
+        if len(places) < 2:
+            return {}
+        own, counts = np.unique(np.concatenate([np.unique(ids) for ids in places.values()]), return_counts=True)
+        several = own[counts > 1]
+        found = {}
+        for place, ids in places.items():
+            if np.isin(ids, several).any():
+                found[place] = np.arange(self._next, self._next + len(ids))
+                self._next += len(ids)
+                self.tie(ids, found[place])
+        return found
 
     # What is known of tensors
 
@@ -107,7 +150,8 @@ class Labels:
 
     def get(self, tensor: str) -> AxisLabels:
         """Labels of every axis, None for an axis without; all None for a tensor not labelled so far."""
-        return list(self.arrays.get(tensor, [None] * self.rank(tensor)))
+        arrays = self.arrays.get(tensor, [None] * self.rank(tensor))
+        return [self._read.get((tensor, axis), ids) for axis, ids in enumerate(arrays)]
 
     def axis(self, tensor: str, axis: int) -> Ids | None:
         """Labels of one axis (negative counts from the end), None where it has none."""
@@ -128,7 +172,8 @@ class Labels:
             size = self.shape(tensor)
             raise ValueError(f"axis {axis} of {tensor!r} with shape {size} should have {len(ids)} channels")
         self.placed.add((self._node.name if self._node else "", tensor, axis))
-        current = arrays[axis]
+        self._named.append(ids)
+        current = self._read.get((tensor, axis), arrays[axis])
         if current is not None:
             self.tie(current, ids)
             return
@@ -137,7 +182,7 @@ class Labels:
             reason = f"axis {axis} of {tensor!r} counts channels together with positions that vary with the input"
             self.freeze_ids(ids, tensor, reason, self._node)
         for source, source_axis, node in self._adaptable.get((tensor, axis), ()):
-            with self.visiting(node):
+            with self._placing(node):
                 self.set(source, source_axis, ids)
 
     def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
@@ -176,11 +221,13 @@ class Labels:
     def tie(self, first: Ids, second: Ids) -> None:
         """Ids at the same position live or die together."""
         self.ties.append((first, second))
+        self._named += [first, second]
 
     def freeze_ids(self, ids: Ids | None, tensor: str, reason: str, node: Node | None) -> None:
         """Fix ids, with the reason to show."""
         if ids is not None and len(ids):
             self.freezes.append((ids, Freeze(tensor, reason, node.name if node else "")))
+            self._named.append(ids)
 
     def freeze(self, tensor: str, reason: str, node: Node | None, *, limitation: bool = False) -> None:
         """Fix every id of a tensor, also those that are placed on it later."""
@@ -192,10 +239,15 @@ class Labels:
             if tensor:
                 self.freeze(tensor, reason, node, limitation=True)
 
+    def only_sizes(self, tensor: str) -> None:
+        """Say that the node reads nothing of a tensor but its sizes."""
+        self._named += [ids for ids in self.get(tensor) if ids is not None]
+
     def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
         """Record that `node` sums over `axis` of `tensor`."""
         if ids is not None:
             self.contractions.append(Contraction(node.name, tensor, axis, ids))
+            self._named.append(ids)
 
     def finish(self) -> None:
         """Turn frozen tensors into frozen ids. Called once, after the last node."""

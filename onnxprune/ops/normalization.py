@@ -20,6 +20,8 @@ class PerChannelNormalization(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """The input's channels label every parameter."""
         source = node.input(0)
+        if node.op_type == "InstanceNormalization":
+            _freeze_positions(node, labels)
         pass_through(labels, node, source, node.output())
         for parameter in node.inputs[1:]:
             if not labels.is_constant(parameter):
@@ -168,6 +170,7 @@ class GroupNormalization(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie the channels of a group; parameters are per channel since opset 21, per group before."""
         source, ids = node.input(0), labels.axis(node.input(0), 1)
+        _freeze_positions(node, labels)
         pass_through(labels, node, source, node.output())
         if ids is None:
             return
@@ -213,6 +216,13 @@ class GroupNormalization(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """Scale and bias."""
         return node.inputs[1:3]
+
+
+def _freeze_positions(node: Node, labels: Labels) -> None:
+    """Channels on spatial axes stay: statistics are taken over them."""
+    source = node.input(0)
+    for ids in labels.get(source)[2:]:
+        labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)
 
 
 def _batch_normalization(node: Node, *, training: bool) -> TorchRule | None:
