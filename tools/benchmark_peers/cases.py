@@ -77,13 +77,22 @@ def _balanced(y: np.ndarray, images: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def mnist(corpus: Path, images: int) -> Rows:
-    """Training rows drawn from the 60,000, all 10,000 test rows."""
-    folder = corpus / "data/mnist"
+def _images(folder: Path, images: int) -> Rows:
+    """Training rows drawn from a folder of idx files, all its test rows."""
     x, y = _idx(folder / "train-images-idx3-ubyte.gz"), _idx(folder / "train-labels-idx1-ubyte.gz").astype(np.int64)
     rows = _balanced(y, images)
     test = _idx(folder / "t10k-images-idx3-ubyte.gz"), _idx(folder / "t10k-labels-idx1-ubyte.gz").astype(np.int64)
     return Rows(x[rows], y[rows], *test)
+
+
+def mnist(corpus: Path, images: int) -> Rows:
+    """Training rows drawn from the 60,000, all 10,000 test rows."""
+    return _images(corpus / "data/mnist", images)
+
+
+def fashion_mnist(corpus: Path, images: int) -> Rows:
+    """Training rows drawn from the corpus's 30,000, all 10,000 test rows."""
+    return _images(corpus / "data/fashion_mnist", images)
 
 
 def cifar10(corpus: Path, images: int) -> Rows:
