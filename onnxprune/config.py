@@ -199,6 +199,23 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How stages run models and tasks; the part of the options that scorers and repair look at.
+
+    Attributes:
+        seed: of everything random.
+        threads: for onnxruntime and linear algebra; 0 takes all cores.
+        room: bytes of a run's tensors that may be held in memory.
+        cache: folder where finished steps are kept; None keeps none.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    room: float = _ROOM
+    cache: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PruneConfig:
     """What `prune` does, apart from the files it reads and writes."""
 
@@ -266,9 +283,10 @@ class PruneConfig:
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
 
     @property
-    def room(self) -> float:
-        """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
-        return _ROOM if self.memory is None else parse_size(self.memory) // 16
+    def run(self) -> RunOptions:
+        """What every stage that runs the model takes."""
+        room = _ROOM if self.memory is None else parse_size(self.memory) // 16  # two runs may be under way at once
+        return RunOptions(self.seed, self.threads, room, self.cache)
 
 
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:

@@ -1,11 +1,11 @@
 """What a scorer gets and returns."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.config import PruneConfig
+from onnxprune.config import OamipConfig, RunOptions
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
@@ -20,18 +20,20 @@ class ScoreContext:
     Attributes:
         analysis: the original's; no consumer in its model uses what goes without loss.
         data: calibration rows; None where the scorer needs none and the user gave none.
-        config: options.
+        run: seed, threads, memory and the folder of kept steps.
         executor: where independent tasks run.
         progress: told of steps.
         free: `(units,)` True where a unit goes without loss, whatever its score; None where none does.
+        oamip: options of the paper's program.
     """
 
     analysis: Analysis
     data: Dataset | None
-    config: PruneConfig
+    run: RunOptions
     executor: Executor
     progress: Progress = no_progress
     free: Ids | None = None
+    oamip: OamipConfig = field(default_factory=OamipConfig)
 
     @property
     def model(self) -> Model:

@@ -37,7 +37,7 @@ def activation(context: ScoreContext) -> Scores:
     sums = {layer.input: np.zeros(0) for layer in layers}
     axes = {layer.input: layer.input_axis for layer in layers}
     rows = 0
-    runner = Runner(context.model, list(sums), threads=context.config.threads)
+    runner = Runner(context.model, list(sums), threads=context.run.threads)
     for values in runner.run(context.data):
         rows += 1
         for name, sum_ in sums.items():
@@ -59,7 +59,7 @@ def random(context: ScoreContext) -> Scores:
     """Uniform random scores, drawn anew for each group from the seed and the group's name."""
     groups = []
     for group in context.analysis.groups:
-        generator = np.random.default_rng([context.config.seed, zlib.crc32(group.name.encode())])
+        generator = np.random.default_rng([context.run.seed, zlib.crc32(group.name.encode())])
         scores = generator.random(len(group))
         groups.append(GroupScore(group.name, np.argsort(scores, kind="stable"), scores, removal_to_damage(scores)))
     return Scores(tuple(groups))

@@ -113,7 +113,9 @@ def score(
     large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks, exact = TaskExecutor(chosen), prepared.lossless
-        scores = function(ScoreContext(exact.analysis, prepared.data, config, tasks, progress, exact.removed))
+        scores = function(
+            ScoreContext(exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip)
+        )
     return (
         scores.with_free([group.units for group in prepared.analysis.groups], exact.removed) if exact.found else scores
     )

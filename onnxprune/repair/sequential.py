@@ -16,7 +16,7 @@ from onnxprune.calibration.fingerprint import content, fingerprint
 from onnxprune.calibration.layer_matrix import from_matrix, input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
-from onnxprune.config import PruneConfig
+from onnxprune.config import RunOptions
 from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.execution import ONE_THREAD
@@ -57,7 +57,7 @@ def repair(
     pruned: Model,
     removed: Ids,
     data: Dataset,
-    config: PruneConfig,
+    run: RunOptions,
     progress: Progress = no_progress,
 ) -> Model:
     """Refit the layers of a pruned model.
@@ -67,7 +67,7 @@ def repair(
         pruned: the model after removal.
         removed: `(units,)` mask of what was removed.
         data: calibration rows.
-        config: seed, threads and the folder where fitted layers are kept.
+        run: seed, threads, memory and the folder where fitted layers are kept.
         progress: told of layers done.
 
     Returns:
@@ -86,14 +86,14 @@ def repair(
         point for point in plan.points if known.get(point.layer.node) == point.tensor and _can_refit(point, smaller)
     ]
     cache = Cache(None)
-    if config.cache is not None:
-        options = {"seed": config.seed, "pruned": content(pruned), "removed": removed.tobytes()}
-        cache = Cache(config.cache, fingerprint(original, data, options))
+    if run.cache is not None:
+        options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
+        cache = Cache(run.cache, fingerprint(original, data, options))
     sweep = _Sweep(
-        Replay(pruned, plan.nodes, feeds, config.threads, Room(config.room)),
-        _Original(Replay(original, ahead.nodes, feeds, config.threads, Room(config.room)), analysis, removed),
+        Replay(pruned, plan.nodes, feeds, run.threads, Room(run.room)),
+        _Original(Replay(original, ahead.nodes, feeds, run.threads, Room(run.room)), analysis, removed),
         _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
-        config.seed,
+        run.seed,
         cache,
     )
     for position, point in enumerate(points):

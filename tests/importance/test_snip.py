@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.config import PruneConfig
+from onnxprune.config import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
@@ -25,7 +25,7 @@ def model() -> Model:
 def context(one: Model, labels: np.ndarray | None = None) -> ScoreContext:
     x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     data = Dataset({"x": x}, labels, "test rows", np.arange(50))
-    return ScoreContext(analyse(one), data, PruneConfig(threads=1), SerialExecutor())
+    return ScoreContext(analyse(one), data, RunOptions(threads=1), SerialExecutor())
 
 
 def loss(one: Model, x: np.ndarray, labels: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
-from onnxprune.config import PruneConfig
+from onnxprune.config import RunOptions
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
@@ -16,7 +16,7 @@ from onnxprune.repair import repair
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
 
-CONFIG = PruneConfig(threads=1)
+CONFIG = RunOptions(threads=1)
 
 RESIDUAL = """g (float[N,3,8,8] x) => (float[N,5] y) {
     s = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)

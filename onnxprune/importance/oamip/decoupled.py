@@ -63,7 +63,7 @@ def module_tasks(
     assert context.data is not None
     if len(np.unique(labels)) < 2:
         raise InputError("auxiliary heads need calibration rows of at least two classes")
-    config, data = context.config.oamip, context.data
+    config, data = context.oamip, context.data
     points = score_points(analysis)
     modules = [_module(analysis, part) for part in _parts(points, config.cut)]
     last, note = _last_network(analysis, modules[-1])
@@ -104,7 +104,7 @@ def module_tasks(
                     lambda_=config.lambda_,
                     how=how,
                     time_limit=config.time_limit,
-                    seed=context.config.seed,
+                    seed=context.run.seed,
                 )
             )
     return tasks, notes
@@ -196,7 +196,7 @@ def _fit_heads(context: ScoreContext, analysis: Analysis, modules: Sequence[Modu
     sinks = list(dict.fromkeys(sink for module in modules for sink in module.sinks))
     axes = {sink: _channel_axis(analysis, context, sink) for sink in sinks}
     pooled: dict[str, list[np.ndarray]] = {sink: [] for sink in sinks}
-    runner = Runner(context.model, sinks, threads=context.config.threads)
+    runner = Runner(context.model, sinks, threads=context.run.threads)
     done = 0
     context.progress(_STAGE, 0, len(context.data))
     for batch in runner.run(context.data):
@@ -216,7 +216,7 @@ def _captured(
     context: ScoreContext, data: Dataset, rows: np.ndarray, tensors: Sequence[str]
 ) -> dict[int, dict[str, np.ndarray]]:
     """Values of tensors for single rows."""
-    runner = Runner(context.model, tensors, threads=context.config.threads)
+    runner = Runner(context.model, tensors, threads=context.run.threads)
     values: dict[int, dict[str, np.ndarray]] = {}
     for row in rows:
         values[int(row)] = next(iter(runner.run(data.take([int(row)]))))

@@ -37,9 +37,9 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance oamip needs calibration inputs; give them with --data")
     if not context.analysis.groups:
         return Scores(())
-    config, data = context.config.oamip, context.data
+    config, data = context.oamip, context.data
     analysis = _at_sizes(context, data)
-    logits = Runner(context.model, [logits_of(analysis)], threads=context.config.threads).collect(data)
+    logits = Runner(context.model, [logits_of(analysis)], threads=context.run.threads).collect(data)
     values = next(iter(logits.values()))
     values = values.reshape(len(data), -1)
     if values.shape[1] < 2:
@@ -48,7 +48,7 @@ def score(context: ScoreContext) -> Scores:
             "value(s) a row; use another --importance"
         )
     predicted = values.argmax(axis=1)
-    choice = choose(config.images, predicted, data.targets, context.config.seed)
+    choice = choose(config.images, predicted, data.targets, context.run.seed)
     labels = predicted if data.targets is None else data.targets
     notes = list(choice.notes)
     layers = [group.units for group in context.analysis.groups]
@@ -73,7 +73,7 @@ def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
     facts = context.analysis.facts
     if facts is None or any(facts.shapes.get(name) != shape for name, shape in given.items()):
         facts = gather_facts(context.model, context.analysis.graph, given)
-    if facts.batch != 1 and not context.config.oamip.decoupled:
+    if facts.batch != 1 and not context.oamip.decoupled:
         raise ModelError(
             f"{context.model.name}: the program of --importance oamip holds single images, and the model's "
             f"batch is fixed to {facts.batch}; export it with a batch of 1 or a symbolic one"
@@ -93,7 +93,7 @@ def _joint_tasks(
     context: ScoreContext, analysis: Analysis, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
 ) -> list[ProgramTask]:
     """One program over the whole network per set of images."""
-    config = context.config.oamip
+    config = context.oamip
     points = score_points(analysis)
     network = compile_network(analysis, points, [logits_of(analysis)])
     tasks = []
@@ -110,7 +110,7 @@ def _joint_tasks(
                 lambda_=config.lambda_,
                 how=_how(config),
                 time_limit=config.time_limit,
-                seed=context.config.seed,
+                seed=context.run.seed,
             )
         )
     return tasks
@@ -148,7 +148,7 @@ def _scores(
     context: ScoreContext, analysis: Analysis, results: Sequence[TaskResult], images: int, notes: Sequence[str]
 ) -> Scores:
     """Average the programs' scores by unit, and report."""
-    analysis, config = context.analysis, context.config.oamip
+    analysis, config = context.analysis, context.oamip
     total, times, activity = np.zeros(analysis.units), np.zeros(analysis.units), np.zeros(analysis.units)
     for result in results:
         np.add.at(total, result.units, result.scores)

@@ -61,9 +61,9 @@ def score(context: ScoreContext) -> Scores:
     measured = measured.take(range(min(len(measured), _measured_rows(context))))
     plan = _plan(context)
     cache = Cache(None)
-    if context.config.cache is not None:
-        options = {"seed": context.config.seed, "importance": context.config.importance, "groups": _groups(context)}
-        cache = Cache(context.config.cache, fingerprint(context.model, data, options))
+    if context.run.cache is not None:
+        options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}
+        cache = Cache(context.run.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
     results |= eliminate_by_energy(context, others, fit)
@@ -117,9 +117,9 @@ def _eliminate(
     context: ScoreContext, plan: _Plan, fit: Dataset, cache: Cache
 ) -> tuple[dict[str, Elimination], dict[str, Statistics]]:
     """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
-    analysis, config = context.analysis, context.config
+    analysis, run = context.analysis, context.run
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
     waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and {*g.consumers} <= {*plan.points}}
     used = {node for nodes in waiting.values() for node in nodes}
@@ -128,7 +128,7 @@ def _eliminate(
     futures: list[Future[Elimination]] = []
     points = [point for point in plan.schedule.points if point.layer.node in used]
     for number, point in enumerate(points):
-        generator = np.random.default_rng([config.seed, number])
+        generator = np.random.default_rng([run.seed, number])
         weight = plan.model.constants[point.layer.weight]
         node = point.layer.node
         stored = cache.get("moments", node)
@@ -213,16 +213,16 @@ def _damages(
     cache: Cache,
 ) -> dict[str, np.ndarray]:
     """Each group's damage curve, measured on `data`."""
-    analysis, config = context.analysis, context.config
+    analysis, run = context.analysis, context.run
     meaning = read_meaning(analysis)
     feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, config.threads, Room(config.room))
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
     outputs = list(replay.peek(len(replay.nodes), meaning.outputs))
     reference = Reference(meaning, meaning.joined(outputs))
     starts = {group.name: _first(group, replay) for group in analysis.groups if _correctable(group, plan)}
-    threads = config.threads if in_this_process(context.executor) else 1
+    threads = run.threads if in_this_process(context.executor) else 1
     stops = sorted({*starts.values()})
-    original = Original(plan.model, plan.schedule.nodes, feeds, reference, threads, stops, config.room)
+    original = Original(plan.model, plan.schedule.nodes, feeds, reference, threads, stops, run.room)
     damages: dict[str, np.ndarray] = {}
     pending: deque[tuple[str, Future[dict[int, float]]]] = deque()
 
@@ -275,7 +275,7 @@ def _masked_damage(
         removed = context.analysis.none_removed()
         removed[group.units[found.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
-        outputs = run_model(model, data, meaning.outputs, threads=context.config.threads, row_axes=meaning.row_axes)
+        outputs = run_model(model, data, meaning.outputs, threads=context.run.threads, row_axes=meaning.row_axes)
         # A model of a fixed batch measured whole batches only.
         measured[width] = reference.divergence(
             {name: array[: len(reference.outputs[name])] for name, array in outputs.items()}

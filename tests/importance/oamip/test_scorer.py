@@ -12,7 +12,7 @@ from helpers import mlp
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
-from onnxprune.config import OamipConfig, PruneConfig
+from onnxprune.config import OamipConfig, RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores
@@ -31,7 +31,7 @@ def context(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray | None, oa
     (name,) = graph.inputs
     analysis = analyse(model, {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    return ScoreContext(analysis, data, PruneConfig(threads=1, oamip=oamip), SerialExecutor())
+    return ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor(), oamip=oamip)
 
 
 def report(found: Scores) -> Mapping[str, Any]:

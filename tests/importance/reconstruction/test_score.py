@@ -9,7 +9,7 @@ import pytest
 from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import PruneConfig
+from onnxprune.config import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
@@ -29,7 +29,7 @@ def context(proto, rows=48, executor=None):
     shape = analysis.facts.shapes[graph.inputs[0]][1:]
     x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
     data = load_data({graph.inputs[0]: x}, model) if rows else None
-    return ScoreContext(analysis, data, PruneConfig(threads=1), executor or SerialExecutor())
+    return ScoreContext(analysis, data, RunOptions(threads=1), executor or SerialExecutor())
 
 
 def test_orders_are_permutations_and_curves_end_at_zero():
