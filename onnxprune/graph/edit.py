@@ -1,6 +1,7 @@
 """Changes to a graph, collected and then written into a fresh protobuf. The model it starts from is never changed."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -185,12 +186,17 @@ def without_dead(model: Model, before: onnx.ModelProto) -> Model:
         before: the protobuf it was made of.
     """
     graph = model.proto.graph
-    read_before = _read(before.graph)
-    while lost := read_before - _read(graph):
-        _delete(graph.node, lambda n: any(o in lost for o in n.output) and all(o in lost or not o for o in n.output))
-        _delete(graph.initializer, lambda t: t.name in lost)
-        _delete(graph.input, lambda v: v.name in lost and v.name in model.constants)
-        read_before -= lost
+    read_before = set(_names_read(before.graph))
+    read = Counter(_names_read(graph))
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        outputs = [name for name in node.output if name]
+        if outputs and all(name in read_before and not read[name] for name in outputs):
+            read.subtract(_names_of(node))
+            del graph.node[index]
+    lost = {name for name in read_before if not read[name]}
+    _delete(graph.initializer, lambda t: t.name in lost)
+    _delete(graph.input, lambda v: v.name in lost and v.name in model.constants)
     names = {t.name for t in graph.initializer} | {n.output[0] for n, _ in constant_nodes(graph)}
     constants = {name: value for name, value in model.constants.items() if name in names}
     return replace(model, constants=MappingProxyType(constants))
@@ -202,14 +208,15 @@ def _delete(field: Any, gone: Callable[[Any], bool]) -> None:
             del field[index]
 
 
-def _read(graph: onnx.GraphProto) -> set[str]:
-    """Names that nodes (also in subgraphs) read, and the graph's outputs."""
-    names = {value.name for value in graph.output}
+def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of the graph's outputs, and of what its nodes (also in subgraphs) read, as often as they do."""
+    yield from (value.name for value in graph.output)
     for node in graph.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                names |= _read(attribute.g)
-            for inner in attribute.graphs:
-                names |= _read(inner)
-    return names
+        yield from _names_of(node)
+
+
+def _names_of(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _names_read(inner)

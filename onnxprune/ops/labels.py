@@ -65,7 +65,7 @@ class Labels:
         self.contractions: list[Contraction] = []
         self.placed: set[tuple[str, str, int]] = set()
         self._opaque: dict[str, Freeze] = {}
-        self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node]]] = {}
+        self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node | None]]] = {}
         self._node: Node | None = None
         self._read: dict[tuple[str, int], Ids] = {}
         self._named: list[Ids] = []
@@ -89,7 +89,7 @@ class Labels:
         self._read, self._named = {}, []
 
     @contextmanager
-    def _placing(self, node: Node) -> Iterator[None]:
+    def _placing(self, node: Node | None) -> Iterator[None]:
         """Record `(node, tensor, axis)` in `placed` for what is labelled."""
         outer, self._node = self._node, node
         yield
@@ -163,9 +163,17 @@ class Labels:
         return any(ids is not None for ids in self.arrays.get(tensor, ()))
 
     def set(self, tensor: str, axis: int, ids: Ids | None) -> None:
-        """Label an axis; where it already has labels, tie them to the new ones."""
+        """Label an axis, and the axes that follow it; where one already has labels, tie them to the new ones."""
         if ids is None:
             return
+        waiting = [(tensor, axis, self._node)]
+        while waiting:
+            tensor, axis, node = waiting.pop()
+            with self._placing(node):
+                waiting.extend(reversed(self._place(tensor, axis, ids)))
+
+    def _place(self, tensor: str, axis: int, ids: Ids) -> Sequence[tuple[str, int, Node | None]]:
+        """Label one axis; gives the axes that now follow, each with the node that passes the labels on."""
         arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
         axis = axis % max(1, len(arrays))
         if not arrays or len(ids) != self.shape(tensor)[axis]:
@@ -176,14 +184,12 @@ class Labels:
         current = self._read.get((tensor, axis), arrays[axis])
         if current is not None:
             self.tie(current, ids)
-            return
+            return ()
         arrays[axis] = ids
         if self.is_free(tensor, axis):
             reason = f"axis {axis} of {tensor!r} counts channels together with positions that vary with the input"
             self.freeze_ids(ids, tensor, reason, self._node)
-        for source, source_axis, node in self._adaptable.get((tensor, axis), ()):
-            with self._placing(node):
-                self.set(source, source_axis, ids)
+        return self._adaptable.get((tensor, axis), ())
 
     def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
         """Label all axes of a tensor."""

@@ -226,24 +226,13 @@ def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) ->
         return stored, set()
     dead = {graph.producer[name].name for name in stored if name in graph.producer}
     outputs = set(graph.outputs)
-    while True:
-        gone = {
-            node.name
-            for node in graph.nodes
-            if node.name not in dead
-            and node.outputs
-            and all(labels.is_constant(name) for name in node.outputs if name)
-            and all(
-                name not in outputs and all(user.name in dead for user in graph.consumers.get(name, ()))
-                for name in node.outputs
-                if name
-            )
-            and any(name in facts.folded or name in model.constants for name in node.outputs)
-            and any(graph.consumers.get(name) for name in node.outputs)
-        }
-        if not gone:
-            break
-        dead |= gone
+    for node in reversed(graph.nodes):  # what only dead nodes read is dead too
+        made = [name for name in node.outputs if name]
+        unread = all(
+            name not in outputs and all(user.name in dead for user in graph.consumers.get(name, ())) for name in made
+        )
+        if unread and any(graph.consumers.get(name) for name in made) and all(map(labels.is_constant, made)):
+            dead.add(node.name)
     dropped = {
         name
         for name in model.constants
