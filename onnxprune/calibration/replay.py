@@ -98,7 +98,7 @@ class Replay:
         made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
         found = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
         keep = {*live, *wanted}
-        self._room.turn()
+        self._room.new_file()
         for index, values in enumerate(found):
             self._batches[index].change(keep, {name: values[name] for name in made})
         self._done = stop

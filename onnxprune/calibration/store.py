@@ -70,8 +70,8 @@ class Room:
         """Say that what `put` gave is no longer held."""
         self._held -= getattr(value, "nbytes", 0)
 
-    def turn(self) -> None:
-        """Begin a new file: tensors of different steps have different ends."""
+    def new_file(self) -> None:
+        """Write what follows to a new file. The disk space of a file is free once no tensor in it is held."""
         self._file = None
 
 

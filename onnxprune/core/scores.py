@@ -44,14 +44,15 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A scorer's result: one entry per group, in the space's order.
+    """A scorer's result: one entry per group, in the order of the analysis.
 
     Attributes:
         groups: scores of every group.
         program: the scorer's own program, where it solved one.
         oamip: what the report says of the paper's program.
         notes: what the user should know.
-        powers: of the damage curves, other than 1, whose sums may also stand for what is lost jointly.
+        powers: exponents other than 1 for the damage curves; the allocation is also tried with the curves raised to
+            each of them, since the damage of several groups together is not the sum of their single damages.
     """
 
     groups: tuple[GroupScore, ...]

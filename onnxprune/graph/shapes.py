@@ -2,7 +2,7 @@
 
 Symbolic dimensions are pinned (batch to 1, others to a given or guessed size) before shape inference, so that every
 width that labels need is a number. Inference runs again with other sizes: an axis, or an element of shape arithmetic,
-that comes out the same does not depend on the input's sizes and is a constant of the graph. The pinned sizes never
+that comes out the same at both sizes does not depend on them and is a constant of the graph. The pinned sizes never
 reach a written file.
 """
 
@@ -148,7 +148,10 @@ def _first(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], know
 
 
 def _others(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], first: _Pinned) -> list[_Pinned]:
-    """The same graph with other sizes in its symbolic dimensions, all at once or, where that fails, apart."""
+    """What is inferred at a second choice of sizes: comparing both tells what varies with the input.
+
+    All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
+    """
     symbolic = {v.name: _symbolic(v) for v in model.proto.graph.input if v.name in first.inputs and _symbolic(v)}
     if not symbolic:
         return []

@@ -50,7 +50,8 @@ def cost_table(
             alone[g] += count * each.single(times, g)
         for g, h in each.pairs:
             pairs[g, h] = pairs.get((g, h), 0.0) + count * each.double(times, g, h)
-    # Spread the constant: what is left of the budget must be counted from 0 for tables whose entries may be negative.
+    # The time that no choice changes is shared out among the groups: the allocation program takes a budget's rest as a
+    # number of at least 0, which a separate constant could make negative.
     spread = {g: values + constant / len(alone) for g, values in alone.items()}
     return CostTable(widths, 0.0, spread, pairs)
 

@@ -8,7 +8,7 @@ from onnxprune.latency.cost import cost_table
 from onnxprune.latency.times import FusedKernelTimes
 
 _STEPS = 8
-# Part of what a group can save that is not worth a unit.
+# A wider group is preferred where it costs at most this share more of what the group can save at most.
 _SAME = 0.02
 
 

@@ -213,11 +213,23 @@ class Labels:
         return self._next
 
     def adapts(self, tensor: str, axis: int) -> bool:
-        """Whether an axis takes whatever labels its readers give it: that of a constant, or made to size by a node."""
+        """Whether an axis can be cut to any width: its readers decide which channels it carries.
+
+        That holds for constants (a bias is cut like the tensor that it is added to), and for tensors that a node fills
+        to a given size (ConstantOfShape, Expand).
+        """
         return self.is_constant(tensor) or (tensor, axis % max(1, self.rank(tensor))) in self._adaptable
 
     def adapt(self, tensor: str, axis: int, node: Node, source: str = "", source_axis: int = 0) -> None:
-        """Let readers choose the labels of an axis that `node` makes; they pass on to `source_axis` of `source`."""
+        """Mark an axis of an output as one that can be cut to any width; see `adapts`.
+
+        Args:
+            tensor: the output.
+            axis: its axis.
+            node: what makes it.
+            source: an input whose axis `source_axis` is cut alike; "" where there is none.
+            source_axis: that axis.
+        """
         followers = self._adaptable.setdefault((tensor, axis % max(1, self.rank(tensor))), [])
         if source:
             followers.append((source, source_axis, node))

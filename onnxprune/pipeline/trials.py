@@ -1,7 +1,8 @@
-"""Trials: what several powers of the damage curves lead to is repaired, and the best of it on held-out rows is taken.
+"""Trials: build several candidate models, and take the one whose outputs are nearest to the original's.
 
-The allocation program adds damage curves that were measured one group at a time. How well a sum stands for what
-happens jointly differs between networks, and so does the power of the curves whose sums do best; only a trial shows it.
+The allocation program adds up damage that was measured with one group pruned at a time. What several pruned groups do
+together is more than that sum, and how much more differs between networks. So the program is solved several times, with
+every damage curve raised to another power; each answer is pruned and repaired, and rows that repair never saw decide.
 """
 
 import dataclasses

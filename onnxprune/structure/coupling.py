@@ -81,7 +81,10 @@ def _unknown(node: Node, graph: Graph, facts: Facts) -> str | None:
 
 
 def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
-    """Fix the channels of constants (and what adapts like them) that one reader follows and another does not."""
+    """Fix the channels of a constant that several nodes read, where only some of them follow its channels.
+
+    Cutting such a constant would give the other readers fewer values than they expect.
+    """
     for tensor, axes in labels.arrays.items():
         readers = graph.consumers.get(tensor, ())
         for axis, ids in enumerate(axes):

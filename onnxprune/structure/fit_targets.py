@@ -25,7 +25,8 @@ class FitTarget:
         tensor: the tensor at the fit target, of the shape of the layer's output.
         gain: factor of the layer's product itself (`alpha` of Gemm).
         slope: `(C_out,)` change of `tensor` per change of the layer's output.
-        bias: a constant of no other use that shifts every channel of `tensor`, None where there is none.
+        bias: a stored constant that is added to every channel of `tensor` and that no other node reads, so that a
+            refit may change it; None where there is none.
         bias_slope: `(C_out,)` change of `tensor` per change of `bias`.
         bounds: values of `tensor` outside this interval all have the same effect (ReLU: 0 and infinity).
     """

@@ -42,8 +42,9 @@ class Propagation:
         gating: what bounds mean and whether gates are integer.
         epsilon: half-width of the box around the image that bounds are propagated from.
         tighten: tighten bounds of open gates by linear programs.
-        exact: take pre-activations that do not depend on scores as they are, without the box: then every score down
-            to 0 is allowed, where the box wants `s >= radius / (a + radius)` of a unit that is barely on.
+        exact: what comes before the first score is computed for the image itself, not for the box of half-width
+            `epsilon` around it. With the box, a unit with a small value `a > 0` could be less than 0 somewhere in the
+            box, and its score would be bounded below by `radius / (a + radius)`; without it every score may be 0.
     """
 
     gating: Gating = field(default_factory=Gating)
