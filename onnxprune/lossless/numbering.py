@@ -78,8 +78,8 @@ class Numbering:
             return None
         rows = np.moveaxis(weight, layer.out_axis, 0)
         width = len(rows)
-        if bias is not None and bias.size not in (1, width):
-            return None
+        if (layer.bias is not None and bias is None) or (bias is not None and bias.size not in (1, width)):
+            return None  # computed, or more than one number a channel
         shifts = np.zeros(width) if bias is None else np.broadcast_to(bias.reshape(-1), (width,))
         inputs = self.channels.get(layer.input)
         attributes = repr(sorted(node.attributes.items()))

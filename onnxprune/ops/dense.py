@@ -77,7 +77,7 @@ class Gemm(OpHandler):
         return node.inputs[1:]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Both weight layouts and both bias shapes."""
+        """Both weight layouts and both bias shapes; no constant at all; a computed C."""
         yield example(
             """g (float[N,6] x) => (float[N,3] y) {
             h = Gemm <transB = 1> (x, w1, b1)
@@ -96,6 +96,14 @@ class Gemm(OpHandler):
             m = Gemm (l, j)
             y = Gemm (m, w3) }""",
             {"w1": (6, 8), "w2": (6, 8), "c": (8, 1), "w3": (8, 3)},
+        )
+        yield example(
+            """g (float[N,6] x) => (float[N,3] y) {
+            h = Gemm (x, w1)
+            i = Gemm <beta = 0.5> (x, w2, h)
+            r = Relu (i)
+            y = Gemm (r, w3) }""",
+            {"w1": (6, 8), "w2": (6, 8), "w3": (8, 3)},
         )
 
 
