@@ -1,7 +1,8 @@
 """The last gate before a file gets its name: it must load and run in onnxruntime, and do what the original would do.
 
 `runs` asks of any written model that it runs, with and without onnxruntime's optimisations. `RemovalCheck` also holds a
-pruned model against the oracle (`structure.removal.masked`), and names the first node that differs.
+pruned model against the oracle (`structure.removal.masked`), and names the first node that differs; a large model part
+by part (`structure.check_parts`), as the original and the oracle are further copies of all weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,28 +16,17 @@ import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
+from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, constant_nodes, to_proto
 from onnxprune.runtime.feeds import Feed, random_feeds
+from onnxprune.structure.agreement import STEPS, Outputs, close, differs, moved_wrongly, narrowed
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.check_parts import compare_parts
 from onnxprune.structure.removal import masked, remove
 from onnxprune.structure.units import Ids
 
-Outputs = dict[str, np.ndarray]
-
-# Largest accepted difference, as a share of the output's scale plus an absolute rest: structural faults are of the
-# order of the scale itself, rounding of 1e-6 of it.
-_SHARE, _REST = 1e-3, 1e-5
-_HALF_FACTOR = 100
-
-# Above this size results are not compared: the original and the oracle are further copies of all weights.
-_ORACLE_BYTES = 256 << 20
-
-
-# Operators that turn rounding into large differences.
-_STEPS = frozenset(
-    {"Round", "Floor", "Ceil", "Sign", "Cast", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "QuantizeLinear"}
-    | {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "NonZero", "Unique", "DynamicQuantizeLinear", "Mod"}
-)
+# Above this size a model is compared part by part.
+_WHOLE_BYTES = 256 << 20
 
 
 def runs(path: Path, model: Model, feed: Feed | None = None) -> None:
@@ -89,8 +79,11 @@ class RemovalCheck:
         Raises:
             ModelError: it does not run, or differs.
         """
-        found = self._original() if self.analysis.model.stored_bytes <= _ORACLE_BYTES else None
-        if found is None:  # too large, or the original does not run either, on sizes that were only guessed
+        if self.analysis.model.stored_bytes > _WHOLE_BYTES:
+            self._by_parts(path)
+            return
+        found = self._original()
+        if found is None:  # the original does not run either, on sizes that were only guessed
             runs(path, self.analysis.model, self.feed)
             return
         feed, original = found
@@ -106,8 +99,22 @@ class RemovalCheck:
             outputs = _run(_session(plain, self.analysis.name), feed, self.analysis.name)
             self._same_values(outputs, original, feed, plain)
 
+    def _by_parts(self, path: Path) -> None:
+        smaller = remove(self.analysis, self.removed) if self.changed else load(path)
+        outputs = compare_parts(self.analysis, self.removed, smaller, self._feeds(), self.original)
+        if outputs is None:
+            runs(path, self.analysis.model, self.feed)
+            return
+        feed, original = outputs
+        for optimise in (False, True):
+            found = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+            self._same_form(found, original)
+
+    def _feeds(self) -> list[Feed]:
+        return [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
+
     def _original(self) -> tuple[Feed, Outputs] | None:
-        feeds = [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
+        feeds = self._feeds()
         session = _session(to_proto(self.analysis.model).SerializeToString(), self.analysis.name)
         for feed in feeds:
             try:
@@ -119,12 +126,9 @@ class RemovalCheck:
     def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed) -> None:
         """Weights that took over what units without loss contributed leave the outputs as they were."""
         wanted = _run(_session(to_proto(before).SerializeToString(), before.name), feed, before.name)
-        rounds = any(node.op_type in _STEPS for node in self.analysis.graph.nodes)
-        if not rounds and not all(_close(outputs[name], wanted[name], wanted[name]) for name in wanted):
-            raise ModelError(
-                f"{before.name}: removing constant and equal units would change the outputs; please report, and freeze "
-                "them with --keep"
-            )
+        rounds = any(node.op_type in STEPS for node in self.analysis.graph.nodes)
+        if not rounds and not all(close(outputs[name], wanted[name], wanted[name]) for name in wanted):
+            raise moved_wrongly(before.name)
 
     def _same_form(self, outputs: Outputs, original: Outputs) -> None:
         for name, wanted in original.items():
@@ -145,14 +149,11 @@ class RemovalCheck:
     def _same_values(self, outputs: Outputs, original: Outputs, feed: Feed, source: Path | bytes) -> None:
         oracle = to_proto(masked(self.analysis, self.removed))
         wanted = _run(_session(oracle.SerializeToString(), self.analysis.name), feed, self.analysis.name)
-        if all(_close(outputs[name], wanted[name], original[name]) for name in wanted):
+        if all(close(outputs[name], wanted[name], original[name]) for name in wanted):
             return
         node = self._first_difference(oracle, feed, source)
         if node is not None:
-            raise ModelError(
-                f"{self.analysis.name}: the pruned model does not do what the original does without the removed units; "
-                f"the first difference is at {node}; please report, and freeze it with --keep"
-            )
+            raise differs(self.analysis.name, node)
 
     def _first_difference(self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes) -> str | None:
         """The first node whose result differs; None where it only rounds the other way."""
@@ -162,14 +163,10 @@ class RemovalCheck:
         found = _tapped(pruned, names, feed, self.analysis.name)
         for node in self.analysis.graph.nodes:
             for name in node.outputs:
-                if name not in wanted or name not in found:
-                    continue
-                expected = wanted[name]
-                for axis, ids in enumerate(self.analysis.labels.get(name, ())):
-                    if ids is not None and expected.ndim > axis and expected.shape[axis] == len(ids):
-                        expected = np.compress(~self.removed[ids], expected, axis=axis)
-                if found[name].shape != expected.shape or not _close(found[name], expected, expected):
-                    return None if node.op_type in _STEPS else str(node)
+                if name in wanted and name in found:
+                    expected = narrowed(wanted[name], self.analysis, name, self.removed)
+                    if found[name].shape != expected.shape or not close(found[name], expected, expected):
+                        return None if node.op_type in STEPS else str(node)
         return "an output"
 
 
@@ -182,15 +179,6 @@ def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str
     tapped.CopyFrom(proto)
     tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made and n not in declared)
     return _run(_session(tapped.SerializeToString(), label), feed, label)
-
-
-def _close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
-    if found.dtype.kind != "f" or not found.size or not np.isfinite(wanted).all():
-        return True
-    factor = 1 if found.dtype.itemsize > 2 else _HALF_FACTOR
-    scale = max(float(np.abs(wanted).max()), float(np.abs(other).max()) if np.isfinite(other).all() else 0.0)
-    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
-    return difference <= factor * (_SHARE * scale + _REST)  # False for NaN
 
 
 def _session(source: Path | bytes, name: str, *, optimise: bool = False) -> Any:

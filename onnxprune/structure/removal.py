@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model, release
-from onnxprune.graph.nodes import Node, named_failures
+from onnxprune.graph.nodes import Node, named_failures, read_graph
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops import handler_for
 from onnxprune.structure.analysis import Analysis
@@ -65,20 +65,27 @@ def compress(array: np.ndarray, analysis: Analysis, tensor: str, removed: Ids) -
     return array
 
 
-def masked(analysis: Analysis, removed: Ids) -> Model:
-    """The original, whose consumers see zero for removed units (in their weights, or in what they read)."""
-    edit = GraphEdit(analysis.model, analysis.graph)
-    by_name = {node.name: node for node in analysis.graph.nodes}
+def masked(analysis: Analysis, removed: Ids, part: Model | None = None) -> Model:
+    """The original, whose consumers see zero for removed units (in their weights, or in what they read).
+
+    Args:
+        analysis: the original's.
+        removed: `(units,)` True where a unit goes.
+        part: some of its nodes as a model (`graph.subgraph.segment`), to be masked instead of the whole.
+    """
+    model, graph = (analysis.model, analysis.graph) if part is None else (part, read_graph(part))
+    first_output = {node.name: next(filter(None, node.outputs)) for node in analysis.graph.nodes if any(node.outputs)}
+    edit = GraphEdit(model, graph)
     factors: dict[tuple[str, str], np.ndarray] = {}
     for mask in analysis.masks:
         gone = removed[mask.units]
-        if gone.any():
+        if gone.any() and first_output[mask.node] in graph.producer:
             shape = [1] * len(analysis.facts.shapes[mask.tensor])
             shape[mask.axis] = len(gone)
             place = (mask.node, mask.tensor)
             factors[place] = factors.get(place, np.ones(1, bool)) & ~gone.reshape(shape)
     for (name, tensor), keep in factors.items():
-        node = by_name[name]
+        node = graph.producer[first_output[name]]
         position = node.inputs.index(tensor)
         array = analysis.value(tensor)
         if array is None or tensor in analysis.facts.transparent:

@@ -36,6 +36,14 @@ def pruned() -> tuple[Analysis, Ids, Model]:
     return a, removed, remove(a, removed)
 
 
+@pytest.fixture(params=["whole", "in parts"], autouse=True)
+def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models above a limit are compared part by part: here of a node each."""
+    if request.param == "in parts":
+        monkeypatch.setattr("onnxprune.structure.check._WHOLE_BYTES", 0)
+        monkeypatch.setattr("onnxprune.structure.check_parts._PART_BYTES", 1)
+
+
 def check(a: Analysis, removed: Ids, *, changed: bool = False) -> RemovalCheck:
     return RemovalCheck(a, removed, changed)
 

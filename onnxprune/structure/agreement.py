@@ -1,0 +1,54 @@
+"""When a pruned model's tensors agree with the oracle's, and what is said where they do not."""
+
+import numpy as np
+
+from onnxprune.core.errors import ModelError
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.removal import compress
+from onnxprune.structure.units import Ids
+
+Outputs = dict[str, np.ndarray]
+
+# Largest accepted difference, as a share of the output's scale plus an absolute rest: structural faults are of the
+# order of the scale itself, rounding of 1e-6 of it.
+_SHARE, _REST = 1e-3, 1e-5
+_HALF_FACTOR = 100
+
+STEPS = frozenset(
+    {"Round", "Floor", "Ceil", "Sign", "Cast", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "QuantizeLinear"}
+    | {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "NonZero", "Unique", "DynamicQuantizeLinear", "Mod"}
+)
+"""Operators that turn rounding into large differences."""
+
+
+def close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
+    """Whether values agree, up to rounding, at the scale of the wanted ones and of the `other` ones."""
+    if found.dtype.kind != "f" or not found.size or not np.isfinite(wanted).all():
+        return True
+    factor = 1 if found.dtype.itemsize > 2 else _HALF_FACTOR
+    scale = max(float(np.abs(wanted).max()), float(np.abs(other).max()) if np.isfinite(other).all() else 0.0)
+    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
+    return difference <= factor * (_SHARE * scale + _REST)  # False for NaN
+
+
+def narrowed(value: np.ndarray, analysis: Analysis, tensor: str, removed: Ids) -> np.ndarray:
+    """A tensor of the original without the removed positions; as it is where its sizes are not those analysed."""
+    axes, shape = analysis.labels.get(tensor, ()), np.shape(value)
+    fits = len(axes) == len(shape) and all(ids is None or len(ids) == n for ids, n in zip(axes, shape, strict=True))
+    return compress(value, analysis, tensor, removed) if axes and fits else value
+
+
+def differs(name: str, where: str) -> ModelError:
+    """What is said of a pruned model that is wrong."""
+    return ModelError(
+        f"{name}: the pruned model does not do what the original does without the removed units; "
+        f"the first difference is at {where}; please report, and freeze it with --keep"
+    )
+
+
+def moved_wrongly(name: str) -> ModelError:
+    """What is said where contributions of units without loss were moved wrongly."""
+    return ModelError(
+        f"{name}: removing constant and equal units would change the outputs; please report, and freeze "
+        "them with --keep"
+    )

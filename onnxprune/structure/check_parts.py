@@ -1,0 +1,148 @@
+"""Holds a large pruned model against the oracle part by part, so that no more than a part of the weights is copied.
+
+A part is a run of consecutive nodes. Each runs on what the oracle's parts before it made, in the pruned model without
+the removed positions: a difference is then one of this part, and rounding does not add up.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.model import Model, stored_size
+from onnxprune.graph.nodes import Graph, Node, read_graph
+from onnxprune.graph.subgraph import subgraph
+from onnxprune.runtime.feeds import Feed
+from onnxprune.runtime.session import open_session, runtime_errors
+from onnxprune.structure.agreement import STEPS, Outputs, close, differs, moved_wrongly, narrowed
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.removal import masked
+from onnxprune.structure.units import Ids
+
+_PART_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive nodes; `made` are their tensors that later nodes read or that are outputs of the model."""
+
+    nodes: tuple[Node, ...]
+    made: tuple[str, ...]
+
+
+def parts(analysis: Analysis, most: int) -> Iterator[Part]:
+    """Cut a model where the constants that nodes read add up to `most` bytes."""
+    sizes = {name: stored_size(array) for name, array in analysis.model.constants.items()}
+    nodes = [node for node in analysis.graph.nodes if node.op_type != "Constant"]
+    owned = [sum(sizes.get(name, 0) for name in (*node.inputs, *node.captured)) for node in nodes]
+    starts, held = [0], 0
+    for index, own in enumerate(owned):
+        if held and held + own > most:
+            starts.append(index)
+            held = 0
+        held += own
+    last = {name: index for index, node in enumerate(nodes) for name in (*node.inputs, *node.captured)}
+    last |= dict.fromkeys(analysis.graph.outputs, len(nodes))
+    for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+        made = (name for node in nodes[start:end] for name in node.outputs)
+        yield Part(tuple(nodes[start:end]), tuple(name for name in made if last.get(name, -1) >= end))
+
+
+def compare_parts(
+    analysis: Analysis, removed: Ids, smaller: Model, feeds: Iterable[Feed], before: Model | None = None
+) -> tuple[Feed, Outputs] | None:
+    """Compare a pruned model with the oracle on the first feed that the original runs on.
+
+    Args:
+        analysis: of the model that units were removed from.
+        removed: `(units,)` what was removed.
+        smaller: the pruned model.
+        feeds: inputs to try.
+        before: the model whose values that of the analysis must have; None where it is the same.
+
+    Returns:
+        The feed and the oracle's outputs; None where the original runs on none.
+
+    Raises:
+        ModelError: a part differs, or the pruned model's does not run.
+    """
+    pieces, graph = tuple(parts(analysis, _PART_BYTES)), read_graph(smaller)
+    for feed in feeds:
+        known: Outputs = {name: np.asarray(value) for name, value in feed.items()}
+        for number, part in enumerate(pieces):
+            oracle = masked(analysis, removed, subgraph(analysis.model, part.nodes, known, part.made))
+            try:
+                made = _run(oracle, part.made, known)
+            except ModelError:
+                break
+            if before is not None:
+                _compare_original(before, part, known, made)
+            _compare_smaller(analysis, removed, smaller, graph, part, known, made)
+            later = {name for each in pieces[number + 1 :] for n in each.nodes for name in (*n.inputs, *n.captured)}
+            later |= {*analysis.graph.outputs}
+            known = {name: value for name, value in (known | made).items() if name in later}
+        else:
+            return feed, {name: known[name] for name in analysis.graph.outputs if name in known}
+    return None
+
+
+def _compare_original(before: Model, part: Part, known: Mapping[str, np.ndarray], made: Outputs) -> None:
+    """A part does what it did before contributions were moved."""
+    if any(node.op_type in STEPS for node in part.nodes):
+        return
+    wanted = _run(subgraph(before, part.nodes, known, part.made), part.made, known)
+    if not all(close(made[name], wanted[name], wanted[name]) for name in part.made):
+        raise moved_wrongly(before.name)
+
+
+def _compare_smaller(
+    analysis: Analysis,
+    removed: Ids,
+    smaller: Model,
+    graph: Graph,
+    part: Part,
+    known: Mapping[str, np.ndarray],
+    made: Outputs,
+) -> None:
+    """A part of the pruned model does what the oracle's does; where not, the first node that differs is named."""
+    small = {name: narrowed(value, analysis, name, removed) for name, value in known.items()}
+
+    def same(names: Sequence[str], wanted: Outputs) -> Iterator[tuple[str, bool]]:
+        model, there = _smaller_part(smaller, graph, small, names)
+        found = _run(model, there, small)
+        for name in there:
+            expected = narrowed(wanted[name], analysis, name, removed)
+            yield name, found[name].shape == expected.shape and close(found[name], expected, expected)
+
+    if all(right for _, right in same(part.made, made)):
+        return
+    inner = [name for node in part.nodes for name in node.outputs if name]
+    oracle = masked(analysis, removed, subgraph(analysis.model, part.nodes, known, inner))
+    wrong = {name for name, right in same(inner, _run(oracle, inner, known)) if not right}
+    first = next((node for node in part.nodes if wrong.intersection(node.outputs)), None)
+    if first is None or first.op_type not in STEPS:
+        raise differs(analysis.name, "an output" if first is None else str(first))
+
+
+def _smaller_part(
+    model: Model, graph: Graph, known: Mapping[str, np.ndarray], wanted: Sequence[str]
+) -> tuple[Model, tuple[str, ...]]:
+    """The nodes of a pruned model that make what is wanted from what is known, and which of the wanted they make."""
+    targets, chosen = {*wanted}, []
+    for node in reversed(graph.nodes):
+        if node.op_type != "Constant" and targets.intersection(node.outputs):
+            chosen.append(node)
+            targets.update(name for name in (*node.inputs, *node.captured) if name not in known)
+    made = {name for node in chosen for name in node.outputs}
+    there = tuple(name for name in wanted if name in made)
+    return subgraph(model, chosen[::-1], known, there), there
+
+
+def _run(model: Model, names: Sequence[str], known: Mapping[str, np.ndarray]) -> Outputs:
+    if not names:
+        return {}
+    session = open_session(model, optimise=False, entries={"session.disable_prepacking": "1"})
+    feed = {value.name: known[value.name] for value in session.get_inputs()}
+    with runtime_errors(f"{model.name}: onnxruntime cannot run a part of the model"):
+        return dict(zip(names, map(np.asarray, session.run(list(names), feed)), strict=True))
