@@ -237,11 +237,17 @@ class PruneConfig:
         metavar="T|mean",
     )
     round_to: int | str = option(
-        1,
-        "Keep channel counts at multiples of this; auto: at widths that are fast on this machine, measured.",
+        "kernel",
+        "Keep channel counts at widths that kernels are fast at, by a rule for --kernels; measured: at those that are "
+        "fast on this machine; N: at multiples of N (1: any).",
         minimum=1,
-        metavar="N|auto",
-        words=("auto",),
+        metavar="kernel|measured|N",
+        words=("kernel", "measured", "auto"),
+    )
+    kernels: str = option(
+        "cpu",
+        "What the result will run on: the rule of --round-to kernel.",
+        choices=("cpu", "cuda", "tensorrt", "int8", "arm"),
     )
     lossless: bool = option(
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.problem import AllocationProblem, Budget
+from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
+from onnxprune.core.text import several
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Ids
 
@@ -27,6 +29,8 @@ class Decision:
         damage: predicted damage, summed over groups.
         latency: where there was a latency budget.
         notes: what the user should know.
+        rule: what chose the widths that groups could be given.
+        steps: per group, what its width is a multiple of; empty where a plan decided.
     """
 
     removed: Ids
@@ -35,26 +39,30 @@ class Decision:
     damage: float
     latency: LatencyReport | None = None
     notes: tuple[str, ...] = ()
+    rule: str = ""
+    steps: tuple[int, ...] = ()
 
 
 def by_budget(
     analysis: Analysis,
     scores: Scores,
     budgets: Sequence[Budget],
+    widths: Widths,
     config: PruneConfig,
     *,
     minimum: Mapping[str, int] | None = None,
-    allowed: Mapping[int, np.ndarray] | None = None,
 ) -> Decision:
     """Solve the allocation program and remove each group's least important units.
+
+    Where no allowed widths meet the budgets, finer ones are tried, as far as `widths` gives way.
 
     Args:
         analysis: the analysed model.
         scores: order and damage curve of each group.
         budgets: all of them must hold.
-        config: `round_to`, `keep` and `seed`.
+        widths: the widths that groups may be given.
+        config: `keep` and `seed`.
         minimum: least number of kept units by group name.
-        allowed: the widths that groups may be given, by group index; see `AllocationProblem`.
 
     Raises:
         BudgetError: no choice meets the budgets.
@@ -63,11 +71,10 @@ def by_budget(
     problem = AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
-        round_to=multiple(config),
         minimum=tuple((minimum or {}).get(group.name, 1) for group in analysis.groups),
         fixed=frozenset(index for index, group in enumerate(analysis.groups) if is_kept(group, config.keep)),
-        allowed=allowed or {},
     )
+    widths, problem = _reachable(problem, widths)
     found = allocate(problem, seed=config.seed)
     removed = analysis.none_removed()
     for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
@@ -77,26 +84,37 @@ def by_budget(
         program=ProgramReport(found.status, found.objective, found.bound, found.gap, found.seconds),
         predicted={b.name: value for b, value in zip(budgets, found.predicted, strict=True)},
         damage=found.objective,
+        notes=() if widths.note is None else (widths.note,),
+        rule=widths.rule,
+        steps=widths.steps,
     )
 
 
-def multiple(config: PruneConfig) -> int:
-    """What kept widths are multiples of; 1 where it is `auto`."""
-    return config.round_to if isinstance(config.round_to, int) else 1
+def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, AllocationProblem]:
+    """The first widths, from those given on to ever finer ones, that can meet the budgets.
+
+    Raises:
+        BudgetError: the finest cannot.
+    """
+    while True:
+        allowed = {g: widths.of(g) for g in range(len(problem.damage))}
+        at_widths = replace(problem, allowed=allowed)
+        try:
+            at_widths.check_reachable()
+        except BudgetError:
+            finer = widths.finer()
+            if finer is None:
+                raise
+            widths = finer
+        else:
+            return widths, at_widths
 
 
-def by_threshold(
-    analysis: Analysis,
-    scores: Scores,
-    threshold: str,
-    config: PruneConfig,
-    *,
-    allowed: Mapping[int, np.ndarray] | None = None,
-) -> Decision:
+def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Widths, config: PruneConfig) -> Decision:
     """Remove units whose score is below a fixed value, or below their group's mean.
 
-    The best unit of each group stays; counts are rounded up to multiples of `round_to` or to the next allowed width.
-    What goes without loss goes whatever the threshold.
+    The best unit of each group stays; counts are rounded up to the next allowed width. What goes without loss goes
+    whatever the threshold.
 
     Raises:
         InputError: the threshold is neither a number in [0, 1] nor "mean".
@@ -110,38 +128,37 @@ def by_threshold(
         limit = float(score.scores.mean()) if fixed is None else fixed
         values = score.scores.copy()
         values[score.order[: score.free]] = -1.0
-        kept = _width(
-            int(np.count_nonzero(values >= limit)), group, config, None if allowed is None else allowed[index]
-        )
+        kept = widths.at_least(index, max(1, int(np.count_nonzero(values >= limit))))
         order = np.argsort(values, kind="stable")
         removed[group.units[order[: len(group) - kept]]] = True
         damage += float(score.damage[kept])
-    return Decision(removed, ProgramReport("none"), {}, damage)
+    return Decision(removed, ProgramReport("none"), {}, damage, rule=widths.rule, steps=widths.steps)
 
 
-def without_loss(
-    analysis: Analysis, free: Ids, config: PruneConfig, *, allowed: Mapping[int, np.ndarray] | None = None
-) -> Decision:
-    """Remove what goes without loss, as far as `round_to` and the allowed widths let it.
+def without_loss(analysis: Analysis, free: Ids, widths: Widths) -> Decision:
+    """Remove what goes without loss, as far as the allowed widths let it.
 
     Args:
         analysis: the analysed model.
         free: `(units,)` True where a unit goes without loss.
-        config: `round_to`.
-        allowed: the widths that groups may be given, by group index.
+        widths: the widths that groups may be given.
     """
     removed = analysis.none_removed()
+    stay = 0
     for index, group in enumerate(analysis.groups):
         gone = group.units[free[group.units]]
-        kept = _width(len(group) - len(gone), group, config, None if allowed is None else allowed[index])
+        kept = widths.at_least(index, max(1, len(group) - len(gone)))
         removed[gone[: len(group) - kept]] = True
-    return Decision(removed, ProgramReport("none"), {}, 0.0)
-
-
-def _width(least: int, group: Group, config: PruneConfig, allowed: np.ndarray | None) -> int:
-    """The smallest width from `least` on that a group may be given."""
-    kept = min(len(group), -(-max(1, least) // multiple(config)) * multiple(config))
-    return kept if allowed is None else int(allowed[np.searchsorted(allowed, kept)])
+        stay += min(len(gone), len(group) - 1) - (len(group) - kept)
+    notes = (
+        ()
+        if stay == 0
+        else (
+            f"{several(stay, 'more unit')} could go without loss, but would leave widths that kernels are slower at; "
+            "--round-to 1 removes them too",
+        )
+    )
+    return Decision(removed, ProgramReport("none"), {}, 0.0, notes=notes, rule=widths.rule, steps=widths.steps)
 
 
 def is_kept(group: Group, patterns: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 
 
-def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores | None) -> PrunePlan:
+def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores | None, widths: str) -> PrunePlan:
     """The plan that stands for a removal mask."""
     return PrunePlan(
         units={group.name: len(group) for group in analysis.groups},
@@ -18,6 +18,7 @@ def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores 
         },
         importance=importance,
         scores={} if scores is None else {s.group: tuple(float(v) for v in s.scores) for s in scores.groups},
+        widths=widths,
     )
 
 

@@ -19,12 +19,14 @@ class PrunePlan:
         removed: positions of removed units per group name, ascending; groups without removals may be absent.
         importance: the scorer that decided.
         scores: score in [0, 1] per unit and group name, for people; may be empty.
+        widths: the rule that chose the widths that groups could be given, for people; may be empty.
     """
 
     units: Mapping[str, int]
     removed: Mapping[str, tuple[int, ...]]
     importance: str = ""
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    widths: str = ""
 
     def __repr__(self) -> str:
         gone = sum(len(positions) for positions in self.removed.values())
@@ -50,6 +52,7 @@ class PrunePlan:
                 removed={str(name): tuple(int(p) for p in rows) for name, rows in data["removed"].items()},
                 importance=str(data.get("importance", "")),
                 scores={str(name): tuple(float(s) for s in row) for name, row in data.get("scores", {}).items()},
+                widths=str(data.get("widths", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"not a pruning plan of onnxprune ({type(error).__name__}: {error})") from error

@@ -42,6 +42,7 @@ class GroupResult:
         macs_after: and after.
         scores: score in [0, 1] per unit; empty where the plan came without.
         damage: `(kept units, predicted damage)` pairs, ascending; empty where the scorer predicts none.
+        step: what the kept width was to be a multiple of, unless the whole group stays.
     """
 
     name: str
@@ -53,6 +54,7 @@ class GroupResult:
     macs_after: int = 0
     scores: tuple[float, ...] = ()
     damage: tuple[tuple[int, float], ...] = ()
+    step: int = 1
 
 
 @dataclass(frozen=True, slots=True)

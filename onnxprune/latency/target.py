@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.allocation.decide import Decision, by_budget, multiple
+from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.allocation.problem import Budget
+from onnxprune.allocation.widths import Widths
 from onnxprune.config import LatencyConfig, PruneConfig, Target
 from onnxprune.core.clock import Progress
 from onnxprune.core.errors import InputError
@@ -59,9 +60,11 @@ class Timed:
         """Units per group."""
         return tuple(len(group) for group in self.analysis.groups)
 
-    def fast_widths(self, config: PruneConfig) -> dict[int, np.ndarray]:
+    def fast_widths(self, config: PruneConfig) -> Widths:
         """The widths of each group that are fast here; see `latency.widths.fast_widths`."""
-        return fast_widths(self.times, self.full, multiple(config))
+        step = config.round_to if isinstance(config.round_to, int) else 1
+        chosen = fast_widths(self.times, self.full, step)
+        return Widths(self.full, (1,) * len(self.full), "measured", chosen)
 
     def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
         """Times of the original and of other models, measured side by side; see `LatencyReport`."""
@@ -114,15 +117,15 @@ def by_latency(
     """
     before = whole.milliseconds([])[0]
     goal = min(_share(target, before) for target in targets)
-    widths = whole.fast_widths(config)
-    table = cost_table(whole.times, whole.full, widths)
+    widths = replace(whole.fast_widths(config), strict=True)  # the table knows no others
+    table = cost_table(whole.times, whole.full, widths.chosen)
     # A run takes `offset + slope * kernels` milliseconds.
     kernels = whole.times.total(whole.full)
     slope, offset = before / kernels, 0.0
     tries: list[_Try] = []
     for _ in range(_ROUNDS):
         budget = Budget(_BUDGET, table.affine(slope, offset), goal * before)
-        decision = by_budget(whole.analysis, scores, [*budgets, budget], config, allowed=widths)
+        decision = by_budget(whole.analysis, scores, [*budgets, budget], widths, config)
         predicted = decision.predicted[_BUDGET] / before
         kept = whole.analysis.kept(decision.removed)
         known = next((each for each in tries if each.kept == kept), None)
@@ -137,7 +140,7 @@ def by_latency(
             break
         exact = whole.times.total(kept)
         if abs(table(kept) / exact - 1) > _EXPANSION_ERROR:
-            table = cost_table(whole.times, kept, widths)
+            table = cost_table(whole.times, kept, widths.chosen)
         slope, offset = _line((kernels, before), (exact, after))
     return _best(tries, goal, whole.config)
 

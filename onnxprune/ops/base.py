@@ -4,8 +4,9 @@ A handler is one class in one file of this package; it is found automatically. M
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -33,6 +34,17 @@ class Linear:
     group: int = 1
     window: Window | None = None
     transposed: bool = False
+
+
+class ChannelUse(Enum):
+    """How kernels go through the channels of an axis: it decides which numbers of channels they are fast at."""
+
+    CONVOLVED = "input of a convolution"
+    DEPTHWISE = "depthwise convolution"
+    GROUPED = "one group of a grouped convolution"
+    POOLED = "pooling"
+    JOINED = "operand of a join along channels"
+    MULTIPLIED = "outer axis of a matrix product"
 
 
 class Rewriting(Protocol):
@@ -79,6 +91,10 @@ class OpHandler(ABC):
     def linear(self, node: Node, labels: Labels) -> Linear | None:  # noqa: ARG002 (the default ignores its arguments)
         """The node's contraction with a constant weight, None where it has none."""
         return None
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:  # noqa: ARG002
+        """Axes whose number of channels decides how fast the node's kernels are, by their ids (None: no channels)."""
+        return ()
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
         """Adapt attributes and constants that spell out widths."""

@@ -1,13 +1,13 @@
 """Conv and ConvTranspose: 1D to 3D, grouped and depthwise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Linear, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import ChannelUse, Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import along_channels, pad
@@ -26,6 +26,16 @@ class Conv(OpHandler):
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """The contraction, per output position."""
         return _linear(node, labels, in_axis=1, out_axis=0)
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
+        """Inputs; of a grouped convolution, the inputs and outputs of one group."""
+        ids, group = labels.axis(node.input(0), 1), node.int("group", 1)
+        out = labels.axis(node.output(), 1)
+        if ids is None or group == 1:
+            return ((ChannelUse.CONVOLVED, ids),)
+        if group == len(ids):
+            return ((ChannelUse.DEPTHWISE, ids),)
+        return tuple((ChannelUse.GROUPED, each[: len(each) // group]) for each in (ids, out) if each is not None)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """A depthwise convolution has as many groups as channels left."""

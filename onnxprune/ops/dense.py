@@ -1,15 +1,15 @@
 """Gemm and MatMul."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import matmul
 from typing import Any
 
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Linear, OpHandler, TorchRule
+from onnxprune.ops.base import ChannelUse, Linear, OpHandler, TorchRule
 from onnxprune.ops.examples import example
-from onnxprune.ops.labels import Labels
+from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.product import couple_product
 
 
@@ -58,6 +58,11 @@ class Gemm(OpHandler):
             output_axis=1,
             factors=(*factors, result[0] if rows is None else rows),
         )
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
+        """Outputs of the product with a constant matrix."""
+        found = self.linear(node, labels)
+        return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
 
     def torch(self, node: Node) -> TorchRule:
         """A matrix product, scaled and shifted."""
@@ -156,6 +161,11 @@ class MatMul(OpHandler):
             output_axis=out,
             factors=(*factors, *rows),
         )
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
+        """Outputs of the product with a constant matrix."""
+        found = self.linear(node, labels)
+        return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same product."""

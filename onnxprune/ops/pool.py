@@ -1,6 +1,6 @@
 """Pooling and other operators that work on each channel apart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
-from onnxprune.ops.labels import Labels
+from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
 from onnxprune.ops.window import covered, window_pads
@@ -31,6 +31,10 @@ class Pool(OpHandler):
             labels.set(node.output(), axis, ids)
         if node.output(1):
             labels.freeze_node(node, "indices of MaxPool count channels")
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
+        """Images' channels: only of these do kernels take several at once."""
+        return ((ChannelUse.POOLED, labels.axis(node.input(0), 1)),) if labels.rank(node.input(0)) == 4 else ()
 
     def torch(self, node: Node) -> TorchRule | None:
         """Windows over the padded input; global forms reduce all spatial axes."""

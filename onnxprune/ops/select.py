@@ -1,13 +1,13 @@
 """Operators that join and select positions: Concat, Split, Slice, Gather."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import integers, select
@@ -54,6 +54,13 @@ class Concat(OpHandler):
     def moves(self, node: Node) -> tuple[int, ...]:
         """All parts."""
         return tuple(range(len(node.inputs)))
+
+    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
+        """Operands of a join along images' channels, which may stay in blocks of channels."""
+        rank = labels.rank(node.output())
+        if rank != 4 or normal_axis(node.int("axis", 0), rank) != 1:
+            return ()
+        return tuple((ChannelUse.JOINED, labels.axis(name, 1)) for name in node.inputs)
 
     def torch(self, node: Node) -> TorchRule:
         """The same join."""

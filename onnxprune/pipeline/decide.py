@@ -1,12 +1,11 @@
 """From scores to the units that go: by targets or by threshold, and by trial between several answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-
-import numpy as np
 
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.costs import COST_KINDS
@@ -14,6 +13,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.trials import best, worthwhile
+from onnxprune.structure.kernels import kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
 
@@ -60,16 +60,19 @@ def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Call
 
         whole = timed(prepared.analysis, config, progress)
         return lambda scores: by_latency(whole, scores, latency, exact, config)
-    allowed = fast_widths(prepared, config, progress)
+    widths = allowed_widths(prepared, config, progress)
     if threshold is not None:
-        return lambda scores: by_threshold(prepared.analysis, scores, threshold, config, allowed=allowed)
-    return lambda scores: by_budget(prepared.analysis, scores, exact, config, allowed=allowed)
+        return lambda scores: by_threshold(prepared.analysis, scores, threshold, widths, config)
+    return lambda scores: by_budget(prepared.analysis, scores, exact, widths, config)
 
 
-def fast_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Mapping[int, np.ndarray] | None:
-    """The widths that `--round-to auto` allows, by group; None where another option is in force."""
-    if config.round_to != "auto":
-        return None
+def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Widths:
+    """The widths that `--round-to` allows."""
+    sizes = tuple(len(group) for group in prepared.analysis.groups)
+    if isinstance(config.round_to, int):
+        return Widths.multiples(sizes, config.round_to)
+    if config.round_to == "kernel":
+        return Widths(sizes, kernel_steps(prepared.analysis, config.kernels), f"kernel {config.kernels}")
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -56,7 +56,7 @@ def finish(
             smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
         ),
         metrics=metrics,
-        groups=group_results(prepared.analysis, decision.removed, scores),
+        groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
         program=decision.program if scores is None or scores.program is None else scores.program,

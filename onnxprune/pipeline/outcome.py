@@ -1,6 +1,6 @@
 """What a run found out: what became of groups and layers, and which packages computed it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -64,12 +64,16 @@ class PruneOutcome:
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
 
 
-def group_results(analysis: Analysis, removed: Ids, scores: Scores | None) -> tuple[GroupResult, ...]:
-    """What becomes of each group."""
+def group_results(
+    analysis: Analysis, removed: Ids, scores: Scores | None, steps: Sequence[int] = ()
+) -> tuple[GroupResult, ...]:
+    """What becomes of each group; `steps` are what their widths were to be multiples of."""
     by_name = {} if scores is None else {s.group: s for s in scores.groups}
     none = analysis.none_removed()
     found = []
-    for group, kept in zip(analysis.groups, analysis.kept(removed), strict=True):
+    for group, kept, step in zip(
+        analysis.groups, analysis.kept(removed), steps or (1,) * len(analysis.groups), strict=True
+    ):
         own = [layer for layer in analysis.layers if layer.node in group.consumers]
         score = by_name.get(group.name)
         found.append(
@@ -79,6 +83,7 @@ def group_results(analysis: Analysis, removed: Ids, scores: Scores | None) -> tu
                 kept=kept,
                 producers=group.producers,
                 consumers=group.consumers,
+                step=step,
                 macs_before=sum(analysis.layer_macs(layer, none) for layer in own),
                 macs_after=sum(analysis.layer_macs(layer, removed) for layer in own),
                 scores=() if score is None else tuple(float(s) for s in score.scores),

@@ -10,7 +10,7 @@ from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import ProgramReport
-from onnxprune.pipeline.decide import decide, fast_widths
+from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_floor, check_floor_rows, smallest
 from onnxprune.pipeline.outcome import PruneOutcome
@@ -49,9 +49,9 @@ def prune(
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None
     if config.lossless:
-        allowed = fast_widths(prepared, config, progress)
-        decision = without_loss(prepared.analysis, prepared.lossless.removed, config, allowed=allowed)
-        plan = make_plan(prepared.analysis, decision.removed, "lossless", None)
+        widths = allowed_widths(prepared, config, progress)
+        decision = without_loss(prepared.analysis, prepared.lossless.removed, widths)
+        plan = make_plan(prepared.analysis, decision.removed, "lossless", None, decision.rule)
     elif plan is None:
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
@@ -60,7 +60,7 @@ def prune(
             decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
         else:
             decision = decide(prepared, scores, config, clock, progress, executor)
-        plan = make_plan(prepared.analysis, decision.removed, config.importance, scores)
+        plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     else:
         unused = config.targets or config.threshold is not None
         notes = ("the plan says which units go: neither --target nor --threshold was used",) if unused else ()

@@ -180,7 +180,7 @@ def _at(
     clock = Clock()
     config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
     decision = decide(prepared, scores, config, clock, progress, executor)
-    plan = make_plan(prepared.analysis, decision.removed, config.importance, scores)
+    plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
     return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
 

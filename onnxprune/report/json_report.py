@@ -67,6 +67,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "seed": result.seed,
         "versions": plain(result.versions),
         "importance": result.plan.importance,
+        "widths": result.plan.widths,
         "settings": _settings(result.settings),
         "notes": plain(result.notes),
     }

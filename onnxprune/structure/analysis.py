@@ -12,6 +12,7 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
 from onnxprune.graph.shapes import Facts
+from onnxprune.ops.base import ChannelUse
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 
@@ -31,6 +32,7 @@ class Analysis:
         not_pruned: what is frozen, and why.
         total: number of units, had nothing been frozen.
         facts: shapes and folded constants that the analysis used.
+        uses: how kernels go through units, each use once.
     """
 
     model: Model
@@ -44,6 +46,7 @@ class Analysis:
     not_pruned: tuple[NotPruned, ...]
     total: int
     facts: Facts
+    uses: tuple[tuple[ChannelUse, Ids], ...] = ()
 
     def __repr__(self) -> str:
         return f"Analysis({self.name!r}: {self.prunable} of {self.total} units prunable, in {len(self.groups)} groups)"

@@ -13,6 +13,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
 from onnxprune.graph.shapes import Facts, Shape, gather_facts
 from onnxprune.ops import handler_for
+from onnxprune.ops.base import ChannelUse
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Layer, Mask, Stored
@@ -120,6 +121,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         not_pruned=_not_pruned(labels.freezes, unit),
         total=int(free.max()),
         facts=facts,
+        uses=_uses(model, graph, labels, unit),
     )
 
 
@@ -206,6 +208,21 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
             )
         )
     return tuple(layers)
+
+
+def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[ChannelUse, Ids], ...]:
+    """How kernels go through units: of equal uses only the first."""
+    found: dict[tuple[ChannelUse, bytes], Ids] = {}
+    for node in graph.nodes:
+        handler = handler_for(node.op_type)
+        if handler is None or not all(labels.is_labelled(name) for name in node.outputs if name):
+            continue
+        with named_failures(model, node):
+            uses = tuple(handler.channel_uses(node, labels))
+        for use, ids in uses:
+            if ids is not None and unit[ids].any():
+                found.setdefault((use, unit[ids].tobytes()), unit[ids])
+    return tuple((use, units) for (use, _), units in found.items())
 
 
 def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned, ...]:

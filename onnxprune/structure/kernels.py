@@ -1,0 +1,63 @@
+"""Numbers of channels that kernels like, by what they run on: a rule, nothing is measured here.
+
+A kernel takes channels in blocks. Where a width is no multiple of the block, the layout of whole tensors is changed
+back and forth, or a slower kernel runs. So each use of channels has a step, and a group's step follows from its uses.
+The table below is written out, with the source of each row, in `docs/deploy.md`.
+"""
+
+from collections.abc import Mapping
+from math import gcd, lcm
+from types import MappingProxyType
+
+import numpy as np
+
+from onnxprune.ops.base import ChannelUse
+from onnxprune.structure.analysis import Analysis
+
+STEPS: Mapping[str, Mapping[ChannelUse, int]] = MappingProxyType(
+    {
+        "cpu": {
+            ChannelUse.CONVOLVED: 4,
+            ChannelUse.DEPTHWISE: 4,
+            ChannelUse.GROUPED: 16,
+            ChannelUse.POOLED: 16,
+            ChannelUse.JOINED: 16,
+            ChannelUse.MULTIPLIED: 16,
+        },
+        "cuda": dict.fromkeys(ChannelUse, 8),
+        "tensorrt": dict.fromkeys(ChannelUse, 32),
+        "int8": dict.fromkeys(ChannelUse, 16),
+        "arm": dict.fromkeys(ChannelUse, 8),
+    }
+)
+"""By target, the step of each use of channels."""
+
+# Groups with fewer units do not mind a use: a convolution of fewer inputs than a block takes any number of them, and in
+# a matrix product the padding of the last block does not show.
+_NARROW = {ChannelUse.CONVOLVED: 16, ChannelUse.MULTIPLIED: 128}
+
+
+def kernel_steps(analysis: Analysis, kernels: str) -> tuple[int, ...]:
+    """Per group, the step that its kept width should be a multiple of; 1 where it does not matter.
+
+    A group that a use has less than two steps of does not mind that use: no narrower width could please it.
+
+    Args:
+        analysis: the analysed model.
+        kernels: a key of `STEPS`.
+    """
+    sizes = [len(group) for group in analysis.groups]
+    group_of = np.full(analysis.units, -1, dtype=np.int64)
+    for index, group in enumerate(analysis.groups):
+        group_of[group.units] = index
+    steps = [1] * len(sizes)
+    for use, units in analysis.uses:
+        groups, counts = np.unique(group_of[units], return_counts=True)
+        for g, count in zip(groups.tolist(), counts.tolist(), strict=True):
+            if g < 0 or sizes[g] < _NARROW.get(use, 0):
+                continue
+            repeats = count // sizes[g]  # how often each unit is there
+            step = STEPS[kernels][use] // gcd(STEPS[kernels][use], repeats)
+            if sizes[g] >= 2 * step:
+                steps[g] = lcm(steps[g], step)
+    return tuple(steps)
