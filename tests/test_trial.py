@@ -71,7 +71,9 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
 ) -> None:
     def run(powers: tuple[float, ...]) -> onnxprune.PruneResult:
         monkeypatch.setattr(import_module("onnxprune.importance.reconstruction.score"), "_OTHER_JOINT", powers)
-        return onnxprune.prune(MODELS / "fc3_mnist.onnx", images[:200], preprocess=SCALED, targets="params=0.2")
+        return onnxprune.prune(
+            MODELS / "fc3_mnist.onnx", images[:200], preprocess=SCALED, targets="params=0.2", round_to=1
+        )
 
     def lost(result: onnxprune.PruneResult) -> float:
         judge = prepare(MODELS / "fc3_mnist.onnx", images[200:], PruneConfig(), SCALED)
@@ -91,7 +93,7 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
 def test_the_other_allocations_and_their_repair_are_no_part_of_the_first(
     prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = PruneConfig(targets=(Target("params", 0.5),))
+    config = PruneConfig(targets=(Target("params", 0.5),), round_to=1)
     scores = replace(score(prepared, replace(config, importance="magnitude")), powers=(0.2, 5.0))
     stages: list[str] = []
     clock = Clock(lambda stage, done, total: stages.append(stage) if (done, total) == (0, 0) else None)

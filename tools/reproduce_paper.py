@@ -115,6 +115,7 @@ def by_the_paper(run: Run) -> PruneConfig:
     return PruneConfig(
         importance="oamip",
         threshold=str(run.setting.threshold),
+        round_to=1,
         repair=False,
         seed=run.seed,
         threads=run.threads,

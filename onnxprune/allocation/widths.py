@@ -13,6 +13,7 @@ class Widths:
     Attributes:
         sizes: units per group.
         steps: a width is a multiple of its group's step.
+        floors: the least multiples; 0 means one step.
         rule: what chose them, for plan and report.
         chosen: ascending widths by group, where single ones were chosen; steps hold beside them.
         strict: whether the steps hold whatever it costs; where not, `finer` gives way.
@@ -21,6 +22,7 @@ class Widths:
 
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
+    floors: tuple[int, ...]
     rule: str
     chosen: Mapping[int, np.ndarray] = field(default_factory=dict)
     strict: bool = False
@@ -29,12 +31,13 @@ class Widths:
     @classmethod
     def multiples(cls, sizes: Sequence[int], step: int = 1) -> "Widths":
         """Multiples of one number, as the user asked for."""
-        return cls(tuple(sizes), (step,) * len(sizes), f"multiples of {step}" if step > 1 else "any", strict=True)
+        rule = f"multiples of {step}" if step > 1 else "any"
+        return cls(tuple(sizes), (step,) * len(sizes), (0,) * len(sizes), rule, strict=True)
 
     def of(self, group: int) -> np.ndarray:
         """Widths of a group, ascending; never empty, and the last is the whole group."""
         size, step = self.sizes[group], self.steps[group]
-        multiples = np.arange(step, size, step)
+        multiples = np.arange(max(step, self.floors[group]), size, step)
         if group in self.chosen:
             multiples = np.intersect1d(multiples, self.chosen[group])
         return np.append(multiples, size)
@@ -55,8 +58,9 @@ class Widths:
         )
 
     def finer(self) -> "Widths | None":
-        """Half the steps, or every width where some were chosen; None where that adds nothing."""
-        if self.strict or (not self.chosen and max(self.steps, default=1) == 1):
+        """Half the steps and floors, or every width where some were chosen; None where that adds nothing."""
+        if self.strict or (not self.chosen and max((*self.steps, *self.floors), default=1) <= 1):
             return None
         steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)
-        return replace(self, steps=steps, chosen={}, halvings=self.halvings + 1)
+        floors = tuple(floor // 2 for floor in self.floors)
+        return replace(self, steps=steps, floors=floors, chosen={}, halvings=self.halvings + 1)

@@ -64,7 +64,7 @@ class Timed:
         """The widths of each group that are fast here; see `latency.widths.fast_widths`."""
         step = config.round_to if isinstance(config.round_to, int) else 1
         chosen = fast_widths(self.times, self.full, step)
-        return Widths(self.full, (1,) * len(self.full), "measured", chosen)
+        return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
 
     def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
         """Times of the original and of other models, measured side by side; see `LatencyReport`."""

@@ -72,7 +72,8 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
     if isinstance(config.round_to, int):
         return Widths.multiples(sizes, config.round_to)
     if config.round_to == "kernel":
-        return Widths(sizes, kernel_steps(prepared.analysis, config.kernels), f"kernel {config.kernels}")
+        liked = kernel_steps(prepared.analysis, config.kernels)
+        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}")
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -153,6 +153,8 @@ def _decision(result: PruneOutcome) -> Markup:
             facts.append((name, f"{value:.6g}"))
     if program.gap is not None:
         facts.append(("gap", percent(program.gap, 2)))
+    if result.plan.widths:
+        facts.append(("widths", result.plan.widths))
     facts.append(("time", duration(program.seconds)))
     if result.latency is not None:
         facts += _latency(result.latency)

@@ -46,7 +46,7 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
         _change_table(result.before, result.after, result.metrics),
         _groups_table(result.groups),
         *_not_pruned(result.not_pruned),
-        _program_line(result.program, result.plan.importance),
+        _program_line(result.program, result.plan.importance, result.plan.widths),
         *([] if result.latency is None else [_latency_line(result.latency)]),
         _timings_line(result.timings),
         *_notes(result.notes),
@@ -163,8 +163,11 @@ def _latency_line(latency: LatencyReport) -> Text:
     )
 
 
-def _program_line(program: ProgramReport, importance: str) -> Text:
-    line = Text.assemble(("importance ", DIM), importance or "–", ("   program ", DIM))
+def _program_line(program: ProgramReport, importance: str, widths: str = "") -> Text:
+    line = Text.assemble(("importance ", DIM), importance or "–")
+    if widths:
+        line.append_text(Text.assemble(("   widths ", DIM), widths))
+    line.append("   program ", style=DIM)
     if program.status == "none":
         return line.append("none solved")
     line.append(program.status, style=GOOD if program.status == "optimal" else "yellow")

@@ -6,6 +6,7 @@ The table below is written out, with the source of each row, in `docs/deploy.md`
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import gcd, lcm
 from types import MappingProxyType
 
@@ -32,13 +33,26 @@ STEPS: Mapping[str, Mapping[ChannelUse, int]] = MappingProxyType(
 )
 """By target, the step of each use of channels."""
 
+BLOCKS: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 8, "tensorrt": 32, "int8": 16, "arm": 8})
+"""Channels that a kernel takes at once. A convolution of fewer takes them in another layout than its neighbours."""
+
+_BLOCKED = (ChannelUse.CONVOLVED, ChannelUse.DEPTHWISE)
+
 # Groups with fewer units do not mind a use: a convolution of fewer inputs than a block takes any number of them, and in
 # a matrix product the padding of the last block does not show.
 _NARROW = {ChannelUse.CONVOLVED: 16, ChannelUse.MULTIPLIED: 128}
 
 
-def kernel_steps(analysis: Analysis, kernels: str) -> tuple[int, ...]:
-    """Per group, the step that its kept width should be a multiple of; 1 where it does not matter.
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Widths that kernels like: per group, multiples of its step from its floor on."""
+
+    steps: tuple[int, ...]
+    floors: tuple[int, ...]
+
+
+def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
+    """What kept widths should be multiples of (1 where it does not matter), and what they should not be below.
 
     A group that a use has less than two steps of does not mind that use: no narrower width could please it.
 
@@ -50,7 +64,7 @@ def kernel_steps(analysis: Analysis, kernels: str) -> tuple[int, ...]:
     group_of = np.full(analysis.units, -1, dtype=np.int64)
     for index, group in enumerate(analysis.groups):
         group_of[group.units] = index
-    steps = [1] * len(sizes)
+    steps, floors = [1] * len(sizes), [0] * len(sizes)
     for use, units in analysis.uses:
         groups, counts = np.unique(group_of[units], return_counts=True)
         for g, count in zip(groups.tolist(), counts.tolist(), strict=True):
@@ -60,4 +74,7 @@ def kernel_steps(analysis: Analysis, kernels: str) -> tuple[int, ...]:
             step = STEPS[kernels][use] // gcd(STEPS[kernels][use], repeats)
             if sizes[g] >= 2 * step:
                 steps[g] = lcm(steps[g], step)
-    return tuple(steps)
+            block = BLOCKS[kernels]
+            if use in _BLOCKED and len(groups) == 1 and count >= 2 * block:
+                floors[g] = max(floors[g], -(-block // repeats))
+    return Steps(tuple(steps), tuple(-(-floor // step) * step for floor, step in zip(floors, steps, strict=True)))

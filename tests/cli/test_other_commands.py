@@ -125,7 +125,7 @@ def test_template_is_toml_and_names_every_option(run) -> None:
     assert 'importance = "reconstruction"' in lines
     assert "lambda = 5.0" in lines
     assert "repair = true" in lines
-    assert "round-to = 1" in lines
+    assert 'round-to = "kernel"' in lines
 
 
 def test_template_filled_in_is_accepted(run, tmp_path: Path, lenet: Path) -> None:

@@ -138,7 +138,7 @@ def test_what_may_not_go_stays_as_it_was(images, budget):
     # 3 of 8 would be left; the next multiple of 4 is 4, and of 6 the next to 5 is 6.
     rounded = onnxprune.prune(proto, images, round_to=4, **options)
     assert [group.kept for group in rounded.groups] == [4, 6]
-    assert "4 units went without loss" in rounded.notes[0]
+    assert any("4 units went without loss" in note for note in rounded.notes)
     for result in (kept, rounded):
         assert_same(whole, result.model)
 

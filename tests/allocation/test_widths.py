@@ -1,0 +1,143 @@
+"""The widths that groups may be given: by the kernels' rule, by number, and finer where a budget needs it."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnxprune
+from onnxprune.allocation.widths import Widths
+from onnxprune.core.errors import BudgetError
+from onnxprune.graph.load import load
+from onnxprune.ops.base import ChannelUse
+from onnxprune.ops.examples import example
+from onnxprune.structure.coupling import analyse
+from onnxprune.structure.kernels import STEPS, kernel_steps
+
+# Convolutions, depthwise and grouped ones, pools, a Concat, dense layers.
+MIXED = """g (float[N,3,16,16] x) => (float[N,10] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, wa)
+    b = Relu (a)
+    c = Conv (b, wc)
+    d = Conv <group = 96, pads = [1, 1, 1, 1]> (c, wd)
+    e = Relu (d)
+    f = Conv (e, wf)
+    g = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (f)
+    h = Conv <group = 2> (g, wh)
+    i = Conv (g, wi)
+    j = Concat <axis = 1> (h, i)
+    k = Conv (j, wk)
+    l = GlobalAveragePool (k)
+    m = Flatten (l)
+    n = Gemm (m, wn)
+    o = Relu (n)
+    y = Gemm (o, wo) }"""
+SIZES = {"a": 48, "c": 96, "f": 64, "h": 64, "i": 80, "k": 128, "n": 256}
+
+
+def mixed() -> onnx.ModelProto:
+    weights = {
+        "wa": (SIZES["a"], 3, 3, 3),
+        "wc": (SIZES["c"], SIZES["a"], 1, 1),
+        "wd": (SIZES["c"], 1, 3, 3),
+        "wf": (SIZES["f"], SIZES["c"], 1, 1),
+        "wh": (SIZES["h"], SIZES["f"] // 2, 1, 1),
+        "wi": (SIZES["i"], SIZES["f"], 1, 1),
+        "wk": (SIZES["k"], SIZES["h"] + SIZES["i"], 1, 1),
+        "wn": (SIZES["k"], SIZES["n"]),
+        "wo": (SIZES["n"], 10),
+    }
+    return example(MIXED, weights)
+
+
+def reorders(proto: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """Changes of layout in the graph that onnxruntime makes of a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(options.optimized_model_filepath)
+    return Counter(node.op_type for node in optimised.graph.node if node.op_type.startswith("Reorder"))
+
+
+@pytest.mark.parametrize("share", [0.8, 0.6, 0.4])
+def test_pruned_models_change_layout_no_more_often_than_the_original(share, tmp_path):
+    proto = mixed()
+    found = onnxprune.prune(proto, importance="magnitude", targets=f"macs={share}", repair=False)
+    assert found.after.macs <= share * found.before.macs
+    assert found.plan.widths == "kernel cpu"
+    assert reorders(found.proto, tmp_path) == reorders(proto, tmp_path)
+
+
+def test_steps_follow_from_where_channels_appear():
+    analysis = analyse(load(mixed()))
+    by_name = dict(zip((group.name for group in analysis.groups), kernel_steps(analysis, "cpu").steps, strict=True))
+    # Pooled, then one half of each in a grouped convolution, whose outputs are joined with others.
+    assert by_name == {"a": 4, "c": 4, "f": 16, "h": 16, "i": 16, "k": 16, "n": 16}
+    assert set(kernel_steps(analysis, "cuda").steps) == {8}
+    assert set(kernel_steps(analysis, "int8").steps) == {16}
+
+
+def test_every_target_has_a_step_for_every_use():
+    for steps in STEPS.values():
+        assert set(steps) == set(ChannelUse)
+
+
+def test_narrow_groups_mind_nothing():
+    narrow = example(
+        """g (float[N,3,8,8] x) => (float[N,4,1,1] y) {
+        a = Conv (x, w1)
+        b = MaxPool <kernel_shape = [2, 2]> (a)
+        y = Conv (b, w2) }""",
+        {"w1": (14, 3, 3, 3), "w2": (4, 14, 5, 5)},
+    )
+    assert kernel_steps(analyse(load(narrow)), "cpu").steps == (1,)
+
+
+@given(st.integers(1, 400), st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(1, 400), st.sampled_from([0, 16]))
+@settings(deadline=None)
+def test_widths_are_multiples_or_whole(size, step, least, floor):
+    widths = Widths((size,), (step,), (floor,), "rule")
+    own = widths.of(0)
+    assert own[-1] == size
+    assert np.all(np.diff(own) > 0)
+    assert all(width % step == 0 or width == size for width in own.tolist())
+    chosen = widths.at_least(0, least)
+    assert chosen in own
+    assert chosen >= min(least, size)
+    assert not any(least <= width < chosen for width in own.tolist())
+    finer = widths.finer()
+    assert (finer is None) == (max(step, floor) == 1)
+    if finer is not None:
+        assert set(own.tolist()) <= set(finer.of(0).tolist())
+
+
+def test_a_budget_below_all_steps_is_met_with_finer_ones():
+    proto = mixed()
+    options = {"importance": "magnitude", "repair": False}
+    least = onnxprune.prune(proto, targets="macs=0.12", round_to=1, **options)
+    found = onnxprune.prune(proto, targets="macs=0.02", **options)
+    assert found.after.macs <= 0.02 * found.before.macs
+    assert any("widths are multiples of at most" in note for note in found.notes)
+    assert not any("widths are multiples of at most" in note for note in least.notes)
+    with pytest.raises(BudgetError, match="lower --round-to"):
+        onnxprune.prune(proto, targets="macs=0.02", round_to=32, **options)
+
+
+def test_what_stays_for_the_kernels_sake_is_told():
+    proto = mixed()
+    weights = next(tensor for tensor in proto.graph.initializer if tensor.name == "wc")
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[:5] = 0.0  # five channels that are always zero
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, "wc"))
+    kept = {group.name: group.kept for group in onnxprune.prune(proto, lossless=True).groups}
+    assert kept["c"] == SIZES["c"] - 4
+    found = onnxprune.prune(proto, lossless=True)
+    assert any("1 more unit could go without loss" in note for note in found.notes)
+    assert {g.name: g.kept for g in onnxprune.prune(proto, lossless=True, round_to=1).groups}["c"] == SIZES["c"] - 5
