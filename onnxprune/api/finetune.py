@@ -1,6 +1,6 @@
 """Train the weights of a model that was pruned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -16,16 +16,29 @@ from onnxprune.training import finetune as train
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainedModel(FinetuneResult):
-    """A trained model and how it came about; fields as in `FinetuneResult`."""
+    """A trained model and how it came about; fields as in `FinetuneResult`.
 
-    def save(self, path: Path | str) -> None:
+    Attributes:
+        files: the files that rows and teacher were read from.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    def save(self, path: Path | str, protected: Iterable[Path] = ()) -> tuple[Path, ...]:
         """Write the trained model; see `structure.save.save`.
 
+        Args:
+            path: the file's final name.
+            protected: files that are not written to, besides all that the training read.
+
+        Returns:
+            The files that were made: the model, and its weights where they are apart.
+
         Raises:
-            InputError: the path cannot be written.
+            InputError: the path cannot be written, or is that of a file that the training read.
             ModelError: the written file does not load or run.
         """
-        save(self.model, path)
+        return save(self.model, path, protected=(*self.files, *protected))
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.model.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
@@ -65,14 +78,18 @@ def finetune(
     config, preprocess = config or FinetuneConfig(), preprocess or PreprocessConfig()
     loaded = load(model)
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
+    guide = None if teacher is None else load(teacher)
+    chosen_on = None if validation is None else load_data(validation, loaded, preprocess)
     trained = train(
         loaded,
         rows,
-        teacher=None if teacher is None else load(teacher),
+        teacher=guide,
         config=config,
-        validation=None if validation is None else load_data(validation, loaded, preprocess),
+        validation=chosen_on,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=progress,
         on_epoch=on_epoch,
     )
-    return TrainedModel(**{field.name: getattr(trained, field.name) for field in fields(FinetuneResult)})
+    files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
+    found = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
+    return TrainedModel(**found, files=tuple(files))

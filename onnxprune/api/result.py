@@ -1,6 +1,7 @@
 """The result that a user holds: everything a run found out, and how to save it."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -25,14 +26,21 @@ class PruneResult(PruneOutcome):
         """The pruned model as a protobuf, weights in place."""
         return to_proto(self.model)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, protected: Iterable[Path] = ()) -> tuple[Path, ...]:
         """Write the pruned model; see `structure.save.save`.
 
+        Args:
+            path: the file's final name.
+            protected: files that are not written to, besides all that the run read.
+
+        Returns:
+            The files that were made: the model, and its weights where they are apart.
+
         Raises:
-            InputError: the path cannot be written.
+            InputError: the path cannot be written, or is that of a file that the run read.
             ModelError: the written file does not do what it should.
         """
-        save(self.model, path, self.check)
+        return save(self.model, path, self.check, (*self.files, *protected))
 
     def __repr__(self) -> str:
         shares = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Dataset:
         convert: makes what the model takes of stored rows.
         whole: every row is a complete feed (a model with inputs that have no batch axis), so that batches hold one row.
         notes: what the user should know of the data.
+        files: the files that the rows were read from, which nothing may be written to.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -37,6 +39,7 @@ class Dataset:
     convert: Convert = as_is
     whole: bool = False
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

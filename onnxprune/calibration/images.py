@@ -10,11 +10,10 @@ import numpy as np
 
 from onnxprune.calibration.convert import channels_first
 from onnxprune.calibration.rows import Rows, choose, wanted
+from onnxprune.calibration.sources import IMAGES
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError
 from onnxprune.graph.inputs import InputSpec
-
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 # Decoded images above this many bytes are kept in a temporary file instead of memory.
 _IN_MEMORY = 1 << 30
@@ -46,7 +45,7 @@ def find_images(folder: Path) -> tuple[list[Path], np.ndarray | None, tuple[str,
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(
-        f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
+        f for f in folder.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".") and f.is_file()
     )
 
 

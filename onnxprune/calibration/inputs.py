@@ -15,6 +15,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.rows import Rows, choose, pick, rows_of, wanted
 from onnxprune.calibration.sources import (
     FORMS,
+    files_of,
     function_of,
     held_by,
     read_array_folder,
@@ -82,6 +83,7 @@ def load_data(
         preprocess = PreprocessConfig()
     elif isinstance(spec, str | Path):
         rows, notes = _read(spec, specs, preprocess, limit, seed)
+        return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files_of(spec))
     else:
         arrays, labels = pick(held_by(spec, "the given data"), specs, "the given data")
         rows = rows_of(arrays, labels, specs, preprocess.layout, "the given data")

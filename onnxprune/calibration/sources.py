@@ -23,7 +23,27 @@ FORMS = (
     "an .npz or .npy file, a folder of these, a folder of images, a folder of test_data_set_* folders, "
     "package.module:function, or random"
 )
+IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Suffixes of image files."""
+
+_READ = IMAGES | {".npz", ".npy", ".pb"}
 _FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
+
+
+def files_of(spec: str | Path) -> tuple[Path, ...]:
+    """The files that rows are read from: the file itself, what a folder holds, or a function's module."""
+    path = Path(spec).absolute()
+    if path.is_file():
+        return (path,)
+    if path.is_dir():
+        folders = [path, *(sub for sub in path.iterdir() if sub.is_dir())]
+        return tuple(f for folder in folders for f in folder.iterdir() if f.suffix.lower() in _READ and f.is_file())
+    match = function_of(str(spec))
+    if match is None:
+        return ()
+    found = getattr(sys.modules.get(match["module"]), "__file__", None)
+    module = Path(*match["module"].split(".")).with_suffix(".py").absolute() if found is None else Path(found)
+    return (module,) if module.is_file() else ()
 
 
 def read_file(path: Path, specs: Sequence[InputSpec], layout: str, *, single: bool = False) -> Rows:

@@ -4,6 +4,7 @@ import typer
 
 from onnxprune.cli.command import typer_function
 from onnxprune.cli.commands import commands
+from onnxprune.cli.terminal import open_descriptors
 from onnxprune.version import __version__
 
 
@@ -40,4 +41,5 @@ def application() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the `onnxprune` console script."""
+    open_descriptors()
     application()(prog_name="onnxprune")

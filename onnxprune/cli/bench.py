@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_output
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, option
@@ -49,16 +49,19 @@ def bench(
 ) -> None:
     """Measure how long models take in onnxruntime, side by side, with their memory and file size."""
     files, config = given.get(BenchFiles), given.get(BenchConfig)
-    check_output(files.json, [*models, files.data], "--json")
+    outputs = Outputs({"--json": files.json}, [*models, files.data, given.file])
 
     from onnxprune.api import compare
+    from onnxprune.graph.load import load
     from onnxprune.report.json_report import bench_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import bench_summary
 
+    loaded = [load(model) for model in models]
+    outputs.guard(loaded, [files.data])
     with terminal.progress() as progress:
         measured = compare.bench(
-            models,
+            loaded,
             files.data,
             preprocess=given.get(PreprocessConfig),
             batch=config.batch,

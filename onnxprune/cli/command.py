@@ -4,7 +4,8 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from onnxprune.cli.options import Option, Section, build, options
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
 from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.text import MESSAGE, visible, visible_lines
 
 INTERRUPTED = 130
 INTERNAL = 1
@@ -67,13 +69,14 @@ def typer_function(item: Command) -> Callable[..., None]:
         sys.excepthook = _Hook(verbose)
         try:
             file = config_file.read(config, known_sections()) if config else {}
-            given = build(item.sections, values, file, f"--config {config}")
+            given = replace(build(item.sections, values, file, f"--config {config}"), file=config)
             showing = given.get(Showing)
             with Terminal(quiet=showing.quiet, verbose=showing.verbose) as terminal:
                 item.function(*positional, given, terminal)
+                terminal.finish()
         except OnnxPruneError as error:
             if verbose:
-                traceback.print_exc()
+                _print(visible_lines(traceback.format_exc()))
             _say(f"error: {one_line(error)}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
@@ -123,7 +126,13 @@ def one_line(error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"onnxprune: {text}", file=sys.stderr)  # noqa: T201 (the command line speaks)
+    _print(f"onnxprune: {visible(text, MESSAGE)}\n")
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # nobody listens
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,7 @@ class _Hook:
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if self.verbose:
-            traceback.print_exception(kind, error, trace)
+            _print(visible_lines("".join(traceback.format_exception(kind, error, trace))))
         if issubclass(kind, MemoryError):
             _say("error: out of memory; try fewer calibration rows (--images)")
             return

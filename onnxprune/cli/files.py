@@ -1,100 +1,79 @@
 """Where results go. Checked before the work starts, so that an hour of it is not lost to a typing error."""
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxprune.core.errors import InputError
+from onnxprune.core.files import Place, place, refuse_inputs, same_file
 from onnxprune.core.plan import PrunePlan
 
+if TYPE_CHECKING:
+    from onnxprune.graph.model import Model
 
-def check_model_output(path: Path | None, inputs: Iterable[Path | str | None]) -> Path:
-    """Check that a model can be written.
-
-    Raises:
-        InputError: there is no path, it is not that of a regular file, or see `check_output`.
-    """
-    if path is None:
-        raise InputError("give the file to write: -o OUT.onnx")
-    if str(path) == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
-        raise InputError(f"--output {path}: a model can only be written to a regular file; give a file name")
-    check_output(path, inputs)
-    return path
+_MOST_PLAN_BYTES = 1 << 28
 
 
-def check_output(path: Path | None, inputs: Iterable[Path | str | None] = (), name: str = "--output") -> None:
-    """Check that a file can be written.
+class Outputs:
+    """The files that a command is going to write.
 
     Args:
-        path: the file to be written; None and "-" need no check.
-        inputs: files that it must not be.
-        name: the option, for messages.
+        files: by option; None is not written, "-" is stdout.
+        inputs: what the command reads: files, folders and other sources of data.
+        models: the options of files that are to become models, which must be given.
 
     Raises:
-        InputError: the folder is missing or not writable, or the path is a folder or an input.
+        InputError: a file cannot be written, is an input, or two of them are one.
     """
-    if path is None or str(path) == "-":
-        return
-    try:
-        if path.is_dir():
-            raise InputError(f"{name} {path} is a folder; give a file name")
-        folder = path.parent
-        if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist; create it first"
-            raise InputError(f"{name} {path}: the folder {folder} {problem}")
-        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise InputError(f"{name} {path} cannot be written: permission denied")
-        for source in inputs:
-            if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-                raise InputError(
-                    f"{name} {path} is an input of this command, which is never changed; give another name"
-                )
-    except OSError as error:
-        raise InputError(f"{name} {path} cannot be written: {error.strerror}") from None
 
+    def __init__(
+        self, files: Mapping[str, Path | None], inputs: Iterable[Path | str | None] = (), models: Iterable[str] = ()
+    ) -> None:
+        self._models = tuple(models)
+        for name in self._models:
+            if files[name] is None:
+                raise InputError("give the file to write: -o OUT.onnx")
+            if str(files[name]) == "-":
+                raise InputError(f"{name} -: a model can only be written to a regular file; give a file name")
+        self._places = {
+            name: place(path, name, model=name in self._models)
+            for name, path in files.items()
+            if path is not None and str(path) != "-"
+        }
+        self._inputs = tuple(Path(source) for source in inputs if source is not None)
+        self._refuse(self._inputs)
+        seen: list[tuple[str, Place]] = []
+        for name, goal in self._places.items():
+            for other, earlier in seen:
+                if goal.file is not None and earlier.file is not None and same_file(goal.file, earlier.file):
+                    raise InputError(f"{name} and {other} are both {goal.path}")
+            seen.append((name, goal))
 
-def check_distinct(**paths: Path | None) -> None:
-    """Check that no two outputs are one file.
+    def guard(self, models: Iterable["Model"], data: Iterable[str | None] = ()) -> None:
+        """Check again once it is known which files the inputs consist of; the first model is the one that is changed.
 
-    Raises:
-        InputError: two are.
-    """
-    seen: dict[Path, str] = {}
-    for name, path in paths.items():
-        if path is None or str(path) == "-":
-            continue
-        other = seen.setdefault(path.absolute(), name)
-        if other != name:
-            raise InputError(f"--{name.replace('_', '-')} and --{other.replace('_', '-')} are both {path}")
+        Raises:
+            InputError: an output is one of them, or the changed model cannot be written where it should.
+        """
+        from onnxprune.calibration.sources import files_of
+        from onnxprune.structure.save import check_place
 
+        models = list(models)
+        read = [path for model in models for path in model.files]
+        read += [path for source in data if source is not None for path in files_of(source)]
+        self._refuse(read)
+        for name in self._models:
+            check_place(models[0], self._places[name].path, self.protected(self._places[name].path), name)
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
+    def protected(self, path: Path) -> tuple[Path, ...]:
+        """What the files of a model at `path` must not be: inputs and the other outputs."""
+        others = (goal.file for goal in self._places.values() if goal.path != path and goal.file is not None)
+        return (*self._inputs, *others)
 
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
-            path.write_text(text, encoding="utf-8")
-            return
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    def _refuse(self, read: Iterable[Path]) -> None:
+        read = list(read)
+        for name, goal in self._places.items():
+            refuse_inputs(goal, read, name)
 
 
 def read_plan(path: Path) -> PrunePlan:
@@ -104,9 +83,13 @@ def read_plan(path: Path) -> PrunePlan:
         InputError: the file cannot be read or is not a plan.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(_MOST_PLAN_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
         raise InputError(f"--plan {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _MOST_PLAN_BYTES:
+        raise InputError(f"--plan {path} is no plan: it is larger than {_MOST_PLAN_BYTES} bytes")
     try:
         return PrunePlan.from_json(text)
     except InputError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_distinct, check_model_output, check_output
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import FinetuneConfig, PreprocessConfig, option
@@ -44,22 +44,26 @@ def finetune(
     files, config = given.get(FinetuneFiles), given.get(FinetuneConfig)
     if files.data is None:
         raise InputError("give the training rows: --data DATA")
-    inputs = (model, files.data, files.teacher, files.validation)
-    output = check_model_output(files.output, inputs)
-    check_output(files.checkpoint, inputs, "--checkpoint")
-    check_output(files.json, inputs, "--json")
-    check_distinct(output=output, checkpoint=files.checkpoint, json=files.json)
+    outputs = Outputs(
+        {"--output": files.output, "--checkpoint": files.checkpoint, "--json": files.json},
+        (model, files.data, files.teacher, files.validation, given.file),
+        models=["--output"],
+    )
 
     from onnxprune.api import finetune as library
+    from onnxprune.graph.load import load
     from onnxprune.report.json_report import finetune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import epoch_line, finetune_summary
 
+    loaded, output = load(model), Path(files.output or "")
+    teacher = None if files.teacher is None else load(files.teacher)
+    outputs.guard([loaded] if teacher is None else [loaded, teacher], [files.data, files.validation])
     with terminal.progress() as progress:
         trained = library.finetune(
-            model,
+            loaded,
             files.data,
-            teacher=files.teacher,
+            teacher=teacher,
             validation=files.validation,
             config=config,
             preprocess=given.get(PreprocessConfig),
@@ -68,8 +72,9 @@ def finetune(
             progress=progress,
             on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
         )
-        trained.save(output)
-    terminal.show(finetune_summary(trained, str(output)))
+        written = trained.save(output, outputs.protected(output))
+    names = " and ".join(str(output.with_name(path.name)) for path in written) or str(output)
+    terminal.show(finetune_summary(trained, names))
     origin = provenance(
         sys.argv[1:],
         model=model,

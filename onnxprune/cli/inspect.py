@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_output
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
@@ -29,14 +29,17 @@ def inspect(
 ) -> None:
     """Show what can be pruned, what cannot and why, and what each layer costs."""
     files = given.get(InspectFiles)
-    check_output(files.json, [model], "--json")
+    outputs = Outputs({"--json": files.json}, [model, given.file])
 
+    from onnxprune.graph.load import load
     from onnxprune.report.inspection import inspection
     from onnxprune.report.json_report import inspect_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import inspect_summary
     from onnxprune.structure.coupling import analyze
 
-    found = inspection(analyze(model))
+    loaded = load(model)
+    outputs.guard([loaded])
+    found = inspection(analyze(loaded))
     terminal.show(inspect_summary(found))
     terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))

@@ -140,9 +140,15 @@ def options(section: Section) -> Iterator[Option]:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The values of all options of a command, one instance of each section's dataclass."""
+    """The values of all options of a command, one instance of each section's dataclass.
+
+    Attributes:
+        values: see above.
+        file: the configuration file that they were read from, or None.
+    """
 
     values: Mapping[type, Any]
+    file: Path | None = None
 
     def get(self, config: type[T]) -> T:
         """The instance of one dataclass."""

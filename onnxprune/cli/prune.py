@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_distinct, check_model_output, check_output, read_plan, write_text
+from onnxprune.cli.files import Outputs, read_plan
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, option
@@ -46,14 +46,17 @@ def prune(
 ) -> None:
     """Make a model smaller: find the channels that matter, remove the others, repair what remains, check it."""
     files, config = given.get(PruneFiles), given.get(PruneConfig)
-    output = _output(files, model)
+    outputs = _outputs(files, model, given.file)
+    plan = None if files.plan is None else read_plan(files.plan)
 
     from onnxprune.api import prune as library
+    from onnxprune.graph.load import load
 
-    plan = None if files.plan is None else read_plan(files.plan)
+    loaded, output = load(model), Path(files.output or "")
+    outputs.guard([loaded], [files.data, files.eval])
     with terminal.progress() as progress:
         result = library.prune(
-            model,
+            loaded,
             files.data,
             evaluation=files.eval,
             plan=plan,
@@ -61,33 +64,26 @@ def prune(
             preprocess=given.get(PreprocessConfig),
             progress=progress,
         )
-        result.save(output)
+        written = result.save(output, outputs.protected(output))
 
-    from onnxprune.graph.write import data_file
     from onnxprune.report.json_report import prune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import prune_summary
 
     if files.plan_out is not None:
-        write_text(files.plan_out, result.plan.to_json() + "\n")
+        terminal.file(files.plan_out, lambda: result.plan.to_json() + "\n")
     if files.json is not None or files.html is not None:
         origin = provenance(sys.argv[1:], model=model, output=output, data=files.data, eval=files.eval, plan=files.plan)
         terminal.report(files.json, lambda: prune_report(result, origin))
         if files.html is not None:
             from onnxprune.report.html_report import html_report
 
-            write_text(files.html, html_report(result, origin))
-    data = data_file(result.model, output)
-    written = (output,) if data is None else (output, data)
-    terminal.show(prune_summary(result, " and ".join(map(str, written)), sum(path.stat().st_size for path in written)))
+            terminal.file(files.html, lambda: html_report(result, origin))
+    names = " and ".join(str(output.with_name(path.name)) for path in written) or str(output)
+    terminal.show(prune_summary(result, names, sum(path.stat().st_size for path in written) or None))
 
 
-def _output(files: PruneFiles, model: Path) -> Path:
-    """The output's path, once it is sure that everything can be written."""
-    inputs = (model, files.data, files.eval, files.plan)
-    output = check_model_output(files.output, inputs)
-    others = {"plan_out": files.plan_out, "json": files.json, "html": files.html}
-    for name, path in others.items():
-        check_output(path, inputs, "--" + name.replace("_", "-"))
-    check_distinct(output=output, **others)
-    return output
+def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:
+    """What is written, once it is sure that everything can be."""
+    paths = {"--output": files.output, "--plan-out": files.plan_out, "--json": files.json, "--html": files.html}
+    return Outputs(paths, (model, files.data, files.eval, files.plan, config), models=["--output"])

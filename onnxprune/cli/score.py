@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_output
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, option
@@ -39,19 +39,22 @@ def score(
 ) -> None:
     """Score every channel without removing any."""
     files, config = given.get(ScoreFiles), given.get(PruneConfig)
-    check_output(files.json, [model, files.data], "--json")
+    outputs = Outputs({"--json": files.json}, [model, files.data, given.file])
 
     from onnxprune.core.clock import Clock
     from onnxprune.core.text import several
+    from onnxprune.graph.load import load
     from onnxprune.pipeline.prepare import prepare
     from onnxprune.pipeline.prepare import score as score_groups
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
 
+    loaded = load(model)
+    outputs.guard([loaded], [files.data])
     with terminal.progress() as progress:
         clock = Clock(progress)
-        prepared = prepare(model, files.data, config, given.get(PreprocessConfig), clock)
+        prepared = prepare(loaded, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = score_groups(prepared, config, progress=progress)
     notes = [] if prepared.data is None else [*prepared.data.notes]

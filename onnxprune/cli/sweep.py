@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_output, write_text
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, option
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target, option
 from onnxprune.core.errors import InputError
 
 NOT_FOR_SWEEPS = ("targets", "max_drop", "allow_overlap", "threshold", "lossless")
@@ -43,19 +43,29 @@ def sweep(
 ) -> None:
     """Prune a model to several budgets, and show which of the results are worth having."""
     files, points = given.get(SweepFiles), given.get(SweepConfig)
-    check_output(files.json, [model, files.data, files.eval], "--json")
     if files.save_models and files.output is None:
         raise InputError("--save-models needs a folder: -o DIR")
     if files.output is not None:
         _make_folder(files.output)
 
     from onnxprune.api import prune as library
+    from onnxprune.graph.load import load
+    from onnxprune.pipeline.sweep import budgets_of
     from onnxprune.report.provenance import provenance
     from onnxprune.report.sweep_report import sweep_page, sweep_report, sweep_summary
 
+    kept = {target: _model(files, model, target) for target in budgets_of(points)} if files.save_models else {}
+    pages = () if files.output is None else (files.output / "sweep.html", files.output / "sweep.json")
+    outputs = Outputs(
+        {"--json": files.json, **{f"--output ({path.name})": path for path in (*pages, *kept.values())}},
+        (model, files.data, files.eval, given.file),
+        models=[f"--output ({path.name})" for path in kept.values()],
+    )
+    loaded = load(model)
+    outputs.guard([loaded], [files.data, files.eval])
     with terminal.progress() as progress:
         found = library.sweep(
-            model,
+            loaded,
             files.data,
             evaluation=files.eval,
             points=points,
@@ -64,17 +74,20 @@ def sweep(
             progress=progress,
         )
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
-    names: list[str | None] = [None] * len(found.points)
-    if files.output is not None:
-        if files.save_models:
-            for n, point in enumerate(found.points):
-                path = files.output / f"{model.stem}-{point.target.kind}-{point.target.value:g}.onnx"
-                point.result.save(path)
-                names[n] = str(path)
-        write_text(files.output / "sweep.html", sweep_page(found, origin))
-        terminal.report(files.output / "sweep.json", lambda: sweep_report(found, names, origin))
+    names = [str(kept[point.target]) if kept else None for point in found.points]
+    for point in found.points if kept else ():
+        point.result.save(kept[point.target], outputs.protected(kept[point.target]))
+    if pages:
+        terminal.file(pages[0], lambda: sweep_page(found, origin))
+        terminal.report(pages[1], lambda: sweep_report(found, names, origin))
     terminal.report(files.json, lambda: sweep_report(found, names, origin))
     terminal.show(sweep_summary(found))
+
+
+def _model(files: SweepFiles, model: Path, target: Target) -> Path:
+    """Where the model of one budget goes."""
+    assert files.output is not None  # checked before
+    return files.output / f"{model.stem}-{target.kind}-{target.value:g}.onnx"
 
 
 def _make_folder(folder: Path) -> None:

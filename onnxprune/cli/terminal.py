@@ -7,17 +7,39 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from onnxprune.cli.files import write_text
+from onnxprune.core.errors import InputError
+from onnxprune.core.files import moved, place
+from onnxprune.core.text import visible_lines
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from onnxprune.core.clock import Progress
 
 WIDTH = 110
 """Columns where stderr is not a terminal."""
+
+
+def open_descriptors() -> None:
+    """Give this process the three standard descriptors where it was started without them (`>&-`).
+
+    The next file that is opened would get their number, and what libraries print would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR if number == 2 else os.O_RDONLY)  # writing to stdout fails, as it should
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 (stands for a stream of the process)
 
 
 class Terminal:
@@ -33,12 +55,18 @@ class Terminal:
         self.verbose = verbose
         self._stdout = -1
         self._console: Console | None = None
+        self._failures: list[str] = []
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         # Solvers and runtimes write to file descriptor 1 from C, past sys.stdout.
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         self._stdout = os.dup(1)
+        self._open.callback(os.close, self._stdout)
         os.dup2(2, 1)
+        self._open.callback(os.dup2, self._stdout, 1)
+        self._open.enter_context(moved(1, self._stdout))
         if self.verbose:
             from rich.logging import RichHandler
 
@@ -50,40 +78,63 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        sys.stdout.flush()
-        os.dup2(self._stdout, 1)
-        os.close(self._stdout)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        self._open.close()
 
     @property
     def console(self) -> "Console":
         """The rich console on stderr; obeys NO_COLOR."""
         if self._console is None:
-            from rich.console import Console
-
             width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH
-            self._console = Console(stderr=True, width=width, highlight=False, soft_wrap=False)
+            self._console = _console(width)
         return self._console
 
     def show(self, *what: "RenderableType") -> None:
-        """Print for people."""
+        """Print for people. Where nobody listens any more, the work goes on."""
         if not self.quiet:
-            self.console.print(*what)
+            with contextlib.suppress(OSError):
+                self.console.print(*what)
 
-    def machine(self, text: str) -> None:
-        """Write to the real stdout."""
-        with os.fdopen(os.dup(self._stdout), "w", encoding="utf-8") as stream:
-            stream.write(text)
-
-    def report(self, path: Path | None, build: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a machine report where `--json` says: a file, stdout for "-", nowhere for None."""
+    def file(self, path: Path | None, build: Callable[[], str]) -> None:
+        """Write a file, or stdout for "-", nothing for None. What cannot be written is told by `finish`."""
         if path is None:
             return
+        text = build()
+        try:
+            if str(path) == "-":
+                self.machine(text)
+            else:
+                place(path).write(text.encode("utf-8"))
+        except InputError as error:
+            self._failures.append(str(error))
+
+    def report(self, path: Path | None, build: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a machine report where `--json` says; see `file`."""
         from onnxprune.report.json_report import to_text
 
-        if str(path) == "-":
-            self.machine(to_text(build()))
-        else:
-            write_text(path, to_text(build()))
+        self.file(path, lambda: to_text(build()))
+
+    def machine(self, text: str) -> None:
+        """Write to the real stdout.
+
+        Raises:
+            InputError: stdout is closed, full, or nobody reads it.
+        """
+        try:
+            with os.fdopen(os.dup(self._stdout), "w", encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise InputError(f"stdout cannot be written: {error.strerror}") from None
+
+    def finish(self) -> None:
+        """Say at the end of the work what could not be written.
+
+        Raises:
+            InputError: something could not.
+        """
+        if self._failures:
+            raise InputError("; ".join(self._failures))
 
     @contextlib.contextmanager
     def progress(self) -> Iterator["Progress"]:
@@ -117,3 +168,16 @@ class Terminal:
                 bars.update(tasks[stage], completed=done, total=total or None)
 
             yield step
+
+
+def _console(width: int | None) -> "Console":
+    """A console on stderr that shows control characters instead of sending them."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible_lines(segment.text), segment.style)
+
+    return Plain(stderr=True, width=width, highlight=False, soft_wrap=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import check_output
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, option
@@ -48,20 +48,23 @@ def validate(
 ) -> None:
     """Compare a model with its original on data: accuracy where there are labels, agreement, costs."""
     files, config = given.get(ValidateFiles), given.get(ValidateConfig)
-    check_output(files.json, [model, other, files.data], "--json")
+    outputs = Outputs({"--json": files.json}, [model, other, files.data, given.file])
     if files.data is None:
         raise InputError("give the rows to compare on: --data EVAL")
 
     from onnxprune.api import compare
     from onnxprune.core.text import main_metric
+    from onnxprune.graph.load import load
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
 
+    original, changed = load(model), load(other)
+    outputs.guard([original, changed], [files.data])
     with terminal.progress() as progress:
         found = compare.validate(
-            model,
-            other,
+            original,
+            changed,
             files.data,
             preprocess=given.get(PreprocessConfig),
             images=config.images,

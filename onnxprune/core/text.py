@@ -1,8 +1,35 @@
 """Small pieces of text that messages share."""
 
+import re
 from collections.abc import Mapping
 
 from onnxprune.core.results import MetricChange
+
+NAME = 200
+"""Characters of a name that people are shown."""
+
+MESSAGE = 2000
+"""Characters of a message."""
+
+# Control characters (line breaks too), what turns the direction of writing, and halves of characters.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def visible(text: str, most: int = NAME) -> str:
+    """Text from a file as people may see it: control characters written out, so that no terminal obeys them, and cut.
+
+    Args:
+        text: for example a node's name.
+        most: characters that are kept; of a longer text the middle is left out.
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]}...{text[len(text) - most // 2 :]} ({len(text)} characters)"
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def visible_lines(text: str) -> str:
+    """The same for text of several lines, which is not cut."""
+    return "\n".join(visible(line, len(line)) for line in text.split("\n"))
 
 
 def first_line(error: BaseException) -> str:

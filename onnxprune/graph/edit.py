@@ -128,7 +128,7 @@ class GraphEdit:
                 self._append(graph, node, index)
                 graph.node.extend(self._after.get(index, ()))
         constants = MappingProxyType({**self.model.constants, **self.values})
-        return without_dead(Model(proto, constants, self.model.name, self.model.external), source)
+        return without_dead(replace(self.model, proto=proto, constants=constants), source)
 
     def _append(self, graph: onnx.GraphProto, source: onnx.NodeProto, index: int) -> None:
         node = graph.node.add()

@@ -1,5 +1,8 @@
 """Read `.onnx` files. What is damaged or cannot be handled is refused with one clear line."""
 
+import os
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -7,9 +10,12 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
-from onnxprune.graph.model import Model, from_proto, skeleton
+from onnxprune.graph.external import DataFolder
+from onnxprune.graph.functions import inlined
+from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
 
 MINIMUM_OPSET = 7
+_LARGEST_FILE = 1 << 31
 
 
 def load(source: Path | str | onnx.ModelProto | Model) -> Model:
@@ -25,36 +31,44 @@ def load(source: Path | str | onnx.ModelProto | Model) -> Model:
     if isinstance(source, Model):
         return source
     if isinstance(source, onnx.ModelProto):
-        return _checked(_inlined(source), "model", None)
+        return _checked(source, "model", None)
     path = Path(source)
+    proto = onnx.ModelProto()
     try:
-        data = path.read_bytes()
+        proto.ParseFromString(_read(path))
+    except (DecodeError, ValueError) as error:
+        raise InputError(f"{path} is not an ONNX file, or is cut off ({error})") from None
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise InputError(f"{path} is not an ONNX file (it holds no graph)")
+    model = _checked(proto, str(path), path.parent)
+    return replace(model, files=(path.resolve(), *model.files))
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, or of a pipe.
+
+    Raises:
+        InputError: it is missing, empty, larger than any ONNX file, or no file.
+    """
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
+                raise InputError(f"{path} is a device; give an .onnx file")
+            data = file.read(_LARGEST_FILE + 1) if about.st_size <= _LARGEST_FILE else None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give an .onnx file") from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if data is None or len(data) > _LARGEST_FILE:
+        raise InputError(f"{path} is not an ONNX file (it is larger than 2 GiB, the most that one can be)")
     if not data:
         raise InputError(f"{path} is empty")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except (DecodeError, ValueError) as error:
-        raise InputError(f"{path} is not an ONNX file, or is cut off ({error})") from None
-    del data
-    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise InputError(f"{path} is not an ONNX file (it holds no graph)")
-    return _checked(_inlined(proto), str(path), path.parent)
-
-
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Local functions replaced by their nodes: labels pass through operators only."""
-    if not proto.functions:
-        return proto
-    from onnx import inliner
-
-    return inliner.inline_local_functions(proto)
+    return data
 
 
 def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
@@ -67,7 +81,8 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         readable = False
     if not readable:
         raise ModelError(f"{name}: the file is damaged: a name in it is no UTF-8 text")
-    model = from_proto(proto, name, folder)
+    data = DataFolder(name, folder)
+    model = from_proto(inlined(brought_together(proto, data), name), name, data)
     try:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:

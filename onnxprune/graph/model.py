@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.core.errors import ModelError
+from onnxprune.graph.external import DataFolder, check_shape, is_constant, is_external, other_tensors
 
 # Tensors above this many elements are kept out of the protobuf copies that shape inference and analysis work on.
 _SMALL = 1024
@@ -31,12 +32,14 @@ class Model:
         constants: name -> array, for initializers and the outputs of Constant nodes of the main graph.
         name: what messages call the model: its path, or "model".
         external: whether the file keeps weights as external data.
+        files: the files that the model was read from, which nothing may be written to.
     """
 
     proto: onnx.ModelProto
     constants: Mapping[str, np.ndarray]
     name: str = "model"
     external: bool = False
+    files: tuple[Path, ...] = ()
 
     @property
     def opset(self) -> int:
@@ -53,15 +56,15 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""
-        return _restored, (self.proto.SerializeToString(), dict(self.constants), self.name, self.external)
+        return _restored, (self.proto.SerializeToString(), dict(self.constants), self.name, self.external, self.files)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
         """A copy in which the named constants have new values."""
         return replace(self, constants=MappingProxyType({**self.constants, **changed}))
 
 
-def _restored(proto: bytes, constants: dict[str, np.ndarray], name: str, external: bool) -> Model:
-    return Model(onnx.ModelProto.FromString(proto), MappingProxyType(constants), name, external)
+def _restored(proto: bytes, constants: dict[str, np.ndarray], *rest: Any) -> Model:
+    return Model(onnx.ModelProto.FromString(proto), MappingProxyType(constants), *rest)
 
 
 def stored_size(array: np.ndarray) -> int:
@@ -71,9 +74,8 @@ def stored_size(array: np.ndarray) -> int:
 
 def constant_nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.AttributeProto]]:
     """The Constant nodes of a graph, each with the attribute that holds its value."""
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and len(node.attribute) == 1:
-            yield node, node.attribute[0]
+    for node in filter(is_constant, graph.node):
+        yield node, node.attribute[0]
 
 
 def attribute_array(attribute: onnx.AttributeProto) -> np.ndarray | None:
@@ -93,70 +95,58 @@ def attribute_array(attribute: onnx.AttributeProto) -> np.ndarray | None:
             return None
 
 
-def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None = None) -> Model:
-    """Wrap a protobuf; external data is mapped from `folder`.
+def from_proto(proto: onnx.ModelProto, name: str = "model", data: DataFolder | None = None) -> Model:
+    """Wrap a protobuf.
+
+    Args:
+        proto: taken as it is; see `brought_together`.
+        name: what messages call the model.
+        data: where external data are; by default there must be none.
 
     Raises:
-        ModelError: a tensor cannot be decoded, or its external data is missing or lies outside `folder`.
+        ModelError: a tensor cannot be decoded, or its external data cannot be read.
     """
+    data = data or DataFolder(name, None)
     constants: dict[str, np.ndarray] = {}
     external = False
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            external = True
-            constants[tensor.name] = map_external(tensor, name, folder)
-        else:
-            constants[tensor.name] = _decode(tensor, name)
+    for made, tensor in _weights(proto.graph):
+        external = external or is_external(tensor)
+        constants[made] = data.array(tensor) if is_external(tensor) else _decode(tensor, name)
     for node, attribute in constant_nodes(proto.graph):
-        if attribute.name == "value" and attribute.t.data_location == TensorProto.EXTERNAL:
-            external = True
-            constants[node.output[0]] = map_external(attribute.t, name, folder)
-        elif attribute.name == "value":
-            constants[node.output[0]] = _decode(attribute.t, name)
-        elif (array := attribute_array(attribute)) is not None:
+        if attribute.name != "value" and (array := attribute_array(attribute)) is not None:
             constants[node.output[0]] = array
-    return Model(proto, MappingProxyType(constants), name, external)
+    return Model(proto, MappingProxyType(constants), name, external, tuple(data.files))
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Initializers and values of Constant nodes, by the name of what they make."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node, attribute in constant_nodes(graph):
+        if attribute.name == "value":
+            yield node.output[0], attribute.t
+
+
+def brought_together(proto: onnx.ModelProto, data: DataFolder) -> onnx.ModelProto:
+    """A protobuf whose bodies, functions and attributes hold their tensors themselves; the same one where they do.
+
+    Raises:
+        ModelError: external data cannot be read.
+    """
+    if not any(map(is_external, other_tensors(proto))):
+        return proto
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    data.bring_in(other_tensors(whole))
+    return whole
 
 
 def _decode(tensor: TensorProto, name: str) -> np.ndarray:
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelError(f"{name}: tensor {tensor.name!r} has a negative dimension; the file is damaged")
+    check_shape(tensor, name)
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError, MemoryError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, MemoryError, AttributeError, OverflowError) as error:
         raise ModelError(f"{name}: tensor {tensor.name!r} is damaged ({error}); export the model again") from error
-
-
-def map_external(tensor: TensorProto, name: str, folder: Path | None) -> np.ndarray:
-    """Memory-map a tensor's external data, refusing paths that leave the model's folder.
-
-    Raises:
-        ModelError: the file is missing, too short, a link, absolute, or outside `folder`.
-    """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if folder is None:
-        raise ModelError(f"{name}: tensor {tensor.name!r} keeps its data in {location!r}; pass the model's path")
-    path = folder / location
-    inside = path.resolve().is_relative_to(folder.resolve())
-    if not location or Path(location).is_absolute() or not inside or path.is_symlink():
-        raise ModelError(
-            f"{name}: tensor {tensor.name!r} points to {location!r}, outside the model's folder; it is not read"
-        )
-    if not path.is_file():
-        raise ModelError(f"{name}: external data file {location!r} of tensor {tensor.name!r} is missing")
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    shape = tuple(tensor.dims)
-    count = int(np.prod(shape, dtype=np.int64))
-    try:
-        offset = int(entries.get("offset", 0))
-    except ValueError:
-        raise ModelError(f"{name}: tensor {tensor.name!r} has a damaged external-data offset") from None
-    if offset < 0 or min(shape, default=1) < 0 or offset + count * dtype.itemsize > path.stat().st_size:
-        raise ModelError(f"{name}: external data file {location!r} is too short for tensor {tensor.name!r}")
-    if count == 0:
-        return np.zeros(shape, dtype)
-    return np.memmap(path, dtype, "r", offset, shape)
 
 
 def release(array: np.ndarray) -> None:

@@ -11,30 +11,30 @@ from onnxprune.graph.model import Model, constant_nodes, to_proto
 
 # Protobuf cannot hold 2 GiB; a margin is left for everything that is not weights.
 _PROTOBUF_LIMIT = 1_900_000_000
-
-
 _EXTERNAL_LEAST = 1024
-
-
 _ALIGNMENT = 4096
 
 
-def data_file(model: Model, path: Path) -> Path | None:
-    """Where the weights of a model at `path` are, None where they are in the file itself."""
-    outside = model.external or model.stored_bytes > _PROTOBUF_LIMIT
-    return path.with_name(f"{path.name}.data") if outside else None
+def is_apart(model: Model) -> bool:
+    """Whether a model's weights go into a file of their own."""
+    return model.external or model.stored_bytes > _PROTOBUF_LIMIT
 
 
-def write(model: Model, path: Path) -> None:
-    """Write the file (and `<name>.data` beside it where needed), without checks."""
-    data = data_file(model, path)
-    if data is None:
+def write(model: Model, path: Path, data: str | None = None) -> None:
+    """Write a model's file, without checks.
+
+    Args:
+        model: the model.
+        path: the file.
+        data: name of the file beside it that takes the weights where they are apart, by default `<name>.data`.
+    """
+    if not is_apart(model):
         path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
         return
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    location = data.name
-    with data.open("wb") as file:
+    location = data or f"{path.name}.data"
+    with path.with_name(location).open("wb") as file:
         tensors = [(t, model.constants[t.name]) for t in proto.graph.initializer]
         for node, attribute in constant_nodes(proto.graph):
             if attribute.name == "value":

@@ -67,6 +67,7 @@ def finish(
         oamip=None if scores is None else scores.oamip,
         latency=latency,
         check=_check(prepared, exact, decision.removed, config),
+        files=tuple({f: None for rows in (prepared.data, measured_on) if rows is not None for f in rows.files}),
         notes=(
             *decision.notes,
             *_notes(prepared, exact, measured_on, config),

@@ -42,6 +42,7 @@ class PruneOutcome:
         latency: where there was a latency budget.
         notes: what the user should know (what the data were, predictions and measurements that differ, ...).
         check: what a written file must pass, in addition to being valid.
+        files: the files that rows were read from; those of the model are in `model`.
     """
 
     model: Model
@@ -62,6 +63,7 @@ class PruneOutcome:
     latency: LatencyReport | None = None
     notes: tuple[str, ...] = ()
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
+    files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
 
 def group_results(

@@ -1,54 +1,130 @@
-"""Write `.onnx` files: checked, and whole or not at all."""
+"""Write `.onnx` files: checked, whole or not at all, and never over a file that was read."""
 
-import shutil
-import tempfile
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.files import Place, place, refuse_inputs, same_file, settle, temporary_folder, unless_finished
 from onnxprune.core.text import first_line
+from onnxprune.graph.external import locations
 from onnxprune.graph.model import Model, skeleton
-from onnxprune.graph.write import write
+from onnxprune.graph.write import is_apart, write
 from onnxprune.structure.check import runs
 
 
-def save(model: Model, path: Path | str, check: Callable[[Path], None] | None = None) -> None:
+def save(
+    model: Model, path: Path | str, check: Callable[[Path], None] | None = None, protected: Iterable[Path] = ()
+) -> tuple[Path, ...]:
     """Write a model. Nothing appears under `path` unless the file is whole, valid and passed `check`.
 
     Weights go to `<name>.data` beside the file where the original kept external data, or where the file would not fit
-    into a protobuf otherwise.
+    into a protobuf otherwise; to `<name>.1.data` and so on where that name is taken. So an older model under `path`
+    keeps its own weights until the new one replaces it, in one step.
 
     Args:
         model: what to write.
         path: the file's final name.
         check: called with the written file before it gets its final name; raises where it does not like it. By default
             the file must load and run in onnxruntime.
+        protected: files that are not written to, besides those that the model was read from.
+
+    Returns:
+        The files that were made; none where `path` leads to a pipe, a device or a descriptor.
 
     Raises:
-        InputError: the path cannot be written.
+        InputError: the path cannot be written, or is that of a protected file.
         ModelError: the model is not valid.
     """
-    path = Path(path)
+    goal, kept = check_place(model, Path(path), protected), (*model.files, *protected)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another output path") from None
-    try:
-        written = folder / path.name
-        write(model, written)
-        validate(model, written)
-        if check is None:
-            runs(written, model)
-        else:
-            check(written)
-        for file in sorted(folder.iterdir(), key=lambda f: f == written):  # the model last: it refers to the data
-            file.replace(path.parent / file.name)
+        if goal.file is None:
+            with temporary_folder() as folder:
+                goal.write(_tried(model, folder / "model.onnx", None, check).read_bytes())
+            return ()
+        with temporary_folder(goal.file.parent) as folder:
+            apart = _free_name(goal.file, kept) if is_apart(model) else None
+            _tried(model, folder / goal.file.name, apart, check)
+            return _placed(folder, goal.file, apart, kept)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another output path") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(model: Model, path: Path, protected: Iterable[Path] = (), name: str = "") -> Place:
+    """Where a model, or what becomes of it, is written to; checked before any work.
+
+    Args:
+        model: the model.
+        path: the file's final name.
+        protected: files that are not written to, besides those that the model was read from.
+        name: what messages call the path.
+
+    Raises:
+        InputError: the path cannot be written, or is that of a protected file.
+    """
+    goal = place(path, name, model=True)
+    refuse_inputs(goal, (*model.files, *protected), name)
+    if is_apart(model):
+        what = f"{name} {path}".strip()
+        if goal.file is None:
+            raise InputError(f"{what}: the model's weights are a file of their own beside it; give a file name")
+        if os.path.realpath(path.parent) != str(goal.file.parent):
+            raise InputError(f"{what} is a link, and the model's weights go beside its file; give {goal.file}")
+        place(goal.file.with_name(f"{goal.file.name}.00.data"), name)
+    return goal
+
+
+def _tried(model: Model, written: Path, apart: str | None, check: Callable[[Path], None] | None) -> Path:
+    """The written file, once it passed all checks."""
+    write(model, written, apart)
+    validate(model, written)
+    if check is None:
+        runs(written, model)
+    else:
+        check(written)
+    return written
+
+
+def _placed(folder: Path, file: Path, apart: str | None, kept: Iterable[Path]) -> tuple[Path, ...]:
+    """Move a finished model to its place; the data first, under a name that nothing refers to yet."""
+    if apart is None:
+        settle(folder / file.name, file)
+        return (file,)
+    data = file.with_name(apart)
+    replaced = [old for old in _own_data(file) if not any(same_file(old, other) for other in kept)]
+    with unless_finished(data):
+        settle(folder / apart, data)
+        settle(folder / file.name, file)
+    for old in replaced:
+        old.unlink(missing_ok=True)
+    return file, data
+
+
+def _free_name(file: Path, kept: Iterable[Path]) -> str:
+    """A name for the data that no file has and none is going to have."""
+    kept = list(kept)
+    number = 0
+    while True:
+        data = file.with_name(f"{file.name}.{number}.data" if number else f"{file.name}.data")
+        if not os.path.lexists(data) and not any(same_file(data, other) for other in kept):
+            return data.name
+        number += 1
+
+
+def _own_data(file: Path) -> list[Path]:
+    """The data files of the model that is about to be replaced, as far as they are named after it."""
+    pattern = re.compile(rf"{re.escape(file.name)}(\.[0-9]+)?\.data")
+    if not any(pattern.fullmatch(other.name) for other in file.parent.iterdir()):
+        return []
+    try:
+        old = onnx.ModelProto.FromString(file.read_bytes())
+    except (OSError, DecodeError, ValueError):
+        return []
+    return [data for name in locations(old) if pattern.fullmatch(name) and (data := file.with_name(name)).is_file()]
 
 
 def validate(model: Model, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.files import place, replacing
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.torchnet.network import import_torch
 
@@ -50,12 +51,14 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a state; the file appears whole or not at all.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or is a device or a pipe.
     """
     torch = import_torch()
-    partial = path.with_name(path.name + ".part")
+    file = place(path).file
+    if file is None:
+        raise InputError(f"{path} is no file that a state can be read from again; give a file name")
     try:
-        torch.save(state, partial)
-        partial.replace(path)
+        with replacing(file) as partial:
+            torch.save(state, partial)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be written: {error}") from error
