@@ -2,9 +2,9 @@
 
 import typer
 
-from onnxprune.cli.command import typer_function
+from onnxprune.cli.command import command_began, complain, typer_function
 from onnxprune.cli.commands import commands
-from onnxprune.cli.terminal import open_descriptors
+from onnxprune.cli.terminal import discard_stdout, open_descriptors
 from onnxprune.version import __version__
 
 
@@ -42,4 +42,11 @@ def application() -> typer.Typer:
 def main() -> None:
     """Entry point of the `onnxprune` console script."""
     open_descriptors()
-    application()(prog_name="onnxprune")
+    try:
+        application()(prog_name="onnxprune")
+    except OSError as error:
+        if command_began():
+            raise
+        discard_stdout()
+        complain(f"stdout cannot be written: {error.strerror}")  # the help or the version
+        raise SystemExit(2) from None

@@ -77,7 +77,7 @@ def typer_function(item: Command) -> Callable[..., None]:
         except OnnxPruneError as error:
             if verbose:
                 _print(visible_lines(traceback.format_exc()))
-            _say(f"error: {one_line(error)}")
+            complain(f"{one_line(error)}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             _say("interrupted")
@@ -125,6 +125,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def command_began() -> bool:
+    """Whether what fails is a command, and not yet the help or the version."""
+    return isinstance(sys.excepthook, _Hook)
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in one line, what went wrong."""
+    _say(f"error: {text}")
+
+
 def _say(text: str) -> None:
     _print(f"onnxprune: {visible(text, MESSAGE)}\n")
 
@@ -145,7 +155,7 @@ class _Hook:
         if self.verbose:
             _print(visible_lines("".join(traceback.format_exception(kind, error, trace))))
         if issubclass(kind, MemoryError):
-            _say("error: out of memory; try fewer calibration rows (--images)")
+            complain("out of memory; try fewer calibration rows (--images)")
             return
         more = "" if self.verbose else "; --verbose shows where"
         _say(f"internal error: {kind.__name__}: {one_line(error)} (please report it{more})")

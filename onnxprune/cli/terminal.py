@@ -38,6 +38,11 @@ def open_descriptors() -> None:
         sys.stderr = _nowhere()
 
 
+def discard_stdout() -> None:
+    """Throw away what waits to be printed, which would fail once more when the process ends."""
+    sys.stdout = _nowhere()
+
+
 def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 (stands for a stream of the process)
 
@@ -179,5 +184,8 @@ def _console(width: int | None) -> "Console":
         def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> Iterator[Segment]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(visible_lines(segment.text), segment.style)
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True  # nobody listens any more; by default the process would end
 
     return Plain(stderr=True, width=width, highlight=False, soft_wrap=False)
