@@ -58,7 +58,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     if file is None:
         raise InputError(f"{path} is no file that a state can be read from again; give a file name")
     try:
-        with replacing(file) as partial:
-            torch.save(state, partial)
+        with replacing(file) as partial, partial.open("wb") as stream:
+            torch.save(state, stream)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be written: {error}") from error
