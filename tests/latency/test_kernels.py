@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+
+from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.kernels import kernel_times, own_time
+from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
 
 
@@ -49,3 +53,23 @@ def test_real_sites_have_times(network: Model) -> None:
     convolutions = [time for kernel, time in zip(by_key.values(), times, strict=True) if kernel.nodes[0][0] in "ab"]
     assert all(time >= 0 for time in times)
     assert all(time > 0 for time in convolutions)
+
+
+def test_kernels_that_onnxruntime_removes_take_no_time() -> None:
+    """The size of a map is known when the model is loaded: nothing is left to run."""
+    proto = example(
+        """g (float[N,3,8,8] x) => (float[N,4] y) {
+        h = Conv (x, w1)
+        s = Shape (h)
+        n = Slice (s, zero, one)
+        sizes = Concat <axis = 0> (n, minus)
+        f = Reshape (h, sizes)
+        y = MatMul (f, w2) }""",
+        {"w1": (6, 3, 3, 3), "w2": (216, 4)},
+        {"zero": np.array([0]), "one": np.array([1]), "minus": np.array([-1])},
+    )
+    found = fused_kernels(analyse(load(proto)))
+    times = kernel_times([kernel.analysis.model for kernel in found], threads=1)
+    by_node = {kernel.nodes[0]: time for kernel, time in zip(found, times, strict=True)}
+    assert by_node["s"] == 0
+    assert by_node["h"] > 0
