@@ -38,7 +38,7 @@ class TrainedModel(FinetuneResult):
             InputError: the path cannot be written, or is that of a file that the training read.
             ModelError: the written file does not load or run.
         """
-        return save(self.model, path, protected=(*self.files, *protected))
+        return save(self.model, path, protected=(*self.files, *protected), original=self.original)
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.model.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"

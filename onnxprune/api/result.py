@@ -40,7 +40,7 @@ class PruneResult(PruneOutcome):
             InputError: the path cannot be written, or is that of a file that the run read.
             ModelError: the written file does not do what it should.
         """
-        return save(self.model, path, self.check, (*self.files, *protected))
+        return save(self.model, path, self.check, (*self.files, *protected), self.original)
 
     def __repr__(self) -> str:
         shares = (

@@ -12,6 +12,8 @@ def example(
     weights: Mapping[str, tuple[int, ...]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     opset: int = 17,
+    *,
+    full_check: bool = True,
 ) -> onnx.ModelProto:
     """A model from ONNX text syntax, with seeded random weights.
 
@@ -20,6 +22,7 @@ def example(
         weights: shapes of float initializers, filled with seeded normal numbers.
         constants: initializers with given values (shape vectors, for example).
         opset: version of the default operator set.
+        full_check: whether strict shape inference must understand the model too.
     """
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
     rng = np.random.default_rng(len(text))
@@ -30,5 +33,5 @@ def example(
         model.graph.initializer.append(numpy_helper.from_array(np.abs(value) + 0.5 if "var" in name else value, name))
     for name, value in (constants or {}).items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model, full_check=full_check)
     return model

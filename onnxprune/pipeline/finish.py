@@ -68,6 +68,7 @@ def finish(
         latency=latency,
         check=_check(prepared, exact, decision.removed, config),
         files=tuple({f: None for rows in (prepared.data, measured_on) if rows is not None for f in rows.files}),
+        original=prepared.model,
         notes=(
             *decision.notes,
             *_notes(prepared, exact, measured_on, config),

@@ -43,6 +43,7 @@ class PruneOutcome:
         notes: what the user should know (what the data were, predictions and measurements that differ, ...).
         check: what a written file must pass, in addition to being valid.
         files: the files that rows were read from; those of the model are in `model`.
+        original: the model before.
     """
 
     model: Model
@@ -64,6 +65,7 @@ class PruneOutcome:
     notes: tuple[str, ...] = ()
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+    original: Model | None = field(default=None, repr=False, compare=False)
 
 
 def group_results(

@@ -2,7 +2,8 @@
 
 `runs` asks of any written model that it runs, with and without onnxruntime's optimisations. `RemovalCheck` also holds a
 pruned model against the oracle (`structure.removal.masked`), and names the first node that differs; a large model part
-by part (`structure.check_parts`), as the original and the oracle are further copies of all weights.
+by part (`structure.check_parts`), as the original and the oracle are further copies of all weights. What the original
+does not do, with or without optimisations, is not asked of the result.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,18 +87,23 @@ class RemovalCheck:
         if found is None:  # the original does not run either, on sizes that were only guessed
             runs(path, self.analysis.model, self.feed)
             return
-        feed, original = found
+        feed, original, optimised = found
         if self.original is not None:
-            self._moved_rightly(self.original, original, feed)
+            self._moved_rightly(self.original, original, feed, optimise=optimised)
         for optimise in (False, True):
-            outputs = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+            try:
+                outputs = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+            except ModelError:
+                if self._runs_original(feed, optimise=optimise):
+                    raise
+                continue
             self._same_form(outputs, original)
-            if not self.changed and not optimise:
-                self._same_values(outputs, original, feed, path)
+            if not self.changed and optimise == optimised:
+                self._same_values(outputs, original, feed, path, optimise=optimise)
         if self.changed:
             plain = to_proto(remove(self.analysis, self.removed)).SerializeToString()
-            outputs = _run(_session(plain, self.analysis.name), feed, self.analysis.name)
-            self._same_values(outputs, original, feed, plain)
+            outputs = _run(_session(plain, self.analysis.name, optimise=optimised), feed, self.analysis.name)
+            self._same_values(outputs, original, feed, plain, optimise=optimised)
 
     def _by_parts(self, path: Path) -> None:
         smaller = remove(self.analysis, self.removed) if self.changed else load(path)
@@ -113,19 +119,39 @@ class RemovalCheck:
     def _feeds(self) -> list[Feed]:
         return [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
 
-    def _original(self) -> tuple[Feed, Outputs] | None:
-        feeds = self._feeds()
-        session = _session(to_proto(self.analysis.model).SerializeToString(), self.analysis.name)
-        for feed in feeds:
+    def _original(self) -> tuple[Feed, Outputs, bool] | None:
+        """A feed, what the original makes of it, and whether that takes onnxruntime's optimisations.
+
+        Raises:
+            ModelError: onnxruntime cannot load the original, or cannot run it on a given feed.
+        """
+        source = to_proto(self.analysis.model).SerializeToString()
+        failure: ModelError | None = None
+        for optimised in (False, True):
             try:
-                return feed, _run(session, feed, self.analysis.name)
-            except ModelError:
+                session = _session(source, self.analysis.name, optimise=optimised, what="the original")
+            except ModelError as error:
+                failure = failure or error
                 continue
+            for feed in self._feeds():
+                with suppress(ModelError):
+                    return feed, _run(session, feed, self.analysis.name, what="the original"), optimised
+        if failure is not None:
+            raise failure
         return None
 
-    def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed) -> None:
+    def _runs_original(self, feed: Feed, *, optimise: bool) -> bool:
+        try:
+            source = to_proto(self.analysis.model).SerializeToString()
+            _run(_session(source, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+        except ModelError:
+            return False
+        return True
+
+    def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed, *, optimise: bool) -> None:
         """Weights that took over what units without loss contributed leave the outputs as they were."""
-        wanted = _run(_session(to_proto(before).SerializeToString(), before.name), feed, before.name)
+        source = to_proto(before).SerializeToString()
+        wanted = _run(_session(source, before.name, optimise=optimise), feed, before.name)
         rounds = any(node.op_type in STEPS for node in self.analysis.graph.nodes)
         if not rounds and not all(close(outputs[name], wanted[name], wanted[name]) for name in wanted):
             raise moved_wrongly(before.name)
@@ -146,21 +172,26 @@ class RemovalCheck:
                     "try other data or a larger target"
                 )
 
-    def _same_values(self, outputs: Outputs, original: Outputs, feed: Feed, source: Path | bytes) -> None:
+    def _same_values(
+        self, outputs: Outputs, original: Outputs, feed: Feed, source: Path | bytes, *, optimise: bool
+    ) -> None:
         oracle = to_proto(masked(self.analysis, self.removed))
-        wanted = _run(_session(oracle.SerializeToString(), self.analysis.name), feed, self.analysis.name)
+        session = _session(oracle.SerializeToString(), self.analysis.name, optimise=optimise)
+        wanted = _run(session, feed, self.analysis.name)
         if all(close(outputs[name], wanted[name], original[name]) for name in wanted):
             return
-        node = self._first_difference(oracle, feed, source)
+        node = self._first_difference(oracle, feed, source, optimise=optimise)
         if node is not None:
             raise differs(self.analysis.name, node)
 
-    def _first_difference(self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes) -> str | None:
+    def _first_difference(
+        self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes, *, optimise: bool
+    ) -> str | None:
         """The first node whose result differs; None where it only rounds the other way."""
         names = [name for node in self.analysis.graph.nodes for name in node.outputs if name]
         pruned = onnx.load(str(source)) if isinstance(source, Path) else onnx.load_model_from_string(source)
-        wanted = _tapped(oracle, names, feed, self.analysis.name)
-        found = _tapped(pruned, names, feed, self.analysis.name)
+        wanted = _tapped(oracle, names, feed, self.analysis.name, optimise=optimise)
+        found = _tapped(pruned, names, feed, self.analysis.name, optimise=optimise)
         for node in self.analysis.graph.nodes:
             for name in node.outputs:
                 if name in wanted and name in found:
@@ -170,7 +201,7 @@ class RemovalCheck:
         return "an output"
 
 
-def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str) -> Outputs:
+def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str, *, optimise: bool) -> Outputs:
     """All tensors of a run that both models may have."""
     constant = {node.output[0] for node, _ in constant_nodes(proto.graph)}
     made = {name for node in proto.graph.node for name in node.output} - constant
@@ -178,10 +209,10 @@ def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
     tapped.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made and n not in declared)
-    return _run(_session(tapped.SerializeToString(), label), feed, label)
+    return _run(_session(tapped.SerializeToString(), label, optimise=optimise), feed, label)
 
 
-def _session(source: Path | bytes, name: str, *, optimise: bool = False) -> Any:
+def _session(source: Path | bytes, name: str, *, optimise: bool = False, what: str = "the result") -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -190,14 +221,14 @@ def _session(source: Path | bytes, name: str, *, optimise: bool = False) -> Any:
     options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _runtime_errors(f"{name}: onnxruntime cannot load the result"):
+    with _runtime_errors(f"{name}: onnxruntime cannot load {what}"):
         given = str(source) if isinstance(source, Path) else source
         return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, feed: Feed, name: str) -> Outputs:
+def _run(session: Any, feed: Feed, name: str, what: str = "the result") -> Outputs:
     names = [output.name for output in session.get_outputs()]
-    with _runtime_errors(f"{name}: onnxruntime cannot run the result"):
+    with _runtime_errors(f"{name}: onnxruntime cannot run {what}"):
         results = session.run(names, dict(feed))
     return {n: np.asarray(value) for n, value in zip(names, results, strict=True) if isinstance(value, np.ndarray)}
 

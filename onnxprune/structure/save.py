@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -18,7 +19,11 @@ from onnxprune.structure.check import runs
 
 
 def save(
-    model: Model, path: Path | str, check: Callable[[Path], None] | None = None, protected: Iterable[Path] = ()
+    model: Model,
+    path: Path | str,
+    check: Callable[[Path], None] | None = None,
+    protected: Iterable[Path] = (),
+    original: Model | None = None,
 ) -> tuple[Path, ...]:
     """Write a model. Nothing appears under `path` unless the file is whole, valid and passed `check`.
 
@@ -32,6 +37,7 @@ def save(
         check: called with the written file before it gets its final name; raises where it does not like it. By default
             the file must load and run in onnxruntime.
         protected: files that are not written to, besides those that the model was read from.
+        original: what the model was made of; a fault that this one has too is none of the result's.
 
     Returns:
         The files that were made; none where `path` leads to a pipe, a device or a descriptor.
@@ -44,11 +50,11 @@ def save(
     try:
         if goal.file is None:
             with temporary_folder() as folder:
-                goal.write(_tried(model, folder / "model.onnx", None, check).read_bytes())
+                goal.write(_tried(model, folder / "model.onnx", None, check, original).read_bytes())
             return ()
         with temporary_folder(goal.file.parent) as folder:
             apart = _free_name(goal.file, kept) if is_apart(model) else None
-            _tried(model, folder / goal.file.name, apart, check)
+            _tried(model, folder / goal.file.name, apart, check, original)
             return _placed(folder, goal.file, apart, kept)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another output path") from error
@@ -78,10 +84,12 @@ def check_place(model: Model, path: Path, protected: Iterable[Path] = (), name: 
     return goal
 
 
-def _tried(model: Model, written: Path, apart: str | None, check: Callable[[Path], None] | None) -> Path:
+def _tried(
+    model: Model, written: Path, apart: str | None, check: Callable[[Path], None] | None, original: Model | None
+) -> Path:
     """The written file, once it passed all checks."""
     write(model, written, apart)
-    validate(model, written)
+    validate(model, written, original)
     if check is None:
         runs(written, model)
     else:
@@ -127,16 +135,35 @@ def _own_data(file: Path) -> list[Path]:
     return [data for name in locations(old) if pattern.fullmatch(name) and (data := file.with_name(name)).is_file()]
 
 
-def validate(model: Model, path: Path) -> None:
+def validate(model: Model, path: Path, original: Model | None = None) -> None:
     """Run the ONNX checker on a written file, and strict shape inference.
+
+    Args:
+        model: what was written.
+        path: the file.
+        original: what the model was made of; a step that this one does not pass either says nothing.
 
     Raises:
         ModelError: the file is not valid.
     """
+    steps = (
+        (lambda: onnx.checker.check_model(str(path)), onnx.checker.check_model),
+        (lambda: _infer(skeleton(model)), _infer),
+    )
+    for of_result, of_any in steps:
+        fault = _fault(of_result)
+        if fault and (original is None or _fault(partial(of_any, skeleton(original))) is None):
+            raise ModelError(f"{model.name}: the result is not a valid model: {fault}; please report")
+
+
+def _infer(proto: onnx.ModelProto) -> None:
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+
+
+def _fault(step: Callable[[], None]) -> str | None:
+    """What a step finds wrong with a model, None where that is nothing."""
     try:
-        onnx.checker.check_model(str(path))
-        onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=True)
+        step()
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{model.name}: the result is not a valid model: {first_line(error)}; please report"
-        ) from error
+        return first_line(error)
+    return None

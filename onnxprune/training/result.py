@@ -33,6 +33,7 @@ class FinetuneResult:
 
     Attributes:
         model: the model with the weights of the best epoch; everything else as it was.
+        original: the model as it came.
         history: all epochs, number 0 first.
         best: number of the epoch whose weights were kept; 0 where training only made it worse.
         loss: what was minimised: "cross-entropy", "distillation" (KL), "regression" (relative squared error), or
@@ -42,6 +43,7 @@ class FinetuneResult:
     """
 
     model: Model
+    original: Model
     history: tuple[Epoch, ...]
     best: int
     loss: str

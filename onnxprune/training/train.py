@@ -96,7 +96,7 @@ def finetune(
                 write_checkpoint(checkpoint, {"training_identity": mark, **run.state()})
         student.load_state(run.best_state)
     trained = student.written_back(model) if run.best else model
-    return FinetuneResult(trained, tuple(run.history), run.best, objective.name, device, perf_counter() - began)
+    return FinetuneResult(trained, model, tuple(run.history), run.best, objective.name, device, perf_counter() - began)
 
 
 class Training:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from oracle import analysed, random_removal
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model
 from onnxprune.ops.examples import example
+from onnxprune.structure import check as structure_check
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.removal import remove
@@ -126,3 +128,67 @@ def test_inputs_on_which_the_original_fails_are_passed_over(tmp_path: Path) -> N
     removed = random_removal(a, 0.5, np.random.default_rng(0))
     save(remove(a, removed), tmp_path / "out.onnx", check(a, removed))
     assert (tmp_path / "out.onnx").exists()
+
+
+def group_normalised() -> onnx.ModelProto:
+    """Strict inference does not know the types behind GroupNormalization, of whatever size."""
+    return example(
+        """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        h = Conv (x, w1)
+        n = GroupNormalization <num_groups = 2> (h, scale, bias)
+        r = Relu (n)
+        y = Conv (r, w2) }""",
+        {"w1": (8, 3, 1, 1), "scale": (8,), "bias": (8,), "w2": (4, 8, 1, 1)},
+        opset=21,
+        full_check=False,
+    )
+
+
+def test_a_fault_that_the_original_has_too_is_none_of_the_result(tmp_path: Path) -> None:
+    a = analysed(group_normalised())
+    removed = random_removal(a, 0.5, np.random.default_rng(0))
+    smaller = remove(a, removed)
+    with pytest.raises(ModelError, match="not a valid model"):
+        save(smaller, tmp_path / "out.onnx", check(a, removed))
+    save(smaller, tmp_path / "out.onnx", check(a, removed), original=a.model)
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_a_fault_of_the_result_alone_is_refused(pruned: tuple[Analysis, Ids, Model], tmp_path: Path) -> None:
+    a, removed, smaller = pruned
+    proto = onnx.ModelProto()
+    proto.CopyFrom(smaller.proto)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    with pytest.raises(ModelError, match="not a valid model"):
+        save(replace(smaller, proto=proto), tmp_path / "out.onnx", check(a, removed), original=a.model)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_result_need_not_run_as_the_original_cannot(
+    pruned: tuple[Analysis, Ids, Model], fails: bool, changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where onnxruntime's optimisations break a model, or where it only runs with them."""
+    real = structure_check._session
+
+    def session(*arguments: Any, optimise: bool = False, **options: Any) -> Any:
+        if optimise is fails:
+            raise ModelError("cannot load it so")
+        return real(*arguments, optimise=optimise, **options)
+
+    monkeypatch.setattr(structure_check, "_session", session)
+    a, removed, smaller = pruned
+    save(smaller, tmp_path / "out.onnx", check(a, removed, changed=changed), original=a.model)
+    wrong = smaller.with_constants({"w2": smaller.constants["w2"] * (np.nan if changed else 1.1)})
+    with pytest.raises(ModelError, match=r"first difference|not finite"):
+        save(wrong, tmp_path / "out.onnx", check(a, removed, changed=changed), original=a.model)
+
+
+def test_an_original_that_onnxruntime_does_not_know_is_named(tmp_path: Path) -> None:
+    proto = example("g (float[N,6] x) => (float[N,6] y) { r = Relu (x) y = Relu (r) }")
+    proto.graph.node[1].op_type, proto.graph.node[1].domain = "NoSuchOperator", "somewhere"
+    proto.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))
+    a = analysed(proto)
+    with pytest.raises(ModelError, match="cannot load the original"):
+        save(a.model, tmp_path / "out.onnx", check(a, a.none_removed()), original=a.model)
