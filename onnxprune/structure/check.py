@@ -20,6 +20,7 @@ from onnxprune.core.text import first_line
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, constant_nodes, to_proto
 from onnxprune.runtime.feeds import Feed, random_feeds
+from onnxprune.runtime.session import open_session
 from onnxprune.structure.agreement import STEPS, Outputs, close, differs, moved_wrongly, narrowed
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.check_parts import compare_parts
@@ -83,23 +84,19 @@ class RemovalCheck:
         if self.analysis.model.stored_bytes > _WHOLE_BYTES:
             self._by_parts(path)
             return
-        found = self._original()
-        if found is None:  # the original does not run either, on sizes that were only guessed
+        reference = self._original()
+        if reference is None:  # the original does not run either, on sizes that were only guessed
             runs(path, self.analysis.model, self.feed)
             return
-        feed, original, optimised = found
+        feed, original, optimised = reference
         if self.original is not None:
             self._moved_rightly(self.original, original, feed, optimise=optimised)
         for optimise in (False, True):
-            try:
-                outputs = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
-            except ModelError:
-                if self._runs_original(feed, optimise=optimise):
-                    raise
-                continue
-            self._same_form(outputs, original)
-            if not self.changed and optimise == optimised:
-                self._same_values(outputs, original, feed, path, optimise=optimise)
+            found = self._outputs(path, feed, optimise=optimise)
+            if found is not None:
+                self._same_form(found, original)
+                if not self.changed and optimise == optimised:
+                    self._same_values(found, original, feed, path, optimise=optimise)
         if self.changed:
             plain = to_proto(remove(self.analysis, self.removed)).SerializeToString()
             outputs = _run(_session(plain, self.analysis.name, optimise=optimised), feed, self.analysis.name)
@@ -113,8 +110,9 @@ class RemovalCheck:
             return
         feed, original = outputs
         for optimise in (False, True):
-            found = _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
-            self._same_form(found, original)
+            found = self._outputs(path, feed, optimise=optimise)
+            if found is not None:
+                self._same_form(found, original)
 
     def _feeds(self) -> list[Feed]:
         return [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
@@ -140,13 +138,16 @@ class RemovalCheck:
             raise failure
         return None
 
-    def _runs_original(self, feed: Feed, *, optimise: bool) -> bool:
+    def _outputs(self, path: Path, feed: Feed, *, optimise: bool) -> Outputs | None:
+        """What the written file gives; None where it does not run in a way in which the original does not either."""
         try:
-            source = to_proto(self.analysis.model).SerializeToString()
-            _run(_session(source, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+            return _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
         except ModelError:
-            return False
-        return True
+            try:
+                _run(open_session(self.analysis.model, optimise=optimise), feed, self.analysis.name)
+            except ModelError:
+                return None
+            raise
 
     def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed, *, optimise: bool) -> None:
         """Weights that took over what units without loss contributed leave the outputs as they were."""

@@ -1,5 +1,6 @@
 """The last gate: a result that is wrong, or does not run, never gets its name."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -170,14 +171,17 @@ def test_the_result_need_not_run_as_the_original_cannot(
     pruned: tuple[Analysis, Ids, Model], fails: bool, changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where onnxruntime's optimisations break a model, or where it only runs with them."""
-    real = structure_check._session
 
-    def session(*arguments: Any, optimise: bool = False, **options: Any) -> Any:
-        if optimise is fails:
-            raise ModelError("cannot load it so")
-        return real(*arguments, optimise=optimise, **options)
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def session(*arguments: Any, optimise: bool = False, **options: Any) -> Any:
+            if optimise is fails:
+                raise ModelError("cannot load it so")
+            return real(*arguments, optimise=optimise, **options)
 
-    monkeypatch.setattr(structure_check, "_session", session)
+        return session
+
+    for name in ("_session", "open_session"):
+        monkeypatch.setattr(structure_check, name, failing(getattr(structure_check, name)))
     a, removed, smaller = pruned
     save(smaller, tmp_path / "out.onnx", check(a, removed, changed=changed), original=a.model)
     wrong = smaller.with_constants({"w2": smaller.constants["w2"] * (np.nan if changed else 1.1)})
