@@ -10,7 +10,7 @@ from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
-from onnxprune.graph.shapes import gather_facts
+from onnxprune.ops.facts import gather_facts
 from onnxprune.runtime.session import open_session, runtime_errors
 
 Feed = Mapping[str, np.ndarray]

@@ -22,7 +22,8 @@ def ops(given: Options, terminal: Terminal) -> None:
 
     families: dict[str, list[str]] = {}
     for op_type, handler in handlers().items():
-        families.setdefault(type(handler).__module__.rpartition(".")[2], []).append(op_type)
+        if handler.follows:
+            families.setdefault(type(handler).__module__.rpartition(".")[2], []).append(op_type)
     rows = [(family, sorted(families[family])) for family in sorted(families)]
     if given.get(OpsFormat).markdown:
         lines = ["| family | operators |", "|---|---|"]

@@ -97,7 +97,7 @@ def read_graph(model: Model) -> Graph:
         nodes.append(
             Node(
                 name=name,
-                op_type=source.op if source.domain in (None, "", "ai.onnx") else f"{source.domain}.{source.op}",
+                op_type=qualified(source.op, source.domain),
                 inputs=tuple(t.name for t in source.inputs),
                 outputs=outputs,
                 attributes=_attributes(source),
@@ -139,6 +139,11 @@ def _unique_names(nodes: Sequence[gs.Node]) -> list[str]:
             names[index] = name
             taken.add(name)
     return names
+
+
+def qualified(op_type: str, domain: str | None) -> str:
+    """An operator's name, with its domain where that is not the default one."""
+    return op_type if domain in (None, "", "ai.onnx") else f"{domain}.{op_type}"
 
 
 def _attributes(source: gs.Node) -> dict[str, Any]:

@@ -16,15 +16,14 @@ from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
 from onnxprune.graph.model import Model, skeleton
-from onnxprune.graph.nodes import Graph, Node
+from onnxprune.graph.nodes import Graph, Node, qualified
+from onnxprune.graph.operators import Operators
 
 Shape = tuple[int, ...]
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
 GUESSES = (64, 224, 512, 320, 16, 1)
 _INLINE = 1024
-# Operators whose result has the first input's shape, but which strict inference refuses.
-_NOT_INFERRED = frozenset({"GroupNormalization"})
 _ROUNDS = 8
 
 
@@ -75,20 +74,23 @@ class _Pinned:
     values: dict[str, np.ndarray]
 
 
-def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Shape] | None = None) -> Facts:
-    """Infer shapes with pinned inputs and fold what is constant.
+def infer_facts(
+    model: Model, graph: Graph, operators: Operators, input_shapes: Mapping[str, Shape] | None = None
+) -> Facts:
+    """Infer shapes with pinned inputs and fold what is constant; `ops.facts.gather_facts` knows the operators.
 
     Args:
         model: the model.
         graph: its nodes.
+        operators: asked what an operator is.
         input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
 
     Raises:
         ModelError: shape inference finds a contradiction for every size tried.
     """
-    constants = fold_constants(model, graph)
-    first = _first(model, graph, constants, input_shapes or {})
-    others = _others(model, graph, constants, first)
+    constants = fold_constants(model, graph, operators)
+    first = _first(model, graph, operators, constants, input_shapes or {})
+    others = _others(model, graph, operators, constants, first)
     shapes, folded = dict(first.shapes), dict(constants)
     free: dict[str, frozenset[int]] = {}
     for name, shape in first.shapes.items():
@@ -120,12 +122,18 @@ def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Shape] |
         batch=leading[0] if len(leading) > 1 else 1,
         free=free,
         sizes=sizes,
-        read=read_shapes(graph, folded),
-        transparent=transparent(model, graph, folded),
+        read=read_shapes(graph, folded, operators),
+        transparent=transparent(model, graph, folded, operators),
     )
 
 
-def _first(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], known: Mapping[str, Shape]) -> _Pinned:
+def _first(
+    model: Model,
+    graph: Graph,
+    operators: Operators,
+    constants: Mapping[str, np.ndarray],
+    known: Mapping[str, Shape],
+) -> _Pinned:
     """The first guess that gives every tensor a shape, else the one that gives most."""
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
     pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in GUESSES]
@@ -133,7 +141,8 @@ def _first(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], know
     best: _Pinned | None = None
     for inputs in (entry for i, entry in enumerate(pinned) if entry not in pinned[:i]):
         try:
-            found = _settle(model, graph, constants, {name: s for name, s in inputs.items() if s is not None})
+            given = {name: shape for name, shape in inputs.items() if shape is not None}
+            found = _settle(model, graph, operators, constants, given)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
             failure = error
             continue
@@ -147,7 +156,9 @@ def _first(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], know
     return best
 
 
-def _others(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], first: _Pinned) -> list[_Pinned]:
+def _others(
+    model: Model, graph: Graph, operators: Operators, constants: Mapping[str, np.ndarray], first: _Pinned
+) -> list[_Pinned]:
     """What is inferred at a second choice of sizes: comparing both tells what varies with the input.
 
     All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
@@ -163,17 +174,17 @@ def _others(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], fir
         found = []
         for inputs in attempt:
             try:
-                found.append(_settle(model, graph, constants, inputs))
+                found.append(_settle(model, graph, operators, constants, inputs))
             except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError):
                 continue
         if found:
             return found
     # No other size fits: what inference cannot tell without pins counts as varying.
     try:
-        unpinned = _infer(model, constants, {})
+        shapes, dtypes = _infer(model, operators, constants, {})
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{model.name}: shapes contradict each other: {first_line(error)}") from error
-    return [_Pinned(first.inputs, unpinned[0], unpinned[1], fold_shapes(model, graph, constants, unpinned[0]))]
+    return [_Pinned(first.inputs, shapes, dtypes, fold_shapes(model, graph, operators, constants, shapes))]
 
 
 def _varied(
@@ -214,33 +225,32 @@ def _unknown(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
     return any(name and name not in shapes for node in graph.nodes for name in node.outputs)
 
 
-def _settle(model: Model, graph: Graph, constants: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]) -> _Pinned:
+def _settle(
+    model: Model,
+    graph: Graph,
+    operators: Operators,
+    constants: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Shape],
+) -> _Pinned:
     """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
     values: dict[str, np.ndarray] = {}
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
     for _ in range(_ROUNDS):
-        shapes, dtypes = _infer(model, {**constants, **values}, inputs)
-        fresh = fold_shapes(model, graph, {**constants, **values}, shapes)
+        shapes, dtypes = _infer(model, operators, {**constants, **values}, inputs)
+        fresh = fold_shapes(model, graph, operators, {**constants, **values}, shapes)
         values.update(fresh)
         if not fresh or not _unknown(graph, shapes):
             break
-    _check_pads(graph, {**model.constants, **constants, **values}, shapes)
+    every = {**model.constants, **constants, **values}
+    for node in graph.nodes:
+        if not operators(node.op_type).fits(node, shapes, every):
+            raise ValueError(f"{node} cannot run on inputs of these sizes")
     return _Pinned(inputs, shapes, dtypes, values)
 
 
-def _check_pads(graph: Graph, values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
-    """Refuse sizes for which a Pad would reflect more than there is: inference does not notice."""
-    for node in graph.nodes:
-        if node.op_type == "Pad" and str(node.attributes.get("mode", "constant")) == "reflect":
-            pads = node.ints("pads") or tuple(values.get(node.input(1), np.zeros(0, int)).tolist())
-            shape = shapes.get(node.input(0), ())
-            if len(pads) == 2 * len(shape) and any(p >= n > 0 for p, n in zip(pads, shape * 2, strict=True)):
-                raise ValueError(f"{node} reflects more than there is")
-
-
 def _infer(
-    model: Model, values: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
+    model: Model, operators: Operators, values: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     small = skeleton(model)
     for value in small.graph.input:
@@ -254,7 +264,7 @@ def _infer(
     known = {name: array for name, array in values.items() if array.dtype.kind in "ifbu"}
     kept = [node for node in small.graph.node if not (node.output and _all_in(node.output, known))]
     for node in kept:
-        if node.op_type in _NOT_INFERRED and node.domain in ("", "ai.onnx"):
+        if operators(qualified(node.op_type, node.domain)).keeps_shape:
             node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
     del small.graph.node[:]
     small.graph.node.extend(kept)

@@ -15,12 +15,12 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
-from onnxprune.graph.shapes import gather_facts
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths
+from onnxprune.ops.facts import gather_facts
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import time_models
 from onnxprune.structure.analysis import Analysis

@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 
-from onnxprune.ops.base import OpHandler
+from onnxprune.ops.base import OpHandler, Unknown
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def handlers() -> Mapping[str, OpHandler]:
         for value in vars(module).values():
             if not (isinstance(value, type) and issubclass(value, OpHandler) and value.__module__ == module.__name__):
                 continue
-            if value is OpHandler or not hasattr(value, "op_types"):
+            if not hasattr(value, "op_types"):
                 continue
             handler = value()
             for op_type in handler.op_types:
@@ -31,6 +31,9 @@ def handlers() -> Mapping[str, OpHandler]:
     return found
 
 
-def handler_for(op_type: str) -> OpHandler | None:
-    """The handler of an operator, None where there is none (its tensors are then frozen)."""
-    return handlers().get(op_type)
+def handler_of(op_type: str) -> OpHandler:
+    """The handler of an operator; one that follows nothing where there is none."""
+    return handlers().get(op_type, _UNKNOWN)
+
+
+_UNKNOWN = Unknown()

@@ -4,7 +4,7 @@ A handler is one class in one file of this package; it is found automatically. M
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol
@@ -84,6 +84,9 @@ class OpHandler(ABC):
 
     op_types: ClassVar[tuple[str, ...]]
 
+    follows: ClassVar[bool] = True
+    """Whether channels are followed through the operator; if not, all it touches stay."""
+
     @abstractmethod
     def couple(self, node: Node, labels: Labels) -> None:
         """Place the labels of the node's weights and outputs, tie and freeze ids."""
@@ -122,9 +125,66 @@ class OpHandler(ABC):
         """Positions of inputs that the output is a scaled and shifted copy of wherever all others are constant."""
         return ()
 
+    # What the graph asks before any label is placed: see `graph.operators`
+
+    folds_up_to: ClassVar[float] = 0
+    """Elements of constant inputs up to which a node is computed at once; 0 where that is not cheap."""
+
+    def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
+        """Whether a node whose inputs are all constants is computed at once: cheap, with a result of bounded size.
+
+        Args:
+            node: the node.
+            inputs: its different inputs, in order.
+            limit: elements that they, and the result, may have.
+        """
+        return self.folds_up_to > 0 and sum(value.size for value in inputs) <= min(limit, self.folds_up_to)
+
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:  # noqa: ARG002
+        """The node's value for constant inputs; None leaves it to onnx's reference implementation."""
+        return None
+
+    reference_opset: ClassVar[int] = 0
+    """Oldest version that onnx's reference implementation has; older ones must mean the same. 0: it has them all."""
+
+    def reads_shape(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the node reads only the shape of its first input; then `shape_value` gives its result."""
+        return False
+
+    def shape_value(self, node: Node, shape: tuple[int, ...]) -> np.ndarray:
+        """What a node that reads only a shape gives for this one."""
+        raise NotImplementedError(f"{node} reads more than a shape")
+
+    def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:  # noqa: ARG002
+        """Whether a node on constants only shows a stored weight in another type, and so stays in the file."""
+        return False
+
+    keeps_shape: ClassVar[bool] = False
+    """Whether the first output has the first input's shape and type; needed only where onnx does not infer that."""
+
+    def fits(
+        self,
+        node: Node,  # noqa: ARG002
+        shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
+        values: Mapping[str, np.ndarray],  # noqa: ARG002
+    ) -> bool:
+        """False where the node cannot run on inputs of these shapes, though onnx's inference finds no fault."""
+        return True
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Small models with the operator in the middle of prunable layers, for the contract test."""
         yield from ()
+
+
+class Unknown(OpHandler):
+    """An operator that channels are not followed through: what it touches stays."""
+
+    op_types: ClassVar[tuple[str, ...]] = ()
+    follows = False
+
+    def couple(self, node: Node, labels: Labels) -> None:
+        """Freeze everything."""
+        labels.freeze_node(node, f"operator {node.op_type} is not supported")
 
 
 def pass_through(labels: Labels, node: Node, source: str, *outputs: str) -> None:

@@ -17,6 +17,7 @@ class Gemm(OpHandler):
     """`Y = alpha A' B' + beta C`; a constant B starts new channels."""
 
     op_types = ("Gemm",)
+    folds_up_to = 1 << 16
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Contract over the inner axis, start new channels on the outer one."""
@@ -116,6 +117,7 @@ class MatMul(OpHandler):
     """MatMul with a constant or a computed operand, any number of batch axes."""
 
     op_types = ("MatMul",)
+    folds_up_to = 1 << 16
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie the contracted axes; a constant weight starts new channels."""

@@ -1,6 +1,7 @@
 """Shape arithmetic and tensors made to size: Shape, Size, ConstantOfShape, Expand, Tile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+
+_VIEW_LIMIT = 1 << 31
 
 
 class Shape(OpHandler):
@@ -23,6 +26,17 @@ class Shape(OpHandler):
         if node.op_type == "Size" and not labels.is_constant(node.output()):
             for ids in labels.get(node.input(0)):
                 labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)
+
+    def reads_shape(self, node: Node) -> bool:  # noqa: ARG002
+        """Never a value."""
+        return True
+
+    def shape_value(self, node: Node, shape: tuple[int, ...]) -> np.ndarray:
+        """The sizes from `start` to `end`, or their product."""
+        if node.op_type == "Size":
+            return np.array(np.prod(shape, dtype=np.int64), np.int64)
+        end = node.attributes.get("end")
+        return np.array(shape[node.int("start", 0) : None if end is None else int(end)], np.int64)
 
     def torch(self, node: Node) -> TorchRule:
         """A tensor of integers on the CPU, where shape arithmetic stays."""
@@ -98,6 +112,17 @@ class ConstantOfShape(OpHandler):
         widths = {axis: edit.width(node.output(), axis) for axis in range(rank)}
         edit.set_elements(0, {axis: width for axis, width in widths.items() if width is not None})
 
+    def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
+        """Of any size that a network may have: the value takes no memory."""
+        sizes = inputs[0].ravel().tolist()
+        return min(sizes, default=0) >= 0 and prod(sizes) <= _VIEW_LIMIT
+
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """A view of the one value."""
+        value = node.attributes.get("value")
+        filler = np.zeros(1, np.float32) if value is None else np.asarray(value)
+        return np.broadcast_to(filler.reshape(()), [int(size) for size in inputs[0].ravel()])
+
     def torch(self, node: Node) -> TorchRule:
         """A full tensor."""
         import torch
@@ -170,6 +195,10 @@ class Expand(OpHandler):
         """The data."""
         return (0,)
 
+    def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
+        """Where the target shape has few elements in all."""
+        return _elements(inputs[-1]) <= limit
+
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """Broadcasting with a tensor of that shape."""
         import torch
@@ -230,6 +259,10 @@ class Tile(OpHandler):
         """The data."""
         return (0,)
 
+    def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
+        """Where the repeated data have few elements."""
+        return _elements(inputs[-1]) * inputs[0].size <= limit
+
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same repetition."""
 
@@ -248,3 +281,10 @@ class Tile(OpHandler):
             {"w1": (8, 3, 3, 3), "w2": (4, 16, 1, 1)},
             {"repeats": np.array([1, 2, 1, 2])},
         )
+
+
+def _elements(shape: np.ndarray) -> float:
+    """How many elements a tensor of this shape has; infinite for what is no shape."""
+    if shape.dtype.kind not in "iu" or shape.size > 16:
+        return np.inf
+    return float(np.prod(np.abs(shape.ravel().astype(float))))

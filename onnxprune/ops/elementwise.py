@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import onnx
@@ -20,6 +21,7 @@ class Elementwise(OpHandler):
         *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Where", "And", "Or", "Xor"),
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     )
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie operands after broadcasting (aligned from the right); constants take the others' labels."""

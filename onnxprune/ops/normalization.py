@@ -167,6 +167,8 @@ class GroupNormalization(OpHandler):
 
     op_types = ("GroupNormalization",)
 
+    keeps_shape = True  # strict inference refuses it
+
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie the channels of a group; parameters are per channel since opset 21, per group before."""
         source, ids = node.input(0), labels.axis(node.input(0), 1)

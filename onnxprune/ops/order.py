@@ -1,6 +1,7 @@
 """Operators along one axis whose positions they order or accumulate: CumSum, TopK, Trilu, ReverseSequence."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ class Ordered(OpHandler):
     """Channels on the axes concerned stay; other axes pass."""
 
     op_types = ("CumSum", "TopK", "Trilu", "ReverseSequence")
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Freeze along the axes concerned."""

@@ -1,6 +1,6 @@
 """Pad: positions are added around the data (or cut)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ class Pad(OpHandler):
     """Pad: inserted channels are units of their own, which later additions tie to real ones."""
 
     op_types = ("Pad",)
+    folds_up_to = 1024  # shape arithmetic: the amounts, not the data, say how large the result is
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Padded positions of a labelled axis get fresh ids."""
@@ -61,6 +62,14 @@ class Pad(OpHandler):
             edit.set_attribute("pads", [fresh.get(index, amount) for index, amount in enumerate(present)])
         else:
             edit.set_elements(1, fresh)
+
+    def fits(self, node: Node, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> bool:
+        """No more can be reflected than there is."""
+        if str(node.attributes.get("mode", "constant")) != "reflect":
+            return True
+        pads = node.ints("pads") or tuple(values.get(node.input(1), np.zeros(0, int)).tolist())
+        shape = shapes.get(node.input(0), ())
+        return len(pads) != 2 * len(shape) or not any(p >= n > 0 for p, n in zip(pads, shape * 2, strict=True))
 
     def torch(self, node: Node) -> TorchRule:
         """A constant, or positions picked as numpy's `pad` picks them."""

@@ -1,6 +1,7 @@
 """GatherND: entries picked by indices, which may be computed."""
 
 from collections.abc import Iterator
+from math import inf
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ class Pick(OpHandler):
     """Axes that indices count along stay; those behind them pass whole."""
 
     op_types = ("GatherND",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Freeze the axes that are indexed, and those of the batch."""

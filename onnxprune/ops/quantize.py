@@ -1,6 +1,7 @@
 """QuantizeLinear and DequantizeLinear: scales and zero points follow their channels."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ class Quantize(OpHandler):
     """Per tensor, per channel, or in blocks along an axis (whose channels then stay)."""
 
     op_types = ("QuantizeLinear", "DequantizeLinear")
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels pass; where the weight is constant, those that its reader gives it pass back."""
@@ -35,6 +37,12 @@ class Quantize(OpHandler):
                     labels.set(parameter, 0, ids)
                 else:
                     labels.adapt(output, axis, node, parameter, 0)
+
+    reference_opset = 19
+
+    def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:  # noqa: ARG002
+        """Weights are stored quantised."""
+        return True
 
     def torch(self, node: Node) -> TorchRule | None:
         """`(x - zero) * scale`, or rounded, shifted and clipped; gradients pass through the rounding.

@@ -1,6 +1,7 @@
 """Reductions: sums contract over the channels they reduce, other reductions freeze them; other axes pass."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import onnx
@@ -22,6 +23,7 @@ class Reduce(OpHandler):
         *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
         *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin"),
     )
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """A sum over channels contracts them; other reductions mix them."""

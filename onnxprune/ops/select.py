@@ -1,6 +1,7 @@
 """Operators that join and select positions: Concat, Split, Slice, Gather."""
 
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ class Concat(OpHandler):
     """Concat joins labels along its axis and ties them along the others."""
 
     op_types = ("Concat",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Parts without labels count as fixed channels."""
@@ -84,6 +86,7 @@ class Split(OpHandler):
     """Split selects consecutive runs."""
 
     op_types = ("Split",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Each output takes its run of labels."""
@@ -150,6 +153,7 @@ class Slice(OpHandler):
     """Slice with constant limits."""
 
     op_types = ("Slice",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels are sliced like the data."""
@@ -268,6 +272,7 @@ class Gather(OpHandler):
     """Gather with constant indices."""
 
     op_types = ("Gather",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels of the gathered axis are selected; other axes pass."""

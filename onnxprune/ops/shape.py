@@ -1,7 +1,7 @@
 """Operators that move axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class Transpose(OpHandler):
     """Transpose permutes the labels."""
 
     op_types = ("Transpose",)
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels follow their axis."""
@@ -55,6 +56,7 @@ class Reshape(OpHandler):
     """Reshape and Flatten: merged axes repeat labels, split axes carry them where the split is a grid."""
 
     op_types = ("Reshape", "Flatten")
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Match blocks of axes with equal products and carry labels through each block."""
@@ -203,6 +205,7 @@ class Squeeze(OpHandler):
     """Squeeze and Unsqueeze drop or add axes of size 1."""
 
     op_types = ("Squeeze", "Unsqueeze")
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels follow their axis; the only channel of a dropped axis stays."""

@@ -1,11 +1,13 @@
 """Elementwise operators of one input: labels pass, axis by axis."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
+import numpy as np
 import onnx
 
-from onnxprune.graph.nodes import Node
+from onnxprune.graph.nodes import Node, is_float
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
@@ -21,6 +23,7 @@ class Unary(OpHandler):
         *("Reciprocal", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh"),
         *("Cosh", "Asinh", "Acosh", "Atanh", "Identity", "Cast", "Not", "IsNaN", "IsInf", "Shrink", "Swish"),
     )
+    folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Outputs carry the input's labels."""
@@ -33,6 +36,10 @@ class Unary(OpHandler):
     def scales(self, node: Node) -> tuple[int, ...]:
         """Only a change of sign."""
         return (0,) if node.op_type == "Neg" else ()
+
+    def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:
+        """A weight of one floating-point type, cast to another."""
+        return node.op_type == "Cast" and stored is not None and is_float(stored) and is_float(value)
 
     def torch(self, node: Node) -> TorchRule | None:
         """The function of the same meaning."""

@@ -11,7 +11,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.subgraph import subgraph
-from onnxprune.ops import handler_for
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 
 _MOST_SOURCES = 64
@@ -64,8 +64,8 @@ class Path:
 
     def _carried(self, node: Node, tensor: str) -> list[str]:
         """Inputs whose values a node hands on; none where it computes something else of them."""
-        handler = handler_for(node.op_type)
-        if handler is None or node.captured:
+        handler = handler_of(node.op_type)
+        if node.captured:
             return []
         moved = [node.input(position) for position in handler.moves(node)]
         if moved:

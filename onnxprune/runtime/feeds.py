@@ -10,7 +10,8 @@ from onnxprune.core.errors import InputError
 from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
-from onnxprune.graph.shapes import GUESSES, gather_facts, pinned_shape
+from onnxprune.graph.shapes import GUESSES, pinned_shape
+from onnxprune.ops.facts import gather_facts
 
 # Elements of random inputs at most.
 _LARGEST_FEED = 1 << 27

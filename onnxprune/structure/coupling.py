@@ -11,9 +11,10 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
-from onnxprune.graph.shapes import Facts, Shape, gather_facts
-from onnxprune.ops import handler_for
+from onnxprune.graph.shapes import Facts, Shape
+from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse
+from onnxprune.ops.facts import gather_facts
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Layer, Mask, Stored
@@ -42,14 +43,12 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
     for node in graph.nodes:
         if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
             continue
-        handler = handler_for(node.op_type)
+        handler = handler_of(node.op_type)
         unknown = _unknown(node, graph, facts)
         with labels.visiting(node), named_failures(model, node):
             if node.captured:
                 labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
-            elif handler is None:
-                labels.freeze_node(node, f"operator {node.op_type} is not supported")
-            elif unknown is not None:
+            elif unknown is not None and handler.follows:
                 labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
             else:
                 handler.couple(node, labels)
@@ -92,7 +91,7 @@ def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
             if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
                 continue
             silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
-            if silent is not None and silent.op_type not in ("Shape", "Size"):
+            if silent is not None and not handler_of(silent.op_type).reads_shape(silent):
                 reason = f"{silent} reads {tensor!r} too and does not follow its channels"
                 labels.freeze_ids(ids, tensor, reason, silent)
 
@@ -182,8 +181,8 @@ def _groups(
 def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
     layers = []
     for node in graph.nodes:
-        handler = handler_for(node.op_type)
-        if handler is None or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
+        handler = handler_of(node.op_type)
+        if not handler.follows or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
             continue
         with named_failures(model, node):
             found = handler.linear(node, labels)
@@ -214,11 +213,10 @@ def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[
     """How kernels go through units: of equal uses only the first."""
     found: dict[tuple[ChannelUse, bytes], Ids] = {}
     for node in graph.nodes:
-        handler = handler_for(node.op_type)
-        if handler is None or not all(labels.is_labelled(name) for name in node.outputs if name):
+        if not all(labels.is_labelled(name) for name in node.outputs if name):
             continue
         with named_failures(model, node):
-            uses = tuple(handler.channel_uses(node, labels))
+            uses = tuple(handler_of(node.op_type).channel_uses(node, labels))
         for use, ids in uses:
             if ids is not None and unit[ids].any():
                 found.setdefault((use, unit[ids].tobytes()), unit[ids])

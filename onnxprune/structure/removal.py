@@ -13,7 +13,7 @@ from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model, release
 from onnxprune.graph.nodes import Node, named_failures, read_graph
 from onnxprune.graph.shapes import Sizes
-from onnxprune.ops import handler_for
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.shape_arithmetic import keep_shape_arithmetic
 from onnxprune.structure.units import Ids
@@ -48,10 +48,9 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
                     if other and other not in analysis.labels:
                         edit.set_value(other, folded[other])
     for node in graph.nodes:
-        handler = handler_for(node.op_type)
-        if handler is not None and not analysis.facts.is_folded(node):
+        if not analysis.facts.is_folded(node):
             with named_failures(model, node):
-                handler.rewrite(node, _Rewrite(node, edit, analysis, removed))
+                handler_of(node.op_type).rewrite(node, _Rewrite(node, edit, analysis, removed))
     keep_shape_arithmetic(edit, analysis, removed)
     changed = frozenset(tensor for tensor, axes in analysis.labels.items() if any(ids is not None for ids in axes))
     return edit.apply(stale=changed)

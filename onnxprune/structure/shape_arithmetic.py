@@ -9,8 +9,9 @@ follow the new widths.
 import numpy as np
 
 from onnxprune.graph.edit import GraphEdit
-from onnxprune.graph.folding import evaluate, shape_value
 from onnxprune.graph.nodes import Node
+from onnxprune.ops import handler_of
+from onnxprune.ops.facts import evaluate
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 
@@ -30,15 +31,18 @@ def keep_shape_arithmetic(edit: GraphEdit, analysis: Analysis, removed: Ids) -> 
         if name in edit.graph.outputs or any(not facts.is_folded(reader) for reader in readers):
             edit.set_value(name, facts.folded[name])
     for node in edit.graph.nodes:
-        if node.op_type == "Shape" and node.input(0) in narrowed and node.output() not in facts.folded:
+        if node.input(0) not in narrowed or node.output() in facts.folded:
+            continue
+        if handler_of(node.op_type).reads_shape(node):
             _restore(edit, analysis, node, removed)
 
 
 def _restore(edit: GraphEdit, analysis: Analysis, node: Node, removed: Ids) -> None:
     source, output = node.input(0), node.output()
     shape = analysis.facts.shapes[source]
-    before = shape_value(node, shape)
-    after = shape_value(node, analysis.shape_after(source, shape, removed))
+    rules = handler_of(node.op_type)
+    before = rules.shape_value(node, shape)
+    after = rules.shape_value(node, analysis.shape_after(source, shape, removed))
     readers = [r for r in edit.graph.consumers.get(output, ()) if not analysis.facts.is_folded(r)]
     if output in edit.graph.outputs or any(_differs(edit, analysis, r, output, before, after) for r in readers):
         edit.replace_output_elements(node, before != after, before)

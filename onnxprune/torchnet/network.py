@@ -13,12 +13,12 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
-from onnxprune.graph.folding import fold_constants
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, read_graph
-from onnxprune.ops import handler_for
+from onnxprune.ops import handler_of
 from onnxprune.ops.base import TorchRule
+from onnxprune.ops.facts import fold_constants
 
 if TYPE_CHECKING:
     import torch
@@ -240,8 +240,8 @@ def _trained(graph: Graph, nodes: Sequence[Node], model: Model) -> set[str]:
     """Floating-point constants that the handlers name as weights, through operators that only move values."""
     found = set()
     for node in nodes:
-        handler = handler_for(node.op_type)
-        for name in handler.trained(node) if handler is not None else ():
+        handler = handler_of(node.op_type)
+        for name in handler.trained(node):
             while (maker := graph.producer.get(name)) is not None and maker.op_type in _MOVES:
                 name = maker.input(0)  # noqa: PLW2901 (follows the chain)
             array = model.constants.get(name)
@@ -263,9 +263,8 @@ def _folded(model: Model, graph: Graph, nodes: Sequence[Node], trained: set[str]
 
 
 def _rules(model: Model, node: Node) -> tuple[TorchRule, TorchRule]:
-    handler = handler_for(node.op_type)
-    plain = handler.torch(node) if handler is not None else None
-    training = handler.torch_training(node) if handler is not None else None
+    handler = handler_of(node.op_type)
+    plain, training = handler.torch(node), handler.torch_training(node)
     if plain is None or training is None:
         raise ModelError(
             f"{model.name}: node {node.name!r}: {node.op_type} cannot be trained: it has no rule for torch"

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.core.errors import ModelError
-from onnxprune.graph.folding import evaluate
 from onnxprune.graph.nodes import Node
 from onnxprune.importance.oamip.rules import RULES
 from onnxprune.importance.oamip.steps import Activation, Step, StepNetwork
+from onnxprune.ops.facts import evaluate
 from onnxprune.structure.analysis import Analysis
 
 ScorePoints = Mapping[str, np.ndarray]

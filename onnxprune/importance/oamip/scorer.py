@@ -12,7 +12,6 @@ from onnxprune.config import OamipConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
-from onnxprune.graph.shapes import gather_facts
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
@@ -20,6 +19,7 @@ from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
+from onnxprune.ops.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
