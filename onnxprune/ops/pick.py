@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler
+from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 
@@ -32,6 +32,10 @@ class Pick(OpHandler):
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
         return (0,)
+
+    def torch(self, node: Node) -> TorchRule | None:
+        """Indexing by as many indices as there are columns; rows of a batch apart have no rule."""
+        return None if node.int("batch_dims", 0) else lambda x, indices: x[tuple(indices.to(x.device).movedim(-1, 0))]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """One position of several, with channels behind."""
