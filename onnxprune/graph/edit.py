@@ -55,6 +55,10 @@ class GraphEdit:
         self.values[name] = value
         return name
 
+    def read_instead(self, node: Node, position: int, tensor: str) -> None:
+        """Let a node read another tensor as an input; "" leaves an optional one out."""
+        self._inputs.setdefault(node.index, {})[position] = tensor
+
     def multiply_input(self, node: Node, position: int, factor: np.ndarray, data_type: int) -> None:
         """Put a Mul with a constant in front of a node's input."""
         product = self.fresh_name(f"{node.input(position)}_masked")

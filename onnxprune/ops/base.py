@@ -71,6 +71,9 @@ class Rewriting(Protocol):
     def set_input(self, position: int, value: np.ndarray) -> None:
         """Give the node a constant of its own as this input, where it differs from the present one."""
 
+    def read_instead(self, position: int, tensor: str) -> None:
+        """Let the node read another tensor as this input."""
+
     def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
         """Give elements of an integer vector that the node reads other values, where they differ."""
 
@@ -113,6 +116,10 @@ class OpHandler(ABC):
     def trained(self, node: Node) -> tuple[str, ...]:  # noqa: ARG002
         """Inputs that fine-tuning changes where they are constants: weights, biases, scales."""
         return ()
+
+    def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:  # noqa: ARG002
+        """`(size,)` True at the positions of an axis of the first input that the node reads; None: at all."""
+        return None
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of inputs whose values the outputs consist of: moved, selected, repeated or interpolated.
@@ -189,11 +196,9 @@ class Unknown(OpHandler):
 
 def pass_through(labels: Labels, node: Node, source: str, *outputs: str) -> None:
     """Give each output the labels of `source`, axis by axis; axes that adapt go on adapting."""
-    for axis, ids in enumerate(labels.get(source)):
+    for axis in range(labels.rank(source)):
         for output in (name for name in outputs if labels.rank(name) == labels.rank(source)):
-            if ids is None and labels.adapts(source, axis):
-                labels.adapt(output, axis, node, source, axis)
-            labels.set(output, axis, ids)
+            labels.follow(node, source, axis, output, axis)
 
 
 def normal_axis(axis: int, rank: int) -> int:

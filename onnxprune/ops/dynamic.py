@@ -22,7 +22,7 @@ class Shape(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Reading a shape couples nothing; a size that varies cannot be kept when it counts fewer channels."""
-        labels.only_sizes(node.input(0))
+        labels.leave(node, node.input(0))
         if node.op_type == "Size" and not labels.is_constant(node.output()):
             for ids in labels.get(node.input(0)):
                 labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)
@@ -101,7 +101,9 @@ class ConstantOfShape(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Axes of a known size adapt."""
-        target = labels.sizes(node.input(0))
+        target, value = labels.sizes(node.input(0)), node.attributes.get("value")
+        if value is None or not np.any(value):
+            labels.set_zero(node.output())
         for axis in range(labels.rank(node.output())):
             if target is not None and not target.free[axis]:
                 labels.adapt(node.output(), axis, node)
@@ -168,9 +170,7 @@ class Expand(OpHandler):
             own = axis - shift
             ids = labels.axis(source, own) if own >= 0 else None
             if own >= 0 and before[own] == size:
-                if ids is None and labels.adapts(source, own):
-                    labels.adapt(output, axis, node, source, own)
-                labels.set(output, axis, ids)
+                labels.follow(node, source, own, output, axis)
             else:
                 labels.freeze_ids(ids, source, "the only channel of an axis that is broadcast", node)
                 if not labels.is_free(output, axis):
@@ -251,9 +251,10 @@ class Tile(OpHandler):
             labels.freeze_node(node, "repeats are computed from data while the model runs")
             return
         for axis, ids in enumerate(labels.get(source)):
-            if ids is None and repeats.value[axis] == 1 and labels.adapts(source, axis):
-                labels.adapt(output, axis, node, source, axis)
-            labels.set(output, axis, None if ids is None else np.tile(ids, int(repeats.value[axis])))
+            if repeats.value[axis] == 1:
+                labels.follow(node, source, axis, output, axis)
+            else:
+                labels.set(output, axis, None if ids is None else np.tile(ids, int(repeats.value[axis])))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""

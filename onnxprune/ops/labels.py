@@ -5,7 +5,7 @@ the ties are the units. Id 0 is the fixed unit: what is tied to it is never remo
 read. Handlers (`onnxprune.ops`) only place and tie labels; `structure.analysis` makes units and groups of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,8 @@ from onnxprune.graph.shapes import Facts, Shape, Sizes
 
 Ids = np.ndarray
 AxisLabels = list[Ids | None]
+Reads = Callable[["Labels", str, int], np.ndarray | None]
+"""`(size,)` True at the positions of a tensor's axis that any node reads, None: at all."""
 
 FIXED = 0
 
@@ -54,9 +56,10 @@ class Contraction:
 class Labels:
     """The labels of one graph while its nodes are visited in topological order."""
 
-    def __init__(self, model: Model, facts: Facts) -> None:
+    def __init__(self, model: Model, facts: Facts, reads: Reads | None = None) -> None:
         self._model = model
         self._facts = facts
+        self._reads = reads
         self._next = 1
         self.arrays: dict[str, AxisLabels] = {}
         self.ties: list[tuple[Ids, Ids]] = []
@@ -64,8 +67,10 @@ class Labels:
         self.origins: list[tuple[int, int, Node, str]] = []
         self.contractions: list[Contraction] = []
         self.placed: set[tuple[str, str, int]] = set()
+        self.omitted: set[tuple[str, int]] = set()
         self._opaque: dict[str, Freeze] = {}
         self._adaptable: dict[tuple[str, int], list[tuple[str, int, Node | None]]] = {}
+        self._zero: set[str] = set()
         self._node: Node | None = None
         self._read: dict[tuple[str, int], Ids] = {}
         self._named: list[Ids] = []
@@ -146,6 +151,19 @@ class Labels:
         value = self.constant(tensor)
         return self._facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
 
+    def is_zero(self, tensor: str) -> bool:
+        """Whether a tensor, of whatever size, is known to be zero everywhere."""
+        value = self.constant(tensor)
+        return tensor in self._zero if value is None else value.dtype.kind in "fiu" and not value.any()
+
+    def set_zero(self, tensor: str) -> None:
+        """Say that a tensor is zero everywhere."""
+        self._zero.add(tensor)
+
+    def read_positions(self, tensor: str, axis: int) -> np.ndarray | None:
+        """`(size,)` True at the positions of an axis that the nodes behind a tensor read; None: at all."""
+        return None if self._reads is None else self._reads(self, tensor, axis)
+
     # Reading and placing labels
 
     def get(self, tensor: str) -> AxisLabels:
@@ -220,6 +238,13 @@ class Labels:
         """
         return self.is_constant(tensor) or (tensor, axis % max(1, self.rank(tensor))) in self._adaptable
 
+    def follow(self, node: Node, source: str, source_axis: int, output: str, axis: int) -> None:
+        """Say that an axis of the output is that of the source: labels pass, and what adapts goes on adapting."""
+        ids = self.axis(source, source_axis)
+        if ids is None and self.adapts(source, source_axis):
+            self.adapt(output, axis, node, source, source_axis)
+        self.set(output, axis, ids)
+
     def adapt(self, tensor: str, axis: int, node: Node, source: str = "", source_axis: int = 0) -> None:
         """Mark an axis of an output as one that can be cut to any width; see `adapts`.
 
@@ -257,9 +282,15 @@ class Labels:
             if tensor:
                 self.freeze(tensor, reason, node, limitation=True)
 
-    def only_sizes(self, tensor: str) -> None:
-        """Say that the node reads nothing of a tensor but its sizes."""
+    def leave(self, node: Node, tensor: str) -> None:
+        """Say that channels of a tensor that the node reads are of no concern to it: it looks at sizes only."""
         self._named += [ids for ids in self.get(tensor) if ids is not None]
+        self.placed.update((node.name, tensor, axis) for axis in range(self.rank(tensor)))
+
+    def omit(self, node: Node, position: int) -> None:
+        """Say that a node does the same without an optional input, which removal leaves out."""
+        self.omitted.add((node.name, position))
+        self.leave(node, node.input(position))
 
     def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
         """Record that `node` sums over `axis` of `tensor`."""

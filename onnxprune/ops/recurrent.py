@@ -47,6 +47,8 @@ class Recurrent(OpHandler):
                 continue
             if position == 7:  # peepholes of LSTM: (dirs, 3 * H)
                 labels.set(name, 1, np.tile(units, 3))
+            elif labels.is_zero(name):
+                labels.omit(node, position)  # as good as none
             elif labels.adapts(name, 2) or labels.axis(name, 2) is not None:
                 labels.set(name, 2, units)
             else:
@@ -73,7 +75,7 @@ class Recurrent(OpHandler):
         return (*node.inputs[1:4], *node.inputs[7:8])
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Each kind, one and two directions, with and without bias and initial state."""
+        """Each kind, one and two directions, with and without bias and initial state; two layers as exported."""
         for op_type, directions in (("LSTM", 1), ("LSTM", 2), ("GRU", 1), ("GRU", 2), ("RNN", 1)):
             direction = ', direction = "bidirectional"' if directions == 2 else ""
             rows = _GATES[op_type] * 5
@@ -93,6 +95,34 @@ class Recurrent(OpHandler):
                     "w2": (5, 3),
                 }
                 | ({"start": (directions, 1, 5)} if states else {}),
+            )
+        for made, filler in (("ConstantOfShape (t)", {}), ("Expand (filler, t)", {"filler": (2, 1, 5)})):
+            yield example(
+                f"""g (float[7,N,6] x) => (float[N,3] y) {{
+                s = Shape (x)
+                n = Slice (s, one, two)
+                t = Concat <axis = 0> (two, n, five)
+                z = {made}
+                a = Slice (z, zero, one)
+                b = Slice (z, one, two)
+                h, p = LSTM <hidden_size = 5> (x, w, r, c, , a, a)
+                i = Squeeze (h, one)
+                j, q = LSTM <hidden_size = 5> (i, v, u, c2, , b, b)
+                k = Concat <axis = 0> (p, q)
+                l = Gather (k, last)
+                y = Gemm (l, w3) }}""",
+                {
+                    "w": (1, 20, 6),
+                    "r": (1, 20, 5),
+                    "c": (1, 40),
+                    "v": (1, 20, 5),
+                    "u": (1, 20, 5),
+                    "c2": (1, 40),
+                    "w3": (5, 3),
+                }
+                | filler,
+                {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "five": np.array([5])}
+                | {"last": np.array(-1)},
             )
 
 

@@ -21,7 +21,7 @@ class Concat(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Parts without labels count as fixed channels."""
+        """Parts without labels count as fixed channels; parts that nobody reads may become narrower than the others."""
         output = node.output()
         shape = labels.shape(output)
         axis = normal_axis(node.int("axis", 0), len(shape))
@@ -34,13 +34,29 @@ class Concat(OpHandler):
                     labels.set(name, axis, fixed)
                 joined.append(fixed if ids is None else ids)
             labels.set(output, axis, np.concatenate(joined))
+        unread = self._unread(node, labels, axis)
+        for name in unread:
+            labels.leave(node, name)
         for other in range(len(shape)):
             if other != axis:
-                self._tie(node, labels, other)
+                self._tie(node, labels, other, unread)
 
-    def _tie(self, node: Node, labels: Labels, axis: int) -> None:
-        found = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs)]
+    def _unread(self, node: Node, labels: Labels, axis: int) -> set[str]:
+        """Parts that no node behind reads, and that a part of the same length can stand for: see `rewrite`."""
+        read = labels.read_positions(node.output(), axis)
+        sizes = [labels.shape(name)[axis] for name in node.inputs]
+        if read is None or labels.axis(node.output(), axis) is not None:
+            return set()
+        parts = dict(zip(node.inputs, np.split(read, np.cumsum(sizes)[:-1]), strict=True))
+        lengths = {len(part) for part in parts.values() if part.any()}
+        return {n for n, part in parts.items() if not part.any() and len(part) in lengths and not labels.is_constant(n)}
+
+    def _tie(self, node: Node, labels: Labels, axis: int, unread: set[str]) -> None:
+        found = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs) if name not in unread]
         present = [ids for name, ids in found if ids is not None]
+        if not present and all(labels.adapts(name, axis) for name, _ in found):
+            for name, _ in found:
+                labels.adapt(node.output(), axis, node, name, axis)
         for name, ids in found:
             if not present:
                 return
@@ -52,6 +68,21 @@ class Concat(OpHandler):
             else:
                 labels.tie(present[0], ids)
         labels.set(node.output(), axis, present[0])
+
+    def rewrite(self, node: Node, edit: Rewriting) -> None:
+        """A part that nobody reads gives way to one that is as wide as the result."""
+        shape = edit.shape(node.output()) or ()
+        axis = normal_axis(node.int("axis", 0), len(shape))
+        others = [other for other in range(len(shape)) if other != axis]
+
+        def fits(name: str) -> bool:
+            return all(edit.width(name, other) == edit.width(node.output(), other) for other in others)
+
+        lengths = {name: (edit.shape(name) or shape)[axis] for name in node.inputs}
+        for position, name in enumerate(node.inputs):
+            if not fits(name):
+                alike = (n for n in node.inputs if fits(n) and lengths[n] == lengths[name])
+                edit.read_instead(position, next(alike, name))
 
     def moves(self, node: Node) -> tuple[int, ...]:
         """All parts."""
@@ -103,9 +134,11 @@ class Split(OpHandler):
         start = 0
         for output in filter(None, node.outputs):
             size = labels.shape(output)[axis]
-            own = list(arrays)
-            own[axis] = None if along is None else along[start : start + size]
-            labels.set_all(output, own)
+            for other in range(len(arrays)):
+                if other == axis:
+                    labels.set(output, axis, None if along is None else along[start : start + size])
+                else:
+                    labels.follow(node, source, other, output, other)
             start += size
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
@@ -162,18 +195,27 @@ class Slice(OpHandler):
         arrays = labels.get(source)
         limits = slice_limits(node, labels.constant, len(before))
         for axis, ids in enumerate(arrays):
-            if ids is None:
+            if limits is not None and axis not in limits:
+                labels.follow(node, source, axis, output, axis)
+            elif ids is None:
                 continue
-            if limits is None:
+            elif limits is None:
                 labels.freeze_ids(ids, source, "limits of Slice are computed", node)
                 if before[axis] == after[axis]:
                     labels.set(output, axis, ids)
-            elif axis not in limits:
-                labels.set(output, axis, ids)
             else:
                 if limits[axis].step not in (1, None):
                     labels.freeze_ids(ids, source, "Slice steps over these channels", node)
                 labels.set(output, axis, ids[limits[axis]])
+
+    def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:
+        """The positions between constant limits."""
+        limits = slice_limits(node, labels.constant, labels.rank(node.input(0)))
+        if limits is None or axis not in limits:
+            return None
+        found = np.zeros(labels.shape(node.input(0))[axis], bool)
+        found[limits[axis]] = True
+        return found
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Limits on labelled axes count the positions that stay before them."""
@@ -284,16 +326,27 @@ class Gather(OpHandler):
             # An embedding: a product with one-hot rows, whose columns are channels.
             arrays[1] = labels.fresh(before[1], node, output)
             labels.set(source, 1, arrays[1])
-        inserted = len(after) - len(before) + 1
-        moved: list[Ids | None] = [*arrays[:axis], *([None] * inserted), *arrays[axis + 1 :]]
+        behind = len(after) - len(before)
+        for other in range(len(before)):
+            if other != axis:
+                labels.follow(node, source, other, output, other if other < axis else other + behind)
         along = arrays[axis]
         chosen = labels.constant(indices)
         if along is not None and chosen is not None and chosen.ndim == 1:
-            moved[axis] = along[chosen]
+            labels.set(output, axis, along[chosen])
         elif along is not None:
             picked = along if chosen is None else along[chosen.ravel()]
             labels.freeze_ids(picked, source, "Gather picks single channels", node)
-        labels.set_all(output, moved)
+
+    def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:
+        """The positions that constant indices name."""
+        size, rank = labels.shape(node.input(0))[axis], labels.rank(node.input(0))
+        chosen = labels.constant(node.input(1))
+        if chosen is None or axis != normal_axis(node.int("axis", 0), rank):
+            return None
+        found = np.zeros(size, bool)
+        found[chosen] = True
+        return found
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Indices count the positions that stay."""

@@ -24,12 +24,9 @@ class Transpose(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Labels follow their axis."""
-        arrays = labels.get(node.input(0))
-        perm = node.ints("perm") or tuple(reversed(range(len(arrays))))
+        perm = node.ints("perm") or tuple(reversed(range(labels.rank(node.input(0)))))
         for axis, position in enumerate(perm):
-            if arrays[position] is None and labels.adapts(node.input(0), position):
-                labels.adapt(node.output(), axis, node, node.input(0), position)
-            labels.set(node.output(), axis, arrays[position])
+            labels.follow(node, node.input(0), position, node.output(), axis)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
@@ -86,6 +83,9 @@ class Reshape(OpHandler):
         source = node.input(0)
         labelled = [axis for axis in old if arrays[axis] is not None and before[axis] > 1]
         single = [axis for axis in old if arrays[axis] is not None and before[axis] == 1]
+        if len(old) == len(new) == 1:
+            labels.follow(node, source, old.start, node.output(), new.start)
+            return
         for axis in single:
             labels.freeze_ids(arrays[axis], source, "the only channel of an axis that is reshaped", node)
         if not labelled:
@@ -226,12 +226,11 @@ class Squeeze(OpHandler):
         if node.op_type == "Squeeze":
             for axis in named:
                 labels.freeze_ids(arrays[axis], source, "the only channel of a dropped axis", node)
-            labels.set_all(output, [arrays[axis] for axis in others])
-        else:
-            for position, axis in enumerate(others):
-                if arrays[position] is None and labels.adapts(source, position):
-                    labels.adapt(output, axis, node, source, position)
-                labels.set(output, axis, arrays[position])
+        for position, axis in enumerate(others):
+            if node.op_type == "Squeeze":
+                labels.follow(node, source, axis, output, position)
+            else:
+                labels.follow(node, source, position, output, axis)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""

@@ -33,6 +33,7 @@ class Analysis:
         total: number of units, had nothing been frozen.
         facts: shapes and folded constants that the analysis used.
         uses: how kernels go through units, each use once.
+        omitted: `(node, position)` of inputs that nodes can do without, and that removal leaves out.
     """
 
     model: Model
@@ -47,6 +48,7 @@ class Analysis:
     total: int
     facts: Facts
     uses: tuple[tuple[ChannelUse, Ids], ...] = ()
+    omitted: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"Analysis({self.name!r}: {self.prunable} of {self.total} units prunable, in {len(self.groups)} groups)"

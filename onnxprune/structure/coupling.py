@@ -1,6 +1,7 @@
 """Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
 from onnxprune.graph.shapes import Facts, Shape
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse
+from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.facts import gather_facts
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.structure.analysis import Analysis
@@ -39,7 +40,7 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
     """Analyse a loaded model; see `analyze`."""
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
-    labels = Labels(model, facts)
+    labels = Labels(model, facts, partial(_read_positions, graph))
     for node in graph.nodes:
         if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
             continue
@@ -52,6 +53,7 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
                 labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
             else:
                 handler.couple(node, labels)
+                _follow_zeros(node, handler, labels)
     for name in graph.outputs:
         labels.freeze(name, "it is an output of the model", None)
     _freeze_half_shared(labels, graph)
@@ -74,6 +76,26 @@ def require_understood(analysis: Analysis) -> None:
         )
 
 
+def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
+    """See `Labels.read_positions`."""
+    found = np.zeros(labels.shape(tensor)[axis], bool)
+    for node in graph.consumers.get(tensor, ()):
+        sole = node.input(0) == tensor and node.inputs.count(tensor) == 1 and tensor not in node.captured
+        positions = handler_of(node.op_type).reads(node, axis, labels) if sole else None
+        if positions is None:
+            return None
+        found |= positions
+    return None if tensor in graph.outputs else found
+
+
+def _follow_zeros(node: Node, handler: OpHandler, labels: Labels) -> None:
+    """What consists of zeros is zero."""
+    sources = handler.moves(node)
+    if sources and all(labels.is_zero(node.input(position)) for position in sources):
+        for name in filter(None, node.outputs):
+            labels.set_zero(name)
+
+
 def _unknown(node: Node, graph: Graph, facts: Facts) -> str | None:
     """The first tensor of a node whose shape is not known; outputs that nothing reads do not matter."""
     names = (*node.inputs, *(name for name in node.outputs if name in graph.consumers or name in graph.outputs))
@@ -91,7 +113,7 @@ def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
             if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
                 continue
             silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
-            if silent is not None and not handler_of(silent.op_type).reads_shape(silent):
+            if silent is not None:
                 reason = f"{silent} reads {tensor!r} too and does not follow its channels"
                 labels.freeze_ids(ids, tensor, reason, silent)
 
@@ -121,6 +143,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         total=int(free.max()),
         facts=facts,
         uses=_uses(model, graph, labels, unit),
+        omitted=tuple(sorted(labels.omitted)),
     )
 
 
@@ -235,25 +258,28 @@ def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned
 def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
     """Labelled tensors that nodes compute from constants: removal stores them, and drops what only they were made of.
 
+    Inputs that removal leaves out are not read either.
+
     Returns:
         Names that will be stored, and names of constants that no node reads any more.
     """
     kept = facts.transparent
     stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
-    if not stored:
+    if not stored and not labels.omitted:
         return stored, set()
     dead = {graph.producer[name].name for name in stored if name in graph.producer}
     outputs = set(graph.outputs)
+
+    def is_read(name: str) -> bool:
+        return name in outputs or any(
+            name in user.captured
+            or any(each == name and (user.name, at) not in labels.omitted for at, each in enumerate(user.inputs))
+            for user in graph.consumers.get(name, ())
+            if user.name not in dead
+        )
+
     for node in reversed(graph.nodes):  # what only dead nodes read is dead too
         made = [name for name in node.outputs if name]
-        unread = all(
-            name not in outputs and all(user.name in dead for user in graph.consumers.get(name, ())) for name in made
-        )
-        if unread and any(graph.consumers.get(name) for name in made) and all(map(labels.is_constant, made)):
+        if any(graph.consumers.get(name) for name in made) and not any(map(is_read, made)):
             dead.add(node.name)
-    dropped = {
-        name
-        for name in model.constants
-        if (users := graph.consumers.get(name)) and name not in outputs and all(user.name in dead for user in users)
-    }
-    return stored, dropped
+    return stored, {name for name in model.constants if graph.consumers.get(name) and not is_read(name)}

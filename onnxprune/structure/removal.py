@@ -51,6 +51,9 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
         if not analysis.facts.is_folded(node):
             with named_failures(model, node):
                 handler_of(node.op_type).rewrite(node, _Rewrite(node, edit, analysis, removed))
+    by_name = {node.name: node for node in graph.nodes}
+    for name, position in analysis.omitted:
+        edit.read_instead(by_name[name], position, "")
     keep_shape_arithmetic(edit, analysis, removed)
     changed = frozenset(tensor for tensor, axes in analysis.labels.items() if any(ids is not None for ids in axes))
     return edit.apply(stale=changed)
@@ -151,6 +154,10 @@ class _Rewrite:
         current = self.constant(self._node.input(position))
         if current is None or current.shape != value.shape or not np.array_equal(current, value):
             self._edit.set_input(self._node, position, value)
+
+    def read_instead(self, position: int, tensor: str) -> None:
+        """Let the node read another tensor as this input."""
+        self._edit.read_instead(self._node, position, tensor)
 
     def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
         """Give elements of an integer vector that the node reads other values, where they differ."""
