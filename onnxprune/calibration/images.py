@@ -1,6 +1,10 @@
 """Reads folders of images (needs the extra `images`)."""
 
+import os
+import struct
 import tempfile
+import warnings
+import zlib
 from collections.abc import Sequence
 from math import isqrt, prod
 from pathlib import Path
@@ -13,7 +17,16 @@ from onnxprune.calibration.rows import Rows, choose, wanted
 from onnxprune.calibration.sources import IMAGES
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.text import first_line
 from onnxprune.graph.inputs import InputSpec
+
+_TOO_LONG = 10  # for a class number
+
+# What decoders raise for files that are not as they should be.
+_DAMAGED: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error),
+)
 
 # Decoded images above this many bytes are kept in a temporary file instead of memory.
 _IN_MEMORY = 1 << 30
@@ -23,7 +36,7 @@ def find_images(folder: Path) -> tuple[list[Path], np.ndarray | None, tuple[str,
     """Image files of a folder, their class numbers, and the classes' names.
 
     With images in subfolders, a subfolder is a class: numbered in the order of the sorted names, or by the name itself
-    where all names are whole numbers. Images directly in the folder have no labels.
+    where all names are whole numbers below 10^9. Images directly in the folder have no labels.
 
     Raises:
         InputError: there are images both in the folder and in its subfolders.
@@ -36,7 +49,7 @@ def find_images(folder: Path) -> tuple[list[Path], np.ndarray | None, tuple[str,
         )
     if not classes:
         return flat, None, ()
-    numbered = all(name.isascii() and name.isdigit() for name in classes)
+    numbered = all(name.isascii() and name.isdigit() and len(name) < _TOO_LONG for name in classes)
     numbers = [int(name) if numbered else position for position, name in enumerate(classes)]
     files = [file for group in classes.values() for file in group]
     labels = np.repeat(np.asarray(numbers, np.int64), [len(group) for group in classes.values()])
@@ -74,13 +87,14 @@ def read_images(
     if preprocess.size is not None and size is None:
         size = (preprocess.size, preprocess.size)
     images: np.ndarray | None = None
+    damaged: tuple[type[Exception], ...] = (*_DAMAGED, UnidentifiedImageError, Image.DecompressionBombError)
     for position, index in enumerate(chosen):
         try:
-            with Image.open(files[index]) as stored:
+            with warnings.catch_warnings(action="ignore"), Image.open(files[index]) as stored:
                 image = ImageOps.exif_transpose(stored).convert("L" if channels == 1 else "RGB")
                 pixels = np.asarray(_sized(image, preprocess.size, size, files[index]), np.uint8)
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{files[index]} cannot be read as an image: {error}") from error
+        except damaged as error:
+            raise InputError(f"{files[index]} cannot be read as an image: {first_line(error)}") from error
         pixels = pixels.reshape(*pixels.shape[:2], channels)
         if images is None:
             images = _empty((len(chosen), *pixels.shape))
@@ -99,7 +113,15 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     if prod(shape) <= _IN_MEMORY:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile(prefix="onnxprune-") as file:  # the mapping keeps the unlinked file alive
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+        try:
+            if hasattr(os, "posix_fallocate"):  # a disk that is full must say so now, not when the mapping is written
+                os.posix_fallocate(file.fileno(), 0, prod(shape))
+        except OSError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}: {shape[0]} images of {shape[2]}x{shape[1]} take {prod(shape) / 1e9:.3g} GB "
+                f"there ({error.strerror}); set TMPDIR to a folder on a larger disk, or give fewer rows (--images)"
+            ) from error
+        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def _image_of(spec: InputSpec, preprocess: PreprocessConfig) -> tuple[int, tuple[int, int] | None]:

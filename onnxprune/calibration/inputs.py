@@ -6,6 +6,7 @@ Every form ends as a `Dataset`: rows by input name, optional class numbers, and 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from onnxprune.calibration.rows import Rows, choose, pick, rows_of, wanted
 from onnxprune.calibration.sources import (
     FORMS,
     files_of,
-    function_of,
     held_by,
     read_array_folder,
     read_file,
@@ -25,6 +25,8 @@ from onnxprune.calibration.sources import (
 )
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.memory import require
+from onnxprune.core.user_code import names_function
 from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.runtime.feeds import input_shapes, random_array
@@ -38,6 +40,11 @@ _RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model
 _RAW_NOTE = (
     "integer images are fed as they are, 0 to 255; give --scale, --mean or --std where the model wants them scaled"
 )
+
+_LARGEST_CLASS = (1 << 31) - 1
+
+# Chosen rows of mapped files up to this size are read: what another program shortens would end this one.
+_READ_BYTES = 1 << 30
 
 # Rows checked at a time.
 _CHUNK = 256
@@ -82,8 +89,12 @@ def load_data(
         rows, notes = _random_rows(model, specs, limit or RANDOM_ROWS, seed), (_RANDOM_NOTE,)
         preprocess = PreprocessConfig()
     elif isinstance(spec, str | Path):
-        rows, notes = _read(spec, specs, preprocess, limit, seed)
-        return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files_of(spec))
+        try:
+            rows, notes = _read(spec, specs, preprocess, limit, seed)
+            files = files_of(spec)
+        except OSError as error:
+            raise InputError(f"{spec} cannot be read: {error.strerror or error}") from error
+        return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files)
     else:
         arrays, labels = pick(held_by(spec, "the given data"), specs, "the given data")
         rows = rows_of(arrays, labels, specs, preprocess.layout, "the given data")
@@ -118,7 +129,7 @@ def _read(
         if path.suffix.lower() not in (".npz", ".npy"):
             raise InputError(f"{path}: data of this kind are not read; give {FORMS}")
         return read_file(path, specs, preprocess.layout), ()
-    if isinstance(spec, str) and function_of(spec):
+    if isinstance(spec, str) and names_function(spec):
         return read_function(spec, specs, preprocess.layout, limit), ()
     raise InputError(f"{path} does not exist; data are {FORMS}")
 
@@ -153,6 +164,7 @@ def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int
         if shape is None:
             raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
         size = (count, *(shape[1:] if spec.batched and all(s.batched for s in specs) else shape))
+        require(prod(size) * max(4, spec.dtype.itemsize), f"{count} random rows for input {spec}")
         arrays[spec.name] = random_array(rng, spec.dtype, size)
     feeds = frozenset() if all(spec.batched for spec in specs) else frozenset(arrays)
     return Rows(arrays, None, feeds, RANDOM)
@@ -200,10 +212,18 @@ def _dataset(
         whole=not all(spec.batched for spec in specs),
         notes=notes,
     )
+    if any(_is_mapped_file(array) for array in data.arrays.values()):
+        size = sum(len(data) * array[:1].nbytes for array in data.arrays.values())
+        data = data.alone() if size <= _READ_BYTES else data
     for spec in specs:
         _check_values(data, spec)
     cast = [c for name, c in conversions.items() if rows.arrays[name].dtype == np.uint8 and c.is_cast_only]
     return replace(data, notes=(*notes, _RAW_NOTE)) if cast and preprocess.scale is None else data
+
+
+def _is_mapped_file(array: np.ndarray) -> bool:
+    """Whether an array's elements are in a file that others may change; temporary files have no name."""
+    return isinstance(array, np.memmap) and array.filename is not None
 
 
 def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
@@ -221,6 +241,8 @@ def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
         raise InputError(f"{origin}: {len(labels)} labels for {count} rows")
     if labels.min(initial=0) < 0:
         raise InputError(f"{origin}: labels must not be negative; the smallest is {labels.min()}")
+    if labels.max(initial=0) > _LARGEST_CLASS:
+        raise InputError(f"{origin}: labels must be numbers of classes; {labels.max()} is too large")
     return labels.astype(np.int64)
 
 

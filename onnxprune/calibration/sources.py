@@ -1,10 +1,5 @@
 """Reads the forms in which users give data: arrays, `.npz`, `.npy`, folders, ONNX test data, Python functions."""
 
-import importlib
-import re
-import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
 
 from onnxprune.calibration.rows import DATA, LABELS, Rows, join, pick, rows_of
-from onnxprune.core.errors import InputError
+from onnxprune.core.arrays import Archive, DamagedError, is_archive, read_npy
+from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.user_code import UserFunction, module_file
 from onnxprune.graph.inputs import InputSpec
+from onnxprune.graph.model import decoded
 
 FORMS = (
     "an .npz or .npy file, a folder of these, a folder of images, a folder of test_data_set_* folders, "
@@ -27,7 +24,6 @@ IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 """Suffixes of image files."""
 
 _READ = IMAGES | {".npz", ".npy", ".pb"}
-_FUNCTION = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 
 
 def files_of(spec: str | Path) -> tuple[Path, ...]:
@@ -38,12 +34,8 @@ def files_of(spec: str | Path) -> tuple[Path, ...]:
     if path.is_dir():
         folders = [path, *(sub for sub in path.iterdir() if sub.is_dir())]
         return tuple(f for folder in folders for f in folder.iterdir() if f.suffix.lower() in _READ and f.is_file())
-    match = function_of(str(spec))
-    if match is None:
-        return ()
-    found = getattr(sys.modules.get(match["module"]), "__file__", None)
-    module = Path(*match["module"].split(".")).with_suffix(".py").absolute() if found is None else Path(found)
-    return (module,) if module.is_file() else ()
+    module = module_file(str(spec))
+    return () if module is None else (module,)
 
 
 def read_file(path: Path, specs: Sequence[InputSpec], layout: str, *, single: bool = False) -> Rows:
@@ -82,37 +74,26 @@ def read_test_data(folder: Path, sets: Sequence[Path], specs: Sequence[InputSpec
     return join(parts, str(folder))
 
 
-def function_of(spec: str) -> re.Match[str] | None:
-    """Whether a text has the form `package.module:function`."""
-    return _FUNCTION.fullmatch(spec)
-
-
 def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int | None) -> Rows:
     """Rows that `package.module:function` returns or yields: dicts by name, arrays, or `(x, y)`; `limit` stops it.
 
     Raises:
-        InputError: the function cannot be found, or gives something else.
+        InputError: the function cannot be found, fails, or gives something else.
     """
-    match = _FUNCTION.fullmatch(spec)
-    if match is None:
-        raise InputError(f"{spec!r} is not of the form package.module:function")
-    module = _import(match["module"], spec)
-    function = getattr(module, match["function"], None)
-    if not callable(function):
-        raise InputError(f"{spec}: module {match['module']!r} has no function {match['function']!r}")
-    given = function()
-    feeds = iter((given,)) if _is_feed(given) else given
-    if not hasattr(feeds, "__iter__"):
-        kind = type(given).__name__
-        raise InputError(f"{spec} gave a {kind}; it must return or yield arrays, (x, y) or dicts by input name")
     parts: list[Rows] = []
     count = 0
-    for feed in feeds:
-        arrays, labels = pick(held_by(feed, spec), specs, spec)
-        parts.append(rows_of(arrays, labels, specs, layout, spec, single=True))
-        count += len(parts[-1])
-        if limit is not None and count >= limit:
-            break
+    with UserFunction(spec) as code:
+        given = code.find()()
+        feeds = iter((given,)) if _is_feed(given) else given
+        if not hasattr(feeds, "__iter__"):
+            kind = type(given).__name__
+            raise InputError(f"{spec} gave a {kind}; it must return or yield arrays, (x, y) or dicts by input name")
+        for feed in feeds:
+            arrays, labels = pick(held_by(feed, spec), specs, spec)
+            parts.append(rows_of(arrays, labels, specs, layout, spec, single=True))
+            count += len(parts[-1])
+            if limit is not None and count >= limit:
+                break
     return join(parts, spec)
 
 
@@ -143,69 +124,23 @@ def _is_feed(given: Any) -> bool:
     return isinstance(given, Mapping) or (isinstance(given, tuple) and len(given) == 2) or hasattr(given, "__array__")
 
 
-def _import(name: str, spec: str) -> Any:
-    # A console script does not look into the current folder, where the user's own module usually lies.
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{spec}: module {name!r} cannot be imported ({error})") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     """What a file holds by name; the members of an `.npz` are read when they are asked for."""
     try:
-        # Mapped, so that a few rows of a large .npy file cost a few rows of memory.
-        loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(str(path), error) from error
-    if isinstance(loaded, np.ndarray):
-        yield {DATA: loaded}
-    else:
-        with loaded:
-            yield _Archive(path, loaded)
-
-
-class _Archive(Mapping[str, np.ndarray]):
-    """An `.npz` file whose damaged or pickled members raise an InputError."""
-
-    def __init__(self, path: Path, archive: Any) -> None:
-        self._path = path
-        self._archive = archive
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        try:
-            return np.asarray(self._archive[name])
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise _unreadable(f"{self._path}: array {name!r}", error) from error
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._archive.files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._archive.files)
-
-    def __len__(self) -> int:
-        return len(self._archive.files)
-
-
-def _unreadable(what: str, error: Exception) -> InputError:
-    if any(word in str(error) for word in ("allow_pickle", "Python objects", "pickle")):
-        return InputError(f"{what} is no plain array (pickled objects are not read); store numbers with numpy.savez")
-    return InputError(f"{what} cannot be read: {error}")
+        if is_archive(path):
+            with Archive(path) as held:
+                yield held
+        else:
+            yield {DATA: read_npy(path)}
+    except DamagedError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _tensor(path: Path) -> np.ndarray:
     tensor = onnx.TensorProto()
     try:
         tensor.ParseFromString(path.read_bytes())
-        return numpy_helper.to_array(tensor)
-    except (DecodeError, ValueError, TypeError, KeyError, OSError) as error:
+        return decoded(tensor, str(path))
+    except (DecodeError, ValueError, OSError, ModelError) as error:
         raise InputError(f"{path} does not hold a tensor ({error})") from error

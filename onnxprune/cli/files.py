@@ -1,6 +1,7 @@
 """Where results go. Checked before the work starts, so that an hour of it is not lost to a typing error."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ class Outputs:
 
         models = list(models)
         read = [path for model in models for path in model.files]
-        read += [path for source in data if source is not None for path in files_of(source)]
+        with suppress(OSError):  # said by whoever reads them
+            read += [path for source in data if source is not None for path in files_of(source)]
         self._refuse(read)
         for name in self._models:
             check_place(models[0], self._places[name].path, self.protected(self._places[name].path), name)

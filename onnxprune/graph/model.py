@@ -111,7 +111,7 @@ def from_proto(proto: onnx.ModelProto, name: str = "model", data: DataFolder | N
     external = False
     for made, tensor in _weights(proto.graph):
         external = external or is_external(tensor)
-        constants[made] = data.array(tensor) if is_external(tensor) else _decode(tensor, name)
+        constants[made] = data.array(tensor) if is_external(tensor) else decoded(tensor, name)
     for node, attribute in constant_nodes(proto.graph):
         if attribute.name != "value" and (array := attribute_array(attribute)) is not None:
             constants[node.output[0]] = array
@@ -141,7 +141,14 @@ def brought_together(proto: onnx.ModelProto, data: DataFolder) -> onnx.ModelProt
     return whole
 
 
-def _decode(tensor: TensorProto, name: str) -> np.ndarray:
+def decoded(tensor: TensorProto, name: str) -> np.ndarray:
+    """The array in a tensor that holds its own data.
+
+    Raises:
+        ModelError: it is damaged, or keeps its data elsewhere.
+    """
+    if is_external(tensor):
+        raise ModelError(f"{name}: tensor {tensor.name!r} keeps its data in another file; it is not read")
     check_shape(tensor, name)
     try:
         return numpy_helper.to_array(tensor)

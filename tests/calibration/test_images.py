@@ -1,5 +1,7 @@
 """Folders of images."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,57 @@ def test_decoded_images_can_live_in_a_file(tmp_path, monkeypatch):
     data = load_data(tmp_path, taking("N,3,4,6"))
     assert isinstance(data.arrays["x"], np.memmap)
     np.testing.assert_array_equal(data.feeds()["x"][:, 0, 0, 0], [0, 1, 2])
+
+
+FORMATS = ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_images_of_every_format_are_read_or_named(tmp_path, kind):
+    """Decoders raise whatever they stumble over, and warn of it besides."""
+    model = taking("N,3,16,16")
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"a.{kind}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(path, exif=exif)
+    whole, read, refused = path.read_bytes(), 0, 0
+    for _ in range(60):
+        changed = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 300), rng.integers(1, 4)):
+            changed[place] = rng.integers(0, 256)
+        path.write_bytes(changed[: len(whole) - int(rng.integers(0, 2)) * int(rng.integers(0, len(whole)))])
+        with warnings.catch_warnings(action="error"):
+            try:
+                read += load_data(tmp_path, model).feeds()["x"].shape == (1, 3, 16, 16)
+            except InputError as error:
+                refused += "\n" not in str(error)
+    assert refused > 5
+    assert read + refused == 60
+
+
+def test_an_image_of_more_pixels_than_anybody_means_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    write(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png cannot be read as an image: Image size \(24 pixels\)"):
+        load_data(tmp_path, taking("N,3,4,6"))
+
+
+def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
+    """The mapping would have been written beyond the file's end: a bus error."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxprune.calibration.images._IN_MEMORY", 10)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    write(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"1 images of 6x4 take .* GB there \(No space left.*TMPDIR"):
+        load_data(tmp_path, taking("N,3,4,6"))
+
+
+def test_class_folders_named_by_long_numbers_are_names(tmp_path):
+    """They did not fit into a class number."""
+    for name in ("20240131123456789012345", "5"):
+        write(tmp_path / name / "a.png")
+    np.testing.assert_array_equal(load_data(tmp_path, taking("N,3,4,6")).targets, [0, 1])

@@ -155,3 +155,53 @@ def test_inputs_that_are_no_tensors_are_refused():
 def test_limit_below_one_is_refused(images):
     with pytest.raises(InputError, match="at least one row"):
         load_data(grey(3), images, limit=0)
+
+
+@pytest.mark.parametrize("largest", [2**31, 2**40, 2**64 - 1])
+def test_labels_that_number_no_classes(images, largest):
+    """Beyond 2^63 they became negative, and others asked for as many sums."""
+    with pytest.raises(InputError, match="labels must be numbers of classes"):
+        load_data((grey(2), np.array([0, largest], np.uint64)), images)
+
+
+@pytest.mark.parametrize("spec", ["a" * 5000, "a/" * 3000, "a\0b", "rows:", ":f", "a..b:f"])
+def test_names_that_no_file_can_have(images, spec):
+    with pytest.raises(InputError):
+        load_data(spec, images)
+
+
+def test_a_tensor_file_that_points_elsewhere(images, tmp_path, monkeypatch):
+    """Its data were looked for in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(4096))
+    for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.STRING):
+        tensor = onnx.TensorProto(dims=[1, 1, 4, 4], data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="secret")
+        (tmp_path / "input_0.pb").write_bytes(tensor.SerializeToString())
+        with pytest.raises(InputError, match=r"input_0\.pb does not hold a tensor.*another file"):
+            load_data(tmp_path, images)
+
+
+@pytest.mark.parametrize("dims", [[2**40, 2**40], [-1, 16], [0, 2**62], [16, 2]])
+def test_a_tensor_file_of_an_impossible_shape(images, tmp_path, dims):
+    tensor = onnx.TensorProto(dims=dims, data_type=onnx.TensorProto.FLOAT, raw_data=bytes(64))
+    (tmp_path / "input_0.pb").write_bytes(tensor.SerializeToString())
+    with pytest.raises(InputError, match=r"input_0\.pb does not hold a tensor"):
+        load_data(tmp_path, images)
+
+
+def test_more_random_rows_than_memory(images):
+    with pytest.raises(InputError, match=r"1000000000000 random rows for input 'pixels'.*GB are free"):
+        load_data("random", images, limit=10**12)
+
+
+def test_a_few_rows_of_a_mapped_file_are_in_memory(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxprune.core.arrays._READ_BYTES", 100)
+    np.save(tmp_path / "rows.npy", grey(50))
+    data = load_data(tmp_path / "rows.npy", images, limit=7)
+    assert not isinstance(data.arrays["pixels"], np.memmap)
+    assert len(data.arrays["pixels"]) == len(data) == 7
+    monkeypatch.setattr("onnxprune.calibration.inputs._READ_BYTES", 100)
+    other = load_data(tmp_path / "rows.npy", images, limit=7)
+    assert isinstance(other.arrays["pixels"], np.memmap)
+    np.testing.assert_array_equal(data.feeds()["pixels"], other.feeds()["pixels"])

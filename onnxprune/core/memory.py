@@ -1,0 +1,47 @@
+"""How much memory there is, asked before a file's own figures make this process take more."""
+
+from pathlib import Path
+
+from onnxprune.core.errors import InputError
+
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def available() -> int | None:
+    """Bytes that this process may still take without driving out others; None where the system does not tell."""
+    found = [free for free in (_of_machine(), _of_group()) if free is not None]
+    return min(found, default=None)
+
+
+def require(size: int, what: str) -> None:
+    """Refuse what cannot fit.
+
+    Args:
+        size: bytes that are about to be taken.
+        what: what for; begins the message.
+
+    Raises:
+        InputError: there is less.
+    """
+    free = available()
+    if free is not None and size > free:
+        raise InputError(f"{what} takes {size / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free")
+
+
+def _of_machine() -> int | None:
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return None
+
+
+def _of_group() -> int | None:
+    limit, used = _read(_GROUP / "memory.max").strip(), _read(_GROUP / "memory.current").strip()
+    return int(limit) - int(used) if limit.isdecimal() and used.isdecimal() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
