@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from onnxprune.core.costs import COST_KINDS
@@ -15,6 +16,10 @@ from onnxprune.core.errors import InputError
 
 _UNITS = COST_KINDS["bytes"].units
 _LEAST_MEMORY = 500 * 10**6
+_LARGEST = (1 << 31) - 1
+_MOST_MEMORY = 1 << 62
+_LONGEST = 40  # digits of a number that a message repeats
+MOST_THREADS = 1024
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<unit>[a-z]*)", re.I)
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
@@ -23,14 +28,15 @@ _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help text.
 
-    `metadata` may add `choices`, `minimum`, `words` (what a number may be instead), `size` (a text that `parse_size`
-    takes), `metavar` (how the help writes the value) and `name` (where the option is not called as the field).
+    `metadata` may add `choices`, `minimum`, `maximum` (of whole numbers; 2^31 - 1 by default), `words` (what a number
+    may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help writes the value) and `name`
+    (where the option is not called as the field).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
 
 def check(config: Any) -> None:
-    """Check every value of a config dataclass, nested ones too, against its `choices` and `minimum`.
+    """Check every value of a config dataclass, nested ones too, against its `choices`, `minimum` and `maximum`.
 
     Raises:
         InputError: a value is not allowed.
@@ -48,7 +54,17 @@ def check(config: Any) -> None:
         if field.metadata.get("size") and value is not None:
             parse_size(value)
         if minimum is not None and isinstance(value, int | float) and not value >= minimum:
-            raise InputError(f"{name}: {value:g} is too small; use {minimum:g} or more")
+            raise InputError(f"{name}: {_shown(value)} is too small; use {minimum:g} or more")
+        if isinstance(value, int) and abs(value) > (most := field.metadata.get("maximum", _LARGEST)):
+            raise InputError(f"{name}: {_shown(value)} is too large; use {most} or less")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not isfinite(number) for number in numbers):
+            raise InputError(f"{name}: {_shown(value)} is no finite number")
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _LONGEST else f"a number of {len(text)} digits"
 
 
 def parse_size(text: str) -> int:
@@ -61,9 +77,9 @@ def parse_size(text: str) -> int:
     unit = None if match is None else _UNITS.get(match["unit"].lower())
     if match is None or unit is None:
         raise InputError(f"memory: {text!r} is no size; write for example 2GB or 500MB")
-    if (size := int(float(match["number"]) * unit)) < _LEAST_MEMORY:
-        raise InputError(f"memory: {text} is too small; use 500MB or more")
-    return size
+    if not _LEAST_MEMORY <= (size := float(match["number"]) * unit) < _MOST_MEMORY:
+        raise InputError(f"memory: {text} is too {'small' if size < _LEAST_MEMORY else 'large'}; use 500MB or more")
+    return int(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,8 @@ class Target:
             raise InputError(f"target {text!r}: {match['number']!r} is not a number") from None
         if value <= 0:
             raise InputError(f"target {text!r}: the value must be above 0")
+        if not isfinite(value):
+            raise InputError(f"target {text!r}: the value is too large")
         if about.measured and (value > 1) != bool(unit):
             raise InputError(f"target {text!r}: give a share of at most 1, or a time of more than 1us with its unit")
         return cls(kind, value, match["layers"])
@@ -171,7 +189,7 @@ class FinetuneConfig:
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
     seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
-    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0)
+    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +197,7 @@ class LatencyConfig:
     """Latency budgets (`--target latency=0.6`) and `--round-to auto`."""
 
     batch: int = option(1, "Rows a run.", minimum=1)
-    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0)
+    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
     cache: str | None = option(
         None,
         "Folder of the measured kernel times, or off [default: onnxprune in the user's cache folder].",
@@ -265,14 +283,16 @@ class PruneConfig:
     strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
-    threads: int = option(0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0)
+    threads: int = option(
+        0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0, maximum=MOST_THREADS
+    )
     executor: str = option(
         "auto",
         "Where independent tasks run: serial (this process), processes, dask://HOST:PORT (a scheduler), or auto: local "
         "processes for large work.",
         metavar="WHERE",
     )
-    workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0)
+    workers: int = option(0, "Local worker processes; 0 takes one per core.", minimum=0, maximum=MOST_THREADS)
     memory: str | None = option(
         None,
         "Bound on the peak memory of the process, for example 1GB: what exceeds it waits on disk. Same result. Without "

@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, option
+from onnxprune.config import MOST_THREADS, PreprocessConfig, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class BenchConfig:
     """How `bench` measures."""
 
     batch: int = option(1, "Rows a run; a model with a fixed batch runs at its own.", minimum=1)
-    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0)
+    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
     seconds: float = option(5.0, "Time to measure, for all models together.", minimum=0)
     warmup: int = option(3, "Rounds that are not counted.", minimum=0)
     rounds: int = option(10, "Measured rounds at least, whatever the time.", minimum=1)

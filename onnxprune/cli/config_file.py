@@ -9,6 +9,9 @@ from typing import Any
 
 from onnxprune.cli.options import Option, Section, options
 from onnxprune.core.errors import InputError
+from onnxprune.core.files import read_text
+
+_MOST_BYTES = 1 << 24
 
 
 def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
@@ -22,10 +25,10 @@ def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
         InputError: the file cannot be read, is not TOML, or holds a key that no command knows.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path, _MOST_BYTES))
     except OSError as error:
         raise InputError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only of tomllib's own
         raise InputError(f"--config {path} is not a TOML file: {error}") from None
     names = {".".join(option.key) for section in known if section.in_file for option in options(section)}
     for key in _keys(data):
@@ -36,12 +39,15 @@ def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
     return data
 
 
-def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+def _keys(table: Mapping[str, Any]) -> Iterator[str]:
+    waiting = [(table, "")]
+    while waiting:
+        inner, prefix = waiting.pop(0)
+        for name, value in inner.items():
+            if isinstance(value, Mapping):
+                waiting.append((value, f"{prefix}{name}."))
+            else:
+                yield prefix + name
 
 
 def template(sections: Sequence[Section]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.core.errors import InputError
-from onnxprune.core.files import Place, place, refuse_inputs, same_file
+from onnxprune.core.files import Place, place, read_text, refuse_inputs, same_file
 from onnxprune.core.plan import PrunePlan
 
 if TYPE_CHECKING:
@@ -85,13 +85,9 @@ def read_plan(path: Path) -> PrunePlan:
         InputError: the file cannot be read or is not a plan.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_PLAN_BYTES + 1)
-        text = data.decode("utf-8")
+        text = read_text(path, _MOST_PLAN_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"--plan {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > _MOST_PLAN_BYTES:
-        raise InputError(f"--plan {path} is no plan: it is larger than {_MOST_PLAN_BYTES} bytes")
     try:
         return PrunePlan.from_json(text)
     except InputError as error:

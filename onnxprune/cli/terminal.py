@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import moved, place
-from onnxprune.core.text import visible_lines
+from onnxprune.core.text import MESSAGE, visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -72,12 +72,14 @@ class Terminal:
         os.dup2(2, 1)
         self._open.callback(os.dup2, self._stdout, 1)
         self._open.enter_context(moved(1, self._stdout))
+        logger = logging.getLogger("onnxprune")
         if self.verbose:
             from rich.logging import RichHandler
 
-            logger = logging.getLogger("onnxprune")
             logger.setLevel(logging.DEBUG)
             logger.addHandler(RichHandler(console=self.console, show_path=False, show_level=False))
+        else:
+            logger.addHandler(_Notes(self))
         return self
 
     def __exit__(
@@ -173,6 +175,19 @@ class Terminal:
                 bars.update(tasks[stage], completed=done, total=total or None)
 
             yield step
+
+
+class _Notes(logging.Handler):
+    """Shows what the log warns of."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        self._terminal.show(Text(f"note: {visible(record.getMessage(), MESSAGE)}", style="yellow"))
 
 
 def _console(width: int | None) -> "Console":

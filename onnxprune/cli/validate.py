@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, option
+from onnxprune.config import MOST_THREADS, PreprocessConfig, option
 from onnxprune.core.errors import AccuracyError, InputError
 
 
@@ -32,7 +32,7 @@ class ValidateConfig:
     )
     images: int | None = option(None, "Rows used at most [default: all].", minimum=1)
     seed: int = option(0, "Seed of the choice of rows.", minimum=0)
-    threads: int = option(0, "Threads for onnxruntime; 0 takes all cores.", minimum=0)
+    threads: int = option(0, "Threads for onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
 
 
 @command(

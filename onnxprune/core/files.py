@@ -160,6 +160,20 @@ def _pour(descriptor: int, data: bytes) -> None:
         os.close(descriptor)
 
 
+def read_text(path: Path, most: int) -> str:
+    """The text of a file, or of a pipe.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no UTF-8 text, or more than `most` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return data.decode("utf-8")
+
+
 def same_file(first: Path, second: Path) -> bool:
     """Whether two paths lead to one file, however they are spelled: through links, hard links and folders' links."""
     own = _identity(first)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from onnxprune.core.errors import InputError
 
 PLAN_SCHEMA = 1
+_MOST_UNITS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,15 +45,26 @@ class PrunePlan:
             InputError: the text is not a plan of a known schema.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, parse_constant=_no_number)
             if data["schema"] != PLAN_SCHEMA:
                 raise InputError(f"the plan has schema {data['schema']!r}; this version reads {PLAN_SCHEMA}")
             return cls(
-                units={str(name): int(n) for name, n in data["units"].items()},
-                removed={str(name): tuple(int(p) for p in rows) for name, rows in data["removed"].items()},
+                units={str(name): _whole(n) for name, n in data["units"].items()},
+                removed={str(name): tuple(map(_whole, rows)) for name, rows in data["removed"].items()},
                 importance=str(data.get("importance", "")),
                 scores={str(name): tuple(float(s) for s in row) for name, row in data.get("scores", {}).items()},
                 widths=str(data.get("widths", "")),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"not a pruning plan of onnxprune ({type(error).__name__}: {error})") from error
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _whole(value: object) -> int:
+    """A count or a position; whole numbers only, or a plan would mean something else than it says."""
+    if type(value) is not int or not 0 <= value < _MOST_UNITS:
+        raise ValueError(f"{value!r} is no number of units")
+    return value

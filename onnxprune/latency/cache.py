@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxprune.core.errors import InputError
+from onnxprune.core.files import place, read_text
 
 SCHEMA = 1
 OFF = "off"
+_MOST_BYTES = 1 << 28
+_LONGEST = 1e9  # microseconds that one kernel may take
+
+_LOG = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
@@ -70,31 +75,36 @@ class TimeCache:
         if folder == OFF:
             return cls(None, about)
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        path = (default_folder() if folder is None else Path(folder)) / f"latency-{name}.json"
+        try:
+            path = (default_folder() if folder is None else Path(folder)) / f"latency-{name}.json"
+        except RuntimeError:  # a user without a home
+            return cls(None, about)
         times: dict[str, float] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            data = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            data = json.loads(read_text(path, _MOST_BYTES))
             if data["schema"] == SCHEMA and data["machine"] == about:
-                times = {str(key): float(value) for key, value in data["times"].items()}
+                times = {str(key): float(value) for key, value in data["times"].items() if _is_time(value)}
         return cls(path, about, times)
 
     def save(self) -> None:
-        """Write the file, whole or not at all.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write the file, whole or not at all. Where that cannot be, the log says so once, and the run goes on."""
         if self.path is None:
             return
         text = json.dumps({"schema": SCHEMA, "machine": dict(self.about), "times": self.times}, indent=1)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".latency-", dir=self.path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            Path(name).replace(self.path)
-        except OSError as error:
-            raise InputError(
-                f"the latency table {self.path} cannot be written: {error.strerror}; choose a folder with "
-                "--latency-cache, or --latency-cache off"
-            ) from None
+            place(self.path).write(text.encode("utf-8"))
+        except (OSError, InputError) as error:
+            reason = getattr(error, "strerror", None) or error
+            _LOG.warning(
+                "the latency table %s cannot be kept (%s), and is measured again the next time; choose a folder with "
+                "--latency-cache, or --latency-cache off",
+                self.path,
+                reason,
+            )
+            self.path = None
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value of the file can be the time of a kernel, in microseconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LONGEST

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.core.errors import InputError
 from onnxprune.latency.cache import TimeCache, default_folder
 
 
@@ -46,9 +45,39 @@ def test_the_cache_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert default_folder().parts[-2:] == (".cache", "onnxprune")
 
 
-def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file/folder", "a" * 300, "a\0b"])
+def test_a_folder_that_cannot_be_written_is_a_note(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the run, even where nobody had asked for a table to be kept."""
     (tmp_path / "file").write_text("")
-    cache = TimeCache.open(str(tmp_path / "file" / "folder"), 1)
+    cache = TimeCache.open(str(tmp_path / folder), 1)
     cache.times["kernel:1"] = 1.0
-    with pytest.raises(InputError, match="--latency-cache"):
+    cache.save()
+    cache.save()
+    assert len(caplog.messages) == 1
+    assert "--latency-cache" in caplog.text
+    assert cache.times == {"kernel:1": 1.0}
+
+
+def test_what_no_time_can_be_is_measured_anew(tmp_path: Path) -> None:
+    """NaN, infinities and numbers below 0 came into the program."""
+    cache = TimeCache.open(str(tmp_path), 1)
+    cache.times["kernel:1"] = 2.0
+    cache.save()
+    assert cache.path is not None
+    for value in ("NaN", "Infinity", "-Infinity", "0", "-1", "1e300", "1e999", "true", '"3"', "null", "[1]", "1" * 400):
+        cache.path.write_text(cache.path.read_text().replace("2.0", f'2.0, "kernel:2": {value}'))
+        assert TimeCache.open(str(tmp_path), 1).times == {"kernel:1": 2.0}, value
         cache.save()
+    cache.path.write_text("[" * 100_000)
+    assert TimeCache.open(str(tmp_path), 1).times == {}
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert TimeCache.open(None, 1).path is None
