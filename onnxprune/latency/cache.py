@@ -94,7 +94,7 @@ class TimeCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             place(self.path).write(text.encode("utf-8"))
-        except (OSError, InputError) as error:
+        except (OSError, ValueError, InputError) as error:
             reason = getattr(error, "strerror", None) or error
             _LOG.warning(
                 "the latency table %s cannot be kept (%s), and is measured again the next time; choose a folder with "

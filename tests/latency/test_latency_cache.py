@@ -63,12 +63,12 @@ def test_a_folder_that_cannot_be_written_is_a_note(
 def test_what_no_time_can_be_is_measured_anew(tmp_path: Path) -> None:
     """NaN, infinities and numbers below 0 came into the program."""
     cache = TimeCache.open(str(tmp_path), 1)
-    cache.times["kernel:1"] = 2.0
+    cache.times["kernel:1"] = 7.25
     cache.save()
     assert cache.path is not None
     for value in ("NaN", "Infinity", "-Infinity", "0", "-1", "1e300", "1e999", "true", '"3"', "null", "[1]", "1" * 400):
-        cache.path.write_text(cache.path.read_text().replace("2.0", f'2.0, "kernel:2": {value}'))
-        assert TimeCache.open(str(tmp_path), 1).times == {"kernel:1": 2.0}, value
+        cache.path.write_text(cache.path.read_text().replace("7.25", f'7.25, "kernel:2": {value}'))
+        assert TimeCache.open(str(tmp_path), 1).times == {"kernel:1": 7.25}, value
         cache.save()
     cache.path.write_text("[" * 100_000)
     assert TimeCache.open(str(tmp_path), 1).times == {}
