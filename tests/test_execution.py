@@ -225,3 +225,46 @@ def test_what_is_shared_outlives_the_only_worker_that_holds_it(cluster):
         found = [future.result() for future in [executor.submit(whose, handle, n) for n in range(2)]]
     assert [total for _, total, _ in found] == [15.0, 15.0]
     assert pids[holders[0]] not in {pid for pid, _, _ in found}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_that_was_shared_is_left_by_a_hangup(tmp_path):
+    shown, temporary = tmp_path / "shown", tmp_path / "temporary"
+    shown.mkdir()
+    temporary.mkdir()
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(folder=str(Path(__file__).parent), shown=str(shown)))
+    places = os.pathsep.join((str(Path(onnxprune.__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": places}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    while not [*temporary.iterdir()]:
+        assert parent.poll() is None
+        time.sleep(0.01)
+    parent.send_signal(signal.SIGHUP)  # perhaps before any worker knows of it
+    assert parent.wait() == -signal.SIGHUP
+    assert not [*temporary.iterdir()]
+
+
+def test_a_scheduler_without_workers_is_named(monkeypatch):
+    """The run waited for ever."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("onnxprune.core.execution._WORKERS_S", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty,
+        pytest.raises(InputError, match=r"has no workers; start some with `dask worker"),
+        open_executor(address(empty)),
+    ):
+        pass
+
+
+def test_a_disk_without_room_for_what_is_shared_is_named(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxprune.core.execution._store", full)
+    with (
+        open_executor("processes", 1) as pool,
+        pytest.raises(InputError, match="No space left.*TMPDIR"),
+        share(pool, 1),
+    ):
+        pass

@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,9 +23,11 @@ from threading import Lock, Thread
 from typing import Any
 
 from onnxprune.core.errors import InputError, OnnxPruneError
+from onnxprune.core.files import temporary_folder
 
 _DASK = "dask://"
 _CONNECT_S = 10
+_WORKERS_S = 5
 _PAGE = 64  # alignment of stored arrays in bytes
 
 
@@ -142,6 +143,13 @@ def _cluster(address: str) -> Iterator[Executor]:
         raise InputError(
             f"--executor dask://{address}: no dask scheduler answers there; start one with `dask scheduler`"
         ) from error
+    try:
+        client.wait_for_workers(1, timeout=_WORKERS_S)
+    except (TimeoutError, OSError) as error:
+        client.close()
+        raise InputError(
+            f"--executor dask://{address}: the scheduler there has no workers; start some with `dask worker {address}`"
+        ) from error
     large = configured({"distributed.admin.large-graph-warning-threshold": "1TB"})  # arrays travel with tasks
     with client, large, client.get_executor(pure=False) as pool:
         yield pool
@@ -161,8 +169,8 @@ def share(executor: Executor, value: Any) -> Iterator[Any]:
     """
     inner = executor.inner if isinstance(executor, TaskExecutor) else executor
     if isinstance(inner, ProcessPoolExecutor):
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            yield _store(value, Path(folder))
+        with temporary_folder() as folder:
+            yield _store(value, folder)
     elif hasattr(inner, "_client"):  # dask's executor
         yield _spread(inner._client, value)
     else:

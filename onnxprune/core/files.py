@@ -4,6 +4,7 @@ A link is followed to the file that it names, and stays. What is neither a plain
 open descriptor is refused.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from onnxprune.core.errors import InputError
 _MOST_LINKS = 40
 _DESCRIPTOR_FOLDER = re.compile(r"/proc/(?P<process>self|thread-self|[0-9]+)(/task/[0-9]+)?/fd")
 _TRIES = 100
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +241,24 @@ def unless_finished(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(within: Path | None = None) -> Iterator[Path]:
-    """A new folder, by default where temporary files go, that only this user can enter; removed like `temporary`."""
+    """A new folder, by default where temporary files go, that only this user can enter; removed like `temporary`.
+
+    Raises:
+        InputError: there is no room for temporary files.
+    """
     import tempfile
 
-    with temporary(Path(tempfile.gettempdir()) if within is None else within) as path:
-        path.mkdir(mode=0o700)
-        yield path
+    try:
+        with temporary(Path(tempfile.gettempdir()) if within is None else within) as path:
+            path.mkdir(mode=0o700)
+            yield path
+    except OSError as error:
+        if within is None and error.errno in _NO_ROOM:
+            raise InputError(
+                f"{tempfile.tempdir or 'temporary files'} cannot be written ({error.strerror or error}); set TMPDIR to "
+                "a folder on a larger disk"
+            ) from error
+        raise
 
 
 class _Unfinished:

@@ -1,7 +1,6 @@
 """Kernel times of kernels, from onnxruntime's profiler, with many small models run in turn."""
 
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.core.files import temporary_folder
 from onnxprune.graph.model import Model
 from onnxprune.latency.fused_kernels import STUB
 from onnxprune.runtime.feeds import Feed, random_feed
@@ -48,8 +48,8 @@ def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
     times: list[float] = []
     for start in range(0, len(models), _TOGETHER):
         part = models[start : start + _TOGETHER]
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            running = [_start(model, Path(folder) / str(i), threads) for i, model in enumerate(part)]
+        with temporary_folder() as folder:
+            running = [_start(model, folder / str(i), threads) for i, model in enumerate(part)]
             for backwards in range(_ROUNDS):
                 for each in reversed(running) if backwards % 2 else running:
                     for _ in range(each.runs):

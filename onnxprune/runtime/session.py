@@ -1,7 +1,6 @@
 """onnxruntime sessions of models in memory, quiet, on the CPU."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import onnx
 
 from onnxprune.core.errors import ModelError
+from onnxprune.core.files import temporary_folder
 from onnxprune.core.text import first_line
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.graph.write import write
@@ -62,8 +62,8 @@ def open_session(
         if model.stored_bytes <= INLINE_LIMIT:
             data = to_proto(tapped).SerializeToString()
             return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            path = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            path = folder / "model.onnx"
             write(replace(tapped, external=True), path)
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.files import temporary_folder
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.write import write
@@ -155,8 +155,7 @@ def _rows(model: Model, feed: Feed) -> int:
 
 def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tuple[int, int | None]:
     """Size of the model's file, and peak memory of a process that runs it, in bytes."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         path = folder / "model.onnx"
         write(model, path)
         size = sum(file.stat().st_size for file in folder.iterdir())
