@@ -71,7 +71,7 @@ def by_budget(
     problem = AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
-        minimum=tuple((minimum or {}).get(group.name, 1) for group in analysis.groups),
+        minimum=tuple(max((minimum or {}).get(score.group, 1), score.least) for score in scores.groups),
         fixed=frozenset(index for index, group in enumerate(analysis.groups) if is_kept(group, config.keep)),
     )
     widths, problem = _reachable(problem, widths)
@@ -128,7 +128,7 @@ def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Wid
         limit = float(score.scores.mean()) if fixed is None else fixed
         values = score.scores.copy()
         values[score.order[: score.free]] = -1.0
-        kept = widths.at_least(index, max(1, int(np.count_nonzero(values >= limit))))
+        kept = widths.at_least(index, max(score.least, int(np.count_nonzero(values >= limit))))
         order = np.argsort(values, kind="stable")
         removed[group.units[order[: len(group) - kept]]] = True
         damage += float(score.damage[kept])

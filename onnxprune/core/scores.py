@@ -20,6 +20,7 @@ class GroupScore:
         damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. All
             groups of one scorer use one scale; entry 0 is never read.
         free: how many of the first in `order` go without loss, whatever the budget or threshold; their damage is 0.
+        judged: whether the scorer knows the units; where not, all stay but those that go without loss.
     """
 
     group: str
@@ -27,6 +28,12 @@ class GroupScore:
     scores: np.ndarray
     damage: np.ndarray
     free: int = 0
+    judged: bool = True
+
+    @property
+    def least(self) -> int:
+        """Fewest units that may be kept."""
+        return 1 if self.judged else max(1, len(self.order) - self.free)
 
     def with_free(self, free: np.ndarray) -> "GroupScore":
         """The same where some units, `(n,)` by position, go first and without damage; others add what they added."""
@@ -71,6 +78,11 @@ class Scores:
         pairs = zip(self.groups, units, strict=True)
         groups = (score.with_free(free[own]) if free[own].any() else score for score, own in pairs)
         return replace(self, groups=tuple(groups))
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Names of the groups that the scorer cannot judge."""
+        return tuple(score.group for score in self.groups if not score.judged)
 
     def raised(self, power: float) -> "Scores":
         """The same with every damage curve raised to a power."""

@@ -1,41 +1,60 @@
 """Norms of a unit's weights, where it is made and where it is used."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from onnxprune.graph.model import Model
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Layer
+
+Place = tuple[str, int]
+"""An axis of a tensor that units lie on."""
 
 
-def constant(model: Model, analysis: Analysis, name: str) -> np.ndarray:
-    """Value of a weight, stored or folded."""
-    value = model.constants.get(name)
-    return np.asarray(analysis.facts.folded[name] if value is None else value)
+def weight_energy(analysis: Analysis, power: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of `|w|^power` over the weights that make each unit's values.
 
+    A unit that no product makes (inserted by Pad, for example) gets those that use it.
 
-def incoming(model: Model, analysis: Analysis, power: int) -> np.ndarray:
-    """`(units,)` sums of `|w|^power` over the weights that make each unit's values.
-
-    A unit that no layer makes (inserted by Pad, or behind a depthwise convolution only) gets those that use it.
+    Returns:
+        `(units,)` sums, and `(units,)` True for units that have such weights.
     """
-    made = _sums(model, analysis, power, [(layer, layer.out_axis) for layer in analysis.layers])
-    used = _sums(model, analysis, power, [(layer, layer.in_axis) for layer in analysis.layers])
-    return np.where(made > 0, made, used)
+    products = [product for product in analysis.products if analysis.value(product.weight) is not None]
+    making = dict.fromkeys((p.weight, axis) for p in products for axis in p.made)
+    using = dict.fromkeys((p.weight, axis) for p in products for axis, _ in p.contracted)
+    made, used = touched(analysis, making), touched(analysis, using)
+    return np.where(made, _sums(analysis, power, making), _sums(analysis, power, using)), made | used
 
 
-def _sums(model: Model, analysis: Analysis, power: int, places: list[tuple[Layer, int]]) -> np.ndarray:
-    sums = np.zeros(analysis.units)
-    for layer, axis in places:
-        sums += per_unit(model, analysis, layer, axis, power)
-    sums[0] = 0.0  # unit 0 stands for all fixed channels
-    return sums
+def touched(analysis: Analysis, places: Iterable[Place]) -> np.ndarray:
+    """`(units,)` True for units that lie on any of the places."""
+    found = analysis.none_removed()
+    for tensor, axis in places:
+        ids = units_on(analysis, tensor, axis)
+        if ids is not None:
+            found[ids] = True
+    found[0] = False  # unit 0 stands for all fixed channels
+    return found
 
 
-def per_unit(model: Model, analysis: Analysis, layer: Layer, axis: int, power: int) -> np.ndarray:
-    """`(units,)` sums of `|w|^power` over a layer's weights, by the unit along one axis of the weight."""
-    ids = analysis.labels.get(layer.weight, (None,) * (axis + 1))[axis]
-    if ids is None:
+def units_on(analysis: Analysis, tensor: str, axis: int) -> np.ndarray | None:
+    """Units along an axis, None where it has none."""
+    axes = analysis.labels.get(tensor, ())
+    return axes[axis] if axis < len(axes) else None
+
+
+def per_unit(analysis: Analysis, tensor: str, axis: int, power: int) -> np.ndarray:
+    """`(units,)` sums of `|w|^power` over a constant, by the unit along one of its axes."""
+    ids, value = units_on(analysis, tensor, axis), analysis.value(tensor)
+    if ids is None or value is None:
         return np.zeros(analysis.units)
-    weight = np.abs(constant(model, analysis, layer.weight).astype(np.float64))
+    weight = np.abs(value.astype(np.float64))
     others = tuple(a for a in range(weight.ndim) if a != axis)
     return np.bincount(ids, (weight**power).sum(axis=others), minlength=analysis.units)
+
+
+def _sums(analysis: Analysis, power: int, places: Iterable[Place]) -> np.ndarray:
+    sums = np.zeros(analysis.units)
+    for tensor, axis in places:
+        sums += per_unit(analysis, tensor, axis, power)
+    sums[0] = 0.0
+    return sums

@@ -1,18 +1,22 @@
 """Scores from weights and activations alone: magnitude, activation, random."""
 
 import zlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import InputError
 from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.norms import incoming, per_unit
+from onnxprune.importance.norms import Place, per_unit, touched, units_on, weight_energy
+from onnxprune.structure.analysis import Analysis
 
 
 def magnitude(context: ScoreContext, power: int = 2) -> Scores:
     """Norm of the weights that make a unit: L2 (`power` 2) or L1 (`power` 1)."""
-    return scores_by_energy(context, incoming(context.model, context.analysis, power), power)
+    energy, known = weight_energy(context.analysis, power)
+    return scores_by_energy(context, energy, known, power)
 
 
 def magnitude_l1(context: ScoreContext) -> Scores:
@@ -23,36 +27,62 @@ def magnitude_l1(context: ScoreContext) -> Scores:
 def activation(context: ScoreContext) -> Scores:
     """Root mean square of a unit's values where they are used, times the norm of the weights that use them.
 
+    Where two activations are multiplied, the root mean square of the other one stands for the norm of weights.
+
     Raises:
         InputError: no calibration data.
     """
-    from onnxprune.calibration.runner import Runner
-
     if context.data is None:
         raise InputError("--importance activation needs calibration data; give --data")
     analysis = context.analysis
-    layers = [
-        layer for layer in analysis.layers if analysis.labels.get(layer.weight, (None,) * 8)[layer.in_axis] is not None
+    uses = [
+        (product, own, other)
+        for product in analysis.products
+        for own, other in product.contracted
+        if units_on(analysis, product.source, other) is not None
     ]
-    sums = {layer.input: np.zeros(0) for layer in layers}
-    axes = {layer.input: layer.input_axis for layer in layers}
-    rows = 0
-    runner = Runner(context.model, list(sums), threads=context.run.threads)
-    for values in runner.run(context.data):
-        rows += 1
-        for name, sum_ in sums.items():
-            moved = np.moveaxis(values[name], axes[name], 0).reshape(values[name].shape[axes[name]], -1)
-            mean = np.einsum("cp,cp->c", moved, moved, dtype=np.float64) / moved.shape[1]
-            sums[name] = mean if len(sum_) == 0 else sum_ + mean
-        context.progress("activations", rows, rows)
+    places = dict.fromkeys((product.source, other) for product, _, other in uses)
+    computed = {p.weight for p, _, _ in uses if p.weight and analysis.value(p.weight) is None}
+    places |= dict.fromkeys((p.weight, own) for p, own, _ in uses if p.weight in computed)
+    squares = _mean_squares(context, context.data, places)
     energy = np.zeros(analysis.units)
-    for layer in layers:
-        ids = analysis.labels[layer.input][layer.input_axis]
-        assert ids is not None  # the weight's input axis carries the same labels
-        seen = np.bincount(ids, minlength=analysis.units)
-        mean_square = np.bincount(ids, sums[layer.input] / rows, minlength=analysis.units) / np.maximum(seen, 1)
-        energy += per_unit(context.model, analysis, layer, layer.in_axis, power=2) * mean_square
-    return scores_by_energy(context, energy, power=2)
+    for product, own, other in uses:
+        mean = _unit_means(analysis, (product.source, other), squares)
+        if product.weight in computed:
+            energy += mean * _unit_means(analysis, (product.weight, own), squares)
+        elif product.weight:
+            energy += mean * per_unit(analysis, product.weight, own, power=2)
+        else:
+            energy += mean
+    return scores_by_energy(context, energy, touched(analysis, places), power=2)
+
+
+def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place]) -> dict[Place, np.ndarray]:
+    """Mean square of the values at each position of an axis, over all rows alike."""
+    from onnxprune.calibration.runner import Runner
+
+    sums: dict[Place, np.ndarray] = dict.fromkeys(places, np.zeros(0))
+    counts = dict.fromkeys(sums, 0)
+    names = list(dict.fromkeys(tensor for tensor, _ in sums))
+    for done, values in enumerate(Runner(context.model, names, threads=context.run.threads).run(data), start=1):
+        for place, sum_ in sums.items():
+            tensor, axis = place
+            back = axis - len(context.analysis.shape(tensor))  # runs of single rows may be stacked in front
+            moved = np.moveaxis(values[tensor], back, 0).reshape(values[tensor].shape[back], -1)
+            own = np.einsum("cp,cp->c", moved, moved, dtype=np.float64)
+            sums[place] = own if len(sum_) == 0 else sum_ + own
+            counts[place] += moved.shape[1]
+        context.progress("activations", done, done)
+    return {place: sum_ / counts[place] for place, sum_ in sums.items()}
+
+
+def _unit_means(analysis: Analysis, place: Place, squares: Mapping[Place, np.ndarray]) -> np.ndarray:
+    """`(units,)` mean over the positions that a unit has on an axis."""
+    ids = units_on(analysis, *place)
+    if ids is None:
+        return np.zeros(analysis.units)
+    seen = np.bincount(ids, minlength=analysis.units)
+    return np.bincount(ids, squares[place], minlength=analysis.units) / np.maximum(seen, 1)
 
 
 def random(context: ScoreContext) -> Scores:
@@ -65,7 +95,7 @@ def random(context: ScoreContext) -> Scores:
     return Scores(tuple(groups))
 
 
-def scores_by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> Scores:
+def scores_by_energy(context: ScoreContext, energy: np.ndarray, known: np.ndarray, power: int) -> Scores:
     """Scores and curves from an energy per unit that adds up within a group.
 
     The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy,
@@ -74,6 +104,7 @@ def scores_by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> S
     Args:
         context: the analysis; what goes without loss counts for nothing.
         energy: `(units,)`, at least 0.
+        known: `(units,)` True where the energy says something; a group with a unit of which it does not is not judged.
         power: 2 where energies are squares.
     """
     if context.free is not None:
@@ -86,5 +117,6 @@ def scores_by_energy(context: ScoreContext, energy: np.ndarray, power: int) -> S
         order = np.argsort(own, kind="stable")
         lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
         damage = lost / sum_ * max(1, len(group.consumers)) if sum_ > 0 else np.zeros(len(lost))
-        groups.append(GroupScore(group.name, order, scores, damage.copy()))
+        judged = bool(known[group.units].all())
+        groups.append(GroupScore(group.name, order, scores, damage.copy(), judged=judged))
     return Scores(tuple(groups))

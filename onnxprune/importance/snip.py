@@ -11,6 +11,7 @@ from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.norms import touched
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.torchnet.network import bound_network, import_torch
@@ -48,7 +49,8 @@ def score(context: ScoreContext) -> Scores:
     )
     objective = choose_objective(context.model.name, meaning, labels, own.shape[1], None, FinetuneConfig())
     sensitivity = _sensitivity(context, name, batch, labels, objective)
-    energy = _per_unit(context.analysis, sensitivity)
+    places = [(name, axis) for name, array in sensitivity.items() for axis in range(array.ndim)]
+    energy, known = _per_unit(context.analysis, sensitivity), touched(context.analysis, places)
     total = max(sum(float(energy[group.units].sum()) for group in context.analysis.groups), np.finfo(float).tiny)
     groups = []
     for group in context.analysis.groups:
@@ -56,7 +58,8 @@ def score(context: ScoreContext) -> Scores:
         order = np.argsort(units, kind="stable")
         lost = np.concatenate([[0.0], np.cumsum(units[order])])[::-1]
         scores = units / max(units.max(initial=0.0), np.finfo(float).tiny)
-        groups.append(GroupScore(group.name, order, scores, lost / total))
+        judged = bool(known[group.units].all())
+        groups.append(GroupScore(group.name, order, scores, lost / total, judged=judged))
     return Scores(tuple(groups), notes=notes)
 
 

@@ -36,6 +36,25 @@ class Linear:
     transposed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Values that a node makes by multiplying one tensor with another and summing: where units are made and used.
+
+    Attributes:
+        node: the node's name.
+        weight: the constant factor; where both are computed, the second; "" where the source is summed as it is.
+        source: the other factor; "" where rows of the weight are picked as they are.
+        contracted: `(axis of the weight, axis of the source)` of the sums; -1 where there is no weight.
+        made: axes of the weight that reach the result.
+    """
+
+    node: str
+    weight: str
+    source: str
+    contracted: tuple[tuple[int, int], ...]
+    made: tuple[int, ...]
+
+
 class ChannelUse(Enum):
     """How kernels go through the channels of an axis: it decides which numbers of channels they are fast at."""
 
@@ -97,6 +116,14 @@ class OpHandler(ABC):
     def linear(self, node: Node, labels: Labels) -> Linear | None:  # noqa: ARG002 (the default ignores its arguments)
         """The node's contraction with a constant weight, None where it has none."""
         return None
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """All products that the node sums, by default that of `linear`."""
+        found = self.linear(node, labels)
+        if found is None:
+            return ()
+        contracted = ((found.in_axis, found.input_axis),)
+        return (Product(node.name, found.weight, found.input, contracted, (found.out_axis,)),)
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:  # noqa: ARG002
         """Axes whose number of channels decides how fast the node's kernels are, by their ids (None: no channels)."""

@@ -7,10 +7,10 @@ from typing import Any
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, Linear, OpHandler, TorchRule
+from onnxprune.ops.base import ChannelUse, Linear, OpHandler, Product, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.product import couple_product
+from onnxprune.ops.product import Letters, couple_product, named_products
 
 
 class Gemm(OpHandler):
@@ -21,10 +21,8 @@ class Gemm(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Contract over the inner axis, start new channels on the outer one."""
-        a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
-        left = ("k", "m") if node.int("transA", 0) else ("m", "k")
-        right = ("n", "k") if node.int("transB", 0) else ("k", "n")
-        couple_product(node, labels, [(a, left), (b, right)], ("m", "n"))
+        c, y = node.input(2), node.output()
+        couple_product(node, labels, *self._letters(node))
         shape = labels.shape(c)
         for axis, size in enumerate(shape):
             position = axis + 2 - len(shape)
@@ -38,6 +36,16 @@ class Gemm(OpHandler):
             else:
                 labels.freeze_ids(ids, y, f"added to {c!r}, which is not prunable", node)
                 labels.freeze_ids(own, c, f"added to {y!r}, which is not prunable", node)
+
+    @staticmethod
+    def _letters(node: Node) -> tuple[list[tuple[str, Letters]], Letters]:
+        left = ("k", "m") if node.int("transA", 0) else ("m", "k")
+        right = ("n", "k") if node.int("transB", 0) else ("k", "n")
+        return [(node.input(0), left), (node.input(1), right)], ("m", "n")
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """That of both operands."""
+        return named_products(node, labels, *self._letters(node))
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """The contraction, per row at batch 1."""
@@ -121,6 +129,14 @@ class MatMul(OpHandler):
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Tie the contracted axes; a constant weight starts new channels."""
+        couple_product(node, labels, *self._letters(node, labels))
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """That of both operands."""
+        return named_products(node, labels, *self._letters(node, labels))
+
+    @staticmethod
+    def _letters(node: Node, labels: Labels) -> tuple[list[tuple[str, Letters]], Letters]:
         a, b, y = node.input(0), node.input(1), node.output()
         shapes = labels.shape(a), labels.shape(b)
         batch = max(0, max(map(len, shapes)) - 2)
@@ -135,7 +151,7 @@ class MatMul(OpHandler):
         left = [*names[0], *(["m", "k"] if len(shapes[0]) > 1 else ["k"])]
         right = [*names[1], *(["k", "n"] if len(shapes[1]) > 1 else ["k"])]
         output = [*range(batch, 0, -1), *(letter for letter in ("m", "n") if letter in (*left, *right))]
-        couple_product(node, labels, [(a, left), (b, right)], output)
+        return [(a, left), (b, right)], output
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """The contraction with a constant matrix, per row."""

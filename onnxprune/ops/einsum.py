@@ -6,10 +6,10 @@ from typing import Any
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, TorchRule
+from onnxprune.ops.base import OpHandler, Product, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
-from onnxprune.ops.product import couple_product
+from onnxprune.ops.product import couple_product, named_products
 
 
 class Einsum(OpHandler):
@@ -20,10 +20,16 @@ class Einsum(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """Letters that repeat are tied, letters that end are contracted."""
         terms, output = _terms(node)
-        if "." in "".join(terms) or any(len(set(term)) < len(term) for term in (*terms, output)):
+        if not _is_plain(terms, output):
             labels.freeze_node(node, "Einsum with a diagonal or an ellipsis is not followed")
             return
         couple_product(node, labels, list(zip(node.inputs, terms, strict=True)), output)
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """That of all operands."""
+        terms, output = _terms(node)
+        operands = list(zip(node.inputs, terms, strict=True))
+        return named_products(node, labels, operands, output) if _is_plain(terms, output) else ()
 
     def torch(self, node: Node) -> TorchRule:
         """The same sum of products."""
@@ -61,6 +67,11 @@ class Einsum(OpHandler):
             y = Einsum <equation = "bqhd,hdc->bqc"> (o, wo) }""",
             {"wq": (6, 4, 3), "wk": (6, 4, 3), "wv": (6, 4, 3), "wo": (4, 3, 4)},
         )
+
+
+def _is_plain(terms: list[str], output: str) -> bool:
+    """Whether there is neither an ellipsis nor a diagonal."""
+    return "." not in "".join(terms) and all(len(set(term)) == len(term) for term in (*terms, output))
 
 
 def _terms(node: Node) -> tuple[list[str], str]:

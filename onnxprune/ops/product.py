@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 from onnxprune.graph.nodes import Node
+from onnxprune.ops.base import Product
 from onnxprune.ops.labels import Labels
 
 Letters = Sequence[Hashable | None]
@@ -45,3 +46,29 @@ def couple_product(node: Node, labels: Labels, operands: Sequence[tuple[str, Let
         else:
             tensor, axis = next(((t, a) for t, a in places if labels.is_constant(t)), places[0])
             labels.contract(node, tensor, axis, present[0])
+
+
+def named_products(
+    node: Node, labels: Labels, operands: Sequence[tuple[str, Letters]], output: Letters
+) -> tuple[Product, ...]:
+    """The products of a node as `couple_product` sees it: each operand with the first computed one before it.
+
+    Args:
+        node: the node.
+        labels: the labels.
+        operands: each operand's tensor and letters.
+        output: letters of the node's first output.
+    """
+    computed = [(t, letters) for t, letters in operands if not labels.is_constant(t)]
+    if not computed:
+        return ()
+    source, own = computed[0]
+    found = []
+    for tensor, letters in operands:
+        if (tensor, letters) == computed[0]:
+            continue
+        ended = [axis for axis, letter in enumerate(letters) if letter is not None and letter not in output]
+        contracted = tuple((axis, own.index(letters[axis])) for axis in ended if letters[axis] in own)
+        made = tuple(axis for axis, letter in enumerate(letters) if letter in output and labels.is_constant(tensor))
+        found.append(Product(node.name, tensor, source, contracted, made))
+    return tuple(found)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import OpHandler, Product, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 
@@ -56,6 +56,18 @@ class Recurrent(OpHandler):
         for name in filter(None, node.outputs):
             if labels.rank(name):
                 labels.set(name, labels.rank(name) - 1, units)
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """The input with W, the hidden states (the last ones, where only these are handed out) with R."""
+        w, r = node.input(1), node.input(2)
+        if not (labels.is_constant(w) and labels.is_constant(r)):
+            return ()
+        states = next(filter(None, node.outputs))
+        last = labels.rank(states) - 1
+        return (
+            Product(node.name, w, node.input(0), ((2, 2),), (1,)),
+            Product(node.name, r, states, ((2, last),), (1,)),
+        )
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As many hidden units as stay."""

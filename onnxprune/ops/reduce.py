@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, TorchRule, normal_axis
+from onnxprune.ops.base import OpHandler, Product, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import given_axes
@@ -28,19 +28,10 @@ class Reduce(OpHandler):
     def couple(self, node: Node, labels: Labels) -> None:
         """A sum over channels contracts them; other reductions mix them."""
         source, output = node.input(0), node.output()
-        arrays = labels.get(source)
-        axes = node.ints("axes")
-        if node.op_type.startswith("Arg"):
-            axes = (node.int("axis", 0),)
-        elif axes is None and node.input(1):
-            value = labels.constant(node.input(1))
-            if value is None:
-                labels.freeze_node(node, "axes are computed")
-                return
-            axes = tuple(int(v) for v in value.ravel())
-        if not axes:
-            axes = () if node.int("noop_with_empty_axes", 0) else tuple(range(len(arrays)))
-        named = {normal_axis(axis, len(arrays)) for axis in axes}
+        arrays, named = labels.get(source), _reduced(node, labels)
+        if named is None:
+            labels.freeze_node(node, "axes are computed")
+            return
         keep = node.int("keepdims", 1)
         for axis in named:
             if node.op_type in _SUMS:
@@ -49,6 +40,12 @@ class Reduce(OpHandler):
                 labels.freeze_ids(arrays[axis], source, f"{node.op_type} mixes these channels", node)
         result = [None if axis in named else ids for axis, ids in enumerate(arrays) if keep or axis not in named]
         labels.set_all(output, result)
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """Sums over channels."""
+        axes = _reduced(node, labels) if node.op_type in _SUMS else None
+        found = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
+        return (Product(node.name, "", node.input(0), found, ()),) if found else ()
 
     def torch(self, node: Node) -> TorchRule:
         """The same reduction over the axes, all where none are given."""
@@ -71,6 +68,22 @@ class Reduce(OpHandler):
                 y = {op_type} <axes = [1]> (i) }}""",
                 {"w1": (8, 3, 3, 3), "w2": (5, 8, 1, 1)},
             )
+
+
+def _reduced(node: Node, labels: Labels) -> set[int] | None:
+    """The axes that go; None where they are computed."""
+    rank = labels.rank(node.input(0))
+    axes = node.ints("axes")
+    if node.op_type.startswith("Arg"):
+        axes = (node.int("axis", 0),)
+    elif axes is None and node.input(1):
+        value = labels.constant(node.input(1))
+        if value is None:
+            return None
+        axes = tuple(int(v) for v in value.ravel())
+    if not axes:
+        axes = () if node.int("noop_with_empty_axes", 0) else tuple(range(rank))
+    return {normal_axis(axis, rank) for axis in axes}
 
 
 def _reduction(node: Node) -> TorchRule:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import ChannelUse, OpHandler, Product, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import integers, select
@@ -337,6 +337,13 @@ class Gather(OpHandler):
         elif along is not None:
             picked = along if chosen is None else along[chosen.ravel()]
             labels.freeze_ids(picked, source, "Gather picks single channels", node)
+
+    def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
+        """An embedding makes the columns of its table."""
+        table = node.input(0)
+        embeds = labels.is_constant(table) and labels.is_labelled(table) and not labels.is_constant(node.input(1))
+        made = tuple(axis for axis, ids in enumerate(labels.get(table)) if ids is not None)
+        return (Product(node.name, table, "", (), made),) if embeds else ()
 
     def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:
         """The positions that constant indices name."""

@@ -2,7 +2,7 @@
 
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.scores import Scores
+from onnxprune.core.text import several
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.importance import WITHOUT_DATA, scorer
@@ -33,6 +34,7 @@ DataSource = Any
 
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
+_SHOWN = 5  # names of groups in a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,17 @@ def score(
         scores = function(
             ScoreContext(exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip)
         )
+    if scores.unjudged:
+        scores = replace(scores, notes=(*scores.notes, _unjudged(scores, config.importance)))
     return (
         scores.with_free([group.units for group in prepared.analysis.groups], exact.removed) if exact.found else scores
+    )
+
+
+def _unjudged(scores: Scores, importance: str) -> str:
+    names = [repr(name) for name in scores.unjudged]
+    shown = ", ".join(names[:_SHOWN]) + (" and others" if len(names) > _SHOWN else "")
+    return (
+        f"--importance {importance} cannot judge {several(len(names), 'group')}, which keep all units: {shown}; "
+        "another --importance may"
     )

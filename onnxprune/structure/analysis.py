@@ -12,7 +12,7 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
 from onnxprune.graph.shapes import Facts
-from onnxprune.ops.base import ChannelUse
+from onnxprune.ops.base import ChannelUse, Product
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 
@@ -28,6 +28,7 @@ class Analysis:
         labels: units along each axis of each labelled tensor (None: axis without channels).
         constants: what is stored, by name.
         layers: contracting operators, in graph order.
+        products: all products with constants or of two activations, in graph order.
         masks: all places where consumers contract over units.
         not_pruned: what is frozen, and why.
         total: number of units, had nothing been frozen.
@@ -43,6 +44,7 @@ class Analysis:
     labels: Mapping[str, tuple[Ids | None, ...]]
     constants: Mapping[str, Stored]
     layers: tuple[Layer, ...]
+    products: tuple[Product, ...]
     masks: tuple[Mask, ...]
     not_pruned: tuple[NotPruned, ...]
     total: int

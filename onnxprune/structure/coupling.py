@@ -1,6 +1,6 @@
 """Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
 from onnxprune.graph.shapes import Facts, Shape
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, OpHandler
+from onnxprune.ops.base import ChannelUse, OpHandler, Product
 from onnxprune.ops.facts import gather_facts
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.structure.analysis import Analysis
@@ -138,6 +138,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         labels=arrays,
         constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
         layers=_layers(model, graph, facts, labels, unit),
+        products=_products(model, graph, facts, labels),
         masks=masks,
         not_pruned=_not_pruned(labels.freezes, unit),
         total=int(free.max()),
@@ -201,14 +202,27 @@ def _groups(
     return tuple(groups)
 
 
+def _products(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[Product, ...]:
+    found: list[Product] = []
+    for node in _followed(graph, facts, labels):
+        with named_failures(model, node):
+            found += handler_of(node.op_type).products(node, labels)
+    return tuple(found)
+
+
+def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:
+    """Nodes that compute something, and whose handlers know all shapes."""
+    for node in graph.nodes:
+        constant = labels.is_constant(node.output())
+        if handler_of(node.op_type).follows and not constant and _unknown(node, graph, facts) is None:
+            yield node
+
+
 def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
     layers = []
-    for node in graph.nodes:
-        handler = handler_of(node.op_type)
-        if not handler.follows or labels.is_constant(node.output()) or _unknown(node, graph, facts) is not None:
-            continue
+    for node in _followed(graph, facts, labels):
         with named_failures(model, node):
-            found = handler.linear(node, labels)
+            found = handler_of(node.op_type).linear(node, labels)
         if found is None:
             continue
         layers.append(

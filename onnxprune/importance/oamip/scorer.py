@@ -160,7 +160,8 @@ def _scores(
         scores = unit_scores[group.units]
         # Many scores are exactly 0 or 1: among equals, the least active unit goes first.
         order = np.lexsort((activity[group.units], scores))
-        groups.append(GroupScore(group.name, order, scores, removal_to_damage(scores)))
+        judged = bool(times[group.units].all())
+        groups.append(GroupScore(group.name, order, scores, removal_to_damage(scores), judged=judged))
     objective, bound = (float(np.mean([getattr(r, name) for r in results])) for name in ("objective", "bound"))
     solved = all(result.status == "optimal" for result in results)
     program = ProgramReport(
