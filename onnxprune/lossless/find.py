@@ -202,7 +202,7 @@ class _Work:
             return None
         kernel = 1 if window is None else int(np.prod(window.kernel))
         columns = self._matrix(point)[0, column_positions(point.layer, places)]
-        return np.asarray(np.repeat(values, kernel) @ columns * point.gain * point.slope / point.bias_slope)
+        return point.bias_step(np.repeat(values, kernel) @ columns * point.gain)
 
     def _is_plain(self, point: FitTarget) -> bool:
         """Whether the layer's weight is its own and it has one group."""

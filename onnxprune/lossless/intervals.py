@@ -5,7 +5,7 @@ which nothing is known is absent. Rounding is of no concern: a channel counts as
 the same number, which happens where weights or scales are exactly zero or an activation cuts everything off.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ import numpy as np
 from onnxprune.calibration.layer_matrix import as_matrix
 from onnxprune.graph.model import release
 from onnxprune.graph.nodes import Node
+from onnxprune.ops import handler_of
+from onnxprune.ops.base import OpHandler
+from onnxprune.ops.traits import Flow, Range
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Layer
 
@@ -28,26 +31,10 @@ class Interval:
     low: np.ndarray
     high: np.ndarray
 
-    def with_zero(self) -> "Interval":
-        """Bounds that also hold for padded zeros."""
-        return Interval(self.axis, np.minimum(self.low, 0.0), np.maximum(self.high, 0.0))
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
-
-
-_MONOTONE: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "Relu": lambda x: np.maximum(x, 0.0),
-    "Sigmoid": _sigmoid,
-    "Tanh": np.tanh,
-    "Identity": lambda x: x,
-    "Dropout": lambda x: x,
-    "Exp": np.exp,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-}
-_AVERAGES = ("GlobalAveragePool", "GlobalMaxPool", "MaxPool", "AveragePool")
+    @property
+    def range(self) -> Range:
+        """The bounds alone."""
+        return Range(self.low, self.high)
 
 
 def bounds(analysis: Analysis) -> dict[str, Interval]:
@@ -83,10 +70,9 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], analysis: An
         high = -low
     else:
         padded = layer.window is not None and (layer.transposed or any(pad > 0 for pad in layer.window.pads))
-        source = source.with_zero() if padded else source
-        low, high = (np.repeat(x, kernel).reshape(groups, width) for x in (source.low, source.high))
-    alpha = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    least, most = _product(matrix if alpha == 1 else matrix * np.float64(alpha), low, high)
+        seen = source.range.with_zero() if padded else source.range
+        low, high = (np.repeat(x, kernel).reshape(groups, width) for x in (seen.low, seen.high))
+    least, most = _product(matrix if layer.gain == 1 else matrix * np.float64(layer.gain), low, high)
     release(weight)
     shift = _shift(node, layer, analysis, least.size)
     return None if shift is None else Interval(layer.output_axis, least + shift, most + shift)
@@ -147,113 +133,65 @@ def _shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarr
     if layer.bias is None:
         return None if node.input(2) else np.zeros(width)
     bias = analysis.value(layer.bias)
-    beta = float(node.attributes.get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
     if bias is None or (bias.size != 1 and bias.shape not in ((width,), (1, width))):
         return None
-    return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (width,))
+    return np.broadcast_to(bias.astype(np.float64).reshape(-1) * layer.bias_gain, (width,))
 
 
 def _other(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
     """Bounds behind a node that is no layer."""
-    if node.op_type in ("Add", "Sub", "Mul"):
-        return _arithmetic(node, known, analysis)
-    shape = analysis.facts.shapes.get(node.output(), ())
-    if node.op_type == "Concat":
-        return _joined([known.get(name) for name in node.inputs], node.int("axis", 0) % max(1, len(shape)))
-    first = known.get(node.input(0))
-    return None if first is None else _unary(node, first, analysis, shape)
-
-
-def _unary(node: Node, first: Interval, analysis: Analysis, shape: tuple[int, ...]) -> Interval | None:
-    """Bounds behind a node of one computed input."""
-    found = None
-    if node.op_type in _MONOTONE:
-        function = _MONOTONE[node.op_type]
-        found = Interval(first.axis, function(first.low), function(first.high))
-    elif node.op_type == "Clip":
-        found = _clipped(node, first, analysis)
-    elif node.op_type == "BatchNormalization" and first.axis == 1:
-        found = _normalised(node, first, analysis)
-    elif node.op_type in _AVERAGES and first.axis == 1:
-        pads = node.ints("pads") or ()
-        zeros = node.op_type == "AveragePool" and (any(pads) or "auto_pad" in node.attributes)
-        found = first.with_zero() if zeros else first
-    elif (
-        node.op_type == "Flatten"
-        and first.axis == node.int("axis", 1) == 1
-        and len(shape) == 2
-        and shape[1] % len(first.low) == 0
-    ):
-        each = shape[1] // len(first.low)
-        found = Interval(1, np.repeat(first.low, each), np.repeat(first.high, each))
-    return found
-
-
-def _joined(parts: list[Interval | None], axis: int) -> Interval | None:
-    present = [part for part in parts if part is not None and part.axis == axis]
-    if len(present) < len(parts) or not parts:
-        return None
-    return Interval(axis, np.concatenate([p.low for p in present]), np.concatenate([p.high for p in present]))
-
-
-def _arithmetic(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
-    shape = analysis.facts.shapes.get(node.output(), ())
+    rules = handler_of(node.op_type)
+    flow, shape = rules.flow(node), analysis.facts.shapes.get(node.output(), ())
+    moved = [known.get(node.input(position)) for position in rules.moves(node)]
     axis = next((known[name].axis for name in node.inputs if name in known), None)
-    if axis is None or axis >= len(shape) or len(node.inputs) != 2:
+    if axis is None:
         return None
-    sides = [_side(name, axis, shape, known, analysis) for name in node.inputs]
-    if sides[0] is None or sides[1] is None:
-        return None
-    (a, b), (c, d) = ((side.low, side.high) for side in sides if side is not None)
-    if node.op_type == "Add":
-        return Interval(axis, a + c, b + d)
-    if node.op_type == "Sub":
-        return Interval(axis, a - d, b - c)
-    corners = np.stack([_times(p, q) for p in (a, b) for q in (c, d)])
-    return Interval(axis, corners.min(axis=0), corners.max(axis=0))
+    found: Range | None = None
+    if flow is Flow.ELEMENTWISE and axis < len(shape):
+        found = rules.bounds(node, [_side(name, axis, shape, known, analysis) for name in node.inputs])
+    elif flow is Flow.CHANNELWISE and axis == 1 and node.input(0) in known:
+        parameters = [_constant(analysis.value(name)) for name in node.inputs[1:]]
+        found = rules.bounds(node, [known[node.input(0)].range, *parameters])
+    elif flow is None and moved:
+        return _carried(
+            node, rules, [part for part in moved if part is not None and part.axis == axis], len(moved), shape
+        )
+    return None if found is None else Interval(axis, found.low, found.high)
 
 
-def _times(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Products in which zero times infinity is zero."""
-    return np.where((p == 0) | (q == 0), 0.0, p * q)
+def _carried(
+    node: Node, rules: OpHandler, parts: list[Interval], count: int, shape: tuple[int, ...]
+) -> Interval | None:
+    """Bounds of values that a node only moves, where those of all `count` inputs are known."""
+    if len(parts) < count:
+        return None
+    found = rules.carried(node, parts[0].axis, [len(part.low) for part in parts], shape)
+    if found is None:
+        return None
+    low, high = (np.concatenate(ends)[found.channels] for ends in zip(*((p.low, p.high) for p in parts), strict=True))
+    return Interval(found.axis, low, high)
+
+
+def _constant(values: np.ndarray | None) -> Range | None:
+    """Numbers, one a channel, as bounds."""
+    return None if values is None or values.ndim != 1 else Range(*(values.astype(np.float64),) * 2)
 
 
 def _side(
     name: str, axis: int, shape: tuple[int, ...], known: Mapping[str, Interval], analysis: Analysis
-) -> Interval | None:
-    """An operand's bounds per position of the result's axis."""
+) -> Range | None:
+    """An operand's bounds per position of the result's axis; None where it is omitted."""
+    if not name:
+        return None
     width = shape[axis]
     array = analysis.value(name)
     if array is not None:
         full = array.astype(np.float64).reshape((1,) * (len(shape) - array.ndim) + array.shape)
         others = tuple(a for a in range(full.ndim) if a != axis)
         low, high = full.min(axis=others), full.max(axis=others)
-        return Interval(axis, np.broadcast_to(low, (width,)), np.broadcast_to(high, (width,)))
+        return Range(np.broadcast_to(low, (width,)), np.broadcast_to(high, (width,)))
     found = known.get(name)
     if found is None or found.axis != axis or analysis.facts.shapes.get(name) != shape:
         unknown = np.full(width, -np.inf)
-        return Interval(axis, unknown, -unknown)
-    return found
-
-
-def _clipped(node: Node, source: Interval, analysis: Analysis) -> Interval | None:
-    limits: list[float] = []
-    for position, attribute, default in ((1, "min", -np.inf), (2, "max", np.inf)):
-        name = node.input(position)
-        found = analysis.value(name) if name else np.array(float(node.attributes.get(attribute, default)))
-        if found is None or found.size != 1:
-            return None
-        limits.append(float(found.reshape(())))
-    low, high = limits
-    return Interval(source.axis, np.clip(source.low, low, high), np.clip(source.high, low, high))
-
-
-def _normalised(node: Node, source: Interval, analysis: Analysis) -> Interval | None:
-    scale, bias, mean, variance = (analysis.value(name) for name in node.inputs[1:5])
-    if scale is None or bias is None or mean is None or variance is None or node.int("training_mode", 0):
-        return None
-    factor = scale.astype(np.float64) / np.sqrt(
-        variance.astype(np.float64) + float(node.attributes.get("epsilon", 1e-5))
-    )
-    ends = np.stack([_times(end - mean, factor) + bias for end in (source.low, source.high)])
-    return Interval(1, ends.min(axis=0), ends.max(axis=0))
+        return Range(unknown, -unknown)
+    return found.range

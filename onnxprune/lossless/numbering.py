@@ -14,28 +14,12 @@ import numpy as np
 
 from onnxprune.graph.model import release
 from onnxprune.graph.nodes import Node
+from onnxprune.ops import handler_of
+from onnxprune.ops.base import OpHandler
+from onnxprune.ops.traits import Flow
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Layer
 
-_ELEMENTWISE = frozenset(
-    {
-        "Relu",
-        "Sigmoid",
-        "Tanh",
-        "Identity",
-        "Dropout",
-        "Exp",
-        "Clip",
-        "LeakyRelu",
-        "Elu",
-        "Selu",
-        "Softplus",
-        "Abs",
-        "Neg",
-    }
-    | {"HardSigmoid", "HardSwish", "Sqrt", "Erf", "Gelu", "Mish", "Floor", "Ceil", "Softsign", "Reciprocal", "Log"}
-)
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
 _SAMPLE = 16  # elements of a row that are compared first
 
 
@@ -99,52 +83,53 @@ class Numbering:
         return layer.output_axis, np.array(numbers)
 
     def _other(self, node: Node) -> tuple[int, np.ndarray] | None:
-        if node.op_type in ("Add", "Sub", "Mul", "Div", "PRelu"):
-            return self._arithmetic(node)
-        shape = self._analysis.facts.shapes.get(node.output(), ())
-        if node.op_type == "Concat":
-            return self._joined(node, node.int("axis", 0) % max(1, len(shape)))
-        found = self.channels.get(node.input(0))
-        return None if found is None else self._unary(node, *found, shape)
-
-    def _unary(
-        self, node: Node, axis: int, numbers: np.ndarray, shape: tuple[int, ...]
-    ) -> tuple[int, np.ndarray] | None:
-        key = (node.op_type, repr(sorted(node.attributes.items())))
-        if node.op_type in _ELEMENTWISE or (node.op_type in _POOLS and axis == 1):
-            return axis, np.array([self._number(*key, node.inputs[1:], int(n)) for n in numbers])
-        if node.op_type == "BatchNormalization" and axis == 1:
-            values = [value for name in node.inputs[1:5] if (value := self._analysis.value(name)) is not None]
-            own = [tuple(v[c].tobytes() for v in values) for c in range(len(numbers))] if len(values) == 4 else []
-            pairs = zip(numbers, own, strict=False)
-            return (axis, np.array([self._number(*key, int(n), each) for n, each in pairs])) if own else None
-        if (
-            node.op_type == "Flatten"
-            and axis == node.int("axis", 1) == 1
-            and len(shape) == 2
-            and shape[1] % len(numbers) == 0
-        ):
-            each = shape[1] // len(numbers)
-            return 1, np.array([self._number("position", int(n), p) for n in numbers for p in range(each)])
-        return None
-
-    def _joined(self, node: Node, axis: int) -> tuple[int, np.ndarray] | None:
-        parts = [part for name in node.inputs if (part := self.channels.get(name)) is not None and part[0] == axis]
-        return (axis, np.concatenate([part[1] for part in parts])) if len(parts) == len(node.inputs) else None
-
-    def _arithmetic(self, node: Node) -> tuple[int, np.ndarray] | None:
+        rules = handler_of(node.op_type)
+        flow, moved = rules.flow(node), [node.input(position) for position in rules.moves(node)]
         shape = self._analysis.facts.shapes.get(node.output(), ())
         axis = next((self.channels[name][0] for name in node.inputs if name in self.channels), None)
-        if axis is None or axis >= len(shape) or len(node.inputs) != 2:
+        if axis is None or axis >= len(shape):
             return None
-        sides = [self._side(name, axis, shape) for name in node.inputs]
+        if flow is None:
+            return self._carried(node, rules, moved, axis, shape)
+        if flow is Flow.ELEMENTWISE:
+            sides = [self._side(name, axis, shape) for name in node.inputs]
+        elif axis == 1 and node.input(0) in self.channels:
+            sides = [[int(n) for n in self.channels[node.input(0)][1]]]
+            sides += [self._parameter(name, shape[1]) for name in node.inputs[1:]]
+        else:
+            return None
         if any(side is None for side in sides):
             return None
-        pairs = zip(*(side for side in sides if side is not None), strict=True)
-        return axis, np.array([self._number(node.op_type, *pair) for pair in pairs])
+        key = (node.op_type, repr(sorted(node.attributes.items())))
+        channels = zip(*(side for side in sides if side is not None), strict=True)
+        return axis, np.array([self._number(*key, *operands) for operands in channels])
+
+    def _carried(
+        self, node: Node, rules: OpHandler, moved: list[str], axis: int, shape: tuple[int, ...]
+    ) -> tuple[int, np.ndarray] | None:
+        """Numbers of channels that a node only moves, where those of all inputs concerned are known."""
+        parts = [part[1] for name in moved if (part := self.channels.get(name)) is not None and part[0] == axis]
+        if not parts or len(parts) < len(moved):
+            return None
+        found = rules.carried(node, axis, [len(part) for part in parts], shape)
+        if found is None:
+            return None
+        numbers = np.concatenate(parts)[found.channels]
+        if found.places is not None:
+            pairs = zip(numbers, found.places, strict=True)
+            numbers = np.array([self._number("place", int(n), int(place)) for n, place in pairs])
+        return found.axis, numbers
+
+    def _parameter(self, name: str, width: int) -> list[Any] | None:
+        """A key per channel for a vector of one number a channel."""
+        values = self._analysis.value(name)
+        return None if values is None or len(values) != width else [each.tobytes() for each in values]
 
     def _side(self, name: str, axis: int, shape: tuple[int, ...]) -> list[Any] | None:
-        """A key per channel for one operand."""
+        """A key per channel for one operand of an elementwise operator."""
+        if not name or self._analysis.facts.shapes.get(name) in ((), (1,)):
+            constant = self._analysis.value(name) if name else None
+            return [name if constant is None else constant.tobytes()] * shape[axis]
         array = self._analysis.value(name)
         if array is not None:
             full = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)

@@ -15,6 +15,7 @@ import onnx
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.traits import Affine, Carried, ChannelValues, Flow, Kinks, Range
 from onnxprune.ops.window import Window
 
 
@@ -34,6 +35,8 @@ class Linear:
     group: int = 1
     window: Window | None = None
     transposed: bool = False
+    gain: float = 1.0
+    bias_gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,40 @@ class OpHandler(ABC):
     def scales(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of inputs that the output is a scaled and shifted copy of wherever all others are constant."""
         return ()
+
+    # What values are: each default says nothing, which is always safe
+
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """What each element or channel of the first output is a function of; None where that is more than its own."""
+        return None
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:  # noqa: ARG002
+        """Bounds of the first output's channels, for an operator with a `flow`.
+
+        Args:
+            node: the node.
+            operands: bounds of each input's part in a channel; None where nothing is known, or the input is omitted.
+        """
+        return None
+
+    def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:  # noqa: ARG002
+        """Where the first output's channels come from, for an operator that `moves` values.
+
+        Args:
+            node: the node.
+            axis: the axis of channels in the inputs that it moves.
+            widths: how many channels each of them has.
+            shape: shape of the output.
+        """
+        return None
+
+    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
+        """How the first output depends on the input at `position`, of the same shape; None where that is not affine."""
+        return None
+
+    def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:  # noqa: ARG002
+        """The function of the first input, for activations made of straight pieces."""
+        return None
 
     # What the graph asks before any label is placed: see `graph.operators`
 

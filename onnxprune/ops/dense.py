@@ -66,6 +66,8 @@ class Gemm(OpHandler):
             input_axis=0 if node.int("transA", 0) else 1,
             output_axis=1,
             factors=(*factors, result[0] if rows is None else rows),
+            gain=float(node.attributes.get("alpha", 1.0)),
+            bias_gain=float(node.attributes.get("beta", 1.0)),
         )
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:

@@ -2,16 +2,18 @@
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
 
 
 class Elementwise(OpHandler):
@@ -55,6 +57,42 @@ class Elementwise(OpHandler):
             else:
                 labels.tie(labelled[0], ids)
         labels.set(output, axis, labelled[0])
+
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """Operands in the same place."""
+        return Flow.ELEMENTWISE
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
+        """Of sums, differences and products."""
+        if len(operands) != 2 or operands[0] is None or operands[1] is None:
+            return None
+        (a, b), (c, d) = ((side.low, side.high) for side in operands if side is not None)
+        match node.op_type:
+            case "Add":
+                return Range(a + c, b + d)
+            case "Sub":
+                return Range(a - d, b - c)
+            case "Mul":
+                corners = np.stack([times(p, q) for p in (a, b) for q in (c, d)])
+                return Range(corners.min(axis=0), corners.max(axis=0))
+            case _:
+                return None
+
+    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:
+        """A term of a sum or difference; a factor or dividend beside a constant."""
+        other = 1 - position
+        match node.op_type:
+            case "Add" | "Sub":
+                signs = (1.0, -1.0 if node.op_type == "Sub" else 1.0)
+                shift = None if values.per_channel(node.input(other)) is None else other
+                return Affine(signs[position], shift, signs[other])
+            case "Mul" | "Div":
+                factor = values.per_channel(node.input(other))
+                if factor is None or (node.op_type == "Div" and (position == 1 or not factor.all())):
+                    return None
+                return Affine(factor if node.op_type == "Mul" else 1.0 / factor)
+            case _:
+                return None
 
     def scales(self, node: Node) -> tuple[int, ...]:
         """Every term and factor, and what is divided."""

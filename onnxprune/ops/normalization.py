@@ -1,8 +1,9 @@
 """Normalisations: per channel (passed through) and across channels (frozen)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
@@ -10,6 +11,7 @@ from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis, pas
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
 
 
 class PerChannelNormalization(OpHandler):
@@ -28,6 +30,29 @@ class PerChannelNormalization(OpHandler):
                 labels.freeze_node(node, f"parameter {parameter!r} is computed")
                 return
             labels.set(parameter, 0, labels.axis(source, 1))
+
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """Each channel by itself."""
+        return Flow.CHANNELWISE
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
+        """`scale (x - mean) / sqrt(var + epsilon) + bias` of BatchNormalization, from both ends."""
+        if len(operands) != 5 or None in operands or node.int("training_mode", 0):
+            return None
+        source, scale, bias, mean, variance = (each for each in operands if each is not None)
+        factor = scale.low / np.sqrt(variance.low + float(node.attributes.get("epsilon", 1e-5)))
+        ends = np.stack([times(end - mean.low, factor) + bias.low for end in (source.low, source.high)])
+        return Range(ends.min(axis=0), ends.max(axis=0))
+
+    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:
+        """BatchNormalization with the stored statistics."""
+        if position != 0 or values.axis != 1 or len(node.inputs) != 5 or any(node.outputs[1:]):
+            return None
+        scale, variance = values.constant(node.input(1)), values.constant(node.input(4))
+        if scale is None or variance is None or node.int("training_mode", 0):
+            return None
+        epsilon = float(node.attributes.get("epsilon", 1e-5))
+        return Affine(scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon), shift=2)
 
     def torch(self, node: Node) -> TorchRule | None:
         """With the stored statistics (BatchNormalization), or those of each row's channel."""

@@ -1,6 +1,6 @@
 """Pooling and other operators that work on each channel apart."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
+from onnxprune.ops.traits import Flow, Range
 from onnxprune.ops.window import covered, window_pads
 
 
@@ -35,6 +36,18 @@ class Pool(OpHandler):
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
         """Images' channels: only of these do kernels take several at once."""
         return ((ChannelUse.POOLED, labels.axis(node.input(0), 1)),) if labels.rank(node.input(0)) == 4 else ()
+
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """Each channel by itself."""
+        return Flow.CHANNELWISE
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
+        """Averages and maxima stay within the data's bounds, and those of padded zeros."""
+        source = operands[0]
+        if source is None or node.op_type in ("LpPool", "GlobalLpPool"):
+            return None
+        padded = any(node.ints("pads") or ()) or "auto_pad" in node.attributes
+        return source.with_zero() if node.op_type == "AveragePool" and padded else source
 
     def torch(self, node: Node) -> TorchRule | None:
         """Windows over the padded input; global forms reduce all spatial axes."""

@@ -1,6 +1,6 @@
 """Operators that join and select positions: Concat, Split, Slice, Gather."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -12,6 +12,7 @@ from onnxprune.ops.base import ChannelUse, OpHandler, Product, Rewriting, TorchR
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import integers, select
+from onnxprune.ops.traits import Carried
 
 
 class Concat(OpHandler):
@@ -94,6 +95,11 @@ class Concat(OpHandler):
         if rank != 4 or normal_axis(node.int("axis", 0), rank) != 1:
             return ()
         return tuple((ChannelUse.JOINED, labels.axis(name, 1)) for name in node.inputs)
+
+    def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:
+        """One part's channels after another's, where they are joined."""
+        joined = normal_axis(node.int("axis", 0), len(shape)) == axis
+        return Carried(axis, np.arange(sum(widths))) if joined else None
 
     def torch(self, node: Node) -> TorchRule:
         """The same join."""

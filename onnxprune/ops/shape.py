@@ -12,6 +12,7 @@ from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
+from onnxprune.ops.traits import Carried
 
 _MOST_POSITIONS = 2**26  # more than any network flattens, and as much as fits into half a gigabyte of labels
 
@@ -158,6 +159,14 @@ class Reshape(OpHandler):
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
         return (0,)
+
+    def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:
+        """Flattened channels become runs of positions."""
+        width = widths[0]
+        if node.op_type != "Flatten" or not axis == node.int("axis", 1) == 1 or len(shape) != 2 or shape[1] % width:
+            return None
+        size = shape[1] // width
+        return Carried(1, np.repeat(np.arange(width), size), np.tile(np.arange(size), width))
 
     def torch(self, node: Node) -> TorchRule:
         """0 copies an axis of the input."""

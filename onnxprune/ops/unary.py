@@ -1,6 +1,6 @@
 """Elementwise operators of one input: labels pass, axis by axis."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -12,6 +12,20 @@ from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, Kinks, Range
+
+_LARGE = 1e30  # exporters write ends beyond it for none
+
+_RISING: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Relu": lambda x: np.maximum(x, 0.0),
+    "Sigmoid": lambda x: np.asarray(0.5 * (1.0 + np.tanh(0.5 * x))),
+    "Tanh": np.tanh,
+    "Identity": lambda x: x,
+    "Exp": np.exp,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+}
+"""Functions that never fall, in numpy."""
 
 
 class Unary(OpHandler):
@@ -40,6 +54,39 @@ class Unary(OpHandler):
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:
         """A weight of one floating-point type, cast to another."""
         return node.op_type == "Cast" and stored is not None and is_float(stored) and is_float(value)
+
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """Each element by itself."""
+        return Flow.ELEMENTWISE
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
+        """The function of both ends, where it never falls."""
+        source = operands[0]
+        if source is None:
+            return None
+        if node.op_type == "Clip":
+            return _clipped(node, source, operands[1:])
+        function = _RISING.get(node.op_type)
+        return None if function is None else Range(function(source.low), function(source.high))
+
+    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
+        """Identity."""
+        return Affine() if node.op_type == "Identity" else None
+
+    def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:
+        """Relu, LeakyRelu, Abs, and Clip with constant ends."""
+        match node.op_type:
+            case "Relu":
+                return Kinks(low=0.0)
+            case "LeakyRelu":
+                return Kinks(low=0.0, below=float(node.attributes.get("alpha", 0.01)))
+            case "Abs":
+                return Kinks(low=0.0, below=-1.0)
+            case "Clip":
+                low, high = (_end(node, position, constant) for position in (1, 2))
+                return None if low is None or high is None else Kinks(low, high)
+            case _:
+                return None
 
     def torch(self, node: Node) -> TorchRule | None:
         """The function of the same meaning."""
@@ -70,6 +117,18 @@ class Dropout(OpHandler):
         """The data."""
         return (0,)
 
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """The identity in inference."""
+        return Flow.ELEMENTWISE
+
+    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:  # noqa: ARG002
+        """Those of the data."""
+        return operands[0]
+
+    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
+        """The identity, where no mask is read."""
+        return None if node.output(1) else Affine()
+
     def torch(self, node: Node) -> TorchRule | None:
         """The data as they are, also in training: the exported network is trained as it will run."""
         import torch
@@ -95,6 +154,15 @@ class PRelu(OpHandler):
             if size > 1:
                 labels.set(slope, axis, arrays[len(arrays) - len(shape) + axis])
 
+    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
+        """Data and slope in the same place."""
+        return Flow.ELEMENTWISE
+
+    def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:
+        """A constant slope."""
+        slope = constant(node.input(1))
+        return None if slope is None else Kinks(low=0.0, below=slope)
+
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The slope applies below 0."""
         return lambda x, slope: x.clamp(min=0) + slope * x.clamp(max=0)
@@ -115,6 +183,30 @@ class PRelu(OpHandler):
             y = Conv <kernel_shape = [1, 1]> (a, w2) }""",
             {"w1": (6, 3, 3, 3), "slope": (6, 1, 1), "w2": (4, 6, 1, 1)},
         )
+
+
+def _clipped(node: Node, source: Range, ends: Sequence[Range | None]) -> Range | None:
+    """`min(max(x, low), high)`; ends are attributes up to opset 6."""
+    low, high = source.low, source.high
+    for position, (name, choose) in enumerate((("min", np.maximum), ("max", np.minimum))):
+        given = ends[position] if position < len(ends) else None
+        if given is None and node.input(position + 1):
+            return None
+        end = np.array(float(node.attributes.get(name, np.nan)))
+        least, most = (end, end) if given is None else (given.low, given.high)
+        if not np.isnan(least).all():
+            low, high = choose(low, least), choose(high, most)
+    return Range(low, high)
+
+
+def _end(node: Node, position: int, constant: Callable[[str], np.ndarray | None]) -> float | None:
+    """An end of Clip, infinite where it has none; None where it is computed."""
+    name, default = (("min", -np.inf), ("max", np.inf))[position - 1]
+    value = constant(node.input(position)) if node.input(position) else np.array(node.attributes.get(name, default))
+    if value is None:
+        return None
+    end = float(value.ravel()[0])
+    return end if abs(end) < _LARGE else float(np.sign(end)) * np.inf
 
 
 def _torch_function(node: Node) -> TorchRule | None:

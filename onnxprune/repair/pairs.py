@@ -94,11 +94,11 @@ def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:
     for point in points:
         tensor = point.tensor
         readers = graph.consumers.get(tensor, ())
-        if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and readers[0].input(0) == tensor:
+        if np.isfinite(point.bounds).any():  # all readers are activations that do not tell values beyond them apart
+            if len(readers) != 1:
+                continue
             tensor = readers[0].output()
             readers = graph.consumers.get(tensor, ())
-        elif np.isfinite(point.bounds).any():
-            continue
         consumer = by_input.get(tensor)
         if consumer is None or len(readers) != 1 or {point.tensor, tensor} & {*graph.outputs}:
             continue

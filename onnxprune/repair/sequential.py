@@ -312,8 +312,5 @@ def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[st
     matrix = to_matrix(point.layer, weight) + correction.weight / point.gain
     changed = {point.layer.weight: from_matrix(point.layer, matrix, weight)}
     if point.bias is not None and correction.bias.any():
-        bias = model.constants[point.bias]
-        usable = point.bias_slope != 0
-        shift = np.where(usable, correction.bias * point.slope / np.where(usable, point.bias_slope, 1.0), 0.0)
-        changed[point.bias] = (bias.astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
+        changed[point.bias] = point.shifted_bias(model.constants[point.bias], correction.bias)
     return changed

@@ -241,6 +241,8 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
                 window=found.window,
                 transposed=found.transposed,
                 factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
+                gain=found.gain,
+                bias_gain=found.bias_gain,
             )
         )
     return tuple(layers)

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.graph.nodes import Graph, Node
+from onnxprune.ops import handler_of
+from onnxprune.ops.traits import Affine
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.channel_constants import ChannelConstants
 from onnxprune.structure.units import Layer
 
 
@@ -38,6 +41,15 @@ class FitTarget:
     bias: str | None
     bias_slope: np.ndarray
     bounds: tuple[float, float] = (-np.inf, np.inf)
+
+    def bias_step(self, change: np.ndarray) -> np.ndarray:
+        """`(C_out,)` step of `bias` that stands for a `change` of the layer's output; 0 where it has no effect."""
+        usable = self.bias_slope != 0
+        return np.where(usable, change * self.slope / np.where(usable, self.bias_slope, 1.0), 0.0)
+
+    def shifted_bias(self, bias: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """The bias, of its own type and shape, after such a step."""
+        return np.asarray((bias.astype(np.float64) + self.bias_step(change).reshape(bias.shape)).astype(bias.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         layer = layers.get(node.name)
         if layer is None or layer.op_type != node.op_type:
             continue
-        point = _start(node, layer, values)
+        point = _start(layer, values)
         while (step := _step(point, graph, values, made)) is not None:
             following, point = step
             emit(following)
@@ -96,36 +108,23 @@ class _Values:
         readers = len(self._graph.consumers.get(name, ())) + (name in self._graph.outputs)
         return name in self._analysis.model.constants and readers == 1
 
+    def beside(self, tensor: str, axis: int) -> ChannelConstants:
+        return ChannelConstants(self._analysis, tensor, axis)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._analysis.facts.shapes.get(name, ()))
 
-    def per_channel(self, name: str, tensor: str, axis: int) -> np.ndarray | None:
-        """The constant as one value a channel of `tensor`, None where it is something else."""
-        value, shape = self.get(name), self.shape(tensor)
-        if value is None or not shape:
-            return None
-        width = shape[axis]
-        if value.size == 1:
-            return np.full(width, float(value.reshape(())))
-        full = (1,) * (len(shape) - value.ndim) + value.shape
-        spread = (
-            len(full) == len(shape) and all(n == 1 for a, n in enumerate(full) if a != axis) and full[axis] == width
-        )
-        return value.reshape(-1).astype(np.float64) if spread else None
 
-
-def _start(node: Node, layer: Layer, values: _Values) -> FitTarget:
+def _start(layer: Layer, values: _Values) -> FitTarget:
     width = values.shape(layer.output)[layer.output_axis]
-    gain = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    beta = float(node.attributes.get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
-    bias = layer.bias
+    bias, beta = layer.bias, layer.bias_gain
     if bias is not None:
         value = values.get(bias)
         rows = value is not None and value.ndim == 2 and value.shape[0] > 1
         if value is None or value.size != width or rows or beta == 0 or not values.is_own(bias):
             bias = None
     ones = np.ones(width)
-    return FitTarget(layer, layer.output, gain, ones, bias, ones * beta if bias else ones)
+    return FitTarget(layer, layer.output, layer.gain, ones, bias, ones * beta if bias else ones)
 
 
 def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitTarget] | None:
@@ -139,55 +138,20 @@ def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]
     known = all(values.get(name) is not None or name in made for name in others)
     if not known or node.inputs.count(tensor) != 1 or values.shape(node.output()) != values.shape(tensor):
         return None
-    further = _through(node, replace(point, tensor=node.output()), tensor, others, values)
-    return None if further is None else (node, further)
+    found = handler_of(node.op_type).affine(
+        node, node.inputs.index(tensor), values.beside(tensor, point.layer.output_axis)
+    )
+    return None if found is None else (node, _behind(node, point, found, values))
 
 
-def _through(node: Node, point: FitTarget, tensor: str, others: list[str], values: _Values) -> FitTarget | None:
-    """The fit target behind a node, None where the node is not affine in `tensor`, channel by channel."""
-    match node.op_type:
-        case "Identity":
-            return point
-        case "BatchNormalization":
-            return _normalised(node, point, values)
-        case "Add" | "Sub":
-            sign = -1.0 if node.op_type == "Sub" and node.input(1) == tensor else 1.0
-            return _shifted(node, _scaled(point, sign), others[0], tensor, values)
-        case "Mul" | "Div":
-            factor = values.per_channel(others[0], tensor, point.layer.output_axis)
-            if factor is None or (node.op_type == "Div" and (node.input(1) == tensor or not factor.all())):
-                return None
-            return _scaled(point, factor if node.op_type == "Mul" else 1.0 / factor)
-        case _:
-            return None
-
-
-def _scaled(point: FitTarget, factor: np.ndarray | float) -> FitTarget:
-    return replace(point, slope=point.slope * factor, bias_slope=point.bias_slope * factor)
-
-
-def _shifted(node: Node, point: FitTarget, other: str, tensor: str, values: _Values) -> FitTarget:
-    """Add or Sub: a constant with one value a channel can serve as the bias."""
-    value = values.get(other)
-    if point.bias is not None or value is None or value.size == 1 or not values.is_own(other):
-        return point
-    if values.per_channel(other, tensor, point.layer.output_axis) is None:
-        return point
-    sign = -1.0 if node.op_type == "Sub" and node.input(1) == other else 1.0
-    return replace(point, bias=other, bias_slope=np.full(len(point.slope), sign))
-
-
-def _normalised(node: Node, point: FitTarget, values: _Values) -> FitTarget | None:
-    axis = point.layer.output_axis
-    scale, _, _, variance = (values.get(name) for name in node.inputs[1:5])
-    several = sum(1 for name in node.outputs if name) > 1
-    if axis != 1 or several or scale is None or variance is None or node.int("training_mode", 0):
-        return None
-    epsilon = float(node.attributes.get("epsilon", 1e-5))
-    point = _scaled(point, scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon))
-    if point.bias is None and values.is_own(node.input(2)):
-        point = replace(point, bias=node.input(2), bias_slope=np.ones(len(point.slope)))
-    return point
+def _behind(node: Node, point: FitTarget, found: Affine, values: _Values) -> FitTarget:
+    """The fit target behind a node; a constant of one number a channel that the node adds can serve as the bias."""
+    slope, bias_slope, bias = point.slope * found.slope, point.bias_slope * found.slope, point.bias
+    shift = "" if found.shift is None or bias is not None else node.input(found.shift)
+    value = values.get(shift) if shift else None
+    if value is not None and value.size == len(slope) and values.is_own(shift):
+        bias, bias_slope = shift, np.full(len(slope), found.sign)
+    return replace(point, tensor=node.output(), slope=slope, bias=bias, bias_slope=bias_slope)
 
 
 def _bounds(tensor: str, graph: Graph, values: _Values) -> tuple[float, float]:
@@ -197,19 +161,7 @@ def _bounds(tensor: str, graph: Graph, values: _Values) -> tuple[float, float]:
     if tensor in graph.outputs or not readers:
         return -np.inf, np.inf
     for node in readers:
-        if node.op_type == "Relu":
-            least, most = 0.0, np.inf
-        elif node.op_type == "Clip" and node.input(0) == tensor:
-            least, most = _clip_bound(node, 1, "min", -np.inf, values), _clip_bound(node, 2, "max", np.inf, values)
-        else:
-            least, most = -np.inf, np.inf
+        kinks = handler_of(node.op_type).kinks(node, values.get) if node.input(0) == tensor else None
+        least, most = (-np.inf, np.inf) if kinks is None else kinks.flat
         low, high = min(low, least), max(high, most)
     return low, high
-
-
-def _clip_bound(node: Node, position: int, attribute: str, default: float, values: _Values) -> float:
-    name = node.input(position)
-    if not name:
-        return float(node.attributes.get(attribute, default))
-    value = values.get(name)
-    return default if value is None else float(value.reshape(()))

@@ -28,6 +28,8 @@ class Layer:
         window: geometry for Conv and ConvTranspose, else None.
         transposed: ConvTranspose.
         factors: MACs at batch 1 are the product over these: a number, or the units along an axis (kept ones count).
+        gain: factor of the product itself (`alpha` of Gemm).
+        bias_gain: factor of the bias (`beta` of Gemm).
     """
 
     node: str
@@ -44,6 +46,8 @@ class Layer:
     window: Window | None
     transposed: bool
     factors: tuple[int | Ids, ...]
+    gain: float = 1.0
+    bias_gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,10 +99,7 @@ class Statistics:
         changed = {layer.weight: from_matrix(layer, matrix, current[layer.weight])}
         shift = np.concatenate([each.shift for each in corrected]) * point.gain
         if point.bias is not None and shift.any():
-            bias = current[point.bias]
-            usable = point.bias_slope != 0
-            step = np.where(usable, shift * point.slope / np.where(usable, point.bias_slope, 1.0), 0.0)
-            changed[point.bias] = (bias.astype(np.float64) + step.reshape(bias.shape)).astype(bias.dtype)
+            changed[point.bias] = point.shifted_bias(current[point.bias], shift)
         return changed
 
     def _blocks(self, group: Group) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""What handlers tell of an operator's values: how channels depend on each other, bounds, slopes, kinks. Plain data."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+
+
+class Flow(Enum):
+    """What an element of an operator's first output is computed from; attributes are the same everywhere."""
+
+    ELEMENTWISE = "the elements in the same place of all inputs, after broadcasting"
+    CHANNELWISE = "its channel (axis 1) of the first input, and one number for it of each further input"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of the values in each channel.
+
+    Attributes:
+        low: `(C,)` in float64, and `high` alike.
+        high: see `low`.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def with_zero(self) -> "Range":
+        """Bounds that also hold for padded zeros."""
+        return Range(np.minimum(self.low, 0.0), np.maximum(self.high, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Where an operator that only moves values takes the channels of its result from.
+
+    Attributes:
+        axis: the axis of channels in the result.
+        channels: `(n,)` for each position there, the channel of the inputs, counted through all of them in order.
+        places: `(n,)` which of a channel's values lie at the position; None where channels stay whole.
+    """
+
+    axis: int
+    channels: np.ndarray
+    places: np.ndarray | None = None
+
+
+class ChannelValues(Protocol):
+    """Constants as an operator's rules ask for them, beside a tensor with channels along `axis`."""
+
+    @property
+    def axis(self) -> int:
+        """The axis of channels."""
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """A constant's value; None where the tensor is computed or omitted."""
+
+    def per_channel(self, name: str) -> np.ndarray | None:
+        """`(C,)` the constant as one number a channel; None where it is something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`result = slope * operand + sign * shift + ...`, channel by channel.
+
+    Attributes:
+        slope: a number, or `(C,)`.
+        shift: position of the input that is added to each channel of the result as one number; None where none is.
+        sign: of the shift.
+    """
+
+    slope: float | np.ndarray = 1.0
+    shift: int | None = None
+    sign: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kinks:
+    """The identity between two ends, constant above the upper one, with one slope below the lower one.
+
+    Attributes:
+        low: the lower end, -inf where there is none.
+        high: the upper end, inf where there is none.
+        below: slope below `low`, a number or of a shape that broadcasts to the tensor's. Where it is not 0, `low` is.
+    """
+
+    low: float = -np.inf
+    high: float = np.inf
+    below: float | np.ndarray = 0.0
+
+    @property
+    def flat(self) -> tuple[float, float]:
+        """The interval outside of which values are not told apart."""
+        return (self.low if not np.any(self.below) else -np.inf, self.high)
+
+
+def times(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Products of bounds, in which zero times infinity is zero."""
+    return np.where((p == 0) | (q == 0), 0.0, p * q)
