@@ -196,6 +196,10 @@ class OpHandler(ABC):
         """The function of the first input, for activations made of straight pieces."""
         return None
 
+    def jumps(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether a rounding error of an input can change the result by much: rounding, comparing, ordering."""
+        return False
+
     # What the graph asks before any label is placed: see `graph.operators`
 
     folds_up_to: ClassVar[float] = 0

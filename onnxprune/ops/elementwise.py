@@ -98,6 +98,10 @@ class Elementwise(OpHandler):
         """Every term and factor, and what is divided."""
         return {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,)}.get(node.op_type, ())
 
+    def jumps(self, node: Node) -> bool:
+        """Comparisons and remainders."""
+        return node.op_type in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Mod")
+
     def torch(self, node: Node) -> TorchRule:
         """The function of the same meaning; those of any number of inputs fold over them."""
         return _torch_function(node)

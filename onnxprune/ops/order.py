@@ -32,6 +32,10 @@ class Ordered(OpHandler):
         if axes is None:
             labels.freeze_node(node, f"the axis of {node.op_type} is computed")
 
+    def jumps(self, node: Node) -> bool:
+        """What is among the largest."""
+        return node.op_type == "TopK"
+
     def torch(self, node: Node) -> TorchRule:
         """The same order."""
         rules = {"CumSum": _cumulative_sum, "TopK": _top, "Trilu": _triangle, "ReverseSequence": _reversed}

@@ -44,6 +44,10 @@ class Quantize(OpHandler):
         """Weights are stored quantised."""
         return True
 
+    def jumps(self, node: Node) -> bool:
+        """Rounding."""
+        return node.op_type == "QuantizeLinear"
+
     def torch(self, node: Node) -> TorchRule | None:
         """`(x - zero) * scale`, or rounded, shifted and clipped; gradients pass through the rounding.
 

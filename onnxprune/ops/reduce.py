@@ -47,6 +47,10 @@ class Reduce(OpHandler):
         found = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
         return (Product(node.name, "", node.input(0), found, ()),) if found else ()
 
+    def jumps(self, node: Node) -> bool:
+        """The place of an extreme."""
+        return node.op_type.startswith("Arg")
+
     def torch(self, node: Node) -> TorchRule:
         """The same reduction over the axes, all where none are given."""
         return _arg_reduction(node) if node.op_type.startswith("Arg") else _reduction(node)

@@ -88,6 +88,10 @@ class Unary(OpHandler):
             case _:
                 return None
 
+    def jumps(self, node: Node) -> bool:
+        """Rounding, the sign, and casts, which may be to integers."""
+        return node.op_type in ("Round", "Floor", "Ceil", "Sign", "Cast")
+
     def torch(self, node: Node) -> TorchRule | None:
         """The function of the same meaning."""
         return _torch_function(node)

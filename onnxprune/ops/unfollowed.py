@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from onnxprune.ops.base import Unknown
 class Unfollowed(Unknown):
     """Values picked, placed or made: of constants they are computed."""
 
-    op_types = ("CastLike", "GatherElements", "NonZero", "ScatterElements", "ScatterND")
+    op_types = ("CastLike", "GatherElements", "ScatterElements", "ScatterND")
     folds_up_to = inf
 
 
@@ -32,3 +33,20 @@ class Range(Unknown):
         """Where the range is short."""
         start, stop, step = (float(value) for value in inputs)
         return step != 0 and abs((stop - start) / step) <= limit
+
+
+class Deciding(Unknown):
+    """What is found, kept or counted hangs on single values; codes of a range that is measured while the model runs."""
+
+    op_types: ClassVar[tuple[str, ...]] = ("NonMaxSuppression", "Unique", "DynamicQuantizeLinear")
+
+    def jumps(self, node: Node) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+
+class NonZero(Deciding):
+    """NonZero: of constants it is computed."""
+
+    op_types = ("NonZero",)
+    folds_up_to = inf

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.core.errors import ModelError
@@ -44,6 +45,40 @@ def open_session(
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
+    tapped = _with_outputs(model, taps) if taps else model
+    if model.stored_bytes <= INLINE_LIMIT:
+        data = to_proto(tapped).SerializeToString()
+        return load_session(data, model.name, threads=threads, optimise=optimise, entries=entries, profile=profile)
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
+        write(replace(tapped, external=True), path)
+        return load_session(path, model.name, threads=threads, optimise=optimise, entries=entries, profile=profile)
+
+
+def load_session(
+    source: Path | bytes,
+    name: str,
+    *,
+    threads: int = 0,
+    optimise: bool = True,
+    entries: Mapping[str, str] | None = None,
+    profile: Path | None = None,
+    what: str = "the model",
+) -> Any:
+    """An `onnxruntime.InferenceSession` on a file, or on a protobuf's bytes; see `open_session`.
+
+    Args:
+        source: the file or the bytes.
+        name: what messages begin with.
+        threads: threads inside an operator; 0 takes all cores.
+        optimise: whether onnxruntime may rewrite the graph.
+        entries: configuration entries of the session; by default idle threads do not spin.
+        profile: what the name of the profiler's file begins with; None leaves the profiler off.
+        what: what messages call the model.
+
+    Raises:
+        ModelError: onnxruntime cannot load it.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -57,15 +92,27 @@ def open_session(
         options.profile_file_prefix = str(profile)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    tapped = _with_outputs(model, taps) if taps else model
-    with runtime_errors(f"{model.name}: onnxruntime cannot load the model"):
-        if model.stored_bytes <= INLINE_LIMIT:
-            data = to_proto(tapped).SerializeToString()
-            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        with temporary_folder() as folder:
-            path = folder / "model.onnx"
-            write(replace(tapped, external=True), path)
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with runtime_errors(f"{name}: onnxruntime cannot load {what}"):
+        given = str(source) if isinstance(source, Path) else source
+        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, feed: Mapping[str, np.ndarray], name: str, what: str = "the model") -> dict[str, Any]:
+    """All outputs of one run that are tensors, by name.
+
+    Args:
+        session: an open session.
+        feed: an array for each input.
+        name: what messages begin with.
+        what: what messages call the model.
+
+    Raises:
+        ModelError: onnxruntime cannot run it.
+    """
+    names = [output.name for output in session.get_outputs()]
+    with runtime_errors(f"{name}: onnxruntime cannot run {what}"):
+        results = session.run(names, dict(feed))
+    return {n: np.asarray(value) for n, value in zip(names, results, strict=True) if isinstance(value, np.ndarray)}
 
 
 def _with_outputs(model: Model, names: Sequence[str]) -> Model:

@@ -14,12 +14,6 @@ Outputs = dict[str, np.ndarray]
 _SHARE, _REST = 1e-3, 1e-5
 _HALF_FACTOR = 100
 
-STEPS = frozenset(
-    {"Round", "Floor", "Ceil", "Sign", "Cast", "ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "QuantizeLinear"}
-    | {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "NonZero", "Unique", "DynamicQuantizeLinear", "Mod"}
-)
-"""Operators that turn rounding into large differences."""
-
 
 def close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
     """Whether values agree, up to rounding, at the scale of the wanted ones and of the `other` ones."""

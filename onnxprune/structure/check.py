@@ -6,8 +6,8 @@ by part (`structure.check_parts`), as the original and the oracle are further co
 does not do, with or without optimisations, is not asked of the result.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 
 from onnxprune.core.errors import ModelError
-from onnxprune.core.text import first_line
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, constant_nodes, to_proto
+from onnxprune.ops import handler_of
 from onnxprune.runtime.feeds import Feed, random_feeds
-from onnxprune.runtime.session import open_session
-from onnxprune.structure.agreement import STEPS, Outputs, close, differs, moved_wrongly, narrowed
+from onnxprune.runtime.session import load_session, open_session, run_session
+from onnxprune.structure.agreement import Outputs, close, differs, moved_wrongly, narrowed
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.check_parts import compare_parts
 from onnxprune.structure.removal import masked, remove
@@ -153,7 +153,7 @@ class RemovalCheck:
         """Weights that took over what units without loss contributed leave the outputs as they were."""
         source = to_proto(before).SerializeToString()
         wanted = _run(_session(source, before.name, optimise=optimise), feed, before.name)
-        rounds = any(node.op_type in STEPS for node in self.analysis.graph.nodes)
+        rounds = any(handler_of(node.op_type).jumps(node) for node in self.analysis.graph.nodes)
         if not rounds and not all(close(outputs[name], wanted[name], wanted[name]) for name in wanted):
             raise moved_wrongly(before.name)
 
@@ -198,7 +198,7 @@ class RemovalCheck:
                 if name in wanted and name in found:
                     expected = narrowed(wanted[name], self.analysis, name, self.removed)
                     if found[name].shape != expected.shape or not close(found[name], expected, expected):
-                        return None if node.op_type in STEPS else str(node)
+                        return None if handler_of(node.op_type).jumps(node) else str(node)
         return "an output"
 
 
@@ -214,33 +214,10 @@ def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str
 
 
 def _session(source: Path | bytes, name: str, *, optimise: bool = False, what: str = "the result") -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     # One run a session: packing weights would only copy them.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _runtime_errors(f"{name}: onnxruntime cannot load {what}"):
-        given = str(source) if isinstance(source, Path) else source
-        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    entries = {"session.disable_prepacking": "1"}
+    return load_session(source, name, optimise=optimise, entries=entries, what=what)
 
 
 def _run(session: Any, feed: Feed, name: str, what: str = "the result") -> Outputs:
-    names = [output.name for output in session.get_outputs()]
-    with _runtime_errors(f"{name}: onnxruntime cannot run {what}"):
-        results = session.run(names, dict(feed))
-    return {n: np.asarray(value) for n, value in zip(names, results, strict=True) if isinstance(value, np.ndarray)}
-
-
-@contextmanager
-def _runtime_errors(what: str) -> Iterator[None]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    raised = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    known: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
-    try:
-        yield
-    except known as error:
-        raise ModelError(f"{what}: {first_line(error)}") from error
+    return run_session(session, feed, name, what)

@@ -13,9 +13,10 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model, stored_size
 from onnxprune.graph.nodes import Graph, Node, read_graph
 from onnxprune.graph.subgraph import subgraph
+from onnxprune.ops import handler_of
 from onnxprune.runtime.feeds import Feed
 from onnxprune.runtime.session import open_session, runtime_errors
-from onnxprune.structure.agreement import STEPS, Outputs, close, differs, moved_wrongly, narrowed
+from onnxprune.structure.agreement import Outputs, close, differs, moved_wrongly, narrowed
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.removal import masked
 from onnxprune.structure.units import Ids
@@ -89,7 +90,7 @@ def compare_parts(
 
 def _compare_original(before: Model, part: Part, known: Mapping[str, np.ndarray], made: Outputs) -> None:
     """A part does what it did before contributions were moved."""
-    if any(node.op_type in STEPS for node in part.nodes):
+    if any(handler_of(node.op_type).jumps(node) for node in part.nodes):
         return
     wanted = _run(subgraph(before, part.nodes, known, part.made), part.made, known)
     if not all(close(made[name], wanted[name], wanted[name]) for name in part.made):
@@ -121,7 +122,7 @@ def _compare_smaller(
     oracle = masked(analysis, removed, subgraph(analysis.model, part.nodes, known, inner))
     wrong = {name for name, right in same(inner, _run(oracle, inner, known)) if not right}
     first = next((node for node in part.nodes if wrong.intersection(node.outputs)), None)
-    if first is None or first.op_type not in STEPS:
+    if first is None or not handler_of(first.op_type).jumps(first):
         raise differs(analysis.name, "an output" if first is None else str(first))
 
 
