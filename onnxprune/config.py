@@ -6,7 +6,7 @@ here; `Target.parse` only checks the form.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -29,8 +29,8 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with its help text.
 
     `metadata` may add `choices`, `minimum`, `maximum` (of whole numbers; 2^31 - 1 by default), `words` (what a number
-    may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help writes the value) and `name`
-    (where the option is not called as the field).
+    may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help writes the value), `name` (where
+    the option is not called as the field) and `flag` (where the command line calls it otherwise than the file does).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
@@ -217,6 +217,28 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """What outputs mean, and what judges them."""
+
+    kinds: tuple[str, ...] = option(
+        (),
+        "What an output means where its graph does not tell: classes, probabilities, quantities, embedding or ignored.",
+        metavar="NAME=KIND",
+        flag="--output",
+    )
+    weights: tuple[str, ...] = option(
+        (), "Weight of an output; those without one have weight 1.", metavar="NAME=WEIGHT", flag="--output-weight"
+    )
+    metric: str | Callable[..., Any] | None = option(
+        None,
+        "A measure of your own, as module:function: it gets the outputs of the original and of the candidate (dicts of "
+        "arrays) and the labels or None, and returns figures by name; the first rules --max-drop.",
+        metavar="MODULE:FUNCTION",
+        flag="--metric",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How stages run models and tasks; the part of the options that scorers and repair look at.
 
@@ -305,6 +327,7 @@ class PruneConfig:
         "Keep statistics, scores and refitted layers in this folder: an interrupted run goes on where it stopped.",
         metavar="DIR",
     )
+    outputs: OutputConfig = dataclasses.field(default_factory=OutputConfig)
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
 

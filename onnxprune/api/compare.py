@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
-from onnxprune.config import PreprocessConfig
+from onnxprune.config import OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
+from onnxprune.evaluation.warnings import heavy_losses
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.runtime.timing import Latency, time_models
@@ -19,6 +20,7 @@ def validate(
     other: Source,
     data: DataSource,
     *,
+    outputs: OutputConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     images: int | None = None,
     seed: int = 0,
@@ -31,6 +33,7 @@ def validate(
         original: a path, a protobuf or a loaded model.
         other: the model to compare with it, with the same inputs and outputs.
         data: rows, with labels where accuracy is wanted; see `prune`.
+        outputs: what outputs mean, and a measure of the user's own.
         preprocess: how integer images become the models' input.
         images: rows used at most; all by default.
         seed: seed of the choice of rows.
@@ -44,12 +47,14 @@ def validate(
     first, second = load(original), load(other)
     rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed)
     progress("compare", 0, 0)
+    metrics = compare(first, second, rows, config=outputs, threads=threads)
     return Comparison(
         original=first.name,
         other=second.name,
         before=count_costs(first, input_shapes=rows.shapes),
         after=count_costs(second, input_shapes=rows.shapes),
-        metrics=compare(first, second, rows, threads=threads),
+        metrics=metrics,
+        warnings=heavy_losses(metrics),
         rows=len(rows),
         source=rows.source,
         notes=rows.notes,

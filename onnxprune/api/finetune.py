@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import FinetuneConfig, PreprocessConfig
+from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
@@ -51,6 +51,7 @@ def finetune(
     teacher: Source | None = None,
     validation: DataSource | None = None,
     config: FinetuneConfig | None = None,
+    outputs: OutputConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     images: int | None = None,
     checkpoint: Path | str | None = None,
@@ -65,6 +66,7 @@ def finetune(
         teacher: a model with the same inputs and outputs, for example the original; labels are then not needed.
         validation: rows that choose the best epoch; by default a share of `data` is held out for it.
         config: options of the training.
+        outputs: what outputs mean, where the graph does not tell.
         preprocess: how integer images become the model's input.
         images: training rows used at most; all by default.
         checkpoint: file that the state is written to after every epoch; where it exists, training goes on from it.
@@ -85,6 +87,7 @@ def finetune(
         rows,
         teacher=guide,
         config=config,
+        outputs=outputs,
         validation=chosen_on,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=progress,

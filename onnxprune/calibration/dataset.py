@@ -23,7 +23,7 @@ class Dataset:
 
     Attributes:
         arrays: per model input, `(rows, ...)` as stored.
-        labels: `(rows,)` class numbers, or None.
+        labels: `(rows, ...)` class numbers or what the outputs should be, or None.
         source: where the rows come from, for messages and reports.
         rows: indices into the arrays; a selection shares the arrays.
         convert: makes what the model takes of stored rows.
@@ -55,8 +55,14 @@ class Dataset:
 
     @property
     def targets(self) -> np.ndarray | None:
-        """`(rows,)` labels of the selected rows, or None."""
+        """`(rows, ...)` labels of the selected rows, or None."""
         return None if self.labels is None else self.labels[self.rows]
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """`(rows,)` class numbers of the selected rows; None where there are no labels, or others."""
+        found = self.targets
+        return found if found is not None and found.ndim == 1 and found.dtype.kind == "i" else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

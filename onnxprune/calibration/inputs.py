@@ -189,7 +189,7 @@ def _dataset(
 ) -> Dataset:
     if not len(rows):
         raise InputError(f"{rows.origin}: there are no rows")
-    labels = None if rows.labels is None else _class_numbers(rows.labels, len(rows), rows.origin)
+    labels = None if rows.labels is None else _checked(rows.labels, len(rows), rows.origin)
     conversions = {}
     for spec in specs:
         array = rows.arrays[spec.name]
@@ -226,24 +226,22 @@ def _is_mapped_file(array: np.ndarray) -> bool:
     return isinstance(array, np.memmap) and array.filename is not None
 
 
-def _class_numbers(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
+def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
+    """Labels as numbers, one entry a row; whether they fit an output only its values tell."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise InputError(
-            f"{origin}: labels must be one class number a row, not an array of shape {list(labels.shape)}"
-            + ("; give y.argmax(1) of one-hot labels" if labels.ndim == 2 else "")
-        )
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{origin}: labels must be whole class numbers, not {labels.dtype.name}")
-    if len(labels) != count:
-        raise InputError(f"{origin}: {len(labels)} labels for {count} rows")
-    if labels.min(initial=0) < 0:
+    if labels.dtype.kind not in "iufb":
+        raise InputError(f"{origin}: labels must be numbers, not {labels.dtype.name}")
+    if labels.ndim == 0 or len(labels) != count:
+        raise InputError(f"{origin}: {len(np.atleast_1d(labels))} labels for {count} rows")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InputError(f"{origin}: labels must be finite numbers")
+    if labels.dtype.kind in "iu" and labels.ndim == 1 and labels.min(initial=0) < 0:
         raise InputError(f"{origin}: labels must not be negative; the smallest is {labels.min()}")
-    if labels.max(initial=0) > _LARGEST_CLASS:
+    if labels.dtype.kind in "iu" and labels.max(initial=0) > _LARGEST_CLASS:
         raise InputError(f"{origin}: labels must be numbers of classes; {labels.max()} is too large")
-    return labels.astype(np.int64)
+    return labels.astype(np.int64) if labels.dtype.kind in "iub" else labels
 
 
 def _check_values(data: Dataset, spec: InputSpec) -> None:

@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import FinetuneConfig, PreprocessConfig, option
+from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig, option
 from onnxprune.core.errors import InputError
 
 
@@ -19,7 +19,7 @@ from onnxprune.core.errors import InputError
 class FinetuneFiles:
     """What `finetune` reads and writes."""
 
-    output: Path | None = option(None, "The trained model.", short="-o", metavar="OUT.onnx")
+    output: Path | None = option(None, "The trained model.", short="-o", flag="--out", metavar="OUT.onnx")
     data: str | None = option(None, "Training rows; labels are needed without --teacher.", metavar="DATA")
     teacher: Path | None = option(
         None, "Train towards this model's outputs, for example the original's; needs no labels.", metavar="MODEL.onnx"
@@ -33,6 +33,7 @@ class FinetuneFiles:
 @command(
     Section("Files", FinetuneFiles, "finetune"),
     Section("Training", FinetuneConfig, "finetune"),
+    Section("Outputs", OutputConfig, "outputs", omit=("metric",)),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
 def finetune(
@@ -45,9 +46,9 @@ def finetune(
     if files.data is None:
         raise InputError("give the training rows: --data DATA")
     outputs = Outputs(
-        {"--output": files.output, "--checkpoint": files.checkpoint, "--json": files.json},
+        {"-o": files.output, "--checkpoint": files.checkpoint, "--json": files.json},
         (model, files.data, files.teacher, files.validation, given.file),
-        models=["--output"],
+        models=["-o"],
     )
 
     from onnxprune.api import finetune as library
@@ -66,6 +67,7 @@ def finetune(
             teacher=teacher,
             validation=files.validation,
             config=config,
+            outputs=given.get(OutputConfig),
             preprocess=given.get(PreprocessConfig),
             images=files.images,
             checkpoint=files.checkpoint,

@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import option
+from onnxprune.config import OutputConfig, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class InspectFiles:
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
 
 
-@command(Section("Files", InspectFiles, "inspect"))
+@command(Section("Files", InspectFiles, "inspect"), Section("Outputs", OutputConfig, "outputs", omit=("metric",)))
 def inspect(
     model: Annotated[Path, typer.Argument(help="The .onnx file.", metavar="MODEL.onnx")],
     given: Options,
@@ -40,6 +40,6 @@ def inspect(
 
     loaded = load(model)
     outputs.guard([loaded])
-    found = inspection(analyze(loaded))
+    found = inspection(analyze(loaded), given.get(OutputConfig))
     terminal.show(inspect_summary(found))
     terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))

@@ -68,7 +68,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The command-line option, for example `--oamip-time-limit`."""
-        return "--" + "-".join(self.key[bool(self.section.table) :])
+        return str(self.field.metadata.get("flag") or "--" + "-".join(self.key[bool(self.section.table) :]))
 
     @property
     def parameter(self) -> str:
@@ -232,7 +232,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return _scalar(value, member)
         except (ValueError, TypeError):
             continue
-    raise InputError(f"{where}: {value!r} is not {' or '.join(_WORDS[member] for member in members)}")
+    raise InputError(
+        f"{where}: {value!r} is not {' or '.join(_WORDS[member] for member in members if member in _WORDS)}"
+    )
 
 
 def _scalar(value: Any, kind: Any) -> Any:

@@ -18,7 +18,7 @@ from onnxprune.config import PreprocessConfig, PruneConfig, option
 class PruneFiles:
     """What `prune` reads and writes."""
 
-    output: Path | None = option(None, "The smaller model.", short="-o", metavar="OUT.onnx")
+    output: Path | None = option(None, "The smaller model.", short="-o", flag="--out", metavar="OUT.onnx")
     data: str | None = option(
         None,
         "Calibration inputs: .npz, .npy, a folder of either or of images, an ONNX test_data_set folder, "
@@ -85,5 +85,5 @@ def prune(
 
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:
     """What is written, once it is sure that everything can be."""
-    paths = {"--output": files.output, "--plan-out": files.plan_out, "--json": files.json, "--html": files.html}
-    return Outputs(paths, (model, files.data, files.eval, files.plan, config), models=["--output"])
+    paths = {"-o": files.output, "--plan-out": files.plan_out, "--json": files.json, "--html": files.html}
+    return Outputs(paths, (model, files.data, files.eval, files.plan, config), models=["-o"])

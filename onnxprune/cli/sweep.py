@@ -22,7 +22,11 @@ class SweepFiles:
     """What `sweep` reads and writes."""
 
     output: Path | None = option(
-        None, "Folder for sweep.html, sweep.json and the models; made where it is missing.", short="-o", metavar="DIR"
+        None,
+        "Folder for sweep.html, sweep.json and the models; made where it is missing.",
+        short="-o",
+        flag="--out",
+        metavar="DIR",
     )
     data: str | None = option(None, "Calibration inputs; forms as in prune --data.", metavar="DATA")
     eval: str | None = option(None, "Inputs with labels that the points are measured on.", metavar="DATA")
@@ -57,9 +61,9 @@ def sweep(
     kept = {target: _model(files, model, target) for target in budgets_of(points)} if files.save_models else {}
     pages = () if files.output is None else (files.output / "sweep.html", files.output / "sweep.json")
     outputs = Outputs(
-        {"--json": files.json, **{f"--output ({path.name})": path for path in (*pages, *kept.values())}},
+        {"--json": files.json, **{f"-o ({path.name})": path for path in (*pages, *kept.values())}},
         (model, files.data, files.eval, given.file),
-        models=[f"--output ({path.name})" for path in kept.values()],
+        models=[f"-o ({path.name})" for path in kept.values()],
     )
     loaded = load(model)
     outputs.guard([loaded], [files.data, files.eval])
@@ -94,4 +98,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output {folder} cannot be made: {error.strerror}") from None
+        raise InputError(f"-o {folder} cannot be made: {error.strerror}") from None

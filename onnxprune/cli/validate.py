@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, PreprocessConfig, option
+from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, option
 from onnxprune.core.errors import AccuracyError, InputError
 
 
@@ -38,6 +38,7 @@ class ValidateConfig:
 @command(
     Section("Files", ValidateFiles, "validate"),
     Section("Comparison", ValidateConfig, "validate"),
+    Section("Outputs", OutputConfig, "outputs"),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
 def validate(
@@ -46,14 +47,14 @@ def validate(
     given: Options,
     terminal: Terminal,
 ) -> None:
-    """Compare a model with its original on data: accuracy where there are labels, agreement, costs."""
+    """Compare a model with its original on data: accuracy where there are labels, what its outputs keep, costs."""
     files, config = given.get(ValidateFiles), given.get(ValidateConfig)
     outputs = Outputs({"--json": files.json}, [model, other, files.data, given.file])
     if files.data is None:
         raise InputError("give the rows to compare on: --data EVAL")
 
     from onnxprune.api import compare
-    from onnxprune.core.text import main_metric
+    from onnxprune.core.text import main_metric, points_lost
     from onnxprune.graph.load import load
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
@@ -66,6 +67,7 @@ def validate(
             original,
             changed,
             files.data,
+            outputs=given.get(OutputConfig),
             preprocess=given.get(PreprocessConfig),
             images=config.images,
             seed=config.seed,
@@ -78,7 +80,7 @@ def validate(
     metrics = found.metrics
     main = main_metric(metrics)
     if config.max_drop is not None and main is not None:
-        lost = 100 * (metrics[main].before - metrics[main].after)
+        lost = points_lost(metrics[main])
         if not lost <= config.max_drop:
             raise AccuracyError(
                 f"{other}: {main} falls by {lost:.2f} points, more than the {config.max_drop:g} allowed"

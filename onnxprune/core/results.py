@@ -22,10 +22,19 @@ class NotPruned:
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A metric of the original and of the result, in the metric's own unit (accuracies are shares in [0, 1])."""
+    """A metric of the original and of the result, in the metric's own unit (accuracies are shares in [0, 1]).
+
+    Attributes:
+        before: of the original.
+        after: of the result.
+        rules: whether an accuracy floor is about it; of several, the one that falls most counts.
+        detail: what else a reader should know.
+    """
 
     before: float
     after: float
+    rules: bool = False
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,34 @@ def several(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-SHARE_METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "agreement": "agreement with the original"}
+SHARE_METRICS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "accuracy": "accuracy",
+    "label_iou": "overlap with the labels",
+    "label_fit": "variance of the labels explained",
+    "agreement": "agreement with the original",
+    "worst_class": "lowest recall of a class",
+    "found_again": "detections found again",
+    "mask_iou": "mask overlap (IoU)",
+    "keypoints_kept": "keypoints that stay in place",
+    "same_highest": "same most probable entry",
+    "labels_kept": "labels kept",
+    "cosine": "cosine of embeddings",
+    "same_nearest": "same nearest neighbour",
+    "explained": "variance explained",
+    "same_labels": "equal labels",
+}
+"""Metrics in [0, 1] that are better when higher, in words. A name may end in `[output]`."""
+
+
+def points_lost(change: MetricChange) -> float:
+    """By how many points a share falls."""
+    return 100 * (change.before - change.after)
 
 
 def main_metric(metrics: Mapping[str, MetricChange]) -> str | None:
-    """The metric that an accuracy floor is about: accuracy where there are labels, else agreement."""
-    return next((name for name in SHARE_METRICS if name in metrics), None)
+    """The metric that an accuracy floor is about: of those that may rule, the one that falls most."""
+    ruling = [name for name, change in metrics.items() if change.rules]
+    # NaN has fallen most.
+    return max(ruling, key=lambda name: (not metrics[name].after <= 2, points_lost(metrics[name])), default=None)

@@ -20,6 +20,7 @@ class Comparison:
         rows: number of rows that were compared on.
         source: where they are from.
         notes: what the user should know.
+        warnings: losses so heavy that the other model may be of no use.
     """
 
     original: str
@@ -30,3 +31,4 @@ class Comparison:
     rows: int
     source: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.config import OamipConfig, RunOptions
+from onnxprune.config import OamipConfig, OutputConfig, RunOptions
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
@@ -25,6 +25,7 @@ class ScoreContext:
         progress: told of steps.
         free: `(units,)` True where a unit goes without loss, whatever its score; None where none does.
         oamip: options of the paper's program.
+        outputs: what the user says of the outputs.
     """
 
     analysis: Analysis
@@ -34,6 +35,7 @@ class ScoreContext:
     progress: Progress = no_progress
     free: Ids | None = None
     oamip: OamipConfig = field(default_factory=OamipConfig)
+    outputs: OutputConfig = field(default_factory=OutputConfig)
 
     @property
     def model(self) -> Model:

@@ -35,7 +35,7 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance snip needs calibration data; give --data")
     if context.data.whole:
         raise InputError("--importance snip needs a model with a batch axis")
-    meaning = read_meaning(context.analysis)
+    meaning = read_meaning(context.analysis, context.outputs)
     classifier = meaning.classifier
     if classifier is None:
         raise InputError(f"{context.model.name} has no class scores; --importance snip is for classifiers")
@@ -43,9 +43,9 @@ def score(context: ScoreContext) -> Scores:
     name, axes = classifier.output, meaning.row_axes
     outputs = collect(context.model, batch, [name], threads=context.run.threads, row_axes=axes)
     own = classifier.class_scores(outputs[name])[:, 0]
-    labels = own.argmax(1) if batch.targets is None else batch.targets
+    labels = own.argmax(1) if batch.classes is None else batch.classes
     notes = (
-        ("there are no labels: SNIP's loss is that of the model's own predictions",) if batch.targets is None else ()
+        ("there are no labels: SNIP's loss is that of the model's own predictions",) if batch.classes is None else ()
     )
     objective = choose_objective(context.model.name, meaning, labels, own.shape[1], None, FinetuneConfig())
     sensitivity = _sensitivity(context, name, batch, labels, objective)

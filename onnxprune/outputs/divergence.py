@@ -93,7 +93,7 @@ class Reference:
         scores = [self.meaning.parts[number] for number in part.confidence]
         if not scores:
             return None, 0.0
-        found = np.max([self._confidence(score) for score in scores], axis=0)
+        found = np.min([self._confidence(score) for score in scores], axis=0)
         if not found.max(initial=0.0) >= _CONFIDENT:
             return None, 0.0
         mean = float(found.mean())

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnxprune.config import OutputConfig
+from onnxprune.core.errors import InputError
+from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
 from onnxprune.outputs.sources import Path, Source
@@ -30,23 +33,41 @@ _COORDINATES_SUM = 10.0
 _DROPPED = -1
 
 
-def read_meaning(analysis: Analysis) -> Meaning:
+def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Meaning:
     """What the outputs of a model mean.
 
     Those of floating-point type are compared, or all tensors where there are none.
 
     Args:
         analysis: of the model.
+        config: what the user says of them.
+
+    Raises:
+        InputError: the user names an output or a kind that does not exist, or leaves nothing to compare.
     """
+    config = config or OutputConfig()
     tensors = [value for value in analysis.model.proto.graph.output if value.type.HasField("tensor_type")]
+    said = kinds_said(config, analysis)
+    tensors = [value for value in tensors if said.get(value.name) != IGNORED]
+    if not tensors:
+        raise InputError(f"{analysis.name}: all outputs are ignored; there is nothing to compare")
     floats = [value for value in tensors if value.type.tensor_type.elem_type in _FLOATS]
-    if not floats:
-        whole = tuple(Part(value.name, "labels", axis=0) for value in tensors)
-        return _meaning(whole, {value.name: row_axis(value.name, analysis) for value in tensors})
-    outputs = [_Output(value.name, analysis) for value in floats]
-    spelled_out = any(output.has_scores for output in outputs)
-    parts = [part for output in outputs for part in output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)]
-    return _meaning(_with_confidence(parts), {output.name: output.row_axis for output in outputs})
+    parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]
+    if floats:
+        outputs = [_Output(value.name, analysis) for value in floats]
+        spelled_out = any(output.has_scores for output in outputs)
+        parts = []
+        for output in outputs:
+            kind = said.get(output.name)
+            own = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
+            parts += own if kind is None else [output.whole(kind)]
+    names = dict.fromkeys(part.output for part in parts)
+    weights = weights_said(config, analysis, [*names])
+    return Meaning(
+        row_axes={name: row_axis(name, analysis) for name in names},
+        parts=_with_confidence(parts),
+        weights=tuple(weights[part.output] / sum(each.output == part.output for each in parts) for part in parts),
+    )
 
 
 def row_axis(output: str, analysis: Analysis) -> int | None:
@@ -62,12 +83,6 @@ def row_axis(output: str, analysis: Analysis) -> int | None:
     if any(0 in axes for axes in facts.free.values()):
         fitting = (axis for axis in fitting if axis in facts.free.get(output, ()))
     return next(fitting, None)
-
-
-def _meaning(parts: Sequence[Part], row_axes: dict[str, int | None]) -> Meaning:
-    """Outputs are weighed alike, and so are the parts of one output."""
-    own = [sum(other.output == part.output for other in parts) for part in parts]
-    return Meaning(row_axes, tuple(parts), tuple(1 / (len(row_axes) * count) for count in own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,14 @@ class _Output:
                 kind = "classes"
             yield self._part(found, kind, form)
 
+    def whole(self, kind: Kind) -> Part:
+        """The output as one part of a kind that the user says."""
+        found = next(
+            (f for f in self._found if f.mask.all() and _SPELLED_OUT.get(f.nature.kind, ("",))[0] == kind), None
+        )
+        form: Form = "logits" if found is None else _SPELLED_OUT[found.nature.kind][1]
+        return self._part(found or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
+
     def _part(self, found: _Found, kind: Kind, form: Form) -> Part:
         whole, along = bool(found.mask.all()), found.nature.has_axis
         axis = found.nature.axis if along else self._column_axis() if whole else _dividing_axis(found.mask)
@@ -123,7 +146,7 @@ class _Output:
         if not whole:
             places = np.flatnonzero(found.mask).tolist() if axis is None else _columns(found.mask, axis)
             part = replace(part, columns=tuple(places), width=len(places))
-        if kind == "probabilities" or along:
+        if found.sources and (kind == "probabilities" or along):
             part = replace(part, scale=found.sources[0].scale, shift=found.sources[0].shift)
         return part
 

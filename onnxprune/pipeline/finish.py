@@ -12,6 +12,7 @@ from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
+from onnxprune.evaluation.warnings import heavy_losses
 from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, versions
@@ -40,7 +41,14 @@ def finish(
         from onnxprune.evaluation.metrics import compare
 
         with clock.stage("evaluate"):
-            metrics = compare(prepared.model, smaller, measured_on, threads=config.threads)
+            metrics = compare(
+                prepared.model,
+                smaller,
+                measured_on,
+                config=config.outputs,
+                analysis=prepared.analysis,
+                threads=config.threads,
+            )
     latency = decision.latency
     if latency is not None:
         from onnxprune.latency.target import confirmed
@@ -56,6 +64,7 @@ def finish(
             smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
         ),
         metrics=metrics,
+        warnings=heavy_losses(metrics),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,

@@ -13,7 +13,7 @@ from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import AccuracyError, BudgetError, InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.core.scores import Scores
-from onnxprune.core.text import main_metric
+from onnxprune.core.text import main_metric, points_lost
 from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.model import Model
 from onnxprune.pipeline.decide import decide
@@ -23,10 +23,10 @@ from onnxprune.pipeline.shrink import shrink
 _RESOLUTION = 0.01  # of the original's multiply-adds
 
 
-def points_lost(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
-    """The metric that the floor is about and the points it fell by; None where no metric is a share."""
+def main_loss(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
+    """The metric that the floor is about and the points it fell by; None where no metric says anything."""
     name = main_metric(metrics)
-    return None if name is None else (name, 100 * (metrics[name].before - metrics[name].after))
+    return None if name is None else (name, points_lost(metrics[name]))
 
 
 def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: PruneConfig) -> None:
@@ -59,9 +59,11 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float)
         AccuracyError: it fell by more than `max_drop` points.
         InputError: nothing measured is a share.
     """
-    found = points_lost(metrics)
+    found = main_loss(metrics)
     if found is None:
-        raise InputError(f"{name}: --max-drop needs class scores (accuracy or agreement); this model has other outputs")
+        raise InputError(
+            f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
+        )
     metric, lost = found
     if not lost <= max_drop:
         raise AccuracyError(
@@ -108,9 +110,16 @@ def smallest(
             low = share
             continue
         with clock.stage("evaluate"):
-            metrics = compare(prepared.model, found[1], evaluation, threads=config.threads)
+            metrics = compare(
+                prepared.model,
+                found[1],
+                evaluation,
+                config=config.outputs,
+                analysis=prepared.analysis,
+                threads=config.threads,
+            )
         check_floor(prepared.model.name, metrics, float("inf"))
-        lost = points_lost(metrics)
+        lost = main_loss(metrics)
         if lost is not None and lost[1] <= config.max_drop:
             best, high = found, share
         else:

@@ -29,7 +29,7 @@ class PruneOutcome:
         source: name of the original (its path, or "model").
         before: costs of the original.
         after: costs of the result, recounted on the result itself.
-        metrics: by name; "top1" where labels were given, else "agreement" and "relative_error".
+        metrics: by name; which ones there are follows from what the outputs mean, "relative_error" always is.
         groups: what became of each group.
         layers: costs of each contracting operator, in graph order.
         not_pruned: what stays and why.
@@ -44,6 +44,7 @@ class PruneOutcome:
         check: what a written file must pass, in addition to being valid.
         files: the files that rows were read from; those of the model are in `model`.
         original: the model before.
+        warnings: losses so heavy that the result may be of no use.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class PruneOutcome:
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     original: Model | None = field(default=None, repr=False, compare=False)
+    warnings: tuple[str, ...] = ()
 
 
 def group_results(

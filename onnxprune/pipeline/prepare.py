@@ -116,7 +116,9 @@ def score(
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks, exact = TaskExecutor(chosen), prepared.lossless
         scores = function(
-            ScoreContext(exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip)
+            ScoreContext(
+                exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip, config.outputs
+            )
         )
     if scores.unjudged:
         scores = replace(scores, notes=(*scores.notes, _unjudged(scores, config.importance)))

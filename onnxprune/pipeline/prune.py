@@ -10,6 +10,7 @@ from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import ProgramReport
+from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_floor, check_floor_rows, smallest
@@ -35,6 +36,7 @@ def prune(
             "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
             "--plan and --distill"
         )
+    check_metric(config.outputs)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
     if config.distill:

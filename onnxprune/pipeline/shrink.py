@@ -41,6 +41,12 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
     if held_out is not None and data is not None:
         with clock.stage("distill"):
             smaller = finetune(
-                smaller, data, teacher=prepared.model, config=training, validation=held_out, progress=progress
+                smaller,
+                data,
+                teacher=prepared.model,
+                config=training,
+                outputs=config.outputs,
+                validation=held_out,
+                progress=progress,
             ).model
     return smaller

@@ -16,6 +16,7 @@ from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric
+from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.outcome import PruneOutcome
@@ -111,6 +112,7 @@ def sweep(
 ) -> SweepResult[PruneOutcome]:
     """Prune a model to several budgets, scored once; arguments and errors as `api.sweep` has them."""
     targets = budgets_of(points)
+    check_metric(config.outputs)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
     measured_on = prepared.data

@@ -62,7 +62,7 @@ def best(
         return decisions[0]
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
-    meaning = read_meaning(prepared.analysis)
+    meaning = read_meaning(prepared.analysis, config.outputs)
     outputs = collect(prepared.model, held_out, meaning.outputs, threads=config.threads, row_axes=meaning.row_axes)
     reference = Reference(meaning, outputs)
     large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None

@@ -50,6 +50,7 @@ def html_report(result: PruneOutcome, origin: Provenance) -> str:
         "main",
         _header(title, result),
         _tiles(result),
+        *(element("div", warning, class_="note warning") for warning in result.warnings),
         *(element("div", note, class_="note") for note in result.notes),
         width_section(result),
         macs_section(result),
@@ -112,7 +113,7 @@ def _metric_tile(name: str, change: MetricChange) -> Markup:
         kind, bar = "calm", None
     same = change.before == change.after
     difference = badge("unchanged" if same else metric_change(name, change).replace("-", "−"), kind)
-    was = f"from {metric_value(name, change.before)}"
+    was = f"from {metric_value(name, change.before)}" + (f"; {change.detail}" if change.detail else "")
     return _tile(label[:1].upper() + label[1:], difference, metric_value(name, change.after), was, bar)
 
 

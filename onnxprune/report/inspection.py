@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import NotPruned
+from onnxprune.outputs.meaning import KINDS, Meaning
+from onnxprune.outputs.reading import read_meaning
 
 if TYPE_CHECKING:
+    from onnxprune.config import OutputConfig
     from onnxprune.structure.analysis import Analysis
     from onnxprune.structure.units import Layer
 
@@ -37,6 +40,18 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRow:
+    """What a part of an output is taken for; `beside` names the outputs whose scores it is weighed by."""
+
+    output: str
+    kind: str
+    columns: int
+    positions: tuple[int, ...]
+    weight: float
+    beside: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """A model's prunability.
 
@@ -50,6 +65,7 @@ class Inspection:
         groups: in graph order.
         not_pruned: what stays and why.
         op_types: operator by node name, for `not_pruned`.
+        outputs: what the outputs are taken for.
     """
 
     model: str
@@ -61,10 +77,16 @@ class Inspection:
     groups: tuple[GroupRow, ...]
     not_pruned: tuple[NotPruned, ...]
     op_types: dict[str, str]
+    outputs: tuple[OutputRow, ...]
 
 
-def inspection(analysis: "Analysis") -> Inspection:
-    """Gather what `inspect` shows."""
+def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> Inspection:
+    """Gather what `inspect` shows.
+
+    Args:
+        analysis: of the model.
+        outputs: what the user says of outputs.
+    """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
     macs = {layer.node: analysis.layer_macs(layer, nothing) for layer in analysis.layers}
@@ -87,6 +109,21 @@ def inspection(analysis: "Analysis") -> Inspection:
         ),
         not_pruned=analysis.not_pruned,
         op_types={node.name: node.op_type for node in analysis.graph.nodes},
+        outputs=_outputs(read_meaning(analysis, outputs)),
+    )
+
+
+def _outputs(meaning: Meaning) -> tuple[OutputRow, ...]:
+    return tuple(
+        OutputRow(
+            output=part.output,
+            kind=KINDS[part.kind],
+            columns=part.width,
+            positions=part.positions,
+            weight=weight,
+            beside=tuple(dict.fromkeys(meaning.parts[number].output for number in part.confidence)),
+        )
+        for part, weight in zip(meaning.parts, meaning.weights, strict=True)
     )
 
 

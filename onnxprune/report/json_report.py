@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
-from onnxprune.core.results import LatencyReport, NotPruned
+from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
@@ -40,9 +40,9 @@ def plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
     report = head("prune", result.source, origin) | {
         "before": plain(result.before),
         "after": plain(result.after),
-        "metrics": plain(result.metrics),
+        "metrics": metrics_entry(result.metrics),
         "groups": plain(result.groups),
         "layers": plain(result.layers),
         "not_pruned": plain(result.not_pruned),
@@ -69,6 +69,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "importance": result.plan.importance,
         "widths": result.plan.widths,
         "settings": _settings(result.settings),
+        "warnings": plain(result.warnings),
         "notes": plain(result.notes),
     }
     if result.oamip is not None:
@@ -76,6 +77,16 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
     if result.latency is not None:
         report["latency"] = latency_entry(result.latency)
     return report
+
+
+def metrics_entry(metrics: Mapping[str, MetricChange]) -> dict[str, Any]:
+    """Metrics by name; whether an accuracy floor is about one, and more about it, only where there is such."""
+    return {
+        name: plain({"before": change.before, "after": change.after})
+        | ({"rules": True} if change.rules else {})
+        | ({"detail": change.detail} if change.detail else {})
+        for name, change in metrics.items()
+    }
 
 
 def latency_entry(latency: LatencyReport) -> dict[str, Any]:
@@ -101,6 +112,7 @@ def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[
         "groups": plain(found.groups),
         "layers": plain(found.layers),
         "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
+        "outputs": plain(found.outputs),
     }
 
 
@@ -142,8 +154,9 @@ def validate_report(found: "Comparison", origin: Provenance | None = None) -> di
         "other": found.other,
         "before": plain(found.before),
         "after": plain(found.after),
-        "metrics": plain(found.metrics),
+        "metrics": metrics_entry(found.metrics),
         "rows": found.rows,
+        "warnings": plain(found.warnings),
         "notes": plain(found.notes),
     }
 

@@ -12,7 +12,7 @@ from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import card, command_line, section, solid
 from onnxprune.report.html_parts import table as html_table
-from onnxprune.report.json_report import head, latency_entry, plain
+from onnxprune.report.json_report import head, latency_entry, metrics_entry, plain
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
@@ -57,7 +57,7 @@ def sweep_report(
                 "cost": dict(point.cost),
                 "latency_ms": point.milliseconds,
                 "quality": point.quality,
-                "metrics": plain(point.result.metrics),
+                "metrics": metrics_entry(point.result.metrics),
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
                 "latency": None if point.result.latency is None else latency_entry(point.result.latency),

@@ -53,13 +53,14 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     ]
     written = f" ({size(output_bytes)})" if output_bytes is not None else ""
     parts.append(Text.assemble(("written ", "bold"), (output, "bold"), written))
-    return Group(*parts)
+    return Group(*parts, *_warnings(result.warnings))
 
 
 def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
     what = Text(f"{found.rows} rows; before: {found.original}, after: {found.other}", style=DIM)
-    return Group(_change_table(found.before, found.after, found.metrics), what, *_notes(found.notes))
+    table_of_changes = _change_table(found.before, found.after, found.metrics)
+    return Group(table_of_changes, what, *_notes(found.notes), *_warnings(found.warnings))
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:
@@ -70,12 +71,19 @@ def inspect_summary(found: "Inspection") -> RenderableType:
         Text("Groups (channels that go or stay together)", style="bold"),
         _inspect_groups(found),
         *_not_pruned(found.not_pruned, found.op_types, limit=None),
+        Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
+        _inspect_outputs(found),
         _inspect_totals(found),
     )
 
 
 def _notes(notes: Iterable[str]) -> list[Text]:
     return [Text(f"note: {note}", style="yellow") for note in notes]
+
+
+def _warnings(warnings: Iterable[str]) -> list[Text]:
+    """Last of all, where the eye is."""
+    return [Text(f"WARNING: {warning}", style="bold red") for warning in warnings]
 
 
 def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
@@ -99,9 +107,11 @@ def _change_table(before: Costs, after: Costs, metrics: Mapping[str, MetricChang
         left = Text(f"{ratio(new, old)} left", style=GOOD if new < old else "")
         made.add_row(Text(name, style="bold"), show(old), show(new), left)
     for name, change in metrics.items():
-        worse = change.after < change.before if is_share(name) else change.after > change.before
+        worse = change.after < change.before if is_share(name) or change.rules else change.after > change.before
         difference = Text(metric_change(name, change), style=BAD if worse else GOOD)
         cells = metric_value(name, change.before), metric_value(name, change.after)
+        if change.detail:
+            difference.append(f"   {change.detail}", style=DIM)
         made.add_row(Text(metric_name(name), style="bold"), *cells, difference)
     return Padding(made, (0, 0, 1, 0))
 
@@ -202,6 +212,15 @@ def _inspect_groups(found: "Inspection") -> RenderableType:
     for group in found.groups:
         others = [node for node in group.producers if node != group.name]
         made.add_row(Text(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+    return Padding(made, (0, 0, 1, 0))
+
+
+def _inspect_outputs(found: "Inspection") -> RenderableType:
+    made = table("output", "kind", "columns", "positions", "weight", left=(0, 1))
+    for row in found.outputs:
+        beside = f", weighed by the scores of {some(row.beside)}" if row.beside else ""
+        positions = " x ".join(map(str, row.positions)) or "1"
+        made.add_row(Text(row.output), Text(row.kind + beside), str(row.columns or "–"), positions, f"{row.weight:.3g}")
     return Padding(made, (0, 0, 1, 0))
 
 

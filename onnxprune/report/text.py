@@ -9,7 +9,8 @@ from onnxprune.config import Target
 from onnxprune.core.results import MetricChange, NotPruned
 from onnxprune.core.text import SHARE_METRICS
 
-_NAMES = {**SHARE_METRICS, "relative_error": "relative output error", "latency_ms": "latency"}
+_RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
+_NAMES = {**SHARE_METRICS, **_RATIOS, "latency_ms": "latency"}
 
 _DIGITS = 3
 
@@ -59,19 +60,21 @@ def duration(seconds: float) -> str:
 
 def metric_name(name: str) -> str:
     """A metric's name in words."""
-    return _NAMES.get(name, name.replace("_", " "))
+    base, bracket, output = name.partition("[")
+    words = _NAMES.get(base, base.replace("_", " "))
+    return f"{words}, {output.rstrip(']')}" if bracket else words
 
 
 def is_share(name: str) -> bool:
     """True for metrics in [0, 1] that people read in per cent and that are better when higher."""
-    return name in SHARE_METRICS
+    return name.partition("[")[0] in SHARE_METRICS
 
 
 def metric_value(name: str, value: float) -> str:
     """A metric's value with its unit."""
     if not math.isfinite(value):
         return "–"
-    return percent(value, 2) if name in (*SHARE_METRICS, "relative_error") else f"{value:.4g}"
+    return percent(value, 2) if is_share(name) or name in _RATIOS else f"{value:.4g}"
 
 
 def metric_change(name: str, change: MetricChange) -> str:
@@ -79,7 +82,7 @@ def metric_change(name: str, change: MetricChange) -> str:
     difference = change.after - change.before
     if not math.isfinite(difference):
         return "–"
-    if name == "relative_error":
+    if name in _RATIOS:
         return f"{100 * difference:+.2f} %"
     return f"{100 * difference:+.2f} points" if is_share(name) else f"{difference:+.4g}"
 

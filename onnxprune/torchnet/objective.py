@@ -117,7 +117,7 @@ class Objective:
             else 1 - self._log_softmax(score, values, 1.0).exp()[..., self.teacher.usual_class(score)]
             for score, values in zip(scores, found, strict=True)
         ]
-        return (torch.stack(sure).amax(0) / mean + FLOOR) / (1 + FLOOR)
+        return (torch.stack(sure).amin(0) / mean + FLOOR) / (1 + FLOOR)
 
     def _values(self, part: Part, outputs: Mapping[str, Any], *, classes: bool = False) -> Any:
         """`Part.values` of a tensor; with `classes`, one column `p` becomes the two `1 - p, p`."""

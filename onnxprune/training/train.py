@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
-from onnxprune.config import FinetuneConfig, check
+from onnxprune.config import FinetuneConfig, OutputConfig, check
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.model import Model
@@ -38,6 +38,7 @@ def finetune(
     *,
     teacher: Model | None = None,
     config: FinetuneConfig | None = None,
+    outputs: OutputConfig | None = None,
     validation: Dataset | None = None,
     checkpoint: Path | None = None,
     progress: Progress = no_progress,
@@ -54,6 +55,7 @@ def finetune(
         data: training rows.
         teacher: a model with the same inputs and outputs, for example the original of a pruned model.
         config: options.
+        outputs: what the user says of the outputs.
         validation: rows that choose the best epoch; by default a share of `data` is held out for it.
         checkpoint: file that the state is written to after every epoch; where it exists, training goes on from it.
         progress: told of steps ("finetune", steps done, steps in all).
@@ -68,7 +70,7 @@ def finetune(
     torch = import_torch()
     began = perf_counter()
     rows, held_out = split(data, validation, config)
-    meaning = _meaning(model, teacher, rows)
+    meaning = _meaning(model, teacher, rows, outputs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _threads(config.threads):
         probe = rows.take(range(1 if rows.whole else min(_PROBED_ROWS, len(rows))))
@@ -79,7 +81,7 @@ def finetune(
             raise ModelError(f"{model.name}: no weight of it can be trained")
         config = settled(config, probe, teacher is not None)
         classes = _classes(student, probe, meaning)
-        labels = data.targets if validation is None else _both(data.targets, validation.targets)
+        labels = data.classes if validation is None else _both(data.classes, validation.classes)
         taught = None if teacher is None else _reference(teacher, theirs, meaning, rows, config.threads)
         objective = choose_objective(model.name, meaning, labels, classes, taught, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
@@ -180,7 +182,7 @@ class Training:
     def _pieces(self, part: Dataset) -> Iterator[tuple[dict[str, Any], Any]]:
         """Tensors of a batch with their labels: one piece, or one a row where rows are complete feeds."""
         torch = import_torch()
-        targets, start = part.targets, 0
+        targets, start = part.classes, 0
         for feed in part.batches(self._config.batch):
             tensors = self._student.inputs(feed)
             count = 1 if part.whole else len(next(iter(tensors.values())))
@@ -255,13 +257,13 @@ def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> 
     return data.take(np.sort(order[count:])), data.take(np.sort(order[:count])) if count else data
 
 
-def _meaning(model: Model, teacher: Model | None, rows: Dataset) -> Meaning:
+def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: OutputConfig | None) -> Meaning:
     """What the outputs mean: as the teacher has them, where it has the same."""
     names = {value.name for value in model.proto.graph.output}
     source = model
     if teacher is not None and {value.name for value in teacher.proto.graph.output} == names:
         source = teacher
-    return read_meaning(analyse(source, input_shapes=rows.shapes))
+    return read_meaning(analyse(source, rows.shapes), outputs)
 
 
 def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, threads: int) -> Reference:

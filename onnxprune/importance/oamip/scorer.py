@@ -48,8 +48,8 @@ def score(context: ScoreContext) -> Scores:
             "value(s) a row; use another --importance"
         )
     predicted = values.argmax(axis=1)
-    choice = choose(config.images, predicted, data.targets, context.run.seed)
-    labels = predicted if data.targets is None else data.targets
+    choice = choose(config.images, predicted, data.classes, context.run.seed)
+    labels = predicted if data.classes is None else data.classes
     notes = list(choice.notes)
     layers = [group.units for group in context.analysis.groups]
     if config.decoupled:

@@ -214,7 +214,7 @@ def _damages(
 ) -> dict[str, np.ndarray]:
     """Each group's damage curve, measured on `data`."""
     analysis, run = context.analysis, context.run
-    meaning = read_meaning(analysis)
+    meaning = read_meaning(analysis, context.outputs)
     feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
     outputs = list(replay.peek(len(replay.nodes), meaning.outputs))

@@ -1,0 +1,153 @@
+"""How often a model is right by labels of whatever shape fits one of its outputs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from onnxprune.core.errors import InputError
+from onnxprune.core.results import MetricChange
+from onnxprune.evaluation.meters import Classes
+from onnxprune.outputs.meaning import Meaning, Outputs, Part
+
+_TOP = 5
+_TOP_FROM_CLASSES = 21
+_HALF = 0.5
+
+Fit = Literal["classes", "entries", "values"]
+
+
+class Accuracy:
+    """Counts how often two models are right, rows in the order of the labels.
+
+    Class numbers fit an output with scores at each of their places: `top1` (`top5` from 21 classes) for one label a
+    row, `accuracy` for tokens or pixels, where negative labels do not count. Labels of an output's own shape fit
+    probabilities (`label_iou`: entries above a half) and quantities (`label_fit`: the share of the labels' variance
+    that is explained).
+
+    Args:
+        meaning: of the outputs.
+        labels: `(rows, ...)`.
+        source: where they are from, for messages.
+        model: the model's name, for messages.
+    """
+
+    def __init__(self, meaning: Meaning, labels: np.ndarray, source: str, model: str) -> None:
+        self._meaning, self._labels, self._source, self._model = meaning, labels, source, model
+        self._rows = 0
+        self._found: tuple[Part, Fit] | None = None
+        self._agreement: Classes | None = None
+        self._counts = [_Counts(), _Counts()]
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows of the original and of the other.
+
+        Raises:
+            InputError: the labels fit no output, or are larger than the number of classes.
+        """
+        count = len(next(iter(ours.values())))
+        labels = self._labels[self._rows : self._rows + count]
+        self._rows += count
+        part, fit = self._found = self._found or self._fitting(labels, ours)
+        if fit == "classes" and not part.classifies:  # otherwise the part has a meter of its own
+            self._agreement = self._agreement or Classes(part)
+            self._agreement.add(ours, others)
+        for counts, outputs in zip(self._counts, (ours, others), strict=True):
+            if fit == "classes":
+                self._add_classes(counts, part.class_scores(outputs[part.output]), labels.reshape(count, -1))
+            else:
+                values = part.values(outputs[part.output]).reshape(count, -1)
+                wanted = np.moveaxis(labels, part.axis, -1) if part.axis else labels
+                counts.add_entries(values, np.asarray(wanted, np.float64).reshape(count, -1), fit)
+
+    def _fitting(self, labels: np.ndarray, outputs: Outputs) -> tuple[Part, Fit]:
+        """The part that the labels are about, and how."""
+        sizes = _without_ones(labels.shape[1:])
+        ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
+        for part in ordered if labels.dtype.kind in "iu" else ():
+            own = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
+            several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
+            if several and _without_ones(tuple(own[1:])) == sizes:
+                return part, "classes"
+        for part in ordered:
+            if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
+                if part.kind == "probabilities":
+                    return part, "entries"
+                if part.kind == "quantities":
+                    return part, "values"
+        shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
+        raise InputError(
+            f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
+            "(class numbers have a place for each distribution; other labels have the output's own shape); "
+            "leave the labels out, or say what an output is (--output NAME=classes)"
+        )
+
+    def _add_classes(self, counts: "_Counts", scores: np.ndarray, labels: np.ndarray) -> None:
+        if labels.max(initial=0) >= scores.shape[2]:
+            raise InputError(
+                f"{self._source}: a label is {labels.max()}, but {self._model} has {scores.shape[2]} classes, "
+                "counted from 0"
+            )
+        if labels.shape[1] == 1 and labels.min(initial=0) < 0:
+            raise InputError(f"{self._source}: labels must not be negative; the smallest is {labels.min()}")
+        counts.add_classes(scores[labels >= 0], labels[labels >= 0])
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Metrics of all rows so far, the one that rules first."""
+        if self._found is None:
+            return {}
+        part, fit = self._found
+        before, after = (counts.figures(fit, one=part.count == 1) for counts in self._counts)
+        found = {
+            name: MetricChange(value, after[name], rules=number == 0)
+            for number, (name, value) in enumerate(before.items())
+        }
+        others = {} if self._agreement is None else self._agreement.changes()
+        return found | {name: replace(change, rules=False) for name, change in others.items()}
+
+
+class _Counts:
+    """One model's hits."""
+
+    def __init__(self) -> None:
+        self._first = self._among = self._count = self._classes = self._both = self._either = 0
+        self._error = self._sum = self._square = 0.0
+
+    def add_classes(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        """Scores `(n, classes)` and labels `(n,)`."""
+        self._count, self._classes = self._count + len(labels), scores.shape[1]
+        valid = ~np.isnan(scores).any(axis=1)  # NaN scores predict nothing
+        self._first += int(np.count_nonzero((scores.argmax(axis=1) == labels) & valid))
+        if self._classes >= _TOP_FROM_CLASSES:
+            best = np.argpartition(scores, -_TOP, axis=1)[:, -_TOP:]
+            self._among += int(np.count_nonzero((best == labels[:, None]).any(axis=1) & valid))
+
+    def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
+        """Values and labels of one shape."""
+        if fit == "entries":
+            a, b = values > _HALF, labels > _HALF
+            self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())
+        else:
+            self._count += labels.size
+            self._error += float(np.square(values - labels).sum())
+            self._sum, self._square = self._sum + float(labels.sum()), self._square + float(np.square(labels).sum())
+
+    def figures(self, fit: Fit, *, one: bool) -> dict[str, float]:
+        if fit == "entries":
+            return {"label_iou": self._both / max(self._either, 1)}
+        if fit == "values":
+            variance = self._square - self._sum**2 / max(self._count, 1)
+            return {"label_fit": max(0.0, 1 - self._error / variance) if variance > 0 else 0.0}
+        found = {"top1" if one else "accuracy": self._first / max(self._count, 1)}
+        if self._classes >= _TOP_FROM_CLASSES:
+            found["top5"] = self._among / max(self._count, 1)
+        return found
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in shape if size != 1)
+
+
+def _shape(array: np.ndarray) -> str:
+    return f"[{', '.join(map(str, ('rows', *array.shape[1:])))}]"

@@ -1,0 +1,319 @@
+"""What is counted while two models run on the same rows: one class per kind of output, fed batch by batch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from onnxprune.core.results import MetricChange
+from onnxprune.outputs.meaning import Meaning, Outputs, Part
+
+CONFIDENT = 0.25  # from which a position counts as found
+_HALF = 0.5
+_OVERLAP = 0.5  # of two boxes, intersection over union
+_NEAR = 0.05  # of the image: how far a keypoint may move
+_LEAST_ROWS = 5  # of a class, for its recall to say something
+_MOST_VECTORS = 4096  # whose nearest neighbours are looked for
+_UNIT = 1.5  # coordinates up to which an image has size 1
+
+
+class Meter(Protocol):
+    """Counts how far another model's outputs are from the original's."""
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows of the original and of the other, rows first."""
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Metrics of all rows so far, the one that judges the part first; none where no row told anything."""
+
+
+def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
+    """A meter for each part, with its output's name. Boxes and keypoints are judged together with their scores."""
+    found: list[tuple[str, Meter]] = []
+    judged: set[int] = set()
+    for part in meaning.parts:
+        scores = [meaning.parts[number] for number in part.confidence]
+        if part.kind == "quantities" and scores and part.width in (2, 3, 4):
+            found.append((part.output, Boxes(part, scores) if part.width == 4 else Keypoints(part, scores)))
+            judged.update(part.confidence)
+    for number, part in enumerate(meaning.parts):
+        if part.kind == "classes" or (part.classifies and part.count == 1):
+            found.append((part.output, Classes(part)))
+        elif part.kind == "probabilities" and number not in judged:
+            is_map = sum(size > 1 for size in part.positions) > 1
+            found.append((part.output, Mask(part) if is_map else Chances(part)))
+        elif part.kind == "embedding":
+            found.append((part.output, Vectors(part)))
+        elif part.kind == "labels":
+            found.append((part.output, SameLabels(part)))
+        elif part.kind == "quantities":
+            found.append((part.output, Quantities(part)))
+    return found
+
+
+def shares(found: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[str, MetricChange]:
+    """Metrics of several parts under names of their own: where a name comes twice, with the output's behind it."""
+    names = [name for _, changes in found for name in changes]
+    return {
+        name if names.count(name) == 1 else f"{name}[{output}]": change
+        for output, changes in found
+        for name, change in changes.items()
+    }
+
+
+def _share(hits: float, count: float, *, rules: bool = False, detail: str = "") -> MetricChange:
+    return MetricChange(1.0, hits / count, rules=rules, detail=detail)
+
+
+class Classes:
+    """`agreement`: positions put into the same class; `worst_class`: the lowest such share of a class."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._rows = self._same = np.zeros(0)
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (self._part.class_scores(each[self._part.output]) for each in (ours, others))
+        if not len(self._rows):
+            self._rows, self._same = np.zeros(a.shape[2]), np.zeros(a.shape[2])
+        wanted = a.argmax(axis=2)
+        same = (wanted == b.argmax(axis=2)) & ~np.isnan(b).any(axis=2)
+        self._rows += np.bincount(wanted.ravel(), minlength=len(self._rows))
+        self._same += np.bincount(wanted[same], minlength=len(self._rows))
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Both metrics; the second where at least two classes have a few rows."""
+        if not self._rows.sum():
+            return {}
+        found = {"agreement": _share(self._same.sum(), self._rows.sum(), rules=True)}
+        several = np.flatnonzero(self._rows >= _LEAST_ROWS)
+        if len(several) > 1:
+            recall = self._same[several] / self._rows[several]
+            worst = several[recall.argmin()]
+            detail = f"class {worst}, {self._rows[worst]:.0f} of {self._rows.sum():.0f}"
+            found["worst_class"] = _share(self._same[worst], self._rows[worst], detail=detail)
+        return found
+
+
+class Mask:
+    """`mask_iou`: what both models put above a half, relative to what either does."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._both = self._either = 0
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (self._part.values(each[self._part.output]) > _HALF for each in (ours, others))
+        self._both += int(np.count_nonzero(a & b))
+        self._either += int(np.count_nonzero(a | b))
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """The metric, where anything is above a half."""
+        return {"mask_iou": _share(self._both, self._either, rules=True)} if self._either else {}
+
+
+class Chances:
+    """`same_highest`: positions whose most probable entry is the same; `labels_kept`: entries above a half both times.
+
+    Positions without a confident entry do not count for the first, unless there is no other.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._sure = self._sure_same = self._all = self._all_same = self._both = self._either = 0
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
+        same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > CONFIDENT
+        self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
+        self._sure, self._sure_same = self._sure + int(sure.sum()), self._sure_same + int((same & sure).sum())
+        self._both += int(((a > _HALF) & (b > _HALF)).sum())
+        self._either += int(((a > _HALF) | (b > _HALF)).sum())
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Both metrics, as far as they say something."""
+        found = {}
+        if self._part.width > 2 and self._all:
+            same, count = (self._sure_same, self._sure) if self._sure else (self._all_same, self._all)
+            found["same_highest"] = _share(same, count, rules=True)
+        if self._either:
+            found["labels_kept"] = _share(self._both, self._either, rules=not found)
+        return found
+
+
+class _Found:
+    """Positions that scores are sure of: what boxes and keypoints are counted at."""
+
+    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
+        self._part, self._scores = part, scores
+
+    def sure(self, outputs: Outputs) -> np.ndarray:
+        """`(rows, positions)` True where something is found."""
+        best = [self._highest(score, outputs) for score in self._scores]
+        return np.asarray(np.min(best, axis=0) > CONFIDENT)
+
+    @staticmethod
+    def _highest(score: Part, outputs: Outputs) -> np.ndarray:
+        values = score.values(outputs[score.output])
+        if score.kind == "probabilities":
+            return np.asarray(values.max(axis=2))
+        powers = values if score.form == "probabilities" else np.exp(values - values.max(axis=2, keepdims=True))
+        shares = powers / powers.sum(axis=2, keepdims=True)
+        return np.asarray(1 - shares[..., shares.mean(axis=(0, 1)).argmax()])
+
+
+class Boxes(_Found):
+    """`found_again`: detections made at the same position with a box that overlaps by half; `new_detections`: others.
+
+    New detections count relative to the original's. Boxes are corners where the third and fourth column never lie
+    below the first and second, else centres and sizes.
+    """
+
+    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
+        super().__init__(part, scores)
+        self._boxes: list[tuple[np.ndarray, np.ndarray]] = []
+        self._again: list[np.ndarray] = []
+        self._new = 0
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        found, again = self.sure(ours), self.sure(others)
+        name = self._part.output
+        self._boxes.append((self._part.values(ours[name])[found], self._part.values(others[name])[found]))
+        self._again.append(again[found])
+        self._new += int((again & ~found).sum())
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Both metrics, where the original finds anything."""
+        a, b = (np.concatenate(boxes) for boxes in zip(*self._boxes, strict=True))
+        if not len(a):
+            return {}
+        if (a[:, 2:] < a[:, :2]).any():
+            a, b = (np.concatenate([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], axis=1) for x in (a, b))
+        again = np.concatenate(self._again) & (_overlap(a, b) > _OVERLAP)
+        return {
+            "found_again": _share(int(again.sum()), len(a), rules=True, detail=f"of {len(a)} detections"),
+            "new_detections": MetricChange(0.0, self._new / len(a)),
+        }
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of corner boxes."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    both = np.prod(np.maximum(sides, 0), axis=1)
+    areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)]
+    return np.asarray(both / np.maximum(areas[0] + areas[1] - both, 1e-30))
+
+
+class Keypoints(_Found):
+    """`keypoints_kept`: sure keypoints that move by less than a twentieth of the image.
+
+    The image has size 1 where coordinates say so, else the range that they take.
+    """
+
+    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
+        super().__init__(part, scores)
+        self._moved: list[np.ndarray] = []
+        self._low, self._high = np.inf, -np.inf
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        found, name = self.sure(ours), self._part.output
+        a, b = (self._part.values(each[name])[found] for each in (ours, others))
+        if a.size:
+            self._low, self._high = min(self._low, a.min()), max(self._high, a.max())
+        self._moved.append(np.linalg.norm(a - b, axis=1))
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """The metric, where the original is sure of any keypoint."""
+        moved = np.concatenate(self._moved)
+        if not len(moved):
+            return {}
+        extent = 1.0 if max(abs(self._low), abs(self._high)) <= _UNIT else self._high - self._low
+        kept = int(np.count_nonzero(moved < _NEAR * extent))
+        return {"keypoints_kept": _share(kept, len(moved), rules=True, detail=f"of {len(moved)} keypoints")}
+
+
+class Vectors:
+    """`cosine`: mean cosine of the two vectors; `same_nearest`: rows whose nearest other row is the same."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._sum, self._count = 0.0, 0
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (_directions(self._part.values(each[self._part.output])) for each in (ours, others))
+        self._sum, self._count = self._sum + float((a * b).sum()), self._count + a.shape[0] * a.shape[1]
+        if a.shape[1] == 1 and self._count <= _MOST_VECTORS:
+            self._kept.append((a[:, 0], b[:, 0]))
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """Both metrics, the second where each row is one vector and there are several."""
+        if not self._count:
+            return {}
+        found = {"cosine": MetricChange(1.0, self._sum / self._count, rules=True)}
+        a, b = (np.concatenate([pair[at] for pair in self._kept] or [np.zeros((0, 1))]) for at in (0, 1))
+        if len(a) > 2:
+            nearest = []
+            for vectors in (a, b):
+                products = vectors @ vectors.T
+                np.fill_diagonal(products, -np.inf)
+                nearest.append(products.argmax(axis=1))
+            found["same_nearest"] = _share(int((nearest[0] == nearest[1]).sum()), len(a))
+        return found
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))
+
+
+class Quantities:
+    """`explained`: the share of their variance over the rows that is kept, each column by its own; at least 0."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._count = 0
+        self._sums = self._squares = self._errors = np.zeros(1)
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
+        self._count += len(a)
+        self._sums, self._squares = self._sums + a.sum(axis=0), self._squares + np.square(a).sum(axis=0)
+        self._errors = self._errors + np.square(a - b).sum(axis=0)
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """The metric, where anything varies."""
+        if self._count < 2:
+            return {}
+        variance = (self._squares - np.square(self._sums) / self._count).sum(axis=0)
+        error = self._errors.sum(axis=0)
+        varies = variance > 1e-9 * self._squares.sum(axis=0)
+        if not varies.any():
+            return {}
+        lost = error[varies] / variance[varies]
+        mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
+        detail = f"relative error {np.sqrt(mean):.1%} (worst column {np.sqrt(lost.max()):.1%})"
+        return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
+
+
+class SameLabels:
+    """`same_labels`: whole numbers that are equal."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._same = self._count = 0
+
+    def add(self, ours: Outputs, others: Outputs) -> None:
+        """Count the next rows."""
+        a, b = (each[self._part.output] for each in (ours, others))
+        self._same, self._count = self._same + int((a == b).sum()), self._count + a.size
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """The metric."""
+        return {"same_labels": _share(self._same, self._count, rules=True)} if self._count else {}

@@ -1,0 +1,70 @@
+"""A user's own measure: a function of the outputs of two models, and of labels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxprune.config import OutputConfig
+from onnxprune.core.errors import InputError
+from onnxprune.core.results import MetricChange
+from onnxprune.core.user_code import UserFunction
+from onnxprune.outputs.meaning import Outputs
+
+Metric = Callable[[Outputs, Outputs, "np.ndarray | None"], Mapping[str, float]]
+"""From the outputs of the original and of a model, `(rows, ...)` by the original's names, and the labels to figures; the
+first rules an accuracy floor. It is called with the original in the model's place too."""
+
+
+def check_metric(config: OutputConfig) -> None:
+    """Find the function before any work is done.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    if isinstance(config.metric, str):
+        with UserFunction(config.metric) as code:
+            code.find()
+
+
+def user_metric(
+    metric: "str | Metric", ours: Outputs, others: Outputs, labels: np.ndarray | None
+) -> dict[str, MetricChange]:
+    """A measure's figures of both models, the one that rules first.
+
+    Args:
+        metric: `package.module:function`, or the function.
+        ours: outputs of the original.
+        others: outputs of the other model.
+        labels: of the rows; None where there are none.
+
+    Raises:
+        InputError: the function fails, or returns something else than numbers.
+    """
+    if isinstance(metric, str):
+        with UserFunction(metric) as code:
+            return _changes(code.find(), ours, others, labels)
+    return _changes(metric, ours, others, labels)
+
+
+def _changes(
+    function: Callable[..., Any], ours: Outputs, others: Outputs, labels: np.ndarray | None
+) -> dict[str, MetricChange]:
+    before, after = (_figures(function(ours, outputs, labels)) for outputs in (ours, others))
+    if [*before] != [*after]:
+        raise InputError(f"the metric gave {', '.join(before)} for one model and {', '.join(after)} for the other")
+    return {
+        name: MetricChange(value, after[name], rules=number == 0) for number, (name, value) in enumerate(before.items())
+    }
+
+
+def _figures(given: Any) -> dict[str, float]:
+    """What a user's measure returned, by name."""
+    if isinstance(given, int | float | np.number):
+        return {"metric": float(given)}
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(f"the metric returned a {type(given).__name__}; it must return a number, or figures by name")
+    try:
+        return {str(name): float(value) for name, value in given.items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the metric returned something else than numbers: {error}") from error

@@ -1,0 +1,52 @@
+"""What in a result is so much worse than in the original that it must be said loudly."""
+
+from collections.abc import Mapping
+
+from onnxprune.core.results import MetricChange
+from onnxprune.core.text import SHARE_METRICS
+
+_HEAVY = 0.1  # of a share that has a value of its own before, such as an accuracy
+# What may be left of shares that are 1 for the original.
+_LEFT = {
+    "agreement": 0.8,
+    "worst_class": 0.5,
+    "found_again": 0.8,
+    "mask_iou": 0.8,
+    "keypoints_kept": 0.85,
+    "same_highest": 0.8,
+    "labels_kept": 0.8,
+    "cosine": 0.95,
+    "same_nearest": 0.6,
+    "explained": 0.85,
+    "same_labels": 0.8,
+}
+_HEAVY_ERROR = 0.5
+
+
+def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
+    """One sentence for every metric that falls so much that a part of the outputs may be of no use any more.
+
+    Where labels say how good a classifier is, how often it agrees with the original says nothing more.
+
+    Args:
+        metrics: of `evaluation.metrics.compare`.
+    """
+    labelled = any(name in metrics for name in ("top1", "accuracy"))
+    found = []
+    for name, change in metrics.items():
+        base, _, output = name.partition("[")
+        where = f" of {output.rstrip(']')!r}" if output else ""
+        detail = f" ({change.detail})" if change.detail else ""
+        if base in _LEFT:
+            if labelled and base in ("agreement", "worst_class", "same_highest"):
+                continue
+            if not change.after >= _LEFT[base]:
+                found.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {change.after:.1%}{detail}")
+        elif base in SHARE_METRICS and not change.before - change.after < _HEAVY:
+            found.append(
+                f"heavy loss: {SHARE_METRICS[base]}{where} falls from {change.before:.1%} to {change.after:.1%}"
+            )
+    error = metrics.get("relative_error")
+    if error is not None and not found and not labelled and not error.after < _HEAVY_ERROR:
+        found.append(f"heavy loss: the outputs differ from the original's by {error.after:.1%} of their size")
+    return tuple(found)

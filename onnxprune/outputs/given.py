@@ -1,0 +1,61 @@
+"""What the user says of outputs on the command line: `NAME=KIND` and `NAME=WEIGHT`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnxprune.config import OutputConfig
+from onnxprune.core.errors import InputError
+from onnxprune.outputs.meaning import KINDS, Kind
+from onnxprune.structure.analysis import Analysis
+
+IGNORED: Any = "ignored"
+
+
+def kinds_said(config: OutputConfig, analysis: Analysis) -> dict[str, Kind]:
+    """The kind of each output that the user says one of, or `IGNORED`.
+
+    Raises:
+        InputError: an output or a kind that does not exist.
+    """
+    kinds: dict[str, Any] = {kind: kind for kind in (*KINDS, IGNORED) if kind != "labels"}
+    found = {}
+    for name, text in _by_output(config.kinds, "--output", analysis).items():
+        if text not in kinds:
+            raise InputError(f"--output {name}={text}: unknown kind; use one of {', '.join(kinds)}")
+        found[name] = kinds[text]
+    return found
+
+
+def weights_said(config: OutputConfig, analysis: Analysis, compared: Sequence[str]) -> dict[str, float]:
+    """Each compared output's weight, 1 where the user says none; they add up to 1.
+
+    Raises:
+        InputError: an output that does not exist, or no positive weight.
+    """
+    weights = dict.fromkeys(compared, 1.0)
+    for name, text in _by_output(config.weights, "--output-weight", analysis).items():
+        try:
+            weight = float(text)
+        except ValueError:
+            raise InputError(f"--output-weight {name}={text}: {text!r} is not a number") from None
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"--output-weight {name}={text}: a weight is 0 or more")
+        if name in weights:
+            weights[name] = weight
+    total = sum(weights.values())
+    if not total:
+        raise InputError("--output-weight: at least one output must have a weight above 0")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _by_output(given: Sequence[str], flag: str, analysis: Analysis) -> Mapping[str, str]:
+    known = {value.name for value in analysis.model.proto.graph.output}
+    found = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            raise InputError(f"{flag} {text!r} is not of the form NAME=VALUE; the name of the file to write goes to -o")
+        if name not in known:
+            raise InputError(f"{flag}: {analysis.name} has no output {name!r}; it has {', '.join(sorted(known))}")
+        found[name] = value
+    return found
