@@ -1,7 +1,6 @@
 """How often a model is right by labels of whatever shape fits one of its outputs."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -76,11 +75,12 @@ class Accuracy:
                     return part, "entries"
                 if part.kind == "quantities":
                     return part, "values"
+        one_hot = any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered)
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
         raise InputError(
             f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
             "(class numbers have a place for each distribution; other labels have the output's own shape); "
-            "leave the labels out, or say what an output is (--output NAME=classes)"
+            + ("give y.argmax(1) of one-hot labels" if one_hot else "leave the labels out, or say what an output is")
         )
 
     def _add_classes(self, counts: "_Counts", scores: np.ndarray, labels: np.ndarray) -> None:
@@ -99,12 +99,14 @@ class Accuracy:
             return {}
         part, fit = self._found
         before, after = (counts.figures(fit, one=part.count == 1) for counts in self._counts)
-        found = {
+        return {
             name: MetricChange(value, after[name], rules=number == 0)
             for number, (name, value) in enumerate(before.items())
         }
-        others = {} if self._agreement is None else self._agreement.changes()
-        return found | {name: replace(change, rules=False) for name, change in others.items()}
+
+    def agreement(self) -> Mapping[str, MetricChange]:
+        """How far the two models' classes agree, where only the labels tell that there are classes."""
+        return {} if self._agreement is None else self._agreement.changes()
 
 
 class _Counts:

@@ -31,11 +31,11 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
     """A meter for each part, with its output's name. Boxes and keypoints are judged together with their scores."""
     found: list[tuple[str, Meter]] = []
     judged: set[int] = set()
-    for part in meaning.parts:
+    for number, part in enumerate(meaning.parts):
         scores = [meaning.parts[number] for number in part.confidence]
         if part.kind == "quantities" and scores and part.width in (2, 3, 4):
             found.append((part.output, Boxes(part, scores) if part.width == 4 else Keypoints(part, scores)))
-            judged.update(part.confidence)
+            judged.update((number, *part.confidence))
     for number, part in enumerate(meaning.parts):
         if part.kind == "classes" or (part.classifies and part.count == 1):
             found.append((part.output, Classes(part)))
@@ -46,7 +46,7 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
             found.append((part.output, Vectors(part)))
         elif part.kind == "labels":
             found.append((part.output, SameLabels(part)))
-        elif part.kind == "quantities":
+        elif part.kind == "quantities" and number not in judged:
             found.append((part.output, Quantities(part)))
     return found
 
@@ -149,6 +149,7 @@ class _Found:
 
     def __init__(self, part: Part, scores: Sequence[Part]) -> None:
         self._part, self._scores = part, scores
+        self._whole = Quantities(part)  # what judges where nothing is sure
 
     def sure(self, outputs: Outputs) -> np.ndarray:
         """`(rows, positions)` True where something is found."""
@@ -180,6 +181,7 @@ class Boxes(_Found):
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count the next rows."""
+        self._whole.add(ours, others)
         found, again = self.sure(ours), self.sure(others)
         name = self._part.output
         self._boxes.append((self._part.values(ours[name])[found], self._part.values(others[name])[found]))
@@ -187,10 +189,10 @@ class Boxes(_Found):
         self._new += int((again & ~found).sum())
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics, where the original finds anything."""
+        """Both metrics; where the original finds nothing, what `Quantities` tells."""
+        if not any(len(a) for a, _ in self._boxes):
+            return self._whole.changes()
         a, b = (np.concatenate(boxes) for boxes in zip(*self._boxes, strict=True))
-        if not len(a):
-            return {}
         if (a[:, 2:] < a[:, :2]).any():
             a, b = (np.concatenate([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], axis=1) for x in (a, b))
         again = np.concatenate(self._again) & (_overlap(a, b) > _OVERLAP)
@@ -221,6 +223,7 @@ class Keypoints(_Found):
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count the next rows."""
+        self._whole.add(ours, others)
         found, name = self.sure(ours), self._part.output
         a, b = (self._part.values(each[name])[found] for each in (ours, others))
         if a.size:
@@ -228,10 +231,10 @@ class Keypoints(_Found):
         self._moved.append(np.linalg.norm(a - b, axis=1))
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """The metric, where the original is sure of any keypoint."""
+        """The metric; where the original is sure of nothing, what `Quantities` tells."""
+        if not any(len(each) for each in self._moved):
+            return self._whole.changes()
         moved = np.concatenate(self._moved)
-        if not len(moved):
-            return {}
         extent = 1.0 if max(abs(self._low), abs(self._high)) <= _UNIT else self._high - self._low
         kept = int(np.count_nonzero(moved < _NEAR * extent))
         return {"keypoints_kept": _share(kept, len(moved), rules=True, detail=f"of {len(moved)} keypoints")}

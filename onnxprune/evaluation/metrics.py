@@ -97,7 +97,7 @@ def compare(
             {name: np.concatenate([part[name] for part in parts]) for name in meaning.outputs} for parts in kept
         )
         own = user_metric(config.metric, whole, theirs, targets)
-    by_labels = {} if accuracy is None else accuracy.changes()
+    by_labels = {} if accuracy is None else {**accuracy.changes(), **accuracy.agreement()}
     by_part = shares([(output, meter.changes()) for output, meter in judges])
     found = {**own, **by_labels, **{name: change for name, change in by_part.items() if name not in own}}
     ruling = own or by_labels or by_part

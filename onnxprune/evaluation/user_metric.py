@@ -12,7 +12,7 @@ from onnxprune.core.user_code import UserFunction
 from onnxprune.outputs.meaning import Outputs
 
 Metric = Callable[[Outputs, Outputs, "np.ndarray | None"], Mapping[str, float]]
-"""From the outputs of the original and of a model, `(rows, ...)` by the original's names, and the labels to figures; the
+"""From the outputs of the original and of a model, `(rows, ...)` by the original's names, and labels to figures; the
 first rules an accuracy floor. It is called with the original in the model's place too."""
 
 

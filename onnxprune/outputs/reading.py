@@ -212,7 +212,10 @@ class _Output:
         return None
 
     def _column_axis(self) -> int | None:
-        """The axis of a row along which its columns lie: that of channels, or else the shortest with several places."""
+        """The axis of a row along which its columns lie: that of channels, or else what looks most like it.
+
+        That is a single place beside two axes of positions, or the shorter end.
+        """
         if len(self._shape) < 2:
             return 0 if self._shape else None
         known = self._channels(self.name)
@@ -221,6 +224,8 @@ class _Output:
         if known is not None and known != self.row_axis:
             return known - (self.row_axis is not None and self.row_axis < known)
         wide = [each for each, size in enumerate(self._shape) if size > 1] or [0]
+        if len(wide) == 2 and len(self._shape) == 3:
+            return self._shape.index(1)
         return min((wide[-1], wide[0]), key=lambda each: self._shape[each])
 
     def _layer(self, tensor: str) -> Layer | None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import PreprocessConfig
+from onnxprune.config import OutputConfig, PreprocessConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.text import main_metric
 from onnxprune.evaluation.metrics import compare, evaluate
+from onnxprune.evaluation.warnings import heavy_losses
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 
@@ -82,8 +84,9 @@ def test_error_is_measured_over_all_floating_point_outputs():
     first = text.format("y = ReduceSum <keepdims = 0> (x, a) z = ReduceSum <keepdims = 0> (x, a)")
     second = text.format("y = ReduceSum <keepdims = 0> (x, a) n = ReduceSum <keepdims = 0> (x, a) z = Neg (n)")
     model, other = (load(example(t, constants={"a": np.array([1])})) for t in (first, second))
-    changes = compare(model, other, dataset(model, np.ones((3, 2), np.float32)))
-    assert list(changes) == ["relative_error"]
+    changes = compare(model, other, dataset(model, np.arange(6, dtype=np.float32).reshape(3, 2)))
+    assert list(changes) == ["explained[y]", "explained[z]", "relative_error"]
+    assert (changes["explained[y]"].after, changes["explained[z]"].after) == (1, 0)
     # y agrees, z = -z: sqrt((0 + 4 e) / (e + e)).
     assert changes["relative_error"].after == pytest.approx(np.sqrt(2))
 
@@ -131,7 +134,9 @@ def test_labels_for_a_model_without_class_scores():
     model = load(example("g (float[N,3,2,2] x) => (float[N,3,2,2] y) { y = Relu (x) }"))
     data = dataset(model, (np.zeros((2, 3, 2, 2), np.float32), np.array([0, 1])))
     for call in (lambda: evaluate(model, data), lambda: compare(model, model, data)):
-        with pytest.raises(InputError, match="no output of model holds class scores; leave the labels out"):
+        with pytest.raises(
+            InputError, match=r"labels of shape \[rows\] fit no output of model: 'y' has \[rows, 3, 2, 2\]"
+        ):
             call()
 
 
@@ -187,3 +192,191 @@ def test_accuracy_on_a_part_of_cifar10(corpus_path, name, options, accuracy):
     data = load_data(spec, model, PreprocessConfig(**options), limit=1000)
     # The standard error of 1,000 rows is about a hundredth.
     assert evaluate(model, data)["top1"] == pytest.approx(accuracy, abs=0.03)
+
+
+def both(text, weights, others, rows, labels=None, config=None):
+    """Metrics of two models of one graph, with other weights, on random rows."""
+    models = [
+        load(example(text, constants={k: np.asarray(v, np.float32) for k, v in w.items()})) for w in (weights, others)
+    ]
+    arrays = rows if labels is None else (rows, labels)
+    return compare(models[0], models[1], dataset(models[0], arrays), config=config)
+
+
+def test_tokens_are_judged_one_by_one() -> None:
+    """Labels of a tagger were refused: one class number a row was all there could be."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 3)).astype(np.float32)
+    weight -= weight.mean(1, keepdims=True)
+    x = rng.standard_normal((8, 5, 6)).astype(np.float32)
+    labels = (x @ weight).argmax(2)
+    text = "g (float[N,5,6] x) => (float[N,5,3] y) { y = MatMul (x, w) }"
+    changes = both(text, {"w": weight}, {"w": weight[:, [1, 0, 2]]}, x, labels)
+    swapped = np.mean(labels == 2)
+    assert changes["accuracy"].before == 1
+    assert changes["accuracy"].after == changes["agreement"].after == pytest.approx(swapped)
+    ignored = np.where(labels == 2, labels, -1)
+    assert both(text, {"w": weight}, {"w": weight[:, [1, 0, 2]]}, x, ignored)["accuracy"].after == 1
+    with pytest.raises(InputError, match=r"labels of shape \[rows, 4\] fit no output of model: 'y' has \[rows, 5, 3\]"):
+        both(text, {"w": weight}, {"w": weight}, x, labels[:, :4])
+
+
+def test_labels_of_an_outputs_own_shape() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((40, 4)).astype(np.float32), rng.standard_normal((4, 3)).astype(np.float32)
+    text = "g (float[N,4] x) => (float[N,3] y) { h = MatMul (x, w)  y = Sigmoid (h) }"
+    changes = both(text, {"w": weight}, {"w": -weight}, x, (x @ weight > 0).astype(int))
+    assert (changes["label_iou"].before, changes["label_iou"].after) == (1, 0)
+    text = "g (float[N,4] x) => (float[N,3] y) { h = MatMul (x, w)  y = Tanh (h) }"
+    changes = both(text, {"w": weight}, {"w": 0 * weight}, x, np.tanh(x @ weight))
+    assert changes["label_fit"].before == pytest.approx(1)
+    assert changes["label_fit"].after < 0.1
+    with pytest.raises(InputError, match=r"fit no output of model.*give y\.argmax"):
+        both(
+            "g (float[N,4] x) => (float[N,3] y) { h = MatMul (x, w)  y = Softmax (h) }",
+            {"w": weight},
+            {"w": weight},
+            x,
+            np.eye(3, dtype=int)[np.arange(40) % 3],
+        )
+
+
+DETECTOR = """g (float[N,6,5] x) => (float[N,6,5] y) {
+    b, c = Split <axis = 1> (x, sizes)  d = Add (b, shift)  s = Sigmoid (c)  y = Concat <axis = 1> (d, s) }"""
+
+
+def detector(shift, sizes=(4, 2)):
+    constants = {"shift": np.array(shift, np.float32).reshape(1, -1, 1), "sizes": np.array(sizes)}
+    return load(example(DETECTOR, constants=constants))
+
+
+def test_detections_are_found_again_where_boxes_overlap() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(20, 40, (7, 4, 5)), np.full((7, 2, 5), -9.0)], axis=1).astype(np.float32)
+    x[:, 2:4] = 10  # centres and sizes
+    x[:, 4, 1], x[:, 5, 3] = 2, 3
+    near, far = (compare(detector([0] * 4), detector([by, 0, 0, 0]), dataset(detector([0] * 4), x)) for by in (2, 6))
+    assert near["found_again"].after == 1
+    assert near["found_again"].detail == "of 14 detections"
+    assert far["found_again"].after == 0
+    assert near["found_again"].rules
+    assert near["new_detections"].after == 0
+    assert "explained" not in near  # boxes do not count beside what is made of them
+
+
+def test_a_detector_that_finds_nothing_any_more_is_loud() -> None:
+    """A detector that lost all its objects was reported with "relative output error 0.23 %" and exit code 0."""
+    x = np.full((7, 6, 5), -9, np.float32)
+    x[:, :4] = np.random.default_rng(0).uniform(20, 40, (7, 4, 5))
+    x[:, 4, 1] = 4
+    blind = "g (float[N,6,5] x) => (float[N,6,5] y) { b, c = Split <axis = 1> (x, sizes)  s = Sigmoid (c)  e = Mul (s, small)  y = Concat <axis = 1> (b, e) }"  # noqa: E501
+    other = load(example(blind, constants={"sizes": np.array([4, 2]), "small": np.array([0.01], np.float32)}))
+    changes = compare(detector([0] * 4), other, dataset(other, x))
+    assert changes["relative_error"].after < 0.03
+    assert changes["found_again"].after == 0
+    assert main_metric(changes) == "found_again"
+    assert heavy_losses(changes) == ("heavy loss: detections found again falls to 0.0% (of 7 detections)",)
+
+
+def test_keypoints_stay_or_move() -> None:
+    x = np.random.default_rng(0).uniform(0.2, 0.8, (9, 4, 5)).astype(np.float32)
+    x[:, 3] = 2
+    text = """g (float[N,4,5] x) => (float[N,3,5] y) {
+        a, b = Split <axis = 1> (x, sizes)  n = Neg (a)  c, d = Split <axis = 1> (n, two)  k = Mul (c, w)
+        e = ReduceMax <axes = [1], keepdims = 1> (d)  s = Sigmoid (b)  y = Concat <axis = 1> (k, s) }"""
+
+    def model(by):
+        return load(
+            example(
+                text, constants={"sizes": np.array([3, 1]), "two": np.array([2, 1]), "w": np.array([by], np.float32)}
+            )
+        )
+
+    data = dataset(model(1), x)
+    assert compare(model(1), model(1.01), data)["keypoints_kept"].after == 1
+    assert compare(model(1), model(1.5), data)["keypoints_kept"].after < 0.2
+
+
+def test_masks_overlap() -> None:
+    text = "g (float[N,1,4,4] x) => (float[N,1,4,4] y) { h = Add (x, w)  y = Sigmoid (h) }"
+    x = np.tile(np.linspace(-1, 1, 16).reshape(1, 1, 4, 4), (3, 1, 1, 1)).astype(np.float32)
+    changes = both(text, {"w": [0.0]}, {"w": [0.7]}, x)
+    assert changes["mask_iou"].after == pytest.approx(8 / 13)
+
+
+def test_embeddings_keep_their_neighbours() -> None:
+    text = "g (float[N,4] x) => (float[N,4] y) { h = MatMul (x, w)  y = LpNormalization <axis = 1> (h) }"
+    x = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    turned = both(text, {"w": np.eye(4)}, {"w": np.eye(4)[[1, 0, 3, 2]]}, x)
+    assert turned["same_nearest"].after == 1
+    assert turned["cosine"].after < 0.9
+    squeezed = both(text, {"w": np.eye(4)}, {"w": np.diag([1, 1, 0.1, 0.1])}, x)
+    assert squeezed["same_nearest"].after < 1
+
+
+def test_quantities_keep_their_variance_column_by_column() -> None:
+    text = "g (float[N,2] x) => (float[N,2] y) { h = MatMul (x, w)  b = Clip (h, low)  y = Add (b, x) }"
+    x = np.random.default_rng(0).standard_normal((200, 2)).astype(np.float32)
+    low = {"low": np.float32(-1e9)}
+    changes = both(text, {"w": np.diag([0.0, 999.0]), **low}, {"w": np.diag([-0.5, 999.0]), **low}, x)
+    assert changes["relative_error"].after < 1e-3
+    assert changes["explained"].after == pytest.approx(1 - 0.25 / 2, rel=0.1)
+
+
+def test_the_worst_class_is_told() -> None:
+    weight = np.eye(4, 3)
+    other = weight.copy()
+    other[2] = [0, 2, 1]
+    x = one_hot([0] * 50 + [1] * 40 + [2] * 10, 4)
+    changes = compare(linear(weight), linear(other), dataset(linear(weight), x))
+    assert changes["agreement"].after == 0.9
+    assert (changes["worst_class"].after, changes["worst_class"].detail) == (0, "class 2, 10 of 100")
+    assert any("lowest recall" in warning for warning in heavy_losses(changes))
+
+
+def test_a_heavy_loss_of_one_output_is_loud() -> None:
+    text = "g (float[N,4] x) => (float[N,4] y, float[N,4] z) { y = Tanh (x)  h = MatMul (x, w)  z = Tanh (h) }"
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    changes = both(text, {"w": np.eye(4)}, {"w": 0.3 * np.eye(4)}, x)
+    assert main_metric(changes) == "explained[z]"
+    (warning,) = heavy_losses(changes)
+    assert "variance explained of 'z'" in warning
+    assert heavy_losses(both(text, {"w": np.eye(4)}, {"w": np.eye(4)}, x)) == ()
+
+
+def measure(original, candidate, labels):
+    error = float(np.abs(original["y"] - candidate["y"]).mean())
+    return {"nearness": 1 - error, "rows": len(candidate["y"]), "labelled": labels is not None}
+
+
+def test_a_measure_of_the_users_own_rules() -> None:
+    model, other = linear(np.eye(4)), linear(0.9 * np.eye(4))
+    data = dataset(model, (one_hot([0, 1, 2, 3], 4), np.array([0, 1, 2, 3])))
+    changes = compare(model, other, data, config=OutputConfig(metric=measure))
+    assert [*changes][:3] == ["nearness", "rows", "labelled"]
+    assert (changes["nearness"].before, changes["nearness"].after) == (1, pytest.approx(0.975))
+    assert (changes["rows"].after, changes["labelled"].after) == (4, 1)
+    assert main_metric(changes) == "nearness"
+    with pytest.raises(InputError, match="it must return a number, or figures by name"):
+        compare(model, other, data, config=OutputConfig(metric=lambda *_: "good"))
+    found = compare(model, other, data, config=OutputConfig(metric=lambda a, b, y: 0.5))
+    assert found["metric"].after == 0.5
+
+
+def test_what_the_user_says_of_outputs_counts() -> None:
+    text = "g (float[N,4] x) => (float[N,4] y, float[N,4] z) { y = Tanh (x)  z = MatMul (x, w) }"
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    weights = {"w": np.eye(4)}, {"w": 2 * np.eye(4)}
+    said = both(text, *weights, x, config=OutputConfig(kinds=("z=embedding",)))
+    assert said["cosine"].after == pytest.approx(1)
+    assert "cosine" not in both(text, *weights, x)
+    ignored = both(text, *weights, x, config=OutputConfig(kinds=("z=ignored",)))
+    assert ignored["relative_error"].after == 0
+    for kinds, message in (
+        (("q=classes",), "no output 'q'"),
+        (("z=words",), "unknown kind"),
+        (("z",), "NAME=VALUE"),
+        (("y=ignored", "z=ignored"), "nothing to compare"),
+    ):
+        with pytest.raises(InputError, match=message):
+            both(text, *weights, x, config=OutputConfig(kinds=kinds))

@@ -56,10 +56,12 @@ def test_metrics_in_their_units() -> None:
     assert text.metric_value("top1", math.nan) == text.metric_change("x", MetricChange(0, math.inf)) == "–"
 
 
-def test_main_metric_is_accuracy_where_there_are_labels() -> None:
+def test_main_metric_is_the_one_that_may_rule_and_falls_most() -> None:
     change = MetricChange(1, 1)
-    assert main_metric({"relative_error": change, "agreement": change, "top1": change}) == "top1"
-    assert main_metric({"relative_error": change, "agreement": change}) == "agreement"
+    top1, kept, gone = (MetricChange(1, after, rules=True) for after in (0.9, 0.7, float("nan")))
+    assert main_metric({"relative_error": change, "agreement": change, "top1": top1}) == "top1"
+    assert main_metric({"relative_error": change, "cosine[a]": top1, "cosine[b]": kept}) == "cosine[b]"
+    assert main_metric({"cosine[a]": gone, "cosine[b]": kept}) == "cosine[a]"
     assert main_metric({"relative_error": change}) is None
 
 
