@@ -154,12 +154,21 @@ class OamipConfig:
 
     lambda_: float = option(5.0, "Weight of the task loss against sparsity.")
     epsilon: float = option(1e-5, "Half-width of the input box that bounds are propagated from.", minimum=0)
-    images: str = option("10", "Images in the program: N (balanced by class), random:N, per-class, or all.")
+    form: str = option(
+        "auto",
+        "The program: joint (all gates of all images), affine (logits linear in the scores, at any depth), decoupled "
+        "(modules with heads), or auto: joint where it is small, else affine.",
+        choices=("auto", "joint", "affine", "decoupled"),
+    )
+    images: str = option(
+        "auto",
+        "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 128].",
+    )
     gates: str = option("relaxed", "ReLU gates.", choices=("relaxed", "integer"))
     bounds: str = option("eps", "Bounds of the pre-activations.", choices=("eps", "valid"))
     tighten: bool = option(False, "Tighten bounds by linear programs (small networks, valid bounds).")
-    decoupled: bool = option(False, "Cut the network into modules with auxiliary heads, one program each.")
-    cut: int = option(1, "Scored layers a module, with --oamip-decoupled.", minimum=1)
+    decoupled: bool = option(False, "The same as --oamip-form decoupled.")
+    cut: int = option(1, "Scored layers a module, in the decoupled form.", minimum=1)
     order: str = option(
         "joint",
         "All layers in one program, or one program a layer from the last to the first.",

@@ -264,7 +264,7 @@ def test_a_disk_without_room_for_what_is_shared_is_named(monkeypatch):
     monkeypatch.setattr("onnxprune.core.execution._store", full)
     with (
         open_executor("processes", 1) as pool,
-        pytest.raises(InputError, match="No space left.*TMPDIR"),
+        pytest.raises(InputError, match=r"No space left.*TMPDIR"),
         share(pool, 1),
     ):
         pass

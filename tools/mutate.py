@@ -20,9 +20,11 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    *("graph/labels.py", "graph/dynamic.py", "graph/remove.py", "ops/base.py", "ops/conv.py", "ops/dense.py"),
-    *("ops/dynamic.py", "ops/elementwise.py", "ops/normalization.py", "ops/pad.py", "ops/pool.py", "ops/product.py"),
-    *("ops/quantize.py", "ops/recurrent.py", "ops/reduce.py", "ops/select.py", "ops/shape.py", "ops/spatial.py"),
+    *("ops/labels.py", "structure/coupling.py", "structure/shape_arithmetic.py", "structure/removal.py", "ops/base.py"),
+    *("ops/conv.py", "ops/dense.py", "ops/dynamic.py", "ops/elementwise.py", "ops/join.py", "ops/normalization.py"),
+    *("ops/pad.py", "ops/pool.py", "ops/product.py", "ops/quantize.py", "ops/recurrent.py", "ops/reduce.py"),
+    *("ops/select.py", "ops/shape.py", "ops/spatial.py", "lossless/find.py", "lossless/intervals.py"),
+    *("lossless/numbering.py",),
 )
 TESTS = ("tests/ops", "tests/graph/test_exporters.py", "tests/graph/test_check.py", "tests/graph/test_oracle.py")
 LIMIT_S = 180

@@ -100,6 +100,37 @@ class Rewriting(Protocol):
         """Give elements of an integer vector that the node reads other values, where they differ."""
 
 
+class Backward(Protocol):
+    """What `OpHandler.backward` may ask and add: ONNX nodes behind those of the model, whose tensors it may read."""
+
+    def needs(self, tensor: str) -> bool:
+        """Whether an input's gradient is wanted."""
+
+    def gradient(self, output: str) -> str:
+        """The gradient that arrived at an output; zeros where nothing that counts reads it."""
+
+    def add(self, tensor: str, gradient: str) -> None:
+        """Add to an input's gradient."""
+
+    def node(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node, and return its output."""
+
+    def nodes(self, op_type: str, inputs: Sequence[str], count: int, **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs."""
+
+    def sum(self, tensor: str, axes: Iterable[int], *, keep: bool) -> str:
+        """Add a sum over axes."""
+
+    def constant(self, value: Any) -> str:
+        """Add a constant: integer arrays as they are, numbers in the type of the gradients."""
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Concrete shape, with the batch that the model was analysed at."""
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        """Value of a constant."""
+
+
 TorchRule = Callable[..., Any]
 """A node in torch: input tensors (None where omitted) to its output tensor, or a tuple of them."""
 
@@ -245,6 +276,14 @@ class OpHandler(ABC):
     ) -> bool:
         """False where the node cannot run on inputs of these shapes, though onnx's inference finds no fault."""
         return True
+
+    def backward(self, node: Node, back: Backward) -> bool:  # noqa: ARG002
+        """Carry the outputs' gradient on to every input that needs one; False where there is no rule.
+
+        Piecewise-linear operators are taken as they are at the point (a gate of ReLU, a route of max pooling); smooth
+        ones are linearised there.
+        """
+        return False
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Small models with the operator in the middle of prunable layers, for the contract test."""

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, Linear, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, ChannelUse, Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import along_channels, pad
@@ -64,6 +64,35 @@ class Conv(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """Weight and bias."""
         return node.inputs[1:]
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The transposed convolution with the same weight."""
+        source, weight = node.input(0), node.input(1)
+        if back.needs(weight):
+            return False
+        if back.needs(source):
+            kernel, n = back.shape(weight)[2:], len(back.shape(weight)) - 2
+            sizes, out = back.shape(source)[2:], back.shape(node.output())[2:]
+            strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+            pads = window_pads(node, sizes, kernel)
+            if min(pads) < 0:
+                return False
+            rest = [
+                sizes[a] - ((out[a] - 1) * strides[a] - pads[a] - pads[a + n] + (kernel[a] - 1) * dilations[a] + 1)
+                for a in range(n)
+            ]
+            gradient = back.node(
+                "ConvTranspose",
+                [back.gradient(node.output()), weight],
+                kernel_shape=list(kernel),
+                strides=list(strides),
+                dilations=list(dilations),
+                pads=list(pads),
+                output_padding=rest,
+                group=node.int("group", 1),
+            )
+            back.add(source, gradient)
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Plain, strided, dilated, 1D, grouped, depthwise and depthwise with a multiplier."""
@@ -129,6 +158,29 @@ class ConvTranspose(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """Weight and bias."""
         return node.inputs[1:]
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The convolution with the same weight."""
+        source, weight = node.input(0), node.input(1)
+        if (
+            back.needs(weight)
+            or node.ints("output_shape")
+            or str(node.attributes.get("auto_pad", "NOTSET")) != "NOTSET"
+        ):
+            return False
+        if back.needs(source):
+            n = len(back.shape(weight)) - 2
+            gradient = back.node(
+                "Conv",
+                [back.gradient(node.output()), weight],
+                kernel_shape=list(back.shape(weight)[2:]),
+                strides=list(node.ints("strides") or (1,) * n),
+                dilations=list(node.ints("dilations") or (1,) * n),
+                pads=list(node.ints("pads") or (0,) * (2 * n)),
+                group=node.int("group", 1),
+            )
+            back.add(source, gradient)
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Plain, grouped and depthwise upsampling."""

@@ -7,7 +7,8 @@ from typing import Any
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, Linear, OpHandler, Product, TorchRule
+from onnxprune.ops.backward_tools import unbroadcast
+from onnxprune.ops.base import Backward, ChannelUse, Linear, OpHandler, Product, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.product import Letters, couple_product, named_products
@@ -91,6 +92,32 @@ class Gemm(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """Weight and bias."""
         return node.inputs[1:]
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Products with the other operand; the sum over rows for `C`."""
+        a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
+        gradient, alpha = back.gradient(y), float(node.attributes.get("alpha", 1.0))
+        flip_a, flip_b = node.int("transA", 0), node.int("transB", 0)
+        if back.needs(a):
+            pair = [b, gradient] if flip_a else [gradient, b]
+            back.add(
+                a,
+                back.node(
+                    "Gemm", pair, alpha=alpha, transA=flip_b if flip_a else 0, transB=1 - flip_b if not flip_a else 1
+                ),
+            )
+        if back.needs(b):
+            pair = [gradient, a] if flip_b else [a, gradient]
+            back.add(
+                b,
+                back.node(
+                    "Gemm", pair, alpha=alpha, transA=1 - flip_a if not flip_b else 1, transB=flip_a if flip_b else 0
+                ),
+            )
+        if c and back.needs(c):
+            scaled = back.node("Mul", [gradient, back.constant(float(node.attributes.get("beta", 1.0)))])
+            back.add(c, unbroadcast(back, scaled, back.shape(y), back.shape(c)))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Both weight layouts and both bias shapes; no constant at all; a computed C."""
@@ -194,6 +221,22 @@ class MatMul(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """The operand that is a weight."""
         return node.inputs
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Products with the other operand, summed over what was broadcast."""
+        a, b, y = node.input(0), node.input(1), node.output()
+        shapes = back.shape(a), back.shape(b)
+        if min(map(len, shapes)) < 2:
+            return False
+        gradient = back.gradient(y)
+        for own, other, first in ((a, b, True), (b, a, False)):
+            if back.needs(own):
+                shape, rank = back.shape(own), len(back.shape(other))
+                turned = back.node("Transpose", [other], perm=[*range(rank - 2), rank - 1, rank - 2])
+                product = back.node("MatMul", [gradient, turned] if first else [turned, gradient])
+                wide = (*back.shape(y)[:-2], *shape[-2:])
+                back.add(own, unbroadcast(back, product, wide, shape))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Constant on the right and on the left; attention-like products of two computed operands."""

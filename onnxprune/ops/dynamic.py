@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
+from onnxprune.ops.backward_tools import unbroadcast
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 
@@ -208,6 +209,13 @@ class Expand(OpHandler):
             return x.expand(sizes)
 
         return run
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The sum over what was repeated."""
+        source, y = node.input(0), node.output()
+        if back.needs(source):
+            back.add(source, unbroadcast(back, back.gradient(y), back.shape(y), back.shape(source)))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A class token; a scale broadcast over positions."""

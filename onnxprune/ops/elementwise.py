@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, TorchRule
+from onnxprune.ops.backward_tools import unbroadcast, where_true
+from onnxprune.ops.base import Backward, OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
@@ -110,6 +111,21 @@ class Elementwise(OpHandler):
         """Biases and scales that stand apart from their layer."""
         return node.inputs if node.op_type in ("Add", "Mul") else ()
 
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Sums, products, quotients and powers; maxima, minima and choices by the route that was taken."""
+        y, names = node.output(), node.inputs
+        gradient = back.gradient(y)
+        parts: dict[int, str] = {}
+        for position, name in enumerate(names):
+            if back.needs(name):
+                part = _part(node, back, gradient, position)
+                if part is None:
+                    return False
+                parts[position] = unbroadcast(back, part, back.shape(y), back.shape(name))
+        for position, part in parts.items():
+            back.add(names[position], part)
+        return True
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A residual, a gate, a scale per channel, a scalar and a comparison."""
         yield example(
@@ -158,3 +174,42 @@ def _torch_function(node: Node) -> TorchRule:
         "LessOrEqual": torch.le,
     }
     return functions[node.op_type]
+
+
+def _part(node: Node, back: Backward, gradient: str, position: int) -> str | None:
+    """The gradient that goes to one operand, in the shape of the result; None without a rule."""
+    y, names, first = node.output(), node.inputs, position == 0
+
+    def quotient() -> str:
+        part = back.node("Div", [gradient, names[1]])
+        return part if first else back.node("Neg", [back.node("Mul", [part, y])])
+
+    def power() -> str | None:
+        exponent = back.value(names[1])
+        if exponent is None or exponent.size != 1:
+            return None
+        number = float(exponent.reshape(()))
+        lowered = back.node("Pow", [names[0], back.constant(number - 1)])
+        return back.node("Mul", [back.node("Mul", [gradient, lowered]), back.constant(number)])
+
+    def taken() -> str:
+        return where_true(back, back.node("Equal", [names[position], y]), gradient)
+
+    def chosen() -> str | None:
+        zero = back.constant(0.0)
+        pair = (gradient, zero) if position == 1 else (zero, gradient)
+        return None if first else back.node("Where", [names[0], *pair])
+
+    rules: dict[str, Callable[[], str | None]] = {
+        "Add": lambda: gradient,
+        "Sum": lambda: gradient,
+        "Sub": lambda: gradient if first else back.node("Neg", [gradient]),
+        "Mean": lambda: back.node("Div", [gradient, back.constant(float(len(names)))]),
+        "Mul": lambda: back.node("Mul", [gradient, names[1 - position]]),
+        "Div": quotient,
+        "Pow": lambda: power() if first else None,
+        "Max": taken,
+        "Min": taken,
+        "Where": chosen,
+    }
+    return rules[node.op_type]() if node.op_type in rules else None

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis, pass_through
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
@@ -66,6 +66,21 @@ class PerChannelNormalization(OpHandler):
         """Scale and bias."""
         return node.inputs[1:3]
 
+    def backward(self, node: Node, back: Backward) -> bool:
+        """BatchNormalization is a factor a channel, by the stored statistics."""
+        if len(node.inputs) != 5 or node.int("training_mode", 0):
+            return False
+        source = node.input(0)
+        scale, variance = back.value(node.input(1)), back.value(node.input(4))
+        if scale is None or variance is None:
+            return False
+        if back.needs(source):
+            epsilon = float(node.attributes.get("epsilon", 1e-5))
+            factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+            shaped = factor.reshape(1, -1, *(1,) * (len(back.shape(source)) - 2))
+            back.add(source, back.node("Mul", [back.gradient(node.output()), back.constant(shaped)]))
+        return True
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Between two convolutions."""
         yield example(
@@ -110,6 +125,23 @@ class MixingAxis(OpHandler):
         }
         function = functions[node.op_type]
         return lambda x: function(as_matrix(x, axis), 1).reshape(x.shape) if old else function(x, axis)
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Softmax `y (g - sum y g)` and LogSoftmax `g - e^y sum g` along their axis."""
+        source, y = node.input(0), node.output()
+        rank = len(back.shape(y))
+        axis = normal_axis(node.int("axis", -1 if node.opset >= 13 else 1), rank)
+        if node.op_type not in ("Softmax", "LogSoftmax") or (node.opset < 13 and axis != rank - 1):
+            return False
+        if back.needs(source):
+            gradient = back.gradient(y)
+            if node.op_type == "Softmax":
+                total = back.sum(back.node("Mul", [y, gradient]), [axis], keep=True)
+                back.add(source, back.node("Mul", [y, back.node("Sub", [gradient, total])]))
+            else:
+                total = back.sum(gradient, [axis], keep=True)
+                back.add(source, back.node("Sub", [gradient, back.node("Mul", [back.node("Exp", [y]), total])]))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Across rows, with channels beside: as it is, and as one of several axes before opset 13."""

@@ -8,7 +8,8 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.backward_tools import padded
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import integers, pad, select
@@ -87,6 +88,18 @@ class Pad(OpHandler):
             return x
 
         return run
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """What was added is cut off again."""
+        source, mode = node.input(0), str(node.attributes.get("mode", "constant"))
+        pads = node.ints("pads")
+        if pads is None and (value := back.value(node.input(1))) is not None:
+            pads = tuple(int(p) for p in value.ravel())
+        if mode != "constant" or pads is None or node.input(3):
+            return False
+        if back.needs(source):
+            back.add(source, padded(back, back.gradient(node.output()), [-p for p in pads], node.opset))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Zero channels around a narrow branch, added to a wide one; channels cut and added."""

@@ -1,5 +1,6 @@
 """Pooling and other operators that work on each channel apart."""
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.backward_tools import expanded_like
+from onnxprune.ops.base import Backward, ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
@@ -54,6 +56,29 @@ class Pool(OpHandler):
         if node.output(1):
             return None
         return _global_pooling(node) if node.op_type.startswith("Global") else _pooling(node)
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Means spread what arrives, maxima send it where they came from (evenly where several places have them)."""
+        source, y = node.input(0), node.output()
+        if node.op_type not in ("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool") or node.output(1):
+            return False
+        if not back.needs(source):
+            return True
+        gradient, sizes = back.gradient(y), back.shape(source)[2:]
+        if node.op_type == "GlobalAveragePool":
+            spread = back.node("Div", [gradient, back.constant(float(prod(sizes)))])
+            back.add(source, expanded_like(back, spread, source))
+        elif node.op_type == "GlobalMaxPool":
+            mask = back.node("Where", [back.node("Equal", [source, y]), *map(back.constant, (1.0, 0.0))])
+            axes = range(2, len(sizes) + 2)
+            shared = back.node("Div", [gradient, back.sum(mask, axes, keep=True)])
+            back.add(source, back.node("Mul", [mask, shared]))
+        else:
+            part = _windows_back(node, back, gradient)
+            if part is None:
+                return False
+            back.add(source, part)
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Local and global pooling."""
@@ -174,3 +199,57 @@ def _pooling(node: Node) -> TorchRule | None:
         return average(pad(x, whole), kernel, strides) / average(pad(ones, whole_ones), kernel, strides)
 
     return run
+
+
+def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
+    """The gradient of a window's value at each of its places: convolutions that pick one place of every window."""
+    source, y = node.input(0), node.output()
+    kernel = node.ints("kernel_shape") or ()
+    n, (channels, *sizes) = len(kernel), back.shape(source)[1:]
+    out = back.shape(y)[2:]
+    strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+    pads = window_pads(node, sizes, kernel)
+    whole = covered(sizes, kernel, strides, pads, dilations, ceil=bool(node.int("ceil_mode", 0)))
+    if min(whole) < 0:
+        return None
+    rest = [
+        sizes[a] - ((out[a] - 1) * strides[a] - whole[a] - whole[a + n] + (kernel[a] - 1) * dilations[a] + 1)
+        for a in range(n)
+    ]
+    shape: dict[str, Any] = {
+        "kernel_shape": list(kernel),
+        "strides": list(strides),
+        "dilations": list(dilations),
+        "pads": list(whole),
+        "group": channels,
+    }
+
+    def spread(tensor: str, weight: np.ndarray) -> str:
+        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        return back.node("ConvTranspose", [tensor, each], output_padding=rest, **shape)
+
+    if node.op_type == "AveragePool":
+        if node.int("count_include_pad", 0):
+            counts = np.full(out, float(prod(kernel)))
+            if whole != pads:  # what lies beyond the pads does not count
+                return None
+        else:
+            counts = np.ones(out)
+            for axis in range(n):
+                starts = np.arange(out[axis]) * strides[axis] - pads[axis]
+                places = starts[:, None] + np.arange(kernel[axis]) * dilations[axis]
+                inside = ((places >= 0) & (places < sizes[axis])).sum(1)
+                counts = counts * inside.reshape([-1 if a == axis else 1 for a in range(n)])
+        return spread(back.node("Div", [gradient, back.constant(counts[None, None])]), np.ones(kernel))
+    picks = []
+    for place in np.ndindex(*kernel):
+        weight = np.zeros(kernel)
+        weight[place] = 1.0
+        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        value = back.node("Conv", [source, each], **shape)
+        mask = back.node("Where", [back.node("Equal", [value, y]), *map(back.constant, (1.0, 0.0))])
+        picks.append((weight, mask))
+    total = functools.reduce(lambda a, b: back.node("Add", [a, b]), [mask for _, mask in picks])
+    shared = back.node("Div", [gradient, back.node("Max", [total, back.constant(1.0)])])
+    parts = [spread(back.node("Mul", [mask, shared]), weight) for weight, mask in picks]
+    return functools.reduce(lambda a, b: back.node("Add", [a, b]), parts)

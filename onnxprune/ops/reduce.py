@@ -1,13 +1,15 @@
 """Reductions: sums contract over the channels they reduce, other reductions freeze them; other axes pass."""
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, prod
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Product, TorchRule, normal_axis
+from onnxprune.ops.backward_tools import expanded_like
+from onnxprune.ops.base import Backward, OpHandler, Product, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import given_axes
@@ -54,6 +56,32 @@ class Reduce(OpHandler):
     def torch(self, node: Node) -> TorchRule:
         """The same reduction over the axes, all where none are given."""
         return _arg_reduction(node) if node.op_type.startswith("Arg") else _reduction(node)
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Sums and means spread what arrives over what they added up."""
+        source, y = node.input(0), node.output()
+        if node.op_type not in ("ReduceMean", "ReduceSum"):
+            return False
+        if back.needs(source):
+            gradient = back.gradient(y)
+            axes, shape = node.ints("axes"), back.shape(source)
+            if axes is None and node.input(1):
+                value = back.value(node.input(1))
+                if value is None:
+                    return False
+                axes = tuple(int(v) for v in value.ravel())
+            if not axes:
+                if node.int("noop_with_empty_axes", 0):
+                    return False
+                axes = tuple(range(len(shape)))
+            named = {normal_axis(axis, len(shape)) for axis in axes}
+            if not node.int("keepdims", 1):
+                kept = [1 if axis in named else 0 if axis == 0 else size for axis, size in enumerate(shape)]
+                gradient = back.node("Reshape", [gradient, back.constant(np.asarray(kept, np.int64))])
+            if node.op_type == "ReduceMean":
+                gradient = back.node("Div", [gradient, back.constant(float(prod(shape[axis] for axis in named)))])
+            back.add(source, expanded_like(back, gradient, source))
+        return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Spatial mean to a classifier; a norm and a maximum over channels."""

@@ -1,6 +1,6 @@
-"""Operators that join and select positions: Concat, Split, Slice, Gather."""
+"""Operators that select positions: Slice and Gather."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from math import inf
 from typing import Any
 
@@ -8,184 +8,11 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import ChannelUse, OpHandler, Product, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.backward_tools import selected_back
+from onnxprune.ops.base import Backward, OpHandler, Product, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
-from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.torch_tools import integers, select
-from onnxprune.ops.traits import Carried
-
-
-class Concat(OpHandler):
-    """Concat joins labels along its axis and ties them along the others."""
-
-    op_types = ("Concat",)
-    folds_up_to = inf
-
-    def couple(self, node: Node, labels: Labels) -> None:
-        """Parts without labels count as fixed channels; parts that nobody reads may become narrower than the others."""
-        output = node.output()
-        shape = labels.shape(output)
-        axis = normal_axis(node.int("axis", 0), len(shape))
-        parts = [labels.axis(name, axis) for name in node.inputs]
-        if any(ids is not None for ids in parts):
-            joined: list[Ids] = []
-            for name, ids in zip(node.inputs, parts, strict=True):
-                fixed = labels.fixed(labels.shape(name)[axis])
-                if ids is None and labels.adapts(name, axis):
-                    labels.set(name, axis, fixed)
-                joined.append(fixed if ids is None else ids)
-            labels.set(output, axis, np.concatenate(joined))
-        unread = self._unread(node, labels, axis)
-        for name in unread:
-            labels.leave(node, name)
-        for other in range(len(shape)):
-            if other != axis:
-                self._tie(node, labels, other, unread)
-
-    def _unread(self, node: Node, labels: Labels, axis: int) -> set[str]:
-        """Parts that no node behind reads, and that a part of the same length can stand for: see `rewrite`."""
-        read = labels.read_positions(node.output(), axis)
-        sizes = [labels.shape(name)[axis] for name in node.inputs]
-        if read is None or labels.axis(node.output(), axis) is not None:
-            return set()
-        parts = dict(zip(node.inputs, np.split(read, np.cumsum(sizes)[:-1]), strict=True))
-        lengths = {len(part) for part in parts.values() if part.any()}
-        return {n for n, part in parts.items() if not part.any() and len(part) in lengths and not labels.is_constant(n)}
-
-    def _tie(self, node: Node, labels: Labels, axis: int, unread: set[str]) -> None:
-        found = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs) if name not in unread]
-        present = [ids for name, ids in found if ids is not None]
-        if not present and all(labels.adapts(name, axis) for name, _ in found):
-            for name, _ in found:
-                labels.adapt(node.output(), axis, node, name, axis)
-        for name, ids in found:
-            if not present:
-                return
-            if ids is None and labels.adapts(name, axis):
-                labels.set(name, axis, present[0])
-            elif ids is None:
-                for one in present:
-                    labels.freeze_ids(one, node.output(), f"joined with {name!r}, which is not prunable", node)
-            else:
-                labels.tie(present[0], ids)
-        labels.set(node.output(), axis, present[0])
-
-    def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """A part that nobody reads gives way to one that is as wide as the result."""
-        shape = edit.shape(node.output()) or ()
-        axis = normal_axis(node.int("axis", 0), len(shape))
-        others = [other for other in range(len(shape)) if other != axis]
-
-        def fits(name: str) -> bool:
-            return all(edit.width(name, other) == edit.width(node.output(), other) for other in others)
-
-        lengths = {name: (edit.shape(name) or shape)[axis] for name in node.inputs}
-        for position, name in enumerate(node.inputs):
-            if not fits(name):
-                alike = (n for n in node.inputs if fits(n) and lengths[n] == lengths[name])
-                edit.read_instead(position, next(alike, name))
-
-    def moves(self, node: Node) -> tuple[int, ...]:
-        """All parts."""
-        return tuple(range(len(node.inputs)))
-
-    def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
-        """Operands of a join along images' channels, which may stay in blocks of channels."""
-        rank = labels.rank(node.output())
-        if rank != 4 or normal_axis(node.int("axis", 0), rank) != 1:
-            return ()
-        return tuple((ChannelUse.JOINED, labels.axis(name, 1)) for name in node.inputs)
-
-    def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:
-        """One part's channels after another's, where they are joined."""
-        joined = normal_axis(node.int("axis", 0), len(shape)) == axis
-        return Carried(axis, np.arange(sum(widths))) if joined else None
-
-    def torch(self, node: Node) -> TorchRule:
-        """The same join."""
-        import torch
-
-        return lambda *parts: torch.cat(parts, node.int("axis", 0))
-
-    def examples(self) -> Iterator[onnx.ModelProto]:
-        """Branches of different width, and the input itself."""
-        yield example(
-            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
-            h = Conv (x, w1)
-            i = Conv (x, w2)
-            c = Concat <axis = 1> (h, x, i)
-            y = Conv (c, w3) }""",
-            {"w1": (8, 3, 1, 1), "w2": (5, 3, 1, 1), "w3": (4, 16, 3, 3)},
-        )
-
-
-class Split(OpHandler):
-    """Split selects consecutive runs."""
-
-    op_types = ("Split",)
-    folds_up_to = inf
-
-    def couple(self, node: Node, labels: Labels) -> None:
-        """Each output takes its run of labels."""
-        source = node.input(0)
-        axis = normal_axis(node.int("axis", 0), labels.rank(source))
-        arrays = labels.get(source)
-        along = arrays[axis]
-        if along is not None and node.input(1) and labels.constant(node.input(1)) is None:
-            labels.freeze_node(node, "sizes of Split are computed")
-            return
-        if along is not None and not all(node.outputs):
-            labels.freeze_node(node, "an output of Split is not used")
-            return
-        start = 0
-        for output in filter(None, node.outputs):
-            size = labels.shape(output)[axis]
-            for other in range(len(arrays)):
-                if other == axis:
-                    labels.set(output, axis, None if along is None else along[start : start + size])
-                else:
-                    labels.follow(node, source, other, output, other)
-            start += size
-
-    def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Sizes are those that stay."""
-        shape = edit.shape(node.input(0)) or ()
-        axis = normal_axis(node.int("axis", 0), len(shape))
-        widths = [edit.width(output, axis) for output in node.outputs]
-        if any(width is None for width in widths):
-            return
-        if node.opset >= 13:
-            edit.set_input(1, np.array(widths, np.int64))
-            edit.set_attribute("num_outputs", None)
-        else:
-            edit.set_attribute("split", widths)
-
-    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
-        return (0,)
-
-    def torch(self, node: Node) -> TorchRule:
-        """Sizes from the attribute or the input, else equal ones (the last may be smaller)."""
-        axis, count = node.int("axis", 0), len(node.outputs)
-
-        def run(x: Any, sizes: Any = None) -> Any:
-            widths = node.ints("split") if sizes is None else integers(sizes)
-            return x.split(list(widths) if widths else -(-x.shape[axis] // count), axis)
-
-        return run
-
-    def examples(self) -> Iterator[onnx.ModelProto]:
-        """Two uneven parts that go different ways."""
-        yield example(
-            """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
-            h = Conv (x, w1)
-            a, b = Split <axis = 1> (h, sizes)
-            p = Conv (a, w2)
-            q = Conv (b, w3)
-            y = Add (p, q) }""",
-            {"w1": (8, 3, 3, 3), "w2": (4, 5, 1, 1), "w3": (4, 3, 1, 1)},
-            {"sizes": np.array([5, 3])},
-        )
+from onnxprune.ops.labels import Labels
+from onnxprune.ops.torch_tools import select
 
 
 class Slice(OpHandler):
@@ -252,6 +79,23 @@ class Slice(OpHandler):
         else:
             edit.set_attribute("starts", starts)
             edit.set_attribute("ends", ends)
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Back to the places that were taken, zeros elsewhere."""
+        source, shape = node.input(0), back.shape(node.input(0))
+        limits = slice_limits(node, back.value, len(shape))
+        if limits is None:
+            return False
+        if back.needs(source):
+            gradient = back.gradient(node.output())
+            for axis, limit in limits.items():
+                taken = np.arange(shape[axis])[limit]
+                if axis == 0 and len(taken) != shape[0]:
+                    return False
+                if axis > 0:
+                    gradient = selected_back(back, gradient, len(shape), axis, taken, shape[axis])
+            back.add(source, gradient)
+        return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
@@ -372,6 +216,20 @@ class Gather(OpHandler):
         chosen = np.where(chosen < 0, chosen + len(kept), chosen)
         position = np.cumsum(kept) - 1
         edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim == 1 else chosen].astype(np.int64))
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """Back to the places that were picked, added up where one was picked twice."""
+        source, shape, indices = node.input(0), back.shape(node.input(0)), back.value(node.input(1))
+        axis = normal_axis(node.int("axis", 0), len(shape))
+        if indices is None or indices.ndim > 1 or axis == 0:
+            return False
+        if back.needs(source):
+            gradient = back.gradient(node.output())
+            if indices.ndim == 0:
+                single = np.array([0, *shape[1:axis], 1, *shape[axis + 1 :]])
+                gradient = back.node("Reshape", [gradient, back.constant(single)])
+            back.add(source, selected_back(back, gradient, len(shape), axis, indices.reshape(-1), shape[axis]))
+        return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""

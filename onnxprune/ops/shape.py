@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.backward_tools import moved_back
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
@@ -28,6 +29,15 @@ class Transpose(OpHandler):
         perm = node.ints("perm") or tuple(reversed(range(labels.rank(node.input(0)))))
         for axis, position in enumerate(perm):
             labels.follow(node, node.input(0), position, node.output(), axis)
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The inverse permutation."""
+        source = node.input(0)
+        if back.needs(source):
+            perm = node.ints("perm") or tuple(reversed(range(len(back.shape(source)))))
+            inverse = sorted(range(len(perm)), key=perm.__getitem__)
+            back.add(source, back.node("Transpose", [back.gradient(node.output())], perm=inverse))
+        return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
@@ -180,6 +190,10 @@ class Reshape(OpHandler):
 
         return run
 
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The shape from before."""
+        return moved_back(back, node)
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Flatten to a classifier, a constant target, heads and a shuffle."""
         yield example(
@@ -259,6 +273,10 @@ class Squeeze(OpHandler):
             return x
 
         return squeeze if node.op_type == "Squeeze" else unsqueeze
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The shape from before."""
+        return moved_back(back, node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Squeeze-excitation with dense layers."""

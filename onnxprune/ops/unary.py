@@ -1,5 +1,7 @@
 """Elementwise operators of one input: labels pass, axis by axis."""
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
@@ -8,7 +10,8 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node, is_float
-from onnxprune.ops.base import OpHandler, Rewriting, TorchRule, pass_through
+from onnxprune.ops.backward_tools import where_true
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
@@ -96,6 +99,16 @@ class Unary(OpHandler):
         """The function of the same meaning."""
         return _torch_function(node)
 
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The gradient times the slope at the point."""
+        source = node.input(0)
+        if back.needs(source):
+            part = _through(node, back, back.gradient(node.output()))
+            if part is None:
+                return False
+            back.add(source, part)
+        return True
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A hidden layer behind each activation."""
         for op_type in ("Relu", "Sigmoid", "HardSwish", "Erf", "Identity", "Clip"):
@@ -139,6 +152,12 @@ class Dropout(OpHandler):
 
         return lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)) if node.output(1) else x
 
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The gradient as it is."""
+        if back.needs(node.input(0)):
+            back.add(node.input(0), back.gradient(node.output()))
+        return True
+
 
 class PRelu(OpHandler):
     """PRelu: the slope broadcasts to the data."""
@@ -174,6 +193,14 @@ class PRelu(OpHandler):
     def trained(self, node: Node) -> tuple[str, ...]:
         """The slope."""
         return node.inputs[1:]
+
+    def backward(self, node: Node, back: Backward) -> bool:
+        """The slope applies below 0."""
+        source, gradient = node.input(0), back.gradient(node.output())
+        if back.needs(source):
+            below = back.node("Mul", [gradient, node.input(1)])
+            back.add(source, back.node("Where", [back.node("Greater", [source, back.constant(0.0)]), gradient, below]))
+        return True
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Nothing spells out widths: the slope is compressed like any weight."""
@@ -288,3 +315,72 @@ def _torch_function(node: Node) -> TorchRule | None:
         target = dtype(node.attributes["to"])
         return None if target is None else lambda x: x.to(target)
     return functions.get(node.op_type)
+
+
+def _through(node: Node, back: Backward, gradient: str) -> str | None:
+    """The gradient times an operator's slope; None without a rule."""
+    x, y = node.input(0), node.output()
+    constant = back.constant
+
+    def number(name: str, default: float) -> float:
+        return float(node.attributes.get(name, default))
+
+    def product(*factors: str) -> str:
+        return functools.reduce(lambda a, b: back.node("Mul", [a, b]), factors)
+
+    def above(level: float) -> str:
+        return back.node("Greater", [x, constant(level)])
+
+    def below_zero(factor: str) -> str:
+        return back.node("Where", [above(0.0), gradient, product(gradient, factor)])
+
+    def one_minus(tensor: str) -> str:
+        return back.node("Sub", [constant(1.0), tensor])
+
+    def hard_sigmoid() -> str:
+        alpha, beta = number("alpha", 0.2), number("beta", 0.5)
+        inside = back.node("And", [above(-beta / alpha), back.node("Not", [above((1 - beta) / alpha)])])
+        return where_true(back, inside, product(gradient, constant(alpha)))
+
+    def hard_swish() -> str:
+        slope = back.node("Add", [back.node("Div", [x, constant(3.0)]), constant(0.5)])
+        return where_true(back, above(-3.0), back.node("Where", [above(3.0), gradient, product(gradient, slope)]))
+
+    def swish() -> str:
+        alpha = constant(number("alpha", 1.0))
+        gate = back.node("Sigmoid", [product(x, alpha)])
+        return product(gradient, back.node("Add", [gate, product(y, alpha, one_minus(gate))]))
+
+    def gelu() -> str:
+        part = back.node("Erf", [back.node("Div", [x, constant(math.sqrt(2))])])
+        gate = product(back.node("Add", [part, constant(1.0)]), constant(0.5))
+        bell = product(x, back.node("Exp", [product(x, x, constant(-0.5))]), constant(1 / math.sqrt(2 * math.pi)))
+        return product(gradient, back.node("Add", [gate, bell]))
+
+    rules: dict[str, Callable[[], str]] = {
+        "Identity": lambda: gradient,
+        "Cast": lambda: gradient,
+        "Neg": lambda: back.node("Neg", [gradient]),
+        "Relu": lambda: where_true(back, above(0.0), gradient),
+        "LeakyRelu": lambda: below_zero(constant(number("alpha", 0.01))),
+        "ThresholdedRelu": lambda: where_true(back, above(number("alpha", 1.0)), gradient),
+        "Abs": lambda: below_zero(constant(-1.0)),
+        "Elu": lambda: below_zero(back.node("Add", [y, constant(number("alpha", 1.0))])),
+        # Where nothing was cut off, the output is the input.
+        "Clip": lambda: where_true(back, back.node("Equal", [x, y]), gradient),
+        "Sigmoid": lambda: product(gradient, y, one_minus(y)),
+        "Tanh": lambda: product(gradient, one_minus(product(y, y))),
+        "HardSigmoid": hard_sigmoid,
+        "HardSwish": hard_swish,
+        "Softplus": lambda: product(gradient, back.node("Sigmoid", [x])),
+        "Swish": swish,
+        "Exp": lambda: product(gradient, y),
+        "Log": lambda: back.node("Div", [gradient, x]),
+        "Sqrt": lambda: back.node("Div", [gradient, product(y, constant(2.0))]),
+        "Reciprocal": lambda: back.node("Neg", [product(gradient, y, y)]),
+        "Erf": lambda: product(gradient, back.node("Exp", [product(x, x, constant(-1.0))]), constant(2 / math.pi**0.5)),
+        "Gelu": gelu,
+    }
+    if node.op_type not in rules or str(node.attributes.get("approximate", "none")) != "none":
+        return None
+    return rules[node.op_type]()

@@ -52,7 +52,7 @@ class _Smooth:
     def __init__(self, program: OamipProgram) -> None:
         self.kept = np.setdiff1d(np.arange(len(program.linear.c)), program.loss_columns)
         self.weight = program.loss_weight
-        self.labels = program.labels
+        self.targets = np.stack(program.targets)
         self.classes = len(program.offsets[0])
         self.jacobian = np.concatenate([matrix.toarray()[:, self.kept] for matrix in program.logits])
         self.offset = np.concatenate(program.offsets)
@@ -60,15 +60,13 @@ class _Smooth:
     def at(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient and a factor `F` with Hessian `F' F`."""
         z = (self.jacobian @ x + self.offset).reshape(-1, self.classes)
-        images = np.arange(len(z))
-        own = z[images, self.labels].copy()
+        own = np.sum(self.targets * z, axis=1)
         top = z.max(axis=1, keepdims=True)
         p = np.exp(z - top)
         total = p.sum(axis=1, keepdims=True)
         p /= total
         value = self.weight * float(np.sum(np.log(total[:, 0]) + top[:, 0] - own))
-        slope = p.copy()
-        slope[images, self.labels] -= 1.0
+        slope = p - self.targets
         gradient = self.weight * (self.jacobian.T @ slope.ravel())
         # diag(p) - p p' = R' R with R = diag(sqrt p) (I - 1 p'), since p sums to 1.
         rows = self.jacobian.reshape(len(z), self.classes, -1)

@@ -23,7 +23,7 @@ _FEASIBILITY = 1e-6  # violation that arithmetic may leave, relative to the row'
 
 @dataclass(frozen=True, slots=True)
 class OamipProgram:
-    """The program. The loss of image `m` at `x` is `logsumexp(z) - z[labels[m]]` with `z = offsets[m] + logits[m] x`.
+    """The program. The loss of image `m` at `x` is `logsumexp(z) - targets[m] . z` with `z = offsets[m] + logits[m] x`.
 
     Attributes:
         linear: columns, rows and costs; the log-sum-exp terms are missing.
@@ -32,7 +32,7 @@ class OamipProgram:
         sparsity: columns that carry the sparsity term.
         logits: per image, `(classes, n)`.
         offsets: per image, `(classes,)`.
-        labels: `(M,)`.
+        targets: per image, `(classes,)` probabilities that add up to 1: 1 for the label, or the original's softmax.
         loss_columns: `(M,)` columns `e_m`.
         loss_weight: lambda / M.
         blocks: layer and number of rows of each run of rows, in their order.
@@ -44,7 +44,7 @@ class OamipProgram:
     sparsity: np.ndarray
     logits: tuple[csr_array, ...]
     offsets: tuple[np.ndarray, ...]
-    labels: np.ndarray
+    targets: tuple[np.ndarray, ...]
     loss_columns: np.ndarray
     loss_weight: float
     blocks: tuple[tuple[str, int], ...]
@@ -68,7 +68,7 @@ class OamipProgram:
 
     def losses(self, x: np.ndarray) -> np.ndarray:
         """`(M,)` loss of each image at `x`, not weighted."""
-        return np.array([self._loss(m, x)[0] for m in range(len(self.labels))])
+        return np.array([self._loss(m, x)[0] for m in range(len(self.targets))])
 
     def tangents(self, x: np.ndarray, images: np.ndarray) -> tuple[csr_array, np.ndarray]:
         """Rows `e_m - gradient . x' >= loss - gradient . x`: matrix and right-hand sides, one row an image."""
@@ -76,8 +76,7 @@ class OamipProgram:
         sides = np.zeros(len(images))
         for row, m in enumerate(images):
             loss, softmax = self._loss(m, x)
-            softmax[self.labels[m]] -= 1.0
-            gradient = self.logits[m].T @ softmax
+            gradient = self.logits[m].T @ (softmax - self.targets[m])
             gradients[row] = -gradient
             gradients[row, self.loss_columns[m]] += 1.0
             sides[row] = loss - gradient @ x
@@ -107,7 +106,7 @@ class OamipProgram:
         top = z.max()
         weights = np.exp(z - top)
         total = weights.sum()
-        return float(top + np.log(total) - z[self.labels[m]]), weights / total
+        return float(top + np.log(total) - self.targets[m] @ z), weights / total
 
 
 def _term(scores: np.ndarray) -> float:
@@ -158,18 +157,10 @@ def build(
         SolverError: the original network breaks a row.
     """
     builder = Builder()
+    columns = start_columns(builder, layers, len(images))
     column = np.full(len(fixed), -1)
-    sizes = [len(units) for units in layers]
-    scores = [builder.add_columns(np.zeros(n), np.ones(n), np.ones(n)) for n in sizes]
-    for units, columns in zip(layers, scores, strict=True):
-        column[units] = columns
-    start = _sparsity_columns(np.full(len(layers), -1.0))
-    # Every term is between -2 and -1, so that t is, and no excess is above 1.
-    low, high = (np.where(np.arange(len(start)) == 0, a, b) for a, b in ((-2.0, 0.0), (-1.0, 1.0)))
-    sparsity = builder.add_columns(low, high, start)
-    count = len(images)
-    losses = builder.add_columns(np.zeros(count), np.full(count, np.inf), np.zeros(count))
-
+    for units, own in zip(layers, columns.scores, strict=True):
+        column[units] = own
     outputs = []
     largest = np.zeros(len(fixed))
     for image in images:
@@ -182,12 +173,66 @@ def build(
         outputs.append(output)
         largest = np.maximum(largest, active)
 
+    targets = [one_hot(int(label), len(output.constant)) for label, output in zip(labels, outputs, strict=True)]
+    logits = [(output.constant, output.matrix) for output in outputs]
+    return assemble(builder, columns, logits, targets, lambda_), largest
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Numbers of the columns that every program has.
+
+    Attributes:
+        scores: per layer, of its units.
+        sparsity: those that carry the sparsity term.
+        losses: one an image.
+    """
+
+    scores: tuple[np.ndarray, ...]
+    sparsity: np.ndarray
+    losses: np.ndarray
+
+
+def start_columns(builder: Builder, layers: Sequence[np.ndarray], images: int) -> Columns:
+    """Add the columns of scores, of the sparsity term and of the losses."""
+    scores = [builder.add_columns(np.zeros(n), np.ones(n), np.ones(n)) for n in map(len, layers)]
+    start = _sparsity_columns(np.full(len(layers), -1.0))
+    # Every term is between -2 and -1, so that t is, and no excess is above 1.
+    low, high = (np.where(np.arange(len(start)) == 0, a, b) for a, b in ((-2.0, 0.0), (-1.0, 1.0)))
+    sparsity = builder.add_columns(low, high, start)
+    return Columns(
+        tuple(scores), sparsity, builder.add_columns(np.zeros(images), np.full(images, np.inf), np.zeros(images))
+    )
+
+
+def one_hot(label: int, classes: int) -> np.ndarray:
+    """`(classes,)` 1 for a class, else 0."""
+    return np.asarray(np.arange(classes) == label, np.float64)
+
+
+def assemble(
+    builder: Builder,
+    columns: Columns,
+    logits: Sequence[tuple[np.ndarray, csr_array]],
+    targets: Sequence[np.ndarray],
+    lambda_: float,
+) -> OamipProgram:
+    """The program of all rows that were added.
+
+    Args:
+        builder: columns and rows.
+        columns: which of the columns are scores, sparsity and losses.
+        logits: per image, `(classes,)` constants and a matrix `(classes, n)`.
+        targets: per image, `(classes,)` probabilities.
+        lambda_: weight of the loss.
+    """
+    layers = columns.scores
     rows, row_lower, row_upper = builder.rows()
-    linking = _linking_rows(scores, sparsity, builder.columns)
+    linking = _linking_rows(layers, columns.sparsity, builder.columns)
     c = np.zeros(builder.columns)
-    c[sparsity] = 1.0
-    c[sparsity[0]] = max(1, len(layers) - 1)
-    c[losses] = lambda_ / count
+    c[columns.sparsity] = 1.0
+    c[columns.sparsity[0]] = max(1, len(layers) - 1)
+    c[columns.losses] = lambda_ / len(logits)
     linear = LinearProgram(
         c=c,
         A=csr_array(vstack([linking, rows], format="csr")),
@@ -200,16 +245,16 @@ def build(
     program = OamipProgram(
         linear=linear,
         start=builder.start,
-        layers=tuple(scores),
-        sparsity=sparsity,
-        logits=tuple(widened(output.matrix, builder.columns) for output in outputs),
-        offsets=tuple(output.constant for output in outputs),
-        labels=labels,
-        loss_columns=losses,
-        loss_weight=lambda_ / count,
+        layers=layers,
+        sparsity=columns.sparsity,
+        logits=tuple(widened(matrix, builder.columns) for _, matrix in logits),
+        offsets=tuple(constant for constant, _ in logits),
+        targets=tuple(targets),
+        loss_columns=columns.losses,
+        loss_weight=lambda_ / len(logits),
         blocks=(("sparsity term", len(layers)), *((b.node, b.matrix.shape[0]) for b in builder.blocks)),
     )
-    return replace(program, start=program.completed(builder.start)), largest
+    return replace(program, start=program.completed(builder.start))
 
 
 def _linking_rows(scores: Sequence[np.ndarray], sparsity: np.ndarray, columns: int) -> csr_array:

@@ -1,6 +1,6 @@
 """`--importance oamip`: the paper's scores. Chooses images, makes programs, runs them, and gathers the scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
 
@@ -13,16 +13,20 @@ from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
 from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.oamip.affine_scores import affine_scores
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
+from onnxprune.importance.oamip.form import check_form, chosen_form, is_decoupled
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
+from onnxprune.importance.oamip.reporting import by_tensor
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
 from onnxprune.ops.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
+_IMAGES, _AFFINE_IMAGES = "10", "128"
 
 
 def score(context: ScoreContext) -> Scores:
@@ -35,6 +39,7 @@ def score(context: ScoreContext) -> Scores:
     """
     if context.data is None or not len(context.data):
         raise InputError("--importance oamip needs calibration inputs; give them with --data")
+    check_form(context.oamip)
     if not context.analysis.groups:
         return Scores(())
     config, data = context.oamip, context.data
@@ -48,11 +53,15 @@ def score(context: ScoreContext) -> Scores:
             "value(s) a row; use another --importance"
         )
     predicted = values.argmax(axis=1)
-    choice = choose(config.images, predicted, data.classes, context.run.seed)
+    form, reason = chosen_form(context, analysis)
+    count = config.images if config.images != "auto" else _AFFINE_IMAGES if form == "affine" else _IMAGES
+    choice = choose(count, predicted, data.classes, context.run.seed)
     labels = predicted if data.classes is None else data.classes
-    notes = list(choice.notes)
+    notes = [*choice.notes, *reason]
     layers = [group.units for group in context.analysis.groups]
-    if config.decoupled:
+    if form == "affine":
+        return affine_scores(context, analysis, choice.sets, labels, notes)
+    if form == "decoupled":
         tasks, more = module_tasks(context, analysis, choice.sets, labels, _how(config, exact=True))
         notes += more
         results = _run(context, tasks)
@@ -73,7 +82,7 @@ def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
     facts = context.analysis.facts
     if facts is None or any(facts.shapes.get(name) != shape for name, shape in given.items()):
         facts = gather_facts(context.model, context.analysis.graph, given)
-    if facts.batch != 1 and not context.oamip.decoupled:
+    if facts.batch != 1 and not is_decoupled(context.oamip):
         raise ModelError(
             f"{context.model.name}: the program of --importance oamip holds single images, and the model's "
             f"batch is fixed to {facts.batch}; export it with a batch of 1 or a symbolic one"
@@ -172,6 +181,7 @@ def _scores(
         seconds=float(sum(result.seconds for result in results)),
     )
     report = {
+        "form": "decoupled" if is_decoupled(config) else "joint",
         "objective": objective,
         "sparsity_term": float(np.mean([result.sparsity_term for result in results])),
         "loss_term": float(np.mean([result.loss_term for result in results])),
@@ -184,18 +194,6 @@ def _scores(
         "rows": sum(result.rows for result in results),
         "columns": sum(result.columns for result in results),
         "integer_gates": sum(result.gates for result in results),
-        "scores": _by_tensor(context, analysis, unit_scores),
+        "scores": by_tensor(context, analysis, unit_scores),
     }
     return Scores(tuple(groups), program, report, tuple(notes))
-
-
-def _by_tensor(context: ScoreContext, analysis: Analysis, unit_scores: np.ndarray) -> Mapping[str, list[float]]:
-    """Per scored tensor, the score of each channel; 1 for channels that cannot be pruned."""
-    found = {}
-    shown = unit_scores.copy()
-    shown[0] = 1.0
-    for tensor, units in score_points(analysis).items():
-        labels = context.analysis.labels[tensor]
-        ids = next(ids for ids in labels if ids is not None and np.isin(ids, units[units > 0]).any())
-        found[tensor] = [round(float(s), 6) for s in shown[ids]]
-    return found

@@ -110,7 +110,7 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
     """The program with relaxed gates."""
     began = perf_counter()
     linear = program.linear
-    every = np.arange(len(program.labels))
+    every = np.arange(len(program.targets))
     best, objective, bound = program.start, program.objective(program.start), -np.inf
     priced = np.zeros(0, dtype=np.int64)
     if applicable(program):
@@ -177,7 +177,7 @@ def _solve_integer(
     began = perf_counter()
     best, objective = program.start, program.objective(program.start)
     bound, status = relaxed.bound, "limit"
-    every = np.arange(len(program.labels))
+    every = np.arange(len(program.targets))
     rounds = 0
     while rounds < _ROUNDS:
         left = None if time_limit is None else time_limit - (perf_counter() - began)

@@ -81,7 +81,7 @@ def by_highs(program: OamipProgram) -> float:
     rows, sides, point = [], [], program.start
     tolerance = 1e-5 if program.linear.integer.any() else 1e-6  # HiGHS leaves integer programs a gap of 1e-6 itself
     for _ in range(200):
-        row, side = program.tangents(point, np.arange(len(program.labels)))
+        row, side = program.tangents(point, np.arange(len(program.targets)))
         rows.append(row)
         sides.append(side)
         extra = np.concatenate(sides)
