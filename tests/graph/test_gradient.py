@@ -123,12 +123,14 @@ def test_gradients_are_slopes(proto: onnx.ModelProto, seed: int) -> None:
         axis, channel = wanted[tensor], int(rng.integers(values.shape[1]))
         shape = [values.shape[1] if n == axis else 1 for n in range(len(a.shape(tensor)))]
         changed = load(with_factor(proto, tensor, shape))
-        ends = []
-        for sign in (1, -1):
+        at = []
+        for change in (-step, 0.0, step):
             factor = np.ones(shape, np.float32)
-            factor.reshape(-1)[channel] += sign * step
+            factor.reshape(-1)[channel] += change
             (result, *_) = run(changed, {**feed, "factor": factor})
-            ends.append(float((result.astype(np.float64) * direction).sum()))
-        slope = (ends[0] - ends[1]) / (2 * step)
+            at.append(float((result.astype(np.float64) * direction).sum()))
+        # At a kink (equal values in a maximum, say) the slopes of both sides differ, and any between them will do.
+        low, high = sorted(((at[1] - at[0]) / step, (at[2] - at[1]) / step))
         scale = float(np.abs(values).sum()) + float(np.abs(before).sum()) + 1e-3
-        assert abs(slope - float(values[:, channel].sum())) <= 0.05 * scale
+        found_slope = float(values[:, channel].sum())
+        assert low - 0.05 * scale <= found_slope <= high + 0.05 * scale
