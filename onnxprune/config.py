@@ -301,7 +301,11 @@ class PruneConfig:
     lossless: bool = option(
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
     )
-    keep: tuple[str, ...] = option((), "Never prune groups whose name matches this pattern.", metavar="PATTERN")
+    keep: tuple[str, ...] = option(
+        (),
+        "Never prune this group: its name or a producer's as inspect prints it, else a regular expression.",
+        metavar="PATTERN",
+    )
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
     distill: int = option(
         0,

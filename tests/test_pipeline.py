@@ -3,9 +3,12 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.allocation.costs import CostModel
+from onnxprune.allocation.keep import kept_groups
 from onnxprune.allocation.plan import plan_mask
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.plan import PrunePlan
+from onnxprune.core.text import visible
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.ops.examples import example
@@ -167,13 +170,49 @@ def test_keep_may_be_one_text(network, images):
     assert as_text.plan == in_tuple.plan
 
 
-def test_a_pattern_that_keeps_nothing_is_named(network, images):
-    """With a typing error the groups that were to stay were pruned, and nothing was said."""
-    name = onnxprune.analyze(network).groups[-1].name
-    result = onnxprune.prune(network, images, targets="macs=0.9", importance="magnitude", keep=(name, "layer7"))
-    assert [note for note in result.notes if "--keep" in note] == [
-        "--keep 'layer7' matches no group that can be pruned; `onnxprune inspect` lists their names"
-    ]
+def test_a_pattern_that_keeps_nothing_is_refused(network, images):
+    """With a typing error the groups that were to stay were pruned, with no more than a note."""
+    analysis = onnxprune.analyze(network)
+    name = analysis.groups[-1].name
+    stages = []
+
+    def progress(stage, *_):
+        stages.append(stage)
+
+    with pytest.raises(InputError, match=f"--keep '{name}x{name}' matches nothing in .*; did you mean.* '{name}'"):
+        onnxprune.prune(network, images, targets="macs=0.9", keep=(name, f"{name}x{name}"), progress=progress)
+    assert set(stages) <= {"load", "analyse"}
+    with pytest.raises(InputError, match="`onnxprune inspect` lists the names"):
+        onnxprune.prune(network, images, targets="macs=0.9", keep="zzzzzzzzzzzzzzz")
+    with pytest.raises(InputError, match="neither a name nor a regular expression"):
+        onnxprune.prune(network, images, targets="macs=0.9", keep="(")
+
+
+def test_a_pattern_for_what_stays_anyway_is_a_note(network, images):
+    last = onnxprune.analyze(network).layers[-1].node
+    result = onnxprune.prune(network, images, targets="macs=0.9", importance="magnitude", keep=(f"^{last}$",))
+    assert f"--keep '^{last}$' matches only what cannot be pruned anyway" in result.notes
+
+
+ODD_NAMES = ("net[0].conv", "net0aconv", "net[0].conv2", "(", "a*", "\\d", "^$", "\x1b[2J", "x" * 3000)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_as_inspect_prints_it_keeps_its_group_alone(name):
+    """Names with brackets and dots were taken for regular expressions, and the layer was pruned."""
+    text = "".join(f"h{n} = Gemm (h{n - 1}, w{n})" for n in range(1, len(ODD_NAMES) + 2)).replace("h0", "x")
+    last = len(ODD_NAMES) + 1
+    weights = {f"w{n}": (8, 8) for n in range(1, last + 1)}
+    proto = example(f"g (float[N,8] x) => (float[N,8] h{last}) {{ {text} }}", weights)
+    for node, given in zip(proto.graph.node, ODD_NAMES, strict=False):
+        node.name = given
+    analysis = onnxprune.analyze(proto)
+    for option in (name, visible(name)):
+        assert kept_groups(analysis, (option,)) == {name}
+        (layer,) = (layer for layer in analysis.layers if layer.node == name)
+        assert CostModel(analysis).macs(option)([8] * last) == analysis.layer_macs(layer, analysis.none_removed())
+    found = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", keep=name)
+    assert {group.name: group.kept for group in found.groups}[name] == 8
 
 
 def test_kept_groups_and_rounding_are_respected(network, images):

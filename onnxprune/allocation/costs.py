@@ -1,6 +1,5 @@
 """From a Analysis and the user's targets to budgets on exact cost polynomials."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -10,8 +9,9 @@ from onnxprune.allocation.problem import Budget, CostPolynomial
 from onnxprune.config import Target
 from onnxprune.core.costs import Costs
 from onnxprune.core.errors import InputError
+from onnxprune.core.patterns import alike, matching
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Ids
+from onnxprune.structure.units import Ids, Layer
 
 LinearForm = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
@@ -56,7 +56,7 @@ class CostModel:
 
     def macs(self, layers: str | None = None) -> CostPolynomial:
         """Multiply-adds of the layers whose node names match (all without a pattern)."""
-        return total(self.product(layer.factors) for layer in self._analysis.layers if _matches(layers, layer.node))
+        return total(self.product(layer.factors) for layer in self._chosen(layers))
 
     def params(self, layers: str | None = None) -> CostPolynomial:
         """Elements of floating-point constants (of the weights and biases of matching layers, with a pattern)."""
@@ -75,11 +75,18 @@ class CostModel:
         count: Callable[[str | None], CostPolynomial] = getattr(self, kind)
         return count(layers)
 
+    def _chosen(self, layers: str | None) -> list[Layer]:
+        """The layers that a pattern means; see `core.patterns.matching`."""
+        if layers is None:
+            return [*self._analysis.layers]
+        found = matching(layers, (layer.node for layer in self._analysis.layers), "target")
+        return [layer for layer in self._analysis.layers if layer.node in found]
+
     def _names(self, layers: str | None) -> list[str]:
         constants = self._analysis.constants
         if layers is None:
             return list(constants)
-        chosen = [layer for layer in self._analysis.layers if _matches(layers, layer.node)]
+        chosen = self._chosen(layers)
         names = [name for layer in chosen for name in (layer.weight, layer.bias) if name in constants]
         return [str(name) for name in dict.fromkeys(names)]
 
@@ -100,10 +107,10 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
     Raises:
         InputError: a layer pattern that matches no layer or is not a regular expression.
     """
+    check_layers(analysis, targets)
     costs = CostModel(analysis)
     found = []
     for target in targets:
-        _check_pattern(analysis, target)
         polynomial = costs.of(target.kind, target.layers)
         whole = polynomial([len(group) for group in analysis.groups])
         if target.layers is None:
@@ -113,19 +120,16 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
     return tuple(found)
 
 
-def _check_pattern(analysis: Analysis, target: Target) -> None:
-    if target.layers is None:
-        return
-    try:
-        matched = any(_matches(target.layers, layer.node) for layer in analysis.layers)
-    except re.error as error:
-        raise InputError(f"target {str(target)!r}: {target.layers!r} is not a regular expression ({error})") from error
-    if not matched:
-        raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}; `onnxprune inspect` lists them")
+def check_layers(analysis: Analysis, targets: Iterable[Target]) -> None:
+    """Refuse targets for layers that there are none of.
 
-
-def _matches(pattern: str | None, name: str) -> bool:
-    return pattern is None or re.search(pattern, name) is not None
+    Raises:
+        InputError: a layer pattern that matches no layer or is not a regular expression.
+    """
+    names = [layer.node for layer in analysis.layers]
+    for target in targets:
+        if target.layers is not None and not matching(target.layers, names, f"target {str(target)!r}:"):
+            raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}{alike(target.layers, names)}")
 
 
 def total(parts: Iterable[CostPolynomial]) -> CostPolynomial:

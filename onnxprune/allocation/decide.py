@@ -1,12 +1,12 @@
 """From scores to the units that go: by threshold, or by the allocation program to meet budgets."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.allocation.allocate import allocate
+from onnxprune.allocation.keep import kept_groups
 from onnxprune.allocation.problem import AllocationProblem, Budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
@@ -15,7 +15,7 @@ from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Group, Ids
+from onnxprune.structure.units import Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,12 @@ def by_budget(
         BudgetError: no choice meets the budgets.
         SolverError: the solver failed.
     """
+    whole = kept_groups(analysis, config.keep)
     problem = AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
         minimum=tuple(max((minimum or {}).get(score.group, 1), score.least) for score in scores.groups),
-        fixed=frozenset(index for index, group in enumerate(analysis.groups) if is_kept(group, config.keep)),
+        fixed=frozenset(index for index, group in enumerate(analysis.groups) if group.name in whole),
     )
     widths, problem = _reachable(problem, widths)
     found = allocate(problem, seed=config.seed)
@@ -121,9 +122,10 @@ def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Wid
     """
     fixed = None if threshold == "mean" else _number(threshold)
     removed = analysis.none_removed()
+    whole = kept_groups(analysis, config.keep)
     damage = 0.0
     for index, (group, score) in enumerate(zip(analysis.groups, scores.groups, strict=True)):
-        if is_kept(group, config.keep):
+        if group.name in whole:
             continue
         limit = float(score.scores.mean()) if fixed is None else fixed
         values = score.scores.copy()
@@ -159,26 +161,6 @@ def without_loss(analysis: Analysis, free: Ids, widths: Widths) -> Decision:
         )
     )
     return Decision(removed, ProgramReport("none"), {}, 0.0, notes=notes, rule=widths.rule, steps=widths.steps)
-
-
-def is_kept(group: Group, patterns: Sequence[str]) -> bool:
-    """Whether a `--keep` pattern (a regular expression) matches the group's name or one of its producers.
-
-    Raises:
-        InputError: a pattern is not a regular expression.
-    """
-    for pattern in patterns:
-        try:
-            if any(re.search(pattern, name) for name in (group.name, *group.producers)):
-                return True
-        except re.error as error:
-            raise InputError(f"--keep {pattern!r} is not a regular expression ({error})") from error
-    return False
-
-
-def without_match(analysis: Analysis, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The `--keep` patterns that match no group."""
-    return tuple(pattern for pattern in patterns if not any(is_kept(group, (pattern,)) for group in analysis.groups))
 
 
 def _number(threshold: str) -> float:

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-from onnxprune.allocation.decide import Decision, without_match
+from onnxprune.allocation.decide import Decision
+from onnxprune.allocation.keep import without_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import PruneConfig
@@ -100,8 +101,8 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
 
 def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
     notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
-    for pattern in without_match(prepared.analysis, config.keep):
-        notes.append(f"--keep {pattern!r} matches no group that can be pruned; `onnxprune inspect` lists their names")
+    for pattern in without_groups(prepared.analysis, config.keep):
+        notes.append(f"--keep {pattern!r} matches only what cannot be pruned anyway")
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if measured_on is not None and measured_on is prepared.data:

@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocation.decide import is_kept
+from onnxprune.allocation.costs import check_layers
+from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.store import give_back_freed
@@ -85,10 +86,12 @@ def prepare(
         if config.strict:
             require_understood(analysis)
         before = count_costs(model, analysis)
+        kept = kept_groups(analysis, config.keep)
+        check_layers(analysis, config.targets)
     with clock.stage("lossless"):
         free = analysis.none_removed()
         for group in analysis.groups:
-            free[group.units] = not is_kept(group, config.keep)
+            free[group.units] = group.name not in kept
         return Prepared(analysis, rows, before, lossless(analysis, free))
 
 
