@@ -347,8 +347,12 @@ class PruneConfig:
     @property
     def run(self) -> RunOptions:
         """What every stage that runs the model takes."""
-        room = _ROOM if self.memory is None else parse_size(self.memory) // 16  # two runs may be under way at once
-        return RunOptions(self.seed, self.threads, room, self.cache)
+        return RunOptions(self.seed, self.threads, self.room, self.cache)
+
+    @property
+    def room(self) -> float:
+        """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
+        return _ROOM if self.memory is None else parse_size(self.memory) // 16
 
 
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:

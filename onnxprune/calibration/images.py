@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.convert import channels_first
-from onnxprune.calibration.rows import Rows, choose, wanted
+from onnxprune.calibration.arrange import channels_first
+from onnxprune.calibration.held import LABELS, Held
+from onnxprune.calibration.rows import choose, wanted
 from onnxprune.calibration.sources import IMAGES
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError
@@ -62,9 +63,17 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
+def is_image_folder(path: Path) -> bool:
+    """Whether a path is a folder whose data are images: none of arrays or ONNX test data lies there."""
+    if not path.is_dir() or any(f.suffix.lower() in (".npz", ".npy") and f.name[0] != "." for f in path.iterdir()):
+        return False
+    tensors = (path / "input_0.pb").is_file() or any(f.is_dir() for f in path.glob("test_data_set_*"))
+    return not tensors and bool(find_images(path)[0])
+
+
 def read_images(
     folder: Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
-) -> tuple[Rows, tuple[str, ...]]:
+) -> tuple[Held, tuple[str, ...]]:
     """Rows of an image folder as uint8 `(rows, H, W, C)`, and the classes' names; only the chosen images are decoded.
 
     Raises:
@@ -106,7 +115,8 @@ def read_images(
         images[position] = pixels
     if images is None:
         raise InputError(f"{folder}: no images are chosen")
-    return Rows({spec.name: images}, None if labels is None else labels[chosen], frozenset(), str(folder)), classes
+    arrays = {spec.name: images} if labels is None else {spec.name: images, LABELS: labels[chosen]}
+    return Held(arrays, str(folder)), classes
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:

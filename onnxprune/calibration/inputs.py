@@ -11,22 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune.calibration.convert import Arrangement, Converter, arrange, conversion
+from onnxprune.calibration.arrange import Arrangement
+from onnxprune.calibration.convert import Converter, conversion
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.rows import Rows, choose, pick, rows_of, wanted
-from onnxprune.calibration.sources import (
-    FORMS,
-    files_of,
-    held_by,
-    read_array_folder,
-    read_file,
-    read_function,
-    read_test_data,
-)
+from onnxprune.calibration.held import Held, held_by
+from onnxprune.calibration.rows import Rows, choose, rows_of, wanted
+from onnxprune.calibration.sources import files_of, open_source
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.memory import require
-from onnxprune.core.user_code import names_function
 from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.runtime.feeds import input_shapes, random_array
@@ -40,6 +33,8 @@ _RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model
 _RAW_NOTE = (
     "integer images are fed as they are, 0 to 255; give --scale, --mean or --std where the model wants them scaled"
 )
+
+_GIVEN = "the given data"
 
 _LARGEST_CLASS = (1 << 31) - 1
 
@@ -96,8 +91,8 @@ def load_data(
             raise InputError(f"{spec} cannot be read: {error.strerror or error}") from error
         return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files)
     else:
-        arrays, labels = pick(held_by(spec, "the given data"), specs, "the given data")
-        rows = rows_of(arrays, labels, specs, preprocess.layout, "the given data")
+        held = Held(held_by(spec, _GIVEN), _GIVEN)
+        rows = rows_of([held], specs, preprocess.layout, _GIVEN)
     return _dataset(rows, specs, preprocess, limit, seed, notes)
 
 
@@ -122,37 +117,15 @@ def row_hashes(data: Dataset) -> list[bytes]:
 def _read(
     spec: str | Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
 ) -> tuple[Rows, tuple[str, ...]]:
-    path = Path(spec)
-    if path.is_dir():
-        return _read_folder(path, specs, preprocess, limit, seed)
-    if path.is_file():
-        if path.suffix.lower() not in (".npz", ".npy"):
-            raise InputError(f"{path}: data of this kind are not read; give {FORMS}")
-        return read_file(path, specs, preprocess.layout), ()
-    if isinstance(spec, str) and names_function(spec):
-        return read_function(spec, specs, preprocess.layout, limit), ()
-    raise InputError(f"{path} does not exist; data are {FORMS}")
+    """Open a source, and bring what it holds into rows of the inputs."""
+    from onnxprune.calibration.images import is_image_folder, read_images
 
-
-def _read_folder(
-    folder: Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
-) -> tuple[Rows, tuple[str, ...]]:
-    from onnxprune.calibration.images import find_images, read_images
-
-    arrays = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".npy") and not f.name.startswith("."))
-    if arrays:
-        return read_array_folder(folder, arrays, specs, preprocess.layout), ()
-    sets = (
-        [folder]
-        if (folder / "input_0.pb").is_file()
-        else sorted(f for f in folder.glob("test_data_set_*") if f.is_dir())
-    )
-    if sets:
-        return read_test_data(folder, sets, specs, preprocess.layout), ()
-    if find_images(folder)[0]:
-        rows, classes = read_images(folder, specs, preprocess, limit, seed)
+    if is_image_folder(Path(spec)):  # which images are decoded, and to what size, depends on the model
+        held, classes = read_images(Path(spec), specs, preprocess, limit, seed)
+        rows = rows_of([held], specs, preprocess.layout, held.origin)
         return rows, (f"{len(classes)} classes, {classes[0]} to {classes[-1]}",) if classes else ()
-    raise InputError(f"{folder} holds no .npz, .npy or image files and no test_data_set_* folders")
+    parts, source = open_source(spec)
+    return rows_of(parts, specs, preprocess.layout, source, limit), ()
 
 
 def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
@@ -167,7 +140,7 @@ def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int
         require(prod(size) * max(4, spec.dtype.itemsize), f"{count} random rows for input {spec}")
         arrays[spec.name] = random_array(rng, spec.dtype, size)
     feeds = frozenset() if all(spec.batched for spec in specs) else frozenset(arrays)
-    return Rows(arrays, None, feeds, RANDOM)
+    return Rows(arrays, None, dict.fromkeys(arrays, Arrangement()), feeds, RANDOM)
 
 
 def _given(data: Dataset, specs: Sequence[InputSpec], limit: int | None, seed: int) -> Dataset:
@@ -194,12 +167,11 @@ def _dataset(
     for spec in specs:
         array = rows.arrays[spec.name]
         whole = spec.name in rows.feeds
-        arrangement = Arrangement() if whole else arrange(array.shape[1:], spec.row, preprocess.layout)
         # With several inputs, scaling is for the images among them.
         scaled = preprocess if len(specs) == 1 or (spec.is_float and array.ndim > 3) else None
         try:
             conversions[spec.name] = conversion(
-                spec, array.shape[1:], array.dtype, arrangement or Arrangement(), scaled, drop=whole
+                spec, array.shape[1:], array.dtype, rows.arrangements[spec.name], scaled, drop=whole
             )
         except InputError as error:
             raise InputError(f"{rows.origin}: {error}") from None

@@ -1,16 +1,16 @@
-"""Brings arrays as users store them into one form: by input name, with a leading axis of rows."""
+"""From what a source holds to rows of the model's inputs: by input name, with a leading axis of rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from onnxprune.calibration.convert import arrange, fits
+from onnxprune.calibration.arrange import Arrangement, arrange, fits
+from onnxprune.calibration.held import DATA, LABELS, Held
+from onnxprune.core.arrays import DamagedError
 from onnxprune.core.errors import InputError
 from onnxprune.graph.inputs import InputSpec, fixed_batch
-
-LABELS = "y"
-DATA = "x"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,14 @@ class Rows:
     Attributes:
         arrays: `(rows, ...)` per input.
         labels: as stored, or None.
+        arrangements: how a stored row becomes a row of the model, per input.
         feeds: inputs whose rows keep every axis of the model's input, the batch axis too.
         origin: what the rows were read from, for messages.
     """
 
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None
+    arrangements: Mapping[str, Arrangement]
     feeds: frozenset[str]
     origin: str
 
@@ -33,7 +35,7 @@ class Rows:
         return len(next(iter(self.arrays.values()), ()))
 
 
-def pick(
+def _pick(
     held: Mapping[str, np.ndarray], specs: Sequence[InputSpec], origin: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Arrays by input name, and labels, from what a file holds under its own names.
@@ -62,6 +64,54 @@ def pick(
 
 
 def rows_of(
+    parts: Iterable[Held], specs: Sequence[InputSpec], layout: str, source: str, limit: int | None = None
+) -> Rows:
+    """Rows of all that a source holds, strung together.
+
+    Args:
+        parts: what it holds.
+        specs: the model's inputs.
+        layout: the layout option.
+        source: for messages.
+        limit: no further part is asked for once there are so many rows.
+
+    Raises:
+        InputError: there are no rows, an input has no array, or an array fits its input in no way.
+    """
+    found: list[Rows] = []
+    count = 0
+    for held in parts:
+        for part in _by_input(held, specs):
+            found.append(_rows(part, specs, layout))
+            count += len(found[-1])
+        if limit is not None and count >= limit:
+            break
+    return _join(found, source)
+
+
+def _by_input(held: Held, specs: Sequence[InputSpec]) -> Iterator[Held]:
+    """Parts whose names are those of inputs (or `x`, or `y`)."""
+    if held.ordered:
+        if len(held.arrays) < len(specs):
+            raise InputError(f"{held.origin}: {len(held.arrays)} inputs for a model that takes {len(specs)}")
+        named = zip(specs, held.arrays.values(), strict=False)
+        yield replace(held, arrays={spec.name: array for spec, array in named})
+    elif held.files and not {*held.arrays} <= {*(spec.name for spec in specs), DATA, LABELS}:
+        for name, array in held.arrays.items():
+            yield Held({DATA: array}, str(Path(held.origin) / f"{name}.npy"), single=True)
+    else:
+        yield held
+
+
+def _rows(held: Held, specs: Sequence[InputSpec], layout: str) -> Rows:
+    try:
+        arrays, labels = _pick(held.arrays, specs, held.origin)
+    except DamagedError as error:  # an array of an archive is read when it is asked for
+        raise InputError(f"{held.origin} cannot be read: {error}") from error
+    return _leading(arrays, labels, specs, layout, held.origin, single=held.single)
+
+
+def _leading(
     arrays: Mapping[str, np.ndarray],
     labels: np.ndarray | None,
     specs: Sequence[InputSpec],
@@ -90,20 +140,26 @@ def rows_of(
     labels = None if labels is None else np.atleast_1d(labels)
     by_name = {spec.name: spec for spec in specs}
     if all(spec.batched for spec in specs):
-        found = {name: _batched(array, by_name[name], layout, origin, single) for name, array in arrays.items()}
-        return Rows(_same_length(found, origin), labels, frozenset(), origin)
+        both = {name: _batched(array, by_name[name], layout, origin, single) for name, array in arrays.items()}
+        found = {name: array for name, (array, _) in both.items()}
+        arranged = {name: arrangement for name, (_, arrangement) in both.items()}
+        return Rows(_same_length(found, origin), labels, arranged, frozenset(), origin)
     if _is_one_feed(arrays, specs):
-        return Rows({name: array[None] for name, array in arrays.items()}, labels, frozenset(arrays), origin)
+        whole = dict.fromkeys(arrays, Arrangement())
+        return Rows({name: array[None] for name, array in arrays.items()}, labels, whole, frozenset(arrays), origin)
     return _whole_feeds(arrays, labels, specs, layout, origin)
 
 
-def _batched(array: np.ndarray, spec: InputSpec, layout: str, origin: str, single: bool) -> np.ndarray:
-    if array.ndim and arrange(array.shape[1:], spec.row, layout) is not None:
-        return array
+def _batched(
+    array: np.ndarray, spec: InputSpec, layout: str, origin: str, single: bool
+) -> tuple[np.ndarray, Arrangement]:
+    """The array with a leading axis of rows, and how its rows are arranged."""
+    if array.ndim and (found := arrange(array.shape[1:], spec.row, layout)) is not None:
+        return array, found
     if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
-        return array.reshape(-1, *array.shape[2:])
-    if single and arrange(array.shape, spec.row, layout) is not None:
-        return array[None]
+        return array.reshape(-1, *array.shape[2:]), Arrangement()
+    if single and (found := arrange(array.shape, spec.row, layout)) is not None:
+        return array[None], found
     raise _misfit(array, spec, origin)
 
 
@@ -125,6 +181,7 @@ def _whole_feeds(
 ) -> Rows:
     found: dict[str, np.ndarray] = {}
     shared: dict[str, np.ndarray] = {}
+    arranged: dict[str, Arrangement] = {}
     feeds = set()
     for spec in specs:
         array = arrays[spec.name]
@@ -135,14 +192,17 @@ def _whole_feeds(
             shared[spec.name] = array
             feeds.add(spec.name)
         elif (
-            spec.batched and fixed_batch(specs) in (None, 1) and arrange(array.shape[1:], spec.row, layout) is not None
+            spec.batched
+            and fixed_batch(specs) in (None, 1)
+            and (own := arrange(array.shape[1:], spec.row, layout)) is not None
         ):
-            found[spec.name] = array
+            found[spec.name], arranged[spec.name] = array, own
         else:
             raise _misfit(array, spec, origin)
     count = len(next(iter(_same_length(found, origin).values()))) if found else 1
     spread = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in shared.items()}
-    return Rows({spec.name: (found | spread)[spec.name] for spec in specs}, labels, frozenset(feeds), origin)
+    every = {spec.name: arranged.get(spec.name, Arrangement()) for spec in specs}
+    return Rows({spec.name: (found | spread)[spec.name] for spec in specs}, labels, every, frozenset(feeds), origin)
 
 
 def _same_length(arrays: dict[str, np.ndarray], origin: str) -> dict[str, np.ndarray]:
@@ -152,7 +212,7 @@ def _same_length(arrays: dict[str, np.ndarray], origin: str) -> dict[str, np.nda
     return arrays
 
 
-def join(parts: Iterable[Rows], source: str) -> Rows:
+def _join(parts: Iterable[Rows], source: str) -> Rows:
     """String the rows of several files or feeds together.
 
     Raises:
@@ -177,6 +237,7 @@ def join(parts: Iterable[Rows], source: str) -> Rows:
     return Rows(
         {name: np.concatenate([part.arrays[name] for part in parts]) for name in first.arrays},
         np.concatenate(labels) if labels else None,
+        first.arrangements,
         first.feeds,
         source,
     )

@@ -1,6 +1,9 @@
-"""Reads the forms in which users give data: arrays, `.npz`, `.npy`, folders, ONNX test data, Python functions."""
+"""Opens the forms in which users give data: `.npz`, `.npy`, folders, ONNX test data, Python functions.
 
-from collections.abc import Iterator, Mapping, Sequence
+Nothing here knows the model: see `rows` for how what a source holds becomes rows of its inputs.
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,10 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxprune.calibration.rows import DATA, LABELS, Rows, join, pick, rows_of
+from onnxprune.calibration.held import DATA, Held, held_by
 from onnxprune.core.arrays import Archive, DamagedError, is_archive, read_npy
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.core.user_code import UserFunction, module_file
-from onnxprune.graph.inputs import InputSpec
+from onnxprune.core.user_code import UserFunction, module_file, names_function
 from onnxprune.graph.model import decoded
 
 FORMS = (
@@ -38,50 +40,61 @@ def files_of(spec: str | Path) -> tuple[Path, ...]:
     return () if module is None else (module,)
 
 
-def read_file(path: Path, specs: Sequence[InputSpec], layout: str, *, single: bool = False) -> Rows:
-    """Rows (or, with `single`, one row) of an `.npz` or `.npy` file; pickled objects are refused."""
-    with _opened(path) as held:
-        arrays, labels = pick(held, specs, str(path))
-    return rows_of(arrays, labels, specs, layout, str(path), single=single)
+def open_source(spec: str | Path) -> tuple[Iterator[Held], str]:
+    """What a source holds, part by part as it is asked for, and what messages call the whole.
 
-
-def read_array_folder(folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
-    """Rows of a folder of `.npz` and `.npy` files.
-
-    `.npy` files named after the inputs, `x` and `y` hold one array each; otherwise every file holds rows, or one row,
-    and they are strung together in the order of their names.
+    Raises:
+        InputError: it cannot be read, or is of no known form.
     """
-    known = {spec.name for spec in specs} | {DATA, LABELS}
-    if all(file.suffix.lower() == ".npy" and file.stem in known for file in files):
+    path = Path(spec)
+    if path.is_dir():
+        return _open_folder(path), str(path)
+    if path.is_file():
+        if path.suffix.lower() not in (".npz", ".npy"):
+            raise InputError(f"{path}: data of this kind are not read; give {FORMS}")
+        return _open_file(path, single=False), str(path)
+    if isinstance(spec, str) and names_function(spec):
+        return _open_function(spec), spec
+    raise InputError(f"{path} does not exist; data are {FORMS}")
+
+
+def _open_file(path: Path, *, single: bool) -> Iterator[Held]:
+    """An `.npz` or `.npy` file; pickled objects are refused."""
+    with _opened(path) as arrays:
+        yield Held(arrays, str(path), single=single)
+
+
+def _open_folder(folder: Path) -> Iterator[Held]:
+    """A folder of `.npz` and `.npy` files, in the order of their names, or of ONNX test data."""
+    arrays = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".npy") and not f.name.startswith("."))
+    sets = (
+        [folder]
+        if (folder / "input_0.pb").is_file()
+        else sorted(f for f in folder.glob("test_data_set_*") if f.is_dir())
+    )
+    if arrays and all(file.suffix.lower() == ".npy" for file in arrays):
         named = {}
-        for file in files:
+        for file in arrays:
             with _opened(file) as held:
                 named[file.stem] = held[DATA]
-        arrays, labels = pick(named, specs, str(folder))
-        return rows_of(arrays, labels, specs, layout, str(folder))
-    return join([read_file(file, specs, layout, single=True) for file in files], str(folder))
+        yield Held(named, str(folder), files=True)
+    elif arrays:
+        for file in arrays:
+            yield from _open_file(file, single=True)
+    elif sets:
+        for data_set in sets:  # expected outputs are not read
+            files = sorted(data_set.glob("input_*.pb"), key=lambda file: (len(file.name), file.name))
+            yield Held({file.stem: _tensor(file) for file in files}, str(data_set), ordered=True)
+    else:
+        raise InputError(f"{folder} holds no .npz, .npy or image files and no test_data_set_* folders")
 
 
-def read_test_data(folder: Path, sets: Sequence[Path], specs: Sequence[InputSpec], layout: str) -> Rows:
-    """Rows of ONNX `test_data_set_*` folders (`input_0.pb`, ...; expected outputs are not read)."""
-    parts = []
-    for data_set in sets:
-        files = sorted(data_set.glob("input_*.pb"), key=lambda file: (len(file.name), file.name))
-        if len(files) < len(specs):
-            raise InputError(f"{data_set}: {len(files)} inputs for a model that takes {len(specs)}")
-        arrays = {spec.name: _tensor(file) for spec, file in zip(specs, files, strict=False)}
-        parts.append(rows_of(arrays, None, specs, layout, str(data_set)))
-    return join(parts, str(folder))
-
-
-def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int | None) -> Rows:
-    """Rows that `package.module:function` returns or yields: dicts by name, arrays, or `(x, y)`; `limit` stops it.
+def _open_function(spec: str) -> Iterator[Held]:
+    """What `package.module:function` returns or yields: dicts by name, arrays, or `(x, y)`.
 
     Raises:
         InputError: the function cannot be found, fails, or gives something else.
     """
-    parts: list[Rows] = []
-    count = 0
     with UserFunction(spec) as code:
         given = code.find()()
         feeds = iter((given,)) if _is_feed(given) else given
@@ -89,35 +102,7 @@ def read_function(spec: str, specs: Sequence[InputSpec], layout: str, limit: int
             kind = type(given).__name__
             raise InputError(f"{spec} gave a {kind}; it must return or yield arrays, (x, y) or dicts by input name")
         for feed in feeds:
-            arrays, labels = pick(held_by(feed, spec), specs, spec)
-            parts.append(rows_of(arrays, labels, specs, layout, spec, single=True))
-            count += len(parts[-1])
-            if limit is not None and count >= limit:
-                break
-    return join(parts, spec)
-
-
-def held_by(feed: Any, origin: str) -> dict[str, np.ndarray]:
-    """A feed as arrays by name: a mapping, an array, or `(x, y)`.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if isinstance(feed, tuple) and len(feed) == 2:
-        data, labels = feed
-        return {**held_by(data, origin), LABELS: _array(labels, LABELS, origin)}
-    if isinstance(feed, Mapping):
-        return {str(name): _array(value, name, origin) for name, value in feed.items()}
-    if hasattr(feed, "__array__"):
-        return {DATA: _array(feed, DATA, origin)}
-    raise InputError(f"{origin}: a {type(feed).__name__} is not an array, (x, y), or a dict of arrays by input name")
-
-
-def _array(value: Any, name: str, origin: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{origin}: {name!r} is not an array: {error}") from error
+            yield Held(held_by(feed, spec), spec, single=True)
 
 
 def _is_feed(given: Any) -> bool:
