@@ -15,7 +15,7 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.subgraph import subgraph
+from onnxprune.graph.subgraph import needed, subgraph
 
 Arrays = dict[str, np.ndarray]
 
@@ -112,16 +112,6 @@ class Replay:
         for known in self._batches:
             feed = {name: known[name] for name in inputs}
             yield feed | runner.run_feed(feed)
-
-
-def needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:
-    """The nodes among `nodes` that make `wanted`."""
-    targets, kept = {*wanted}, []
-    for node in reversed(nodes):
-        if targets.intersection(node.outputs):
-            kept.append(node)
-            targets.update(node.inputs, node.captured)
-    return kept[::-1]
 
 
 class Feeds(Sequence[Arrays]):

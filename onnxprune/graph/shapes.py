@@ -4,27 +4,29 @@ Symbolic dimensions are pinned (batch to 1, others to a given or guessed size) b
 width that labels need is a number. Inference runs again with other sizes: an axis, or an element of shape arithmetic,
 that comes out the same at both sizes does not depend on them and is a constant of the graph. The pinned sizes never
 reach a written file.
+
+Behind an operator that onnx does not know, shapes are what the file declares, or what onnxruntime finds.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
-from onnxprune.graph.model import Model, skeleton
-from onnxprune.graph.nodes import Graph, Node, qualified
-from onnxprune.graph.operators import Operators
-
-Shape = tuple[int, ...]
+from onnxprune.graph.inference import FAILURES, declared, infer, not_inferred, pinned_shape, symbolic_axes
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Graph, Node
+from onnxprune.graph.operators import Operators, Runtime, Seen, Shape
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
 GUESSES = (64, 224, 512, 320, 16, 1)
-_INLINE = 1024
 _ROUNDS = 8
+# Runs in onnxruntime at most, to find sizes that the model takes.
+_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,29 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class _Pinned:
-    """Everything inferred for one choice of input shapes."""
+    """Everything inferred for one choice of input shapes.
+
+    Attributes:
+        inputs: the shapes chosen.
+        shapes: per tensor.
+        dtypes: per tensor.
+        values: of what is computed from shapes.
+        given: shapes that inference could not tell.
+    """
 
     inputs: Mapping[str, Shape]
     shapes: dict[str, Shape]
     dtypes: dict[str, int]
     values: dict[str, np.ndarray]
+    given: Mapping[str, Seen]
 
 
 def infer_facts(
-    model: Model, graph: Graph, operators: Operators, input_shapes: Mapping[str, Shape] | None = None
+    model: Model,
+    graph: Graph,
+    operators: Operators,
+    input_shapes: Mapping[str, Shape] | None = None,
+    runtime: Runtime | None = None,
 ) -> Facts:
     """Infer shapes with pinned inputs and fold what is constant; `ops.facts.gather_facts` knows the operators.
 
@@ -84,14 +99,15 @@ def infer_facts(
         graph: its nodes.
         operators: asked what an operator is.
         input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
+        runtime: asked for what inference and folding cannot tell; without it, that stays unknown.
 
     Raises:
         ModelError: shape inference finds a contradiction for every size tried.
     """
-    constants = fold_constants(model, graph, operators)
-    first = _first(model, graph, operators, constants, input_shapes or {})
-    others = _others(model, graph, operators, constants, first)
-    shapes, folded = dict(first.shapes), dict(constants)
+    pins = _Pins(model, graph, operators, fold_constants(model, graph, operators, runtime), runtime)
+    first = pins.first(input_shapes or {})
+    others = pins.others(first)
+    shapes, folded = dict(first.shapes), dict(pins.constants)
     free: dict[str, frozenset[int]] = {}
     for name, shape in first.shapes.items():
         seen_shapes = [other.shapes.get(name, ()) for other in others]
@@ -122,69 +138,151 @@ def infer_facts(
         batch=leading[0] if len(leading) > 1 else 1,
         free=free,
         sizes=sizes,
-        read=read_shapes(graph, folded, operators),
+        read=read_shapes(graph, first.values, folded, operators),
         transparent=transparent(model, graph, folded, operators),
     )
 
 
-def _first(
-    model: Model,
-    graph: Graph,
-    operators: Operators,
-    constants: Mapping[str, np.ndarray],
-    known: Mapping[str, Shape],
-) -> _Pinned:
-    """The first guess that gives every tensor a shape, else the one that gives most."""
-    values = [value for value in model.proto.graph.input if value.name in graph.inputs]
-    pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in values} for guess in GUESSES]
-    failure: Exception | None = None
-    best: _Pinned | None = None
-    for inputs in (entry for i, entry in enumerate(pinned) if entry not in pinned[:i]):
-        try:
-            given = {name: shape for name, shape in inputs.items() if shape is not None}
-            found = _settle(model, graph, operators, constants, given)
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
-            failure = error
-            continue
-        if best is None or len(found.shapes) > len(best.shapes):
-            best = found
-        if not _unknown(graph, found.shapes):
-            break
-    if best is None:
-        reason = first_line(failure) if failure else "no input shape fits"
-        raise ModelError(f"{model.name}: shapes contradict each other: {reason}")
-    return best
+class _Pins:
+    """Shapes of one model at several choices of its inputs' sizes."""
 
+    def __init__(
+        self,
+        model: Model,
+        graph: Graph,
+        operators: Operators,
+        constants: dict[str, np.ndarray],
+        runtime: Runtime | None,
+    ) -> None:
+        self._model, self._graph, self._operators, self._runtime = model, graph, operators, runtime
+        self.constants = constants
+        self._inputs = [value for value in model.proto.graph.input if value.name in graph.inputs]
+        self._symbolic = {v.name: axes for v in self._inputs if (axes := symbolic_axes(v))}
+        self._strict = True
 
-def _others(
-    model: Model, graph: Graph, operators: Operators, constants: Mapping[str, np.ndarray], first: _Pinned
-) -> list[_Pinned]:
-    """What is inferred at a second choice of sizes: comparing both tells what varies with the input.
+    def first(self, known: Mapping[str, Shape]) -> _Pinned:
+        """The first guess that gives every tensor a shape, else the one that gives most."""
+        pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in self._inputs} for guess in GUESSES]
+        different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
+        guesses = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
+        failure, found = self._tried(guesses)
+        if not found and self._runtime is not None:
+            # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
+            self._strict = False
+            found = [pins for pins in self._tried(guesses)[1][:_RUNS] if self._runs(pins)][:1]
+        if not found:
+            reason = first_line(failure) if failure else "no input shape fits"
+            raise ModelError(f"{self._model.name}: shapes contradict each other: {reason}")
+        found.sort(key=lambda pins: -len(pins.shapes))
+        completed = []
+        for pins in found[:_RUNS]:
+            completed.append(self._completed(pins))
+            if not self._missing(completed[-1]):
+                return completed[-1]
+        return max(completed, key=lambda pins: len(pins.shapes))
 
-    All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
-    """
-    symbolic = {v.name: _symbolic(v) for v in model.proto.graph.input if v.name in first.inputs and _symbolic(v)}
-    if not symbolic:
-        return []
-    every, batches, spaces = (
-        _varied(first.inputs, symbolic, batch=batch, space=space)
-        for batch, space in ((True, True), (True, False), (False, True))
-    )
-    for attempt in ([every], [entry for entry in (batches, spaces) if entry != first.inputs]):
+    def _runs(self, pins: _Pinned) -> bool:
+        return self._runtime is not None and bool(self._runtime.shapes(pins.inputs, self._graph.outputs))
+
+    def _missing(self, pins: _Pinned) -> list[str]:
+        return not_inferred(self._model, self._graph, pins.shapes, strict=self._strict)
+
+    def _tried(self, guesses: list[dict[str, Shape]]) -> tuple[Exception | None, list[_Pinned]]:
+        failure: Exception | None = None
         found = []
-        for inputs in attempt:
+        for inputs in guesses:
             try:
-                found.append(_settle(model, graph, operators, constants, inputs))
-            except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError):
+                found.append(self._settle(inputs, {}))
+            except FAILURES as error:
+                failure = error
                 continue
-        if found:
+            if not self._unknown(found[-1].shapes):
+                break
+        return failure, found
+
+    def _completed(self, pins: _Pinned) -> _Pinned:
+        """With the shapes that inference does not tell, as far as anything tells them."""
+        # Numbers that a file declares may be left from before its inputs' sizes became free.
+        sources = (self._observed, self._declared) if self._symbolic else (self._declared, self._observed)
+        for source in sources:
+            missing = self._missing(pins)
+            given = source(pins, missing) if missing else {}
+            if given:
+                with suppress(*FAILURES):
+                    pins = self._settle(pins.inputs, {**pins.given, **given})
+        return pins
+
+    def _declared(self, pins: _Pinned, missing: list[str]) -> Mapping[str, Seen]:
+        return declared(self._model, pins.inputs, missing)
+
+    def _observed(self, pins: _Pinned, missing: list[str]) -> Mapping[str, Seen]:
+        return {} if self._runtime is None else self._runtime.shapes(pins.inputs, missing)
+
+    def others(self, first: _Pinned) -> list[_Pinned]:
+        """What is inferred at a second choice of sizes: comparing both tells what varies with the input.
+
+        All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
+        """
+        found = self._data_varied(first)
+        symbolic = {name: axes for name, axes in self._symbolic.items() if name in first.inputs}
+        if not symbolic:
             return found
-    # No other size fits: what inference cannot tell without pins counts as varying.
-    try:
-        shapes, dtypes = _infer(model, operators, constants, {})
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError) as error:
-        raise ModelError(f"{model.name}: shapes contradict each other: {first_line(error)}") from error
-    return [_Pinned(first.inputs, shapes, dtypes, fold_shapes(model, graph, operators, constants, shapes))]
+        every, batches, spaces = (
+            _varied(first.inputs, symbolic, batch=batch, space=space)
+            for batch, space in ((True, True), (True, False), (False, True))
+        )
+        for attempt in ([every], [entry for entry in (batches, spaces) if entry != first.inputs]):
+            varied = [pins for inputs in attempt if (pins := self._at(inputs, first)) is not None]
+            if varied:
+                return [*found, *varied]
+        # No other size fits: what inference cannot tell without pins counts as varying.
+        try:
+            unpinned = self._settle({}, {}, rounds=1)
+        except FAILURES as error:
+            raise ModelError(f"{self._model.name}: shapes contradict each other: {first_line(error)}") from error
+        return [*found, replace(unpinned, inputs=first.inputs)]
+
+    def _at(self, inputs: Mapping[str, Shape], first: _Pinned) -> _Pinned | None:
+        try:
+            pins = self._settle(inputs, {})
+        except FAILURES:
+            return None
+        return self._completed(pins) if first.given else pins
+
+    def _data_varied(self, first: _Pinned) -> list[_Pinned]:
+        """The same sizes of the inputs, but others where only the data tell the size."""
+        if not any(seen.varies for seen in first.given.values()):
+            return []
+        other = {
+            name: replace(seen, shape=tuple(size + (axis in seen.varies) for axis, size in enumerate(seen.shape)))
+            for name, seen in first.given.items()
+        }
+        try:
+            return [self._settle(first.inputs, other)]
+        except FAILURES:
+            return [self._settle(first.inputs, {})]
+
+    def _unknown(self, shapes: Mapping[str, Shape]) -> bool:
+        return any(name and name not in shapes for node in self._graph.nodes for name in node.outputs)
+
+    def _settle(self, inputs: Mapping[str, Shape], given: Mapping[str, Seen], rounds: int = _ROUNDS) -> _Pinned:
+        """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
+        model, graph, operators = self._model, self._graph, self._operators
+        values: dict[str, np.ndarray] = {}
+        shapes: dict[str, Shape] = {}
+        dtypes: dict[str, int] = {}
+        for _ in range(rounds):
+            known = {**self.constants, **values}
+            shapes, dtypes = infer(model, operators, known, inputs, given, strict=self._strict)
+            fresh = fold_shapes(model, graph, operators, known, shapes)
+            values.update(fresh)
+            if not fresh or not self._unknown(shapes):
+                break
+        every = {**model.constants, **self.constants, **values}
+        for node in graph.nodes:
+            if not operators(node.op_type).fits(node, shapes, every):
+                raise ValueError(f"{node} cannot run on inputs of these sizes")
+        return _Pinned(inputs, shapes, dtypes, values, given)
 
 
 def _varied(
@@ -202,94 +300,3 @@ def _varied(
         )
         for name, shape in inputs.items()
     }
-
-
-def _symbolic(value: onnx.ValueInfoProto) -> frozenset[int]:
-    """Axes of an input without a fixed size."""
-    dims = value.type.tensor_type.shape.dim
-    return frozenset(axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value") or dim.dim_value <= 0)
-
-
-def pinned_shape(value: onnx.ValueInfoProto, guess: int) -> Shape | None:
-    """An input's shape with its symbolic dimensions pinned: the first to 1, the others to `guess`."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    symbolic = _symbolic(value)
-    return tuple(
-        dim.dim_value if axis not in symbolic else 1 if axis == 0 or "batch" in dim.dim_param.lower() else guess
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
-    )
-
-
-def _unknown(graph: Graph, shapes: Mapping[str, Shape]) -> bool:
-    return any(name and name not in shapes for node in graph.nodes for name in node.outputs)
-
-
-def _settle(
-    model: Model,
-    graph: Graph,
-    operators: Operators,
-    constants: Mapping[str, np.ndarray],
-    inputs: Mapping[str, Shape],
-) -> _Pinned:
-    """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
-    values: dict[str, np.ndarray] = {}
-    shapes: dict[str, Shape] = {}
-    dtypes: dict[str, int] = {}
-    for _ in range(_ROUNDS):
-        shapes, dtypes = _infer(model, operators, {**constants, **values}, inputs)
-        fresh = fold_shapes(model, graph, operators, {**constants, **values}, shapes)
-        values.update(fresh)
-        if not fresh or not _unknown(graph, shapes):
-            break
-    every = {**model.constants, **constants, **values}
-    for node in graph.nodes:
-        if not operators(node.op_type).fits(node, shapes, every):
-            raise ValueError(f"{node} cannot run on inputs of these sizes")
-    return _Pinned(inputs, shapes, dtypes, values)
-
-
-def _infer(
-    model: Model, operators: Operators, values: Mapping[str, np.ndarray], inputs: Mapping[str, Shape]
-) -> tuple[dict[str, Shape], dict[str, int]]:
-    small = skeleton(model)
-    for value in small.graph.input:
-        if value.name in inputs:
-            value.type.tensor_type.shape.CopyFrom(_dims(inputs[value.name]))
-    # Declared intermediate and output shapes may carry symbols; inference from the pinned inputs replaces them.
-    del small.graph.value_info[:]
-    for value in small.graph.output:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-    known = {name: array for name, array in values.items() if array.dtype.kind in "ifbu"}
-    kept = [node for node in small.graph.node if not (node.output and _all_in(node.output, known))]
-    for node in kept:
-        if operators(qualified(node.op_type, node.domain)).keeps_shape:
-            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
-    del small.graph.node[:]
-    small.graph.node.extend(kept)
-    for name, array in known.items():
-        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        if array.size <= _INLINE:
-            small.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
-        else:
-            small.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
-    inferred = onnx.shape_inference.infer_shapes(small, check_type=False, strict_mode=True, data_prop=True)
-    shapes: dict[str, Shape] = {}
-    dtypes: dict[str, int] = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
-        tensor = value.type.tensor_type
-        dtypes[value.name] = tensor.elem_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim):
-            shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
-    for tensor in inferred.graph.initializer:
-        shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), tensor.data_type
-    return shapes, dtypes
-
-
-def _dims(shape: Iterable[int]) -> onnx.TensorShapeProto:
-    return onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, list(shape)).tensor_type.shape
-
-
-def _all_in(names: Iterable[str], known: Mapping[str, np.ndarray]) -> bool:
-    return all(name in known or not name for name in names)

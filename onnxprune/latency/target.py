@@ -20,7 +20,7 @@ from onnxprune.latency.cost import cost_table
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths
-from onnxprune.ops.facts import gather_facts
+from onnxprune.runtime.facts import gather_facts
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import time_models
 from onnxprune.structure.analysis import Analysis

@@ -250,6 +250,9 @@ class OpHandler(ABC):
         """The node's value for constant inputs; None leaves it to onnx's reference implementation."""
         return None
 
+    deterministic: ClassVar[bool] = True
+    """Whether equal inputs always give equal results, so that results of constants are constants."""
+
     reference_opset: ClassVar[int] = 0
     """Oldest version that onnx's reference implementation has; older ones must mean the same. 0: it has them all."""
 

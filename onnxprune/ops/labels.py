@@ -13,7 +13,8 @@ import numpy as np
 
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.shapes import Facts, Shape, Sizes
+from onnxprune.graph.operators import Shape
+from onnxprune.graph.shapes import Facts, Sizes
 
 Ids = np.ndarray
 AxisLabels = list[Ids | None]

@@ -50,3 +50,10 @@ class NonZero(Deciding):
 
     op_types = ("NonZero",)
     folds_up_to = inf
+
+
+class Random(Unknown):
+    """Numbers drawn anew in every run."""
+
+    op_types = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+    deterministic = False

@@ -15,7 +15,7 @@ import onnx
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.shapes import Shape
+from onnxprune.graph.operators import Shape
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.structure.analysis import Analysis
 

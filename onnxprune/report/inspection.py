@@ -128,7 +128,7 @@ def _outputs(meaning: Meaning) -> tuple[OutputRow, ...]:
 
 
 def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
-    shape = analysis.constants[layer.weight].shape
+    shape = analysis.shape(layer.weight)
     labels = analysis.labels.get(layer.weight, (None,) * len(shape))
     free = [ids is not None and bool(ids.any()) for ids in labels]
     grouped_inputs = 1 if layer.transposed else layer.group

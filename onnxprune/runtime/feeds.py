@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 
 from onnxprune.core.errors import InputError
+from onnxprune.graph.inference import pinned_shape
 from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
-from onnxprune.graph.shapes import GUESSES, pinned_shape
+from onnxprune.graph.shapes import GUESSES
 from onnxprune.ops.facts import gather_facts
 
-# Elements of random inputs at most.
-_LARGEST_FEED = 1 << 27
+LARGEST_FEED = 1 << 27
+"""Elements of random inputs at most."""
 
 Feed = Mapping[str, np.ndarray]
 """An array for each input of a model, by name."""
@@ -49,7 +50,7 @@ def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
     tried: list[dict[str, tuple[int, ...] | None]] = []
     for guess in GUESSES:
         shapes = {value.name: pinned_shape(value, guess) for value in values}
-        if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > _LARGEST_FEED:
+        if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > LARGEST_FEED:
             continue
         tried.append(shapes)
         rng = np.random.default_rng(seed)

@@ -139,8 +139,8 @@ class Analysis:
 
     def layer_params(self, layer: Layer, removed: Ids) -> int:
         """Elements of a layer's weight and bias."""
-        names = [name for name in (layer.weight, layer.bias) if name is not None and name in self.constants]
-        return sum(prod(self.shape_after(name, self.constants[name].shape, removed)) for name in names)
+        names = [name for name in (layer.weight, layer.bias) if name is not None and self.value(name) is not None]
+        return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in names)
 
     def costs(self, removed: Ids | None = None) -> Costs:
         """Costs with the masked units removed (none by default). Exact."""

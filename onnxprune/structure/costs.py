@@ -6,7 +6,7 @@ from math import prod
 from onnxprune.core.costs import Costs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import is_float
-from onnxprune.graph.shapes import Shape
+from onnxprune.graph.operators import Shape
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse, is_weight
 

@@ -12,11 +12,12 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
-from onnxprune.graph.shapes import Facts, Shape
+from onnxprune.graph.operators import Shape
+from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler, Product
-from onnxprune.ops.facts import gather_facts
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
+from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Layer, Mask, Stored
 

@@ -22,7 +22,7 @@ from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
 from onnxprune.importance.oamip.reporting import by_tensor
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
-from onnxprune.ops.facts import gather_facts
+from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.replay import Replay, needed
+from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Room
 from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.subgraph import subgraph
+from onnxprune.graph.subgraph import needed, subgraph
 from onnxprune.outputs.divergence import Reference
 
 

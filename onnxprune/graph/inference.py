@@ -1,0 +1,150 @@
+"""One run of onnx's shape inference: inputs pinned to sizes, known values and known shapes put into the graph."""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import onnx
+
+from onnxprune.graph.model import Model, skeleton
+from onnxprune.graph.nodes import Graph, Node, qualified
+from onnxprune.graph.operators import Operators, Seen, Shape
+
+_INLINE = 1024
+
+FAILURES = (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError)
+"""What inference raises where sizes contradict each other."""
+
+
+def infer(
+    model: Model,
+    operators: Operators,
+    values: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Shape],
+    given: Mapping[str, Seen],
+    *,
+    strict: bool,
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes and element types of all tensors, as far as they come out as numbers.
+
+    Args:
+        model: the model.
+        operators: asked what an operator is.
+        values: tensors whose values are known; their nodes are left out.
+        inputs: shapes of the graph's inputs.
+        given: tensors whose shapes are known otherwise.
+        strict: whether a contradiction, or an operator that inference cannot handle, is an error.
+    """
+    small = skeleton(model)
+    for value in small.graph.input:
+        if value.name in inputs:
+            value.type.tensor_type.shape.CopyFrom(_dims(inputs[value.name]))
+    # Declared intermediate and output shapes may carry symbols; inference from the pinned inputs replaces them.
+    del small.graph.value_info[:]
+    outputs = [value for value in small.graph.output if value.name not in model.constants and value.name not in given]
+    known = {name: array for name, array in values.items() if array.dtype.kind in "ifbu"}
+    # Without the nodes that onnx does not know, for behind one of them it tolerates contradictions.
+    kept = [
+        node for node in small.graph.node if not (node.output and _all_in(node.output, known.keys() | given.keys()))
+    ]
+    small.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, seen.dtype, seen.shape) for name, seen in given.items()
+    )
+    for node in kept:
+        if operators(qualified(node.op_type, node.domain)).keeps_shape:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
+    del small.graph.node[:]
+    small.graph.node.extend(kept)
+    fresh = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in outputs if value.name not in known]
+    del small.graph.output[:]
+    small.graph.output.extend(fresh)
+    for value in small.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for name, array in known.items():
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        if array.size <= _INLINE:
+            small.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
+        else:
+            small.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
+    inferred = onnx.shape_inference.infer_shapes(small, check_type=False, strict_mode=strict, data_prop=True)
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, int] = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        dtypes[value.name] = tensor.elem_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim):
+            shapes[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
+    for tensor in inferred.graph.initializer:
+        shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), tensor.data_type
+    return shapes, dtypes
+
+
+def not_inferred(model: Model, graph: Graph, shapes: Mapping[str, Shape], *, strict: bool) -> list[str]:
+    """Tensors without a shape that onnx's inference cannot be asked for.
+
+    These are results of operators that it does not know, and, where it need not be strict, of those that it fails at.
+    Results whose size only the data tell are not among them.
+    """
+    return [
+        name
+        for node in graph.nodes
+        if not _is_known(model, node) or (not strict and all(read in shapes for read in node.inputs if read))
+        for name in node.outputs
+        if name and name not in shapes
+    ]
+
+
+def _is_known(model: Model, node: Node) -> bool:
+    if not 0 <= node.index < len(model.proto.graph.node):
+        return True
+    proto = model.proto.graph.node[node.index]
+    return bool(onnx.defs.has(proto.op_type, "" if proto.domain == "ai.onnx" else proto.domain))
+
+
+def declared(model: Model, inputs: Mapping[str, Shape], wanted: Collection[str]) -> dict[str, Seen]:
+    """Shapes that the file itself declares, its symbols read off the inputs; what stays a symbol is left out."""
+    sizes = {
+        dim.dim_param: size
+        for value in model.proto.graph.input
+        if value.name in inputs
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=False)
+        if dim.dim_param
+    }
+    return {
+        value.name: Seen(shape, value.type.tensor_type.elem_type)
+        for value in (*model.proto.graph.value_info, *model.proto.graph.output)
+        if value.name in wanted and (shape := _declared(value, sizes)) is not None
+    }
+
+
+def _declared(value: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> Shape | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not tensor.elem_type:
+        return None
+    dims = [dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param, -1) for dim in tensor.shape.dim]
+    return None if any(size < 0 for size in dims) else tuple(dims)
+
+
+def symbolic_axes(value: onnx.ValueInfoProto) -> frozenset[int]:
+    """Axes of an input without a fixed size."""
+    dims = value.type.tensor_type.shape.dim
+    return frozenset(axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value") or dim.dim_value <= 0)
+
+
+def pinned_shape(value: onnx.ValueInfoProto, guess: int) -> Shape | None:
+    """An input's shape with its symbolic dimensions pinned: the first to 1, the others to `guess`."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    symbolic = symbolic_axes(value)
+    return tuple(
+        dim.dim_value if axis not in symbolic else 1 if axis == 0 or "batch" in dim.dim_param.lower() else guess
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    )
+
+
+def _dims(shape: Iterable[int]) -> onnx.TensorShapeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, list(shape)).tensor_type.shape
+
+
+def _all_in(names: Iterable[str], known: Collection[str]) -> bool:
+    return all(name in known or not name for name in names)

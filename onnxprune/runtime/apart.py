@@ -1,0 +1,128 @@
+"""What onnxruntime finds out about parts of a model, in a process of its own with bounded memory and time.
+
+Here a model is run to be understood, not to be used: a file that makes onnxruntime fail, or ask for everything there
+is, must not end the program that looks at it.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.core.errors import ModelError
+from onnxprune.core.files import temporary_folder
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Graph, Node
+from onnxprune.graph.operators import Seen, Shape
+from onnxprune.graph.subgraph import needed, subgraph
+from onnxprune.graph.write import write
+from onnxprune.runtime.feeds import LARGEST_FEED, random_array
+
+_MEMORY_BYTES = 1 << 30  # besides the model itself
+_SECONDS = 20
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_SCRIPT = Path(__file__).with_name("run_apart.py")
+
+
+class Apart:
+    """`graph.operators.Runtime` for one model.
+
+    Args:
+        model: the model.
+        graph: its nodes.
+        feed: inputs to run on where their sizes are asked for; random ones by default.
+    """
+
+    def __init__(self, model: Model, graph: Graph, feed: Mapping[str, np.ndarray] | None = None) -> None:
+        self._model, self._graph, self._feed = model, graph, feed or {}
+
+    def shapes(self, inputs: Mapping[str, Shape], wanted: Sequence[str]) -> Mapping[str, Seen]:
+        """Shapes of tensors in a run on inputs of these shapes; none where it fails."""
+        feed = self._inputs(inputs)
+        if feed is None:
+            return {}
+        nodes = needed(self._graph.nodes, wanted)
+        found = self._run(nodes, feed, [name for name in wanted if name not in feed], values=False, most=LARGEST_FEED)
+        if found is None:
+            return {}
+        return {
+            name: Seen(tuple(sizes), _element(kind), frozenset(a for a, size in enumerate(told) if size is None))
+            for name, told, sizes, kind in found[0]
+            if kind.startswith("tensor(")
+        }
+
+    def values(
+        self, nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: Sequence[str], limit: int
+    ) -> Mapping[str, np.ndarray]:
+        """Results of nodes that read nothing but `known` constants and each other; none where that fails."""
+        usable: list[Node] = []
+        unusable: set[str] = set()
+        for node in nodes:  # one operator that onnxruntime does not have would fail them all
+            domain = self._model.proto.graph.node[node.index].domain
+            if domain in _DOMAINS and not unusable.intersection(node.inputs):
+                usable.append(node)
+            else:
+                unusable.update(node.outputs)
+        made = [name for name in wanted if name not in unusable]
+        if not usable or sum(value.size for value in known.values()) > limit:
+            return {}
+        computed = {name: value for name, value in known.items() if name not in self._model.constants}
+        found = self._run(usable, computed, made, values=True, most=limit)
+        return {} if found is None else dict(zip(made, found[1], strict=True))
+
+    def _inputs(self, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray] | None:
+        rng = np.random.default_rng(0)
+        feed = {}
+        for value in self._model.proto.graph.input:
+            if value.name not in self._graph.inputs:
+                continue
+            shape = shapes.get(value.name)
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type or 1))
+            if shape is None or dtype.hasobject or int(np.prod(shape, dtype=object)) > LARGEST_FEED:
+                return None
+            given = self._feed.get(value.name)
+            feed[value.name] = random_array(rng, dtype, shape) if given is None or given.shape != shape else given
+        return feed
+
+    def _run(
+        self, nodes: Sequence[Node], feed: Mapping[str, np.ndarray], wanted: Sequence[str], *, values: bool, most: int
+    ) -> tuple[list[Any], list[np.ndarray]] | None:
+        """Shapes and, where asked for, values of tensors; None where onnxruntime does not give them."""
+        if not wanted:
+            return None
+        try:
+            part = subgraph(self._model, nodes, feed, wanted)
+        except ModelError:
+            return None
+        for value in part.proto.graph.input:
+            for size in feed[value.name].shape:
+                value.type.tensor_type.shape.dim.add(dim_value=size)
+        with temporary_folder() as folder:
+            write(part, folder / "model.onnx")
+            ordered = {str(i): feed[value.name] for i, value in enumerate(part.proto.graph.input)}
+            np.savez(folder / "feeds.npz", allow_pickle=False, **ordered)
+            (folder / "request.json").write_text(json.dumps({"values": values, "most": most}), encoding="utf-8")
+            memory = _MEMORY_BYTES + 2 * part.stored_bytes
+            command = [sys.executable, str(_SCRIPT), str(folder), str(memory), str(_SECONDS)]
+            try:
+                done = subprocess.run(command, capture_output=True, check=False, timeout=3 * _SECONDS)
+            except subprocess.TimeoutExpired:
+                return None
+            if done.returncode:
+                return None
+            found = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+            if not values:
+                return found, []
+            with np.load(folder / "values.npz", allow_pickle=False) as held:
+                return found, [held[str(i)] for i in range(len(wanted))]
+
+
+def _element(kind: str) -> int:
+    """The ONNX element type of onnxruntime's `tensor(...)`."""
+    name = kind.removeprefix("tensor(").removesuffix(")").upper()
+    return int(dict(onnx.TensorProto.DataType.items()).get(name, 0))

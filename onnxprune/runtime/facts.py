@@ -1,0 +1,32 @@
+"""What is known of tensors, onnxruntime asked where inference and folding do not tell."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Graph
+from onnxprune.graph.operators import Shape
+from onnxprune.graph.shapes import Facts
+from onnxprune.ops import facts
+from onnxprune.runtime.apart import Apart
+
+
+def gather_facts(
+    model: Model,
+    graph: Graph,
+    input_shapes: Mapping[str, Shape] | None = None,
+    feed: Mapping[str, np.ndarray] | None = None,
+) -> Facts:
+    """Infer shapes with pinned inputs and fold what is constant.
+
+    Args:
+        model: the model.
+        graph: its nodes.
+        input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
+        feed: inputs to run the model on where nothing else tells a shape; random ones by default.
+
+    Raises:
+        ModelError: shape inference finds a contradiction for every size tried.
+    """
+    return facts.gather_facts(model, graph, input_shapes, Apart(model, graph, feed))

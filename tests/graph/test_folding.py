@@ -1,0 +1,146 @@
+"""What depends on constants alone is known, whatever computes it, and never larger than a bound."""
+
+import resource
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from oracle import analysed, check_removal, random_removal
+
+from onnxprune.ops.examples import example
+
+BASE = {"v": (12, 24), "w2": (24, 5)}
+
+
+def network(weight: str, opset: int = 17, **constants: np.ndarray) -> onnx.ModelProto:
+    """Two layers; `weight` are nodes that make the first one's weight `w`, 12 x 24, of `v` and other constants."""
+    return example(
+        f"""g (float[N,12] x) => (float[N,5] y) {{
+        {weight}
+        h = MatMul (x, w)
+        r = Relu (h)
+        y = MatMul (r, w2) }}""",
+        BASE,
+        constants,
+        opset,
+    )
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "n = ReduceL2 <axes = [0], keepdims = 1> (v) w = Div (v, n)",
+        "n = ReduceSumSquare <axes = [0], keepdims = 1> (v) s = Sqrt (n) w = Div (v, s)",
+        "w = LpNormalization <axis = 0, p = 2> (v)",
+        "w = Softmax <axis = 0> (v)",
+        "w = LayerNormalization <axis = 1> (v, scale)",
+        'l = Einsum <equation = "ij,jk->ik"> (left, right) w = Add (v, l)',
+        "l = MatMul (left, right) w = Add (v, l)",
+        "f = Identity (v) g = Celu (f) n = ReduceL1 <axes = [1], keepdims = 1> (g) w = Div (g, n)",
+        "e = EyeLike (square) w = MatMul (e, v)",
+        "i = Sign (square) w = MatMul (i, v)",
+    ],
+)
+def test_weights_made_by_any_operator_are_pruned(weight):
+    proto = network(
+        weight,
+        scale=np.linspace(0.5, 2, 24, dtype=np.float32),
+        left=np.random.default_rng(1).standard_normal((12, 3)).astype(np.float32),
+        right=np.random.default_rng(2).standard_normal((3, 24)).astype(np.float32),
+        square=np.eye(12, dtype=np.float32) + 0.1,
+    )
+    for node in proto.graph.node:
+        if node.op_type == "Sign":  # one that only onnxruntime has
+            node.op_type, node.domain = "Inverse", "com.microsoft"
+            proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    a = analysed(proto)
+    assert a.prunable == 24
+    assert [layer.node for layer in a.layers] == ["h", "y"]
+    smaller = check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)), batch=2)
+    assert {node.op_type for node in smaller.proto.graph.node} == {"MatMul", "Relu"}
+
+
+def test_a_product_of_large_constants_is_computed_too():
+    """A low-rank correction of a weight, larger than what is computed at once."""
+    proto = network(
+        "l = MatMul (left, right) m = MatMul (l, narrow) w = Add (v, m)",
+        left=np.full((12, 6000), 0.001, np.float32),
+        right=np.full((6000, 40), 0.01, np.float32),
+        narrow=np.full((40, 24), 0.1, np.float32),
+    )
+    assert analysed(proto).prunable == 24
+
+
+def test_what_is_drawn_anew_in_every_run_is_no_constant():
+    a = analysed(network("n = RandomNormalLike (v) w = Add (v, n)"))
+    assert "w" not in a.facts.folded
+    assert a.prunable == 0
+
+
+HUGE = np.array([1 << 20, 1 << 20], np.int64)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "big = ConstantOfShape (huge) t = ReduceMax <keepdims = 0> (big)",
+        "big = Expand (one, huge) t = ReduceMax <keepdims = 0> (big)",
+        "big = Tile (one, huge) t = ReduceMax <keepdims = 0> (big)",
+        "big = Add (column, row) t = ReduceMax <keepdims = 0> (big)",
+        "big = Where (positive, column, row) t = ReduceMax <keepdims = 0> (big)",
+        "big = MatMul (column, row) t = ReduceMax <keepdims = 0> (big)",
+        "big = Range (nought, last, step) t = ReduceMax <keepdims = 0> (big)",
+        "big = Gather (row, many) t = ReduceMax <keepdims = 0> (big)",
+        'big = Einsum <equation = "ij,jk->ik"> (column, row) t = ReduceMax <keepdims = 0> (big)',
+        "".join(f"d{i + 1} = Concat <axis = 1> (d{i}, d{i})\n" for i in range(40))
+        + "t = ReduceMax <keepdims = 0> (d40)",
+    ],
+)
+def test_constants_that_grow_without_end_are_left_alone(nodes):
+    proto = example(
+        f"""g (float[N,12] x) => (float[N,5] y) {{
+        d0 = Identity (row)
+        {nodes}
+        h = MatMul (x, v)
+        s = Mul (h, t)
+        r = Relu (s)
+        y = MatMul (r, w2) }}""",
+        BASE,
+        {
+            "huge": HUGE,
+            "one": np.ones((1, 1), np.float32),
+            "column": np.ones((1 << 15, 1), np.float32),
+            "row": np.ones((1, 1 << 15), np.float32),
+            "positive": np.ones((1, 1), bool),
+            "many": np.zeros(1 << 15, np.int64),
+            "nought": np.float32(0),
+            "last": np.float32(1e12),
+            "step": np.float32(1),
+        },
+        full_check=False,
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    a = analysed(proto)
+    assert sum(value.size for value in a.facts.folded.values()) <= 1 << 27
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < 1_200_000_000
+    assert [layer.node for layer in a.layers] == ["h", "y"]
+
+
+def test_constants_that_one_by_one_are_small_are_bounded_together():
+    nodes = "".join(f"b{i} = Expand (one, large)\n c{i} = Neg (b{i})\n" for i in range(40))
+    total = " ".join(f"t{i + 1} = Add (t{i}, m{i})" for i in range(40))
+    maxima = "".join(f"m{i} = ReduceMax <keepdims = 0> (c{i})\n" for i in range(40))
+    proto = example(
+        f"""g (float[N,12] x) => (float[N,5] y) {{
+        {nodes} {maxima} t0 = ReduceMax <keepdims = 0> (one) {total}
+        h = MatMul (x, v)
+        s = Mul (h, t40)
+        y = MatMul (s, w2) }}""",
+        BASE,
+        {"one": np.ones((1, 1), np.float32), "large": np.array([3000, 3000])},
+    )
+    a = analysed(proto)
+    assert sum(value.size for value in a.facts.folded.values()) <= (1 << 27) + 9_000_000
+    assert a.prunable == 24
