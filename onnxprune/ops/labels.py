@@ -22,6 +22,8 @@ Reads = Callable[["Labels", str, int], np.ndarray | None]
 """`(size,)` True at the positions of a tensor's axis that any node reads, None: at all."""
 
 FIXED = 0
+# Positions of all labelled axes together, at eight bytes each: what a file from anywhere may take.
+_MOST_POSITIONS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Labels:
         self._facts = facts
         self._reads = reads
         self._next = 1
+        self._room = _MOST_POSITIONS
         self.arrays: dict[str, AxisLabels] = {}
         self.ties: list[tuple[Ids, Ids]] = []
         self.freezes: list[tuple[Ids, Freeze]] = []
@@ -203,6 +206,11 @@ class Labels:
         current = self._read.get((tensor, axis), arrays[axis])
         if current is not None:
             self.tie(current, ids)
+            return ()
+        self._room -= len(ids)
+        if self._room < 0:
+            reason = f"the model has too many tensors of the size of {tensor!r} to follow all their channels"
+            self.freeze_ids(np.unique(ids), tensor, reason, self._node)
             return ()
         arrays[axis] = ids
         if self.is_free(tensor, axis):

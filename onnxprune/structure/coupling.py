@@ -21,6 +21,9 @@ from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Layer, Mask, Stored
 
+# Positions along an axis up to which they may be channels: labels take eight bytes each.
+_LONGEST_AXIS = 1 << 26
+
 
 def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
     """What can be pruned in a model, what cannot and why, and what each layer costs.
@@ -46,12 +49,12 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
         if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
             continue
         handler = handler_of(node.op_type)
-        unknown = _unknown(node, graph, facts)
+        obstacle = _obstacle(node, graph, facts)
         with labels.visiting(node), named_failures(model, node):
             if node.captured:
                 labels.freeze_node(node, f"the body of {node.op_type} reads it, and bodies are not followed")
-            elif unknown is not None and handler.follows:
-                labels.freeze_node(node, f"the shape of {unknown!r} is not known before the model runs")
+            elif obstacle is not None and handler.follows:
+                labels.freeze_node(node, obstacle)
             else:
                 handler.couple(node, labels)
                 _follow_zeros(node, handler, labels)
@@ -97,10 +100,15 @@ def _follow_zeros(node: Node, handler: OpHandler, labels: Labels) -> None:
             labels.set_zero(name)
 
 
-def _unknown(node: Node, graph: Graph, facts: Facts) -> str | None:
-    """The first tensor of a node whose shape is not known; outputs that nothing reads do not matter."""
-    names = (*node.inputs, *(name for name in node.outputs if name in graph.consumers or name in graph.outputs))
-    return next((name for name in names if name and name not in facts.shapes), None)
+def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
+    """Why channels cannot be followed through a node, whatever it does; outputs that nothing reads do not matter."""
+    read = (name for name in node.outputs if name in graph.consumers or name in graph.outputs)
+    for name in filter(None, (*node.inputs, *read)):
+        if name not in facts.shapes:
+            return f"the shape of {name!r} is not known before the model runs"
+        if max(facts.shapes[name], default=0) > _LONGEST_AXIS:
+            return f"{name!r} has more positions along an axis than can be followed"
+    return None
 
 
 def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
@@ -215,7 +223,7 @@ def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:
     """Nodes that compute something, and whose handlers know all shapes."""
     for node in graph.nodes:
         constant = labels.is_constant(node.output())
-        if handler_of(node.op_type).follows and not constant and _unknown(node, graph, facts) is None:
+        if handler_of(node.op_type).follows and not constant and _obstacle(node, graph, facts) is None:
             yield node
 
 
