@@ -15,7 +15,8 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.subgraph import needed, subgraph
+from onnxprune.graph.order import last_uses, needed_nodes
+from onnxprune.graph.subgraph import subgraph
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,12 +51,9 @@ class Replay:
         self._done = 0
         self._moves: list[tuple[Model, int, Sequence[str]]] = []
         # Constants are no results: segments hold those that they read.
-        made = ((index, node) for index, node in enumerate(nodes) if node.op_type != "Constant")
+        made = ((index, node) for index, node in enumerate(nodes) if not node.is_constant)
         self._place = {name: index for index, node in made for name in node.outputs if name}
-        self._last: dict[str, int] = {}
-        for index, node in enumerate(nodes):
-            for name in (*node.inputs, *node.captured):
-                self._last[name] = index
+        self._last = last_uses(node.reads for node in nodes)
 
     @property
     def done(self) -> int:
@@ -105,7 +103,7 @@ class Replay:
 
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
         """Per batch what is wanted, and what was read for it."""
-        nodes = needed(self.nodes[self._done : stop], wanted)
+        nodes = needed_nodes(self.nodes[self._done : stop], wanted)
         part = subgraph(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, threads=self._threads)
         inputs = [value.name for value in part.proto.graph.input]

@@ -42,6 +42,16 @@ class Node:
     opset: int
     index: int
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the node holds a constant of the file; its output is then among the model's constants."""
+        return self.op_type == "Constant"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all tensors that the node reads, those of its subgraphs too."""
+        return (*filter(None, self.inputs), *self.captured)
+
     def input(self, position: int) -> str:
         """Name of an input, "" where it is omitted."""
         return self.inputs[position] if position < len(self.inputs) else ""

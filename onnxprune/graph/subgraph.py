@@ -62,16 +62,6 @@ def subgraph(
     return Model(proto, MappingProxyType(constants), model.name)
 
 
-def needed(nodes: Sequence[Node], wanted: Sequence[str]) -> list[Node]:
-    """The nodes among `nodes` that make `wanted`."""
-    targets, kept = {*wanted}, []
-    for node in reversed(nodes):
-        if targets.intersection(node.outputs):
-            kept.append(node)
-            targets.update(node.inputs, node.captured)
-    return kept[::-1]
-
-
 def _constant_types(model: Model) -> dict[str, int]:
     types = {tensor.name: tensor.data_type for tensor in model.proto.graph.initializer}
     for node, _ in constant_nodes(model.proto.graph):

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
@@ -26,10 +27,6 @@ from onnxprune.structure.units import Ids
 STUB = "stub:"
 """What the names of stub nodes and their outputs begin with."""
 
-_CONTRACTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_FUSED = frozenset(
-    {"BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "PRelu", "Gelu", "Add"}
-)
 CONSTANT = -1
 
 LinearForm = Mapping[int, float]
@@ -102,11 +99,11 @@ def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
         if node.name in taken or node.captured or constant or node.index < 0:
             continue
         run = [node]
-        while run[0].op_type in _CONTRACTING:
+        while handler_of(node.op_type).starts_kernel(node):
             readers = graph.consumers.get(run[-1].output(), ())
             if len(readers) != 1 or run[-1].output() in graph.outputs or len(run[-1].outputs) != 1:
                 break
-            if readers[0].op_type not in _FUSED or readers[0].name in taken:
+            if not handler_of(readers[0].op_type).joins_kernel(readers[0]) or readers[0].name in taken:
                 break
             run.append(readers[0])
         taken |= {each.name for each in run}

@@ -182,6 +182,9 @@ class OpHandler(ABC):
         """`(size,)` True at the positions of an axis of the first input that the node reads; None: at all."""
         return None
 
+    trains_numbers: ClassVar[bool] = True
+    """Whether fine-tuning changes a constant of one number too; beside Add and Mul it is part of a formula."""
+
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of inputs whose values the outputs consist of: moved, selected, repeated or interpolated.
 
@@ -226,6 +229,14 @@ class OpHandler(ABC):
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:  # noqa: ARG002
         """The function of the first input, for activations made of straight pieces."""
         return None
+
+    def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether onnxruntime may run what follows in the same kernel."""
+        return False
+
+    def joins_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether onnxruntime may run the node in the kernel of a convolution or product right before it."""
+        return False
 
     def jumps(self, node: Node) -> bool:  # noqa: ARG002
         """Whether a rounding error of an input can change the result by much: rounding, comparing, ordering."""

@@ -41,6 +41,10 @@ class Conv(OpHandler):
         """A depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
 
+    def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """With an activation and a residual behind it."""
+        return True
+
     def torch(self, node: Node) -> TorchRule:
         """Convolution; pads that differ between the ends are added first."""
         import torch
@@ -136,6 +140,10 @@ class ConvTranspose(OpHandler):
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """A depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
+
+    def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """With an activation and a residual behind it."""
+        return True
 
     def torch(self, node: Node) -> TorchRule:
         """Transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""

@@ -76,6 +76,10 @@ class Gemm(OpHandler):
         found = self.linear(node, labels)
         return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
 
+    def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """With an activation and a residual behind it."""
+        return True
+
     def torch(self, node: Node) -> TorchRule:
         """A matrix product, scaled and shifted."""
         import torch
@@ -213,6 +217,10 @@ class MatMul(OpHandler):
         """Outputs of the product with a constant matrix."""
         found = self.linear(node, labels)
         return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
+
+    def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """With an activation and a residual behind it."""
+        return True
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same product."""

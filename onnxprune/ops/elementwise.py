@@ -24,6 +24,7 @@ class Elementwise(OpHandler):
         *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Where", "And", "Or", "Xor"),
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     )
+    trains_numbers = False
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
@@ -102,6 +103,10 @@ class Elementwise(OpHandler):
     def jumps(self, node: Node) -> bool:
         """Comparisons and remainders."""
         return node.op_type in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Mod")
+
+    def joins_kernel(self, node: Node) -> bool:
+        """A residual."""
+        return node.op_type == "Add"
 
     def torch(self, node: Node) -> TorchRule:
         """The function of the same meaning; those of any number of inputs fold over them."""

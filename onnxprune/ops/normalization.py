@@ -54,6 +54,10 @@ class PerChannelNormalization(OpHandler):
         epsilon = float(node.attributes.get("epsilon", 1e-5))
         return Affine(scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon), shift=2)
 
+    def joins_kernel(self, node: Node) -> bool:
+        """Folded into the weights."""
+        return node.op_type == "BatchNormalization"
+
     def torch(self, node: Node) -> TorchRule | None:
         """With the stored statistics (BatchNormalization), or those of each row's channel."""
         return _batch_normalization(node, training=False) if len(node.inputs) == 5 else _instance_normalization(node)

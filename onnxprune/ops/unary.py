@@ -95,6 +95,10 @@ class Unary(OpHandler):
         """Rounding, the sign, and casts, which may be to integers."""
         return node.op_type in ("Round", "Floor", "Ceil", "Sign", "Cast")
 
+    def joins_kernel(self, node: Node) -> bool:
+        """The usual activations."""
+        return node.op_type in ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Gelu")
+
     def torch(self, node: Node) -> TorchRule | None:
         """The function of the same meaning."""
         return _torch_function(node)
@@ -185,6 +189,10 @@ class PRelu(OpHandler):
         """A constant slope."""
         slope = constant(node.input(1))
         return None if slope is None else Kinks(low=0.0, below=slope)
+
+    def joins_kernel(self, node: Node) -> bool:  # noqa: ARG002
+        """As an activation."""
+        return True
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The slope applies below 0."""

@@ -19,7 +19,8 @@ from onnxprune.core.files import temporary_folder
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.operators import Seen, Shape
-from onnxprune.graph.subgraph import needed, subgraph
+from onnxprune.graph.order import needed_nodes
+from onnxprune.graph.subgraph import subgraph
 from onnxprune.graph.write import write
 from onnxprune.runtime.feeds import LARGEST_FEED, random_array
 
@@ -46,7 +47,7 @@ class Apart:
         feed = self._inputs(inputs)
         if feed is None:
             return {}
-        nodes = needed(self._graph.nodes, wanted)
+        nodes = needed_nodes(self._graph.nodes, wanted)
         found = self._run(nodes, feed, [name for name in wanted if name not in feed], values=False, most=LARGEST_FEED)
         if found is None:
             return {}

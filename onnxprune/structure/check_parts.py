@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model, stored_size
 from onnxprune.graph.nodes import Graph, Node, read_graph
+from onnxprune.graph.order import last_uses, needed_nodes
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops import handler_of
 from onnxprune.runtime.feeds import Feed
@@ -35,7 +36,7 @@ class Part:
 def parts(analysis: Analysis, most: int) -> Iterator[Part]:
     """Cut a model where the constants that nodes read add up to `most` bytes."""
     sizes = {name: stored_size(array) for name, array in analysis.model.constants.items()}
-    nodes = [node for node in analysis.graph.nodes if node.op_type != "Constant"]
+    nodes = [node for node in analysis.graph.nodes if not node.is_constant]
     owned = [sum(sizes.get(name, 0) for name in (*node.inputs, *node.captured)) for node in nodes]
     starts, held = [0], 0
     for index, own in enumerate(owned):
@@ -43,8 +44,7 @@ def parts(analysis: Analysis, most: int) -> Iterator[Part]:
             starts.append(index)
             held = 0
         held += own
-    last = {name: index for index, node in enumerate(nodes) for name in (*node.inputs, *node.captured)}
-    last |= dict.fromkeys(analysis.graph.outputs, len(nodes))
+    last = last_uses((node.reads for node in nodes), analysis.graph.outputs)
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         made = (name for node in nodes[start:end] for name in node.outputs)
         yield Part(tuple(nodes[start:end]), tuple(name for name in made if last.get(name, -1) >= end))
@@ -130,14 +130,10 @@ def _smaller_part(
     model: Model, graph: Graph, known: Mapping[str, np.ndarray], wanted: Sequence[str]
 ) -> tuple[Model, tuple[str, ...]]:
     """The nodes of a pruned model that make what is wanted from what is known, and which of the wanted they make."""
-    targets, chosen = {*wanted}, []
-    for node in reversed(graph.nodes):
-        if node.op_type != "Constant" and targets.intersection(node.outputs):
-            chosen.append(node)
-            targets.update(name for name in (*node.inputs, *node.captured) if name not in known)
+    chosen = needed_nodes(graph.nodes, wanted, known.__contains__)
     made = {name for node in chosen for name in node.outputs}
     there = tuple(name for name in wanted if name in made)
-    return subgraph(model, chosen[::-1], known, there), there
+    return subgraph(model, chosen, known, there), there
 
 
 def _run(model: Model, names: Sequence[str], known: Mapping[str, np.ndarray]) -> Outputs:

@@ -16,15 +16,13 @@ from onnxprune.core.text import first_line
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, read_graph
+from onnxprune.graph.order import last_uses, needed_nodes
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import TorchRule
 from onnxprune.ops.facts import fold_constants
 
 if TYPE_CHECKING:
     import torch
-
-# Operators that only move a constant's values: a weight behind them is trained where it is stored.
-_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
 
 class Network:
@@ -60,7 +58,7 @@ class Network:
         self.training = False
         self.step = fixed_batch(input_specs(model))
         self.device = device
-        nodes = _needed(self.graph, self.outputs, model)
+        nodes = needed_nodes(self.graph.nodes, self.outputs, model.constants.__contains__)
         trained = _trained(self.graph, nodes, model)
         folded = {} if not nodes else _folded(model, self.graph, nodes, trained)
         self.nodes = [node for node in nodes if not all(name in folded for name in node.outputs if name)]
@@ -225,31 +223,24 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
         raise ModelError(f"torch has no tensors of type {array.dtype}; the model cannot be trained") from error
 
 
-def _needed(graph: Graph, outputs: Sequence[str], model: Model) -> list[Node]:
-    """Nodes that the outputs depend on, in order; Constant nodes are tensors already."""
-    wanted, kept = set(outputs), []
-    for node in reversed(graph.nodes):
-        if wanted.intersection(node.outputs) and not all(name in model.constants for name in node.outputs if name):
-            kept.append(node)
-            wanted.update(node.inputs)
-            wanted.update(node.captured)
-    return kept[::-1]
-
-
 def _trained(graph: Graph, nodes: Sequence[Node], model: Model) -> set[str]:
     """Floating-point constants that the handlers name as weights, through operators that only move values."""
     found = set()
     for node in nodes:
         handler = handler_of(node.op_type)
         for name in handler.trained(node):
-            while (maker := graph.producer.get(name)) is not None and maker.op_type in _MOVES:
-                name = maker.input(0)  # noqa: PLW2901 (follows the chain)
-            array = model.constants.get(name)
-            # Single numbers beside Add and Mul are parts of an activation's formula, not weights.
-            elementwise = node.op_type in ("Add", "Mul")
-            if array is not None and is_float(array) and (array.size > 1 or not elementwise):
-                found.add(name)
+            stored = _stored(name, graph)
+            array = model.constants.get(stored)
+            if array is not None and is_float(array) and (array.size > 1 or handler.trains_numbers):
+                found.add(stored)
     return found
+
+
+def _stored(name: str, graph: Graph) -> str:
+    """The tensor whose values nodes only move to make this one: a weight is trained where it is stored."""
+    while (maker := graph.producer.get(name)) is not None and handler_of(maker.op_type).moves(maker) == (0,):
+        name = maker.input(0)
+    return name
 
 
 def _folded(model: Model, graph: Graph, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
@@ -274,10 +265,9 @@ def _rules(model: Model, node: Node) -> tuple[TorchRule, TorchRule]:
 
 def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> list[tuple[str, ...]]:
     """Per node, the computed tensors that no later node reads."""
-    made = {name for node in nodes for name in node.outputs if name}
-    kept, found = set(outputs), []
-    for node in reversed(nodes):
-        own = dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name in made and name not in kept)
-        kept.update(own)
-        found.append(tuple(own))
-    return found[::-1]
+    last = last_uses((node.reads for node in nodes), outputs)
+    found: list[list[str]] = [[] for _ in nodes]
+    for position, name in ((position, name) for position, node in enumerate(nodes) for name in node.outputs if name):
+        if (end := last.get(name, position)) < len(nodes):
+            found[end].append(name)
+    return [tuple(names) for names in found]

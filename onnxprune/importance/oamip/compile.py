@@ -7,6 +7,7 @@ import numpy as np
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
+from onnxprune.graph.order import needed_nodes
 from onnxprune.importance.oamip.rules import RULES
 from onnxprune.importance.oamip.steps import Activation, Step, StepNetwork
 from onnxprune.ops.facts import evaluate
@@ -115,27 +116,17 @@ def compile_network(
         ModelError: an operator has no rule, or its shapes are unknown.
     """
     compiler = _Compiler(analysis, points, set(given) | set(analysis.graph.inputs))
-    for node in _needed(analysis, outputs, compiler.given):
+    known = compiler.given
+
+    def is_known(name: str) -> bool:
+        return name in known or analysis.pinned_value(name) is not None
+
+    for node in needed_nodes(analysis.graph.nodes, outputs, is_known):
         compiler.visit(node)
     for output in outputs:
         if output in compiler.given:
             compiler.give(output)
     return StepNetwork(tuple(compiler.inputs.items()), tuple(compiler.steps), outputs[-1])
-
-
-def _needed(analysis: Analysis, outputs: Sequence[str], given: Collection[str]) -> list[Node]:
-    """Nodes that compute `outputs` from what is given, in topological order."""
-    wanted, found = list(outputs), set[str]()
-    seen: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        node = analysis.graph.producer.get(name)
-        if name in seen or name in given or node is None or analysis.pinned_value(name) is not None:
-            continue
-        seen.add(name)
-        found.add(node.name)
-        wanted.extend(n for n in (*node.inputs, *node.captured) if n)
-    return [node for node in analysis.graph.nodes if node.name in found]
 
 
 class _Compiler:

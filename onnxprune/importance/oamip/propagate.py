@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from onnxprune.core.errors import ModelError
+from onnxprune.graph.order import last_uses
 from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
 from onnxprune.importance.oamip.relu_constraints import Gating, maximum, relu
 from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, StepNetwork
@@ -78,7 +79,8 @@ def propagate(
     """
     first = len(builder.blocks)
     values = {name: Affine.fixed(image[tensor], how.epsilon) for tensor, name in network.inputs}
-    remaining = _last_use(network)
+    reads = (step.inputs if isinstance(step, LinearStep) else (step.input,) for step in network.steps)
+    remaining = last_uses(reads, (network.output,))
     largest = np.zeros(len(scores.column))
     for index, step in enumerate(network.steps):
         match step:
@@ -98,16 +100,6 @@ def propagate(
                 values.pop(name, None)
     largest[0] = 0.0
     return values[network.output], largest
-
-
-def _last_use(network: StepNetwork) -> dict[str, int]:
-    """Index of the last step that reads each tensor, so that it can be forgotten."""
-    last: dict[str, int] = {}
-    for index, step in enumerate(network.steps):
-        for name in step.inputs if isinstance(step, LinearStep) else (step.input,):
-            last[name] = index
-    last.pop(network.output, None)
-    return last | {network.output: len(network.steps)}
 
 
 def _linear(step: LinearStep, operands: list[Affine], builder: Builder) -> Affine:

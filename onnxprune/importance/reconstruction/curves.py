@@ -17,7 +17,8 @@ from onnxprune.calibration.store import Room
 from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
-from onnxprune.graph.subgraph import needed, subgraph
+from onnxprune.graph.order import needed_nodes
+from onnxprune.graph.subgraph import subgraph
 from onnxprune.outputs.divergence import Reference
 
 
@@ -96,7 +97,7 @@ def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Refere
     later = [name for name in meaning.outputs if name in made]  # what is done already stays as it is
     if not later:
         return dict.fromkeys((variant.width for variant in variants), 0.0)
-    part = subgraph(replay.model, needed(left, later), replay.batches[0], later, changed)
+    part = subgraph(replay.model, needed_nodes(left, later), replay.batches[0], later, changed)
     runner = Runner(part, later, threads=threads)
     inputs = [value.name for value in part.proto.graph.input]
     found = {}

@@ -1,0 +1,41 @@
+"""Which nodes a result takes, and how long a tensor is needed."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from onnxprune.graph.nodes import Node
+
+
+def _nothing(_: str) -> bool:
+    return False
+
+
+def needed_nodes(nodes: Sequence[Node], wanted: Iterable[str], known: Callable[[str], bool] = _nothing) -> list[Node]:
+    """The nodes that make tensors from what is known, in order.
+
+    Args:
+        nodes: nodes in topological order.
+        wanted: the tensors.
+        known: whether a tensor is there already; none is by default.
+    """
+    targets = {name for name in wanted if not known(name)}
+    chosen = []
+    for node in reversed(nodes):
+        if targets.intersection(node.outputs):
+            chosen.append(node)
+            targets.update(name for name in node.reads if not known(name))
+    return chosen[::-1]
+
+
+def last_uses(reads: Iterable[Iterable[str]], kept: Iterable[str] = ()) -> dict[str, int]:
+    """Per tensor, the number of the last step that reads it; for those to be kept, the number of steps.
+
+    Args:
+        reads: what each step reads.
+        kept: tensors that are needed after the last step.
+    """
+    last: dict[str, int] = {}
+    count = 0
+    for names in reads:
+        last |= dict.fromkeys(names, count)
+        count += 1
+    return last | dict.fromkeys(kept, count)
