@@ -4,7 +4,7 @@ Half-precision weights are computed with in single precision and written back in
 strings and sequences are not followed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,8 +59,9 @@ class Network:
         self.step = fixed_batch(input_specs(model))
         self.device = device
         nodes = needed_nodes(self.graph.nodes, self.outputs, model.constants.__contains__)
-        trained = _trained(self.graph, nodes, model)
-        folded = {} if not nodes else _folded(model, self.graph, nodes, trained)
+        values = fold_constants(model, self.graph) if nodes else {}
+        trained = _trained(self.graph, nodes, model, values)
+        folded = _folded(nodes, trained, values)
         self.nodes = [node for node in nodes if not all(name in folded for name in node.outputs if name)]
         self.rules = [_rules(model, node) for node in self.nodes]
         self._last_use = _last_uses(self.nodes, self.outputs)
@@ -223,29 +224,30 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
         raise ModelError(f"torch has no tensors of type {array.dtype}; the model cannot be trained") from error
 
 
-def _trained(graph: Graph, nodes: Sequence[Node], model: Model) -> set[str]:
+def _trained(graph: Graph, nodes: Sequence[Node], model: Model, folded: Mapping[str, np.ndarray]) -> set[str]:
     """Floating-point constants that the handlers name as weights, through operators that only move values."""
-    found = set()
+    found, constants = set(), {*model.constants, *folded}
     for node in nodes:
         handler = handler_of(node.op_type)
         for name in handler.trained(node):
-            stored = _stored(name, graph)
+            stored = _stored(name, graph, constants)
             array = model.constants.get(stored)
             if array is not None and is_float(array) and (array.size > 1 or handler.trains_numbers):
                 found.add(stored)
     return found
 
 
-def _stored(name: str, graph: Graph) -> str:
+def _stored(name: str, graph: Graph, constants: Collection[str]) -> str:
     """The tensor whose values nodes only move to make this one: a weight is trained where it is stored."""
     while (maker := graph.producer.get(name)) is not None and handler_of(maker.op_type).moves(maker) == (0,):
+        if not all(other in constants for other in maker.reads[1:]):
+            break
         name = maker.input(0)
     return name
 
 
-def _folded(model: Model, graph: Graph, nodes: Sequence[Node], trained: set[str]) -> dict[str, np.ndarray]:
+def _folded(nodes: Sequence[Node], trained: set[str], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Tensors that nodes compute from constants, except from trained ones."""
-    values = fold_constants(model, graph)
     moving = set(trained)
     for node in nodes:
         if moving.intersection(node.inputs):
