@@ -24,7 +24,7 @@ class OneHot(Unknown):
     folds_up_to = 1024
 
 
-class Range(Unknown):
+class NumberRange(Unknown):
     """Range: three numbers make any length."""
 
     op_types = ("Range",)

@@ -28,7 +28,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class RowTile:
     """What a tile of a consumer's output reads, relative to the tile's first position.
 
     Attributes:
@@ -114,18 +114,18 @@ def _fits(producer: Layer, consumer: Layer) -> bool:
     return (producer.window is None) == (consumer.window is None)
 
 
-def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> Tile:
+def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> RowTile:
     """The tile of a consumer whose output has these spatial sizes; single rows where it is dense."""
     window = consumer.window
     if window is None:
-        return Tile(np.zeros((0, 1), int), np.zeros((0, 1), int), np.zeros((1, 1), int))
+        return RowTile(np.zeros((0, 1), int), np.zeros((0, 1), int), np.zeros((1, 1), int))
     side = tuple(min(_SIDE, n) for n in sizes)
     steps = np.indices(side).reshape(len(side), -1)
     offsets = np.indices(window.kernel).reshape(len(window.kernel), -1)
     strides, dilations = np.array(window.strides)[:, None], np.array(window.dilations)[:, None]
     wanted = (steps * strides)[:, :, None] + (offsets * dilations)[:, None, :]
     places, reads = np.unique(wanted.reshape(len(side), -1), axis=1, return_inverse=True)
-    return Tile(steps, places, reads.reshape(steps.shape[1], offsets.shape[1]))
+    return RowTile(steps, places, reads.reshape(steps.shape[1], offsets.shape[1]))
 
 
 def pair_rows(

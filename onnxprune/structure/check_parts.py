@@ -26,14 +26,14 @@ _PART_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComparedPart:
     """Consecutive nodes; `made` are their tensors that later nodes read or that are outputs of the model."""
 
     nodes: tuple[Node, ...]
     made: tuple[str, ...]
 
 
-def parts(analysis: Analysis, most: int) -> Iterator[Part]:
+def parts(analysis: Analysis, most: int) -> Iterator[ComparedPart]:
     """Cut a model where the constants that nodes read add up to `most` bytes."""
     sizes = {name: stored_size(array) for name, array in analysis.model.constants.items()}
     nodes = [node for node in analysis.graph.nodes if not node.is_constant]
@@ -47,7 +47,7 @@ def parts(analysis: Analysis, most: int) -> Iterator[Part]:
     last = last_uses((node.reads for node in nodes), analysis.graph.outputs)
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         made = (name for node in nodes[start:end] for name in node.outputs)
-        yield Part(tuple(nodes[start:end]), tuple(name for name in made if last.get(name, -1) >= end))
+        yield ComparedPart(tuple(nodes[start:end]), tuple(name for name in made if last.get(name, -1) >= end))
 
 
 def compare_parts(
@@ -88,7 +88,7 @@ def compare_parts(
     return None
 
 
-def _compare_original(before: Model, part: Part, known: Mapping[str, np.ndarray], made: Outputs) -> None:
+def _compare_original(before: Model, part: ComparedPart, known: Mapping[str, np.ndarray], made: Outputs) -> None:
     """A part does what it did before contributions were moved."""
     if any(handler_of(node.op_type).jumps(node) for node in part.nodes):
         return
@@ -102,7 +102,7 @@ def _compare_smaller(
     removed: Ids,
     smaller: Model,
     graph: Graph,
-    part: Part,
+    part: ComparedPart,
     known: Mapping[str, np.ndarray],
     made: Outputs,
 ) -> None:

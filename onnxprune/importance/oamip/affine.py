@@ -1,4 +1,4 @@
-"""Affine functions of the program's columns, and the columns and rows that propagation makes.
+"""AffineFunctions functions of the program's columns, and the columns and rows that propagation makes.
 
 A tensor's value in the program is `constant + matrix x`, one row a position; where it does not depend on the scores the
 matrix is empty. Nothing here knows of graphs or solvers.
@@ -15,7 +15,7 @@ _ROUNDING = 1e-9  # differences that arithmetic in double precision may leave, r
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
+class AffineFunctions:
     """`constant + matrix x` for every position of a tensor, and an interval for each.
 
     Attributes:
@@ -31,14 +31,14 @@ class Affine:
     upper: np.ndarray
 
     @classmethod
-    def fixed(cls, value: np.ndarray, radius: float) -> "Affine":
+    def fixed(cls, value: np.ndarray, radius: float) -> "AffineFunctions":
         """A value that depends on no column, in the box `value +- radius`."""
         flat = np.asarray(value, dtype=np.float64).ravel()
         return cls(flat, csr_array((len(flat), 0)), flat - radius, flat + radius)
 
-    def with_bounds(self, lower: np.ndarray, upper: np.ndarray) -> "Affine":
+    def with_bounds(self, lower: np.ndarray, upper: np.ndarray) -> "AffineFunctions":
         """The same functions with other intervals."""
-        return Affine(self.constant, self.matrix, lower, upper)
+        return AffineFunctions(self.constant, self.matrix, lower, upper)
 
     @property
     def depends(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.order import last_uses
-from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
+from onnxprune.importance.oamip.affine import AffineFunctions, Builder, sparse, widened
 from onnxprune.importance.oamip.relu_constraints import Gating, maximum, relu
 from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, StepNetwork
 from onnxprune.importance.oamip.tighten import tightened
@@ -60,7 +60,7 @@ def propagate(
     scores: ScoreColumns,
     how: Propagation,
     builder: Builder,
-) -> tuple[Affine, np.ndarray]:
+) -> tuple[AffineFunctions, np.ndarray]:
     """Value of the network's output in the program, for one image.
 
     Args:
@@ -78,7 +78,7 @@ def propagate(
         SolverError: the original network breaks a row.
     """
     first = len(builder.blocks)
-    values = {name: Affine.fixed(image[tensor], how.epsilon) for tensor, name in network.inputs}
+    values = {name: AffineFunctions.fixed(image[tensor], how.epsilon) for tensor, name in network.inputs}
     reads = (step.inputs if isinstance(step, LinearStep) else (step.input,) for step in network.steps)
     remaining = last_uses(reads, (network.output,))
     largest = np.zeros(len(scores.column))
@@ -102,7 +102,7 @@ def propagate(
     return values[network.output], largest
 
 
-def _linear(step: LinearStep, operands: list[Affine], builder: Builder) -> Affine:
+def _linear(step: LinearStep, operands: list[AffineFunctions], builder: Builder) -> AffineFunctions:
     """`sum_i maps[i] operands[i] + bias`, by interval arithmetic for the bounds."""
     constant = np.array(step.bias, dtype=np.float64)
     middle, radius = constant.copy(), np.zeros_like(constant)
@@ -129,12 +129,12 @@ def _linear(step: LinearStep, operands: list[Affine], builder: Builder) -> Affin
             )
     if matrix is None:
         matrix = csr_array((len(constant), builder.columns))
-    return Affine(constant, matrix, middle - radius, middle + radius)
+    return AffineFunctions(constant, matrix, middle - radius, middle + radius)
 
 
 def _activation(
-    step: Activation, a: Affine, scores: ScoreColumns, how: Propagation, builder: Builder, first: int
-) -> tuple[Affine, np.ndarray]:
+    step: Activation, a: AffineFunctions, scores: ScoreColumns, how: Propagation, builder: Builder, first: int
+) -> tuple[AffineFunctions, np.ndarray]:
     """A scored activation; also `U+` per position."""
     gating = how.gating
     if how.exact:
@@ -144,7 +144,7 @@ def _activation(
         a = tightened(a, builder, first)
     if np.isfinite(step.cap):
         over = relu(_shifted(a, -step.cap), gating, builder, step.node)
-        a = Affine(
+        a = AffineFunctions(
             a.constant - over.constant,
             csr_array(widened(a.matrix, builder.columns) - widened(over.matrix, builder.columns)),
             np.minimum(a.lower, step.cap),
@@ -163,7 +163,7 @@ def _activation(
     crosses = (r.lower < 0) & (r.upper > 0)
     matrix = _by_row(widened(r.matrix, builder.columns), slope)
     matrix = matrix + _by_row(widened(gate.matrix, builder.columns), 1 - slope)
-    return Affine(
+    return AffineFunctions(
         slope * r.constant + (1 - slope) * gate.constant,
         csr_array(matrix),
         np.where(crosses, np.minimum(lower, 0.0), lower),
@@ -172,8 +172,8 @@ def _activation(
 
 
 def _scored(
-    a: Affine, units: np.ndarray, scores: ScoreColumns, gating: Gating, builder: Builder
-) -> tuple[Affine, np.ndarray]:
+    a: AffineFunctions, units: np.ndarray, scores: ScoreColumns, gating: Gating, builder: Builder
+) -> tuple[AffineFunctions, np.ndarray]:
     """`r = a - (1 - s) U+`, and `U+`. Intervals are those of `a` where bounds are of the original network."""
     active = np.maximum(a.upper, 0.0)
     scored = units > 0
@@ -188,12 +188,12 @@ def _scored(
         matrix = csr_array(matrix + sparse(rows, column[rows], active[rows], shape))
     lower = a.lower if gating.imposed else a.lower - drop
     upper = a.upper if gating.imposed else np.where(free, a.upper, a.upper - drop)
-    return Affine(a.constant - drop, matrix, lower, upper), active
+    return AffineFunctions(a.constant - drop, matrix, lower, upper), active
 
 
-def _shifted(a: Affine, by: float) -> Affine:
+def _shifted(a: AffineFunctions, by: float) -> AffineFunctions:
     """`a + by`."""
-    return a if by == 0 else Affine(a.constant + by, a.matrix, a.lower + by, a.upper + by)
+    return a if by == 0 else AffineFunctions(a.constant + by, a.matrix, a.lower + by, a.upper + by)
 
 
 def _by_row(matrix: csr_array, factors: np.ndarray) -> csr_array:

@@ -16,7 +16,7 @@ from enum import Enum
 import numpy as np
 from scipy.sparse import csr_array
 
-from onnxprune.importance.oamip.affine import Affine, Builder, sparse, widened
+from onnxprune.importance.oamip.affine import AffineFunctions, Builder, sparse, widened
 
 
 class Bounds(Enum):
@@ -39,7 +39,7 @@ class Gating:
         return self.bounds is Bounds.EPS
 
 
-def relu(r: Affine, gating: Gating, builder: Builder, node: str) -> Affine:
+def relu(r: AffineFunctions, gating: Gating, builder: Builder, node: str) -> AffineFunctions:
     """`max(r, 0)` in the program; adds columns and rows where it is not affine."""
     off = r.upper <= 0
     on = ~off & (r.lower >= 0)
@@ -56,10 +56,10 @@ def relu(r: Affine, gating: Gating, builder: Builder, node: str) -> Affine:
         h = _open_gates(r, unsure, gating, builder, node)
         size = (len(constant), builder.columns)
         matrix = widened(matrix, builder.columns) + sparse(unsure, h, np.ones(len(h)), size)
-    return Affine(constant, csr_array(matrix), np.maximum(r.lower, 0.0), np.maximum(r.upper, 0.0))
+    return AffineFunctions(constant, csr_array(matrix), np.maximum(r.lower, 0.0), np.maximum(r.upper, 0.0))
 
 
-def _open_gates(r: Affine, at: np.ndarray, gating: Gating, builder: Builder, node: str) -> np.ndarray:
+def _open_gates(r: AffineFunctions, at: np.ndarray, gating: Gating, builder: Builder, node: str) -> np.ndarray:
     """Columns `h = max(r, 0)` at these positions, with their rows."""
     low, high, constant, matrix = r.lower[at], r.upper[at], r.constant[at], r.matrix[at]
     value = builder.at_start(constant, matrix)
@@ -85,7 +85,7 @@ def _open_gates(r: Affine, at: np.ndarray, gating: Gating, builder: Builder, nod
     return h
 
 
-def maximum(x: Affine, windows: np.ndarray, gating: Gating, builder: Builder, node: str) -> Affine:
+def maximum(x: AffineFunctions, windows: np.ndarray, gating: Gating, builder: Builder, node: str) -> AffineFunctions:
     """The largest of each window's positions.
 
     The position that is largest in the original network is put in its place where it is largest for all values of the
@@ -117,11 +117,11 @@ def maximum(x: Affine, windows: np.ndarray, gating: Gating, builder: Builder, no
         constant = constant * taken
         size_of = (len(windows), builder.columns)
         matrix = widened(_scale_rows(matrix, taken), builder.columns) + sparse(unsure, p, np.ones(len(p)), size_of)
-    return Affine(constant, csr_array(matrix), low, high)
+    return AffineFunctions(constant, csr_array(matrix), low, high)
 
 
 def _selected(
-    x: Affine,
+    x: AffineFunctions,
     windows: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from onnxprune.importance.oamip.affine import Affine, Builder, widened
+from onnxprune.importance.oamip.affine import AffineFunctions, Builder, widened
 from onnxprune.programs.growing import GrowingProgram
 from onnxprune.programs.linear import LinearProgram
 
 _MARGIN = 1e-6  # what the solver's tolerance may take from a bound, relative to its size
 
 
-def tightened(a: Affine, builder: Builder, first: int) -> Affine:
+def tightened(a: AffineFunctions, builder: Builder, first: int) -> AffineFunctions:
     """The same functions with intervals that hold over the rows from block `first` on (gates relaxed).
 
     Positions that can be positive get two linear programs each; the others are off whatever the scores.
