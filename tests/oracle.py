@@ -10,6 +10,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.cut import find_cut
 from onnxprune.structure.removal import masked, remove
 from onnxprune.structure.units import Ids
 
@@ -84,7 +85,12 @@ def check_removal(a: Analysis, removed: Ids, seed: int = 0, batch: int = 1) -> M
     original = run(a.model, feed)
     assert_close(run(smaller, feed), run(oracle, feed), original)
     sizes = {name: a.facts.shapes[name] for name in a.graph.inputs}
-    assert a.costs(removed) == analysed(smaller, sizes).costs()
+    found, predicted, cut = analysed(smaller, sizes).costs(), a.costs(removed), find_cut(a, removed)
+    if not cut.gone:
+        assert predicted == found
+    else:  # what a branch gives without its channels may be folded away, or stay as a number where there was no bias
+        assert predicted.macs >= found.macs
+        assert predicted.params + len(cut.losses) >= found.params
     return smaller
 
 

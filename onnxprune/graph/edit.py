@@ -32,6 +32,12 @@ class GraphEdit:
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._after: dict[int, list[onnx.NodeProto]] = {}
         self._outputs: dict[int, dict[str, str]] = {}
+        self._dropped: set[int] = set()
+        self._dropped_inputs: dict[int, set[int]] = {}
+        self._dropped_outputs: dict[int, set[int]] = {}
+        self._copies: dict[int, str] = {}
+        self._renamed: dict[str, str] = {}
+        self._captured = {name for node in graph.nodes for name in node.captured}
         self._names = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(model.constants)
 
     def set_value(self, tensor: str, value: np.ndarray) -> None:
@@ -42,12 +48,21 @@ class GraphEdit:
         """Give an attribute a new value; None removes it."""
         self._attributes.setdefault(node.index, {})[name] = value
 
+    def input(self, node: Node, position: int) -> str:
+        """Name of a node's input as edited so far."""
+        return self._inputs.get(node.index, {}).get(position, node.input(position))
+
+    def stored(self, tensor: str) -> np.ndarray | None:
+        """The value of a constant as edited so far; None for what is computed."""
+        return self.values.get(tensor, self.model.constants.get(tensor))
+
     def set_input(self, node: Node, position: int, value: np.ndarray) -> str:
         """Give a node a constant of its own as an input; where it is the only reader, the constant keeps its name."""
-        current = node.input(position)
+        current = self.input(node, position)
         value = np.asarray(value, order="C")
-        if current in self.model.constants and len(self.graph.consumers[current]) == 1:
-            value = value.astype(self.model.constants[current].dtype)
+        readers = len(self.graph.consumers.get(current, ())) + (current in self.graph.outputs)
+        if (current in self.model.constants and readers == 1) or (current in self.values and readers == 0):
+            value = value.astype((self.model.constants if readers else self.values)[current].dtype)
             name = current
         else:
             name = self.fresh_name(f"{node.name}_{position}" if not current else f"{current}_{node.name}")
@@ -79,6 +94,49 @@ class GraphEdit:
         self._after.setdefault(node.index, []).extend(self._patch(raw, node.output(), where, values))
         self._outputs.setdefault(node.index, {})[node.output()] = raw
 
+    def drop(self, node: Node) -> None:
+        """Leave out a node."""
+        self._dropped.add(node.index)
+
+    def drop_input(self, node: Node, position: int) -> None:
+        """Leave out one of a node's inputs; those behind it move up."""
+        self._dropped_inputs.setdefault(node.index, set()).add(position)
+
+    def drop_output(self, node: Node, position: int) -> None:
+        """Leave out one of a node's outputs; those behind it move up."""
+        self._dropped_outputs.setdefault(node.index, set()).add(position)
+
+    def bypass(self, node: Node, source: str) -> None:
+        """Leave out a node whose result is what `source` holds.
+
+        The result keeps its name, which `source` takes over; where that is seen from outside, it is the other way
+        round; where both are, an Identity stays.
+        """
+        output, source = self.name(node.output()), self.name(source)
+        if source in self.graph.producer and source not in self.values and not self._is_seen(source):
+            self._renamed[source] = output
+        elif not self._is_seen(output):
+            self._renamed[output] = source
+        else:
+            self._copies[node.index] = source
+            return
+        self.drop(node)
+
+    def rename(self, tensor: str) -> None:
+        """Give a computed tensor that nothing outside of the nodes knows a name that is not taken."""
+        current = self.name(tensor)
+        self._renamed[current] = self.fresh_name(f"{current}_changed")
+
+    def name(self, tensor: str) -> str:
+        """What a tensor is called after the edit."""
+        while tensor in self._renamed:
+            tensor = self._renamed[tensor]
+        return tensor
+
+    def _is_seen(self, tensor: str) -> bool:
+        """Whether a name is known outside of the main graph's nodes."""
+        return tensor in self.graph.outputs or tensor in self.graph.inputs or tensor in self._captured
+
     def _patch(self, source: str, target: str, where: np.ndarray, values: np.ndarray) -> list[onnx.NodeProto]:
         """`source * keep + values`: Where would need a newer operator set."""
         kept = self.fresh_name(f"{target}_kept")
@@ -109,7 +167,8 @@ class GraphEdit:
         copy_fields(source, proto, skip=("graph",))
         graph = proto.graph
         copy_fields(source.graph, graph, skip=("initializer", "value_info", "node", "input"))
-        graph.value_info.extend(v for v in source.graph.value_info if v.name not in stale and v.name not in self.values)
+        stale = stale.union(self.values, self._renamed)
+        graph.value_info.extend(v for v in source.graph.value_info if v.name not in stale)
         known = {tensor.name for tensor in source.graph.initializer}
         for tensor in source.graph.initializer:
             graph.initializer.append(placeholder(tensor) if tensor.name in self.values else tensor)
@@ -127,10 +186,13 @@ class GraphEdit:
                 graph.input[-1].type.tensor_type.shape.CopyFrom(shape)
         for index, node in enumerate(source.graph.node):
             stored = node.output and all(o in self.values or not o for o in node.output)
-            if not stored or node.output[0] in made:
+            if index not in self._dropped and (not stored or node.output[0] in made):
                 graph.node.extend(self._before.get(index, ()))
                 self._append(graph, node, index)
                 graph.node.extend(self._after.get(index, ()))
+        for node in graph.node if self._renamed else ():
+            for names in (node.input, node.output):
+                names[:] = [self.name(name) for name in names]
         constants = MappingProxyType({**self.model.constants, **self.values})
         return without_dead(replace(self.model, proto=proto, constants=constants), source)
 
@@ -146,6 +208,10 @@ class GraphEdit:
                 else:
                     fresh.CopyFrom(attribute)
             return
+        if index in self._copies:
+            copied = onnx.helper.make_node("Identity", [self._copies[index]], list(source.output), name=source.name)
+            node.CopyFrom(copied)
+            return
         node.CopyFrom(source)
         for name, value in self._attributes.get(index, {}).items():
             kept = [attribute for attribute in node.attribute if attribute.name != name]
@@ -160,6 +226,10 @@ class GraphEdit:
         renamed = self._outputs.get(index, {})
         for position, name in enumerate(source.output):
             node.output[position] = renamed.get(name, name)
+        for position in sorted(self._dropped_inputs.get(index, ()), reverse=True):
+            del node.input[position]
+        for position in sorted(self._dropped_outputs.get(index, ()), reverse=True):
+            del node.output[position]
 
 
 def placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -183,22 +253,22 @@ def copy_fields(source: Any, target: Any, skip: tuple[str, ...]) -> None:
 
 
 def without_dead(model: Model, before: onnx.ModelProto) -> Model:
-    """Drop nodes and constants that lost their last reader in an edit; what was unread before stays.
+    """Drop nodes and constants that nobody reads after an edit; what was unread before stays.
 
     Args:
         model: the edited model, whose protobuf is changed.
         before: the protobuf it was made of.
     """
     graph = model.proto.graph
-    read_before = set(_names_read(before.graph))
+    unread_before = _made(before.graph).difference(_names_read(before.graph))
     read = Counter(_names_read(graph))
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]
         outputs = [name for name in node.output if name]
-        if outputs and all(name in read_before and not read[name] for name in outputs):
+        if outputs and not any(name in unread_before or read[name] for name in outputs):
             read.subtract(_names_of(node))
             del graph.node[index]
-    lost = {name for name in read_before if not read[name]}
+    lost = {name for name in _made(graph) | {*model.constants} if name not in unread_before and not read[name]}
     _delete(graph.initializer, lambda t: t.name in lost)
     _delete(graph.input, lambda v: v.name in lost and v.name in model.constants)
     names = {t.name for t in graph.initializer} | {n.output[0] for n, _ in constant_nodes(graph)}
@@ -210,6 +280,11 @@ def _delete(field: Any, gone: Callable[[Any], bool]) -> None:
     for index in reversed(range(len(field))):
         if gone(field[index]):
             del field[index]
+
+
+def _made(graph: onnx.GraphProto) -> set[str]:
+    """Names of initializers and of what nodes make."""
+    return {t.name for t in graph.initializer} | {name for node in graph.node for name in node.output if name}
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterator[str]:

@@ -99,6 +99,62 @@ class Rewriting(Protocol):
     def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
         """Give elements of an integer vector that the node reads other values, where they differ."""
 
+    def after(self, position: int) -> np.ndarray | None:
+        """Value after removal of an input that is a stored constant, else None."""
+
+    def drop_input(self, position: int) -> None:
+        """Leave out an input; those behind it move up."""
+
+    def drop_output(self, position: int) -> None:
+        """Leave out an output; those behind it move up."""
+
+
+class Known(Protocol):
+    """What `OpHandler.at_zero` and `at_constant` may ask. Constants are those after removal."""
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        """A constant; of a tensor that became one, a small array of the same rank that broadcasts to it."""
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Concrete shape before removal (batch pinned)."""
+
+    def dtype(self, tensor: str) -> np.dtype[Any]:
+        """Type of the elements."""
+
+    def evaluate(self, node: Node) -> np.ndarray | None:
+        """A node's first output from the values of its inputs; None where that cannot be computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`factor * x + shift`, channel by channel.
+
+    Attributes:
+        axis: the axis of channels; None where all elements change alike.
+        factor: `(C,)`, or `(1,)` without an axis; and `shift` alike.
+        shift: see `factor`.
+    """
+
+    axis: int | None
+    factor: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return not self.shift.any() and self.only_shifts
+
+    @property
+    def only_shifts(self) -> bool:
+        """Whether every factor is 1."""
+        return bool((self.factor == 1).all())
+
+    def along(self, axis: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """`(width,)` factor and shift along an axis; None where another one has the channels."""
+        if self.axis not in (None, axis):
+            return None
+        return np.broadcast_to(self.factor, (width,)), np.broadcast_to(self.shift, (width,))
+
 
 class Backward(Protocol):
     """What `OpHandler.backward` may ask and add: ONNX nodes behind those of the model, whose tensors it may read."""
@@ -139,6 +195,8 @@ class OpHandler(ABC):
     """Rules of one operator family. Handlers hold no state."""
 
     op_types: ClassVar[tuple[str, ...]]
+    joins: ClassVar[bool] = False
+    """Whether inputs (or outputs) without channels can be left out."""
 
     follows: ClassVar[bool] = True
     """Whether channels are followed through the operator; if not, all it touches stay."""
@@ -165,6 +223,18 @@ class OpHandler(ABC):
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
         """Adapt attributes and constants that spell out widths."""
+
+    def at_zero(self, node: Node, known: Known) -> np.ndarray | None:  # noqa: ARG002
+        """What the node gives where all that it contracts is zero, as `Known.value` has it; None where that varies."""
+        return None
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """What the node gives where its inputs are constants, as `Known.value` has it; None where that is not small."""
+        return known.evaluate(node) if self.flow(node) is Flow.ELEMENTWISE else None
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:  # noqa: ARG002
+        """Make the node's own constants do what a node behind it does; False where they cannot."""
+        return False
 
     def torch(self, node: Node) -> TorchRule | None:  # noqa: ARG002
         """The node as a function of torch tensors, None where there is no rule; attributes are read once, here."""

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, ChannelUse, Linear, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, Change, ChannelUse, Known, Linear, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import along_channels, pad
@@ -44,6 +44,14 @@ class Conv(OpHandler):
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
         return True
+
+    def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
+        """The bias."""
+        return _bias(node, known)
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
+        """Into the filters and the bias."""
+        return _absorb(node, edit, change, out_axis=0)
 
     def torch(self, node: Node) -> TorchRule:
         """Convolution; pads that differ between the ends are added first."""
@@ -144,6 +152,14 @@ class ConvTranspose(OpHandler):
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
         return True
+
+    def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
+        """The bias."""
+        return _bias(node, known)
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
+        """Into the filters and the bias."""
+        return _absorb(node, edit, change, out_axis=1)
 
     def torch(self, node: Node) -> TorchRule:
         """Transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""
@@ -304,3 +320,29 @@ def _rewrite(node: Node, edit: Rewriting) -> None:
     width = edit.width(node.input(0), 1)
     if group > 1 and source is not None and group == source[1] and width is not None:
         edit.set_attribute("group", width)
+
+
+def _bias(node: Node, known: Known) -> np.ndarray | None:
+    rank = len(known.shape(node.output()))
+    if not node.input(2):
+        return np.zeros((1,) * rank, known.dtype(node.output()))
+    bias = known.value(node.input(2))
+    return None if bias is None else bias.reshape(1, -1, *(1,) * (rank - 2))
+
+
+def _absorb(node: Node, edit: Rewriting, change: Change, out_axis: int) -> bool:
+    weight, bias = edit.after(1), edit.after(2)
+    if weight is None or weight.dtype.kind != "f" or (node.input(2) and bias is None):
+        return False
+    width = weight.shape[out_axis] if out_axis == 0 else weight.shape[1] * node.int("group", 1)
+    found = change.along(1, width)
+    if found is None or (node.int("group", 1) > 1 and out_axis == 1):
+        return False
+    factor, shift = found
+    if (factor != 1).any():
+        along = factor.reshape([-1 if axis == out_axis else 1 for axis in range(weight.ndim)])
+        edit.set_input(1, (weight * along).astype(weight.dtype))
+    if bias is not None or shift.any():
+        shift = shift if bias is None else bias * factor + shift
+        edit.set_input(2, shift.astype(weight.dtype))
+    return True

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator
 from operator import matmul
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast
-from onnxprune.ops.base import Backward, ChannelUse, Linear, OpHandler, Product, TorchRule
+from onnxprune.ops.base import Backward, Change, ChannelUse, Known, Linear, OpHandler, Product, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.product import Letters, couple_product, named_products
@@ -78,6 +79,31 @@ class Gemm(OpHandler):
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
+        return True
+
+    def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
+        """`beta C`."""
+        if not node.input(2):
+            return np.zeros((1, 1), known.dtype(node.output()))
+        if (c := known.value(node.input(2))) is None:
+            return None
+        return np.asarray(c * c.dtype.type(node.attributes.get("beta", 1.0))).reshape((1,) * (2 - c.ndim) + c.shape)
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
+        """Into the weight and C."""
+        weight, c, (_, out) = edit.after(1), edit.after(2), _weight_axes(node)
+        beta = float(node.attributes.get("beta", 1.0))
+        known = weight is not None and weight.dtype.kind == "f" and (c is not None or not node.input(2))
+        if weight is None or not known or beta == 0 or node.opset < 11:
+            return False
+        found = change.along(1, weight.shape[out])
+        if found is None:
+            return False
+        factor, shift = found
+        if (factor != 1).any():
+            edit.set_input(1, (weight * (factor[:, None] if out == 0 else factor)).astype(weight.dtype))
+        if c is not None or shift.any():
+            edit.set_input(2, ((0 if c is None else c * factor) + shift / beta).astype(weight.dtype))
         return True
 
     def torch(self, node: Node) -> TorchRule:
@@ -221,6 +247,12 @@ class MatMul(OpHandler):
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
         return True
+
+    def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
+        """Zero, where one operand is a weight."""
+        if all(known.value(name) is None for name in node.inputs):
+            return None
+        return np.zeros((1,) * len(known.shape(node.output())), known.dtype(node.output()))
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same product."""

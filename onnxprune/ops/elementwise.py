@@ -11,7 +11,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast, where_true
-from onnxprune.ops.base import Backward, OpHandler, TorchRule
+from onnxprune.ops.base import Backward, Change, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
@@ -107,6 +107,22 @@ class Elementwise(OpHandler):
     def joins_kernel(self, node: Node) -> bool:
         """A residual."""
         return node.op_type == "Add"
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
+        """Into a constant operand: shifts of a sum, factors of a product."""
+        position = 0 if edit.after(0) is not None else 1
+        own, rank = edit.after(position), len(edit.shape(node.output()) or ())
+        if own is None or own.dtype.kind != "f" or len(node.inputs) != 2:
+            return False
+        sizes = [-1 if axis == change.axis else 1 for axis in range(rank)]
+        if node.op_type == "Add" and change.only_shifts:
+            value = own + change.shift.reshape(sizes)
+        elif node.op_type == "Mul" and not change.shift.any():
+            value = own * change.factor.reshape(sizes)
+        else:
+            return False
+        edit.set_input(position, (value.reshape(own.shape) if value.size == own.size else value).astype(own.dtype))
+        return True
 
     def torch(self, node: Node) -> TorchRule:
         """The function of the same meaning; those of any number of inputs fold over them."""

@@ -20,6 +20,7 @@ class Concat(OpHandler):
     """Concat joins labels along its axis and ties them along the others."""
 
     op_types = ("Concat",)
+    joins = True
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
@@ -72,8 +73,10 @@ class Concat(OpHandler):
         labels.set(node.output(), axis, present[0])
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """A part that nobody reads gives way to one that is as wide as the result."""
-        shape = edit.shape(node.output()) or ()
+        """A part without channels is left out; one that nobody reads gives way to one that is as wide as the result."""
+        shape = edit.shape(node.output())
+        if not shape:
+            return
         axis = normal_axis(node.int("axis", 0), len(shape))
         others = [other for other in range(len(shape)) if other != axis]
 
@@ -85,6 +88,8 @@ class Concat(OpHandler):
             if not fits(name):
                 alike = (n for n in node.inputs if fits(n) and lengths[n] == lengths[name])
                 edit.read_instead(position, next(alike, name))
+            if edit.width(name, axis) == 0:
+                edit.drop_input(position)
 
     def backward(self, node: Node, back: Backward) -> bool:
         """Each part's own stretch."""
@@ -135,6 +140,7 @@ class Split(OpHandler):
     """Split selects consecutive runs."""
 
     op_types = ("Split",)
+    joins = True
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
@@ -166,6 +172,10 @@ class Split(OpHandler):
         widths = [edit.width(output, axis) for output in node.outputs]
         if any(width is None for width in widths):
             return
+        for position, width in enumerate(widths):
+            if width == 0:
+                edit.drop_output(position)
+        widths = [width for width in widths if width]
         if node.opset >= 13:
             edit.set_input(1, np.array(widths, np.int64))
             edit.set_attribute("num_outputs", None)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
+from onnxprune.ops.base import Backward, Change, Known, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
@@ -57,6 +57,23 @@ class PerChannelNormalization(OpHandler):
     def joins_kernel(self, node: Node) -> bool:
         """Folded into the weights."""
         return node.op_type == "BatchNormalization"
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """Scaled and shifted by the stored statistics."""
+        return known.evaluate(node) if _uses_stored(node) else None
+
+    def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
+        """Into scale and bias."""
+        scale, bias = edit.after(1), edit.after(2)
+        if scale is None or bias is None or not _uses_stored(node):
+            return False
+        found = change.along(1, len(scale))
+        if found is None:
+            return False
+        factor, shift = found
+        edit.set_input(1, (scale * factor).astype(scale.dtype))
+        edit.set_input(2, (bias * factor + shift).astype(bias.dtype))
+        return True
 
     def torch(self, node: Node) -> TorchRule | None:
         """With the stored statistics (BatchNormalization), or those of each row's channel."""
@@ -286,6 +303,12 @@ def _freeze_positions(node: Node, labels: Labels) -> None:
     source = node.input(0)
     for ids in labels.get(source)[2:]:
         labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)
+
+
+def _uses_stored(node: Node) -> bool:
+    """Whether it is a BatchNormalization with stored statistics."""
+    outputs = sum(1 for name in node.outputs if name)
+    return node.op_type == "BatchNormalization" and outputs == 1 and not node.int("training_mode", 0)
 
 
 def _batch_normalization(node: Node, *, training: bool) -> TorchRule | None:

@@ -10,7 +10,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import expanded_like
-from onnxprune.ops.base import Backward, ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
@@ -50,6 +50,15 @@ class Pool(OpHandler):
             return None
         padded = any(node.ints("pads") or ()) or "auto_pad" in node.attributes
         return source.with_zero() if node.op_type == "AveragePool" and padded else source
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """Of a map that is the same everywhere, the map itself, unless padded zeros or powers come in."""
+        value = known.value(node.input(0))
+        kernel = node.ints("kernel_shape") or ()
+        padded = node.op_type == "AveragePool" and any(window_pads(node, known.shape(node.input(0))[2:], kernel))
+        if value is None or padded or "Lp" in node.op_type or node.output(1):
+            return None
+        return value if set(value.shape[2:]) <= {1} else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """Windows over the padded input; global forms reduce all spatial axes."""
@@ -111,6 +120,15 @@ class Resize(OpHandler):
                 labels.set(output, axis, ids)
             else:
                 labels.freeze_ids(ids, source, f"{node.op_type} changes the number of these channels", node)
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """Of a map that is the same everywhere, the map itself."""
+        value = known.value(node.input(0))
+        resized = [a != b for a, b in zip(known.shape(node.input(0)), known.shape(node.output()), strict=True)]
+        if value is None or any(size > 1 and r for size, r in zip(value.shape, resized, strict=True)):
+            return None
+        cropped = str(node.attributes.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
+        return None if cropped else value
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """Sizes of labelled axes; scales need no change."""

@@ -9,7 +9,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import expanded_like
-from onnxprune.ops.base import Backward, OpHandler, Product, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, Known, OpHandler, Product, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import given_axes
@@ -52,6 +52,12 @@ class Reduce(OpHandler):
     def jumps(self, node: Node) -> bool:
         """The place of an extreme."""
         return node.op_type.startswith("Arg")
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """Means and extremes of a tensor that is the same everywhere along the reduced axes."""
+        value = known.value(node.input(0))
+        result = known.evaluate(node) if node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin") else None
+        return result if value is not None and result is not None and result.size == value.size else None
 
     def torch(self, node: Node) -> TorchRule:
         """The same reduction over the axes, all where none are given."""

@@ -9,7 +9,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import moved_back
-from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import as_matrix, given_axes, integers
@@ -42,6 +42,10 @@ class Transpose(OpHandler):
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
         return (0,)
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """What stands for the input, its axes moved."""
+        return known.evaluate(node)
 
     def torch(self, node: Node) -> TorchRule:
         """The same permutation."""
@@ -178,6 +182,21 @@ class Reshape(OpHandler):
         size = shape[1] // width
         return Carried(1, np.repeat(np.arange(width), size), np.tile(np.arange(size), width))
 
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """What stands for the input, where it varies along one axis that the result has too."""
+        value = known.value(node.input(0))
+        before, after = known.shape(node.input(0)), known.shape(node.output())
+        if value is None or value.ndim != len(before):
+            return None
+        varying = [axis for axis, size in enumerate(value.shape) if size > 1]
+        if not varying:
+            return value.reshape((1,) * len(after))
+        for old, new in blocks(before, after):
+            places = [axis for axis in new if after[axis] > 1]
+            if varying[0] in old and len(varying) == len(places) == 1 and after[places[0]] == before[varying[0]]:
+                return value.reshape([-1 if axis == places[0] else 1 for axis in range(len(after))])
+        return None
+
     def torch(self, node: Node) -> TorchRule:
         """0 copies an axis of the input."""
         if node.op_type == "Flatten":
@@ -258,6 +277,11 @@ class Squeeze(OpHandler):
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """The data."""
         return (0,)
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """What stands for the input, without the axes or with them."""
+        named = node.op_type == "Unsqueeze" or node.ints("axes") is not None or bool(node.input(1))
+        return known.evaluate(node) if named else None
 
     def torch(self, node: Node) -> TorchRule:
         """Drop or add the axes."""

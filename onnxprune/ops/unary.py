@@ -11,7 +11,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node, is_float
 from onnxprune.ops.backward_tools import where_true
-from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, pass_through
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
@@ -149,6 +149,10 @@ class Dropout(OpHandler):
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
         """The identity, where no mask is read."""
         return None if node.output(1) else Affine()
+
+    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
+        """The data as they are."""
+        return None if node.output(1) else known.value(node.input(0))
 
     def torch(self, node: Node) -> TorchRule | None:
         """The data as they are, also in training: the exported network is trained as it will run."""

@@ -28,7 +28,6 @@ from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import FitTarget, fit_schedule
-from onnxprune.structure.removal import compress
 from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 16384
@@ -202,8 +201,8 @@ def _rows(
     gathered: tuple[FitRows, FitRows] = (FitRows(0), FitRows(0))
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
         now = values[point.tensor]
-        wanted = compress(
-            reference.replay.batches[index][point.tensor], reference.analysis, point.tensor, reference.removed
+        wanted = reference.analysis.compressed(
+            point.tensor, reference.replay.batches[index][point.tensor], reference.removed
         )
         if index == 0:
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
@@ -259,8 +258,8 @@ def _refit_pair(
     count = 0
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
-        target = compress(
-            reference.replay.batches[index][consumer.tensor], reference.analysis, consumer.tensor, reference.removed
+        target = reference.analysis.compressed(
+            consumer.tensor, reference.replay.batches[index][consumer.tensor], reference.removed
         )
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape

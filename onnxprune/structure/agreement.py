@@ -4,7 +4,6 @@ import numpy as np
 
 from onnxprune.core.errors import ModelError
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.removal import compress
 from onnxprune.structure.units import Ids
 
 Outputs = dict[str, np.ndarray]
@@ -29,7 +28,7 @@ def narrowed(value: np.ndarray, analysis: Analysis, tensor: str, removed: Ids) -
     """A tensor of the original without the removed positions; as it is where its sizes are not those analysed."""
     axes, shape = analysis.labels.get(tensor, ()), np.shape(value)
     fits = len(axes) == len(shape) and all(ids is None or len(ids) == n for ids, n in zip(axes, shape, strict=True))
-    return compress(value, analysis, tensor, removed) if axes and fits else value
+    return analysis.compressed(tensor, value, removed) if axes and fits else value
 
 
 def differs(name: str, where: str) -> ModelError:

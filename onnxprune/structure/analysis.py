@@ -133,6 +133,13 @@ class Analysis:
             for size, ids in zip(shape, axes, strict=True)
         )
 
+    def compressed(self, tensor: str, array: np.ndarray, removed: Ids) -> np.ndarray:
+        """The positions of a labelled tensor that stay."""
+        for axis, ids in enumerate(self.labels.get(tensor, ())):
+            if ids is not None and removed[ids].any():
+                array = np.compress(~removed[ids], array, axis=axis)
+        return array
+
     def layer_macs(self, layer: Layer, removed: Ids) -> int:
         """Multiply-adds of a layer at batch 1."""
         return prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)

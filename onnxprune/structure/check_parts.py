@@ -4,7 +4,7 @@ A part is a run of consecutive nodes. Each runs on what the oracle's parts befor
 the removed positions: a difference is then one of this part, and rounding does not add up.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,8 @@ def compare_parts(
             _compare_smaller(analysis, removed, smaller, graph, part, known, made)
             later = {name for each in pieces[number + 1 :] for n in each.nodes for name in (*n.inputs, *n.captured)}
             later |= {*analysis.graph.outputs}
+            made_later = {name for each in pieces[number + 1 :] for n in each.nodes for name in n.outputs}
+            later |= _read_for(graph, {*known, *made} - made_later, made_later)
             known = {name: value for name, value in (known | made).items() if name in later}
         else:
             return feed, {name: known[name] for name in analysis.graph.outputs if name in known}
@@ -134,6 +136,20 @@ def _smaller_part(
     made = {name for node in chosen for name in node.outputs}
     there = tuple(name for name in wanted if name in made)
     return subgraph(model, chosen, known, there), there
+
+
+def _read_for(graph: Graph, known: Collection[str], wanted: Collection[str]) -> set[str]:
+    """What of the known tensors the pruned model's nodes read to make what is wanted.
+
+    Behind a branch that went, a tensor may carry the name of a later one of the original.
+    """
+    targets, read = {*wanted}, set[str]()
+    for node in reversed(graph.nodes):
+        if targets.intersection(node.outputs):
+            inputs = {*node.inputs, *node.captured}
+            read |= inputs.intersection(known)
+            targets |= inputs.difference(known)
+    return read
 
 
 def _run(model: Model, names: Sequence[str], known: Mapping[str, np.ndarray]) -> Outputs:

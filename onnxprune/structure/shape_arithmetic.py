@@ -6,6 +6,8 @@ the graph's inputs, else by restoring the elements of Shape's result. Handlers t
 follow the new widths.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from onnxprune.graph.edit import GraphEdit
@@ -16,8 +18,15 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 
 
-def keep_shape_arithmetic(edit: GraphEdit, analysis: Analysis, removed: Ids) -> None:
-    """Store or restore every value that the narrower tensors would change."""
+def keep_shape_arithmetic(edit: GraphEdit, analysis: Analysis, removed: Ids, nodes: Iterable[Node]) -> None:
+    """Store or restore every value that the narrower tensors would change.
+
+    Args:
+        edit: where.
+        analysis: the model's.
+        removed: `(units,)` mask of what goes.
+        nodes: those that stay.
+    """
     facts = analysis.facts
     narrowed = {
         name
@@ -30,7 +39,7 @@ def keep_shape_arithmetic(edit: GraphEdit, analysis: Analysis, removed: Ids) -> 
         readers = edit.graph.consumers.get(name, ())
         if name in edit.graph.outputs or any(not facts.is_folded(reader) for reader in readers):
             edit.set_value(name, facts.folded[name])
-    for node in edit.graph.nodes:
+    for node in nodes:
         if node.input(0) not in narrowed or node.output() in facts.folded:
             continue
         if handler_of(node.op_type).reads_shape(node):

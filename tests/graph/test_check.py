@@ -196,3 +196,37 @@ def test_an_original_that_onnxruntime_does_not_know_is_named(tmp_path: Path) -> 
     a = analysed(proto)
     with pytest.raises(ModelError, match="cannot load the original"):
         save(a.model, tmp_path / "out.onnx", check(a, a.none_removed()), original=a.model)
+
+
+def test_whole_branches_are_right(tmp_path: Path) -> None:
+    a = analysed(
+        example(
+            """g (float[N,5,6] x) => (float[N,5,3] y) {
+            a = MatMul (x, w1)
+            b = MatMul (a, w2)
+            c = Add (b, b2)
+            s = Add (x, c)
+            d = MatMul (s, w3)
+            e = Relu (d)
+            f = MatMul (e, w4)
+            g = Add (b4, f)
+            t = Add (g, s)
+            h = MatMul (t, w5)
+            i = Relu (h)
+            j = MatMul (i, w6)
+            u = Add (t, j)
+            y = MatMul (u, w7) }""",
+            {"w1": (6, 8), "w2": (8, 6), "b2": (6,), "w3": (6, 9), "w4": (9, 6), "b4": (6,)}
+            | {"w5": (6, 4), "w6": (4, 6), "w7": (6, 3)},
+        )
+    )
+    removed = a.none_removed()
+    for group in a.groups:
+        if group.name in ("d", "h"):
+            removed[group.units] = True
+    save(remove(a, removed), tmp_path / "out.onnx", check(a, removed))
+    wrong = remove(a, removed)
+    shifted = {name: value + 1 for name, value in wrong.constants.items() if value.shape == (6,)}
+    assert shifted
+    with pytest.raises(ModelError, match="first difference"):
+        save(wrong.with_constants(shifted), tmp_path / "out.onnx", check(a, removed))

@@ -1,0 +1,43 @@
+"""Which groups may lose all their units, and what goes with them: residual branches, attention, gates, Concat parts."""
+
+from dataclasses import dataclass
+
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.cut import Cuts
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A group without which the graph can do.
+
+    Attributes:
+        group: its number.
+        along: numbers of the other groups that feed nothing else, and go with it.
+        nodes: names of the nodes that go.
+        losses: nodes that go on without some of their inputs, and these inputs.
+    """
+
+    group: int
+    along: tuple[int, ...]
+    nodes: frozenset[str]
+    losses: tuple[tuple[str, frozenset[str]], ...]
+
+
+def branches(analysis: Analysis) -> tuple[Branch, ...]:
+    """Every group that may go as a whole while all others stay, in the groups' order.
+
+    Args:
+        analysis: the model's.
+    """
+    cuts = Cuts(analysis)
+    found = []
+    for index, group in enumerate(analysis.groups):
+        removed = analysis.none_removed()
+        removed[group.units] = True
+        cut = cuts.find(removed)
+        if cut.problem is None:
+            along = (
+                other for other, each in enumerate(analysis.groups) if other != index and cut.removed[each.units].all()
+            )
+            found.append(Branch(index, tuple(along), cut.gone, tuple(cut.losses.items())))
+    return tuple(found)
