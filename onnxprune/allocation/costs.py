@@ -55,8 +55,9 @@ class CostModel:
         return _expand(constant, forms)
 
     def macs(self, layers: str | None = None) -> CostPolynomial:
-        """Multiply-adds of the layers whose node names match (all without a pattern)."""
-        return total(self.product(layer.factors) for layer in self._chosen(layers))
+        """Multiply-adds, for one row, of the layers whose node names match (all without a pattern)."""
+        whole = total(self.product(layer.factors) for layer in self._chosen(layers))
+        return _scaled(whole, 1 / max(1, self._analysis.facts.batch))
 
     def params(self, layers: str | None = None) -> CostPolynomial:
         """Elements of floating-point constants (of the weights and biases of matching layers, with a pattern)."""

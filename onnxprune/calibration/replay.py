@@ -149,7 +149,8 @@ def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Fe
     fixed = fixed_batch(input_specs(model))
     if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
         return Feeds(data, size)
-    return Feeds(data.take(range(len(data) // fixed * fixed)), fixed)
+    # The last rows are filled up with the very last one.
+    return Feeds(data.take(np.minimum(np.arange(-(-len(data) // fixed) * fixed), len(data) - 1)), fixed)
 
 
 def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size: int) -> bool:

@@ -65,6 +65,8 @@ class GraphEdit:
             value = value.astype((self.model.constants if readers else self.values)[current].dtype)
             name = current
         else:
+            if current in self.model.constants and value.dtype.kind == self.model.constants[current].dtype.kind:
+                value = value.astype(self.model.constants[current].dtype)
             name = self.fresh_name(f"{node.name}_{position}" if not current else f"{current}_{node.name}")
             self._inputs.setdefault(node.index, {})[position] = name
         self.values[name] = value

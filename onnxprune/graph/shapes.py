@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
@@ -162,7 +163,7 @@ class _Pins:
 
     def first(self, known: Mapping[str, Shape]) -> _Pinned:
         """The first guess that gives every tensor a shape, else the one that gives most."""
-        pinned = [{v.name: known.get(v.name) or pinned_shape(v, guess) for v in self._inputs} for guess in GUESSES]
+        pinned = [{v.name: self._pinned(v, known.get(v.name), guess) for v in self._inputs} for guess in GUESSES]
         different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
         guesses = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
         failure, found = self._tried(guesses)
@@ -180,6 +181,14 @@ class _Pins:
             if not self._missing(completed[-1]):
                 return completed[-1]
         return max(completed, key=lambda pins: len(pins.shapes))
+
+    def _pinned(self, value: onnx.ValueInfoProto, known: Shape | None, guess: int) -> Shape | None:
+        """Sizes that the file fixes, then known ones: rows of another batch are regrouped to that of the file."""
+        guessed = pinned_shape(value, guess)
+        if known is None or guessed is None or len(known) != len(guessed):
+            return known or guessed
+        free = self._symbolic.get(value.name, frozenset())
+        return tuple(known[axis] if axis in free else size for axis, size in enumerate(guessed))
 
     def _runs(self, pins: _Pinned) -> bool:
         return self._runtime is not None and bool(self._runtime.shapes(pins.inputs, self._graph.outputs))

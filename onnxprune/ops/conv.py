@@ -295,7 +295,7 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
         out_axis=out_axis,
         input_axis=1,
         output_axis=1,
-        factors=(*factors, *positions[2:]),
+        factors=(*factors, positions[0], *positions[2:]),
         group=node.int("group", 1),
         window=Window(tuple(shape[2:]), strides, pads, dilations),
         transposed=out_axis == 1,

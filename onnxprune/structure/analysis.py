@@ -141,8 +141,9 @@ class Analysis:
         return array
 
     def layer_macs(self, layer: Layer, removed: Ids) -> int:
-        """Multiply-adds of a layer at batch 1."""
-        return prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
+        """Multiply-adds of a layer for one row: at the analysed batch, divided by it."""
+        found = prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
+        return found // max(1, self.facts.batch)
 
     def layer_params(self, layer: Layer, removed: Ids) -> int:
         """Elements of a layer's weight and bias."""

@@ -27,7 +27,8 @@ class Layer:
         group: number of convolution groups.
         window: geometry for Conv and ConvTranspose, else None.
         transposed: ConvTranspose.
-        factors: MACs at batch 1 are the product over these: a number, or the units along an axis (kept ones count).
+        factors: MACs at the analysed batch are the product over these: a number, or the units along an axis (the kept
+            ones count).
         gain: factor of the product itself (`alpha` of Gemm).
         bias_gain: factor of the bias (`beta` of Gemm).
     """

@@ -61,3 +61,22 @@ def test_removal_refuses_what_would_empty_an_axis_or_is_fixed() -> None:
         remove(a, fixed)
     with pytest.raises(ModelError, match="the removal mask has shape"):
         remove(a, np.zeros(3, bool))
+
+
+def test_limits_of_int32_stay_int32_where_one_is_shared():
+    """Two Slices share their ends; only one of them needs others."""
+    a = analysed(
+        example(
+            """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+            h = Conv (x, w1)
+            a = Slice (h, first, end, axis)
+            b = Slice (h, second, end, axis)
+            p = Conv (a, w2)
+            q = Conv (b, w3)
+            y = Add (p, q) }""",
+            {"w1": (8, 3, 1, 1), "w2": (4, 6, 1, 1), "w3": (4, 4, 1, 1)},
+            {name: np.array([n], np.int32) for name, n in (("first", 0), ("second", 2), ("end", 6), ("axis", 1))},
+        )
+    )
+    for seed in range(4):
+        check_removal(a, random_removal(a, 0.5, np.random.default_rng(seed)))
