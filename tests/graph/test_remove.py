@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from oracle import analysed, check_removal
+from oracle import analysed, check_removal, random_removal
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import to_proto
