@@ -1,4 +1,4 @@
-"""Program that decides how many units each group keeps."""
+"""Allocation: decides how many units each group keeps, by a mixed-integer program."""
 
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.problem import Allocation, AllocationProblem, Budget, CostPolynomial

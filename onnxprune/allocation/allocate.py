@@ -1,4 +1,6 @@
-"""Decide how many units each group keeps: grids led by a relaxation, an integer program, and a bound over all widths.
+"""Solves the allocation: how many units each group keeps so that all budgets hold and the predicted damage is least.
+
+Only a grid of widths enters the integer program; a lower bound over all widths shows how good the result is.
 
 1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and their reduced costs
    (`bound.py`). Put the widths it asks for on the grid, and repeat until the relaxation on the grid meets the bound.
@@ -41,7 +43,7 @@ _LEAST_GAP = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What is left of time and nodes."""
+    """Limits of one allocation: gap to stop at, deadline, branch-and-bound nodes, and the solver's seed."""
 
     gap: float
     deadline: float | None
@@ -50,7 +52,7 @@ class _Limits:
 
     @property
     def seconds(self) -> float | None:
-        """Time left, at least 0; None without a limit."""
+        """Seconds until the deadline, at least 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - perf_counter())
 
 
@@ -62,7 +64,7 @@ def allocate(
     node_limit: int = 500,
     seed: int = 0,
 ) -> Allocation:
-    """Find widths of (nearly) least damage that meet every budget.
+    """Find the widths with the least predicted damage that meet every budget, up to a relative gap.
 
     Args:
         problem: groups, damage curves and budgets.
@@ -100,7 +102,7 @@ def allocate(
 
 
 def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tuple[tuple[int, ...], float, int]:
-    """The choice, a lower bound on every choice's objective, and the nodes used."""
+    """Find a good choice. Returns it, a lower bound on the objective of every choice, and the nodes used."""
     if len(form.alone) == 0:  # no budget binds
         widest = tuple(len(widths) - 1 for widths in form.widths)
         return widest, form.objective(widest), 0
@@ -129,7 +131,7 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
 
 
 def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBound, Grid]:
-    """The best bound from relaxations on a sequence of grids, and the grid for the integer program.
+    """Solve relaxations on a sequence of grids. Returns the best lower bound, and a grid for the integer program.
 
     Args:
         form: the problem.
@@ -168,7 +170,7 @@ def _solve(
     limits: _Limits,
     nodes: int,
 ) -> tuple[tuple[int, ...], float, int]:
-    """The best choice on the grid that meets the budgets exactly, a bound on all choices of the grid, and nodes used.
+    """Solve the integer program on a grid. Returns a choice that meets the budgets exactly, a bound, and nodes used.
 
     SCIP meets a budget up to a tolerance. Where the exact cost is above its limit, the budget's row is tightened by
     the excess and the program solved again; the bound is that of the first.

@@ -1,4 +1,7 @@
-"""A lower bound over *all* widths, and reduced costs that prove widths useless, from duals of the program on a grid.
+"""A lower bound on the damage of every allowed choice of widths (Lagrangian relaxation, improved by message passing).
+
+It needs only the duals of the program on a grid of widths, yet holds for all widths. Reduced costs that come with it
+prove that single widths cannot be part of a better choice.
 
 Let `u >= 0` be prices of the budgets. Charging for the budgets instead of imposing them (Lagrangian relaxation) leaves
 
@@ -31,7 +34,9 @@ _STALLED = 1e-5  # relative progress of a sweep that is not worth another
 
 @dataclass(frozen=True, slots=True)
 class LowerBound:
-    """`bound` holds for every feasible choice; with index `i` in group `g`, `bound + reduced[g][i]` does.
+    """A lower bound on the objective, and reduced costs: what choosing a single width adds to the bound.
+
+    Every feasible choice has at least `bound`; one with width index `i` in group `g` at least `bound + reduced[g][i]`.
 
     Attributes:
         bound: in units of damage.
@@ -45,7 +50,7 @@ class LowerBound:
 def lower_bound(
     form: NormalForm, grid: Grid, prices: np.ndarray, messages: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> LowerBound:
-    """The best bound found from duals of the program on `grid`.
+    """Compute the lower bound from the duals of the program on a grid.
 
     Args:
         form: the problem.
@@ -93,14 +98,14 @@ def lower_bound(
 
 
 def _least(c: float, table: np.ndarray, x: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """`min_j (c x_i k_j + table_ij + v_j)` for all `i`; an empty table is zero."""
+    """`min_j (c x_i k_j + table_ij + v_j)` for every `i`; an empty table counts as 0."""
     if not table.size:
         return lowest_line(c * x, k, v)
     return np.asarray(np.min(c * np.outer(x, k) + table + v, axis=1))
 
 
 def lowest_line(x: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """`min_j (x_i k_j + v_j)` for all `i`.
+    """Lower envelope of lines: `min_j (x_i k_j + v_j)` for every `i`.
 
     Only the vertices of the lower convex hull of the points `(k_j, v_j)` attain a minimum, and between two of them the
     better one changes where `-x` passes the slope of the edge.
@@ -128,7 +133,7 @@ def lowest_line(x: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _collect(local: Sequence[np.ndarray], prices: np.ndarray) -> LowerBound:
-    """Sum of the groups' minima, and how far each width is above its group's minimum."""
+    """The bound (sum of the groups' minima minus the prices), and the reduced cost of every width."""
     least = [float(values.min()) for values in local]
     reduced = tuple(values - low for values, low in zip(local, least, strict=True))
     return LowerBound(sum(least) - float(prices.sum()), reduced)

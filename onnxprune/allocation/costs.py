@@ -1,4 +1,4 @@
-"""From a Analysis and the user's targets to budgets on exact cost polynomials."""
+"""Turns the user's targets into budgets: exact costs of a model as polynomials in the groups' widths."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -22,7 +22,7 @@ _MOST_GROUPED_FACTORS = 2
 
 
 class CostModel:
-    """Exact costs of a model as polynomials in the groups' kept widths."""
+    """Exact costs of a model (MACs, parameters, bytes) as polynomials in the number of units that groups keep."""
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
@@ -32,12 +32,17 @@ class CostModel:
             self._group[group.units] = index
 
     def width(self, ids: Ids) -> LinearForm:
-        """The number of kept positions of an axis. All units of a group appear on it equally often."""
+        """Size of an axis as a linear function of the groups' widths.
+
+        All units of a group appear on the axis equally often.
+        """
         groups, counts = np.unique(self._group[ids], return_counts=True)
         return {int(g): float(n if g == _CONSTANT else n / self._sizes[g]) for g, n in zip(groups, counts, strict=True)}
 
     def product(self, factors: Sequence[int | Ids]) -> CostPolynomial:
-        """The product of widths. Of more than two factors that depend on groups, the smallest count at full width.
+        """Product of several sizes as a polynomial of degree two in the groups' widths.
+
+        Of more than two factors that depend on groups, the smallest count at full width.
 
         The result is then an upper bound: a budget that it meets is met.
         """
@@ -55,16 +60,16 @@ class CostModel:
         return _expand(constant, forms)
 
     def macs(self, layers: str | None = None) -> CostPolynomial:
-        """Multiply-adds, for one row, of the layers whose node names match (all without a pattern)."""
+        """Multiply-adds, for one input row, of the layers whose names match a pattern; of all without one."""
         whole = total(self.product(layer.factors) for layer in self._chosen(layers))
         return _scaled(whole, 1 / max(1, self._analysis.facts.batch))
 
     def params(self, layers: str | None = None) -> CostPolynomial:
-        """Elements of floating-point constants (of the weights and biases of matching layers, with a pattern)."""
+        """Number of floating-point parameters; with a pattern, of the weights and biases of matching layers."""
         return total(self._stored(name) for name in self._names(layers) if self._analysis.constants[name].is_float)
 
     def bytes(self, layers: str | None = None) -> CostPolynomial:
-        """Bytes of stored weights, counted like `params`."""
+        """Bytes of stored weights; with a pattern, of the weights and biases of matching layers."""
         return total(
             _scaled(self._stored(name), self._analysis.constants[name].itemsize)
             for name in self._names(layers)
@@ -72,12 +77,12 @@ class CostModel:
         )
 
     def of(self, kind: str, layers: str | None = None) -> CostPolynomial:
-        """The cost of a counted kind (see `core.costs.COST_KINDS`): each has a method of its name."""
+        """The cost of a kind (`macs`, `params` or `bytes`), computed by the method of that name."""
         count: Callable[[str | None], CostPolynomial] = getattr(self, kind)
         return count(layers)
 
     def _chosen(self, layers: str | None) -> list[Layer]:
-        """The layers that a pattern means; see `core.patterns.matching`."""
+        """The layers whose names match a pattern; see `core.patterns.matching`."""
         if layers is None:
             return [*self._analysis.layers]
         found = matching(layers, (layer.node for layer in self._analysis.layers), "target")
@@ -98,7 +103,7 @@ class CostModel:
 
 
 def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tuple[Budget, ...]:
-    """One budget per target on macs, params or bytes.
+    """The budget of each target on macs, params or bytes.
 
     Args:
         analysis: the analysed model.
@@ -122,7 +127,7 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
 
 
 def check_layers(analysis: Analysis, targets: Iterable[Target]) -> None:
-    """Refuse targets for layers that there are none of.
+    """Refuse targets whose layer pattern matches no layer.
 
     Raises:
         InputError: a layer pattern that matches no layer or is not a regular expression.

@@ -1,4 +1,4 @@
-"""From scores to the units that go: by threshold, or by the allocation program to meet budgets."""
+"""Decides which units are removed: those below a score threshold, or as the allocation program says to meet budgets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from onnxprune.structure.units import Ids
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Which units go, and how that was decided.
+    """Which units are removed, and how that was decided.
 
     Attributes:
         removed: `(units,)` True where a unit goes.
@@ -52,7 +52,7 @@ def by_budget(
     *,
     minimum: Mapping[str, int] | None = None,
 ) -> Decision:
-    """Solve the allocation program and remove each group's least important units.
+    """Meet budgets: solve the allocation program, and remove each group's least important units.
 
     Where no allowed widths meet the budgets, finer ones are tried, as far as `widths` gives way.
 
@@ -92,7 +92,7 @@ def by_budget(
 
 
 def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, AllocationProblem]:
-    """The first widths, from those given on to ever finer ones, that can meet the budgets.
+    """The first widths with which the budgets can be met: those given, else finer and finer ones.
 
     Raises:
         BudgetError: the finest cannot.
@@ -112,7 +112,7 @@ def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, Allo
 
 
 def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Widths, config: PruneConfig) -> Decision:
-    """Remove units whose score is below a fixed value, or below their group's mean.
+    """Remove the units whose score is below a fixed value, or below the mean of their group.
 
     The best unit of each group stays; counts are rounded up to the next allowed width. What goes without loss goes
     whatever the threshold.
@@ -138,7 +138,7 @@ def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Wid
 
 
 def without_loss(analysis: Analysis, free: Ids, widths: Widths) -> Decision:
-    """Remove what goes without loss, as far as the allowed widths let it.
+    """Remove only units whose removal does not change the outputs, as far as the allowed widths let it.
 
     Args:
         analysis: the analysed model.

@@ -1,4 +1,7 @@
-"""Spend what is left of the budgets greedily: a first solution, and the last touch to one found on a grid."""
+"""Greedy allocation: widens groups one after the other while the budgets allow it.
+
+Gives a first solution, and uses up what a solution on a grid of widths leaves of the budgets.
+"""
 
 from collections.abc import Sequence
 
@@ -11,7 +14,7 @@ _ROUNDING = 1e-12  # budgets are compared in floating point here; the exact chec
 
 
 def spend(form: NormalForm, grid: Grid, choice: Sequence[int]) -> tuple[int, ...]:
-    """Widen one group at a time, the one with the most damage avoided per share of the remaining budgets.
+    """Widen groups greedily: always the step that avoids most damage per share of the remaining budgets.
 
     Args:
         form: the problem.

@@ -1,4 +1,4 @@
-"""Which widths the program looks at: a first grid along the damage curves, then grids led by reduced costs."""
+"""Chooses which widths enter the allocation program: first along the damage curves, then by reduced costs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,12 +11,12 @@ from onnxprune.allocation.program import Grid, columns
 
 
 def points_per_group(form: NormalForm, column_limit: int, least: int, most: int) -> int:
-    """Grid points per group so that a program with this many pairs has about `column_limit` columns."""
+    """Number of grid points per group at which the program has about `column_limit` columns."""
     return min(most, max(least, isqrt(column_limit // max(1, len(form.pairs)))))
 
 
 def first_grid(form: NormalForm, points: int) -> Grid:
-    """Half of the points at even steps of damage, half at even ratios of width; the ends always."""
+    """The first grid: half of the points evenly spaced in damage, half in the logarithm of width, both ends."""
     grid = []
     for widths, damage in zip(form.widths, form.damage, strict=True):
         if len(widths) <= points:
@@ -29,7 +29,7 @@ def first_grid(form: NormalForm, points: int) -> Grid:
 
 
 def next_grid(grid: Grid, used: Grid, reduced: tuple[np.ndarray, ...], points: int) -> Grid:
-    """Keep what the relaxation used, and offer it the most promising widths.
+    """A better grid: the points that the relaxation used, and those widths with the smallest reduced costs.
 
     Between any two neighbours on the grid the width with the least reduced cost is a candidate, and so are the old
     points; of all these the best are taken. (The best widths outright would all lie side by side.)
@@ -51,7 +51,7 @@ def next_grid(grid: Grid, used: Grid, reduced: tuple[np.ndarray, ...], points: i
 
 
 def promising_grid(form: NormalForm, reduced: tuple[np.ndarray, ...], worth: float, column_limit: int) -> Grid:
-    """The widths with reduced cost up to `worth`, at least one a group; the best where `column_limit` is short."""
+    """A grid of all widths with a reduced cost of at most `worth`, as many as `column_limit` allows."""
     order = [np.argsort(cost, kind="stable") for cost in reduced]
     wanted = [max(1, int(np.count_nonzero(cost <= worth))) for cost in reduced]
     points = max(wanted)
@@ -61,10 +61,10 @@ def promising_grid(form: NormalForm, reduced: tuple[np.ndarray, ...], worth: flo
 
 
 def with_choice(grid: Grid, choice: Sequence[int]) -> Grid:
-    """The grid with a choice added."""
+    """The grid extended by the widths of a choice."""
     return tuple(np.union1d(points, [i]) for points, i in zip(grid, choice, strict=True))
 
 
 def least_outside(grid: Grid, reduced: tuple[np.ndarray, ...]) -> float:
-    """The least reduced cost of a width that is not on the grid; infinite where all are."""
+    """The smallest reduced cost among widths that are not on the grid; infinite where there are none."""
     return min(float(np.delete(cost, points).min(initial=np.inf)) for points, cost in zip(grid, reduced, strict=True))

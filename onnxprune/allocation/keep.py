@@ -1,4 +1,4 @@
-"""`--keep`: the groups that are not pruned."""
+"""The option `--keep`: finds the groups that must not be pruned."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,9 @@ _OPTION = "--keep"
 
 
 def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
-    """Names of the groups whose name, or a producer's, is meant by a pattern; see `core.patterns.matching`.
+    """Names of the groups that `--keep` protects: a pattern matches their name or that of a producer.
+
+    Patterns are read as `core.patterns.matching` reads them.
 
     Raises:
         InputError: a pattern matches nothing in the model, or is no regular expression.
@@ -26,7 +28,7 @@ def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
 
 
 def without_groups(analysis: Analysis, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The patterns that match only what cannot be pruned anyway."""
+    """The patterns that have no effect, since they match only what cannot be pruned anyway."""
     prunable = frozenset(_prunable(analysis))
     return tuple(p for p in patterns if prunable.isdisjoint(matching(p, _names(analysis), _OPTION)))
 
@@ -38,6 +40,6 @@ def _prunable(analysis: Analysis) -> Iterator[str]:
 
 
 def _names(analysis: Analysis) -> Iterator[str]:
-    """All names that `inspect` prints: of groups, and of nodes."""
+    """All names that a pattern may match: those of groups and of nodes."""
     yield from _prunable(analysis)
     yield from (node.name for node in analysis.graph.nodes)

@@ -1,4 +1,4 @@
-"""An allocation problem in normal form: plain arrays, without choices that cannot matter. No solving."""
+"""The allocation problem as plain arrays, without the widths and budgets that cannot matter. Nothing is solved."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from onnxprune.core.scores import monotone
 
 @dataclass(frozen=True, slots=True)
 class NormalForm:
-    """Choose an index `i_g` into `widths[g]` for every group, with `k_g = widths[g][i_g]`.
+    """The allocation problem as arrays: choose an index `i_g` into `widths[g]` for every group `g`.
 
     Minimise `sum_g damage[g][i_g]` subject to `sum_g alone[b][g][i_g] + sum_p (product[b, p] k_g(p) k_h(p)
     + tables[b, p][i_g(p), i_h(p)]) <= 1` for every budget row `b`.
@@ -35,19 +35,19 @@ class NormalForm:
 
     @property
     def smallest(self) -> tuple[int, ...]:
-        """The choice that costs least: index 0 everywhere."""
+        """The cheapest choice: the smallest width in every group."""
         return (0,) * len(self.widths)
 
     def kept(self, choice: Sequence[int]) -> np.ndarray:
-        """`(G,)` widths of a choice."""
+        """The widths `(G,)` of a choice."""
         return np.array([widths[i] for widths, i in zip(self.widths, choice, strict=True)], dtype=np.int64)
 
     def objective(self, choice: Sequence[int]) -> float:
-        """Summed damage of a choice."""
+        """Total damage of a choice."""
         return float(sum(damage[i] for damage, i in zip(self.damage, choice, strict=True)))
 
     def usage(self, choice: Sequence[int]) -> np.ndarray:
-        """`(B,)` left side of each budget row."""
+        """The share of each budget that a choice uses, `(B,)`; a budget holds where it is at most 1."""
         k = self.kept(choice).astype(np.float64)
         products = np.array([k[g] * k[h] for g, h in self.pairs])
         used = self.product @ products.reshape(len(self.pairs))
@@ -59,7 +59,7 @@ class NormalForm:
 
 
 def normal_form(problem: AllocationProblem) -> NormalForm:
-    """Bring a problem whose budgets are reachable into normal form.
+    """Convert a problem to arrays. Its budgets must be reachable.
 
     Removed are: widths that another width dominates, namely those with the same damage as a narrower one (every cost of
     the narrower one is at most theirs). So units that do no damage go even where the budget would let them stay. Then

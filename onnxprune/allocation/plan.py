@@ -1,4 +1,4 @@
-"""Plans: which units go, by group name, so that another file of the same graph can be pruned alike."""
+"""Converts between removal masks and plans, which name groups and so fit other files of the same graph."""
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
@@ -8,7 +8,7 @@ from onnxprune.structure.units import Ids
 
 
 def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores | None, widths: str) -> PrunePlan:
-    """The plan that stands for a removal mask."""
+    """The plan that describes a removal mask."""
     return PrunePlan(
         units={group.name: len(group) for group in analysis.groups},
         removed={
@@ -23,7 +23,7 @@ def make_plan(analysis: Analysis, removed: Ids, importance: str, scores: Scores 
 
 
 def plan_mask(analysis: Analysis, plan: PrunePlan) -> Ids:
-    """The removal mask that a plan stands for.
+    """The removal mask that a plan describes.
 
     Raises:
         InputError: the plan belongs to another graph.

@@ -1,4 +1,4 @@
-"""What is to be decided: groups with damage curves, and budgets on polynomial costs. Data and checks, no solving."""
+"""The allocation problem: groups with damage curves, and budgets on their costs. Data and checks; nothing is solved."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class CostPolynomial:
         return frozenset(self.linear) | {g for pair in self.quadratic for g in pair}
 
     def __call__(self, kept: Sequence[int]) -> float:
-        """The cost at these widths; exact for integer coefficients below 2^53."""
+        """The cost at the given widths; exact for integer coefficients below 2^53."""
         k = [int(width) for width in kept]
         total = self.constant + sum(value * k[g] for g, value in self.linear.items())
         return float(total + sum(value * k[g] * k[h] for (g, h), value in self.quadratic.items()))
@@ -52,7 +52,7 @@ class CostPolynomial:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`cost(k) <= limit`. `name` is what messages call it, for example `macs` or `params of layer3.*`."""
+    """A budget `cost(k) <= limit`. Messages call it by its `name`, such as `macs` or `params of layer3.*`."""
 
     name: str
     cost: CostPolynomial | CostTable
@@ -61,7 +61,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class AllocationProblem:
-    """Minimise `sum_g damage[g][k_g]` over kept widths `k_g`, subject to every budget.
+    """Choose widths `k_g` so that the total damage `sum_g damage[g][k_g]` is least and every budget holds.
 
     Attributes:
         damage: per group, an array `(n_g + 1,)`: the damage when `k` units are kept, at least 0 and 0 at `k = n_g`.
@@ -112,7 +112,7 @@ class AllocationProblem:
         return len(self.damage[group]) - 1
 
     def widths(self, group: int) -> np.ndarray:
-        """The widths a group may be given, ascending; never empty, and the last is `n_g`."""
+        """The widths that a group may have, ascending; never empty, and the last is `n_g`."""
         units = self.units(group)
         if group in self.fixed:
             return np.array([units])
@@ -123,7 +123,7 @@ class AllocationProblem:
         return np.append(multiples[multiples >= least], units)
 
     def check_reachable(self) -> None:
-        """Check that every budget holds when all groups are at their least width.
+        """Check that the budgets can be met: they must hold at the smallest allowed widths.
 
         Costs grow with every width (measured ones, up to noise), so that this point has the least value of *each* cost
         at once: if every budget holds there, the budgets are compatible; if one does not, no choice meets it.
@@ -145,7 +145,7 @@ class AllocationProblem:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The decision and how good it is.
+    """The result of an allocation: the widths, and how far they may be from the best ones.
 
     Attributes:
         kept: width per group.
@@ -169,5 +169,5 @@ class Allocation:
 
 
 def _plain(value: float) -> str:
-    """A number without exponent where it is a whole number, as costs are."""
+    """A number as text; whole numbers without exponent."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"

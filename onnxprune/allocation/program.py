@@ -1,4 +1,4 @@
-"""The allocation program on a grid of widths, as a `LinearProgram`. Builds it and reads solutions; does not solve.
+"""Builds the mixed-integer program that chooses one grid width for each group, and reads its solutions.
 
 Binary `y[g, i]`: group `g` keeps its `i`-th grid width; `sum_i y[g, i] = 1`. For each pair of groups that meet in an
 operator, `w[i, j] >= 0` with `sum_j w[i, j] = y[g, i]` and `sum_i w[i, j] = y[h, j]`, so that
@@ -24,7 +24,7 @@ Grid = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True, slots=True)
 class GridProgram:
-    """The program and where things are in it.
+    """The program, and which columns and rows stand for which group or pair of groups.
 
     Attributes:
         program: columns are all `y`, then all `w`; rows are the equalities, then one row per budget.
@@ -41,23 +41,23 @@ class GridProgram:
     first_message: np.ndarray
 
     def choice(self, x: np.ndarray) -> tuple[int, ...]:
-        """The choice (indices into `NormalForm.widths`) with the largest `y` per group."""
+        """The choice that a solution stands for: per group the width with the largest `y`."""
         spans = zip(self.grid, self.first_choice[:-1], self.first_choice[1:], strict=True)
         return tuple(int(points[np.argmax(x[start:stop])]) for points, start, stop in spans)
 
     def used(self, x: np.ndarray) -> Grid:
-        """The grid points with a positive `y`."""
+        """The grid points with `y > 0` in a solution of the relaxation."""
         spans = zip(self.grid, self.first_choice[:-1], self.first_choice[1:], strict=True)
         return tuple(points[x[start:stop] > _ZERO] for points, start, stop in spans)
 
     def messages(self, form: NormalForm, duals: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per pair `(g, h)`, the duals of its equalities on the grid points of `g` and of `h`."""
+        """The duals of each pair's equalities, on the grid points of `g` and of `h`; see `bound`."""
         split = [len(self.grid[g]) for g, _ in form.pairs]
         spans = zip(split, self.first_message[:-1], self.first_message[1:], strict=True)
         return [(duals[start : start + size], duals[start + size : stop]) for size, start, stop in spans]
 
     def point(self, form: NormalForm, choice: Sequence[int]) -> np.ndarray:
-        """The program's point for a choice that lies on the grid."""
+        """The program's variables for a given choice, which must lie on the grid."""
         x = np.zeros(len(self.program.c))
         at = [int(np.searchsorted(points, i)) for points, i in zip(self.grid, choice, strict=True)]
         x[self.first_choice[:-1] + at] = 1
@@ -67,12 +67,12 @@ class GridProgram:
 
 
 def columns(form: NormalForm, sizes: Sequence[int]) -> int:
-    """Number of columns of the program on a grid with these sizes."""
+    """Number of variables of the program on a grid of these sizes."""
     return sum(sizes) + sum(sizes[g] * sizes[h] for g, h in form.pairs)
 
 
 def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
-    """Build the program on a grid, with damage divided by `scale`, which solvers' tolerances are relative to.
+    """Build the program on a grid. Damage is divided by `scale`, since solvers' tolerances are absolute.
 
     A damage of `_HOPELESS` times the scale, the objective of some choice, stands for every larger one.
     """
@@ -125,5 +125,5 @@ def build(form: NormalForm, grid: Grid, scale: float) -> GridProgram:
 
 
 def _starts(sizes: Sequence[int], first: int) -> np.ndarray:
-    """Where consecutive blocks of these sizes start, and where the last one ends."""
+    """Start of each of several consecutive blocks of these sizes, and the end of the last."""
     return first + np.concatenate([[0], np.cumsum(np.asarray(sizes, dtype=np.int64))]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A cost that is known at a grid of widths only, such as a measured time. Data and look-up, no solving."""
+"""A cost that is known only at certain widths, such as a measured time: tables and their look-up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """A cost as a sum over groups and over pairs of groups, tabulated.
+    """A cost given by tables: one per group and one per pair of groups that interact.
 
     `cost(k) = constant + sum_g alone[g][i_g] + sum_(g<h) pairs[g, h][i_g, i_h]`, where `i_g` is the position of `k_g`
     in `widths[g]`. Costs ought to grow with every width.
@@ -43,7 +43,7 @@ class CostTable:
         return frozenset(self.alone) | {g for pair in self.pairs for g in pair}
 
     def __call__(self, kept: Sequence[int]) -> float:
-        """The cost at these widths.
+        """The cost at the given widths.
 
         Raises:
             ValueError: a width that is not in the table.
@@ -53,7 +53,7 @@ class CostTable:
         return float(total + sum(values[at[g], at[h]] for (g, h), values in self.pairs.items()))
 
     def affine(self, factor: float, offset: float = 0.0) -> "CostTable":
-        """The cost times a factor, plus an offset."""
+        """The cost multiplied by a factor, plus an offset."""
         return CostTable(
             self.widths,
             self.constant * factor + offset,
@@ -62,7 +62,7 @@ class CostTable:
         )
 
     def positions(self, group: int, widths: np.ndarray) -> np.ndarray:
-        """Where these widths are in the group's table.
+        """Index of each of the given widths in the group's table.
 
         Raises:
             ValueError: a width is not in the table.

@@ -1,4 +1,4 @@
-"""The widths that groups may be given: multiples of a step each, or what was measured to be fast."""
+"""The widths that groups may have: any, multiples of a step, or those that were measured to be fast."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Allowed widths per group; all units of a group are always among them.
+    """The allowed widths of each group. Keeping all units is always allowed.
 
     Attributes:
         sizes: units per group.
@@ -30,12 +30,12 @@ class Widths:
 
     @classmethod
     def multiples(cls, sizes: Sequence[int], step: int = 1) -> "Widths":
-        """Multiples of one number, as the user asked for."""
+        """Multiples of one number, as the option `--round-to N` asks for."""
         rule = f"multiples of {step}" if step > 1 else "any"
         return cls(tuple(sizes), (step,) * len(sizes), (0,) * len(sizes), rule, strict=True)
 
     def of(self, group: int) -> np.ndarray:
-        """Widths of a group, ascending; never empty, and the last is the whole group."""
+        """The allowed widths of a group, ascending; the last is its number of units."""
         size, step = self.sizes[group], self.steps[group]
         multiples = np.arange(max(step, self.floors[group]), size, step)
         if group in self.chosen:
@@ -43,13 +43,13 @@ class Widths:
         return np.append(multiples, size)
 
     def at_least(self, group: int, width: int) -> int:
-        """The smallest width of a group from `width` on."""
+        """The smallest allowed width of a group that is at least `width`."""
         own = self.of(group)
         return int(own[np.searchsorted(own, min(width, self.sizes[group]))])
 
     @property
     def note(self) -> str | None:
-        """What the user should know where the rule gave way."""
+        """A note for the user where less suitable widths had to be allowed to meet the budget; else None."""
         if self.halvings == 0:
             return None
         return (
@@ -58,7 +58,7 @@ class Widths:
         )
 
     def finer(self) -> "Widths | None":
-        """Half the steps and floors, or every width where some were chosen; None where that adds nothing."""
+        """A larger choice of widths (half the steps, or no measured selection any more); None where there is none."""
         if self.strict or (not self.chosen and max((*self.steps, *self.floors), default=1) <= 1):
             return None
         steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)

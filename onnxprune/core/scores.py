@@ -1,4 +1,4 @@
-"""How much each unit matters, and what removing units is predicted to cost: what scorers hand to the allocation."""
+"""What a scorer returns: how much each unit matters, and the predicted damage of removing units."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from onnxprune.core.results import ProgramReport
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """How much each unit of one group matters.
+    """How much each unit of one group matters, and the predicted damage at every width.
 
     Attributes:
         group: name of the group.
@@ -32,11 +32,14 @@ class GroupScore:
 
     @property
     def least(self) -> int:
-        """Fewest units that may be kept."""
+        """The smallest number of units that may be kept."""
         return 1 if self.judged else max(1, len(self.order) - self.free)
 
     def with_free(self, free: np.ndarray) -> "GroupScore":
-        """The same where some units, `(n,)` by position, go first and without damage; others add what they added."""
+        """The same scores where some units cost nothing to remove, and so are removed first.
+
+        `free` is `(n,)`, True by position. The other units keep the damage that each of them added.
+        """
         late = ~free[self.order]
         added = np.diff(self.damage[::-1])[late]
         damage = np.concatenate([np.zeros(1 + np.count_nonzero(free)), np.cumsum(added)])[::-1]
@@ -69,7 +72,7 @@ class Scores:
     powers: tuple[float, ...] = ()
 
     def with_free(self, units: Sequence[np.ndarray], free: np.ndarray) -> "Scores":
-        """The same where some units go without loss: first of their group, whatever their score.
+        """The same scores where some units cost nothing to remove: first of their group, whatever their score.
 
         Args:
             units: unit numbers of each group, in the groups' order.
@@ -85,12 +88,12 @@ class Scores:
         return tuple(score.group for score in self.groups if not score.judged)
 
     def raised(self, power: float) -> "Scores":
-        """The same with every damage curve raised to a power."""
+        """The same scores with every damage curve raised to a power; see `powers`."""
         return replace(self, groups=tuple(replace(group, damage=group.damage**power) for group in self.groups))
 
 
 def monotone(damage: np.ndarray) -> np.ndarray:
-    """The least non-increasing curve that is nowhere below `damage`: `max_(j >= k) damage[j]`, same shape.
+    """The damage curve made non-increasing: `result[k] = max_(j >= k) damage[j]`, of the same shape.
 
     Keeping fewer units cannot truly do less damage: a dip in a measured curve is noise, and a program that minimises
     would seek out exactly the dips. So a width is charged the worst damage of the widths above it, never less.
@@ -99,7 +102,7 @@ def monotone(damage: np.ndarray) -> np.ndarray:
 
 
 def removal_to_damage(scores: np.ndarray) -> np.ndarray:
-    """The damage curve of removing units in ascending order of score, where nothing but scores is known.
+    """A damage curve from scores alone: units are removed in ascending order of score, and scores add up.
 
     Removing a unit is charged its score: `damage[k]` is the sum of the `n - k` smallest of `n` scores. This assumes
     that units add up, and that scores of different groups are on one scale. The order of removal it belongs to is

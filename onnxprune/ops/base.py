@@ -1,4 +1,4 @@
-"""What an operator's handler says: how labels pass, what it contracts, what to rewrite after removal.
+"""The interface of operator handlers: how channels pass through an operator, and what to adjust after removal.
 
 A handler is one class in one file of this package; it is found automatically. Most need only `op_types` and `couple`.
 """
@@ -21,7 +21,7 @@ from onnxprune.ops.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """How a node contracts: see `structure.analysis.Layer`, whose fields these become."""
+    """A node as a layer with a constant weight. Fields as in `structure.units.Layer`, which is made from it."""
 
     input: str
     weight: str
@@ -41,7 +41,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Values that a node makes by multiplying one tensor with another and summing: where units are made and used.
+    """A product of two tensors that a node computes (matrix product, convolution, or a sum of one tensor alone).
 
     Attributes:
         node: the node's name.
@@ -59,7 +59,7 @@ class Product:
 
 
 class ChannelUse(Enum):
-    """How kernels go through the channels of an axis: it decides which numbers of channels they are fast at."""
+    """The ways in which kernels process a channel axis: they decide at which channel counts kernels are fast."""
 
     CONVOLVED = "input of a convolution"
     DEPTHWISE = "depthwise convolution"
@@ -70,34 +70,34 @@ class ChannelUse(Enum):
 
 
 class Rewriting(Protocol):
-    """What `OpHandler.rewrite` may ask and change. Shapes and constants are those before removal."""
+    """Access to a node for `OpHandler.rewrite`. Shapes and constants are those before removal."""
 
     def kept(self, tensor: str, axis: int) -> np.ndarray | None:
-        """`(size,)` mask of the positions that stay; None where the axis carries no labels."""
+        """Mask `(size,)` of the positions of an axis that stay; None for an axis without channels."""
 
     def width(self, tensor: str, axis: int) -> int | None:
-        """Size of an axis after removal where it carries labels, else None."""
+        """Size of a channel axis after removal; None for an axis without channels."""
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
-        """Concrete shape before removal (batch pinned)."""
+        """Shape before removal, at the batch size that was analysed."""
 
     def constant(self, tensor: str) -> np.ndarray | None:
         """Value of a constant before removal."""
 
     def sizes(self, tensor: str) -> Sizes | None:
-        """An integer vector before removal, with which elements vary with the inputs; None where it is not known."""
+        """A vector of sizes before removal, and which elements depend on the input; None where it is unknown."""
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Give the node a new attribute value; None removes it."""
+        """Set an attribute of the node; None removes it."""
 
     def set_input(self, position: int, value: np.ndarray) -> None:
-        """Give the node a constant of its own as this input, where it differs from the present one."""
+        """Replace an input of the node by a constant, unless it has that value already."""
 
     def read_instead(self, position: int, tensor: str) -> None:
-        """Let the node read another tensor as this input."""
+        """Connect an input of the node to another tensor."""
 
     def set_elements(self, position: int, elements: Mapping[int, int]) -> None:
-        """Give elements of an integer vector that the node reads other values, where they differ."""
+        """Change single elements of an integer vector that the node reads."""
 
     def after(self, position: int) -> np.ndarray | None:
         """Value after removal of an input that is a stored constant, else None."""
@@ -157,34 +157,34 @@ class Change:
 
 
 class Backward(Protocol):
-    """What `OpHandler.backward` may ask and add: ONNX nodes behind those of the model, whose tensors it may read."""
+    """Access for `OpHandler.backward`: builds ONNX nodes that compute gradients, which may read forward tensors."""
 
     def needs(self, tensor: str) -> bool:
-        """Whether an input's gradient is wanted."""
+        """Whether the gradient of an input is needed."""
 
     def gradient(self, output: str) -> str:
-        """The gradient that arrived at an output; zeros where nothing that counts reads it."""
+        """Name of the gradient of an output; a tensor of zeros where nothing contributed to it."""
 
     def add(self, tensor: str, gradient: str) -> None:
-        """Add to an input's gradient."""
+        """Add a contribution to the gradient of an input."""
 
     def node(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node, and return its output."""
+        """Add a node to the backward pass, and return the name of its output."""
 
     def nodes(self, op_type: str, inputs: Sequence[str], count: int, **attributes: Any) -> tuple[str, ...]:
-        """Add a node with several outputs."""
+        """Add a node with several outputs, and return their names."""
 
     def sum(self, tensor: str, axes: Iterable[int], *, keep: bool) -> str:
-        """Add a sum over axes."""
+        """Add a sum over axes, and return the name of its output."""
 
     def constant(self, value: Any) -> str:
-        """Add a constant: integer arrays as they are, numbers in the type of the gradients."""
+        """Add a constant. Integer arrays keep their type; other numbers get the type of the gradients."""
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape, with the batch that the model was analysed at."""
+        """Shape of a tensor at the batch size that was analysed."""
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """Value of a constant."""
+        """Value of a constant, None for other tensors."""
 
 
 TorchRule = Callable[..., Any]
@@ -192,7 +192,7 @@ TorchRule = Callable[..., Any]
 
 
 class OpHandler(ABC):
-    """Rules of one operator family. Handlers hold no state."""
+    """Everything onnxprune knows of one family of operators. Handlers hold no state."""
 
     op_types: ClassVar[tuple[str, ...]]
     joins: ClassVar[bool] = False
@@ -203,14 +203,14 @@ class OpHandler(ABC):
 
     @abstractmethod
     def couple(self, node: Node, labels: Labels) -> None:
-        """Place the labels of the node's weights and outputs, tie and freeze ids."""
+        """Say which channels the node's weights and outputs have, and which must be removed together."""
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:  # noqa: ARG002 (the default ignores its arguments)
-        """The node's contraction with a constant weight, None where it has none."""
+        """The node as a layer with a constant weight; None where it is none."""
         return None
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """All products that the node sums, by default that of `linear`."""
+        """All products of two tensors that the node computes; by default the one of `linear`."""
         found = self.linear(node, labels)
         if found is None:
             return ()
@@ -218,11 +218,11 @@ class OpHandler(ABC):
         return (Product(node.name, found.weight, found.input, contracted, (found.out_axis,)),)
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:  # noqa: ARG002
-        """Axes whose number of channels decides how fast the node's kernels are, by their ids (None: no channels)."""
+        """Channel axes whose size decides how fast the node's kernels are (ids None: no channels there)."""
         return ()
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:  # noqa: B027 (optional)
-        """Adapt attributes and constants that spell out widths."""
+        """Adjust attributes and constants of the node that hold numbers of channels, after removal."""
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:  # noqa: ARG002
         """What the node gives where all that it contracts is zero, as `Known.value` has it; None where that varies."""
@@ -237,43 +237,43 @@ class OpHandler(ABC):
         return False
 
     def torch(self, node: Node) -> TorchRule | None:  # noqa: ARG002
-        """The node as a function of torch tensors, None where there is no rule; attributes are read once, here."""
+        """A function that computes the node in torch; None where there is none. Attributes are read once, here."""
         return None
 
     def torch_training(self, node: Node) -> TorchRule | None:
-        """The same while weights are trained, where that differs (BatchNormalization)."""
+        """Like `torch`, but for training, where that computes something else (BatchNormalization)."""
         return self.torch(node)
 
     def trained(self, node: Node) -> tuple[str, ...]:  # noqa: ARG002
-        """Inputs that fine-tuning changes where they are constants: weights, biases, scales."""
+        """Names of the inputs that fine-tuning may change where they are constants: weights, biases, scales."""
         return ()
 
     def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:  # noqa: ARG002
-        """`(size,)` True at the positions of an axis of the first input that the node reads; None: at all."""
+        """Mask `(size,)` of the positions of an axis of the first input that the node uses; None where unknown."""
         return None
 
     trains_numbers: ClassVar[bool] = True
     """Whether fine-tuning changes a constant of one number too; beside Add and Mul it is part of a formula."""
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """Positions of inputs whose values the outputs consist of: moved, selected, repeated or interpolated.
+        """Positions of the inputs whose values the node only moves, selects, repeats or interpolates.
 
         Empty where values are computed.
         """
         return ()
 
     def scales(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """Positions of inputs that the output is a scaled and shifted copy of wherever all others are constant."""
+        """Positions of the inputs in which the node is affine (scale and shift) if all others are constant."""
         return ()
 
     # What values are: each default says nothing, which is always safe
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """What each element or channel of the first output is a function of; None where that is more than its own."""
+        """Which input values one output element or channel depends on; None where it mixes channels."""
         return None
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:  # noqa: ARG002
-        """Bounds of the first output's channels, for an operator with a `flow`.
+        """Lower and upper bounds of each output channel, from those of the inputs. Only with a `flow`.
 
         Args:
             node: the node.
@@ -282,7 +282,7 @@ class OpHandler(ABC):
         return None
 
     def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:  # noqa: ARG002
-        """Where the first output's channels come from, for an operator that `moves` values.
+        """For a node that only moves values: which input channel each output channel is.
 
         Args:
             node: the node.
@@ -293,11 +293,11 @@ class OpHandler(ABC):
         return None
 
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
-        """How the first output depends on the input at `position`, of the same shape; None where that is not affine."""
+        """Slope and shift of the output as a function of one input, per channel; None where it is not affine."""
         return None
 
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:  # noqa: ARG002
-        """The function of the first input, for activations made of straight pieces."""
+        """The node as a piecewise-linear activation function; None where it is none."""
         return None
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
@@ -309,7 +309,7 @@ class OpHandler(ABC):
         return False
 
     def jumps(self, node: Node) -> bool:  # noqa: ARG002
-        """Whether a rounding error of an input can change the result by much: rounding, comparing, ordering."""
+        """Whether a tiny change of an input can change the result by much (rounding, comparing, sorting)."""
         return False
 
     # What the graph asks before any label is placed: see `graph.operators`
@@ -318,7 +318,7 @@ class OpHandler(ABC):
     """Elements of constant inputs up to which a node is computed at once; 0 where that is not cheap."""
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
-        """Whether a node whose inputs are all constants is computed at once: cheap, with a result of bounded size.
+        """Whether a node with constant inputs is evaluated when the model is analysed: cheap, and small.
 
         Args:
             node: the node.
@@ -328,7 +328,7 @@ class OpHandler(ABC):
         return self.folds_up_to > 0 and sum(value.size for value in inputs) <= min(limit, self.folds_up_to)
 
     def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:  # noqa: ARG002
-        """The node's value for constant inputs; None leaves it to onnx's reference implementation."""
+        """The node's value for constant inputs; None to use onnx's reference implementation instead."""
         return None
 
     deterministic: ClassVar[bool] = True
@@ -338,15 +338,15 @@ class OpHandler(ABC):
     """Oldest version that onnx's reference implementation has; older ones must mean the same. 0: it has them all."""
 
     def reads_shape(self, node: Node) -> bool:  # noqa: ARG002
-        """Whether the node reads only the shape of its first input; then `shape_value` gives its result."""
+        """Whether the node reads only the shape of its first input; `shape_value` then gives its result."""
         return False
 
     def shape_value(self, node: Node, shape: tuple[int, ...]) -> np.ndarray:
-        """What a node that reads only a shape gives for this one."""
+        """Result of a node that reads only a shape, for the given shape."""
         raise NotImplementedError(f"{node} reads more than a shape")
 
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:  # noqa: ARG002
-        """Whether a node on constants only shows a stored weight in another type, and so stays in the file."""
+        """Whether the node only converts a stored weight to another type, and so stays in the file."""
         return False
 
     keeps_shape: ClassVar[bool] = False
@@ -358,11 +358,11 @@ class OpHandler(ABC):
         shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG002
         values: Mapping[str, np.ndarray],  # noqa: ARG002
     ) -> bool:
-        """False where the node cannot run on inputs of these shapes, though onnx's inference finds no fault."""
+        """False where the node cannot run on these input shapes although onnx's shape inference accepts them."""
         return True
 
     def backward(self, node: Node, back: Backward) -> bool:  # noqa: ARG002
-        """Carry the outputs' gradient on to every input that needs one; False where there is no rule.
+        """Add nodes that compute the gradients of the node's inputs; False where there is no rule.
 
         Piecewise-linear operators are taken as they are at the point (a gate of ReLU, a route of max pooling); smooth
         ones are linearised there.
@@ -370,28 +370,28 @@ class OpHandler(ABC):
         return False
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Small models with the operator in the middle of prunable layers, for the contract test."""
+        """Small models with the operator between prunable layers, used by the contract test."""
         yield from ()
 
 
 class Unknown(OpHandler):
-    """An operator that channels are not followed through: what it touches stays."""
+    """An operator without a handler: all channels that it touches stay."""
 
     op_types: ClassVar[tuple[str, ...]] = ()
     follows = False
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze everything."""
+        """Mark all channels that the node touches as never removed."""
         labels.freeze_node(node, f"operator {node.op_type} is not supported")
 
 
 def pass_through(labels: Labels, node: Node, source: str, *outputs: str) -> None:
-    """Give each output the labels of `source`, axis by axis; axes that adapt go on adapting."""
+    """Give each output the same channels as `source`, axis by axis."""
     for axis in range(labels.rank(source)):
         for output in (name for name in outputs if labels.rank(name) == labels.rank(source)):
             labels.follow(node, source, axis, output, axis)
 
 
 def normal_axis(axis: int, rank: int) -> int:
-    """A non-negative axis."""
+    """An axis counted from the start, where negative ones count from the end."""
     return axis + rank if axis < 0 else axis

@@ -1,4 +1,4 @@
-"""Labels: which unit each position of each axis belongs to.
+"""Labels: for every position of every channel axis, the id of the channel that lies there.
 
 A label array holds one unit id per position of one axis. Ids that must live or die together are tied; the classes of
 the ties are the units. Id 0 is the fixed unit: what is tied to it is never removed, for a reason that the user can
@@ -28,7 +28,9 @@ _MOST_POSITIONS = 1 << 27
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Why ids are fixed: `reason` in plain words, at `node` (empty for graph inputs and outputs), first on `tensor`.
+    """Why some channels cannot be removed: `reason` in plain words, and the node and tensor where that was found.
+
+    `node` is empty for inputs and outputs of the graph.
 
     `limitation` tells what the handlers do not understand from what lies in the model's nature.
     """
@@ -41,7 +43,7 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """A node that sums over an axis: where a removed unit is seen as zero.
+    """A node that sums over a channel axis: setting a removed channel to zero there is the same as removing it.
 
     Attributes:
         node: the node's name.
@@ -57,7 +59,7 @@ class Contraction:
 
 
 class Labels:
-    """The labels of one graph while its nodes are visited in topological order."""
+    """Assigns channel ids to the axes of all tensors while the nodes are visited in topological order."""
 
     def __init__(self, model: Model, facts: Facts, reads: Reads | None = None) -> None:
         self._model = model
@@ -81,7 +83,7 @@ class Labels:
 
     @contextmanager
     def visiting(self, node: Node) -> Iterator[None]:
-        """While a node's handler runs. What it does not place is frozen: every labelled axis that the node reads.
+        """Context in which a node's handler runs; channels that the handler does not deal with are frozen.
 
         An axis is placed where its ids are passed on, tied, contracted or frozen. Ids that lie on several of the axes
         that the node reads are handed out under a name of their own for each, so that none is placed by another.
@@ -99,13 +101,13 @@ class Labels:
 
     @contextmanager
     def _placing(self, node: Node | None) -> Iterator[None]:
-        """Record `(node, tensor, axis)` in `placed` for what is labelled."""
+        """Context that records `(node, tensor, axis)` in `placed` for every axis that gets labels."""
         outer, self._node = self._node, node
         yield
         self._node = outer
 
     def _labelled_axes(self, node: Node) -> dict[tuple[str, int], Ids]:
-        """What a node must place; constants, and what adapts like them, follow where their readers agree."""
+        """The channel axes of a node's inputs that its handler must deal with. Constants are not among them."""
         return {
             (tensor, axis): ids
             for tensor in dict.fromkeys((*node.inputs, *node.captured))
@@ -114,7 +116,7 @@ class Labels:
         }
 
     def _told_apart(self, places: Mapping[tuple[str, int], Ids]) -> dict[tuple[str, int], Ids]:
-        """Other names for ids that lie on several axes, tied to them."""
+        """Temporary ids for channels that lie on several of a node's axes, tied to the real ones."""
         if len(places) < 2:
             return {}
         own, counts = np.unique(np.concatenate([np.unique(ids) for ids in places.values()]), return_counts=True)
@@ -130,62 +132,62 @@ class Labels:
     # What is known of tensors
 
     def shape(self, tensor: str) -> Shape:
-        """Concrete shape (batch pinned) of a tensor of the node that is visited; () for an omitted one."""
+        """Shape of a tensor of the visited node at the analysed batch size; () for an omitted tensor."""
         return self._facts.shapes.get(tensor, ())
 
     def rank(self, tensor: str) -> int:
-        """Number of axes; 0 where unknown."""
+        """Number of axes of a tensor; 0 where it is unknown."""
         return len(self._facts.shapes.get(tensor, ()))
 
     def constant(self, tensor: str) -> np.ndarray | None:
-        """Value of a constant (an initializer, a Constant node, or computed from these), else None."""
+        """Value of a constant, stored or computed from constants; None for other tensors."""
         value = self._model.constants.get(tensor)
         return self._facts.folded.get(tensor) if value is None else value
 
     def is_constant(self, tensor: str) -> bool:
-        """Whether the tensor has a value that does not depend on the graph's inputs."""
+        """Whether a tensor's value does not depend on the graph's inputs."""
         return tensor in self._model.constants or tensor in self._facts.folded
 
     def is_free(self, tensor: str, axis: int) -> bool:
-        """Whether the size of an axis varies with the graph's inputs."""
+        """Whether the size of an axis depends on the sizes of the graph's inputs."""
         return axis in self._facts.free.get(tensor, ())
 
     def sizes(self, tensor: str) -> Sizes | None:
-        """An integer vector with pinned values and which of them vary; None where it is not known."""
+        """An integer vector of sizes, and which of its elements depend on the input; None where it is unknown."""
         value = self.constant(tensor)
         return self._facts.sizes.get(tensor) if value is None else Sizes(value, np.zeros(value.shape, bool))
 
     def is_zero(self, tensor: str) -> bool:
-        """Whether a tensor, of whatever size, is known to be zero everywhere."""
+        """Whether a tensor is known to be zero everywhere."""
         value = self.constant(tensor)
         return tensor in self._zero if value is None else value.dtype.kind in "fiu" and not value.any()
 
     def set_zero(self, tensor: str) -> None:
-        """Say that a tensor is zero everywhere."""
+        """Record that a tensor is zero everywhere."""
         self._zero.add(tensor)
 
     def read_positions(self, tensor: str, axis: int) -> np.ndarray | None:
-        """`(size,)` True at the positions of an axis that the nodes behind a tensor read; None: at all."""
+        """Mask `(size,)` of the positions of an axis that any reader uses; None where that is unknown."""
         return None if self._reads is None else self._reads(self, tensor, axis)
 
     # Reading and placing labels
 
     def get(self, tensor: str) -> AxisLabels:
-        """Labels of every axis, None for an axis without; all None for a tensor not labelled so far."""
+        """Channel ids of every axis of a tensor; None for an axis without channels."""
         arrays = self.arrays.get(tensor, [None] * self.rank(tensor))
         return [self._read.get((tensor, axis), ids) for axis, ids in enumerate(arrays)]
 
     def axis(self, tensor: str, axis: int) -> Ids | None:
-        """Labels of one axis (negative counts from the end), None where it has none."""
+        """Channel ids of one axis (negative counts from the end); None where it has none."""
         arrays = self.get(tensor)
         return arrays[axis] if -len(arrays) <= axis < len(arrays) else None
 
     def is_labelled(self, tensor: str) -> bool:
-        """Whether any axis carries labels."""
+        """Whether a tensor has any channel axis."""
         return any(ids is not None for ids in self.arrays.get(tensor, ()))
 
     def set(self, tensor: str, axis: int, ids: Ids | None) -> None:
-        """Label an axis, and the axes that follow it; where one already has labels, tie them to the new ones."""
+        """Assign channel ids to an axis, and to axes that follow it. Existing ids are tied to the new ones."""
         if ids is None:
             return
         waiting = [(tensor, axis, self._node)]
@@ -195,7 +197,7 @@ class Labels:
                 waiting.extend(reversed(self._place(tensor, axis, ids)))
 
     def _place(self, tensor: str, axis: int, ids: Ids) -> Sequence[tuple[str, int, Node | None]]:
-        """Label one axis; gives the axes that now follow, each with the node that passes the labels on."""
+        """Assign ids to one axis; returns the axes that follow it, each with the node that passes the ids on."""
         arrays = self.arrays.setdefault(tensor, [None] * self.rank(tensor))
         axis = axis % max(1, len(arrays))
         if not arrays or len(ids) != self.shape(tensor)[axis]:
@@ -219,28 +221,28 @@ class Labels:
         return self._adaptable.get((tensor, axis), ())
 
     def set_all(self, tensor: str, arrays: Sequence[Ids | None]) -> None:
-        """Label all axes of a tensor."""
+        """Assign channel ids to all axes of a tensor."""
         for axis, ids in enumerate(arrays):
             self.set(tensor, axis, ids)
 
     def fresh(self, count: int, node: Node, tensor: str) -> Ids:
-        """New ids for the output channels of `tensor`, produced by `node`."""
+        """New channel ids for the output channels of `tensor`, which `node` computes."""
         ids = np.arange(self._next, self._next + count)
         self._next += count
         self.origins.append((int(ids[0]) if count else self._next, self._next, node, tensor))
         return ids
 
     def fixed(self, count: int) -> Ids:
-        """Ids of positions that can never be removed."""
+        """Ids for channels that can never be removed (all 0)."""
         return np.zeros(count, dtype=np.int64)
 
     @property
     def count(self) -> int:
-        """Number of ids given out, the fixed one included."""
+        """Number of ids in use, id 0 (never removed) included."""
         return self._next
 
     def adapts(self, tensor: str, axis: int) -> bool:
-        """Whether an axis can be cut to any width: its readers decide which channels it carries.
+        """Whether an axis has no channels of its own and simply gets the size that its readers need.
 
         That holds for constants (a bias is cut like the tensor that it is added to), and for tensors that a node fills
         to a given size (ConstantOfShape, Expand).
@@ -248,14 +250,14 @@ class Labels:
         return self.is_constant(tensor) or (tensor, axis % max(1, self.rank(tensor))) in self._adaptable
 
     def follow(self, node: Node, source: str, source_axis: int, output: str, axis: int) -> None:
-        """Say that an axis of the output is that of the source: labels pass, and what adapts goes on adapting."""
+        """Let an axis of the output have the channels of an axis of the input, now or once these are known."""
         ids = self.axis(source, source_axis)
         if ids is None and self.adapts(source, source_axis):
             self.adapt(output, axis, node, source, source_axis)
         self.set(output, axis, ids)
 
     def adapt(self, tensor: str, axis: int, node: Node, source: str = "", source_axis: int = 0) -> None:
-        """Mark an axis of an output as one that can be cut to any width; see `adapts`.
+        """Mark an axis of an output as one that gets whatever size its readers need; see `adapts`.
 
         Args:
             tensor: the output.
@@ -271,44 +273,44 @@ class Labels:
     # Relations
 
     def tie(self, first: Ids, second: Ids) -> None:
-        """Ids at the same position live or die together."""
+        """Record that channels at the same position of two id arrays must be removed together."""
         self.ties.append((first, second))
         self._named += [first, second]
 
     def freeze_ids(self, ids: Ids | None, tensor: str, reason: str, node: Node | None) -> None:
-        """Fix ids, with the reason to show."""
+        """Mark channels as never removed, with the reason that the user is shown."""
         if ids is not None and len(ids):
             self.freezes.append((ids, Freeze(tensor, reason, node.name if node else "")))
             self._named.append(ids)
 
     def freeze(self, tensor: str, reason: str, node: Node | None, *, limitation: bool = False) -> None:
-        """Fix every id of a tensor, also those that are placed on it later."""
+        """Mark all channels of a tensor as never removed, also those that are assigned to it later."""
         self._opaque.setdefault(tensor, Freeze(tensor, reason, node.name if node else "", limitation))
 
     def freeze_node(self, node: Node, reason: str) -> None:
-        """Fix every id that a node touches, because it is not understood."""
+        """Mark all channels that a node touches as never removed, because the node is not supported."""
         for tensor in (*node.inputs, *node.captured, *node.outputs):
             if tensor:
                 self.freeze(tensor, reason, node, limitation=True)
 
     def leave(self, node: Node, tensor: str) -> None:
-        """Say that channels of a tensor that the node reads are of no concern to it: it looks at sizes only."""
+        """Record that a node reads only the size of a tensor, so that its channels may be removed freely."""
         self._named += [ids for ids in self.get(tensor) if ids is not None]
         self.placed.update((node.name, tensor, axis) for axis in range(self.rank(tensor)))
 
     def omit(self, node: Node, position: int) -> None:
-        """Say that a node does the same without an optional input, which removal leaves out."""
+        """Record that the node gives the same result without an optional input, which the pruned model drops."""
         self.omitted.add((node.name, position))
         self.leave(node, node.input(position))
 
     def contract(self, node: Node, tensor: str, axis: int, ids: Ids | None) -> None:
-        """Record that `node` sums over `axis` of `tensor`."""
+        """Record that `node` sums over the channels on `axis` of `tensor`."""
         if ids is not None:
             self.contractions.append(Contraction(node.name, tensor, axis, ids))
             self._named.append(ids)
 
     def finish(self) -> None:
-        """Turn frozen tensors into frozen ids. Called once, after the last node."""
+        """Turn frozen tensors into frozen channels. Called once, after the last node."""
         for tensor, freeze in self._opaque.items():
             for ids in self.arrays.get(tensor, ()):
                 if ids is not None and len(ids):
@@ -316,7 +318,9 @@ class Labels:
 
 
 def classes(count: int, ties: Sequence[tuple[Ids, Ids]], fixed: Sequence[Ids]) -> Ids:
-    """Class of every id: connected components of the ties, with everything in `fixed` joined to id 0.
+    """Number the sets of channels that are tied together (connected components); set 0 is never removed.
+
+    Everything in `fixed` belongs to set 0.
 
     Returns:
         `(count,)` class numbers in order of first appearance, so that the fixed class is 0.
@@ -336,5 +340,5 @@ def classes(count: int, ties: Sequence[tuple[Ids, Ids]], fixed: Sequence[Ids]) -
 
 
 def tensors_of(arrays: Mapping[str, AxisLabels]) -> list[tuple[str, int, Ids]]:
-    """All labelled axes as `(tensor, axis, ids)`."""
+    """All channel axes as `(tensor, axis, ids)`."""
     return [(t, axis, ids) for t, axes in arrays.items() for axis, ids in enumerate(axes) if ids is not None]

@@ -1,4 +1,4 @@
-"""What handlers tell of an operator's values: how channels depend on each other, bounds, slopes, kinks. Plain data."""
+"""Plain data with which handlers describe an operator's values: dependence on channels, bounds, slopes, breakpoints."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Flow(Enum):
-    """What an element of an operator's first output is computed from; attributes are the same everywhere."""
+    """Which input values one element of an operator's first output depends on."""
 
     ELEMENTWISE = "the elements in the same place of all inputs, after broadcasting"
     CHANNELWISE = "its channel (axis 1) of the first input, and one number for it of each further input"
@@ -16,7 +16,7 @@ class Flow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of the values in each channel.
+    """Lower and upper bounds of the values in each channel.
 
     Attributes:
         low: `(C,)` in float64, and `high` alike.
@@ -27,13 +27,13 @@ class Range:
     high: np.ndarray
 
     def with_zero(self) -> "Range":
-        """Bounds that also hold for padded zeros."""
+        """The bounds widened to contain 0, for padding with zeros."""
         return Range(np.minimum(self.low, 0.0), np.maximum(self.high, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """Where an operator that only moves values takes the channels of its result from.
+    """Which input channel each output channel is, for an operator that only moves values.
 
     Attributes:
         axis: the axis of channels in the result.
@@ -47,22 +47,22 @@ class Carried:
 
 
 class ChannelValues(Protocol):
-    """Constants as an operator's rules ask for them, beside a tensor with channels along `axis`."""
+    """Constants that an operator reads, as one number per channel of a tensor with channels along `axis`."""
 
     @property
     def axis(self) -> int:
-        """The axis of channels."""
+        """The channel axis."""
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's value; None where the tensor is computed or omitted."""
+        """Value of a constant; None where the tensor is computed or omitted."""
 
     def per_channel(self, name: str) -> np.ndarray | None:
-        """`(C,)` the constant as one number a channel; None where it is something else."""
+        """A constant as `(C,)`, one number per channel; None where it has another form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """`result = slope * operand + sign * shift + ...`, channel by channel.
+    """An affine operator, channel by channel: `result = slope * operand + sign * shift + ...`.
 
     Attributes:
         slope: a number, or `(C,)`.
@@ -77,7 +77,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Kinks:
-    """The identity between two ends, constant above the upper one, with one slope below the lower one.
+    """A piecewise-linear activation: identity between `low` and `high`, constant above, of slope `below` below.
 
     Attributes:
         low: the lower end, -inf where there is none.
@@ -91,10 +91,10 @@ class Kinks:
 
     @property
     def flat(self) -> tuple[float, float]:
-        """The interval outside of which values are not told apart."""
+        """The interval outside of which different inputs give the same result."""
         return (self.low if not np.any(self.below) else -np.inf, self.high)
 
 
 def times(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Products of bounds, in which zero times infinity is zero."""
+    """Products of bounds, where zero times infinity counts as zero."""
     return np.where((p == 0) | (q == 0), 0.0, p * q)

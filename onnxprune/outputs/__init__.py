@@ -1,1 +1,1 @@
-"""What a model's outputs mean, and how far two sets of them are apart."""
+"""What a model's outputs hold, and how far two sets of outputs differ."""

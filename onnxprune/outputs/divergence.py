@@ -1,4 +1,4 @@
-"""How far two sets of outputs are apart, part by part. Functions of arrays: nothing is run here.
+"""Measures how far two sets of model outputs differ, in a way that fits what each output holds.
 
 Every part has a unit of its own: what its outputs would lose if they said the same of every row. A divergence of 1 then
 means that a part tells nothing any more, whatever its scale, and parts can be weighed against each other. A part that
@@ -26,7 +26,7 @@ Block = tuple[np.ndarray, np.ndarray]
 
 
 class Reference:
-    """The original's outputs, which others are compared with.
+    """The original's outputs, and how far other outputs differ from them.
 
     Args:
         meaning: what the outputs mean.
@@ -46,11 +46,11 @@ class Reference:
         self.units = tuple(self._unit(part, alone) for part in meaning.parts)
 
     def divergence(self, outputs: Outputs) -> float:
-        """How far `outputs` are from the original's: the mean of `rows`."""
+        """Mean difference of `outputs` from the original's, over all rows and parts."""
         return float(np.mean(self.rows(outputs)))
 
     def rows(self, outputs: Outputs) -> np.ndarray:
-        """How far each row is from the original's, `(rows,)`: the weighted mean over parts.
+        """Difference of each row from the original's, `(rows,)`: a weighted mean over parts.
 
         Infinite where a value is not finite.
         """
@@ -64,7 +64,7 @@ class Reference:
         return np.where(np.isfinite(total), total, np.inf)
 
     def parts(self, outputs: Outputs) -> tuple[float, ...]:
-        """Each part's own divergence, in its units."""
+        """Difference of each part, in the part's own unit (see `units`)."""
         means = [float(np.mean(self._rows(number, outputs))) for number in range(len(self.meaning.parts))]
         return tuple(mean if np.isfinite(mean) else float("inf") for mean in means)
 
@@ -86,7 +86,7 @@ class Reference:
             yield rows, part.values(array[rows])
 
     def _position_weights(self, part: Part) -> tuple[np.ndarray | None, float]:
-        """How much each position of quantities counts, `(rows, positions)` of mean 1, and the mean confidence.
+        """Weights `(rows, positions)` of mean 1 for quantities (such as boxes), and the mean confidence.
 
         Where nothing is found, what stands beside it means nothing: the boxes of a detector's background.
         """
@@ -100,7 +100,7 @@ class Reference:
         return np.asarray((found / mean + FLOOR) / (1 + FLOOR)), mean
 
     def _confidence(self, part: Part) -> np.ndarray:
-        """How sure scores are at each position that something is there, `(rows, positions)`.
+        """Confidence `(rows, positions)` that there is something to find (not background) at a position.
 
         The most probable of independent classes; of a distribution, what is not of the class that is usual.
         """
@@ -110,11 +110,11 @@ class Reference:
         return np.concatenate([1 - np.exp(_log_probabilities(a, part.form))[..., usual] for _, a in self._blocks(part)])
 
     def usual_class(self, part: Part) -> int:
-        """The class that is most probable over all rows and positions."""
+        """The class with the largest mean probability over all rows and positions."""
         return int(self._usual(part).argmax())
 
     def _unit(self, part: Part, alone: bool) -> np.ndarray:
-        """What a part's divergence is measured in: a number, or one per column."""
+        """The unit of a part's divergence, one number or one per column: the loss of a constant prediction."""
         if part.kind == "quantities":
             return self._spread(part)
         if part.kind == "labels" or (alone and part.kind != "embedding"):
@@ -128,7 +128,7 @@ class Reference:
         return np.array([max(float(np.mean(np.concatenate(told))), least)])
 
     def _usual(self, part: Part) -> np.ndarray:
-        """What would be said without looking at the rows, `(columns,)` in the part's form."""
+        """The best constant prediction: the mean over rows and positions, `(columns,)` in the part's form."""
         sums, count = np.zeros(1), 0
         for _, a in self._blocks(part):
             said = a
@@ -159,7 +159,7 @@ class Reference:
 
 
 def divergence(reference: Outputs, outputs: Outputs, meaning: Meaning) -> float:
-    """How far `outputs` are from `reference`; see `Reference`."""
+    """Mean difference of `outputs` from `reference`; see `Reference`."""
     return Reference(meaning, reference).divergence(outputs)
 
 
@@ -171,14 +171,14 @@ def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, _: np.n
 
 
 def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
-    """`sum p log(p / q) + (1 - p) log((1 - p) / (1 - q))` in nats over all of a row."""
+    """Sum over a row of binary divergences `p log(p / q) + (1 - p) log((1 - p) / (1 - q))`, in nats."""
     p, q = (np.clip(x, SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for x in (a, b))
     each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     return np.asarray(np.maximum(each.sum(axis=(1, 2)), 0.0) / unit)
 
 
 def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Squared error relative to each column's spread, averaged over columns and (weighted) positions."""
+    """Squared error relative to each column's variance, averaged over columns and (weighted) positions."""
     square = np.square(a - b)
     relative = (
         np.where(square == 0, 0.0, square / np.where(unit > 0, unit, 0.0)) if (unit <= 0).any() else square / unit
@@ -188,13 +188,13 @@ def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights
 
 
 def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
-    """`1 - cos` of the angle between the two vectors, averaged over positions."""
+    """Cosine distance `1 - cos(a, b)` of two vectors, averaged over positions."""
     turn = 1 - np.sum(_directions(a) * _directions(b), axis=2)
     return np.asarray(np.maximum(turn, 0.0).mean(axis=1) / unit)
 
 
 def _labels(_: Part, a: np.ndarray, b: np.ndarray, __: np.ndarray, ___: np.ndarray | None) -> np.ndarray:
-    """Share of labels that differ."""
+    """Share of labels that differ (error rate)."""
     return np.asarray((a != b).mean(axis=(1, 2)))
 
 

@@ -1,4 +1,4 @@
-"""What the user says of outputs on the command line: `NAME=KIND` and `NAME=WEIGHT`."""
+"""Reads the options that describe outputs: `--output NAME=KIND` and `--output-weight NAME=WEIGHT`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ IGNORED: Any = "ignored"
 
 
 def kinds_said(config: OutputConfig, analysis: Analysis) -> dict[str, Kind]:
-    """The kind of each output that the user says one of, or `IGNORED`.
+    """The kind of each output that the user named (`IGNORED` for outputs to leave out).
 
     Raises:
         InputError: an output or a kind that does not exist.
@@ -27,7 +27,7 @@ def kinds_said(config: OutputConfig, analysis: Analysis) -> dict[str, Kind]:
 
 
 def weights_said(config: OutputConfig, analysis: Analysis, compared: Sequence[str]) -> dict[str, float]:
-    """Each compared output's weight, 1 where the user says none; they add up to 1.
+    """The weight of each compared output, normalised to a sum of 1; outputs without an option count 1.
 
     Raises:
         InputError: an output that does not exist, or no positive weight.

@@ -1,4 +1,4 @@
-"""What a model's outputs mean: parts of one kind each, as plain data that processes can be sent."""
+"""What a model's outputs hold, as plain data: each output as parts of one kind (class scores, quantities, ...)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ KINDS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Values of one output that mean one thing. Axes count in the output with its rows first.
+    """Values of one output that are of one kind. Axes are counted with the batch axis first.
 
     Attributes:
         output: name of the output.
@@ -52,7 +52,7 @@ class Part:
     confidence: tuple[int, ...] = ()
 
     def values(self, rows: np.ndarray) -> np.ndarray:
-        """`(rows, positions, columns)` in float64, of an output with rows first."""
+        """The part's values as `(rows, positions, columns)` in float64, from an output with the batch axis first."""
         array = np.asarray(rows, np.float64)
         if self.axis == 0 or array.ndim < 2:
             flat = array.reshape(len(array), -1)
@@ -65,7 +65,7 @@ class Part:
         return array.reshape(len(array), -1, array.shape[-1])
 
     def class_scores(self, rows: np.ndarray) -> np.ndarray:
-        """`(rows, positions, classes)`: the values; of a single probability `p` the two classes `1 - p, p`."""
+        """The values as `(rows, positions, classes)`; one probability `p` becomes the two classes `1 - p, p`."""
         values = self.values(rows)
         return np.concatenate([1 - values, values], axis=2) if values.shape[2] == 1 else values
 
@@ -76,13 +76,13 @@ class Part:
 
     @property
     def classifies(self) -> bool:
-        """Whether each position is put into a class: by scores, or by the probability of one of two."""
+        """Whether each position belongs to one class: by class scores, or by one probability per position."""
         return self.kind == "classes" or (self.kind == "probabilities" and self.width == 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What all compared outputs mean.
+    """What all compared outputs hold.
 
     Attributes:
         row_axes: per compared output, the axis that has an entry for each input row; None where there is none.
@@ -101,18 +101,18 @@ class Meaning:
 
     @property
     def classifier(self) -> Part | None:
-        """The part that puts whole rows into classes: of distributions, or else of single probabilities, the first."""
+        """The first part that gives each row one class; None where there is none. Class scores come first."""
         found = [part for part in self.parts if part.classifies and part.count == 1 and part.columns is None]
         return min(found, key=lambda part: part.kind != "classes", default=None)
 
     def rows_first(self, output: str, array: np.ndarray) -> np.ndarray:
-        """An output of one run with its rows along the first axis; without rows, one entry for the whole run."""
+        """An output of one run with its batch axis first. Without a batch axis, the run counts as one row."""
         axis = self.row_axes[output]
         if axis is None or array.ndim <= axis:
             return np.asarray(array)[None]
         return np.moveaxis(array, axis, 0)
 
     def joined(self, runs: Sequence[Outputs], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Outputs of consecutive runs as one, rows first."""
+        """Outputs of consecutive runs joined along the batch axis."""
         chosen = self.outputs if names is None else names
         return {name: np.concatenate([self.rows_first(name, run[name]) for run in runs]) for name in chosen}

@@ -1,4 +1,4 @@
-"""What values are by nature, found by trying the operators that make them on made-up numbers.
+"""Recognises what values a tensor holds, by running the operators that produce it on random numbers.
 
 A sigmoid maps numbers to (0, 1), 0 to a half; a softmax adds up to 1 along an axis; a normalised vector has length 1.
 Trying tells however an exporter spells it: as one operator, or as powers divided by their sum.
@@ -28,7 +28,7 @@ _NEAR = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What a tensor's values are.
+    """What a tensor's values are: probabilities, distributions, unit vectors, bounded numbers, or other.
 
     Attributes:
         kind: independent probabilities, distributions along an axis or their logarithms, vectors of length 1 along an
@@ -43,7 +43,7 @@ class Nature:
 
     @property
     def has_axis(self) -> bool:
-        """Whether it is a property of vectors along an axis."""
+        """Whether the kind is a property of vectors along an axis."""
         return self.kind in ("distribution", "log_distribution", "unit")
 
 
@@ -51,7 +51,7 @@ OTHER = Nature("other")
 
 
 def nature(tensor: str, analysis: Analysis) -> Nature:
-    """What a tensor's values are, by the few operators that end in it.
+    """Find out what a tensor's values are, from the last few operators before it.
 
     Tries those between the tensor and one that all of them start from, then more of them, up to the last layer.
     """
@@ -84,7 +84,7 @@ def nature(tensor: str, analysis: Analysis) -> Nature:
 
 
 def _tried(entry: str, tensor: str, nodes: Iterable[Node], analysis: Analysis) -> Nature:
-    """What nodes make of one tensor's numbers."""
+    """What the values are, found by running the nodes from one tensor to another on random numbers."""
     model, facts = analysis.model, analysis.facts
     shape = facts.shapes.get(entry)
     element = facts.dtypes.get(entry, onnx.TensorProto.FLOAT)
@@ -107,7 +107,7 @@ def _tried(entry: str, tensor: str, nodes: Iterable[Node], analysis: Analysis) -
 
 
 def _recognised(function: Callable[[np.ndarray], np.ndarray], before: Shape, after: Shape) -> Nature:
-    """What a function from numbers of one shape to those of another makes."""
+    """What the results of a function are, found by calling it on random and on extreme numbers."""
     normal = 2 * np.random.default_rng(0).standard_normal(before)
     results = [function(normal), function(3 * normal)]
     if any(result.shape != after or not np.isfinite(result).all() for result in results):

@@ -1,4 +1,4 @@
-"""Reads from the graph what each output means: `onnxprune.outputs.meaning` made from an analysis."""
+"""Recognises from the graph what each output holds: class scores, probabilities, quantities, embeddings or labels."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ _DROPPED = -1
 
 
 def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Meaning:
-    """What the outputs of a model mean.
+    """Recognise what each output of a model holds.
 
     Those of floating-point type are compared, or all tensors where there are none.
 
@@ -71,7 +71,9 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
 
 
 def row_axis(output: str, analysis: Analysis) -> int | None:
-    """The axis of an output that has an entry for each row of a batch: the first of the batch's size.
+    """The batch axis of an output: the first axis that has the batch size. None where there is none.
+
+    Where the batch size is free, the axis must also vary with the input's sizes.
 
     It must vary with the input's sizes where the batch does. None where no axis fits.
     """
@@ -87,7 +89,7 @@ def row_axis(output: str, analysis: Analysis) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A part so far. Axes count in a row of the output, from 0.
+    """A part of an output that is recognised so far. Axes count within one row of the output, from 0.
 
     Attributes:
         nature: of its values.
@@ -101,7 +103,7 @@ class _Found:
 
 
 class _Output:
-    """One output while its meaning is read."""
+    """One output while it is examined."""
 
     def __init__(self, name: str, analysis: Analysis) -> None:
         self.name = name
@@ -112,11 +114,11 @@ class _Output:
 
     @property
     def has_scores(self) -> bool:
-        """Whether probabilities are spelled out."""
+        """Whether the model turns some of this output's values into probabilities (by softmax or sigmoid)."""
         return any(found.nature.kind in ("probabilities", "distribution", "log_distribution") for found in self._found)
 
     def parts(self, *, alone: bool, spelled_out: bool) -> Iterator[Part]:
-        """The output's parts.
+        """The parts of the output, each with the kind of its values.
 
         Args:
             alone: whether it is the model's only output.
@@ -129,7 +131,7 @@ class _Output:
             yield self._part(found, kind, form)
 
     def whole(self, kind: Kind) -> Part:
-        """The output as one part of a kind that the user says."""
+        """The whole output as one part, of the kind that the user named."""
         found = next(
             (f for f in self._found if f.mask.all() and _SPELLED_OUT.get(f.nature.kind, ("",))[0] == kind), None
         )
@@ -151,7 +153,7 @@ class _Output:
         return part
 
     def _row(self, array: np.ndarray) -> np.ndarray:
-        """The first row of an array of the output's shape."""
+        """The first row of an array that has the output's shape."""
         return array if self.row_axis is None or not array.ndim else np.moveaxis(array, self.row_axis, 0)[0]
 
     def _parts(self) -> list[_Found]:
@@ -170,7 +172,10 @@ class _Output:
         return list(groups.values())
 
     def _in_output(self, source: Source, path: Path) -> Nature:
-        """A source's nature with the axis in the output's row; other where it does not reach the output whole."""
+        """What a source tensor's values are, with their axis counted in the output's row.
+
+        `OTHER` where they do not reach the output as a whole.
+        """
         found = nature(source.tensor, self._analysis)
         if not np.isfinite(source.scale) or not np.isfinite(source.shift):
             return OTHER
@@ -186,7 +191,7 @@ class _Output:
         return Nature("probabilities") if found.kind == "distribution" else OTHER
 
     def _channels(self, tensor: str) -> int | None:
-        """The axis of a tensor along which channels lie that a layer made.
+        """The axis of a tensor that holds the channels of the layer behind it.
 
         None where none is known, `_DROPPED` where a single channel has no axis any more.
         """
@@ -212,7 +217,7 @@ class _Output:
         return None
 
     def _column_axis(self) -> int | None:
-        """The axis of a row along which its columns lie: that of channels, or else what looks most like it.
+        """The axis along which the columns of a row lie (channels, coordinates), guessed where unknown.
 
         That is a single place beside two axes of positions, or the shorter end.
         """
@@ -232,7 +237,7 @@ class _Output:
         return next((layer for layer in self._analysis.layers if layer.output == tensor), None)
 
     def _are_classes(self, found: _Found, alone: bool) -> bool:
-        """Whether values that no operator turns into probabilities are class scores."""
+        """Whether values are class scores (logits) although no softmax follows in the model."""
         sums = [self._sum_of_columns(source.tensor) for source in found.sources]
         known = [value for value in sums if value is not None]
         small = bool(known) and len(known) == len(sums) and max(known) < _CLASSES_SUM
@@ -247,7 +252,7 @@ class _Output:
         return small or (alone and max(known, default=0.0) < _COORDINATES_SUM)
 
     def _sum_of_columns(self, tensor: str) -> float | None:
-        """The squared norm of the sum of a layer's output columns, relative to that of all; None for no layer."""
+        """`|sum_c w_c|^2 / sum_c |w_c|^2` over a layer's weight columns `w_c`; None without a layer."""
         layer = self._layer(tensor)
         if layer is None:
             return None
@@ -260,13 +265,13 @@ class _Output:
 
 
 def _columns(mask: np.ndarray, axis: int) -> tuple[int, ...]:
-    """Where a mask lies along an axis."""
+    """The positions along an axis at which a mask is True anywhere."""
     others = tuple(each for each in range(mask.ndim) if each != axis)
     return tuple(np.flatnonzero(mask.any(axis=others)).tolist())
 
 
 def _dividing_axis(mask: np.ndarray) -> int | None:
-    """The axis along which a part is told from others, whatever the position along the other axes."""
+    """The axis that alone decides whether a position belongs to a part; None where there is none."""
     for axis in range(mask.ndim):
         rows = np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])
         if (rows == rows[0]).all():
@@ -275,7 +280,9 @@ def _dividing_axis(mask: np.ndarray) -> int | None:
 
 
 def _with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Quantities told which scores stand at their positions: those beside them in the same output, or a list as long.
+    """Link each part of quantities to the scores that tell how much its positions matter.
+
+    They are those beside it in the same output, or a list of the same length in another output.
 
     Maps of two outputs are not matched: what one shows may have nothing to do with where the other is sure.
     """

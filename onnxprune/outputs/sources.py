@@ -1,4 +1,4 @@
-"""Where an output's values come from: the tensors that make them, behind what only moves or scales values."""
+"""Traces an output back to the tensors that compute its values, through operators that only move or scale them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _UNEVEN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor that makes values of an output, which holds `scale * value + shift` of it where `mask`.
+    """A tensor whose values reach an output as `scale * value + shift`, at the positions where `mask` is True.
 
     Attributes:
         tensor: its name; the output's own where its values are computed at once.
@@ -37,7 +37,7 @@ class Source:
 
 
 class Path:
-    """The nodes that move and scale values on their way to an output, and where they start.
+    """The nodes between an output and the tensors its values come from, which only move and scale values.
 
     Args:
         output: the output.
@@ -63,7 +63,7 @@ class Path:
         self.starts.reverse()
 
     def _carried(self, node: Node, tensor: str) -> list[str]:
-        """Inputs whose values a node hands on; none where it computes something else of them."""
+        """The inputs whose values a node passes on; none where it computes something new from them."""
         handler = handler_of(node.op_type)
         if node.captured:
             return []
@@ -80,7 +80,10 @@ class Path:
         return [node.input(p) for p in computed if len(computed) == 1 and p in handler.scales(node)]
 
     def sources(self) -> list[Source]:
-        """The starts, and what becomes of their values; the output itself where that cannot be found out."""
+        """The tensors that the output's values come from, and how these are scaled on the way.
+
+        The output itself where that cannot be found out.
+        """
         shape = self._facts.shapes.get(self.output, ())
         whole = [Source(self.output, np.ones(shape, bool), 1.0, 0.0)]
         if not self._nodes:
@@ -102,7 +105,7 @@ class Path:
         return found or whole
 
     def coordinates(self, source: Source, axis: int) -> np.ndarray:
-        """Where each of the output's values lies along an axis of a source; of meaning within its mask."""
+        """For each value of the output, its index along an axis of the source tensor; valid within the mask."""
         shape = self._facts.shapes[source.tensor]
         along = np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
         values = self.run({source.tensor: np.broadcast_to(along, shape)}) if self._nodes else along
@@ -110,7 +113,7 @@ class Path:
         return np.rint((at - source.shift) / source.scale).astype(np.int64)
 
     def run(self, given: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The output where starts have these values, and others are 0.
+        """Run the path: the output for given values of the source tensors; those not given are 0.
 
         Raises:
             ModelError: the nodes cannot be run by themselves.
@@ -123,7 +126,7 @@ class Path:
         return np.asarray(Runner(part, [self.output], threads=1).run_feed(feed)[self.output], np.float64)
 
     def _value(self, name: str, given: Mapping[str, np.ndarray]) -> np.ndarray:
-        """What is fed: numbers for a start, sizes where they are known, 0 for places that only a run tells."""
+        """What a tensor is fed with: given values, sizes where they are known, else 0."""
         facts = self._facts
         known = self._analysis.pinned_value(name)
         if known is not None:
@@ -135,7 +138,7 @@ class Path:
 
 
 def _even(values: np.ndarray) -> float:
-    """The value where all are the same, else nan."""
+    """The common value of an array, nan where its values differ."""
     low, high = float(values.min()), float(values.max())
     if high - low > _UNEVEN * max(abs(low), abs(high)):
         return float("nan")

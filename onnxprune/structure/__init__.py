@@ -1,1 +1,1 @@
-"""What is coupled to what: analysis, groups, removal, fit targets, and the check of a result."""
+"""Which channels are coupled: analysis, groups, removal, targets of refits, and the check of a result."""

@@ -1,4 +1,7 @@
-"""When a pruned model's tensors agree with the oracle's, and what is said where they do not."""
+"""Compares tensors of a pruned model with the expected ones, and words the error where they differ.
+
+Expected is what the original computes with the removed units set to zero (the oracle; see `structure.removal`).
+"""
 
 import numpy as np
 
@@ -15,7 +18,10 @@ _HALF_FACTOR = 100
 
 
 def close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
-    """Whether values agree, up to rounding, at the scale of the wanted ones and of the `other` ones."""
+    """Whether two arrays are equal up to floating-point rounding.
+
+    The tolerance is relative to the largest of the wanted values and of `other`.
+    """
     if found.dtype.kind != "f" or not found.size or not np.isfinite(wanted).all():
         return True
     factor = 1 if found.dtype.itemsize > 2 else _HALF_FACTOR
@@ -25,14 +31,17 @@ def close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
 
 
 def narrowed(value: np.ndarray, analysis: Analysis, tensor: str, removed: Ids) -> np.ndarray:
-    """A tensor of the original without the removed positions; as it is where its sizes are not those analysed."""
+    """An original tensor without its removed positions, for comparison with the pruned model's tensor.
+
+    A tensor whose sizes are not those that were analysed is returned as it is.
+    """
     axes, shape = analysis.labels.get(tensor, ()), np.shape(value)
     fits = len(axes) == len(shape) and all(ids is None or len(ids) == n for ids, n in zip(axes, shape, strict=True))
     return analysis.compressed(tensor, value, removed) if axes and fits else value
 
 
 def differs(name: str, where: str) -> ModelError:
-    """What is said of a pruned model that is wrong."""
+    """The error for a pruned model that computes something else than it should."""
     return ModelError(
         f"{name}: the pruned model does not do what the original does without the removed units; "
         f"the first difference is at {where}; please report, and freeze it with --keep"
@@ -40,7 +49,7 @@ def differs(name: str, where: str) -> ModelError:
 
 
 def moved_wrongly(name: str) -> ModelError:
-    """What is said where contributions of units without loss were moved wrongly."""
+    """The error where compensating for units without effect has changed the model's outputs."""
     return ModelError(
         f"{name}: removing constant and equal units would change the outputs; please report, and freeze "
         "them with --keep"

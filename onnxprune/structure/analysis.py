@@ -1,4 +1,4 @@
-"""One analysis of a model: its graph, what is coupled to what, and exact costs of any removal."""
+"""The analysis of a model: its graph, which channels must be removed together, and the exact cost after any removal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Analysis:
-    """A model, its graph, and what can be removed from it.
+    """A model, its graph, and the channels that can be removed from it.
 
     Attributes:
         model: the model.
@@ -57,23 +57,23 @@ class Analysis:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name, as used in messages."""
         return self.model.name
 
     def value(self, name: str) -> np.ndarray | None:
-        """The value of a constant, stored or computed from constants; None where the tensor varies with the input."""
+        """Value of a constant, stored or computed from constants; None where the tensor depends on the input."""
         stored = self.model.constants.get(name)
         return self.facts.folded.get(name) if stored is None else stored
 
     def pinned_value(self, name: str) -> np.ndarray | None:
-        """The value of what depends on constants and on the analysed input sizes alone; None for anything else."""
+        """Value of a tensor that depends only on constants and on the analysed input sizes, else None."""
         found = self.value(name)
         if found is None and name in self.facts.sizes:
             found = self.facts.sizes[name].value
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor at the analysed input sizes.
+        """Shape of a tensor at the input sizes that were analysed.
 
         Raises:
             ModelError: it is not known before the model runs.
@@ -87,30 +87,30 @@ class Analysis:
         return shape
 
     def with_model(self, model: Model) -> "Analysis":
-        """The analysis of a model of the same graph whose constants have other values (not other shapes)."""
+        """The same analysis for a model of the same graph and shapes, but with other weights."""
         return self if model is self.model else replace(self, model=model)
 
     def with_facts(self, facts: Facts) -> "Analysis":
-        """The same at other sizes of the inputs."""
+        """The same analysis with the shapes and values of other input sizes."""
         return self if facts is self.facts else replace(self, facts=facts)
 
     @property
     def prunable(self) -> int:
-        """Number of units that may be removed (each group keeps at least one)."""
+        """Number of prunable units. Of each group, at least one must stay."""
         return sum(len(group) for group in self.groups)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's largest computed tensor, at four bytes an element."""
+        """Memory, in bytes, of the largest activation for one input row, counted as float32."""
         sizes = [prod(shape) for name, shape in self.facts.shapes.items() if name not in self.constants]
         return 4 * max(sizes, default=1) // max(1, self.facts.batch)
 
     def none_removed(self) -> Ids:
-        """`(units,)` mask in which nothing is removed."""
+        """The removal mask `(units,)` that removes nothing (all False)."""
         return np.zeros(self.units, dtype=bool)
 
     def removal(self, removed: Mapping[str, Sequence[int]]) -> Ids:
-        """`(units,)` mask from positions per group name.
+        """The removal mask `(units,)` for the given positions within each named group.
 
         Raises:
             KeyError: an unknown group.
@@ -122,11 +122,11 @@ class Analysis:
         return mask
 
     def kept(self, removed: Ids) -> tuple[int, ...]:
-        """Kept units per group."""
+        """Number of units that each group keeps under a removal mask."""
         return tuple(int(np.count_nonzero(~removed[group.units])) for group in self.groups)
 
     def shape_after(self, tensor: str, shape: Sequence[int], removed: Ids) -> tuple[int, ...]:
-        """Shape of a tensor once units are removed."""
+        """Shape that a tensor has once the units of a removal mask are gone."""
         axes = self.labels.get(tensor, (None,) * len(shape))
         return tuple(
             int(size) if ids is None else int(np.count_nonzero(~removed[ids]))
@@ -141,17 +141,17 @@ class Analysis:
         return array
 
     def layer_macs(self, layer: Layer, removed: Ids) -> int:
-        """Multiply-adds of a layer for one row: at the analysed batch, divided by it."""
+        """Multiply-adds (MACs) of a layer for one input row, after a removal."""
         found = prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
         return found // max(1, self.facts.batch)
 
     def layer_params(self, layer: Layer, removed: Ids) -> int:
-        """Elements of a layer's weight and bias."""
+        """Number of elements in a layer's weight and bias, after a removal."""
         names = [name for name in (layer.weight, layer.bias) if name is not None and self.value(name) is not None]
         return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in names)
 
     def costs(self, removed: Ids | None = None) -> Costs:
-        """Costs with the masked units removed (none by default). Exact."""
+        """Exact costs of the model (MACs, parameters, bytes) after a removal; of the original by default."""
         removed = self.none_removed() if removed is None else removed
         sizes = {name: prod(self.shape_after(name, s.shape, removed)) for name, s in self.constants.items()}
         weights = {name for name, stored in self.constants.items() if stored.is_weight}

@@ -1,4 +1,4 @@
-"""Constants as operators' rules ask for them, beside a tensor with channels: `ops.traits.ChannelValues`."""
+"""Reads a model's constants as one number per channel: implements `ops.traits.ChannelValues` for an analysed model."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from onnxprune.structure.analysis import Analysis
 
 @dataclass(frozen=True, slots=True)
 class ChannelConstants:
-    """The constants of a model, as they meet a tensor.
+    """The model's constants, seen from one tensor and its channel axis.
 
     Attributes:
         analysis: the model's.
@@ -22,11 +22,11 @@ class ChannelConstants:
     axis: int
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's value, stored or folded; None where the tensor is computed or omitted."""
+        """Value of a constant, stored or computed from constants; None for other tensors and for ""."""
         return self.analysis.value(name)
 
     def per_channel(self, name: str) -> np.ndarray | None:
-        """`(C,)` the constant as one number a channel of the tensor; None where it is something else."""
+        """A constant as `(C,)`, one number per channel of the tensor; None where it has another form."""
         value, shape = self.constant(name), self.analysis.facts.shapes.get(self.tensor, ())
         if value is None or not shape:
             return None

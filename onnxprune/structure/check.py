@@ -1,4 +1,4 @@
-"""The last gate before a file gets its name: it must load and run in onnxruntime, and do what the original would do.
+"""The final check of a written file: it must load and run in onnxruntime, and compute what it should.
 
 `runs` asks of any written model that it runs, with and without onnxruntime's optimisations. `RemovalCheck` also holds a
 pruned model against the oracle (`structure.removal.masked`), and names the first node that differs; a large model part
@@ -32,7 +32,7 @@ _WHOLE_BYTES = 256 << 20
 
 
 def runs(path: Path, model: Model, feed: Feed | None = None) -> None:
-    """Load a written file with and without optimisations, and run it.
+    """Load a written file in onnxruntime, with and without graph optimisations, and run it.
 
     Args:
         path: the file.
@@ -58,7 +58,9 @@ def _run_once(session: Any, model: Model, feed: Feed | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemovalCheck:
-    """A check for `structure.save.save`.
+    """Checks a written pruned model against the original with the removed units set to zero.
+
+    Used as the `check` of `structure.save.save`.
 
     Attributes:
         analysis: that of the model which units were removed from: the original, or one of the same outputs.
@@ -76,7 +78,7 @@ class RemovalCheck:
     original: Model | None = None
 
     def __call__(self, path: Path) -> None:
-        """Check a written file.
+        """Check one written file.
 
         Raises:
             ModelError: it does not run, or differs.
@@ -118,7 +120,7 @@ class RemovalCheck:
         return [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
 
     def _original(self) -> tuple[Feed, Outputs, bool] | None:
-        """A feed, what the original makes of it, and whether that takes onnxruntime's optimisations.
+        """A random input that the original runs on, its outputs, and whether it needs graph optimisations.
 
         Raises:
             ModelError: onnxruntime cannot load the original, or cannot run it on a given feed.
@@ -139,7 +141,7 @@ class RemovalCheck:
         return None
 
     def _outputs(self, path: Path, feed: Feed, *, optimise: bool) -> Outputs | None:
-        """What the written file gives; None where it does not run in a way in which the original does not either."""
+        """Outputs of the written file; None where it fails to run only as the original fails too."""
         try:
             return _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
         except ModelError:
@@ -150,7 +152,7 @@ class RemovalCheck:
             raise
 
     def _moved_rightly(self, before: Model, outputs: Outputs, feed: Feed, *, optimise: bool) -> None:
-        """Weights that took over what units without loss contributed leave the outputs as they were."""
+        """Check that moving the effect of removed units into other weights left the outputs unchanged."""
         source = to_proto(before).SerializeToString()
         wanted = _run(_session(source, before.name, optimise=optimise), feed, before.name)
         rounds = any(handler_of(node.op_type).jumps(node) for node in self.analysis.graph.nodes)
@@ -188,7 +190,7 @@ class RemovalCheck:
     def _first_difference(
         self, oracle: onnx.ModelProto, feed: Feed, source: Path | bytes, *, optimise: bool
     ) -> str | None:
-        """The first node whose result differs; None where it only rounds the other way."""
+        """The first node whose result differs from the expected one by more than rounding."""
         names = [name for node in self.analysis.graph.nodes for name in node.outputs if name]
         pruned = onnx.load(str(source)) if isinstance(source, Path) else onnx.load_model_from_string(source)
         wanted = _tapped(oracle, names, feed, self.analysis.name, optimise=optimise)
@@ -203,7 +205,7 @@ class RemovalCheck:
 
 
 def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str, *, optimise: bool) -> Outputs:
-    """All tensors of a run that both models may have."""
+    """Values of those tensors of a run that both models may have."""
     constant = {node.output[0] for node, _ in constant_nodes(proto.graph)}
     made = {name for node in proto.graph.node for name in node.output} - constant
     declared = {value.name for value in proto.graph.output}

@@ -1,4 +1,4 @@
-"""Holds a large pruned model against the oracle part by part, so that no more than a part of the weights is copied.
+"""Checks a large pruned model section by section, so that only one section of the weights is copied at a time.
 
 A part is a run of consecutive nodes. Each runs on what the oracle's parts before it made, in the pruned model without
 the removed positions: a difference is then one of this part, and rounding does not add up.
@@ -27,14 +27,14 @@ _PART_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class ComparedPart:
-    """Consecutive nodes; `made` are their tensors that later nodes read or that are outputs of the model."""
+    """A section of the model: consecutive nodes. `made` names the tensors that later sections or the outputs read."""
 
     nodes: tuple[Node, ...]
     made: tuple[str, ...]
 
 
 def parts(analysis: Analysis, most: int) -> Iterator[ComparedPart]:
-    """Cut a model where the constants that nodes read add up to `most` bytes."""
+    """Cut a model into sections whose constants take about `most` bytes each."""
     sizes = {name: stored_size(array) for name, array in analysis.model.constants.items()}
     nodes = [node for node in analysis.graph.nodes if not node.is_constant]
     owned = [sum(sizes.get(name, 0) for name in (*node.inputs, *node.captured)) for node in nodes]
@@ -53,7 +53,7 @@ def parts(analysis: Analysis, most: int) -> Iterator[ComparedPart]:
 def compare_parts(
     analysis: Analysis, removed: Ids, smaller: Model, feeds: Iterable[Feed], before: Model | None = None
 ) -> tuple[Feed, Outputs] | None:
-    """Compare a pruned model with the oracle on the first feed that the original runs on.
+    """Compare a pruned model with the expected values, section by section, on the first usable input.
 
     Args:
         analysis: of the model that units were removed from.
@@ -91,7 +91,7 @@ def compare_parts(
 
 
 def _compare_original(before: Model, part: ComparedPart, known: Mapping[str, np.ndarray], made: Outputs) -> None:
-    """A part does what it did before contributions were moved."""
+    """Check that a section of the original still computes the same after weights were adjusted."""
     if any(handler_of(node.op_type).jumps(node) for node in part.nodes):
         return
     wanted = _run(subgraph(before, part.nodes, known, part.made), part.made, known)
@@ -108,7 +108,7 @@ def _compare_smaller(
     known: Mapping[str, np.ndarray],
     made: Outputs,
 ) -> None:
-    """A part of the pruned model does what the oracle's does; where not, the first node that differs is named."""
+    """Check one section of the pruned model; the error names the first node that differs."""
     small = {name: narrowed(value, analysis, name, removed) for name, value in known.items()}
 
     def same(names: Sequence[str], wanted: Outputs) -> Iterator[tuple[str, bool]]:
@@ -131,7 +131,7 @@ def _compare_smaller(
 def _smaller_part(
     model: Model, graph: Graph, known: Mapping[str, np.ndarray], wanted: Sequence[str]
 ) -> tuple[Model, tuple[str, ...]]:
-    """The nodes of a pruned model that make what is wanted from what is known, and which of the wanted they make."""
+    """The pruned model's nodes that compute the wanted tensors, and which of these it has."""
     chosen = needed_nodes(graph.nodes, wanted, known.__contains__)
     made = {name for node in chosen for name in node.outputs}
     there = tuple(name for name in wanted if name in made)

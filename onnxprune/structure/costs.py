@@ -1,4 +1,4 @@
-"""What a model costs, recounted on the model itself."""
+"""Costs of a model file (parameters, bytes, MACs), counted on the file itself rather than predicted."""
 
 from collections.abc import Mapping
 from math import prod
@@ -14,7 +14,7 @@ from onnxprune.structure.coupling import analyse, is_weight
 def count_costs(
     model: Model, analysis: Analysis | None = None, input_shapes: Mapping[str, Shape] | None = None
 ) -> Costs:
-    """Count parameters and bytes of what is stored, and multiply-adds of every layer.
+    """Count a model's parameters, the bytes of its weights, and the multiply-adds of every layer.
 
     Args:
         model: the model.

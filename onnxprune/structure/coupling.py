@@ -1,4 +1,7 @@
-"""Analysis: visit the nodes in topological order, let handlers place labels, make units and groups of them."""
+"""Finds the channels that must be removed together, by following channels from node to node through the graph.
+
+Each operator's handler (`onnxprune.ops`) says how channels pass through its node; units and groups are made from that.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -26,7 +29,7 @@ _LONGEST_AXIS = 1 << 26
 
 
 def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
-    """What can be pruned in a model, what cannot and why, and what each layer costs.
+    """Find what can be pruned in a model, what cannot and why, and what each layer costs.
 
     Args:
         model: a path, a protobuf or a loaded model.
@@ -41,7 +44,7 @@ def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[s
 
 
 def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
-    """Analyse a loaded model; see `analyze`."""
+    """Analyse a model that is loaded already; see `analyze`."""
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
     labels = Labels(model, facts, partial(_read_positions, graph))
@@ -66,7 +69,7 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
 
 
 def require_understood(analysis: Analysis) -> None:
-    """Refuse a model in which channels stay because of what onnxprune does not understand.
+    """Refuse a model where channels cannot be pruned because an operator is not supported.
 
     Raises:
         ModelError: says where, and how many such places there are.
@@ -81,7 +84,7 @@ def require_understood(analysis: Analysis) -> None:
 
 
 def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
-    """See `Labels.read_positions`."""
+    """Implements `Labels.read_positions`."""
     found = np.zeros(labels.shape(tensor)[axis], bool)
     for node in graph.consumers.get(tensor, ()):
         sole = node.input(0) == tensor and node.inputs.count(tensor) == 1 and tensor not in node.captured
@@ -93,7 +96,7 @@ def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.
 
 
 def _follow_zeros(node: Node, handler: OpHandler, labels: Labels) -> None:
-    """What consists of zeros is zero."""
+    """Mark a node's outputs as zero where it only moves values that are zero."""
     sources = handler.moves(node)
     if sources and all(labels.is_zero(node.input(position)) for position in sources):
         for name in filter(None, node.outputs):
@@ -101,7 +104,7 @@ def _follow_zeros(node: Node, handler: OpHandler, labels: Labels) -> None:
 
 
 def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
-    """Why channels cannot be followed through a node, whatever it does; outputs that nothing reads do not matter."""
+    """Why channels cannot be followed through a node, None where they can. Unused outputs do not matter."""
     read = (name for name in node.outputs if name in graph.consumers or name in graph.outputs)
     for name in filter(None, (*node.inputs, *read)):
         if name not in facts.shapes:
@@ -112,7 +115,7 @@ def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
 
 
 def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
-    """Fix the channels of a constant that several nodes read, where only some of them follow its channels.
+    """Keep the channels of a constant that several nodes share, if one of these nodes cannot follow them.
 
     Cutting such a constant would give the other readers fewer values than they expect.
     """
@@ -158,12 +161,12 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
 
 
 def is_weight(array: np.ndarray) -> bool:
-    """Whether a constant counts in bytes: floating-point, or 8-bit and smaller integers (quantised weights)."""
+    """Whether a constant counts in the cost `bytes`: floating-point, or quantised (integers of at most 8 bits)."""
     return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
 
 
 def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
-    """Per unit, `(node, tensor)` of every node that starts one of its ids, in graph order."""
+    """For each unit, `(node, tensor)` of every layer that computes its channels, in graph order."""
     found: list[list[tuple[str, str]]] = [[] for _ in range(units)]
     for first, last, node, tensor in labels.origins:
         for u in np.unique(unit[first:last]):
@@ -178,7 +181,7 @@ def _groups(
     masks: tuple[Mask, ...],
     producers: list[list[tuple[str, str]]],
 ) -> tuple[Group, ...]:
-    """Units with the same number of appearances on every axis, the same consumers and the same producers."""
+    """Put into one group the units with the same consumers, producers and number of appearances on every axis."""
     places = tensors_of({tensor: list(axes) for tensor, axes in arrays.items()})
     signature: list[list[tuple[int, int]]] = [[] for _ in range(units)]
     for number, (_, _, ids) in enumerate(places):
@@ -220,7 +223,7 @@ def _products(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple
 
 
 def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:
-    """Nodes that compute something, and whose handlers know all shapes."""
+    """The nodes through which channels are followed: not constant, supported, with known shapes."""
     for node in graph.nodes:
         constant = labels.is_constant(node.output())
         if handler_of(node.op_type).follows and not constant and _obstacle(node, graph, facts) is None:
@@ -258,7 +261,7 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
 
 
 def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[ChannelUse, Ids], ...]:
-    """How kernels go through units: of equal uses only the first."""
+    """Per use of channels by kernels, the units it concerns; equal uses are listed once."""
     found: dict[tuple[ChannelUse, bytes], Ids] = {}
     for node in graph.nodes:
         if not all(labels.is_labelled(name) for name in node.outputs if name):
@@ -281,7 +284,7 @@ def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned
 
 
 def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
-    """Labelled tensors that nodes compute from constants: removal stores them, and drops what only they were made of.
+    """Weights that the graph computes from constants: stored as plain constants once the model is pruned.
 
     Inputs that removal leaves out are not read either.
 

@@ -1,4 +1,4 @@
-"""Where a layer's output is compared with the original's: behind what follows affinely, before a nonlinearity.
+"""Chooses, for each layer, the tensor at which its output is compared with the original's when weights are refitted.
 
 From a layer's output the walk goes on through BatchNormalization, additions, subtractions and multiplications by
 constants, and through additions of other branches whose values are already known. There, at the *fit target*, a change
@@ -21,7 +21,7 @@ from onnxprune.structure.units import Layer
 
 @dataclass(frozen=True, slots=True)
 class FitTarget:
-    """Where and how a layer's effect is measured.
+    """The tensor at which a layer is refitted, and how that tensor depends on the layer's weight and bias.
 
     Attributes:
         layer: the layer.
@@ -43,25 +43,31 @@ class FitTarget:
     bounds: tuple[float, float] = (-np.inf, np.inf)
 
     def bias_step(self, change: np.ndarray) -> np.ndarray:
-        """`(C_out,)` step of `bias` that stands for a `change` of the layer's output; 0 where it has no effect."""
+        """Change of `bias` that has the same effect as a given change of the layer's output.
+
+        `bias_step = change * slope / bias_slope`, `(C_out,)`; 0 for channels where `bias_slope` is 0.
+        """
         usable = self.bias_slope != 0
         return np.where(usable, change * self.slope / np.where(usable, self.bias_slope, 1.0), 0.0)
 
     def shifted_bias(self, bias: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """The bias, of its own type and shape, after such a step."""
+        """The new bias that has the effect of a `change` of the layer's output; see `bias_step`."""
         return np.asarray((bias.astype(np.float64) + self.bias_step(change).reshape(bias.shape)).astype(bias.dtype))
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Nodes ordered so that every fit target is reached right after its layer, and the fit targets in that order."""
+    """The order in which nodes run while layers are refitted, and the fit targets in that order.
+
+    Each fit target is computed directly after its layer.
+    """
 
     nodes: tuple[Node, ...]
     points: tuple[FitTarget, ...]
 
 
 def fit_schedule(analysis: Analysis) -> Schedule:
-    """Order the nodes and find each layer's fit target.
+    """Find each layer's fit target, and order the nodes so that each is computed directly after its layer.
 
     Args:
         analysis: the model's.
@@ -94,7 +100,7 @@ def fit_schedule(analysis: Analysis) -> Schedule:
 
 
 class _Values:
-    """Constants of the model, stored or folded, and shapes."""
+    """Constants (stored or computed from constants) and shapes of an analysed model."""
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
@@ -104,7 +110,10 @@ class _Values:
         return self._analysis.value(name)
 
     def is_own(self, name: str) -> bool:
-        """Whether a constant is stored and has one reader, so that it may change. A graph's output is read outside."""
+        """Whether a constant is stored and read by one node only, so that it may be changed.
+
+        A graph output counts as a reader.
+        """
         readers = len(self._graph.consumers.get(name, ())) + (name in self._graph.outputs)
         return name in self._analysis.model.constants and readers == 1
 
@@ -128,7 +137,7 @@ def _start(layer: Layer, values: _Values) -> FitTarget:
 
 
 def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitTarget] | None:
-    """One node further, None where the walk ends."""
+    """Follow the fit target through the next node; None where that node is not affine."""
     tensor = point.tensor
     readers = graph.consumers.get(tensor, ())
     if len(readers) != 1 or tensor in graph.outputs:
@@ -145,7 +154,7 @@ def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]
 
 
 def _behind(node: Node, point: FitTarget, found: Affine, values: _Values) -> FitTarget:
-    """The fit target behind a node; a constant of one number a channel that the node adds can serve as the bias."""
+    """The fit target after an affine node. A per-channel constant that the node adds can serve as the bias."""
     slope, bias_slope, bias = point.slope * found.slope, point.bias_slope * found.slope, point.bias
     shift = "" if found.shift is None or bias is not None else node.input(found.shift)
     value = values.get(shift) if shift else None
@@ -155,7 +164,7 @@ def _behind(node: Node, point: FitTarget, found: Affine, values: _Values) -> Fit
 
 
 def _bounds(tensor: str, graph: Graph, values: _Values) -> tuple[float, float]:
-    """The interval outside of which no reader tells values apart."""
+    """The interval outside of which all readers treat values alike (for ReLU: 0 to infinity)."""
     low, high = np.inf, -np.inf
     readers = graph.consumers.get(tensor, ())
     if tensor in graph.outputs or not readers:

@@ -1,4 +1,4 @@
-"""A model that computes gradients: the forward graph, and behind it the backward rules of its operators.
+"""Builds an ONNX model that computes gradients: the forward graph followed by the gradient rules of its operators.
 
 For one output `z`, inner tensors `h` and a direction `d` in the space of `z`, it gives `(dz/dh . d) * h`, summed over
 all axes but the batch and one other: what scaling a channel would change in `z`, along `d`. Handlers add the nodes;
@@ -25,7 +25,7 @@ _PREFIX = "onnxprune:"
 
 
 def gradient_model(analysis: Analysis, output: str, wanted: Mapping[str, int]) -> tuple[Model, dict[str, str]]:
-    """Build the model.
+    """Build a model that computes the gradient of an output with respect to given tensors.
 
     Args:
         analysis: the model's.
@@ -51,7 +51,7 @@ def gradient_model(analysis: Analysis, output: str, wanted: Mapping[str, int]) -
 
 
 class _Gradients:
-    """Collects the backward nodes: what handlers see as `ops.base.Backward`."""
+    """Collects the nodes of the backward pass; implements `ops.base.Backward`."""
 
     def __init__(self, analysis: Analysis, output: str, wanted: set[str]) -> None:
         self._analysis = analysis
@@ -70,7 +70,7 @@ class _Gradients:
                 self._depends.update(name for name in node.outputs if name)
 
     def walk(self) -> None:
-        """Carry the gradient from the output to all wanted tensors."""
+        """Propagate the gradient from the output back to all wanted tensors."""
         for node in reversed(self._analysis.graph.nodes):
             if not any(self.arrived(name) for name in node.outputs):
                 continue
@@ -84,15 +84,15 @@ class _Gradients:
         return handler_of(node.op_type).backward(node, self)
 
     def arrived(self, tensor: str) -> bool:
-        """Whether anything that counts reads a tensor."""
+        """Whether a tensor has received any gradient."""
         return tensor in self._arrived
 
     def needs(self, tensor: str) -> bool:
-        """Whether an input's gradient is wanted."""
+        """Whether the gradient of a tensor is needed."""
         return tensor in self._depends
 
     def gradient(self, output: str) -> str:
-        """The gradient that arrived at an output; zeros where nothing that counts reads it."""
+        """Name of the gradient of an output; a tensor of zeros where nothing contributed to it."""
         parts = self._arrived.get(output)
         if parts is None:
             return self.node("Mul", [output, self.constant(0.0)])
@@ -102,15 +102,15 @@ class _Gradients:
         return parts[0]
 
     def add(self, tensor: str, gradient: str) -> None:
-        """Add to an input's gradient."""
+        """Add a contribution to a tensor's gradient."""
         self._arrived.setdefault(tensor, []).append(gradient)
 
     def node(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node, and return its output."""
+        """Add a node to the backward pass, and return the name of its output."""
         return self.nodes(op_type, inputs, 1, **attributes)[0]
 
     def nodes(self, op_type: str, inputs: Sequence[str], count: int, **attributes: Any) -> tuple[str, ...]:
-        """Add a node with several outputs."""
+        """Add a node with several outputs to the backward pass."""
         outputs = tuple(f"{_PREFIX}{len(self._nodes)}:{position}" for position in range(count))
         self._nodes.append(helper.make_node(op_type, list(inputs), list(outputs), name=outputs[0], **attributes))
         return outputs
@@ -123,7 +123,7 @@ class _Gradients:
         return self.node("ReduceSum", [tensor, self.constant(np.asarray(chosen, np.int64))], keepdims=int(keep))
 
     def constant(self, value: Any) -> str:
-        """Add a constant, once for each value."""
+        """Add a constant; equal values are stored once."""
         array = np.asarray(value)
         array = array if array.dtype.kind in "iub" else array.astype(np.float32)
         key = (f"{array.dtype}{array.shape}", array.tobytes())
@@ -133,15 +133,15 @@ class _Gradients:
         return self._known[key]
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape, with the batch that the model was analysed at."""
+        """Shape of a tensor at the batch size that was analysed."""
         return self._analysis.shape(tensor)
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """Value of a constant."""
+        """Value of a constant, None for other tensors."""
         return self._analysis.value(tensor)
 
     def model(self, outputs: Sequence[str]) -> Model:
-        """The forward graph with the backward nodes behind it."""
+        """The finished model: forward graph and backward pass."""
         source = self._analysis.model
         proto = onnx.ModelProto()
         proto.CopyFrom(source.proto)

@@ -1,4 +1,4 @@
-"""Numbers of channels that kernels like, by what they run on: a rule, nothing is measured here.
+"""Channel counts at which the kernels of a deployment target are fast (a fixed table; nothing is measured here).
 
 A kernel takes channels in blocks. Where a width is no multiple of the block, the layout of whole tensors is changed
 back and forth, or a slower kernel runs. So each use of channels has a step, and a group's step follows from its uses.
@@ -45,14 +45,14 @@ _NARROW = {ChannelUse.CONVOLVED: 16, ChannelUse.MULTIPLIED: 128}
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Widths that kernels like: per group, multiples of its step from its floor on."""
+    """Recommended widths per group: multiples of `steps[g]` that are at least `floors[g]`."""
 
     steps: tuple[int, ...]
     floors: tuple[int, ...]
 
 
 def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
-    """What kept widths should be multiples of (1 where it does not matter), and what they should not be below.
+    """For each group, the step that its width should be a multiple of, and the least width that is still fast.
 
     A group that a use has less than two steps of does not mind that use: no narrower width could please it.
 

@@ -1,4 +1,4 @@
-"""Removal: compress every labelled axis of every constant, then let handlers adapt what spells out widths.
+"""Removes units from a model: cuts every constant along its channel axes, then adjusts attributes that hold sizes.
 
 `masked` is the oracle: removing units must give the outputs that the original gives when their consumers see zero.
 """
@@ -19,7 +19,7 @@ from onnxprune.structure.units import Ids
 
 
 def remove(analysis: Analysis, removed: Ids) -> Model:
-    """Remove units, and whatever only feeds what is removed.
+    """Build the smaller model: without the removed units, and without what only they were used for.
 
     Where an axis loses all its channels, the layers that contract over it give their bias: constants, which go into
     what follows where that is possible.
@@ -71,12 +71,14 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
 
 
 def masked(analysis: Analysis, removed: Ids, part: Model | None = None) -> Model:
-    """The original, whose consumers see zero for removed units (in their weights, or in what they read).
+    """The original with the removed units set to zero: the oracle, of the same outputs as the pruned model.
+
+    Consumers see zero for removed units, in their weights or in what they read.
 
     Args:
         analysis: the original's.
         removed: `(units,)` True where a unit goes.
-        part: some of its nodes as a model (`graph.subgraph.segment`), to be masked instead of the whole.
+        part: some of its nodes as a model (`graph.subgraph.subgraph`), to be masked instead of the whole.
     """
     model, graph = (analysis.model, analysis.graph) if part is None else (part, read_graph(part))
     first_output = {node.name: next(filter(None, node.outputs)) for node in analysis.graph.nodes if any(node.outputs)}

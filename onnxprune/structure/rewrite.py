@@ -13,7 +13,7 @@ from onnxprune.structure.units import Ids
 
 
 class Rewrite:
-    """`ops.base.Rewriting` for one node."""
+    """Access to one node while it is adjusted; implements `ops.base.Rewriting`."""
 
     def __init__(self, node: Node, edit: GraphEdit, analysis: Analysis, removed: Ids) -> None:
         self._node = node

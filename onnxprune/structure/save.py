@@ -1,4 +1,4 @@
-"""Write `.onnx` files: checked, whole or not at all, and never over a file that was read."""
+"""Writes `.onnx` files: validated first, written completely or not at all, and never over a file that was read."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def save(
     protected: Iterable[Path] = (),
     original: Model | None = None,
 ) -> tuple[Path, ...]:
-    """Write a model. Nothing appears under `path` unless the file is whole, valid and passed `check`.
+    """Write a model to a file. The file appears only if it is complete, valid and passes `check`.
 
     Weights go to `<name>.data` beside the file where the original kept external data, or where the file would not fit
     into a protobuf otherwise; to `<name>.1.data` and so on where that name is taken. So an older model under `path`
@@ -61,7 +61,7 @@ def save(
 
 
 def check_place(model: Model, path: Path, protected: Iterable[Path] = (), name: str = "") -> Place:
-    """Where a model, or what becomes of it, is written to; checked before any work.
+    """Check, before any work, that a model can be written to a path, and return where it goes.
 
     Args:
         model: the model.
@@ -87,7 +87,7 @@ def check_place(model: Model, path: Path, protected: Iterable[Path] = (), name: 
 def _tried(
     model: Model, written: Path, apart: str | None, check: Callable[[Path], None] | None, original: Model | None
 ) -> Path:
-    """The written file, once it passed all checks."""
+    """Write the model to a temporary folder and run all checks on it."""
     write(model, written, apart)
     validate(model, written, original)
     if check is None:
@@ -98,7 +98,7 @@ def _tried(
 
 
 def _placed(folder: Path, file: Path, apart: str | None, kept: Iterable[Path]) -> tuple[Path, ...]:
-    """Move a finished model to its place; the data first, under a name that nothing refers to yet."""
+    """Move the finished files to their final place: first the weights, under an unused name, then the model."""
     if apart is None:
         settle(folder / file.name, file)
         return (file,)
@@ -113,7 +113,7 @@ def _placed(folder: Path, file: Path, apart: str | None, kept: Iterable[Path]) -
 
 
 def _free_name(file: Path, kept: Iterable[Path]) -> str:
-    """A name for the data that no file has and none is going to have."""
+    """An unused name for the file that holds the weights."""
     kept = list(kept)
     number = 0
     while True:
@@ -124,7 +124,7 @@ def _free_name(file: Path, kept: Iterable[Path]) -> str:
 
 
 def _own_data(file: Path) -> list[Path]:
-    """The data files of the model that is about to be replaced, as far as they are named after it."""
+    """Weight files of the model that is about to be replaced, if they are named after it."""
     pattern = re.compile(rf"{re.escape(file.name)}(\.[0-9]+)?\.data")
     if not any(pattern.fullmatch(other.name) for other in file.parent.iterdir()):
         return []
@@ -136,7 +136,7 @@ def _own_data(file: Path) -> list[Path]:
 
 
 def validate(model: Model, path: Path, original: Model | None = None) -> None:
-    """Run the ONNX checker on a written file, and strict shape inference.
+    """Run the ONNX checker and strict shape inference on a written file.
 
     Args:
         model: what was written.
@@ -161,7 +161,7 @@ def _infer(proto: onnx.ModelProto) -> None:
 
 
 def _fault(step: Callable[[], None]) -> str | None:
-    """What a step finds wrong with a model, None where that is nothing."""
+    """What one check finds wrong with a model, None where it finds nothing."""
     try:
         step()
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:

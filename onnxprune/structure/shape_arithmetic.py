@@ -1,4 +1,4 @@
-"""Shape arithmetic after removal: what the graph computes from widths stays what it was.
+"""Keeps values that the graph computes from tensor sizes as they were, although pruned tensors are narrower.
 
 A Shape node that reads a pruned axis gives a smaller number, and formulas made of it (a scale `1 / sqrt(d)`, a count of
 positions) would change. Removal only narrows tensors, so such values are kept: as constants where they do not vary with
@@ -19,7 +19,7 @@ from onnxprune.structure.units import Ids
 
 
 def keep_shape_arithmetic(edit: GraphEdit, analysis: Analysis, removed: Ids, nodes: Iterable[Node]) -> None:
-    """Store or restore every value that the narrower tensors would change.
+    """Keep every value that is computed from the size of a pruned axis.
 
     Args:
         edit: where.
@@ -60,7 +60,7 @@ def _restore(edit: GraphEdit, analysis: Analysis, node: Node, removed: Ids) -> N
 def _differs(
     edit: GraphEdit, analysis: Analysis, reader: Node, tensor: str, before: np.ndarray, after: np.ndarray
 ) -> bool:
-    """Whether a reader's result depends on the elements that changed (picking others does not)."""
+    """Whether a node's result depends on those elements of a shape vector that removal changes."""
     feeds = {}
     for name in filter(None, reader.inputs):
         value = edit.model.constants.get(name, analysis.facts.folded.get(name))

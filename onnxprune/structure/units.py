@@ -1,4 +1,8 @@
-"""Units, the groups they form, and the layers that make and use them: plain data."""
+"""Plain data of the analysis: units (sets of coupled channels), the groups they form, and the layers they belong to.
+
+A unit is a set of channels that can only be removed together, for example one output channel of a convolution with
+the matching channel of the residual branch that is added to it. A group is a set of interchangeable units.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +15,7 @@ Ids = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An operator that contracts over channels with a constant weight (Conv, ConvTranspose, Gemm, MatMul).
+    """A layer with a constant weight that sums over its input channels (Conv, ConvTranspose, Gemm, MatMul).
 
     Attributes:
         node: the node's name.
@@ -53,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units that appear in the same places, hence cost the same.
+    """A set of units that appear in the same tensors and layers, so that removing any of them saves the same cost.
 
     Attributes:
         name: the first producer's name (made unique).
@@ -75,7 +79,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A constant as stored: shape, bytes per element, and whether it counts in `Costs.params` and `Costs.bytes`."""
+    """Size of one constant of the model file, and whether it counts in `Costs.params` and `Costs.bytes`."""
 
     shape: tuple[int, ...]
     itemsize: int
@@ -85,7 +89,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Where a removed unit is seen as zero: `axis` of `tensor`, read by `node`, with one unit per position."""
+    """A place where setting a removed unit to zero has the same effect as removing it; see `structure.removal.masked`.
+
+    `node` reads `tensor` and sums over its axis `axis`; `units` is `(size,)`, the unit at each position of that axis.
+    """
 
     node: str
     tensor: str
