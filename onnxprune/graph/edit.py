@@ -32,6 +32,7 @@ class GraphEdit:
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._after: dict[int, list[onnx.NodeProto]] = {}
         self._outputs: dict[int, dict[str, str]] = {}
+        self._handed_out: dict[int, dict[int, str]] = {}
         self._dropped: set[int] = set()
         self._dropped_inputs: dict[int, set[int]] = {}
         self._dropped_outputs: dict[int, set[int]] = {}
@@ -75,6 +76,10 @@ class GraphEdit:
     def read_instead(self, node: Node, position: int, tensor: str) -> None:
         """Let a node read another tensor as an input; "" leaves an optional one out."""
         self._inputs.setdefault(node.index, {})[position] = tensor
+
+    def hand_out(self, node: Node, position: int, tensor: str) -> None:
+        """Let a node give an output that it left out a name."""
+        self._handed_out.setdefault(node.index, {})[position] = tensor
 
     def multiply_input(self, node: Node, position: int, factor: np.ndarray, data_type: int) -> None:
         """Put a Mul with a constant in front of a node's input."""
@@ -228,6 +233,9 @@ class GraphEdit:
         renamed = self._outputs.get(index, {})
         for position, name in enumerate(source.output):
             node.output[position] = renamed.get(name, name)
+        for position, name in self._handed_out.get(index, {}).items():
+            node.output.extend([""] * (1 + position - len(node.output)))
+            node.output[position] = name
         for position in sorted(self._dropped_inputs.get(index, ()), reverse=True):
             del node.input[position]
         for position in sorted(self._dropped_outputs.get(index, ()), reverse=True):

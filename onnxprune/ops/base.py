@@ -58,6 +58,44 @@ class Product:
     made: tuple[int, ...]
 
 
+class Reads(Enum):
+    """What some gates of a recurrent layer multiply with their weights."""
+
+    BOTH = "the input with W and the states before with R, summed"
+    INPUT = "the input with W"
+    STATES = "the states before with R"
+    RESET_STATES = "the states before, times the reset gate, with R"
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A recurrent layer: what it multiplies at each step. Steps are axis 0 of the input, the batch is axis 1.
+
+    Attributes:
+        node: the node's name.
+        input: the input sequence `(T, B, I)`.
+        weight: `W (directions, gates * H, I)`.
+        recurrent: `R (directions, gates * H, H)`.
+        bias: `(directions, 2 * gates * H)`, that of W before that of R; None where there is none.
+        states: the states before the first step `(directions, B, H)`, "" where they are zero.
+        output: all states `(T, directions, B, H)`, "" where the node does not hand them out.
+        backward: per direction, whether it goes from the last step to the first.
+        gates: which gates read what, as `(first gate, gate after the last, what)`.
+        reset: the gate that `RESET_STATES` are multiplied with; -1 where there is none.
+    """
+
+    node: str
+    input: str
+    weight: str
+    recurrent: str
+    bias: str | None
+    states: str
+    output: str
+    backward: tuple[bool, ...]
+    gates: tuple[tuple[int, int, Reads], ...]
+    reset: int = -1
+
+
 class ChannelUse(Enum):
     """The ways in which kernels process a channel axis: they decide at which channel counts kernels are fast."""
 
@@ -216,6 +254,10 @@ class OpHandler(ABC):
             return ()
         contracted = ((found.in_axis, found.input_axis),)
         return (Product(node.name, found.weight, found.input, contracted, (found.out_axis,)),)
+
+    def recurrence(self, node: Node, labels: Labels) -> Recurrence | None:  # noqa: ARG002
+        """What a recurrent layer multiplies; None for other nodes, and for forms whose products are not known."""
+        return None
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:  # noqa: ARG002
         """Channel axes whose size decides how fast the node's kernels are (ids None: no channels there)."""

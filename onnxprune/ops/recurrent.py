@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Product, Rewriting, TorchRule
+from onnxprune.ops.base import OpHandler, Product, Reads, Recurrence, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 
@@ -67,6 +67,25 @@ class Recurrent(OpHandler):
         return (
             Product(node.name, w, node.input(0), ((2, 2),), (1,)),
             Product(node.name, r, states, ((2, last),), (1,)),
+        )
+
+    def recurrence(self, node: Node, labels: Labels) -> Recurrence | None:
+        """Of sequences of one length, in the usual layout."""
+        weights = [name for name in (*node.inputs[1:4], node.input(7)) if name]
+        if node.input(4) or node.input(7) or node.int("layout", 0) or not all(map(labels.is_constant, weights)):
+            return None
+        before = node.input(5)
+        return Recurrence(
+            node=node.name,
+            input=node.input(0),
+            weight=node.input(1),
+            recurrent=node.input(2),
+            bias=node.input(3) or None,
+            states="" if not before or labels.is_zero(before) else before,
+            output=node.output(),
+            backward=_directions(node),
+            gates=_reading(node),
+            reset=1 if node.op_type == "GRU" and not node.int("linear_before_reset", 0) else -1,
         )
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
@@ -138,11 +157,24 @@ class Recurrent(OpHandler):
             )
 
 
+def _directions(node: Node) -> tuple[bool, ...]:
+    """Per direction, whether it goes backward."""
+    direction = str(node.attributes.get("direction", "forward"))
+    return {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+
+
+def _reading(node: Node) -> tuple[tuple[int, int, Reads], ...]:
+    """See `Recurrence.gates`. The last gate of a GRU multiplies what it reads, or what it makes of that, by another."""
+    if node.op_type != "GRU":
+        return ((0, _GATES[node.op_type], Reads.BOTH),)
+    states = Reads.STATES if node.int("linear_before_reset", 0) else Reads.RESET_STATES
+    return (0, 2, Reads.BOTH), (2, 3, Reads.INPUT), (2, 3, states)
+
+
 def _run(node: Node) -> TorchRule:
     import torch
 
-    gates, direction = _GATES[node.op_type], node.attributes.get("direction", "forward")
-    backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[str(direction)]
+    gates, backward = _GATES[node.op_type], _directions(node)
     step = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[node.op_type]
     reset_last = bool(node.int("linear_before_reset", 0))
 

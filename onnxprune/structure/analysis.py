@@ -12,7 +12,7 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
 from onnxprune.graph.shapes import Facts
-from onnxprune.ops.base import ChannelUse, Product
+from onnxprune.ops.base import ChannelUse, Product, Recurrence
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 
@@ -29,6 +29,7 @@ class Analysis:
         constants: what is stored, by name.
         layers: contracting operators, in graph order.
         products: all products with constants or of two activations, in graph order.
+        recurrences: recurrent layers, in graph order.
         masks: all places where consumers contract over units.
         not_pruned: what is frozen, and why.
         total: number of units, had nothing been frozen.
@@ -45,6 +46,7 @@ class Analysis:
     constants: Mapping[str, Stored]
     layers: tuple[Layer, ...]
     products: tuple[Product, ...]
+    recurrences: tuple[Recurrence, ...]
     masks: tuple[Mask, ...]
     not_pruned: tuple[NotPruned, ...]
     total: int

@@ -18,7 +18,7 @@ from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_gr
 from onnxprune.graph.operators import Shape
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, OpHandler, Product
+from onnxprune.ops.base import ChannelUse, OpHandler, Product, Recurrence
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
@@ -139,6 +139,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
     masks = tuple(Mask(c.node, c.tensor, c.axis, unit[c.ids]) for c in labels.contractions)
     units = int(unit.max()) + 1
     groups = _groups(units, arrays, masks, _producers(labels, unit, units))
+    products, recurrences = _products(model, graph, facts, labels)
     materialised, dropped = _folded_weights(model, graph, facts, labels)
     stored = {name: array for name, array in model.constants.items() if name not in dropped}
     stored |= {name: facts.folded[name] for name in materialised}
@@ -150,7 +151,8 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         labels=arrays,
         constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
         layers=_layers(model, graph, facts, labels, unit),
-        products=_products(model, graph, facts, labels),
+        products=products,
+        recurrences=recurrences,
         masks=masks,
         not_pruned=_not_pruned(labels.freezes, unit),
         total=int(free.max()),
@@ -214,12 +216,19 @@ def _groups(
     return tuple(groups)
 
 
-def _products(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[Product, ...]:
-    found: list[Product] = []
+def _products(
+    model: Model, graph: Graph, facts: Facts, labels: Labels
+) -> tuple[tuple[Product, ...], tuple[Recurrence, ...]]:
+    products: list[Product] = []
+    recurrences: list[Recurrence] = []
     for node in _followed(graph, facts, labels):
+        handler = handler_of(node.op_type)
         with named_failures(model, node):
-            found += handler_of(node.op_type).products(node, labels)
-    return tuple(found)
+            products += handler.products(node, labels)
+            recurrence = handler.recurrence(node, labels)
+        if recurrence is not None:
+            recurrences.append(recurrence)
+    return tuple(products), tuple(recurrences)
 
 
 def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:

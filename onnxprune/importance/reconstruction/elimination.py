@@ -26,6 +26,8 @@ class Consumer:
         weight: `(K, C)` its matrix.
         blocks: `(n, b)` columns of each of the group's units.
         metric: `(C,)` weight of each output's squared error.
+        outputs: `(n, m)` outputs that go with each of the group's units, so that their errors count no more; None
+            where none do.
     """
 
     gram: np.ndarray
@@ -33,6 +35,7 @@ class Consumer:
     weight: np.ndarray
     blocks: np.ndarray
     metric: np.ndarray
+    outputs: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class _State:
         weight = np.asarray(consumer.weight, dtype=np.float64)
         energy = float(np.einsum("kc,kc,c->", weight, gram @ weight, consumer.metric, optimize=True))
         self._relative = 1.0 / max(energy, 1e-30)
+        self._metric = np.array(consumer.metric, np.float64)
         self._consumer = consumer
         others = np.setdiff1d(np.arange(len(gram)), consumer.blocks)
         self._units = np.arange(len(consumer.blocks))  # those whose columns are here
@@ -167,7 +171,7 @@ class _State:
         solved = np.linalg.solve(column[own], np.concatenate([column.T, weight], axis=1))
         step = solved[:, len(column) :]
         # With `W' = W - A D` the products of units' weights change by -A F^T - F A^T, F = W D^T - A D D^T / 2.
-        weighted = (step * self._consumer.metric).T
+        weighted = (step * self._metric).T
         product = self._weight @ weighted - across @ (correction @ weighted) - column @ (step @ weighted / 2)
         by_unit = (len(self._units), width, width)
         size = len(self._units) * width
@@ -180,6 +184,16 @@ class _State:
         self._delayed += width
         now = slice(start, self._delayed)
         self._across[:, now], self._change[now], self._correction[now] = column, solved[:, : len(column)], step
+        if self._consumer.outputs is not None:
+            self._ignore(self._consumer.outputs[unit])
+
+    def _ignore(self, outputs: np.ndarray) -> None:
+        """Count errors of some outputs no more."""
+        done, width = slice(self._delayed), self._inner.shape[1]
+        weight = self._weight[:, outputs] - self._across[:, done] @ self._correction[done][:, outputs]
+        by_unit = weight[: len(self._units) * width].reshape(len(self._units), width, -1)
+        self._squares -= (by_unit * self._metric[outputs]) @ by_unit.transpose(0, 2, 1)
+        self._metric[outputs] = 0.0
 
     def _delay(self) -> None:
         """Room for changes that are not made yet."""

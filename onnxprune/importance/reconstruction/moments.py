@@ -66,26 +66,29 @@ class Statistics:
     weight: np.ndarray
     reduction: Reduction | None
 
-    @property
-    def groups(self) -> int:
-        """Number of matrices: those of convolution groups."""
+    def count(self, group: Group) -> int:  # noqa: ARG002 (the same for all)
+        """How many consumers the layer is: one per convolution group."""
         return 1 if self.point.layer.window is None else self.point.layer.group
 
-    def consumers(self, group: Group, moments: Moments, metric: np.ndarray) -> list[Consumer]:
-        """The layer as the elimination sees it: one consumer per convolution group; moments of (reduced) columns."""
-        blocks = self._blocks(group)
-        found = []
-        per_group = metric.reshape(self.groups, -1)
+    def consumers(self, group: Group, found: Sequence[Moments]) -> list[Consumer]:
+        """The layer as the elimination sees it; `found` has the moments of its (reduced) columns."""
+        blocks, (moments,) = self._blocks(group), found
+        consumers = []
+        per_group = _metric(self.point.slope).reshape(self.count(group), -1)
         for g, matrix in enumerate(to_matrix(self.point.layer, self.weight)):
             has_bias = self.point.bias is not None
             gram = moments.covariance()[g] if has_bias else moments.second[g]
             mean = moments.mean[g] if has_bias else np.zeros(len(gram))
             weight = matrix if self.reduction is None else self.reduction.weight(matrix)
-            found.append(Consumer(gram, mean, weight, blocks, per_group[g]))
-        return found
+            consumers.append(Consumer(gram, mean, weight, blocks, per_group[g]))
+        return consumers
 
     def constants(
-        self, corrected: Sequence[Corrected], removed: Ids, current: Mapping[str, np.ndarray]
+        self,
+        group: Group,  # noqa: ARG002
+        corrected: Sequence[Corrected],
+        removed: Ids,
+        current: Mapping[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
         """The layer's weight and bias with units removed and the others corrected."""
         layer, point = self.point.layer, self.point
@@ -122,8 +125,8 @@ def collect(
     analysis: Analysis,
     weight: np.ndarray,
     generator: np.random.Generator,
-    known: Moments | None = None,
-) -> tuple[Statistics, Moments]:
+    known: Sequence[Moments] | None = None,
+) -> tuple[Statistics, tuple[Moments, ...]]:
     """Moments of a layer's input columns at sampled positions of all rows.
 
     Args:
@@ -141,7 +144,7 @@ def collect(
     ids = axis_ids[: len(axis_ids) // layer.group] if layer.transposed else axis_ids
     reduction = _reduction(layer, ids, matrix[0]) if matrix.shape[1] > _MOST_COLUMNS and layer.group == 1 else None
     if known is not None:
-        return Statistics(point, ids, weight, reduction), known
+        return Statistics(point, ids, weight, reduction), tuple(known)
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * min(width, _WIDE)) // len(replay.batches))
     sums = MomentSums()
@@ -150,7 +153,13 @@ def collect(
         at = positions(layer, _output_shape(layer, source.shape, analysis), count, generator)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
-    return Statistics(point, ids, weight, reduction), sums.finish()
+    return Statistics(point, ids, weight, reduction), (sums.finish(),)
+
+
+def _metric(slope: np.ndarray) -> np.ndarray:
+    """Weights of squared errors by output channel: errors count where they show, behind a BatchNormalization."""
+    square = np.asarray(slope, np.float64) ** 2
+    return square if square.any() else np.ones(len(square))
 
 
 def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction | None:

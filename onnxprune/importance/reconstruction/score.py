@@ -1,7 +1,7 @@
 """The scorer `reconstruction`: statistics, elimination, damage curves."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -17,17 +17,19 @@ from onnxprune.core.cache import Cache
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import in_this_process, share
 from onnxprune.core.scores import GroupScore, Scores
-from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Graph, read_graph
+from onnxprune.graph.nodes import Graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.reconstruction.curves import Original, Variant, curve, interpolate
 from onnxprune.importance.reconstruction.elimination import Elimination, EliminationTask, eliminate
 from onnxprune.importance.reconstruction.energy import eliminate_by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
+from onnxprune.importance.reconstruction.recurrent import RecurrentStatistics, collect_recurrent
+from onnxprune.ops.base import Recurrence
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.complete import completed
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.fit_targets import FitTarget, Schedule, fit_schedule
 from onnxprune.structure.removal import masked
@@ -92,73 +94,115 @@ def widths(units: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is run: the original with folded weights stored, its nodes in order, and the layers by name."""
+    """What is run, its nodes in order, and what contracts with weights of its own, by node.
 
-    model: Model
-    graph: Graph
+    Attributes:
+        analysis: the original's, with every layer's weight stored.
+        schedule: its nodes and layers.
+        points: layers by node.
+        recurrences: recurrent layers by node.
+    """
+
+    analysis: Analysis
     schedule: Schedule
     points: Mapping[str, FitTarget]
+    recurrences: Mapping[str, Recurrence]
+
+    @property
+    def model(self) -> Model:
+        """The model that is run."""
+        return self.analysis.model
+
+    @property
+    def graph(self) -> Graph:
+        """Its graph."""
+        return self.analysis.graph
+
+    def weights(self, node: str) -> tuple[str, ...]:
+        """Weights that a node contracts with; () where it is neither a layer nor recurrent."""
+        if node in self.points:
+            return (self.points[node].layer.weight,)
+        found = self.recurrences.get(node)
+        return () if found is None else (found.weight, found.recurrent)
+
+    def input(self, node: str) -> str:
+        """What such a node contracts."""
+        return self.points[node].layer.input if node in self.points else self.recurrences[node].input
 
 
 def _plan(context: ScoreContext) -> _Plan:
-    model, graph = context.model, context.analysis.graph
-    folded = {layer.weight for layer in context.analysis.layers if layer.weight not in model.constants}
-    if folded:
-        edit = GraphEdit(model, graph)
-        for name in folded:
-            edit.set_value(name, context.analysis.facts.folded[name])
-        model = edit.apply()
-        graph = read_graph(model)
-    found = fit_schedule(context.analysis)
-    return _Plan(model, graph, found, {point.layer.node: point for point in found.points})
+    analysis = completed(context.analysis)
+    found = fit_schedule(analysis)
+    points = {point.layer.node: point for point in found.points}
+    return _Plan(analysis, found, points, {r.node: r for r in analysis.recurrences})
+
+
+Source = Statistics | RecurrentStatistics
+"""A consumer, and where units lie among what it reads."""
 
 
 def _eliminate(
     context: ScoreContext, plan: _Plan, fit: Dataset, cache: Cache
-) -> tuple[dict[str, Elimination], dict[str, Statistics]]:
+) -> tuple[dict[str, Elimination], dict[str, Source]]:
     """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
-    analysis, run = context.analysis, context.run
+    analysis, run = plan.analysis, context.run
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
-    waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and {*g.consumers} <= {*plan.points}}
+    waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and all(map(plan.weights, g.consumers))}
     used = {node for nodes in waiting.values() for node in nodes}
-    statistics: dict[str, Statistics] = {}
-    moments: dict[str, Moments] = {}
+    statistics: dict[str, Source] = {}
+    moments: dict[str, tuple[Moments, ...]] = {}
     futures: list[Future[Elimination]] = []
-    points = [point for point in plan.schedule.points if point.layer.node in used]
-    for number, point in enumerate(points):
+    nodes = [node.name for node in plan.schedule.nodes if node.name in used]
+    for number, node in enumerate(nodes):
         generator = np.random.default_rng([run.seed, number])
-        weight = plan.model.constants[point.layer.weight]
-        node = point.layer.node
+        replay.advance(replay.before(node), [plan.input(node)])
         stored = cache.get("moments", node)
-        replay.advance(replay.before(node), [point.layer.input])
-        if stored is None:
-            statistics[node], found = collect(replay, point, analysis, weight, generator)
-            moments[node] = found
-            cache.put("moments", node, {"second": found.second, "mean": found.mean, "rows": np.array(found.rows)})
-        else:
-            known = Moments(stored["second"], stored["mean"], int(stored["rows"]))
+        known = None if stored is None else _from_arrays(stored)
+        if node in plan.points:
+            point = plan.points[node]
+            weight = plan.model.constants[point.layer.weight]
             statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known)
-        if not np.isfinite(moments[node].second).all():
+        else:
+            found = plan.recurrences[node]
+            statistics[node], moments[node] = collect_recurrent(replay, found, analysis, generator, known)
+        if known is None:
+            cache.put("moments", node, _as_arrays(moments[node]))
+        if not all(np.isfinite(each.second).all() for each in moments[node]):
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
                 "finite; check the scale of the inputs (--mean, --std, --scale)"
             )
         for group in analysis.groups:
-            if point.layer.node in waiting.get(group.name, ()):
-                waiting[group.name].remove(point.layer.node)
+            if node in waiting.get(group.name, ()):
+                waiting[group.name].remove(node)
                 if not waiting[group.name]:
                     futures.append(_submitted(context, group, statistics, moments, cache))
         needed = {name for group in analysis.groups if waiting.get(group.name) for name in group.consumers}
         moments = {name: value for name, value in moments.items() if name in needed}
-        context.progress("statistics", number + 1, len(points))
+        context.progress("statistics", number + 1, len(nodes))
     results = {}
     for number, future in enumerate(futures):
         result = future.result()
         results[result.group] = result
         context.progress("elimination", number + 1, len(futures))
     return results, statistics
+
+
+def _as_arrays(moments: Sequence[Moments]) -> dict[str, np.ndarray]:
+    """Moments as named arrays."""
+    found: dict[str, np.ndarray] = {}
+    for number, each in enumerate(moments):
+        own = {"second": each.second, "mean": each.mean, "rows": np.array(each.rows)}
+        found |= {f"{number}/{name}": value for name, value in own.items()}
+    return found
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Moments]:
+    """What `_as_arrays` was given."""
+    count = len(arrays) // 3
+    return [Moments(arrays[f"{i}/second"], arrays[f"{i}/mean"], int(arrays[f"{i}/rows"])) for i in range(count)]
 
 
 def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
@@ -169,8 +213,8 @@ def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
 def _submitted(
     context: ScoreContext,
     group: Group,
-    statistics: Mapping[str, Statistics],
-    moments: Mapping[str, Moments],
+    statistics: Mapping[str, Source],
+    moments: Mapping[str, Sequence[Moments]],
     cache: Cache,
 ) -> "Future[Elimination]":
     """A group's elimination: from the cache, or handed out, and kept as soon as it is there."""
@@ -189,18 +233,8 @@ def _submitted(
     return future
 
 
-def _metric(slope: np.ndarray) -> np.ndarray:
-    """Weights of squared errors by output channel: errors count where they show, behind a BatchNormalization."""
-    square = np.asarray(slope, np.float64) ** 2
-    return square if square.any() else np.ones(len(square))
-
-
-def _task(group: Group, statistics: Mapping[str, Statistics], moments: Mapping[str, Moments]) -> EliminationTask:
-    consumers = [
-        consumer
-        for node in group.consumers
-        for consumer in statistics[node].consumers(group, moments[node], _metric(statistics[node].point.slope))
-    ]
+def _task(group: Group, statistics: Mapping[str, Source], moments: Mapping[str, Sequence[Moments]]) -> EliminationTask:
+    consumers = [consumer for node in group.consumers for consumer in statistics[node].consumers(group, moments[node])]
     return EliminationTask(group.name, tuple(consumers), widths(len(group)), _RIDGE)
 
 
@@ -208,7 +242,7 @@ def _damages(
     context: ScoreContext,
     plan: _Plan,
     results: Mapping[str, Elimination],
-    statistics: Mapping[str, Statistics],
+    statistics: Mapping[str, Source],
     data: Dataset,
     cache: Cache,
 ) -> dict[str, np.ndarray]:
@@ -256,9 +290,10 @@ def _first(group: Group, replay: Replay) -> int:
 
 
 def _correctable(group: Group, plan: _Plan) -> bool:
-    """Whether all consumers are layers with weights of their own."""
-    weights = [plan.points[node].layer.weight if node in plan.points else "" for node in group.consumers]
-    return bool(weights) and all(len(plan.graph.consumers.get(name, ())) == 1 for name in weights)
+    """Whether all consumers have weights of their own."""
+    weights = [plan.weights(node) for node in group.consumers]
+    own = all(len(plan.graph.consumers.get(name, ())) == 1 for names in weights for name in names)
+    return bool(weights) and all(weights) and own
 
 
 def _masked_damage(
@@ -284,7 +319,7 @@ def _masked_damage(
 
 
 def _variants(
-    group: Group, analysis: Analysis, plan: _Plan, found: Elimination, statistics: Mapping[str, Statistics]
+    group: Group, analysis: Analysis, plan: _Plan, found: Elimination, statistics: Mapping[str, Source]
 ) -> list[Variant]:
     variants = []
     for width, corrected in found.corrected.items():
@@ -294,7 +329,8 @@ def _variants(
         constants: dict[str, np.ndarray] = {}
         for node in group.consumers:
             own = statistics[node]
-            parts, remaining = remaining[: own.groups], remaining[own.groups :]
-            constants |= own.constants(parts, removed, plan.model.constants)
+            count = own.count(group)
+            parts, remaining = remaining[:count], remaining[count:]
+            constants |= own.constants(group, parts, removed, plan.model.constants)
         variants.append(Variant(width, constants))
     return variants

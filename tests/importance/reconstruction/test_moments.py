@@ -44,13 +44,13 @@ def collected(monkeypatch):
 def test_reduced_layers_keep_their_weights_and_lose_those_of_removed_units(collected):
     statistics, found, analysis = collected(24)
     (group,) = analysis.groups
-    assert found.second.shape == (1, 24, 24)
-    (consumer,) = statistics.consumers(group, found, np.ones(4))
+    assert found[0].second.shape == (1, 24, 24)
+    (consumer,) = statistics.consumers(group, found)
     assert consumer.blocks.shape == (6, 4)
     removed = analysis.none_removed()
     removed[group.units[2]] = True
     unchanged = Corrected(consumer.weight, np.zeros(4))
-    weight = statistics.constants([unchanged], removed, MODEL.constants)[statistics.point.layer.weight]
+    weight = statistics.constants(group, [unchanged], removed, MODEL.constants)[statistics.point.layer.weight]
     expected = MODEL.constants[statistics.point.layer.weight].copy()
     expected[32:48] = 0.0
     np.testing.assert_allclose(weight, expected, atol=1e-6)
@@ -62,7 +62,7 @@ def test_reduced_layers_lose_little_more_than_whole_ones(collected):
         statistics, found, analysis = collected(most)
         assert (statistics.reduction is None) == (most == 96)
         (group,) = analysis.groups
-        consumers = tuple(statistics.consumers(group, found, np.ones(4)))
+        consumers = tuple(statistics.consumers(group, found))
         errors.append(eliminate(EliminationTask("g", consumers, (), 3e-2)).errors)
     # The four directions of a unit are all that its weights for four outputs use.
     assert errors[0][0] == pytest.approx(errors[1][0], rel=0.2)
