@@ -113,25 +113,25 @@ class Replay:
 
 
 class Feeds(Sequence[Arrays]):
-    """Rows of a dataset as feeds of equal batches, made when they are read."""
+    """Rows of a dataset as feeds of equal batches of `size` rows, made when they are read."""
 
     def __init__(self, data: Dataset, size: int) -> None:
-        self._data, self._size = data, 1 if data.whole else size
+        self._data, self.size = data, 1 if data.whole else size
 
     def __len__(self) -> int:
-        return (len(self._data) + self._size - 1) // self._size
+        return (len(self._data) + self.size - 1) // self.size
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        start = index * self._size
-        return next(self._data.take(range(start, min(start + self._size, len(self._data)))).batches(self._size))
+        start = index * self.size
+        return next(self._data.take(range(start, min(start + self.size, len(self._data)))).batches(self.size))
 
     def __reduce__(self) -> tuple[type["Feeds"], tuple[Dataset, int]]:
         """A worker gets no other rows."""
-        return Feeds, (self._data.alone(), self._size)
+        return Feeds, (self._data.alone(), self.size)
 
 
 def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:

@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import content, fingerprint
 from onnxprune.calibration.layer_matrix import from_matrix, input_rows, output_rows, positions, to_matrix
+from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
 from onnxprune.config import RunOptions
@@ -21,11 +22,14 @@ from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import is_float
+from onnxprune.graph.nodes import Node, is_float
+from onnxprune.ops.base import Recurrence
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
+from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.complete import completed
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.units import Ids
@@ -75,11 +79,16 @@ def repair(
     Raises:
         ModelError: onnxruntime cannot run the models.
     """
+    analysis = completed(analysis)
     original, graph = analysis.model, analysis.graph
-    smaller = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
+    smaller = completed(analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs}))
     ahead = fit_schedule(analysis)
     plan = fit_schedule(smaller)
-    feeds = batch_feeds(original, graph, data, analysis.row_bytes)
+    # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
+    feeds = min(
+        (batch_feeds(each.model, each.graph, data, analysis.row_bytes) for each in (analysis, smaller)),
+        key=lambda feeds: feeds.size,
+    )
     known = {point.layer.node: point.tensor for point in ahead.points}
     points = [
         point for point in plan.points if known.get(point.layer.node) == point.tensor and _can_refit(point, smaller)
@@ -88,19 +97,40 @@ def repair(
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         cache = Cache(run.cache, fingerprint(original, data, options))
+    recurrences = _refittable(analysis, smaller)
     sweep = _Sweep(
-        Replay(pruned, plan.nodes, feeds, run.threads, Room(run.room)),
+        Replay(smaller.model, plan.nodes, feeds, run.threads, Room(run.room)),
         _Original(Replay(original, ahead.nodes, feeds, run.threads, Room(run.room)), analysis, removed),
         _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
         run.seed,
         cache,
     )
-    for position, point in enumerate(points):
-        wide = pruned.constants[point.layer.weight].size >= _WIDE
-        with nullcontext() if wide else ONE_THREAD:
-            sweep.visit(position, point)
-        progress("repair", position + 1, len(points))
-    return sweep.replay.model
+    by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
+    nodes = [node for node in plan.nodes if node.name in by_node or node.name in recurrences]
+    for done, node in enumerate(nodes):
+        if node.name in recurrences:
+            sweep.visit_recurrent(done, node, *recurrences[node.name])
+        else:
+            position, point = by_node[node.name]
+            wide = pruned.constants[point.layer.weight].size >= _WIDE
+            with nullcontext() if wide else ONE_THREAD:
+                sweep.visit(position, point)
+        progress("repair", done + 1, len(nodes))
+    found, before = sweep.replay.model.constants, smaller.model.constants
+    return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
+
+
+def _refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
+    """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
+    before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
+    found = {}
+    for recurrence in smaller.recurrences:
+        names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
+        constants = [smaller.model.constants.get(name) for name in names]
+        own = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
+        if own and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
+            found[recurrence.node] = (recurrence, before[recurrence.node])
+    return found
 
 
 class _Sweep:
@@ -127,6 +157,38 @@ class _Sweep:
             pair, steps = self._pairs[node]
             if self._fit_together(pair, steps, np.random.default_rng([self._seed, number, 1])):
                 self._fitted.add(pair.consumer.layer.node)
+
+    def visit_recurrent(self, number: int, node: Node, recurrence: Recurrence, original: Recurrence) -> None:
+        """Refit a recurrent layer."""
+        start, end = self.replay.before(node.name), self._reference.replay.before(original.node) + 1
+        names = [name for name in (original.input, original.output, original.states) if name]
+        if start < self.replay.done or end < self._reference.replay.done:
+            return
+        self.replay.advance(start)
+        self._reference.replay.advance(end, names)
+        found = self._kept(recurrence)
+        if found is None:
+            found = self._refitted_recurrent(node, recurrence, original, np.random.default_rng([self._seed, number, 2]))
+            self._keep(recurrence, found)
+        self.replay.model = self.replay.model.with_constants(found)
+
+    def _refitted_recurrent(
+        self, node: Node, recurrence: Recurrence, original: Recurrence, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        analysis, constants = self._reference.analysis, self._reference.analysis.model.constants
+        batches = zip(self.replay.batches, self._reference.replay.batches, strict=True)
+        names = [name for name in (original.input, original.output, original.states) if name]
+        rows = [
+            RecurrentRows(now, Sequences.read(original, {n: before[n] if n in before else constants[n] for n in names}))
+            for now, before in batches
+        ]
+        states = analysis.labels[original.recurrent][2]
+        gates = GateMatrices(original, constants)
+        kept = np.ones(gates.hidden, bool) if states is None else ~self._reference.removed[states]
+        read = original.output in analysis.graph.consumers or original.output in analysis.graph.outputs
+        return refit_recurrent(
+            self.replay.model, node, recurrence, gates, kept, rows, last_only=not read, generator=generator
+        )
 
     def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
@@ -163,7 +225,7 @@ class _Sweep:
         self._reference.replay.advance(end, [tensor])
         return True
 
-    def _kept(self, what: FitTarget | Pair) -> dict[str, np.ndarray] | None:
+    def _kept(self, what: FitTarget | Pair | Recurrence) -> dict[str, np.ndarray] | None:
         """The new constants that an earlier run found."""
         stored = self._cache.get("repair", _key(what))
         if stored is None:
@@ -172,12 +234,14 @@ class _Sweep:
         # Types that numpy does not know come back as plain bytes.
         return {name: stored[str(at)].view(constants[name].dtype) for at, name in enumerate(names)}
 
-    def _keep(self, what: FitTarget | Pair, found: Mapping[str, np.ndarray]) -> None:
+    def _keep(self, what: FitTarget | Pair | Recurrence, found: Mapping[str, np.ndarray]) -> None:
         arrays = {str(at): array for at, array in enumerate(found.values())}
         self._cache.put("repair", _key(what), {"names": np.array([*found], dtype=str), **arrays})
 
 
-def _key(what: FitTarget | Pair) -> str:
+def _key(what: FitTarget | Pair | Recurrence) -> str:
+    if isinstance(what, Recurrence):
+        return what.node
     if isinstance(what, Pair):
         return f"{what.producer.layer.node} with {what.consumer.layer.node}"
     return what.layer.node
