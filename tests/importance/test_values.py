@@ -6,7 +6,7 @@ import pytest
 
 import onnxprune
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions
+from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions, Target
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import GroupScore
 from onnxprune.graph.load import load
@@ -187,7 +187,7 @@ def test_groups_that_a_scorer_cannot_judge_stay_whole() -> None:
     shapes = {"w1": (2, 6), "w2": (1, 2)}
     proto = example(SUMS, shapes, {"pads": np.array([0, 0, 0, 3]), "one": np.array([1])})
     assert [(group.name, len(group)) for group in analyse(load(proto)).groups] == [("h", 6), ("p", 3)]
-    config = PruneConfig(importance="magnitude", threads=1, targets=("params=0.4",), repair=False)
+    config = PruneConfig(importance="magnitude", threads=1, targets=(Target.parse("params=0.4"),), repair=False)
     prepared = prepare(proto, None, config, PreprocessConfig())
     scores = score(prepared, config)
     assert scores.unjudged == ("p",)
