@@ -230,6 +230,9 @@ class GraphEdit:
             while len(node.input) <= position:
                 node.input.append("")
             node.input[position] = name
+        self._write_outputs(node, source, index)
+
+    def _write_outputs(self, node: onnx.NodeProto, source: onnx.NodeProto, index: int) -> None:
         renamed = self._outputs.get(index, {})
         for position, name in enumerate(source.output):
             node.output[position] = renamed.get(name, name)
