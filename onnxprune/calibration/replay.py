@@ -118,6 +118,11 @@ class Feeds(Sequence[Arrays]):
     def __init__(self, data: Dataset, size: int) -> None:
         self._data, self.size = data, 1 if data.whole else size
 
+    @property
+    def rows(self) -> Dataset:
+        """All rows of the feeds, those that fill up a model's fixed batch too."""
+        return self._data
+
     def __len__(self) -> int:
         return (len(self._data) + self.size - 1) // self.size
 
@@ -137,7 +142,8 @@ class Feeds(Sequence[Arrays]):
 def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:
     """All rows as feeds of equal batches, the last one possibly shorter.
 
-    A batch size that the model declares is kept to, unless its nodes prove to take others.
+    A batch size that the model declares is kept to, unless its nodes prove to take others: what is left of the rows
+    after whole batches is not run, and too few rows for one batch are repeated.
 
     Args:
         model: the model.

@@ -72,15 +72,26 @@ class Terminal:
         os.dup2(2, 1)
         self._open.callback(os.dup2, self._stdout, 1)
         self._open.enter_context(moved(1, self._stdout))
-        logger = logging.getLogger("onnxprune")
+        self._listen()
+        return self
+
+    def _listen(self) -> None:
+        """Show what is logged: all, or what it warns of. What other packages warn of is shown with all only."""
+        own, packages = logging.getLogger("onnxprune"), logging.getLogger("py.warnings")
+        logging.captureWarnings(True)
+        self._open.callback(logging.captureWarnings, False)
+        packages.propagate = False
         if self.verbose:
             from rich.logging import RichHandler
 
-            logger.setLevel(logging.DEBUG)
-            logger.addHandler(RichHandler(console=self.console, show_path=False, show_level=False))
+            own.setLevel(logging.DEBUG)
+            handler: logging.Handler = RichHandler(console=self.console, show_path=False, show_level=False)
+            handlers = {own: handler, packages: handler}
         else:
-            logger.addHandler(_Notes(self))
-        return self
+            handlers = {own: _Notes(self), packages: logging.NullHandler()}
+        for logger, chosen in handlers.items():
+            logger.addHandler(chosen)
+            self._open.callback(logger.removeHandler, chosen)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -35,6 +35,13 @@ class GroupScore:
         """The smallest number of units that may be kept."""
         return 1 if self.judged else max(1, len(self.order) - self.free)
 
+    def finite(self) -> "GroupScore":
+        """The same, or not judged where a score or the damage of a width is no finite number."""
+        if np.isfinite(self.scores).all() and np.isfinite(self.damage[1:]).all():
+            return self
+        n = len(self.order)
+        return GroupScore(self.group, np.arange(n), np.zeros(n), np.zeros(n + 1), judged=False)
+
     def with_free(self, free: np.ndarray) -> "GroupScore":
         """The same scores where some units cost nothing to remove, and so are removed first.
 
@@ -70,6 +77,10 @@ class Scores:
     oamip: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
     powers: tuple[float, ...] = ()
+
+    def finite(self) -> "Scores":
+        """The same, but a group whose scores or damage are not finite is not judged: weights may be infinite."""
+        return replace(self, groups=tuple(group.finite() for group in self.groups))
 
     def with_free(self, units: Sequence[np.ndarray], free: np.ndarray) -> "Scores":
         """The same scores where some units cost nothing to remove: first of their group, whatever their score.

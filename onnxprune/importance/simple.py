@@ -112,11 +112,12 @@ def scores_by_energy(context: ScoreContext, energy: np.ndarray, known: np.ndarra
     groups = []
     for group in context.analysis.groups:
         own = energy[group.units]
+        judged = bool(known[group.units].all() and np.isfinite(own).all())  # weights may be infinite
+        own = own if judged else np.zeros(len(own))
         largest, sum_ = own.max(initial=0.0), own.sum()
         scores = (own / largest) ** (1 / power) if largest > 0 else np.zeros(len(own))
         order = np.argsort(own, kind="stable")
         lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
         damage = lost / sum_ * max(1, len(group.consumers)) if sum_ > 0 else np.zeros(len(lost))
-        judged = bool(known[group.units].all())
         groups.append(GroupScore(group.name, order, scores, damage.copy(), judged=judged))
     return Scores(tuple(groups))

@@ -122,7 +122,7 @@ def score(
             ScoreContext(
                 exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip, config.outputs
             )
-        )
+        ).finite()
     if scores.unjudged:
         scores = replace(scores, notes=(*scores.notes, _unjudged(scores, config.importance)))
     return (

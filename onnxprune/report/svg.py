@@ -182,7 +182,7 @@ def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
 
 def _bins(values: Sequence[float]) -> list[int]:
     counts = [0] * BINS
-    for value in values:
+    for value in filter(isfinite, values):
         counts[max(0, min(BINS - 1, int(value * BINS)))] += 1
     return counts
 

@@ -278,7 +278,7 @@ def _damages(
                 variants = _variants(group, analysis, plan, found, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
-                future.set_result(_masked_damage(group, context, found, reference, data))
+                future.set_result(_masked_damage(group, context, found, reference, feeds.rows))
             pending.append((group.name, future))
             finish(_MOST_PENDING)
         finish(0)
@@ -311,10 +311,7 @@ def _masked_damage(
         removed[group.units[found.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
         outputs = run_model(model, data, meaning.outputs, threads=context.run.threads, row_axes=meaning.row_axes)
-        # A model of a fixed batch measured whole batches only.
-        measured[width] = reference.divergence(
-            {name: array[: len(reference.outputs[name])] for name, array in outputs.items()}
-        )
+        measured[width] = reference.divergence(outputs)
     return measured
 
 
