@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from onnxprune.core.results import GroupResult
+from onnxprune.core.text import visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_parts import card, folded, legend, mono, profile, section, solid, table
@@ -41,7 +42,10 @@ def width_section(result: PruneOutcome) -> Markup:
     rows = [row for row in widths(result) if row.before]
     if not rows:
         return section("What is left of each layer", None, card("Nothing in this model can be removed; see below why."))
-    data = [svg.Column(r.node, r.before, r.after, f"{r.node}: {r.after} of {r.before} channels") for r in rows]
+    data = [
+        svg.Column(visible(r.node), r.before, r.after, f"{visible(r.node)}: {r.after} of {r.before} channels")
+        for r in rows
+    ]
     units, kept = sum(g.units for g in result.groups), sum(g.kept for g in result.groups)
     return section(
         "What is left of each layer",
@@ -69,10 +73,10 @@ def macs_section(result: PruneOutcome) -> Markup | None:
         return None
     data = [
         svg.Column(
-            layer.node,
+            visible(layer.node),
             layer.macs_before,
             layer.macs_after,
-            f"{layer.node} ({layer.op_type}): {count(layer.macs_before)} to {count(layer.macs_after)} MACs",
+            f"{visible(layer.node)} ({layer.op_type}): {count(layer.macs_before)} to {count(layer.macs_after)} MACs",
         )
         for layer in layers
     ]
@@ -153,7 +157,7 @@ def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Mark
     share = group.kept / group.units if group.units else 1.0
     parts: list[Markup] = []
     if len(group.damage) > 1:
-        label = f"Predicted damage of {group.name} by channels kept"
+        label = f"Predicted damage of {visible(group.name)} by channels kept"
         points = [(float(kept), damage) for kept, damage in group.damage]
         first, last = group.damage[0][0], group.damage[-1][0]
         parts.append(svg.curve(points, group.kept, top, label))
@@ -161,14 +165,14 @@ def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Mark
     if group.scores:
         kept = [score for position, score in enumerate(group.scores) if position not in removed]
         gone = [score for position, score in enumerate(group.scores) if position in removed]
-        parts.append(svg.histogram(kept, gone, f"Scores of {group.name}"))
+        parts.append(svg.histogram(kept, gone, f"Scores of {visible(group.name)}"))
         parts.append(element("div", element("span", "0"), element("span", "score 1"), class_="ends"))
     return card(
-        element("div", element("bdi", group.name), class_="name mono", title=_tooltip(group)),
+        element("div", element("bdi", visible(group.name)), class_="name mono", title=_tooltip(group)),
         element("div", f"{group.kept} of {group.units}", element("small", percent(share, 0)), class_="kept-of"),
         *parts,
     )
 
 
 def _tooltip(group: GroupResult) -> str:
-    return f"{group.name}\nmade by {some(group.producers, 6)}\nread by {some(group.consumers, 6)}"
+    return f"{visible(group.name)}\nmade by {some(group.producers, 6)}\nread by {some(group.consumers, 6)}"

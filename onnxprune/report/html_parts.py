@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from onnxprune.core.text import MESSAGE, visible
 from onnxprune.report import svg
 from onnxprune.report.markup import Markup, element, join
 
@@ -29,7 +30,7 @@ def badge(text: str, kind: str) -> Markup:
 
 def mono(name: object) -> Markup:
     """A name of the model, in the fixed-width face."""
-    return element("code", name)
+    return element("code", visible(str(name), MESSAGE))
 
 
 def table(

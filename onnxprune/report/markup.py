@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
+from onnxprune.core.text import visible_lines
+
 _VOID = {"meta", "link", "br", "hr", "rect", "path", "line", "polyline", "polygon"}
 
 
@@ -33,11 +35,11 @@ def join(children: Iterable[object]) -> Markup:
 
 
 def _text(child: object) -> str:
-    return child if isinstance(child, Markup) else html.escape(str(child), quote=False)
+    return child if isinstance(child, Markup) else html.escape(visible_lines(str(child)), quote=False)
 
 
 def _attribute(name: str, value: Any) -> str:
     if value is None or value is False:
         return ""
     key = name if name in ("viewBox", "preserveAspectRatio") else name.rstrip("_").replace("_", "-")
-    return f" {key}" if value is True else f' {key}="{html.escape(str(value))}"'
+    return f" {key}" if value is True else f' {key}="{html.escape(visible_lines(str(value)))}"'

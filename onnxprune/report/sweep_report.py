@@ -16,7 +16,7 @@ from onnxprune.report.json_report import head, latency_entry, metrics_entry, pla
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
-from onnxprune.report.terminal import GOOD, table
+from onnxprune.report.terminal import GOOD, shown, table
 from onnxprune.report.text import count, metric_name, metric_value, percent, size
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
@@ -28,9 +28,9 @@ def sweep_summary(found: SweepResult[PruneOutcome]) -> RenderableType:
     front = set(found.front(found.points[0].target.kind))
     for n, point in enumerate(found.points):
         style = GOOD if n in front else ""
-        made.add_row(Text(str(point.target), style="bold"), *(Text(cell, style=style) for cell in _cells(found, point)))
-    missed = [Text(f"note: {target}: {reason}", style="yellow") for target, reason in found.missed.items()]
-    notes = [Text(f"note: {note}", style="yellow") for note in _notes(found)]
+        made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(found, point)))
+    missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in found.missed.items()]
+    notes = [shown(f"note: {note}", "yellow") for note in _notes(found)]
     return Group(made, *missed, *notes)
 
 

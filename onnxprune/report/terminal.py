@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport
-from onnxprune.core.text import several
+from onnxprune.core.text import MESSAGE, NAME, several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.text import (
     count,
@@ -52,13 +52,13 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
         *_notes(result.notes),
     ]
     written = f" ({size(output_bytes)})" if output_bytes is not None else ""
-    parts.append(Text.assemble(("written ", "bold"), (output, "bold"), written))
+    parts.append(Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold"), written))
     return Group(*parts, *_warnings(result.warnings))
 
 
 def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
-    what = Text(f"{found.rows} rows; before: {found.original}, after: {found.other}", style=DIM)
+    what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
     table_of_changes = _change_table(found.before, found.after, found.metrics)
     return Group(table_of_changes, what, *_notes(found.notes), *_warnings(found.warnings))
 
@@ -78,12 +78,17 @@ def inspect_summary(found: "Inspection") -> RenderableType:
 
 
 def _notes(notes: Iterable[str]) -> list[Text]:
-    return [Text(f"note: {note}", style="yellow") for note in notes]
+    return [shown(f"note: {note}", style="yellow") for note in notes]
 
 
 def _warnings(warnings: Iterable[str]) -> list[Text]:
     """Last of all, where the eye is."""
-    return [Text(f"WARNING: {warning}", style="bold red") for warning in warnings]
+    return [shown(f"WARNING: {warning}", style="bold red") for warning in warnings]
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Text with names of the model in it: no control characters, and not without end."""
+    return Text(visible(text, MESSAGE if " " in text else NAME), style=style)
 
 
 def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
@@ -135,7 +140,7 @@ def _groups_table(groups: tuple[GroupResult, ...]) -> RenderableType:
     made = table("where most was saved", "kept", "", "MACs before", "after", left=(0, 2))
     for group in changed[:TOP_GROUPS]:
         made.add_row(
-            Text(group.name),
+            shown(group.name),
             f"{group.kept}/{group.units}",
             bar(group.kept / group.units),
             count(group.macs_before),
@@ -157,7 +162,7 @@ def _not_pruned(
         operators = dict.fromkeys((op_types or {}).get(node, "") for node in obstacle.nodes)
         kinds = ", ".join(kind for kind in operators if kind)
         where = some(obstacle.nodes or obstacle.tensors, 2)
-        made.add_row(Text(obstacle.reason), str(len(obstacle.tensors)), Text(f"{kinds}: {where}" if kinds else where))
+        made.add_row(shown(obstacle.reason), str(len(obstacle.tensors)), shown(f"{kinds}: {where}" if kinds else where))
     more = len(grouped) - len(grouped[:limit])
     tail = [Text(f"and {more} more reasons", style=DIM)] if more > 0 else []
     return [Padding(Group(made, *tail), (0, 0, 1, 0))]
@@ -196,8 +201,8 @@ def _inspect_layers(found: "Inspection") -> RenderableType:
     for layer in found.layers:
         share = layer.macs / found.costs.macs if found.costs.macs else 0.0
         made.add_row(
-            Text(layer.node),
-            layer.op_type,
+            shown(layer.node),
+            shown(layer.op_type),
             Text(str(layer.inputs), style="cyan" if layer.inputs_prunable else DIM),
             Text(str(layer.outputs), style="cyan" if layer.outputs_prunable else DIM),
             count(layer.macs),
@@ -211,7 +216,7 @@ def _inspect_groups(found: "Inspection") -> RenderableType:
     made = table("group", "units", "made by", "read by", left=(0, 2, 3))
     for group in found.groups:
         others = [node for node in group.producers if node != group.name]
-        made.add_row(Text(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+        made.add_row(shown(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 
@@ -220,14 +225,16 @@ def _inspect_outputs(found: "Inspection") -> RenderableType:
     for row in found.outputs:
         beside = f", weighed by the scores of {some(row.beside)}" if row.beside else ""
         positions = " x ".join(map(str, row.positions)) or "1"
-        made.add_row(Text(row.output), Text(row.kind + beside), str(row.columns or "–"), positions, f"{row.weight:.3g}")
+        made.add_row(
+            shown(row.output), shown(row.kind + beside), str(row.columns or "–"), positions, f"{row.weight:.3g}"
+        )
     return Padding(made, (0, 0, 1, 0))
 
 
 def _inspect_totals(found: "Inspection") -> RenderableType:
     costs, floor = found.costs, found.floor
     made = table("", "MACs", "parameters", "weights")
-    made.add_row(Text(found.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
+    made.add_row(shown(found.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
     made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
     share = found.prunable / found.units if found.units else 0.0
     line = Text.assemble(
@@ -244,7 +251,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
         ordered = sorted(float(score) for score in group.scores)
         low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
         values = (f"{value:.3f}" for value in (low, middle, high))
-        made.add_row(Text(group.group), str(len(ordered)), *values, bar(middle))
+        made.add_row(shown(group.group), str(len(ordered)), *values, bar(middle))
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
@@ -258,7 +265,7 @@ def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
         memory = "–" if entry.peak_bytes is None else size(entry.peak_bytes)
         relative = Text(f"{entry.ratio:.3f}", style=GOOD if entry.ratio < 1 else "")
         times = (f"{value:.3f} ms" for value in (entry.median_ms, entry.p10_ms, entry.p90_ms))
-        made.add_row(Text(entry.model), *times, relative, memory, size(entry.file_bytes))
+        made.add_row(shown(entry.model), *times, relative, memory, size(entry.file_bytes))
     first = measured[0]
     threads = "all threads" if first.threads == 0 else f"{first.threads} thread" + "s" * (first.threads > 1)
     how = f"batch {first.batch}, {threads}, {first.rounds} interleaved rounds after {first.warmup} to warm up"
@@ -284,4 +291,4 @@ def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
         f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
         (f"   {duration(trained.seconds)} on {trained.device}", DIM),
     )
-    return Group(gain, Text.assemble(("written ", "bold"), (output, "bold")))
+    return Group(gain, Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold")))

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.config import Target
 from onnxprune.core.results import MetricChange, NotPruned
-from onnxprune.core.text import SHARE_METRICS
+from onnxprune.core.text import SHARE_METRICS, visible
 
 _RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
 _NAMES = {**SHARE_METRICS, **_RATIOS, "latency_ms": "latency"}
@@ -122,7 +122,7 @@ def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first names and how many more there are."""
+    """The first names, as people may see them, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    return ", ".join(map(visible, listed[:limit])) + more
