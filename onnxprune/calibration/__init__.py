@@ -1,1 +1,1 @@
-"""Calibration inputs, activation taps and second-moment statistics."""
+"""Calibration data: reading it, running a model on it, and collecting statistics of its activations."""

@@ -1,4 +1,4 @@
-"""How a stored row becomes a row of the model: an axis moves, then the row is reshaped."""
+"""Rearranges the axes of a stored row into the layout the model takes (channels first or last, flattened or not)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _IMAGE_CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How a stored row becomes a row of the model: an axis moves, then the row is reshaped.
+    """How the axes of a stored row are rearranged: one axis is moved, then the row is reshaped.
 
     Attributes:
         move: source and target axis of the row, or None.
@@ -23,12 +23,12 @@ class Arrangement:
 
 
 def fits(shape: Sequence[int], dims: Sequence[Dim]) -> bool:
-    """Whether a shape has these dimensions, where a free one takes any size."""
+    """Whether a shape matches given dimensions; symbolic dimensions match any size."""
     return len(shape) == len(dims) and all(not isinstance(d, int) or s == d for s, d in zip(shape, dims, strict=True))
 
 
 def arrange(stored: Sequence[int], wanted: Sequence[Dim] | None, layout: str) -> Arrangement | None:
-    """How a row of shape `stored` becomes one of dimensions `wanted`, None where it cannot.
+    """Find how a row of shape `stored` becomes one of dimensions `wanted`; None where it cannot.
 
     In this order: as it is; channels moved from last to first or back (images of three axes); axes of size 1 added or
     dropped; flattened, or unflattened, in stored order. `layout` "nchw" or "nhwc" brings channels there first.

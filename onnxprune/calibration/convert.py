@@ -1,4 +1,4 @@
-"""From stored rows to what a model takes: which axes move, what is scaled, and the cast.
+"""Converts stored rows to what a model takes: rearranges axes, scales values, casts types.
 
 Integers for a floating-point input become `(x * scale - mean) / std`. Floating-point rows count as prepared and are
 only cast, unless the user gives `mean`, `std` or `scale`: what is given is applied to any row.
@@ -17,7 +17,7 @@ from onnxprune.graph.inputs import InputSpec
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """How stored rows of one input become the model's.
+    """How the stored rows of one input are converted.
 
     Attributes:
         dtype: the model's type.
@@ -37,11 +37,14 @@ class Conversion:
 
     @property
     def is_cast_only(self) -> bool:
-        """Whether values of an image become floating-point numbers without being scaled."""
+        """Whether values become floating-point numbers without being scaled."""
         return self.dtype.kind == "f" and self.scale == 1 and self.mean is None and self.std is None
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """`(rows, ...)` as stored -> `(rows, ...)` as the model takes them (without the leading axis where `drop`)."""
+        """Convert rows: `(rows, ...)` as stored to `(rows, ...)` as the model takes them.
+
+        With `drop`, the leading axis of the single row is removed.
+        """
         if self.scale != 1 or self.mean is not None or self.std is not None:
             rows = rows.astype(np.float64 if self.dtype == np.float64 else np.float32)
             rows *= self.scale
@@ -61,12 +64,12 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class Converter:
-    """The conversions of all inputs; the `convert` of a `Dataset`."""
+    """The conversions of all inputs; used as `Dataset.convert`."""
 
     conversions: Mapping[str, Conversion]
 
     def __call__(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Convert the rows of input `name`."""
+        """Convert the rows of one input."""
         return self.conversions[name](rows)
 
 
@@ -79,7 +82,7 @@ def conversion(
     *,
     drop: bool = False,
 ) -> Conversion:
-    """The conversion of one input.
+    """Choose the conversion of one input from its type, the stored rows and the options.
 
     Args:
         spec: the input.
@@ -127,7 +130,7 @@ def _check_types(spec: InputSpec, dtype: np.dtype) -> None:
 def _per_channel(
     option: str, values: tuple[float, ...], stored: Sequence[int], arrangement: Arrangement, layout: str
 ) -> np.ndarray | None:
-    """The values shaped to broadcast against stored rows `(rows, ...)`."""
+    """The values of `mean` or `std`, shaped to broadcast against stored rows `(rows, ...)`."""
     if not values:
         return None
     array = np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""Rows that a model can be run on."""
+"""A dataset: rows of a model's inputs, with optional labels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ Convert = Callable[[str, np.ndarray], np.ndarray]
 
 
 def as_is(name: str, rows: np.ndarray) -> np.ndarray:  # noqa: ARG001 (the signature of `Convert`)
-    """The rows unchanged."""
+    """Return the rows unchanged; the default of `Dataset.convert`."""
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Inputs, one row each, with optional labels. Rows are converted (scaled, cast) batch by batch, when they are read.
+    """Rows of a model's inputs with optional labels, converted (scaled, cast) batch by batch when they are read.
 
     Attributes:
         arrays: per model input, `(rows, ...)` as stored.
@@ -45,39 +45,39 @@ class Dataset:
         return len(self.rows)
 
     def take(self, positions: Sequence[int] | np.ndarray) -> "Dataset":
-        """The rows at these positions, in this order."""
+        """A dataset of the rows at these positions, in this order; shares the arrays."""
         return replace(self, rows=self.rows[np.asarray(positions, dtype=np.int64)])
 
     def alone(self) -> "Dataset":
-        """The selected rows without the others that share their arrays."""
+        """A dataset that holds only its selected rows, not the whole arrays."""
         arrays = {name: array[self.rows] for name, array in self.arrays.items()}
         return replace(self, arrays=arrays, labels=self.targets, rows=np.arange(len(self.rows)))
 
     @property
     def targets(self) -> np.ndarray | None:
-        """`(rows, ...)` labels of the selected rows, or None."""
+        """Labels of the selected rows, `(rows, ...)`; None without labels."""
         return None if self.labels is None else self.labels[self.rows]
 
     @property
     def classes(self) -> np.ndarray | None:
-        """`(rows,)` class numbers of the selected rows; None where there are no labels, or others."""
+        """Class numbers of the selected rows, `(rows,)`; None where there are no labels of that form."""
         found = self.targets
         return found if found is not None and found.ndim == 1 and found.dtype.kind == "i" else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the first row as a feed, which settle a model's symbolic sizes; none where there are no rows."""
+        """Input shapes of one row, which replace a model's symbolic sizes; empty without rows."""
         return {} if not len(self) else {name: array.shape for name, array in self.take([0]).feeds().items()}
 
     def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Feeds of `size` rows for the model; the last may be shorter, and rows that are whole feeds come singly."""
+        """Batches of at most `size` rows as model inputs; single rows where a row is a complete set of inputs."""
         step = 1 if self.whole else size
         for start in range(0, len(self.rows), step):
             rows = self.rows[start : start + step]
             yield {name: self.convert(name, array[rows]) for name, array in self.arrays.items()}
 
     def feeds(self) -> dict[str, np.ndarray]:
-        """All rows as one feed.
+        """All rows as one batch of model inputs.
 
         Raises:
             InputError: there are several rows and each is a complete feed.
@@ -88,7 +88,10 @@ class Dataset:
 
 
 def set_apart(data: Dataset, every: int) -> tuple[Dataset, Dataset]:
-    """Rows to fit, and every so many-th row to judge by; all rows twice where there are too few to keep apart."""
+    """Split the rows: every `every`-th is held out, the others are for fitting.
+
+    With too few rows to split, both sets are all rows.
+    """
     if len(data) < 2 * every:
         return data, data
     apart = np.arange(len(data)) % every == every - 1

@@ -1,4 +1,4 @@
-"""Hashes of what results depend on: a model, its calibration rows, options and versions."""
+"""Hashes of everything that results depend on: model, calibration rows, options and versions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _ROWS = 64  # hashed at a time
 
 
 def fingerprint(model: Model, data: Dataset, options: Mapping[str, object]) -> str:
-    """A hash of everything that results depend on: graph, weights, converted rows, options and versions."""
+    """Hash of everything that results depend on: graph, weights, converted rows, options and versions."""
     import onnxruntime
 
     about = {**options, "onnxprune": __version__, "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
@@ -26,7 +26,7 @@ def fingerprint(model: Model, data: Dataset, options: Mapping[str, object]) -> s
 
 
 def content(model: Model) -> bytes:
-    """A hash of a model's graph and weights."""
+    """Hash of a model's graph and weights."""
     digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
     for name in sorted(model.constants):
         _add(digest, name, model.constants[name])

@@ -1,4 +1,4 @@
-"""What a source holds, under the source's own names: the first form of all data."""
+"""Arrays as a data source gives them, before they are matched with the model's inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DATA = "x"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Arrays of one file, one feed of a function, or one folder of files.
+    """Arrays read from one file, from one folder, or in one step of a function, under the source's own names.
 
     Attributes:
         arrays: by the source's own names; `x` and `y` for an array without a name and for labels.
@@ -32,7 +32,7 @@ class Held:
 
 
 def held_by(feed: Any, origin: str) -> dict[str, np.ndarray]:
-    """A feed as arrays by name: a mapping, an array, or `(x, y)`.
+    """Arrays by name from what a user's function gave: a mapping, an array, or `(x, y)`.
 
     Raises:
         InputError: it is something else.

@@ -64,7 +64,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether a path is a folder whose data are images: none of arrays or ONNX test data lies there."""
+    """Whether a path is a folder of images (and not of arrays or ONNX test data)."""
     if not path.is_dir() or any(f.suffix.lower() in (".npz", ".npy") and f.name[0] != "." for f in path.iterdir()):
         return False
     tensors = (path / "input_0.pb").is_file() or any(f.is_dir() for f in path.glob("test_data_set_*"))
@@ -74,7 +74,9 @@ def is_image_folder(path: Path) -> bool:
 def read_images(
     folder: Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
 ) -> tuple[Held, tuple[str, ...]]:
-    """Rows of an image folder as uint8 `(rows, H, W, C)`, and the classes' names; only the chosen images are decoded.
+    """Read a folder of images as uint8 `(rows, H, W, C)`, with class labels and names.
+
+    Only the chosen images are decoded.
 
     Raises:
         InputError: the model takes no single image, Pillow is missing, or an image cannot be read or has another size.
@@ -135,7 +137,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _image_of(spec: InputSpec, preprocess: PreprocessConfig) -> tuple[int, tuple[int, int] | None]:
-    """Channels of the images that an input takes, and their `(height, width)` where the model fixes it."""
+    """Number of image channels that an input takes, and its `(height, width)` where the model fixes it."""
     row = spec.row
     if row is None:
         return 3, None
@@ -168,7 +170,7 @@ def _square(pixels: Any) -> tuple[int, int] | tuple[None, None]:
 
 
 def _sized(image: Any, short_side: int | None, size: tuple[int, int] | None, path: Path) -> Any:
-    """Resize the short side, then crop the centre to `(height, width)`; unchanged without `short_side`."""
+    """Resize the image's short side, then crop the centre to `(height, width)`."""
     from PIL import Image
 
     if short_side is None:

@@ -1,4 +1,4 @@
-"""Calibration and evaluation data in any form that users have them, checked against the model.
+"""Reads calibration and evaluation data in any supported form, and checks it against the model.
 
 Every form ends as a `Dataset`: rows by input name, optional class numbers, and the conversion to what the model takes.
 """
@@ -53,7 +53,7 @@ def load_data(
     limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Read rows for a model.
+    """Read data for a model.
 
     Args:
         spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a
@@ -97,13 +97,13 @@ def load_data(
 
 
 def overlap(first: Dataset, second: Dataset) -> int:
-    """Number of rows of `first` whose content (converted, all inputs) is also a row of `second`."""
+    """Number of rows of `first` that also occur in `second`, compared by their converted content."""
     known = set(row_hashes(second))
     return sum(row in known for row in row_hashes(first))
 
 
 def row_hashes(data: Dataset) -> list[bytes]:
-    """A hash of each row's content as the model gets it."""
+    """Hash of each row's content, as the model gets it."""
     hashes = []
     for position in range(len(data)):
         digest = blake2b(digest_size=16)
@@ -117,7 +117,7 @@ def row_hashes(data: Dataset) -> list[bytes]:
 def _read(
     spec: str | Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Open a source, and bring what it holds into rows of the inputs."""
+    """Open a data source and match what it holds with the model's inputs."""
     from onnxprune.calibration.images import is_image_folder, read_images
 
     if is_image_folder(Path(spec)):  # which images are decoded, and to what size, depends on the model
@@ -194,12 +194,12 @@ def _dataset(
 
 
 def _is_mapped_file(array: np.ndarray) -> bool:
-    """Whether an array's elements are in a file that others may change; temporary files have no name."""
+    """Whether an array is mapped from a file that other programs may change (not a temporary file)."""
     return isinstance(array, np.memmap) and array.filename is not None
 
 
 def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
-    """Labels as numbers, one entry a row; whether they fit an output only its values tell."""
+    """Labels as numbers, one entry per row, and whether they fit the model's outputs can only be seen in a run."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -217,7 +217,7 @@ def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
 
 
 def _check_values(data: Dataset, spec: InputSpec) -> None:
-    """Refuse rows that hold NaN or infinity, or what the model's type cannot hold."""
+    """Refuse rows with NaN or infinity, or with values outside the range of the model's input type."""
     array = data.arrays[spec.name]
     stored_float = array.dtype.kind not in "iub"
     if spec.is_text or (spec.is_float and not stored_float and spec.dtype.itemsize > 2):

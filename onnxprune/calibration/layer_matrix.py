@@ -1,4 +1,4 @@
-"""A layer as a matrix product: rows of its input and output at sampled positions, and its weight as a matrix.
+"""Writes a layer as a matrix product: input columns (im2col) and outputs at sampled positions, weight as a matrix.
 
 `output[r, group, :] = rows[group, r, :] @ matrix[group]` for every layer, convolutions as im2col. Positions are drawn
 at random where there are more than needed.
@@ -14,14 +14,14 @@ from onnxprune.structure.units import Layer
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Sampled places of one batch: `(P,)` indices into the flattened axes of the output other than channels."""
+    """Sampled positions of a layer's output: `(P,)` indices into the flattened axes other than the channel axis."""
 
     shape: tuple[int, ...]
     chosen: np.ndarray
 
 
 def positions(layer: Layer, output_shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Positions:
-    """Draw `count` positions of a layer's output (all of them where there are no more)."""
+    """Draw `count` random positions of a layer's output; all of them where there are fewer."""
     shape = tuple(n for a, n in enumerate(output_shape) if a != layer.output_axis)
     size = prod(shape)
     chosen = np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
@@ -29,13 +29,16 @@ def positions(layer: Layer, output_shape: tuple[int, ...], count: int, generator
 
 
 def output_rows(layer: Layer, output: np.ndarray, at: Positions) -> np.ndarray:
-    """`(P, C_out)` values of an output-shaped tensor at the positions."""
+    """`(P, C_out)` the values of a tensor, shaped like the layer's output, at the positions."""
     moved = np.moveaxis(output, layer.output_axis, -1)
     return _single(moved[np.unravel_index(at.chosen, at.shape)])
 
 
 def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
-    """`(groups, P, K)` columns that the weight multiplies at the positions; K runs over channels, then the kernel."""
+    """`(groups, P, K)` the inputs that the weight multiplies at the positions (im2col).
+
+    K runs over input channels, then over the kernel.
+    """
     if layer.window is None:
         moved = np.moveaxis(source, layer.input_axis, -1)
         return _single(moved.reshape(-1, moved.shape[-1])[at.chosen])[None]
@@ -62,14 +65,14 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
 
 
 def _single(values: np.ndarray) -> np.ndarray:
-    """Half precision as float32, other types as they are."""
+    """The array with half precision converted to float32."""
     return np.asarray(values, dtype=values.dtype if values.dtype in (np.float32, np.float64) else np.float32)
 
 
 def _stretched(
     source: np.ndarray, layer: Layer, sizes: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
-    """ConvTranspose as a convolution: zeros between the input's positions, and pads that give the output's size."""
+    """ConvTranspose as a convolution: the input with zeros inserted between positions, and the pads to use."""
     window = layer.window
     assert window is not None
     n = len(window.kernel)
@@ -85,12 +88,12 @@ def _stretched(
 
 
 def to_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
-    """`(groups, K, C_out / groups)` float64 matrix of a weight."""
+    """The weight as a float64 matrix `(groups, K, C_out / groups)`."""
     return as_matrix(layer, np.asarray(weight, dtype=np.float64))
 
 
 def as_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
-    """`to_matrix` in the weight's own type; a view of the weight, but for transposed convolutions."""
+    """The weight as a matrix like `to_matrix`, in its own type and if possible without copying."""
     if layer.window is None:
         return (weight if layer.in_axis == 0 else weight.T)[None]
     if layer.transposed:
@@ -101,7 +104,7 @@ def as_matrix(layer: Layer, weight: np.ndarray) -> np.ndarray:
 
 
 def from_matrix(layer: Layer, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """The inverse of `to_matrix`, in the shape and type of `like`."""
+    """The weight that a matrix of `to_matrix` stands for, in the shape and type of `like`."""
     if layer.window is None:
         weight = matrix[0] if layer.in_axis == 0 else matrix[0].T
     elif layer.transposed:
@@ -114,6 +117,6 @@ def from_matrix(layer: Layer, matrix: np.ndarray, like: np.ndarray) -> np.ndarra
 
 
 def column_positions(layer: Layer, channels: np.ndarray) -> np.ndarray:
-    """`(n * kernel,)` positions among a group's K columns of input channels (numbered within the group)."""
+    """`(n * kernel,)` indices of the K columns that belong to given input channels of a group."""
     kernel = prod(layer.window.kernel) if layer.window else 1
     return (np.asarray(channels)[:, None] * kernel + np.arange(kernel)).reshape(-1)

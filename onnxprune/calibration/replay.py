@@ -1,4 +1,4 @@
-"""Runs a model step by step over all calibration rows, holding only the tensors that are still needed.
+"""Runs a model over all calibration rows step by step, and keeps only the activations that are still needed.
 
 Layer by layer work (statistics, refits) then costs one pass of the model in all, instead of one pass per layer.
 """
@@ -26,7 +26,7 @@ _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 
 
 class Replay:
-    """A model in the middle of a run: `batches` holds, per batch, the tensors that nodes further on read.
+    """A model run in steps: `batches` holds, per batch, the tensors that later nodes read.
 
     Nothing is computed before it is read. What then runs are the same pieces, so that results have the same bits.
 
@@ -57,32 +57,32 @@ class Replay:
 
     @property
     def done(self) -> int:
-        """Number of nodes that are behind."""
+        """Number of nodes that have run."""
         return self._moves[-1][1] if self._moves else self._done
 
     @property
     def batches(self) -> list[Batch]:
-        """Known tensors by name, per batch."""
+        """The tensors that are known so far, by name, for each batch."""
         for model, stop, wanted in self._moves:
             self._advance(model, stop, wanted)
         self._moves.clear()
         return self._batches
 
     def before(self, node: str) -> int:
-        """The position of a node: how many nodes run before it."""
+        """Number of nodes that run before a node."""
         return next(index for index, each in enumerate(self.nodes) if each.name == node)
 
     def after(self, tensor: str) -> int:
-        """How many nodes must have run for a tensor to be known."""
+        """Number of nodes that must run until a tensor is known."""
         return self._place[tensor] + 1
 
     def advance(self, stop: int, wanted: Sequence[str] = ()) -> None:
-        """Go on to node number `stop`, which is not run; `wanted` tensors are held until the next step."""
+        """Run up to node number `stop` (without it). `wanted` tensors are kept until the next step."""
         if stop > self.done:
             self._moves.append((self.model, stop, wanted))
 
     def peek(self, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
-        """Tensors made before node number `stop`, per batch, without going there."""
+        """Tensors that nodes before number `stop` compute, per batch, without moving on."""
         batches = self.batches
         made = [name for name in wanted if self._place.get(name, -1) >= self._done]
         for known, found in zip(batches, self._run(self.model, stop, made), strict=True):
@@ -102,7 +102,7 @@ class Replay:
         self._done = stop
 
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
-        """Per batch what is wanted, and what was read for it."""
+        """The wanted tensors of each batch, with the inputs they were computed from."""
         nodes = needed_nodes(self.nodes[self._done : stop], wanted)
         part = subgraph(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, threads=self._threads)
@@ -135,12 +135,12 @@ class Feeds(Sequence[Arrays]):
         return next(self._data.take(range(start, min(start + self.size, len(self._data)))).batches(self.size))
 
     def __reduce__(self) -> tuple[type["Feeds"], tuple[Dataset, int]]:
-        """A worker gets no other rows."""
+        """Pickles only the selected rows, for worker processes."""
         return Feeds, (self._data.alone(), self.size)
 
 
 def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:
-    """All rows as feeds of equal batches, the last one possibly shorter.
+    """Split the rows into batches of equal size; the last one may be shorter.
 
     A batch size that the model declares is kept to, unless its nodes prove to take others: what is left of the rows
     after whole batches is not run, and too few rows for one batch are repeated.
@@ -160,7 +160,7 @@ def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Fe
 
 
 def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size: int) -> bool:
-    """Whether the nodes of a model that declares a fixed batch give the same results at another one."""
+    """Whether a model with a fixed batch size gives the same results at another one."""
     count = min(size, len(data), _COMPARED * fixed) // fixed * fixed
     if count <= fixed:
         return False

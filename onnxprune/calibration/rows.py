@@ -1,4 +1,4 @@
-"""From what a source holds to rows of the model's inputs: by input name, with a leading axis of rows."""
+"""Matches the arrays of a data source with the model's inputs, and gives each input a leading axis of rows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from onnxprune.graph.inputs import InputSpec, fixed_batch
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Stored rows of all inputs.
+    """Stored rows of all inputs, not yet converted.
 
     Attributes:
         arrays: `(rows, ...)` per input.
@@ -38,7 +38,7 @@ class Rows:
 def _pick(
     held: Mapping[str, np.ndarray], specs: Sequence[InputSpec], origin: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Arrays by input name, and labels, from what a file holds under its own names.
+    """Choose, from a source's arrays, the one for each input and the labels.
 
     Names are the inputs' own; `x`, or the only array, stands for the first input; `y` holds labels unless an input has
     that name. Other arrays are left unread.
@@ -66,7 +66,7 @@ def _pick(
 def rows_of(
     parts: Iterable[Held], specs: Sequence[InputSpec], layout: str, source: str, limit: int | None = None
 ) -> Rows:
-    """Rows of all that a source holds, strung together.
+    """Collect the rows of all parts of a source.
 
     Args:
         parts: what it holds.
@@ -90,7 +90,7 @@ def rows_of(
 
 
 def _by_input(held: Held, specs: Sequence[InputSpec]) -> Iterator[Held]:
-    """Parts whose names are those of inputs (or `x`, or `y`)."""
+    """Split a part of a source so that the names of its arrays are those of inputs (or `x`, `y`)."""
     if held.ordered:
         if len(held.arrays) < len(specs):
             raise InputError(f"{held.origin}: {len(held.arrays)} inputs for a model that takes {len(specs)}")
@@ -153,7 +153,7 @@ def _leading(
 def _batched(
     array: np.ndarray, spec: InputSpec, layout: str, origin: str, single: bool
 ) -> tuple[np.ndarray, Arrangement]:
-    """The array with a leading axis of rows, and how its rows are arranged."""
+    """The array with a leading axis of rows, and how the axes of each row are rearranged."""
     if array.ndim and (found := arrange(array.shape[1:], spec.row, layout)) is not None:
         return array, found
     if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
@@ -164,7 +164,7 @@ def _batched(
 
 
 def _is_one_feed(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -> bool:
-    """Whether all arrays have exactly the shapes of the inputs, with one size for each named dimension."""
+    """Whether the arrays have exactly the shapes of the inputs, with the same size for the same symbol."""
     sizes: dict[str, int] = {}
     for spec in specs:
         shape = arrays[spec.name].shape
@@ -213,7 +213,7 @@ def _same_length(arrays: dict[str, np.ndarray], origin: str) -> dict[str, np.nda
 
 
 def _join(parts: Iterable[Rows], source: str) -> Rows:
-    """String the rows of several files or feeds together.
+    """Concatenate the rows of several files or batches.
 
     Raises:
         InputError: there are none, or they differ in form.
@@ -244,7 +244,9 @@ def _join(parts: Iterable[Rows], source: str) -> Rows:
 
 
 def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """Ascending indices of at most `limit` of `count` rows: one at random from each of `limit` equal stretches.
+    """Choose at most `limit` of `count` rows, spread evenly; returns ascending indices.
+
+    One row is drawn at random from each of `limit` equal stretches.
 
     So they are spread evenly also where rows are sorted by class. Without a limit, or with fewer rows, all of them.
     """
@@ -255,7 +257,7 @@ def choose(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def wanted(specs: Sequence[InputSpec]) -> str:
-    """The model's inputs, for messages."""
+    """The model's inputs as text, for messages."""
     return ", ".join(str(spec) for spec in specs)
 
 

@@ -1,4 +1,4 @@
-"""Runs a model on a dataset in onnxruntime, batch by batch, and hands out any of its tensors."""
+"""Runs a model on a dataset with onnxruntime, batch by batch, and returns any of its tensors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -22,7 +22,7 @@ _LARGEST_BATCH = 64
 
 
 class Runner:
-    """A model ready to run.
+    """A model loaded in onnxruntime, with chosen inner tensors as outputs.
 
     A model with a fixed batch runs at it: rows are cut into batches, the last one is filled up and the surplus results
     are dropped. A model that fails on a batch, or whose outputs then have no axis of rows, runs row by row thereafter.
@@ -71,7 +71,7 @@ class Runner:
         self._session = open_session(model, taps, threads=threads, optimise=optimise)
 
     def run_feed(self, feed: Feed) -> Arrays:
-        """One run on exactly this feed.
+        """Run the model once on exactly these inputs.
 
         Raises:
             ModelError: onnxruntime refuses the feed or fails.
@@ -80,7 +80,7 @@ class Runner:
         return {name: values[name] for name in self.outputs}
 
     def run(self, dataset: Dataset, batch_size: int | None = None) -> Iterator[Arrays]:
-        """Results batch by batch, in the order of the rows.
+        """Run the model on a dataset; yields results batch by batch, in the order of the rows.
 
         Outputs of the model have rows first; where one has no axis of rows, the results of single rows are stacked.
         Other tensors are strung together along their first axis.
@@ -107,7 +107,7 @@ class Runner:
             yield self._run_rows(feed)
 
     def default_batch(self, dataset: Dataset) -> int:
-        """Rows whose largest tensor, twice, and requested tensors take 128 MiB; 1 to 64, 1 where sizes are unknown."""
+        """The default batch size (1 to 64): as many rows as keep activations within 128 MiB."""
         if not len(dataset):
             return 1
         shapes = {name: array.shape for name, array in dataset.take([0]).feeds().items()}
@@ -122,7 +122,7 @@ class Runner:
         return int(np.clip(_BATCH_BYTES * (self.fixed_batch or 1) // max(row, 1), 1, _LARGEST_BATCH))
 
     def _run_rows(self, feed: Feed) -> Arrays:
-        """Results of the rows in a feed, at the batch that the model allows."""
+        """Results for the rows of a batch, run at a batch size that the model accepts."""
         count = len(next(iter(feed.values())))
         if self.fixed_batch is None and count > 1 and self._takes_batches is not False:
             values = self._run_batch(feed, count)
@@ -137,7 +137,7 @@ class Runner:
         return self._joined(parts, rows, step)
 
     def _run_batch(self, feed: Feed, count: int) -> Arrays | None:
-        """One run of all rows; None where the model turns out not to take them together."""
+        """Run all rows at once; None where the model turns out not to accept them together."""
         if self._takes_batches:
             return self._rows_first(self.run_feed(feed))
         try:
@@ -169,7 +169,7 @@ class Runner:
             return dict(zip(names, self._session.run(list(names), dict(feed)), strict=True))
 
     def _joined(self, parts: Sequence[Arrays], rows: Sequence[int], step: int) -> Arrays:
-        """Results of consecutive runs of `step` rows as one, without the surplus where a run has fewer `rows`."""
+        """Join the results of consecutive runs, without the rows that only filled up a batch."""
         joined: Arrays = {}
         parts = [self._rows_first(part) for part in parts]
         for name in self.outputs:
@@ -196,7 +196,7 @@ class Runner:
         return np.concatenate(arrays)
 
     def collect(self, dataset: Dataset, batch_size: int | None = None) -> Arrays:
-        """Results on all rows, in memory, arranged as `run` does.
+        """Run the model on a dataset, and return the results on all rows.
 
         Raises:
             ModelError: onnxruntime fails, or a tensor's shape depends on the batch in more than its first axis.
@@ -216,16 +216,19 @@ def collect(
     batch_size: int | None = None,
     row_axes: Mapping[str, int | None] | None = None,
 ) -> Arrays:
-    """Tensors on all rows of a dataset, in memory; see `Runner`."""
+    """Run a model on a dataset, and return the wanted tensors on all rows; see `Runner`."""
     return Runner(model, outputs, threads=threads, row_axes=row_axes).collect(dataset, batch_size)
 
 
 def _filled(feed: Feed, size: int) -> Arrays:
-    """The feed with its last row repeated up to `size` rows."""
+    """The batch filled up to `size` rows by repeating its last row."""
     return {name: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) for name, a in feed.items()}
 
 
 def first_feed(model: Model, dataset: Dataset, batch: int = 1) -> Feed:
-    """The first `batch` rows of a dataset as a feed, repeated if there are too few; a fixed batch is filled."""
+    """The first `batch` rows of a dataset as model inputs, repeated where there are too few.
+
+    A fixed batch size is always filled.
+    """
     rows = 1 if dataset.whole else fixed_batch(input_specs(model)) or batch
     return dataset.take(np.arange(rows) % len(dataset)).feeds()

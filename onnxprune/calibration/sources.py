@@ -1,4 +1,4 @@
-"""Opens the forms in which users give data: `.npz`, `.npy`, folders, ONNX test data, Python functions.
+"""Opens data sources: `.npz` and `.npy` files, folders, ONNX test data, Python functions.
 
 Nothing here knows the model: see `rows` for how what a source holds becomes rows of its inputs.
 """
@@ -29,7 +29,7 @@ _READ = IMAGES | {".npz", ".npy", ".pb"}
 
 
 def files_of(spec: str | Path) -> tuple[Path, ...]:
-    """The files that rows are read from: the file itself, what a folder holds, or a function's module."""
+    """The files that a data source reads: the file itself, the files of a folder, or a function's module."""
     path = Path(spec).absolute()
     if path.is_file():
         return (path,)
@@ -41,7 +41,7 @@ def files_of(spec: str | Path) -> tuple[Path, ...]:
 
 
 def open_source(spec: str | Path) -> tuple[Iterator[Held], str]:
-    """What a source holds, part by part as it is asked for, and what messages call the whole.
+    """Open a data source: its parts, read when asked for, and a name for messages.
 
     Raises:
         InputError: it cannot be read, or is of no known form.
@@ -59,13 +59,13 @@ def open_source(spec: str | Path) -> tuple[Iterator[Held], str]:
 
 
 def _open_file(path: Path, *, single: bool) -> Iterator[Held]:
-    """An `.npz` or `.npy` file; pickled objects are refused."""
+    """Read an `.npz` or `.npy` file; pickled objects are refused."""
     with _opened(path) as arrays:
         yield Held(arrays, str(path), single=single)
 
 
 def _open_folder(folder: Path) -> Iterator[Held]:
-    """A folder of `.npz` and `.npy` files, in the order of their names, or of ONNX test data."""
+    """Read a folder: `.npz` and `.npy` files in the order of their names, or ONNX test data."""
     arrays = sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".npy") and not f.name.startswith("."))
     sets = (
         [folder]
@@ -90,7 +90,7 @@ def _open_folder(folder: Path) -> Iterator[Held]:
 
 
 def _open_function(spec: str) -> Iterator[Held]:
-    """What `package.module:function` returns or yields: dicts by name, arrays, or `(x, y)`.
+    """Call `package.module:function`, which returns or yields dicts by name, arrays, or `(x, y)`.
 
     Raises:
         InputError: the function cannot be found, fails, or gives something else.
@@ -111,7 +111,7 @@ def _is_feed(given: Any) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """What a file holds by name; the members of an `.npz` are read when they are asked for."""
+    """The arrays of a file by name; members of an `.npz` are read when they are asked for."""
     try:
         if is_archive(path):
             with Archive(path) as held:

@@ -1,4 +1,4 @@
-"""Second moments of layers' input columns, accumulated batch by batch."""
+"""Second moments (uncentred covariance) of the inputs of layers, accumulated batch by batch."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _WAITING_BYTES = 32 << 20  # of columns that are multiplied together
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments of `(R, K)` columns of each group of a layer.
+    """Mean and second moments of the input columns `(R, K)` of a layer, per group.
 
     Attributes:
         second: `(groups, K, K)` mean of `x x^T`.
@@ -22,12 +22,12 @@ class Moments:
     rows: int
 
     def covariance(self) -> np.ndarray:
-        """`(groups, K, K)` second moments about the mean."""
+        """`(groups, K, K)` covariance matrix of each group's columns."""
         return np.asarray(self.second - self.mean[:, :, None] * self.mean[:, None, :])
 
 
 class MomentSums:
-    """Sums from which `Moments` are made. Products run in the columns' precision, sums in float64."""
+    """Accumulates `Moments`. Products are computed in the columns' precision, sums in float64."""
 
     def __init__(self) -> None:
         self._second: np.ndarray | None = None
@@ -36,13 +36,13 @@ class MomentSums:
         self._waiting: list[np.ndarray] = []
 
     def add(self, columns: np.ndarray) -> None:
-        """Add `(groups, R, K)` columns."""
+        """Add columns `(groups, R, K)`."""
         self._waiting.append(columns)
         if sum(each.nbytes for each in self._waiting) >= _WAITING_BYTES:
             self._multiply()
 
     def _multiply(self) -> None:
-        """Add the products of what waits: few large ones cost less than many that are mostly writing `(K, K)`."""
+        """Add the products of all waiting columns at once, which is faster than one by one."""
         columns = np.concatenate(self._waiting, axis=1) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting.clear()
         if self._second is None or self._first is None:
@@ -54,7 +54,7 @@ class MomentSums:
         self._rows += columns.shape[1]
 
     def finish(self) -> Moments:
-        """The moments of everything added.
+        """The moments of all columns that were added.
 
         Raises:
             ValueError: nothing was added.

@@ -1,4 +1,4 @@
-"""Tensors of a run: in memory up to a bound, beyond it in temporary files."""
+"""Holds the activations of a run: in memory up to a limit, beyond it in temporary files."""
 
 import ctypes
 import sys
@@ -19,7 +19,7 @@ _MAPPED_FROM = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _OnDisk:
-    """Where an array lies. Read into memory rather than mapped: mapped pages count as the process's memory."""
+    """The place of an array in a file. It is read, not mapped: mapped pages would count as memory in use."""
 
     file: BinaryIO
     offset: int
@@ -32,7 +32,7 @@ class _OnDisk:
 
 
 class Room:
-    """The memory for tensors of a run.
+    """A limited amount of memory for arrays; those that do not fit are written to a temporary file.
 
     Files have no name: they end with the process, however it ends, and before that with the last tensor in them.
 
@@ -49,7 +49,7 @@ class Room:
         self._file: BinaryIO | None = None
 
     def put(self, value: Any) -> Any:
-        """What stands for a value from now on: itself, or its place in a file."""
+        """Store a value; returns the value itself, or its place in a file."""
         if not isinstance(value, np.ndarray) or value.dtype.hasobject or self._held + value.nbytes <= self._limit:
             self._held += getattr(value, "nbytes", 0)
             return _own(value)
@@ -67,28 +67,28 @@ class Room:
         return place
 
     def free(self, value: Any) -> None:
-        """Say that what `put` gave is no longer held."""
+        """Give back the memory of a value that `put` returned."""
         self._held -= getattr(value, "nbytes", 0)
 
     def new_file(self) -> None:
-        """Write what follows to a new file. The disk space of a file is free once no tensor in it is held."""
+        """Start a new temporary file. A file's disk space is free once no array in it is in use."""
         self._file = None
 
 
 def _own(value: Any) -> Any:
-    """What a run made, in memory of its own: a session's memory is free again only when all that it made is."""
+    """A copy if the array's memory belongs to an onnxruntime session, which could not free it otherwise."""
     foreign = isinstance(value, np.ndarray) and value.base is not None and not isinstance(value.base, np.ndarray)
     return value.copy() if foreign else value
 
 
 def give_back_freed() -> None:
-    """Have glibc return freed arrays to the system at once, instead of keeping blocks below 32 MiB for later."""
+    """Make glibc return the memory of freed arrays to the system at once, instead of keeping it."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(_MMAP_THRESHOLD, _MAPPED_FROM)
 
 
 class Batch(Mapping[str, Any]):
-    """Tensors of one batch by name. One that lies in a file is read anew each time."""
+    """The tensors of one batch, by name. Those in a file are read anew each time."""
 
     def __init__(self, room: Room, values: Mapping[str, Any]) -> None:
         self._room = room
@@ -108,7 +108,7 @@ class Batch(Mapping[str, Any]):
         return name in self._values
 
     def change(self, keep: set[str], new: Mapping[str, Any]) -> None:
-        """Drop all but some, then add others."""
+        """Drop all tensors but those to keep, then add new ones."""
         for name in self._values.keys() - keep:
             self._room.free(self._values.pop(name))
         self._values |= {name: self._room.put(value) for name, value in new.items()}

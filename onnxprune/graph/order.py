@@ -1,4 +1,4 @@
-"""Which nodes a result takes, and how long a tensor is needed."""
+"""Which nodes a result depends on, and when each tensor is read for the last time."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,7 +10,7 @@ def _nothing(_: str) -> bool:
 
 
 def needed_nodes(nodes: Sequence[Node], wanted: Iterable[str], known: Callable[[str], bool] = _nothing) -> list[Node]:
-    """The nodes that make tensors from what is known, in order.
+    """The nodes that compute the wanted tensors from the known ones, in order.
 
     Args:
         nodes: nodes in topological order.
@@ -27,7 +27,7 @@ def needed_nodes(nodes: Sequence[Node], wanted: Iterable[str], known: Callable[[
 
 
 def last_uses(reads: Iterable[Iterable[str]], kept: Iterable[str] = ()) -> dict[str, int]:
-    """Per tensor, the number of the last step that reads it; for those to be kept, the number of steps.
+    """For each tensor, the number of the last step that reads it; for kept ones, the number of steps.
 
     Args:
         reads: what each step reads.

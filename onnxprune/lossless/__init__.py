@@ -1,4 +1,4 @@
-"""Removal that leaves the outputs as they are: units that are constant for every input, and copies of other units.
+"""Lossless pruning: removes units that are constant for every input, or copies of other units. Outputs do not change.
 
 Everything here is proved from weights alone, for all inputs; no data are used.
 """

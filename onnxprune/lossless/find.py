@@ -1,4 +1,7 @@
-"""Finds units whose removal changes nothing, and moves what they contributed into biases or their copies' weights."""
+"""Finds units that can be removed without changing the outputs, and moves their effect into other weights.
+
+The effect of a constant unit goes into the biases of its consumers, that of a copy into the weights of its twin.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from onnxprune.structure.units import Ids, Mask
 
 @dataclass(frozen=True, slots=True)
 class Lossless:
-    """What can go without any loss.
+    """The units that can be removed without changing the model's outputs.
 
     Attributes:
         analysis: that of the original with contributions moved: a model of the same outputs, in which no consumer uses
@@ -34,17 +37,17 @@ class Lossless:
 
     @property
     def model(self) -> Model:
-        """The model from which units can be removed without loss."""
+        """The model with the units' effect moved elsewhere, so that removing them changes nothing."""
         return self.analysis.model
 
     @property
     def found(self) -> int:
-        """Number of units."""
+        """Number of units that were found."""
         return self.constant + self.copies
 
     @property
     def kinds(self) -> str:
-        """How many there are of each kind, in words."""
+        """How many units of each kind were found, in words."""
         kinds = {"constant for every input": self.constant, "equal to another unit": self.copies}
         return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
 
@@ -54,7 +57,9 @@ Places = list[tuple[int, np.ndarray]]
 
 
 def lossless(analysis: Analysis, among: Ids | None = None) -> Lossless:
-    """Find units that are constant or copies of others, for all inputs. At least one unit of each group stays.
+    """Find the units that are constant, or copies of other units, for all inputs.
+
+    At least one unit of each group stays.
 
     Args:
         analysis: the model's.
@@ -69,14 +74,14 @@ def lossless(analysis: Analysis, among: Ids | None = None) -> Lossless:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """Where units are used, and by which layer; None where the consumer is no layer."""
+    """A place where units are used, and the fit target of the layer there; None where the consumer is no layer."""
 
     mask: Mask
     point: FitTarget | None
 
 
 class _Work:
-    """Weights and biases while contributions move."""
+    """Weights and biases while the effect of units is moved."""
 
     def __init__(self, analysis: Analysis, among: Ids) -> None:
         self.removed = analysis.none_removed()
@@ -88,7 +93,7 @@ class _Work:
         self._biases: dict[str, np.ndarray] = {}
 
     def constants(self) -> int:
-        """Move constant units into their consumers' biases, where these have one; how many there are."""
+        """Move constant units into the biases of their consumers, where these have one. Returns their number."""
         known = bounds(self._analysis)
         fixed = [_constants(use, known) for use in self._uses]
         places = self._places([~np.isnan(values).any(axis=0) for values in fixed])
@@ -104,7 +109,7 @@ class _Work:
         return count
 
     def copies(self) -> int:
-        """Add the weights of copies to those of a unit of the same values that stays; how many copies there are."""
+        """Add the weights of copied units to those of the unit that they equal. Returns the number of copies."""
         numbers = Numbering(self._analysis).channels
         known = [self._numbers(use, numbers) for use in self._uses]
         places = self._places([_repeated(own) for own in known])
@@ -124,7 +129,7 @@ class _Work:
         return count
 
     def changed(self) -> dict[str, np.ndarray]:
-        """The constants with everything moved."""
+        """The new values of the constants that were changed."""
         constants = self._analysis.model.constants
         found = {name: bias.astype(constants[name].dtype) for name, bias in self._biases.items()}
         for node, matrix in self._matrices.items():
@@ -133,7 +138,7 @@ class _Work:
         return found
 
     def _places(self, fitting: list[np.ndarray]) -> dict[int, Places]:
-        """Uses and positions of each unit whose every position fits.
+        """Where each unit is used, for the units all of whose positions qualify.
 
         Args:
             fitting: per use, `(n,)` True at positions that fit.
@@ -151,7 +156,7 @@ class _Work:
         return found
 
     def _fold(self, at: Places, fixed: list[np.ndarray]) -> bool:
-        """Move a constant unit's contribution into biases; False where one is missing, or cannot hold it."""
+        """Move a constant unit's effect into biases; False where a bias is missing or would overflow."""
         biases: dict[str, np.ndarray] = {}
         used: list[tuple[FitTarget, np.ndarray]] = []
         for number, where in at:
@@ -172,7 +177,7 @@ class _Work:
         return True
 
     def _merge(self, at: Places, into: Places) -> bool:
-        """Give a unit's weights to another one; False where their type cannot hold the sums."""
+        """Add a unit's weights to those of another unit; False where the sum would overflow the weight's type."""
         merged: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         for (number, where), (_, other) in zip(at, into, strict=True):
             point = self._uses[number].point
@@ -187,7 +192,7 @@ class _Work:
         return True
 
     def _numbers(self, use: _Use, channels: Mapping[str, tuple[int, np.ndarray]]) -> np.ndarray:
-        """`(n,)` a number for what each position carries, -1 where that is not known or weights are shared."""
+        """`(n,)` number that stands for the values at each position (equal numbers: equal values); -1: unknown."""
         unknown = np.full(len(use.mask.units), -1)
         if use.point is None or not self._is_plain(use.point):
             return unknown
@@ -195,7 +200,7 @@ class _Work:
         return numbers if axis == use.point.layer.input_axis else unknown
 
     def _step(self, point: FitTarget, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-        """`(C,)` change of the bias that stands for constant channels; None where none can."""
+        """`(C,)` change of the bias that replaces constant input channels; None where no bias can."""
         window = point.layer.window
         uneven = window is not None and (point.layer.transposed or any(pad > 0 for pad in window.pads))
         if uneven or not point.bias_slope.all() or not self._is_plain(point):
@@ -205,7 +210,7 @@ class _Work:
         return point.bias_step(np.repeat(values, kernel) @ columns * point.gain)
 
     def _is_plain(self, point: FitTarget) -> bool:
-        """Whether the layer's weight is its own and it has one group."""
+        """Whether the layer has one group, and a weight that no other node reads."""
         weight = self._analysis.model.constants.get(point.layer.weight)
         own = len(self._analysis.graph.consumers.get(point.layer.weight, ())) == 1
         return weight is not None and is_float(weight) and own and point.layer.group == 1
@@ -218,13 +223,13 @@ class _Work:
 
 
 def _can_hold(constant: np.ndarray, values: np.ndarray) -> bool:
-    """Whether values stay finite in a constant's type: half precision ends at 65504."""
+    """Whether values stay finite in a constant's type (float16 ends at 65504)."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(constant.dtype)).all())
 
 
 def _constants(use: _Use, known: Mapping[str, Interval]) -> np.ndarray:
-    """`(groups, n)` the one value that each position of a mask has, NaN where it has several or they are not known."""
+    """`(groups, n)` the constant value at each position of a mask, NaN where it is not constant or unknown."""
     layer = None if use.point is None else use.point.layer
     source, axis = (use.mask.tensor, use.mask.axis) if layer is None else (layer.input, layer.input_axis)
     groups = 1 if layer is None or layer.transposed else layer.group
@@ -236,6 +241,6 @@ def _constants(use: _Use, known: Mapping[str, Interval]) -> np.ndarray:
 
 
 def _repeated(numbers: np.ndarray) -> np.ndarray:
-    """Whether each number is there more than once."""
+    """Whether each number occurs more than once."""
     values, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     return np.asarray((counts[inverse] > 1) & (values[inverse] >= 0))

@@ -1,4 +1,4 @@
-"""Bounds of every channel over all inputs, by interval arithmetic. Where both bounds agree, the channel is constant.
+"""Computes lower and upper bounds of every channel over all inputs, by interval arithmetic, to find constant channels.
 
 Bounds are kept per position of one axis of a tensor, the channel axis, as `(low, high)` in float64. A tensor about
 which nothing is known is absent. Rounding is of no concern: a channel counts as constant only where its bounds are
@@ -25,7 +25,7 @@ _AT_ONCE = 1 << 20  # elements of a weight
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Bounds `(n,)` per position of `axis` of a tensor."""
+    """Bounds `(n,)` for the positions of one axis of a tensor."""
 
     axis: int
     low: np.ndarray
@@ -33,12 +33,12 @@ class Interval:
 
     @property
     def range(self) -> Range:
-        """The bounds alone."""
+        """The bounds without the axis."""
         return Range(self.low, self.high)
 
 
 def bounds(analysis: Analysis) -> dict[str, Interval]:
-    """Bounds of all tensors about which something is known.
+    """Bounds of every tensor for which any can be given.
 
     Args:
         analysis: the model's.
@@ -79,7 +79,7 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], analysis: An
 
 
 def _product(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of `x @ matrix` for `low <= x <= high`; a weight of zero hides any input.
+    """Bounds of `x @ matrix` for `low <= x <= high`. A zero weight gives zero, even for unbounded inputs.
 
     Args:
         matrix: `(groups, K, C)`.
@@ -101,7 +101,7 @@ def _product(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
 
 
 def _unbounded(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """`(groups, C)` outputs that may be anything, which a few weights show where inputs have no bounds."""
+    """`(groups, C)` outputs without any bound, found without computing the others."""
     down, up = np.zeros((2, len(matrix), matrix.shape[2]), bool)
     below, above = np.isneginf(low)[:, :, None], np.isposinf(high)[:, :, None]
     for start in range(0, matrix.shape[1], _ROWS):
@@ -117,7 +117,7 @@ def _unbounded(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
 
 
 def _summed(weights: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds `(n,)` of `n` sums of inputs times weights, all `(n, K)`."""
+    """Bounds `(n,)` of `n` weighted sums of inputs; weights are `(n, K)`."""
     with np.errstate(invalid="ignore"):
         at_low, at_high = low * weights, high * weights
     hidden = weights == 0
@@ -129,7 +129,7 @@ def _summed(weights: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
 
 
 def _shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarray | None:
-    """The layer's bias per output, None where it is not one number a channel."""
+    """The layer's bias per output channel; None where it has another form."""
     if layer.bias is None:
         return None if node.input(2) else np.zeros(width)
     bias = analysis.value(layer.bias)
@@ -139,7 +139,7 @@ def _shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarr
 
 
 def _other(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Interval | None:
-    """Bounds behind a node that is no layer."""
+    """Bounds of the output of a node that is not a layer."""
     rules = handler_of(node.op_type)
     flow, shape = rules.flow(node), analysis.facts.shapes.get(node.output(), ())
     moved = [known.get(node.input(position)) for position in rules.moves(node)]
@@ -162,7 +162,7 @@ def _other(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Int
 def _carried(
     node: Node, rules: OpHandler, parts: list[Interval], count: int, shape: tuple[int, ...]
 ) -> Interval | None:
-    """Bounds of values that a node only moves, where those of all `count` inputs are known."""
+    """Bounds of values that a node only moves; None unless those of all `count` inputs are known."""
     if len(parts) < count:
         return None
     found = rules.carried(node, parts[0].axis, [len(part.low) for part in parts], shape)
@@ -173,14 +173,14 @@ def _carried(
 
 
 def _constant(values: np.ndarray | None) -> Range | None:
-    """Numbers, one a channel, as bounds."""
+    """Bounds of a constant with one number per channel: lower and upper bound are equal."""
     return None if values is None or values.ndim != 1 else Range(*(values.astype(np.float64),) * 2)
 
 
 def _side(
     name: str, axis: int, shape: tuple[int, ...], known: Mapping[str, Interval], analysis: Analysis
 ) -> Range | None:
-    """An operand's bounds per position of the result's axis; None where it is omitted."""
+    """An operand's bounds for each position of the result's axis; None where it is omitted or unknown."""
     if not name:
         return None
     width = shape[axis]

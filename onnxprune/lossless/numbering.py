@@ -1,4 +1,4 @@
-"""Which channels carry the same values for every input, by numbering values.
+"""Finds channels that have equal values for every input (value numbering, as in compilers).
 
 Two channels get the same number where they are made by the same operation from channels of the same numbers: rows of
 weights, biases and normalisation parameters are compared bit by bit.
@@ -24,7 +24,10 @@ _SAMPLE = 16  # elements of a row that are compared first
 
 
 class Numbering:
-    """Numbers of channels: `channels[tensor]` is `(axis, numbers)`, one number per position of the channel axis."""
+    """Numbers channels so that equal numbers mean equal values for every input.
+
+    `channels[tensor]` is `(axis, numbers)`, with one number for each position of the channel axis.
+    """
 
     def __init__(self, analysis: Analysis) -> None:
         self.channels: dict[str, tuple[int, np.ndarray]] = {}
@@ -44,13 +47,13 @@ class Numbering:
         return self._numbers.setdefault(key, len(self._numbers))
 
     def _weights(self, layers: Iterable[Layer]) -> Iterable[np.ndarray]:
-        """Every weight once, output channels first."""
+        """Each weight once, its output channels first."""
         for name, axis in {(layer.weight, layer.out_axis): None for layer in layers if not layer.transposed}:
             if (weight := self._analysis.value(name)) is not None:
                 yield np.moveaxis(weight, axis, 0)
 
     def _contents(self, rows: np.ndarray) -> list[bytes]:
-        """What tells each row from all others of the model: a sample where that does, else a hash of the whole row."""
+        """A key for each row of a weight: its first elements where these are unique, else a hash of the row."""
         return [
             sample if self._samples[sample] == 1 else blake2b(row.tobytes()).digest()
             for sample, row in zip(_samples(rows), rows, strict=True)
@@ -107,7 +110,7 @@ class Numbering:
     def _carried(
         self, node: Node, rules: OpHandler, moved: list[str], axis: int, shape: tuple[int, ...]
     ) -> tuple[int, np.ndarray] | None:
-        """Numbers of channels that a node only moves, where those of all inputs concerned are known."""
+        """Numbers of channels that a node only moves; None where those of an input are unknown."""
         parts = [part[1] for name in moved if (part := self.channels.get(name)) is not None and part[0] == axis]
         if not parts or len(parts) < len(moved):
             return None
@@ -121,12 +124,12 @@ class Numbering:
         return found.axis, numbers
 
     def _parameter(self, name: str, width: int) -> list[Any] | None:
-        """A key per channel for a vector of one number a channel."""
+        """A key for each channel of a parameter with one number per channel."""
         values = self._analysis.value(name)
         return None if values is None or len(values) != width else [each.tobytes() for each in values]
 
     def _side(self, name: str, axis: int, shape: tuple[int, ...]) -> list[Any] | None:
-        """A key per channel for one operand of an elementwise operator."""
+        """A key for each channel of one operand of an elementwise operator."""
         if not name or self._analysis.facts.shapes.get(name) in ((), (1,)):
             constant = self._analysis.value(name) if name else None
             return [name if constant is None else constant.tobytes()] * shape[axis]
@@ -144,5 +147,5 @@ class Numbering:
 
 
 def _samples(rows: np.ndarray) -> list[bytes]:
-    """The bytes of each row's first elements."""
+    """The first elements of each row, as bytes."""
     return [sample.tobytes() for sample in rows.reshape(len(rows), prod(rows.shape[1:]))[:, :_SAMPLE]]

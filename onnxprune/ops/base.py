@@ -138,34 +138,37 @@ class Rewriting(Protocol):
         """Change single elements of an integer vector that the node reads."""
 
     def after(self, position: int) -> np.ndarray | None:
-        """Value after removal of an input that is a stored constant, else None."""
+        """Value, after removal, of an input that is a stored constant; None for other inputs."""
 
     def drop_input(self, position: int) -> None:
-        """Leave out an input; those behind it move up."""
+        """Remove an input; the inputs behind it move up."""
 
     def drop_output(self, position: int) -> None:
-        """Leave out an output; those behind it move up."""
+        """Remove an output; the outputs behind it move up."""
 
 
 class Known(Protocol):
-    """What `OpHandler.at_zero` and `at_constant` may ask. Constants are those after removal."""
+    """Values and shapes after a removal, for `OpHandler.at_zero` and `at_constant`."""
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """A constant; of a tensor that became one, a small array of the same rank that broadcasts to it."""
+        """Value of a constant after removal.
+
+        A tensor that became constant is a small array of the same rank that broadcasts to it.
+        """
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape before removal (batch pinned)."""
+        """Shape before removal, at the batch size that was analysed."""
 
     def dtype(self, tensor: str) -> np.dtype[Any]:
-        """Type of the elements."""
+        """Element type of a tensor, as a numpy type."""
 
     def evaluate(self, node: Node) -> np.ndarray | None:
-        """A node's first output from the values of its inputs; None where that cannot be computed."""
+        """The node's first output, computed from constant inputs; None where that is not possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`factor * x + shift`, channel by channel.
+    """An affine change of a tensor, channel by channel: `factor * x + shift`.
 
     Attributes:
         axis: the axis of channels; None where all elements change alike.
@@ -179,7 +182,7 @@ class Change:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing changes."""
+        """Whether the change leaves every value as it is."""
         return not self.shift.any() and self.only_shifts
 
     @property
@@ -188,7 +191,7 @@ class Change:
         return bool((self.factor == 1).all())
 
     def along(self, axis: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """`(width,)` factor and shift along an axis; None where another one has the channels."""
+        """Factor and shift as `(width,)` along an axis; None where the change varies along another axis."""
         if self.axis not in (None, axis):
             return None
         return np.broadcast_to(self.factor, (width,)), np.broadcast_to(self.shift, (width,))
@@ -267,15 +270,15 @@ class OpHandler(ABC):
         """Adjust attributes and constants of the node that hold numbers of channels, after removal."""
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:  # noqa: ARG002
-        """What the node gives where all that it contracts is zero, as `Known.value` has it; None where that varies."""
+        """The node's constant result once all channels that it sums over are removed; None where it varies."""
         return None
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """What the node gives where its inputs are constants, as `Known.value` has it; None where that is not small."""
+        """The node's result for constant inputs, as a small array; None where it is not small."""
         return known.evaluate(node) if self.flow(node) is Flow.ELEMENTWISE else None
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:  # noqa: ARG002
-        """Make the node's own constants do what a node behind it does; False where they cannot."""
+        """Merge an affine change that follows the node into the node's own constants; False if impossible."""
         return False
 
     def torch(self, node: Node) -> TorchRule | None:  # noqa: ARG002
@@ -343,11 +346,11 @@ class OpHandler(ABC):
         return None
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
-        """Whether onnxruntime may run what follows in the same kernel."""
+        """Whether onnxruntime may fuse the nodes that follow into the same kernel."""
         return False
 
     def joins_kernel(self, node: Node) -> bool:  # noqa: ARG002
-        """Whether onnxruntime may run the node in the kernel of a convolution or product right before it."""
+        """Whether onnxruntime may fuse the node into the convolution or product directly before it."""
         return False
 
     def jumps(self, node: Node) -> bool:  # noqa: ARG002

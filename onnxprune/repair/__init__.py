@@ -1,4 +1,4 @@
-"""Repair: least-squares refits of what remains, and fine-tuning (`finetune`, needs torch)."""
+"""Repair: refits the remaining weights by least squares, so that layers compute what they did before pruning."""
 
 from onnxprune.repair.sequential import repair
 

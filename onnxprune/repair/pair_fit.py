@@ -1,4 +1,4 @@
-"""Corrects a producer together with its consumer: the pair of layers around one pruned group, as one least squares fit.
+"""Refits two consecutive layers (producer and consumer of a pruned group) together, by gradient descent.
 
 Refitting consumers alone leaves the kept units as they were, though others of their kind are gone. Here the weights of
 the layer that makes the units and of the layer that uses them are fitted at once, to the original's values at the
@@ -36,7 +36,7 @@ _PIECE = 4096
 
 
 class PairLoss:
-    """The loss of a pair and its gradient in the corrections.
+    """The squared error at the consumer's fit target as a function of corrections of both layers, with gradient.
 
     Corrections are four arrays: `(groups, K, C / groups)` and `(C,)` of the producer, `(kernel, C, C_out)` and
     `(C_out,)` of the consumer.
@@ -59,11 +59,14 @@ class PairLoss:
         self.sizes = float(np.sqrt(np.mean(first**2))), float(np.sqrt(np.mean(kernel**2)))
 
     def zeros(self) -> list[np.ndarray]:
-        """No corrections."""
+        """Corrections that change nothing."""
         return [np.zeros(shape, self._kernel.dtype) for shape in self.shapes]
 
     def prepared(self, rows: PairFit) -> PairFit:
-        """Rows whose `current` lacks the consumer's product: what other branches and the bias add."""
+        """The rows with the consumer's own product subtracted from `current`.
+
+        What is left is the share of other branches and of the bias.
+        """
         rest = np.empty_like(rows.current)
         for piece in _pieces(rows):
             some = rows.part(piece)
@@ -72,12 +75,12 @@ class PairLoss:
         return replace(rows, current=rest)
 
     def value(self, rows: PairFit, corrections: list[np.ndarray]) -> float:
-        """Mean squared residual of prepared rows."""
+        """Mean squared error on prepared rows."""
         squares = (np.square(self._forward(rows.part(piece), corrections)[-1]) for piece in _pieces(rows))
         return sum(float(np.sum(each, dtype=np.float64)) for each in squares) / rows.target.size
 
     def gradient(self, rows: PairFit, corrections: list[np.ndarray]) -> list[np.ndarray]:
-        """Gradient of `value`."""
+        """Gradient of `value` in the corrections."""
         low, high = self._pair.producer.bounds
         made, columns, rest = self._forward(rows, corrections)
         back = rest * (self._slopes[1] * rest.dtype.type(-2.0 / rest.size))
@@ -93,7 +96,7 @@ class PairLoss:
         return [d_weight, flat.sum(axis=0), d_kernel, back.sum(axis=0)]
 
     def _forward(self, rows: PairFit, corrections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The producer's values, the consumer's columns and the residual."""
+        """Values of the producer, columns of the consumer, and residual, with the corrections applied."""
         weight, bias, kernel, shift = corrections
         change = _product(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), weight).reshape(rows.made.shape)
         made = rows.made + (change + bias) * self._slopes[0]
@@ -104,7 +107,7 @@ class PairLoss:
         return made, columns, fit.residual(fit.current + product * self._slopes[1])
 
     def _columns(self, made: np.ndarray, rows: PairFit) -> np.ndarray:
-        """`(T S, kernel C)` what the consumer multiplies."""
+        """`(T S, kernel C)` inputs that the consumer's weight multiplies."""
         low, high = self._pair.producer.bounds
         seen = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
         seen = seen if rows.inside.all() else seen * rows.inside[..., None]
@@ -112,7 +115,7 @@ class PairLoss:
 
 
 def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """`(R, K, groups)` columns times `(groups, K, C)` weights: `(R, groups C)`."""
+    """`(R, K, groups)` columns times `(groups, K, C)` weights, as `(R, groups C)`."""
     if _is_depthwise(columns, weight.shape[2]):
         return np.asarray(np.einsum("rkg,kg->rg", columns, np.ascontiguousarray(weight[..., 0].T)))
     product = np.matmul(columns.transpose(2, 0, 1), weight)
@@ -120,7 +123,7 @@ def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _weight_gradient(columns: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """`(groups, K, C)` gradient of `_product` in the weights for one of `(R, groups C)` in the outputs."""
+    """`(groups, K, C)` gradient of `_product` in the weights, for an output gradient `(R, groups C)`."""
     groups = columns.shape[2]
     if _is_depthwise(columns, outputs.shape[1] // groups):
         return np.asarray(np.einsum("rkg,rg->kg", columns, outputs).T[..., None])
@@ -129,7 +132,7 @@ def _weight_gradient(columns: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def _is_depthwise(columns: np.ndarray, outputs: int) -> bool:
-    """Whether groups have one output each, so that sums over them run faster than many tiny products."""
+    """Whether groups have one output each; plain sums are then faster than many tiny matrix products."""
     return outputs == 1 and columns.shape[2] > 1
 
 
@@ -146,7 +149,7 @@ def fit_pair(
     generator: np.random.Generator,
     steps: int,
 ) -> tuple[Correction, Correction] | None:
-    """Corrections of producer and consumer; None where held-out rows do not get better.
+    """Corrections of producer and consumer; None where held-out rows do not improve.
 
     Args:
         pair: the two layers.
@@ -180,7 +183,7 @@ def fit_pair(
 
 
 def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:
-    """Number of steps that a pair is worth: fewer where products take long, none where those would be too few.
+    """Number of optimisation steps for a pair: fewer for large layers, 0 where too few could be afforded.
 
     Args:
         pair: the two layers.

@@ -1,4 +1,4 @@
-"""Pairs of layers around one pruned group, and the rows that they are fitted to.
+"""Finds pairs of consecutive layers around a pruned group, and samples the rows that they are fitted to.
 
 Rows come in small tiles of the consumer's output, whose neighbours share what they read: a convolution behind another
 needs the producer's values at a window around each position, and a tile of 4 by 4 reads far fewer than 16 windows.
@@ -21,7 +21,7 @@ _SIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A producer whose values one consumer alone reads, through at most one ReLU or Clip."""
+    """Two layers that are refitted together: only the consumer reads the producer's output, at most through ReLU or Clip."""
 
     producer: FitTarget
     consumer: FitTarget
@@ -44,7 +44,7 @@ class RowTile:
 
 @dataclass(frozen=True, slots=True)
 class PairFit:
-    """Rows of a pair, in T tiles of S outputs that read Q values of the producer each.
+    """Data to fit a pair: T tiles of S consumer outputs each, which read Q producer values.
 
     Attributes:
         inputs: `(T, Q, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
@@ -63,7 +63,7 @@ class PairFit:
     target: np.ndarray
 
     def part(self, tiles: slice | np.ndarray) -> "PairFit":
-        """Some of the tiles."""
+        """A selection of the tiles."""
         return PairFit(
             self.inputs[tiles],
             self.made[tiles],
@@ -74,7 +74,7 @@ class PairFit:
         )
 
     def outputs(self, pair: Pair) -> Fit:
-        """The consumer's rows, `T S` of them, without columns."""
+        """The consumer's values as a `Fit` of `T S` rows without inputs."""
         point = pair.consumer
         width = self.target.shape[-1]
         return Fit(
@@ -88,7 +88,7 @@ class PairFit:
 
 
 def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:
-    """Pairs by the producer's node."""
+    """Pairs of layers that can be refitted together, by the producer's node name."""
     by_input = {point.layer.input: point for point in points}
     pairs = {}
     for point in points:
@@ -108,14 +108,14 @@ def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:
 
 
 def _fits(producer: Layer, consumer: Layer) -> bool:
-    """Whether the consumer's columns are rows of the producer's output: both dense, or both convolutions."""
+    """Whether two layers can form a pair: both dense or both convolutions, along the same channel axis."""
     if consumer.group != 1 or consumer.transposed or consumer.input_axis != producer.output_axis:
         return False
     return (producer.window is None) == (consumer.window is None)
 
 
 def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> RowTile:
-    """The tile of a consumer whose output has these spatial sizes; single rows where it is dense."""
+    """The tile of a consumer whose output has these spatial sizes; one row where the layer is dense."""
     window = consumer.window
     if window is None:
         return RowTile(np.zeros((0, 1), int), np.zeros((0, 1), int), np.zeros((1, 1), int))
@@ -131,7 +131,7 @@ def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> RowTile:
 def pair_rows(
     pair: Pair, values: Mapping[str, np.ndarray], target: np.ndarray, count: int, generator: np.random.Generator
 ) -> PairFit:
-    """Rows of one batch.
+    """Sample tiles of one batch.
 
     Args:
         pair: the two layers.
@@ -177,7 +177,7 @@ def _indices(rows: np.ndarray, places: list[np.ndarray]) -> tuple[np.ndarray, ..
 
 
 def joined(parts: list[PairFit]) -> PairFit:
-    """Rows of several batches as one; empties the list, so that arrays are in memory once."""
+    """Join the tiles of several batches. Empties the list, so that no array is held twice."""
     inputs, made, inside, current, target = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("inputs", "made", "inside", "current", "target")
@@ -188,7 +188,7 @@ def joined(parts: list[PairFit]) -> PairFit:
 
 
 def rows_in(pair: Pair, width: int, shape: tuple[int, ...], memory: int) -> int:
-    """How many rows of a pair fit into memory.
+    """How many rows of a pair fit into the given memory.
 
     Args:
         pair: the two layers.

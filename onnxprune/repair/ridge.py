@@ -1,4 +1,4 @@
-"""Ridge regression of a layer's correction, with a loss that ignores what a following ReLU or Clip hides.
+"""Ridge regression for a correction of a layer's weights, which ignores errors that a following ReLU or Clip hides.
 
 Given rows `X` and residuals `D`, a correction `(dW, db)` minimises `|X dW + db - D|^2 + ridge * |dW|^2`: the weights
 are drawn towards those they start from. Where a bounded activation follows, values of the target beyond a bound only
@@ -21,7 +21,7 @@ _PIECE_ELEMENTS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Rows of one layer.
+    """The data to which one layer is fitted: inputs, present values and wanted values.
 
     Attributes:
         columns: `(groups, R, K)` inputs as the pruned network makes them.
@@ -40,18 +40,18 @@ class Fit:
     has_bias: bool
 
     def part(self, rows: np.ndarray | slice) -> "Fit":
-        """Some of the rows; of a slice, the same memory."""
+        """A selection of the rows (a slice shares the memory)."""
         return Fit(self.columns[:, rows], self.current[rows], self.target[rows], self.slope, self.bounds, self.has_bias)
 
     def pieces(self) -> Iterator["Fit"]:
-        """The rows in order, so many at a time that what is made of them is small."""
+        """The rows in consecutive pieces that are small enough to work on."""
         groups, _, width = self.columns.shape
         step = max(1, min(_PIECE, _PIECE_ELEMENTS // (groups * width + 2 * self.target.shape[1])))
         for start in range(0, len(self.target), step):
             yield self.part(slice(start, start + step))
 
     def residual(self, value: np.ndarray) -> np.ndarray:
-        """`(R, C)` what `value` lacks: the difference to the target, and 0 where both are beyond the same bound."""
+        """`(R, C)` wanted minus given value, 0 where an activation maps both to the same bound."""
         low, high = self.bounds
         wanted = self.target
         if low > -np.inf:
@@ -62,7 +62,7 @@ class Fit:
 
 
 class FitRows:
-    """Rows of a fit gathered batch by batch, each in memory once.
+    """Collects rows batch by batch without holding any of them twice.
 
     Args:
         most: rows that there can be.
@@ -90,7 +90,7 @@ class FitRows:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """`weight` `(groups, K, C / groups)` and `bias` `(C,)` to add to the layer's matrix and output.
+    """A change of a layer: `weight` `(groups, K, C / groups)` is added to its matrix, `bias` `(C,)` to its output.
 
     The weight has the type of the rows: in double precision it is what takes most memory in a large layer.
     """
@@ -99,7 +99,7 @@ class Correction:
     bias: np.ndarray
 
     def change(self, fit: Fit) -> np.ndarray:
-        """`(R, C)` change at the fit target."""
+        """`(R, C)` the effect of the correction at the fit target."""
         product = np.matmul(fit.columns, self.weight.astype(fit.columns.dtype, copy=False))
         rows = product.transpose(1, 0, 2).reshape(product.shape[1], -1)
         return np.asarray((rows + self.bias.astype(rows.dtype)) * fit.slope.astype(rows.dtype))
@@ -115,7 +115,10 @@ def loss(fit: Fit, correction: Correction | None) -> float:
 
 
 class Solver:
-    """`(G + ridge * mean diagonal)^-1` for the rows of one fit, in the smaller of the primal and the dual form."""
+    """Solves ridge regressions on the rows of one fit: `(G + ridge * mean(diag G) I)^-1 X' D`, with `G = X' X`.
+
+    Where there are fewer rows than columns, in the dual form `X' (X X' + ridge ...)^-1 D`.
+    """
 
     def __init__(self, fit: Fit) -> None:
         self._fit = fit
@@ -132,11 +135,11 @@ class Solver:
         self._inverse: object = None
 
     def _centred(self, part: Fit) -> np.ndarray:
-        """`(groups, R, K)` columns about their mean over all rows."""
+        """`(groups, R, K)` columns minus their mean over all rows."""
         return part.columns - self._mean[:, None].astype(part.columns.dtype) if part.has_bias else part.columns
 
     def prepare(self, ridge: float) -> bool:
-        """Factorise for a ridge, relative to the mean diagonal; False where it is too small for rounding errors."""
+        """Factorise the matrix for one ridge; False where the ridge is too small for the arithmetic."""
         size = self._gram.shape[1]
         matrix = self._gram + (ridge * self._scale)[:, None, None] * np.eye(size)
         if size <= _BATCHED:
@@ -151,7 +154,7 @@ class Solver:
         return True
 
     def project(self, wanted: Callable[[Fit], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Products of the columns with residuals, which serve all ridges, and the residuals' mean.
+        """Right-hand sides for all ridges (columns times residuals), and the residuals' mean.
 
         Args:
             wanted: the residuals at the fit target, `(R, C)`, for some of the rows.
@@ -176,7 +179,7 @@ class Solver:
         return (np.concatenate(right, axis=1) - mean.reshape(groups, 1, -1) if self._dual else products), mean
 
     def solve(self, projected: tuple[np.ndarray, np.ndarray]) -> Correction:
-        """The correction for what `project` gave."""
+        """The correction for right-hand sides that `project` made."""
         fit, (right, mean) = self._fit, projected
         groups, usable = len(right), fit.slope != 0
         weight = self._apply(right)
@@ -196,7 +199,7 @@ class Solver:
 
 
 def _gram(pieces: Iterable[np.ndarray], width: int) -> np.ndarray:
-    """`(groups, K, K)` products of `(groups, R, K)` rows, summed in float64; narrow rows are multiplied in it too."""
+    """`(groups, K, K)` Gram matrix of rows `(groups, R, K)`, summed in float64."""
     total: np.ndarray | None = None
     for piece in pieces:
         values = piece.astype(np.float64) if width <= _BATCHED else piece
@@ -207,7 +210,9 @@ def _gram(pieces: Iterable[np.ndarray], width: int) -> np.ndarray:
 
 
 def one_sided(solver: Solver, start: Correction, steps: int) -> Correction:
-    """Descend on the loss that ignores what lies beyond the bounds; the solver is prepared.
+    """Improve a correction by minimising the loss that ignores errors beyond the bounds (majorisation).
+
+    The solver must be prepared.
 
     Each step solves the least squares problem whose target is the prediction itself wherever it needs no change, with
     Nesterov's extrapolation between steps.
@@ -227,13 +232,13 @@ def one_sided(solver: Solver, start: Correction, steps: int) -> Correction:
 
 
 def _majorised(correction: Correction, fit: Fit) -> np.ndarray:
-    """What to change at the fit target: what is wanted, or what the correction does where that needs no change."""
+    """`(R, C)` target of the next least squares step, as a change of the present values."""
     change = correction.change(fit)
     return np.asarray(fit.residual(fit.current + change) + change)
 
 
 def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: int) -> Correction | None:
-    """The correction that does best on held-out rows; None where none improves on no change.
+    """The correction that is best on held-out rows; None where none is better than no correction.
 
     Args:
         fit: rows to fit.

@@ -1,4 +1,4 @@
-"""Repair: refit every layer behind a removal, in order, towards what the original network computes.
+"""Repairs a pruned model: refits its layers one after the other so that they match the original network's values.
 
 At each layer the inputs are those that the pruned and so far repaired network makes, and the target is the original's
 value at the layer's fit target (`structure.fit_targets`), so that a layer also makes up for what earlier layers and
@@ -48,7 +48,7 @@ _WIDE = 1 << 17  # elements of a weight from which its products gain from severa
 
 @dataclass(frozen=True, slots=True)
 class _Original:
-    """What the repair compares with."""
+    """The original model's run, to compare the pruned model with."""
 
     replay: Replay
     analysis: Analysis
@@ -63,7 +63,7 @@ def repair(
     run: RunOptions,
     progress: Progress = no_progress,
 ) -> Model:
-    """Refit the layers of a pruned model.
+    """Refit the layers of a pruned model to the original's values on calibration data (least squares, no labels).
 
     Args:
         analysis: of the model before removal.
@@ -134,7 +134,7 @@ def _refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurr
 
 
 class _Sweep:
-    """One pass over the layers: refits each alone, then a producer and its consumer together."""
+    """One pass over the layers: refits each one, and where possible a layer together with the layer that reads it."""
 
     def __init__(
         self, replay: Replay, reference: _Original, pairs: Mapping[str, tuple[Pair, int]], seed: int, cache: Cache
@@ -147,7 +147,7 @@ class _Sweep:
         self._fitted: set[str] = set()
 
     def visit(self, number: int, point: FitTarget) -> None:
-        """Refit the layer of a fit target, unless it was fitted together with its producer."""
+        """Refit the layer of a fit target, unless it was refitted together with the layer before it."""
         node = point.layer.node
         if node in self._fitted:
             return
@@ -200,7 +200,7 @@ class _Sweep:
         self.replay.model = self.replay.model.with_constants(found)
 
     def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
-        """Refit the consumer and then both layers; False where that was not possible."""
+        """Refit the consumer, then producer and consumer together; False where that was not possible."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
         found = self._kept(pair)
@@ -217,7 +217,10 @@ class _Sweep:
         return {} if fit is None else _refit(point, self.replay.model, *fit)
 
     def _approach(self, first: FitTarget, tensor: str) -> bool:
-        """Move the pruned network before a layer and the original behind a tensor; False where one is too far."""
+        """Run the pruned model up to a layer, and the original until a tensor is known.
+
+        False where one of them has run further already.
+        """
         start, end = self.replay.before(first.layer.node), self._reference.replay.after(tensor)
         if start < self.replay.done:
             return False
@@ -226,7 +229,7 @@ class _Sweep:
         return True
 
     def _kept(self, what: FitTarget | Pair | Recurrence) -> dict[str, np.ndarray] | None:
-        """The new constants that an earlier run found."""
+        """New constants from the cache of an earlier run; None where there are none."""
         stored = self._cache.get("repair", _key(what))
         if stored is None:
             return None
@@ -248,7 +251,7 @@ def _key(what: FitTarget | Pair | Recurrence) -> str:
 
 
 def _can_refit(point: FitTarget, analysis: Analysis) -> bool:
-    """Whether the weight is stored as floating-point numbers and read by this layer alone."""
+    """Whether the layer's weight is floating-point, stored, and read by no other node."""
     weight = analysis.model.constants.get(point.layer.weight)
     return weight is not None and is_float(weight) and len(analysis.graph.consumers.get(point.layer.weight, ())) == 1
 
@@ -256,7 +259,7 @@ def _can_refit(point: FitTarget, analysis: Analysis) -> bool:
 def _rows(
     point: FitTarget, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> tuple[Fit, Fit] | None:
-    """Fit rows and held-out rows of a layer; None where its fit target is as in the original already."""
+    """Rows to fit and held-out rows of a layer; None where it already matches the original."""
     layer = point.layer
     end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
@@ -302,7 +305,7 @@ def _rows(
 
 
 def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dict[str, tuple[Pair, int]]:
-    """The pairs that are not too large to be fitted, with the number of steps for each."""
+    """The pairs that are small enough to be fitted together, each with its number of steps."""
     found = {}
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
@@ -314,7 +317,7 @@ def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dic
 def _refit_pair(
     pair: Pair, steps: int, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """New constants of a producer and its consumer; empty where held-out rows do not get better."""
+    """New constants of a producer and its consumer; empty where held-out rows do not improve."""
     producer, consumer = pair.producer, pair.consumer
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
@@ -345,7 +348,7 @@ def _refit_pair(
 
 
 def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
-    """Positions so that there are enough rows for a matrix `(groups, K, C)`, within the memory for them."""
+    """Number of positions to sample per batch, for a weight matrix `(groups, K, C)`; bounded by memory."""
     groups, width, outputs = matrix
     rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * width)
     rows = min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
@@ -353,7 +356,7 @@ def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
 
 
 def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
-    """Whether the layer's output is the product of columns and weight, up to a shift a channel."""
+    """Check that sampled columns times weight give the layer's output, up to a constant per channel."""
     matrix = to_matrix(point.layer, model.constants[point.layer.weight]).astype(columns.dtype) * point.gain
     product = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(output.shape)
     rest = output - product
@@ -364,13 +367,13 @@ def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.
 
 
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
-    """New values of the layer's weight and bias; empty where no refit does better on the held-out rows."""
+    """New values of the layer's weight and bias; empty where held-out rows do not improve."""
     found = fit_correction(fit, held_out, _RIDGES, _STEPS)
     return {} if found is None else corrected(point, model, found)
 
 
 def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:
-    """The constants of a layer with a correction added."""
+    """New values of a layer's weight and bias, with a correction added."""
     weight = model.constants[point.layer.weight]
     matrix = to_matrix(point.layer, weight) + correction.weight / point.gain
     changed = {point.layer.weight: from_matrix(point.layer, matrix, weight)}

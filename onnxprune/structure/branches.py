@@ -1,4 +1,7 @@
-"""Which groups may lose all their units, and what goes with them: residual branches, attention, gates, Concat parts."""
+"""Finds groups that can be removed completely, together with the branch of the graph that only they feed.
+
+Such branches are residual branches, attention blocks, gates, and inputs of a Concat.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from onnxprune.structure.cut import Cuts
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A group without which the graph can do.
+    """A group that can be removed completely, and the nodes that then have no purpose.
 
     Attributes:
         group: its number.
@@ -24,7 +27,7 @@ class Branch:
 
 
 def branches(analysis: Analysis) -> tuple[Branch, ...]:
-    """Every group that may go as a whole while all others stay, in the groups' order.
+    """Find every group that can be removed completely while all others stay, in the groups' order.
 
     Args:
         analysis: the model's.

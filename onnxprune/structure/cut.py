@@ -1,4 +1,4 @@
-"""What a graph can do without where axes lose all their channels: whole branches.
+"""Finds which nodes a graph can do without once some channel axes lose all their channels: whole branches.
 
 A tensor is *empty* where an axis has no channels left. A layer that contracts over an empty axis gives its bias, which
 is a *constant*, and so is what other operators make of constants alone. Where a constant meets a tensor that varies
@@ -29,7 +29,7 @@ from onnxprune.structure.units import Ids
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What is left out.
+    """The part of a graph that is left out after a removal, and what takes its place.
 
     Attributes:
         empty: tensors without channels.
@@ -50,7 +50,7 @@ class Cut:
 
 
 class Cuts:
-    """Finds what is left out of one graph, for any number of removals.
+    """Finds the parts of one graph that can be left out, for any number of removals.
 
     Args:
         analysis: the model's.
@@ -69,17 +69,17 @@ class Cuts:
                 self.groups.setdefault(tensor, []).append(index)
 
     def find(self, removed: Ids) -> Cut:
-        """What goes with these units."""
+        """The part that is left out when these units are removed."""
         return _Search(self, removed).find()
 
 
 def find_cut(analysis: Analysis, removed: Ids) -> Cut:
-    """What goes with these units, for one removal; see `Cuts`."""
+    """The part that is left out when these units are removed; for a single removal. See `Cuts`."""
     return Cuts(analysis).find(removed)
 
 
 def _dependence(analysis: Analysis, losses: Mapping[str, Collection[str]], gone: Collection[str]) -> dict[str, int]:
-    """Per tensor, a bit for each input of the model that it depends on.
+    """For each tensor, a bit mask of the model inputs that it depends on.
 
     Args:
         analysis: the model's.
@@ -97,7 +97,7 @@ def _dependence(analysis: Analysis, losses: Mapping[str, Collection[str]], gone:
 
 
 class _Search:
-    """One removal."""
+    """The search for the part that one removal leaves out."""
 
     def __init__(self, cuts: Cuts, removed: Ids) -> None:
         self._cuts, self._analysis = cuts, cuts.analysis
@@ -113,7 +113,7 @@ class _Search:
         self._queued: set[str] = set()
 
     def find(self) -> Cut:
-        """What goes."""
+        """Run the search."""
         whole = [group for group in self._analysis.groups if self._removed[group.units].all()]
         for tensor, axis in dict.fromkeys(place for group in whole for place in group.places):
             ids = self._analysis.labels[tensor][axis]
@@ -182,25 +182,25 @@ class _Search:
         self._enqueue(self._graph.consumers.get(node.output(), ()))
 
     def _used(self, node: Node) -> list[str]:
-        """Outputs that are read; all of a node whose results nobody ever read."""
+        """The node's outputs that are read; all of them where none is."""
         named = [name for name in node.outputs if name]
         return [n for n in named if n in self._graph.consumers or n in self._cuts.outputs] or named
 
     def _break(self, node: Node, reason: str) -> None:
-        """Without these inputs the node cannot do; no matter where nothing reads it any more."""
+        """Record that a node cannot run without its lost inputs. This does not matter if its outputs go unread."""
         for name in self._used(node):
             if name not in self._empty:
                 self._broken[name] = reason
 
     def _lose(self, node: Node, lost: frozenset[str], rest: Collection[str]) -> None:
-        """Go on with the other inputs."""
+        """Record that a node runs on without some of its inputs."""
         self._losses[node.name] = lost
         depends = self._cuts.depends
         if reduce(lambda bits, name: bits | depends.get(name, 0), rest, 0) != depends.get(node.output(), 0):
             self._weakened.append(node.name)
 
     def _covers(self, node: Node, varying: Collection[str], known: "_Known") -> bool:
-        """Whether what is left of a node's inputs has the output's shape, for all sizes of the model's inputs."""
+        """Whether the remaining inputs broadcast to the output's shape, for all sizes of the model's inputs."""
         facts = self._analysis.facts
         shape, free = facts.shapes[node.output()], facts.free.get(node.output(), frozenset())
         for axis, size in enumerate(shape):
@@ -234,13 +234,13 @@ class _Search:
         return self._graph.nodes[self._cuts.place[name]]
 
     def _reads(self, node: Node) -> list[str]:
-        """What a node reads; not what removal leaves out anyway."""
+        """Names of the tensors that a node reads, without those that removal drops anyway."""
         omitted = self._cuts.omitted
         inputs = (name for at, name in enumerate(node.inputs) if name and (node.name, at) not in omitted)
         return [*inputs, *node.captured]
 
     def _is_read(self, tensor: str) -> bool:
-        """Whether a computed tensor is still needed."""
+        """Whether any remaining node still needs a tensor."""
         if tensor in self._empty or tensor in self._constants:
             return False
         if tensor in self._cuts.outputs:
@@ -260,7 +260,7 @@ class _Search:
         return None
 
     def _with_dead_units(self) -> Ids:
-        """Units of groups that appear on nothing that is left."""
+        """The removal mask extended by the groups that appear on no remaining tensor."""
         touched = {name for node in self._gone for name in (*self._reads(self._node(node)), *self._node(node).outputs)}
         removed = self._removed
         for index in sorted({g for name in touched for g in self._cuts.groups.get(name, ())}):
@@ -272,7 +272,7 @@ class _Search:
         return removed
 
     def _is_left(self, tensor: str) -> bool:
-        """Whether a tensor is there in some form; units of constants count, since their values do."""
+        """Whether a tensor still exists, perhaps as a constant."""
         if tensor in self._empty or tensor in self._constants:
             return tensor in self._constants
         producer = self._graph.producer.get(tensor)
@@ -284,29 +284,32 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """`ops.base.Known` for one removal."""
+    """Values and shapes after one removal; implements `ops.base.Known`."""
 
     analysis: Analysis
     removed: Ids
     constants: Mapping[str, np.ndarray]
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """A constant; of a tensor that became one, a small array of the same rank that broadcasts to it."""
+        """Value of a constant after removal.
+
+        A tensor that became constant is a small array of the same rank that broadcasts to it.
+        """
         if tensor in self.constants:
             return self.constants[tensor]
         value = self.analysis.value(tensor)
         return None if value is None else self.analysis.compressed(tensor, value, self.removed)
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape before removal (batch pinned)."""
+        """Shape before removal, at the batch size that was analysed."""
         return self.analysis.facts.shapes.get(tensor, ())
 
     def dtype(self, tensor: str) -> np.dtype[Any]:
-        """Type of the elements."""
+        """Element type of a tensor, as a numpy type."""
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.analysis.facts.dtypes[tensor]))
 
     def evaluate(self, node: Node) -> np.ndarray | None:
-        """A node's first output from the values of its inputs; None where that cannot be computed."""
+        """The node's first output, computed from constant inputs; None where that is not possible."""
         feeds = {name: self.value(name) for name in node.inputs if name}
         known = {name: value for name, value in feeds.items() if value is not None}
         results = evaluate(self.analysis.model, node, known, handler_of) if len(known) == len(feeds) else None

@@ -1,4 +1,4 @@
-"""What is left where whole branches went: constants go into what is there already, nodes without effect disappear."""
+"""Cleans up the graph after whole branches were removed: merges left-over constants, drops nodes without effect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from onnxprune.structure.rewrite import Rewrite
 
 
 def close_gaps(edit: GraphEdit, analysis: Analysis, cut: Cut) -> None:
-    """Leave out what goes, and put constants where what goes was read.
+    """Drop the removed nodes, and put constants where their results were read.
 
     A sum with zero and a product with one disappear. What else is affine is put into the constants of the node that
     makes the other operand (its bias, its weights), where nothing else reads that; else a small constant stays.
@@ -36,7 +36,7 @@ def close_gaps(edit: GraphEdit, analysis: Analysis, cut: Cut) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Constants:
-    """`ops.traits.ChannelValues` of the constants that stand for what went.
+    """Constants that replace removed tensors; implements `ops.traits.ChannelValues`.
 
     Attributes:
         axis: the axis of channels.
@@ -47,11 +47,11 @@ class _Constants:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's value; None where the tensor is computed or omitted."""
+        """Value of a constant; None where the tensor is computed or omitted."""
         return self.values.get(name)
 
     def per_channel(self, name: str) -> np.ndarray | None:
-        """`(C,)` the constant as one number a channel (or one for all); None where it is something else."""
+        """A constant as `(C,)` (or one number for all channels); None where it has another form."""
         return None if name not in self.values else self.values[name].reshape(-1)
 
 
@@ -62,7 +62,7 @@ class _Gaps:
         self._bypassed: dict[str, str] = {}
 
     def close(self, node: Node) -> None:
-        """What becomes of a node that lost inputs."""
+        """Adapt a node that lost some of its inputs."""
         left = [name for name in node.inputs if name and name not in self._cut.losses[node.name]]
         if handler_of(node.op_type).joins:
             if len(left) == 1:
@@ -82,7 +82,7 @@ class _Gaps:
         self._edit.bypass(node, source)
 
     def _change(self, node: Node) -> Change | None:
-        """What the node does to the operand that is left; None where it does not keep its shape, or is not affine."""
+        """The affine change that the node makes to its remaining operand; None where it is not affine."""
         shapes = self._analysis.facts.shapes
         lost = [position for position, name in enumerate(node.inputs) if name in self._cut.constants]
         if len(node.inputs) != 2 or len(lost) != 1 or shapes[node.input(1 - lost[0])] != shapes[node.output()]:
@@ -102,7 +102,7 @@ class _Gaps:
         return Change(axis, np.broadcast_to(found.slope, values.shape), shift)
 
     def _absorbed(self, tensor: str, change: Change) -> bool:
-        """Whether the node that makes a tensor, or one that it sums up, could take a change over."""
+        """Whether the producer of a tensor, or of one of its summands, could take an affine change over."""
         producer = self._graph.producer.get(tensor)
         if producer is None or not self._is_read_once(tensor) or self._analysis.facts.is_folded(producer):
             return False
@@ -120,7 +120,7 @@ class _Gaps:
         return False
 
     def _is_read_once(self, tensor: str) -> bool:
-        """Whether one node of those that stay reads a tensor, as one of its inputs, and nothing outside does."""
+        """Whether exactly one remaining node reads a tensor, through one input, and no model output does."""
         readers = [node for node in self._graph.consumers.get(tensor, ()) if node.name not in self._cut.gone]
         return len(readers) == 1 and readers[0].inputs.count(tensor) == 1 and tensor not in self._graph.outputs
 
