@@ -199,7 +199,7 @@ def _is_mapped_file(array: np.ndarray) -> bool:
 
 
 def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
-    """Labels as numbers, one entry per row, and whether they fit the model's outputs can only be seen in a run."""
+    """The labels as numbers, one entry per row. Whether they fit the model's outputs only a run can tell."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

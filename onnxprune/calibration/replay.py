@@ -113,7 +113,7 @@ class Replay:
 
 
 class Feeds(Sequence[Arrays]):
-    """Rows of a dataset as feeds of equal batches of `size` rows, made when they are read."""
+    """Batches of `size` rows from a dataset, made when they are read."""
 
     def __init__(self, data: Dataset, size: int) -> None:
         self._data, self.size = data, 1 if data.whole else size

@@ -21,7 +21,7 @@ _SIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two layers that are refitted together: only the consumer reads the producer's output, at most through ReLU or Clip."""
+    """Two layers that are refitted together: only the consumer reads the producer, maybe through ReLU or Clip."""
 
     producer: FitTarget
     consumer: FitTarget
