@@ -1,1 +1,1 @@
-"""What every package shares: errors, progress, costs, scores, plans, results, execution. Imports nothing of ours."""
+"""What every package uses: errors, progress, costs, scores, plans, results, execution. Imports no other package."""

@@ -1,4 +1,4 @@
-"""Reads `.npy` and `.npz` files. Nothing in them is trusted: what does not fit together is a `DamagedError`.
+"""Reads `.npy` and `.npz` files safely: files that are damaged or malicious raise a `DamagedError`.
 
 numpy's own reader takes sizes from the file, maps what may be shortened later, and raises whatever its parts raise.
 """
@@ -39,11 +39,11 @@ _BROKEN_ZIP = (
 
 
 class DamagedError(Exception):
-    """A file does not hold the arrays that it should; the message says why, without the file's name."""
+    """A file that does not hold valid arrays. The message says why, without the file's name."""
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an `.npy` file, read-only; mapped where it is large.
+    """Read the array of an `.npy` file; large ones are memory-mapped. Read-only.
 
     Raises:
         DamagedError: it cannot be read.
@@ -62,7 +62,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an `.npz` file, whatever its name.
+    """Whether a file is an `.npz` archive, whatever its name.
 
     Raises:
         DamagedError: it is neither that nor an `.npy` file.
@@ -80,7 +80,7 @@ def is_archive(path: Path) -> bool:
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an `.npz` file by name; each is read when it is asked for.
+    """The arrays of an `.npz` file by name, each read when it is asked for.
 
     Raises:
         DamagedError: the file, or the array that is asked for, cannot be read.
@@ -124,7 +124,7 @@ class Archive(Mapping[str, np.ndarray]):
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether the first axis runs fastest, type, and bytes of the array that follows."""
+    """Read the header of an array: shape, Fortran order, type, and size in bytes."""
     start = _exactly(file, len(_MAGIC) + 2)
     if not start.startswith(_MAGIC) or start[-2] not in (1, 2, 3):
         raise DamagedError("it is no plain array (pickled objects are not read)")

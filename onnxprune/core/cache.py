@@ -1,4 +1,4 @@
-"""Scores and refitted layers on disk, by the content they were made from: an interrupted run goes on where it stopped.
+"""Stores intermediate results on disk (scores, refitted layers), so that an interrupted run can go on.
 
 A file is named by a hash of the model, the calibration rows, the options, the versions and the step's name, and holds
 plain arrays with a hash of all that. So whatever happened to it, it is taken only where it is what `put` kept there.
@@ -22,7 +22,7 @@ _MARK = "onnxprune"
 
 
 class Cache:
-    """Arrays by step and name. A folder that cannot be written to keeps nothing: that is a warning in the log, once.
+    """Arrays on disk, by step and name. A folder that cannot be written to only causes one warning.
 
     Args:
         folder: where the files lie, made where it is missing; None keeps nothing.
@@ -44,7 +44,7 @@ class Cache:
                 raise InputError(f"--cache {folder} cannot be made: {reason}") from None
 
     def get(self, step: str, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays that were put there; None where there are none, or the file holds anything else."""
+        """Read the arrays of an entry; None where there is no valid one."""
         if self._folder is None:
             return None
         path = self._path(self._folder, step, name)
@@ -59,7 +59,7 @@ class Cache:
         return arrays if mark is not None and np.array_equal(mark, self._mark(step, name, arrays)) else None
 
     def put(self, step: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays, as far as that is possible."""
+        """Store the arrays of an entry, if possible."""
         if self._folder is None or not self._keeps:
             return
         path = self._path(self._folder, step, name)
@@ -83,7 +83,7 @@ class Cache:
         return hashlib.sha256("\0".join((self._origin, step, name)).encode())
 
     def _mark(self, step: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """A hash of what an entry is for, and of all that is in it."""
+        """Hash of an entry's name and content, to recognise damaged files."""
         digest = self._key(step, name)
         for key in sorted(arrays):
             array = np.asarray(arrays[key])

@@ -1,4 +1,4 @@
-"""How long each stage of a run takes, and how a run tells of its progress."""
+"""Measures the time of each stage of a run, and reports progress."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,19 +13,19 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
+    """A `Progress` callback that does nothing."""
 
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds per stage, in order; tells `progress` and the log when a stage begins and ends."""
+    """Measures seconds per stage, and tells `progress` and the log when a stage begins and ends."""
 
     progress: Progress = no_progress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
+        """Context that adds the time of its block to a stage."""
         began = perf_counter()
         _LOG.info("%s", name)
         self.progress(name, 0, 0)

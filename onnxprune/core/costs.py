@@ -1,4 +1,4 @@
-"""What a model costs, and the kinds of cost that a budget may be on."""
+"""The costs of a model, and the kinds of cost that a budget can limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a model costs.
+    """The costs of a model: multiply-adds, parameters, bytes.
 
     Attributes:
         params: elements of floating-point weights (initializers and Constant nodes).
@@ -25,7 +25,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class CostKind:
-    """One kind of cost: all that differs between kinds but how it is counted.
+    """Describes one kind of cost: its name, unit, and whether it is counted or measured.
 
     Attributes:
         name: in `--target`, in JSON, and the field of `Costs` where it is counted.

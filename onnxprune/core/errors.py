@@ -5,36 +5,36 @@ Every message is one line that says which file, node and operator, and what the 
 
 
 class OnnxPruneError(Exception):
-    """Base class of all errors raised on purpose; `exit_code` is the command's exit status."""
+    """Base class of all errors that onnxprune raises; `exit_code` is the command line's exit status."""
 
     exit_code = 3
 
 
 class InputError(OnnxPruneError):
-    """Wrong usage, or an input that cannot be read (file, data, option)."""
+    """The user's input is wrong: options, or a file or data that cannot be read."""
 
     exit_code = 2
 
 
 class ModelError(OnnxPruneError):
-    """The model was read but cannot be processed."""
+    """The model cannot be processed."""
 
     exit_code = 3
 
 
 class BudgetError(OnnxPruneError):
-    """The budget cannot be met; the message says the best that can."""
+    """The budget cannot be met; the message says what can be reached."""
 
     exit_code = 4
 
 
 class AccuracyError(OnnxPruneError):
-    """The accuracy floor was missed."""
+    """The result's accuracy is below the floor that the user set."""
 
     exit_code = 5
 
 
 class SolverError(OnnxPruneError):
-    """A program could not be solved: infeasible, no solution within the limits, or a solver failure."""
+    """An optimisation problem could not be solved: infeasible, out of time, or a failure of the solver."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Where independent tasks run: in this process, in several, or on a dask cluster, all as `concurrent.futures.Executor`.
+"""Runs independent tasks: in this process, in several processes, or on a dask cluster.
 
 A task's result does not depend on where it runs: linear algebra inside a task uses one thread (more would sum in
 another order), and tasks draw nothing random of their own.
@@ -32,10 +32,10 @@ _PAGE = 64  # alignment of stored arrays in bytes
 
 
 class SerialExecutor(Executor):
-    """Runs every task at once, in this process."""
+    """An executor that runs each task at once, in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Run the task now; its error is raised by the future's `result`."""
+        """Run the task. Its error, if any, is raised by the future's `result`."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -45,7 +45,7 @@ class SerialExecutor(Executor):
 
 
 class TaskExecutor(Executor):
-    """Hands tasks on to another executor, each to run with one thread of linear algebra.
+    """Passes tasks on to another executor; each task uses one thread for linear algebra.
 
     Args:
         inner: where the tasks run; not shut down.
@@ -55,19 +55,19 @@ class TaskExecutor(Executor):
         self.inner = inner
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Submit the task."""
+        """Submit a task."""
         return self.inner.submit(_alone, fn, *args, **kwargs)
 
 
 def in_this_process(executor: Executor) -> bool:
-    """Whether tasks run in the caller's own thread, with all cores for themselves."""
+    """Whether tasks run in the caller's own thread, and so may use all cores."""
     inner = executor.inner if isinstance(executor, TaskExecutor) else executor
     return isinstance(inner, SerialExecutor)
 
 
 @contextmanager
 def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterator[Executor]:
-    """An executor for the time of a block.
+    """Context that provides an executor.
 
     Args:
         spec: `serial`, `processes`, `dask://host:port` of a scheduler, or `auto`: local processes where the work is
@@ -102,7 +102,7 @@ def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterat
 
 @contextmanager
 def _processes(count: int) -> Iterator[Executor]:
-    """Local processes that end with the block's error, or with this process, however it ends; else with their tasks."""
+    """Worker processes that end with the block or with this process, however it ends."""
     context = get_context("spawn")
     held, line = context.Pipe(duplex=False)
     with held, line, ProcessPoolExecutor(count, mp_context=context, initializer=_watch, initargs=(held,)) as pool:
@@ -114,7 +114,7 @@ def _processes(count: int) -> Iterator[Executor]:
 
 
 def _watch(held: Connection) -> None:
-    """In a worker: end as soon as the other end of a pipe does, and clear away what was shared."""
+    """In a worker: end this process once the parent is gone, and delete what was shared."""
 
     def wait() -> None:
         held.poll(None)
@@ -163,7 +163,7 @@ def _is_command() -> bool:
 
 @contextmanager
 def share(executor: Executor, value: Any) -> Iterator[Any]:
-    """Put a value on the workers once. Tasks get what this yields as an argument and call `shared` on it.
+    """Context that sends a value to all workers once. It yields a handle; workers call `shared(handle)`.
 
     Local processes map arrays from one temporary file; a dask cluster holds a copy on every worker.
     """
@@ -193,13 +193,13 @@ def _same(value: Any) -> Any:
 
 
 def shared(handle: Any) -> Any:
-    """The value behind what `share` yielded, in a worker. The same object for every task of a process."""
+    """In a worker: the value that `share` sent. All tasks of a process get the same object."""
     return _load(handle) if isinstance(handle, _Stored) else handle
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A pickled value, and where in `arrays` its buffers lie: `(offset, bytes)` each."""
+    """A pickled value in a file, with the place of its arrays: `(offset, bytes)` each."""
 
     head: Path
     arrays: Path
@@ -231,7 +231,7 @@ def _load(stored: _Stored) -> Any:
 
 
 class _OneThread:
-    """Limits linear algebra to one thread while at least one block or task of this process is within."""
+    """Limits linear algebra to one thread while any block or task of this process is within."""
 
     def __init__(self) -> None:
         self._lock, self._running, self._limit = Lock(), 0, None

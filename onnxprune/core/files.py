@@ -1,4 +1,4 @@
-"""Where results go: plain files that appear whole or not at all, devices and pipes that are written into.
+"""Writes output files completely or not at all; devices and pipes are written to directly.
 
 A link is followed to the file that it names, and stays. What is neither a plain file, a pipe, a character device nor an
 open descriptor is refused.
@@ -27,7 +27,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOENT)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an output goes; made by `place`.
+    """Where an output is written to; made by `place`.
 
     Attributes:
         path: as the user named it.
@@ -42,7 +42,7 @@ class Place:
     is_device: bool = False
 
     def write(self, data: bytes) -> None:
-        """Write everything: a plain file is replaced in one step, anything else is written into.
+        """Write the data: a file is replaced in one step, a device or pipe is written into.
 
         Raises:
             InputError: the bytes cannot be written; a plain file is then as it was.
@@ -60,7 +60,7 @@ class Place:
 
 
 def place(path: Path, name: str = "", *, model: bool = False) -> Place:
-    """Find out where an output goes, and that it can be written; nothing is changed.
+    """Find out where an output goes, and check that it can be written. Changes nothing.
 
     Args:
         path: as the user named it.
@@ -144,7 +144,7 @@ _MOVED: dict[int, int] = {}
 
 @contextmanager
 def moved(number: int, now: int) -> Iterator[None]:
-    """For the time of a block, a path that stands for descriptor `number` means descriptor `now`."""
+    """Context in which paths to descriptor `number` mean descriptor `now`."""
     _MOVED[number] = now
     try:
         yield
@@ -153,7 +153,7 @@ def moved(number: int, now: int) -> Iterator[None]:
 
 
 def _pour(descriptor: int, data: bytes) -> None:
-    """Write all bytes into a descriptor, and close it."""
+    """Write all bytes to a descriptor, and close it."""
     try:
         view = memoryview(data)
         while view:
@@ -163,7 +163,7 @@ def _pour(descriptor: int, data: bytes) -> None:
 
 
 def read_text(path: Path, most: int) -> str:
-    """The text of a file, or of a pipe.
+    """Read the text of a file or pipe.
 
     Raises:
         OSError: it cannot be read.
@@ -177,13 +177,13 @@ def read_text(path: Path, most: int) -> str:
 
 
 def same_file(first: Path, second: Path) -> bool:
-    """Whether two paths lead to one file, however they are spelled: through links, hard links and folders' links."""
+    """Whether two paths lead to the same file, also through symbolic and hard links."""
     own = _identity(first)
     return os.path.realpath(first) == os.path.realpath(second) if own is None else own == _identity(second)
 
 
 def refuse_inputs(place: Place, read: Iterable[Path], name: str = "") -> None:
-    """Refuse an output that is one of the files that were read, or will be.
+    """Raise an error if the output is one of the files that are read.
 
     Raises:
         InputError: it is.
@@ -198,7 +198,7 @@ def refuse_inputs(place: Place, read: Iterable[Path], name: str = "") -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What a file is known by under all its names; None where there is none."""
+    """What identifies a file under all its names; None where it does not exist."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -208,14 +208,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, beside `file`, which takes its place once the block is over; removed where that fails."""
+    """Context with a temporary path beside `file`; at the end it replaces the file, on an error it is removed."""
     with temporary(file.parent) as partial:
         yield partial
         settle(partial, file)
 
 
 def settle(partial: Path, file: Path) -> None:
-    """Give a finished file its name, in one step; it gets the permissions of what it replaces."""
+    """Move a finished file to its final name in one step; it gets the permissions of the file it replaces."""
     with suppress(FileNotFoundError):
         partial.chmod(stat.S_IMODE(file.stat().st_mode))
     partial.replace(file)
@@ -223,7 +223,7 @@ def settle(partial: Path, file: Path) -> None:
 
 @contextmanager
 def temporary(folder: Path) -> Iterator[Path]:
-    """A fresh name in a folder; whatever has it when the block ends, or a signal ends the process, is removed."""
+    """Context with an unused name in a folder; a file of that name is removed at the end, or on a signal."""
     for _ in range(_TRIES):
         path = folder / f".onnxprune-{secrets.token_hex(6)}"
         if not os.path.lexists(path):
@@ -234,14 +234,14 @@ def temporary(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def unless_finished(path: Path) -> Iterator[None]:
-    """Remove a file where the block, or the process with it, does not come to its end."""
+    """Context that removes a file if its block ends with an error, or the process is ended."""
     with _UNFINISHED.holding(path, keep=True):
         yield
 
 
 @contextmanager
 def temporary_folder(within: Path | None = None) -> Iterator[Path]:
-    """A new folder, by default where temporary files go, that only this user can enter; removed like `temporary`.
+    """Context with a new folder that only this user can enter; removed at the end, or on a signal.
 
     Raises:
         InputError: there is no room for temporary files.
@@ -262,7 +262,7 @@ def temporary_folder(within: Path | None = None) -> Iterator[Path]:
 
 
 class _Unfinished:
-    """Files and folders that must not outlive this process, also where SIGTERM or SIGHUP ends it."""
+    """Files and folders to remove when this process ends early, also by SIGTERM or SIGHUP."""
 
     def __init__(self) -> None:
         self._paths: set[Path] = set()
@@ -270,7 +270,7 @@ class _Unfinished:
 
     @contextmanager
     def holding(self, path: Path, *, keep: bool = False) -> Iterator[None]:
-        """Remove a path at the end of the block; with `keep` only where that is not reached."""
+        """Context that removes a path at its end; with `keep`, only if it ends early."""
         self._paths.add(path)
         self._listen()
         try:
@@ -284,7 +284,7 @@ class _Unfinished:
             self._rest()
 
     def _listen(self) -> None:
-        """Handle signals whose default ends the process; those that somebody else handles are left to them."""
+        """Install signal handlers, except where somebody else has."""
         if self._taken or current_thread() is not main_thread():
             return
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):

@@ -1,4 +1,4 @@
-"""How much memory there is, asked before a file's own figures make this process take more."""
+"""How much memory is free; checked before sizes stated in a file lead to large allocations."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available() -> int | None:
-    """Bytes that this process may still take without driving out others; None where the system does not tell."""
+    """Bytes of memory that this process can still use; None where the system does not tell."""
     found = [free for free in (_of_machine(), _of_group()) if free is not None]
     return min(found, default=None)
 
 
 def require(size: int, what: str) -> None:
-    """Refuse what cannot fit.
+    """Raise an error if an allocation cannot fit into memory.
 
     Args:
         size: bytes that are about to be taken.

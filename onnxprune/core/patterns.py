@@ -1,4 +1,4 @@
-"""Patterns on the names of nodes and groups, as users write them."""
+"""Matches the names of nodes and groups against the user's patterns."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ _LEAST_LIKE = 0.5
 
 
 def matching(pattern: str, names: Iterable[str], option: str) -> frozenset[str]:
-    """The names that a pattern means.
+    """The names that a pattern matches.
 
     Args:
         pattern: a name, as it is or as `inspect` prints it; only where there is none, a regular expression that may
@@ -35,7 +35,7 @@ def matching(pattern: str, names: Iterable[str], option: str) -> frozenset[str]:
 
 
 def alike(pattern: str, names: Iterable[str]) -> str:
-    """What a pattern without a match may have meant, for messages: `; did you mean ...?`, or where the names are."""
+    """A hint for a pattern without a match: `; did you mean ...?`, or where to find the names."""
     shown = [visible(name) for name, _ in zip(dict.fromkeys(names), range(_MOST_COMPARED), strict=False)]
     near = difflib.get_close_matches(pattern[:NAME], shown, n=3, cutoff=_LEAST_LIKE)
     if not near:

@@ -1,4 +1,4 @@
-"""The plan: which units go, by group name; JSON round trip."""
+"""A pruning plan: which units are removed, by group name, with conversion to and from JSON."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ _MOST_UNITS = 1 << 31
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PrunePlan:
-    """Which units go. Refers to groups by name, so that it can be applied to another file of the same graph.
+    """Which units are removed. Groups go by name, so that the plan fits any file of the same graph.
 
     Attributes:
         units: number of units per group name, before removal.
@@ -64,7 +64,7 @@ def _no_number(text: str) -> None:
 
 
 def _whole(value: object) -> int:
-    """A count or a position; whole numbers only, or a plan would mean something else than it says."""
+    """A number as an int; raises an error for anything but a whole number."""
     if type(value) is not int or not 0 <= value < _MOST_UNITS:
         raise ValueError(f"{value!r} is no number of units")
     return value

@@ -1,4 +1,4 @@
-"""What stages hand on to the report: costs, plans and results. No graph and no numerics here."""
+"""Plain data that stages pass on to the report: costs, plans and results."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NotPruned:
-    """Channels that stay: `reason` in plain words; `node` is the operator at fault ("" for graph inputs and outputs).
+    """Channels that cannot be pruned, and why.
+
+    `reason` is in plain words; `node` is the operator responsible ("" for graph inputs and outputs).
 
     `limitation` tells what onnxprune does not understand from what lies in the model's nature.
     """
@@ -22,7 +24,7 @@ class NotPruned:
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A metric of the original and of the result, in the metric's own unit (accuracies are shares in [0, 1]).
+    """One metric of the original and of the result, in the metric's own unit (accuracies lie in [0, 1]).
 
     Attributes:
         before: of the original.
@@ -68,7 +70,7 @@ class GroupResult:
 
 @dataclass(frozen=True, slots=True)
 class ProgramReport:
-    """How a program was solved: the allocation program, or the paper's.
+    """How an optimisation problem was solved: that of the allocation, or the paper's.
 
     `status` is "optimal", "limit" or "none" (nothing was solved, for a threshold or a given plan).
     """
@@ -82,7 +84,7 @@ class ProgramReport:
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """A latency budget: what the allocation program predicted, and what was measured end to end, side by side.
+    """A latency budget: predicted and measured times.
 
     Times are milliseconds a run, the 10th percentile of interleaved runs: other processes only ever make a run slower.
 
@@ -104,13 +106,13 @@ class LatencyReport:
 
     @property
     def ratio(self) -> float:
-        """The result's share of the original's time."""
+        """The result's time relative to the original's."""
         return self.measured / self.before
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Multiply-adds and parameters of one contracting operator, before and after."""
+    """Multiply-adds and parameters of one layer, before and after."""
 
     node: str
     op_type: str

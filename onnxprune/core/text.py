@@ -1,4 +1,4 @@
-"""Small pieces of text that messages share."""
+"""Helpers for texts in messages."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 
 def visible(text: str, most: int = NAME) -> str:
-    """Text from a file as people may see it: control characters written out, so that no terminal obeys them, and cut.
+    """Make text from a file safe to print: control characters are escaped, long text is cut.
 
     Args:
         text: for example a node's name.
@@ -28,7 +28,7 @@ def visible(text: str, most: int = NAME) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same for text of several lines, which is not cut."""
+    """Like `visible`, for text of several lines, which is not cut."""
     return "\n".join(visible(line, len(line)) for line in text.split("\n"))
 
 
@@ -64,12 +64,12 @@ SHARE_METRICS = {
 
 
 def points_lost(change: MetricChange) -> float:
-    """By how many points a share falls."""
+    """By how many percentage points a share fell."""
     return 100 * (change.before - change.after)
 
 
 def main_metric(metrics: Mapping[str, MetricChange]) -> str | None:
-    """The metric that an accuracy floor is about: of those that may rule, the one that falls most."""
+    """The metric that an accuracy floor applies to: of the eligible metrics, the one that fell most."""
     ruling = [name for name, change in metrics.items() if change.rules]
     # NaN has fallen most.
     return max(ruling, key=lambda name: (not metrics[name].after <= 2, points_lost(metrics[name])), default=None)

@@ -1,4 +1,4 @@
-"""Functions that users name as `package.module:function`: found, imported and called, whatever they do.
+"""Calls functions that users name as `package.module:function`, and reports their errors clearly.
 
 What such code raises, SystemExit too, is an InputError that names the function; only Ctrl-C passes. While it runs, the
 folder that the command was started in is searched for modules, so that it can import what lies beside it.
@@ -26,7 +26,7 @@ def names_function(text: str) -> bool:
 
 
 def module_file(spec: str) -> Path | None:
-    """The file that a function's module is in, or would be imported from; None where there is none."""
+    """The file that a function's module is loaded from; None where there is none."""
     match = _FORM.fullmatch(spec)
     if match is None:
         return None
@@ -36,7 +36,7 @@ def module_file(spec: str) -> Path | None:
 
 
 class UserFunction:
-    """A function of the user. Its call, and all that is done with what it gave, belongs inside a `with` block.
+    """A function of the user, to be called inside a `with` block that turns its errors into clear ones.
 
     Args:
         spec: `package.module:function`.
@@ -89,5 +89,5 @@ class UserFunction:
 
 
 def _told(error: BaseException) -> str:
-    """An error in one line: its type and its text, if its own code gives one."""
+    """An error as one line: its type and message."""
     return visible(traceback.format_exception_only(error)[-1].strip(), 500)

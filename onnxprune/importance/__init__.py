@@ -1,4 +1,4 @@
-"""Scorers: how much each unit matters."""
+"""Scorers: methods that say how much each unit matters."""
 
 import importlib
 
@@ -21,7 +21,7 @@ WITHOUT_DATA = frozenset({"magnitude", "magnitude-l1", "random"})
 
 
 def scorer(name: str) -> Scorer:
-    """The scorer of this name; its module is imported now.
+    """Import and return the scorer of this name.
 
     Raises:
         InputError: there is no such scorer.

@@ -1,4 +1,4 @@
-"""What a scorer gets and returns."""
+"""The interface of scorers: what a scorer gets, and what it returns."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from onnxprune.structure.units import Ids
 
 @dataclass(frozen=True, slots=True)
 class ScoreContext:
-    """The data of one scoring run.
+    """Everything a scorer may use: the analysed model, calibration data, options, and where tasks run.
 
     Attributes:
         analysis: the original's; no consumer in its model uses what goes without loss.
@@ -39,12 +39,12 @@ class ScoreContext:
 
     @property
     def model(self) -> Model:
-        """The model that is scored."""
+        """The model whose units are scored."""
         return self.analysis.model
 
 
 class Scorer(Protocol):
-    """A scorer: a function of the context alone."""
+    """A scorer: a function from a `ScoreContext` to scores."""
 
     def __call__(self, context: ScoreContext) -> Scores:
         """Score every group of the context's analysis."""

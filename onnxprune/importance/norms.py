@@ -1,4 +1,4 @@
-"""Norms of a unit's weights, where it is made and where it is used."""
+"""Norms of the weights that produce or use a unit."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ Place = tuple[str, int]
 
 
 def weight_energy(analysis: Analysis, power: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of `|w|^power` over the weights that make each unit's values.
+    """For each unit, the sum of `|w|^power` over the weights that produce it.
 
     A unit that no product makes (inserted by Pad, for example) gets those that use it.
 
@@ -26,7 +26,7 @@ def weight_energy(analysis: Analysis, power: int) -> tuple[np.ndarray, np.ndarra
 
 
 def touched(analysis: Analysis, places: Iterable[Place]) -> np.ndarray:
-    """`(units,)` True for units that lie on any of the places."""
+    """`(units,)` mask of the units that appear on any of the given axes."""
     found = analysis.none_removed()
     for tensor, axis in places:
         ids = units_on(analysis, tensor, axis)
@@ -37,13 +37,13 @@ def touched(analysis: Analysis, places: Iterable[Place]) -> np.ndarray:
 
 
 def units_on(analysis: Analysis, tensor: str, axis: int) -> np.ndarray | None:
-    """Units along an axis, None where it has none."""
+    """The unit at each position of an axis; None where the axis has no channels."""
     axes = analysis.labels.get(tensor, ())
     return axes[axis] if axis < len(axes) else None
 
 
 def per_unit(analysis: Analysis, tensor: str, axis: int, power: int) -> np.ndarray:
-    """`(units,)` sums of `|w|^power` over a constant, by the unit along one of its axes."""
+    """`(units,)` sums of `|w|^power` over a constant, grouped by the unit at each position of one of its axes."""
     ids, value = units_on(analysis, tensor, axis), analysis.value(tensor)
     if ids is None or value is None:
         return np.zeros(analysis.units)

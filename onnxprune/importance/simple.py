@@ -1,4 +1,4 @@
-"""Scores from weights and activations alone: magnitude, activation, random."""
+"""Simple scorers: weight magnitude, activation strength, and random scores."""
 
 import zlib
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,18 @@ from onnxprune.structure.analysis import Analysis
 
 
 def magnitude(context: ScoreContext, power: int = 2) -> Scores:
-    """Norm of the weights that make a unit: L2 (`power` 2) or L1 (`power` 1)."""
+    """Score units by the norm of the weights that produce them: L2 (`power` 2) or L1 (`power` 1)."""
     energy, known = weight_energy(context.analysis, power)
     return scores_by_energy(context, energy, known, power)
 
 
 def magnitude_l1(context: ScoreContext) -> Scores:
-    """L1 norm of the weights that make a unit."""
+    """Score units by the L1 norm of the weights that produce them."""
     return magnitude(context, power=1)
 
 
 def activation(context: ScoreContext) -> Scores:
-    """Root mean square of a unit's values where they are used, times the norm of the weights that use them.
+    """Score units by the root mean square of their values times the norm of the weights that use them.
 
     Where two activations are multiplied, the root mean square of the other one stands for the norm of weights.
 
@@ -58,7 +58,7 @@ def activation(context: ScoreContext) -> Scores:
 
 
 def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place]) -> dict[Place, np.ndarray]:
-    """Mean square of the values at each position of an axis, over all rows alike."""
+    """Mean square of the values at each position of an axis, over all rows."""
     from onnxprune.calibration.runner import Runner
 
     sums: dict[Place, np.ndarray] = dict.fromkeys(places, np.zeros(0))
@@ -77,7 +77,7 @@ def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place])
 
 
 def _unit_means(analysis: Analysis, place: Place, squares: Mapping[Place, np.ndarray]) -> np.ndarray:
-    """`(units,)` mean over the positions that a unit has on an axis."""
+    """`(units,)` mean over the positions of an axis that belong to each unit."""
     ids = units_on(analysis, *place)
     if ids is None:
         return np.zeros(analysis.units)
@@ -86,7 +86,7 @@ def _unit_means(analysis: Analysis, place: Place, squares: Mapping[Place, np.nda
 
 
 def random(context: ScoreContext) -> Scores:
-    """Uniform random scores, drawn anew for each group from the seed and the group's name."""
+    """Random uniform scores, which depend only on the seed and the group's name."""
     groups = []
     for group in context.analysis.groups:
         generator = np.random.default_rng([context.run.seed, zlib.crc32(group.name.encode())])
@@ -96,7 +96,7 @@ def random(context: ScoreContext) -> Scores:
 
 
 def scores_by_energy(context: ScoreContext, energy: np.ndarray, known: np.ndarray, power: int) -> Scores:
-    """Scores and curves from an energy per unit that adds up within a group.
+    """Scores and damage curves from one energy per unit; energies add up within a group.
 
     The score is `(energy / largest)^(1 / power)`. The damage of removing units is their share of the group's energy,
     once for each layer that consumes the group: a residual stream is seen by many.

@@ -1,4 +1,4 @@
-"""SNIP: how much the loss feels a unit's weights, from one batch and one gradient (needs torch).
+"""The scorer `snip` (Lee et al., 2019): how sensitive the loss is to a unit's weights (needs torch).
 
 Lee, Ajanthan, Torr: "SNIP: Single-shot network pruning based on connection sensitivity", 2019. A baseline of the paper.
 """
@@ -21,7 +21,7 @@ _BATCH = 128
 
 
 def score(context: ScoreContext) -> Scores:
-    """Sum of `|dL/dw * w|` over all weights that go with a unit, on one batch of at most 128 rows.
+    """Score units by the sum of `|dL/dw * w|` over their weights, on one batch of at most 128 rows.
 
     `L` is the cross-entropy with the rows' labels, or with the model's own arg-max where there are none. The damage is
     counted as a share of the network's whole sensitivity, in all groups alike.
@@ -79,7 +79,7 @@ def _sensitivity(
 
 
 def _per_unit(analysis: Analysis, sensitivity: dict[str, np.ndarray]) -> np.ndarray:
-    """`(units,)` sums over all places of weights where a unit appears."""
+    """`(units,)` sums of the sensitivities over all weights that belong to each unit."""
     sums = np.zeros(analysis.units)
     for name, array in sensitivity.items():
         for axis, ids in enumerate(analysis.labels.get(name, ())):

@@ -1,1 +1,1 @@
-"""Latency as a cost: kernel times of operators at a grid of widths, measured in onnxruntime on this machine."""
+"""Latency as a cost: times of onnxruntime's kernels at various widths, measured on this machine."""

@@ -1,4 +1,4 @@
-"""Kernel times on disk, one file for each machine, onnxruntime version and number of threads."""
+"""Stores measured kernel times on disk: one file for each machine, onnxruntime version and number of threads."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """`onnxprune` in the user's cache folder: `XDG_CACHE_HOME`, or `~/.cache`."""
+    """The default cache folder: `onnxprune` in `XDG_CACHE_HOME`, or in `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
 
 
 def machine(threads: int) -> dict[str, str]:
-    """What kernel times depend on: processor, its instruction sets, cores, onnxruntime, threads."""
+    """A description of everything that kernel times depend on: processor, cores, onnxruntime, threads."""
     import onnxruntime
 
     about = {
@@ -49,7 +49,7 @@ def machine(threads: int) -> dict[str, str]:
 
 @dataclass(slots=True)
 class TimeCache:
-    """Microseconds by a kernel's key and widths; read when it is made, written by `save`.
+    """Kernel times in microseconds, by kernel and widths; `save` writes them to the cache file.
 
     Attributes:
         path: the file; None keeps times in memory only.
@@ -63,7 +63,7 @@ class TimeCache:
 
     @classmethod
     def open(cls, folder: str | None, threads: int) -> "TimeCache":
-        """The cache of this machine.
+        """Open the cache of this machine.
 
         A file that cannot be read, or that another machine or version wrote, counts as empty.
 
@@ -87,7 +87,7 @@ class TimeCache:
         return cls(path, about, times)
 
     def save(self) -> None:
-        """Write the file, whole or not at all. Where that cannot be, the log says so once, and the run goes on."""
+        """Write the cache file. Where that fails, a warning is logged once and the run goes on."""
         if self.path is None:
             return
         text = json.dumps({"schema": SCHEMA, "machine": dict(self.about), "times": self.times}, indent=1)
@@ -106,5 +106,5 @@ class TimeCache:
 
 
 def _is_time(value: object) -> bool:
-    """Whether a value of the file can be the time of a kernel, in microseconds."""
+    """Whether a value read from the file can be a kernel time in microseconds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LONGEST

@@ -1,4 +1,4 @@
-"""From kernel times of kernels to a cost table for the allocation program.
+"""Turns measured kernel times into a cost table for the allocation program.
 
 A kernel's time depends on the widths of its ends, each a sum over the groups that meet there. It is expanded around a
 reference choice of widths `r` up to pairs of groups (anchored ANOVA, also called cut-HDMR: Rabitz and Alis, Journal of
@@ -31,7 +31,7 @@ _Identity = tuple[str, tuple[tuple[tuple[int, float], ...], ...]]
 def cost_table(
     times: FusedKernelTimes, reference: Sequence[int], widths: Mapping[int, np.ndarray], *, coupled: bool = True
 ) -> CostTable:
-    """The kernels' summed time as a table, in microseconds.
+    """Total time of all kernels as a table over the groups' widths, in microseconds.
 
     Args:
         times: the kernels.
@@ -58,7 +58,7 @@ def cost_table(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Expansion:
-    """One kernel around the reference."""
+    """The time of one kernel, expanded around the reference widths; see the module."""
 
     kernel: FusedKernel
     reference: Sequence[int]
@@ -105,7 +105,7 @@ class _Expansion:
 
 
 def _meet(forms: Sequence[LinearForm], g: int, h: int) -> bool:
-    """Whether two groups are at different ends of a kernel, or among the few at one end."""
+    """Whether the interaction of two groups is included: at different ends of a kernel, or of few groups at one end."""
     ends = [[i for i, form in enumerate(forms) if group in form] for group in (g, h)]
     if set(ends[0]) != set(ends[1]) or len(ends[0]) > 1:
         return True
@@ -113,7 +113,7 @@ def _meet(forms: Sequence[LinearForm], g: int, h: int) -> bool:
 
 
 def _counted(expansions: Sequence[_Expansion]) -> dict[_Expansion, int]:
-    """Each expansion once, with the number of kernels that share it."""
+    """Each different expansion, with the number of kernels that share it."""
     first: dict[_Identity, _Expansion] = {}
     for each in expansions:
         first.setdefault(each.identity, each)

@@ -1,4 +1,4 @@
-"""Fused kernels: the parts of a graph that onnxruntime times as one, each as a small model whose widths can be changed.
+"""Cuts a graph into fused kernels: operators that onnxruntime runs as one, each as a small model of variable width.
 
 A kernel is an operator together with what onnxruntime fuses into it (BatchNormalization, activations, a residual Add
 behind a convolution or a matrix product). In its small model every tensor that comes from elsewhere is made by a stub,
@@ -35,7 +35,7 @@ LinearForm = Mapping[int, float]
 
 @dataclass(frozen=True, slots=True)
 class FusedKernel:
-    """One kernel.
+    """One fused kernel as a small model whose widths can be changed.
 
     Attributes:
         nodes: names of its nodes in the whole graph.
@@ -50,14 +50,14 @@ class FusedKernel:
     forms: tuple[LinearForm, ...]
 
     def widths(self, kept: Sequence[int]) -> tuple[int, ...]:
-        """Widths of the kernel's groups where the whole model's groups keep `kept`."""
+        """Widths of the kernel's groups where the whole model's groups keep `kept` units."""
         return tuple(
             max(1, round(sum(n * (1 if g == CONSTANT else int(kept[g])) for g, n in form.items())))
             for form in self.forms
         )
 
     def at(self, widths: Sequence[int]) -> Model:
-        """The small model at these widths."""
+        """The small model at the given widths."""
         removed = self.analysis.none_removed()
         for group, width in zip(self.analysis.groups, widths, strict=True):
             removed[group.units[width:]] = True
@@ -65,7 +65,7 @@ class FusedKernel:
 
 
 def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:
-    """All kernels whose time depends on what is pruned, in graph order.
+    """All kernels whose time depends on the widths of prunable groups, in graph order.
 
     Args:
         analysis: the whole model's, at the batch size that is timed.
@@ -91,7 +91,7 @@ def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:
 
 
 def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
-    """The nodes of each kernel, in graph order."""
+    """The consecutive nodes of each kernel, in graph order."""
     graph = analysis.graph
     taken: set[str] = set()
     for node in graph.nodes:
@@ -111,7 +111,7 @@ def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
 
 
 class _Cut:
-    """Builds the small model of a run of nodes. Tensors are named by position: equal kernels are equal models."""
+    """Builds the small model of a kernel. Tensors are named by position, so that equal kernels give equal models."""
 
     def __init__(self, analysis: Analysis, nodes: tuple[Node, ...]) -> None:
         model, graph = analysis.model, analysis.graph
@@ -143,13 +143,13 @@ class _Cut:
 
     @property
     def is_prunable(self) -> bool:
-        """Whether a tensor of the kernel carries units, and all shapes are known."""
+        """Whether any tensor of the kernel has prunable channels, and all shapes are known."""
         tensors = [*self._read, *self._wanted]
         known = all(name in self._facts.shapes and name in self._facts.dtypes for name in tensors)
         return known and any(self._axis(name) is not None for name in tensors)
 
     def build(self) -> Model:
-        """The small model, constants at full width."""
+        """The small model at full width."""
         graph = self._proto.graph
         for name in self._read:
             self._make(name)
@@ -168,7 +168,7 @@ class _Cut:
         return Model(self._proto, MappingProxyType(self._constants), "kernel")
 
     def _local(self, name: str) -> str:
-        """The name in the small model; a constant is copied when it is first used."""
+        """A tensor's name in the small model; constants are copied when they are first used."""
         if not name:
             return ""
         if name not in self.names:
@@ -179,13 +179,13 @@ class _Cut:
         return self.names[name]
 
     def _axis(self, name: str) -> int | None:
-        """The one axis of a tensor whose units can go; None where there is none, or several."""
+        """The prunable channel axis of a tensor; None where there is none, or more than one."""
         axes = self._analysis.labels.get(name, ())
         free = [axis for axis, ids in enumerate(axes) if ids is not None and ids.any()]
         return free[0] if len(free) == 1 else None
 
     def _stub_kind(self, name: str) -> str:
-        """How a tensor is made or read: by a convolution, by a matrix product, or not at all."""
+        """What produces or reads a tensor outside of the kernel: a convolution, a matrix product, or neither."""
         rank = len(self._facts.shapes[name])
         if self._facts.dtypes[name] != TensorProto.FLOAT or name in self._graph.inputs or name in self._graph.outputs:
             return "none"
@@ -195,7 +195,7 @@ class _Cut:
         return "product" if rank >= 2 and axis == rank - 1 else "none"
 
     def _make(self, name: str) -> None:
-        """Add what makes a tensor of the kernel."""
+        """Add the node that produces an input of the kernel."""
         shape, local = self._facts.shapes[name], self._local(name)
         match self._stub_kind(name):
             case "conv":
@@ -213,7 +213,7 @@ class _Cut:
         self.names[name] = f"{STUB}{local}"
 
     def _use(self, name: str) -> None:
-        """Add what reads a tensor of the kernel."""
+        """Add the node that reads an output of the kernel."""
         shape, local = self._facts.shapes[name], self._local(name)
         kind = self._stub_kind(name)
         if kind == "none":
@@ -238,7 +238,7 @@ class _Cut:
 
 
 def _key(model: Model) -> str:
-    """Hash of everything that time depends on: all but the values of weights."""
+    """Hash of everything that the kernel's time depends on, which is all but the values of weights."""
     digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
     for name, array in model.constants.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -250,7 +250,7 @@ def _key(model: Model) -> str:
 def _form(
     units: Ids, own: Analysis, whole: Analysis, names: Mapping[str, str], group_of: np.ndarray
 ) -> dict[int, float]:
-    """The width of one of the kernel's groups in terms of the whole model's groups."""
+    """The width of one of the kernel's groups as a linear function of the whole model's groups."""
     back = {local: name for name, local in names.items()}
     owner: dict[int, int] = {}
     for tensor, axes in own.labels.items():

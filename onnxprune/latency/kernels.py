@@ -1,4 +1,4 @@
-"""Kernel times of kernels, from onnxruntime's profiler, with many small models run in turn."""
+"""Measures kernel times with onnxruntime's profiler, running many small models in turn."""
 
 import json
 import time
@@ -25,7 +25,7 @@ _KERNEL = "_kernel_time"
 
 @dataclass(slots=True)
 class _Running:
-    """A session with its profiler on."""
+    """An onnxruntime session with its profiler switched on."""
 
     session: Any
     feed: Feed
@@ -33,7 +33,7 @@ class _Running:
 
 
 def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
-    """Microseconds that one run of each kernel spends in its own kernels, stubs left out.
+    """Microseconds that each small model spends in its kernel in one run, without the nodes around it.
 
     Fused kernels run in turn, several times over, so that a change of the machine's speed meets all alike. Of a
     kernel's runs the faster half counts: other processes only ever make a run slower.
@@ -71,7 +71,7 @@ def _start(model: Model, prefix: Path, threads: int) -> _Running:
 
 
 def own_time(events: Sequence[dict[str, Any]]) -> float:
-    """Mean kernel time of a run over the faster half of the runs, in microseconds.
+    """Mean kernel time over the faster half of the runs, in microseconds.
 
     Conversions of layout belong to whoever reads the tensor: those behind the kernel's last node are not its own,
     unless the kernel's result is not read by a stub.

@@ -1,4 +1,4 @@
-"""Latency budgets: solve the program on measured kernel times, measure the result end to end, correct, repeat."""
+"""Meets latency budgets: solves the allocation on measured kernel times, measures the result, corrects, and repeats."""
 
 import logging
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A model whose kernels can be timed.
+    """A model together with the times of its kernels.
 
     Attributes:
         analysis: the original's.
@@ -57,35 +57,35 @@ class Timed:
 
     @property
     def full(self) -> tuple[int, ...]:
-        """Units per group."""
+        """Number of units of each group."""
         return tuple(len(group) for group in self.analysis.groups)
 
     def fast_widths(self, config: PruneConfig) -> Widths:
-        """The widths of each group that are fast here; see `latency.widths.fast_widths`."""
+        """The widths of each group that are fast on this machine; see `latency.widths.fast_widths`."""
         step = config.round_to if isinstance(config.round_to, int) else 1
         chosen = fast_widths(self.times, self.full, step)
         return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
 
     def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
-        """Times of the original and of other models, measured side by side; see `LatencyReport`."""
+        """Measured times of the original and of other models, in milliseconds."""
         return milliseconds([self.analysis.model, *others], self.config.batch, self.config.threads)
 
 
 def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
-    """Times of models, measured side by side; see `LatencyReport`."""
+    """Measured times of models in milliseconds (10th percentile), run in turn."""
     seconds = _MEASURE_S * len(models)
     found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False)
     return tuple(each.p10_ms for each in found)
 
 
 def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyReport:
-    """The report with the times of the final model, repaired as it is, beside the prediction."""
+    """The report with measured times of the final model added."""
     before, measured = milliseconds([original, result], report.batch, report.threads)
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=measured)
 
 
 def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
-    """Cut a model into kernels, and open the table of kernel times.
+    """Cut a model into kernels, and open the cache of kernel times.
 
     Raises:
         ModelError: the model cannot be run.
@@ -101,7 +101,7 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
 def by_latency(
     whole: Timed, scores: Scores, targets: Sequence[Target], budgets: Sequence[Budget], config: PruneConfig
 ) -> Decision:
-    """Choose widths that meet latency targets, and other budgets with them.
+    """Choose widths that meet latency targets together with other budgets.
 
     Args:
         whole: the original.
@@ -146,7 +146,7 @@ def by_latency(
 
 
 def _line(full: tuple[float, float], last: tuple[float, float]) -> tuple[float, float]:
-    """Slope and offset of the line through the original and the last try, each `(kernels, milliseconds)`.
+    """Slope and offset of the line through two points `(kernel time, end-to-end milliseconds)`: original and last try.
 
     The slope is kept near that of the original's line through 0: where the two are close, it is mostly noise.
     """
@@ -170,7 +170,7 @@ class _Try:
 
 
 def _best(tries: Sequence[_Try], goal: float, config: LatencyConfig) -> Decision:
-    """The decision with the least damage among those that meet the goal; the fastest where none does."""
+    """The decision with the least damage that meets the goal; the fastest one where none does."""
     met = [each for each in tries if each.ratio <= goal * (1 + _NOISE)]
     best = min(met, key=lambda each: each.decision.damage) if met else min(tries, key=lambda each: each.ratio)
     missed = f"the latency budget is missed: measured {best.ratio:.3f} of the original's time, {goal:.3f} asked for"

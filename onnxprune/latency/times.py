@@ -1,4 +1,4 @@
-"""Kernel times of a model's kernels at any widths, measured when they are first asked for."""
+"""Kernel times of one model at any widths, measured when they are first needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _TOGETHER = 192
 
 @dataclass(slots=True)
 class FusedKernelTimes:
-    """Times of a model's kernels, measured when they are asked for.
+    """The kernel times of one model.
 
     Attributes:
         kernels: all kernels of the model.
@@ -32,17 +32,17 @@ class FusedKernelTimes:
     progress: Progress
 
     def total(self, kept: Sequence[int]) -> float:
-        """Microseconds of all kernels at these widths of the model's groups."""
+        """Time of all kernels at the given widths of the model's groups, in microseconds."""
         cells = [(kernel, kernel.widths(kept)) for kernel in self.kernels]
         self.measure(cells)
         return sum(self.time(kernel, widths) for kernel, widths in cells)
 
     def time(self, kernel: FusedKernel, widths: tuple[int, ...]) -> float:
-        """Microseconds of one kernel, measured before."""
+        """Time of one kernel in microseconds; it must have been measured before."""
         return self.cache.times[_name(kernel.key, widths)]
 
     def measure(self, cells: Sequence[Cell]) -> None:
-        """Measure whatever is not known yet, and keep it.
+        """Measure the times that are not known yet, and store them.
 
         Raises:
             ModelError: onnxruntime cannot run a kernel.

@@ -1,4 +1,4 @@
-"""Widths at which kernels are timed, and those that this machine's kernels like."""
+"""Chooses the widths at which kernels are timed, and finds those that are fast on this machine."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _SAME = 0.02
 
 
 def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1) -> dict[int, np.ndarray]:
-    """Per group, the widths that this machine's kernels like, ascending; all units are always among them.
+    """For each group, the widths that are fast on this machine, ascending. Keeping all units is always included.
 
     With all other groups whole, a width is left out where a wider one takes as long, or where it takes longer than
     the whole group. Where several groups meet at one end of a kernel, their sum decides: there only the latter counts.
@@ -37,7 +37,10 @@ def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1)
 
 
 def grid(units: int, round_to: int) -> np.ndarray:
-    """Widths of a group at which times are measured, ascending: eight steps of a power of two, and some narrow ones."""
+    """The widths of a group at which times are measured, ascending.
+
+    Multiples of a power of two (at most eight steps), and a few narrow widths.
+    """
     if units <= _STEPS:
         widths = np.arange(1, units + 1)
     else:

@@ -1,1 +1,1 @@
-"""The order of the stages: prepare, score, decide, shrink, finish; known in this package only."""
+"""Runs the stages of pruning in order: prepare, score, decide, shrink, finish. Only this package knows the order."""

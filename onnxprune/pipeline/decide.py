@@ -1,4 +1,4 @@
-"""From scores to the units that go: by targets or by threshold, and by trial between several answers."""
+"""Decides which units are removed, by targets or by a threshold; compares several candidate decisions by trial."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -26,7 +26,7 @@ def decide(
     progress: Progress,
     executor: Executor | None = None,
 ) -> Decision:
-    """Choose the units that go, by targets or by threshold; between powers of the damage curves, by trial.
+    """Choose the units to remove. Where the scorer asks for it, several decisions are tried and the best is taken.
 
     Raises:
         InputError: neither is given.
@@ -45,7 +45,7 @@ def decide(
 
 
 def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Callable[[Scores], Decision]:
-    """How the options say that scores become a decision."""
+    """The function that turns scores into a decision, as the options ask."""
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
         threshold = DEFAULT_OAMIP_THRESHOLD
@@ -67,7 +67,7 @@ def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Call
 
 
 def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Widths:
-    """The widths that `--round-to` allows."""
+    """The widths that the option `--round-to` allows."""
     sizes = tuple(len(group) for group in prepared.analysis.groups)
     if isinstance(config.round_to, int):
         return Widths.multiples(sizes, config.round_to)

@@ -1,4 +1,4 @@
-"""The last stage: measure the result and put together all that was found out."""
+"""The last stage: measures the pruned model and collects everything to report."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def finish(
     config: PruneConfig,
     clock: Clock,
 ) -> PruneOutcome:
-    """Measure the result and put everything together."""
+    """Measure the pruned model, and collect everything that the run found out."""
     exact = lossless_part(prepared, decision.removed, clock)
     shapes = prepared.analysis.facts.shapes
     metrics: Mapping[str, MetricChange] = {}
@@ -88,7 +88,7 @@ def finish(
 
 
 def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:
-    """What the written file must pass, on the first calibration row (or random inputs)."""
+    """The check that the written file must pass, on the first calibration row or on random inputs."""
     fitted = prepared.data is not None and not config.lossless
     return RemovalCheck(
         analysis=exact.analysis,

@@ -1,4 +1,4 @@
-"""The accuracy floor (`--max-drop`): checked on any result, or searched for by size where no budget is given."""
+"""The accuracy floor (`--max-drop`): checks a result, or searches for the smallest model that stays above the floor."""
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -24,13 +24,13 @@ _RESOLUTION = 0.01  # of the original's multiply-adds
 
 
 def main_loss(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
-    """The metric that the floor is about and the points it fell by; None where no metric says anything."""
+    """The metric that the floor applies to, and by how many points it fell; None where there is none."""
     name = main_metric(metrics)
     return None if name is None else (name, points_lost(metrics[name]))
 
 
 def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: PruneConfig) -> None:
-    """Refuse to judge a model on the rows that its weights were fitted to.
+    """Refuse to measure accuracy on the rows that the weights were fitted to.
 
     Args:
         data: calibration rows.
@@ -53,7 +53,7 @@ def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: P
 
 
 def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float) -> None:
-    """Check a result's metric.
+    """Check that a result's metric fell by no more than the floor allows.
 
     Raises:
         AccuracyError: it fell by more than `max_drop` points.
@@ -81,7 +81,7 @@ def smallest(
     progress: Progress,
     executor: Executor | None = None,
 ) -> tuple[Decision, Model]:
-    """The model with the fewest multiply-adds whose metric stays within the floor.
+    """Find the model with the fewest multiply-adds whose metric stays within the floor.
 
     Bisects the budget as a share of the original's multiply-adds, down to one per cent. Scores are computed once; each
     step allocates, removes, repairs and measures.
@@ -144,7 +144,7 @@ def _at(
     progress: Progress,
     executor: Executor | None,
 ) -> tuple[Decision, Model] | None:
-    """The model at a share of the multiply-adds; None where that cannot be reached."""
+    """The model pruned to a share of its multiply-adds; None where that cannot be reached."""
     own = replace(config, targets=(Target("macs", share),))
     try:
         decision = decide(prepared, scores, own, clock, progress, executor)

@@ -1,4 +1,4 @@
-"""What a run found out: what became of groups and layers, and which packages computed it."""
+"""The outcome of a run as plain data: what became of each group and layer, and which versions computed it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class PruneOutcome:
 def group_results(
     analysis: Analysis, removed: Ids, scores: Scores | None, steps: Sequence[int] = ()
 ) -> tuple[GroupResult, ...]:
-    """What becomes of each group; `steps` are what their widths were to be multiples of."""
+    """What became of each group: kept and removed units, damage, cost."""
     by_name = {} if scores is None else {s.group: s for s in scores.groups}
     none = analysis.none_removed()
     found = []
@@ -100,7 +100,7 @@ def group_results(
 
 
 def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
-    """Costs of each contracting operator, before and after."""
+    """Multiply-adds and parameters of each layer, before and after."""
     none = analysis.none_removed()
     return tuple(
         LayerCost(
@@ -116,7 +116,7 @@ def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of onnxprune and of the packages that compute its results."""
+    """Versions of onnxprune and of the packages that its results depend on."""
     found = {"onnxprune": __version__}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The first stages: load a model and its rows, analyse it, find what goes without loss, and score the rest."""
+"""The first stages: load model and data, analyse the model, find units that can go without loss, score the others."""
 
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -40,7 +40,7 @@ _SHOWN = 5  # names of groups in a note
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model that is ready to be scored.
+    """A loaded and analysed model, ready to be scored.
 
     Attributes:
         analysis: the original's.
@@ -56,7 +56,7 @@ class Prepared:
 
     @property
     def model(self) -> Model:
-        """The original."""
+        """The original model."""
         return self.analysis.model
 
 
@@ -67,7 +67,7 @@ def prepare(
     preprocess: PreprocessConfig,
     clock: Clock | None = None,
 ) -> Prepared:
-    """Load a model and its calibration data, analyse it, and find what can go without loss.
+    """Load a model and its calibration data, analyse it, and find units whose removal changes nothing.
 
     Raises:
         InputError: a file cannot be read, or the data do not fit.
@@ -98,7 +98,7 @@ def prepare(
 def score(
     prepared: Prepared, config: PruneConfig, executor: Executor | None = None, progress: Progress = no_progress
 ) -> Scores:
-    """Score every group with the scorer that `config.importance` names. What can go without loss comes first.
+    """Score every group with the scorer that `config.importance` names. Units without effect are removed first.
 
     Args:
         prepared: the model and its data.

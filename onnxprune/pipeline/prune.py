@@ -1,4 +1,4 @@
-"""The whole run: one model, from loading to the result."""
+"""Prunes one model, from loading to the final result."""
 
 from concurrent.futures import Executor
 
@@ -30,7 +30,7 @@ def prune(
     executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> PruneOutcome:
-    """Run all stages; arguments and errors as `api.prune` has them, options checked already."""
+    """Prune a model: run all stages. Arguments and errors as in `api.prune`."""
     if config.lossless and (plan is not None or config.targets or config.threshold is not None or config.distill):
         raise InputError(
             "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "

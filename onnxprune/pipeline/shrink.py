@@ -1,4 +1,4 @@
-"""From a decision to a smaller model: remove units, repair what remains, and train it where asked for."""
+"""Makes the smaller model from a decision: removes units, repairs the remaining weights, and distils if asked to."""
 
 from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress
@@ -10,7 +10,7 @@ from onnxprune.structure.units import Ids
 
 
 def lossless_part(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
-    """What of the removed units goes without loss, and the model to remove all of them from."""
+    """Which of the removed units go without loss, and the model to remove all of them from."""
     if not (prepared.lossless.removed & ~removed).any():
         return prepared.lossless
     with clock.stage("lossless"):
@@ -18,7 +18,7 @@ def lossless_part(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
 
 
 def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
-    """Remove units, repair what remains, and train it towards the original's outputs where asked for."""
+    """Remove units, repair the remaining weights, and, if asked to, train towards the original's outputs."""
     exact = lossless_part(prepared, removed, clock)
     with clock.stage("remove"):
         smaller = remove(exact.analysis, removed)

@@ -1,4 +1,4 @@
-"""A sweep: one model at several budgets, from one scoring pass, and which of the results are worth having."""
+"""Prunes one model to several budgets with a single scoring pass, and finds the Pareto-optimal results."""
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -28,7 +28,7 @@ Result_co = TypeVar("Result_co", bound=PruneOutcome, covariant=True)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SweepPoint(Generic[Result_co]):
-    """The model at one budget.
+    """The model pruned to one budget.
 
     Attributes:
         target: the budget.
@@ -53,7 +53,7 @@ class SweepPoint(Generic[Result_co]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SweepResult(Generic[Result_co]):
-    """All points of a sweep, from the largest budget to the smallest.
+    """The results for all budgets, from the largest to the smallest.
 
     Attributes:
         source: name of the original.
@@ -77,7 +77,9 @@ class SweepResult(Generic[Result_co]):
         return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets missed)"
 
     def front(self, cost: str) -> tuple[int, ...]:
-        """Positions of the points on the Pareto front: no other point is better in quality or cost and as good in both.
+        """Positions of the points on the Pareto front of quality and cost.
+
+        A point is on it if no other one is at least as good in both, and better in one.
 
         Args:
             cost: one of `COST_KINDS`.
@@ -110,7 +112,7 @@ def sweep(
     executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> SweepResult[PruneOutcome]:
-    """Prune a model to several budgets, scored once; arguments and errors as `api.sweep` has them."""
+    """Prune a model to several budgets, scored once. Arguments and errors as in `api.sweep`."""
     targets = budgets_of(points)
     check_metric(config.outputs)
     clock = Clock(progress)
@@ -155,7 +157,7 @@ def sweep(
 
 
 def budgets_of(points: SweepConfig) -> tuple[Target, ...]:
-    """The budgets, from the largest to the smallest.
+    """The budgets of a sweep, from the largest to the smallest.
 
     Raises:
         InputError: the ends are not shares, or the wrong way round.

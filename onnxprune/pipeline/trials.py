@@ -1,4 +1,4 @@
-"""Trials: build several candidate models, and take the one whose outputs are nearest to the original's.
+"""Trials: prunes and repairs several candidates, and keeps the one whose outputs are closest to the original's.
 
 The allocation program adds up damage that was measured with one group pruned at a time. What several pruned groups do
 together is more than that sum, and how much more differs between networks. So the program is solved several times, with
@@ -33,7 +33,7 @@ _LARGE = 5e9  # of the same: work for which starting worker processes pays
 
 
 def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
-    """Whether there are rows for trials, and repair is part of what is asked for and quick."""
+    """Whether trials are possible and quick enough: there are calibration rows, and repair is switched on."""
     rows = 0 if prepared.data is None else len(prepared.data)
     return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
 
@@ -45,7 +45,7 @@ def best(
     progress: Progress = no_progress,
     executor: Executor | None = None,
 ) -> Decision:
-    """The decision whose repaired model's outputs are nearest to the original's on rows it was not fitted to.
+    """The candidate that is closest to the original after pruning and repair, measured on held-out rows.
 
     Args:
         prepared: the model and calibration rows.
@@ -88,7 +88,7 @@ def best(
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What trials share: the model with the rows to fit, and what the original makes of the rows that judge."""
+    """What all trials share: the model, the rows to repair with, and the original's outputs on held-out rows."""
 
     prepared: Prepared
     config: PruneConfig
@@ -97,7 +97,7 @@ class _Trial:
 
 
 def _loss(handle: Any, removed: Ids) -> float:
-    """Divergence of the model that is left after a removal and repaired."""
+    """Divergence from the original's outputs, on held-out rows, after removing units and repairing."""
     trial: _Trial = shared(handle)
     smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
     meaning = trial.reference.meaning

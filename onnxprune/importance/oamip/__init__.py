@@ -1,4 +1,4 @@
-"""Importance by the paper (OAMIP): one mixed-integer program over the whole network, or one a module."""
+"""The scorer `oamip`, the paper's: scores from a mixed-integer program over the whole network, or one per module."""
 
 from onnxprune.importance.oamip.scorer import score
 

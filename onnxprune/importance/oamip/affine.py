@@ -1,4 +1,6 @@
-"""AffineFunctions functions of the program's columns, and the columns and rows that propagation makes.
+"""Affine functions of the program's variables, and the variables and constraints collected while a program is built.
+
+Variables are called columns and constraints rows, as in the program's matrix.
 
 A tensor's value in the program is `constant + matrix x`, one row a position; where it does not depend on the scores the
 matrix is empty. Nothing here knows of graphs or solvers.
@@ -16,7 +18,7 @@ _ROUNDING = 1e-9  # differences that arithmetic in double precision may leave, r
 
 @dataclass(frozen=True, slots=True)
 class AffineFunctions:
-    """`constant + matrix x` for every position of a tensor, and an interval for each.
+    """One affine function of the columns for each position of a tensor, with an interval for each value.
 
     Attributes:
         constant: `(n,)`.
@@ -32,7 +34,7 @@ class AffineFunctions:
 
     @classmethod
     def fixed(cls, value: np.ndarray, radius: float) -> "AffineFunctions":
-        """A value that depends on no column, in the box `value +- radius`."""
+        """A constant tensor, with the interval `value +- radius` around each value."""
         flat = np.asarray(value, dtype=np.float64).ravel()
         return cls(flat, csr_array((len(flat), 0)), flat - radius, flat + radius)
 
@@ -42,25 +44,25 @@ class AffineFunctions:
 
     @property
     def depends(self) -> np.ndarray:
-        """`(n,)` whether a position depends on any column."""
+        """`(n,)` whether each position depends on any column."""
         return np.asarray(np.diff(self.matrix.indptr) > 0)
 
 
 def widened(matrix: csr_array, columns: int) -> csr_array:
-    """The matrix with more (empty) columns."""
+    """The matrix extended by empty columns on the right."""
     if matrix.shape[1] == columns:
         return matrix
     return csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], columns))
 
 
 def sparse(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> csr_array:
-    """A sparse matrix from triplets; zeros are left out."""
+    """A sparse matrix from triplets (row, column, value) without the zeros."""
     used = values != 0
     return coo_array((values[used], (rows[used], columns[used])), shape=shape).tocsr()
 
 
 def contradiction(node: str, excess: float, program: str = "program") -> SolverError:
-    """The error where the original network itself breaks a row of a layer, by `excess`."""
+    """The error for a constraint that even the original network breaks, by `excess`."""
     return SolverError(
         f"the {program} has no solution: the rows of layer {node!r} contradict each other (by {excess:.1e} at scores "
         "of 1); raise --oamip-epsilon, or use --oamip-bounds valid"
@@ -69,7 +71,7 @@ def contradiction(node: str, excess: float, program: str = "program") -> SolverE
 
 @dataclass(frozen=True, slots=True)
 class RowBlock:
-    """Rows `lower <= matrix x <= upper` that one layer gave for one image."""
+    """Constraints `lower <= matrix x <= upper` that one layer adds for one image."""
 
     node: str
     matrix: csr_array
@@ -78,7 +80,7 @@ class RowBlock:
 
 
 class Builder:
-    """Columns and rows of a program while it is made.
+    """Collects the columns and rows of a program.
 
     Rows that always hold are dropped, and rows on a single column become bounds of that column.
     """
@@ -98,7 +100,7 @@ class Builder:
     def add_columns(
         self, lower: np.ndarray, upper: np.ndarray, start: np.ndarray, *, integer: bool = False
     ) -> np.ndarray:
-        """New columns with bounds and their values in the original network; returns their numbers."""
+        """Add columns with bounds and their values in the original network; returns their numbers."""
         first = self.columns
         self.lower = np.concatenate([self.lower, lower])
         self.upper = np.concatenate([self.upper, upper])
@@ -107,18 +109,18 @@ class Builder:
         return np.arange(first, self.columns)
 
     def at_start(self, constant: np.ndarray, matrix: csr_array) -> np.ndarray:
-        """Value of affine functions in the original network (all scores at 1)."""
+        """Values of affine functions in the original network, where all scores are 1."""
         return np.asarray(constant + widened(matrix, self.columns) @ self.start)
 
     def least(self, constant: np.ndarray, matrix: csr_array) -> np.ndarray:
-        """Lower bound of affine functions over the bounds of the columns."""
+        """Lower bounds of affine functions, from the bounds of the columns."""
         matrix = widened(matrix, self.columns)
         return np.asarray(constant + matrix.maximum(0) @ self.lower + matrix.minimum(0) @ self.upper)
 
     def add_rows(
         self, node: str, constant: np.ndarray, matrix: csr_array, lower: np.ndarray, upper: np.ndarray
     ) -> None:
-        """Require `lower <= constant + matrix x <= upper`; `node` is the layer at fault where that is impossible.
+        """Require `lower <= constant + matrix x <= upper`; errors name `node`.
 
         Raises:
             SolverError: the original network itself breaks a row.
@@ -144,7 +146,7 @@ class Builder:
             self.blocks.append(RowBlock(node, matrix[rows], lower[rows], upper[rows]))
 
     def _bound(self, matrix: csr_array, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> None:
-        """Turn rows on one column into bounds of that column."""
+        """Turn rows that involve only one column into bounds of that column."""
         if not len(rows):
             return
         column, value = matrix.indices[matrix.indptr[rows]], matrix.data[matrix.indptr[rows]]
@@ -153,7 +155,7 @@ class Builder:
         np.minimum.at(self.upper, column, ends.max(axis=0))
 
     def rows(self, first: int = 0) -> tuple[csr_array, np.ndarray, np.ndarray]:
-        """Rows from block `first` on, over all columns: matrix, lower and upper sides."""
+        """All rows from block `first` on: matrix, lower and upper sides."""
         blocks = self.blocks[first:]
         if not blocks:
             return csr_array((0, self.columns)), np.zeros(0), np.zeros(0)

@@ -1,4 +1,4 @@
-"""Scores by the affine form: one program over all images, and curves of what removal does to the logits."""
+"""Scores where logits are treated as affine functions of the scores: one small program over all images."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -20,7 +20,7 @@ from onnxprune.structure.analysis import Analysis
 def affine_scores(
     context: ScoreContext, analysis: Analysis, sets: Sequence[np.ndarray], labels: np.ndarray, notes: Sequence[str]
 ) -> Scores:
-    """Scores of every group; with several sets of images, one program each, averaged.
+    """Score every group. With several sets of images, one program is solved for each, and scores are averaged.
 
     Args:
         context: the run.

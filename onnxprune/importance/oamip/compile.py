@@ -1,4 +1,4 @@
-"""From a graph to a `StepNetwork` of steps, whole or in part, and where scores apply."""
+"""Translates a graph, or a part of it, into the steps that the paper's program is built from."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ _LOSS = frozenset({"Softmax", "LogSoftmax"})
 
 
 def logits_of(analysis: Analysis) -> str:
-    """The tensor whose log-sum-exp is the loss: the first output, before a final Softmax or LogSoftmax."""
+    """Name of the logits: the input of a final Softmax or LogSoftmax, else the model's first output."""
     name = analysis.graph.outputs[0]
     while (node := analysis.graph.producer.get(name)) is not None and (
         node.op_type in _LOSS or (node.op_type in ("Identity", "Cast") and analysis.graph.consumers.get(name) is None)
@@ -49,7 +49,7 @@ def logits_of(analysis: Analysis) -> str:
 
 
 def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
-    """Where scores apply: the unit at each position of every scored tensor.
+    """The tensors where scores apply, each with the unit at every position.
 
     These are the activations on prunable channels, and for groups without one the tensors where their producers'
     values (bias and BatchNormalization included) are complete.
@@ -79,7 +79,7 @@ def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
 
 
 def _completed(analysis: Analysis, tensor: str) -> str:
-    """The tensor after a bias, BatchNormalization or scale that alone reads it."""
+    """The tensor behind a bias, BatchNormalization or scale that is the only reader of a tensor."""
     while len(readers := analysis.graph.consumers.get(tensor, ())) == 1:
         node = readers[0]
         others = [name for name in node.inputs if name and name != tensor]
@@ -90,7 +90,7 @@ def _completed(analysis: Analysis, tensor: str) -> str:
 
 
 def units_at(analysis: Analysis, tensor: str, allowed: np.ndarray) -> np.ndarray | None:
-    """`(n,)` the unit at each position of a tensor, 0 where it is not `allowed`; None where there is none."""
+    """`(n,)` the unit at each position of a tensor, 0 for units that are not `allowed`; None where there is none."""
     labels, shape = analysis.labels.get(tensor, ()), analysis.facts.shapes.get(tensor)
     if shape is None:
         return None
@@ -104,7 +104,9 @@ def units_at(analysis: Analysis, tensor: str, allowed: np.ndarray) -> np.ndarray
 def compile_network(
     analysis: Analysis, points: ScorePoints, outputs: Sequence[str], given: Collection[str] = ()
 ) -> StepNetwork:
-    """Steps from the model's inputs, or from tensors that are given, to `outputs`; the network's output is the last.
+    """Translate nodes into steps, from the model's inputs or given tensors to `outputs`.
+
+    The network's output is the last of `outputs`.
 
     Args:
         analysis: the model's.
@@ -130,7 +132,7 @@ def compile_network(
 
 
 class _Compiler:
-    """Visits nodes; is the `Context` that rules ask."""
+    """Translates node by node; implements the `Context` of the rules."""
 
     def __init__(self, analysis: Analysis, points: ScorePoints, given: set[str]) -> None:
         self.analysis = analysis
@@ -182,7 +184,7 @@ class _Compiler:
         self._add(node.output(), node.name, rule(node, self))
 
     def _add(self, tensor: str, node: str, steps: list[Step]) -> None:
-        """Add steps that make a tensor, with its score."""
+        """Add the steps that compute a tensor, and apply its score."""
         units = self.points.get(tensor)
         if units is None:
             self.steps += steps
@@ -193,7 +195,7 @@ class _Compiler:
             self.steps.append(Activation(node, tensor, tensor + _UNSCORED, units))
 
     def give(self, tensor: str) -> None:
-        """Make a given tensor known, with its score."""
+        """Add a given tensor, and apply its score."""
         units = self.points.get(tensor)
         self.inputs[tensor] = tensor if units is None else tensor + _UNSCORED
         if units is not None:

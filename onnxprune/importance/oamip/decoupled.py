@@ -1,4 +1,4 @@
-"""The decoupled variant: the network cut into modules, each with its own small program.
+"""The decoupled form of the paper's program: the network is cut into modules, each with its own small program.
 
 A module holds consecutive scored layers. What enters it is constant, as the original network computes it for each
 image; what leaves it is pooled over positions and classified by an auxiliary head that is fitted on calibration rows.
@@ -31,7 +31,7 @@ _SCORED_OPS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "Abs"})
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A part of the network.
+    """A part of the network that has its own program.
 
     Attributes:
         points: where scores apply.
@@ -47,7 +47,7 @@ class Module:
 def module_tasks(
     context: ScoreContext, analysis: Analysis, sets: Sequence[np.ndarray], labels: np.ndarray, how: Propagation
 ) -> tuple[list[ProgramTask], list[str]]:
-    """One task per module and set of images, and what the user should know.
+    """One task for each module and set of images, and notes for the user.
 
     Args:
         context: the scoring run.
@@ -111,13 +111,13 @@ def module_tasks(
 
 
 def _parts(points: ScorePoints, size: int) -> list[ScorePoints]:
-    """Consecutive scored tensors, `size` a module."""
+    """Cut the scored tensors into consecutive parts of `size` each."""
     names = list(points)
     return [{name: points[name] for name in names[start : start + size]} for start in range(0, len(names), size)]
 
 
 def _module(analysis: Analysis, points: ScorePoints) -> Module:
-    """Its sinks, and what enters it."""
+    """The module around some scored tensors: its outputs, and the tensors that enter it."""
     below: set[str] = set()
     depends: dict[str, set[str]] = {name: {name} for name in points}
     for node in analysis.graph.nodes:
@@ -132,7 +132,7 @@ def _module(analysis: Analysis, points: ScorePoints) -> Module:
 
 
 def _given(analysis: Analysis, points: ScorePoints, below: set[str], wanted: Sequence[str]) -> set[str]:
-    """Tensors that the module reads and that no score in it changes."""
+    """Tensors that a module reads and that none of its scores changes."""
     given: set[str] = set()
     open_, seen = list(wanted), set()
     while open_:
@@ -150,7 +150,7 @@ def _given(analysis: Analysis, points: ScorePoints, below: set[str], wanted: Seq
 
 
 def _last_network(analysis: Analysis, module: Module) -> tuple[StepNetwork | None, str | None]:
-    """The last module with the network's own classifier; None and the reason where the program cannot hold that."""
+    """The last module with the network's own classifier; None and the reason where no rule covers it."""
     logits = logits_of(analysis)
     below: set[str] = set()
     for node in analysis.graph.nodes:
@@ -166,13 +166,13 @@ def _last_network(analysis: Analysis, module: Module) -> tuple[StepNetwork | Non
 
 
 def _channel_axis(analysis: Analysis, context: ScoreContext, tensor: str) -> int:
-    """The axis of channels: the labelled one, else the first after the batch."""
+    """The channel axis of a tensor: the labelled one, else the first axis after the batch."""
     axes = context.analysis.labels.get(tensor, ())
     return next((a for a, ids in enumerate(axes) if ids is not None and a > 0), min(1, len(analysis.shape(tensor)) - 1))
 
 
 def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: Head) -> StepNetwork:
-    """The module's steps to the logits of its auxiliary head: means over positions, then the linear classifier."""
+    """The module's steps with its auxiliary classifier: mean over positions, then a linear layer."""
     network = compile_network(analysis, module.points, module.sinks, module.given)
     steps, first = list(network.steps), 0
     names, matrices = [], []
@@ -189,7 +189,7 @@ def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: 
 
 
 def _fit_heads(context: ScoreContext, analysis: Analysis, modules: Sequence[Module], labels: np.ndarray) -> list[Head]:
-    """Heads on the pooled sinks of each module, fitted on all calibration rows."""
+    """Fit the auxiliary classifier of each module on all calibration rows."""
     if not modules:
         return []
     assert context.data is not None
@@ -215,7 +215,7 @@ def _fit_heads(context: ScoreContext, analysis: Analysis, modules: Sequence[Modu
 def _captured(
     context: ScoreContext, data: Dataset, rows: np.ndarray, tensors: Sequence[str]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Values of tensors for single rows."""
+    """Values of tensors, for one row at a time."""
     runner = Runner(context.model, tensors, threads=context.run.threads)
     values: dict[int, dict[str, np.ndarray]] = {}
     for row in rows:
@@ -224,7 +224,7 @@ def _captured(
 
 
 def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
-    """Units of each group that is scored in the module."""
+    """The units of each group that is scored in the module."""
     scored = np.zeros(context.analysis.units, dtype=bool)
     for units in module.points.values():
         scored[units] = True

@@ -1,4 +1,4 @@
-"""Which form of the paper's program fits a network."""
+"""Chooses the form of the paper's program: affine, decoupled or joint."""
 
 from onnxprune.config import OamipConfig
 from onnxprune.core.errors import InputError, ModelError
@@ -13,12 +13,12 @@ _MOST_POSITIONS = 60_000
 
 
 def is_decoupled(config: OamipConfig) -> bool:
-    """Whether the options ask for modules with heads."""
+    """Whether the options ask for modules with auxiliary classifiers."""
     return config.decoupled or config.form == "decoupled"
 
 
 def check_form(config: OamipConfig) -> None:
-    """Check that the options go together.
+    """Check that the options can be combined.
 
     Raises:
         InputError: they do not.
@@ -33,7 +33,7 @@ def check_form(config: OamipConfig) -> None:
 
 
 def chosen_form(context: ScoreContext, analysis: Analysis) -> tuple[str, tuple[str, ...]]:
-    """The form of the program, and what the user should know of the choice.
+    """The form of the program, and a note for the user about the choice.
 
     Raises:
         ModelError: the form that was asked for does not fit.

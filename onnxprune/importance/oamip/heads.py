@@ -1,4 +1,4 @@
-"""Auxiliary classifiers: linear softmax on pooled features, fitted by L-BFGS."""
+"""Auxiliary classifiers: linear softmax classifiers on pooled features, fitted by L-BFGS."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _ITERATIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Logits `weight @ features + bias`.
+    """A linear classifier with logits `weight @ features + bias`.
 
     Attributes:
         weight: `(classes, features)`.
@@ -26,7 +26,7 @@ class Head:
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray, ridge: float = _RIDGE) -> Head:
-    """Multinomial logistic regression on standardised features.
+    """Fit a multinomial logistic regression on standardised features.
 
     Minimises `mean(logsumexp(z) - z_y) + ridge / 2 |W|^2` over the weights of standardised features.
 

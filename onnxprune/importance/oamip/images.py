@@ -1,4 +1,4 @@
-"""Which calibration rows become images of the program."""
+"""Chooses the calibration images that the program is built from."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _FORMS = "N, random:N, per-class, per-class:N or all"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Rows per program: one set, or one a class (the scores are then averaged).
+    """The chosen rows of each program: one set, or one set per class whose scores are averaged.
 
     Attributes:
         sets: row numbers per program.
@@ -24,7 +24,7 @@ class Choice:
 
 
 def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: int) -> Choice:
-    """Draw rows among those that the model classifies right.
+    """Draw rows from those that the model classifies correctly.
 
     Args:
         spec: `N` (balanced by class), `random:N`, `per-class[:N]` (one program a class, 10 rows by default) or `all`
@@ -62,7 +62,7 @@ def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: in
 
 
 def _balanced(shuffled: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
-    """The first row of each class, then the second, and so on."""
+    """Rows in turns over the classes: the first row of each class, then the second, and so on."""
     own = classes[shuffled]
     turn = np.zeros(len(own), dtype=np.int64)
     for c in np.unique(own):

@@ -1,4 +1,4 @@
-"""An interior point of optimal value, by a primal-dual method that treats log-sum-exp as the smooth function it is.
+"""Solves the relaxed program with an interior-point method (primal-dual), treating log-sum-exp as a smooth function.
 
 Minimises `c x + w sum_m f_m(x)` over `lower <= A x <= upper` and the columns' bounds, with `f_m` the images' losses.
 The Newton system has one row a column (the scores and little else), whatever the number of rows, which is why this is
@@ -25,7 +25,7 @@ _MOST_COLUMNS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Interior:
-    """What was found.
+    """The result: the best point, its objective and a lower bound.
 
     Attributes:
         x: `(n,)` feasible within the solver's tolerance, losses and sparsity columns at their implied values.
@@ -41,13 +41,13 @@ class Interior:
 
 
 def applicable(program: OamipProgram) -> bool:
-    """Whether the program is small enough in columns and has no equalities."""
+    """Whether the method fits the program: few enough columns, and no equality constraints."""
     linear = program.linear
     return len(linear.c) <= _MOST_COLUMNS and bool(np.all(linear.row_lower < linear.row_upper))
 
 
 class _Smooth:
-    """Losses and their derivatives, over the columns other than the losses' own."""
+    """The losses and their derivatives, as functions of the other columns."""
 
     def __init__(self, program: OamipProgram) -> None:
         self.kept = np.setdiff1d(np.arange(len(program.linear.c)), program.loss_columns)
@@ -58,7 +58,7 @@ class _Smooth:
         self.offset = np.concatenate(program.offsets)
 
     def at(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Value, gradient and a factor `F` with Hessian `F' F`."""
+        """Value, gradient, and a factor `F` of the Hessian `F' F` at a point."""
         z = (self.jacobian @ x + self.offset).reshape(-1, self.classes)
         own = np.sum(self.targets * z, axis=1)
         top = z.max(axis=1, keepdims=True)
@@ -76,7 +76,7 @@ class _Smooth:
 
 
 class _Rows:
-    """The rows, dense or sparse, whichever multiplies faster."""
+    """The constraint matrix, stored dense or sparse, whichever multiplies faster."""
 
     def __init__(self, matrix: csr_array) -> None:
         size = max(1, matrix.shape[0] * matrix.shape[1])
@@ -94,7 +94,7 @@ class _Rows:
 
 
 class _Sides:
-    """Slacks and multipliers of `sign * (value - side) <= 0` for the sides that are finite."""
+    """Slacks and multipliers of the finite sides of the constraints, `sign * (value - side) <= 0`."""
 
     def __init__(self, value: np.ndarray, side: np.ndarray, sign: float) -> None:
         self.at = np.flatnonzero(np.isfinite(side))
@@ -114,7 +114,7 @@ class _Sides:
         return full
 
     def force(self, size: int, target: np.ndarray) -> np.ndarray:
-        """What the complementarity `slack * price = target` and the residual put on the right-hand side."""
+        """Right-hand side of the Newton system from `slack * price = target` and the residual."""
         full = np.zeros(size)
         full[self.at] = self.sign * (self.price * self.residual + target - self.slack * self.price) / self.slack
         return full
@@ -137,13 +137,13 @@ class _Sides:
 
 
 def _reach(value: np.ndarray, change: np.ndarray) -> float:
-    """The longest step, at most 1, that keeps `value` positive."""
+    """The longest step of at most 1 that keeps `value` positive."""
     falling = change < 0
     return float(np.min(-value[falling] / change[falling], initial=1.0 / _TO_BOUNDARY)) * _TO_BOUNDARY
 
 
 def interior_point(program: OamipProgram, tolerance: float, time_limit: float | None = None) -> Interior:
-    """Minimise until objective and bound agree within `tolerance`, relative to the objective; gates are relaxed.
+    """Minimise until objective and bound agree within a relative `tolerance`. Integer variables are relaxed.
 
     Args:
         program: the program.
@@ -226,7 +226,7 @@ def interior_point(program: OamipProgram, tolerance: float, time_limit: float | 
 def _improved(
     program: OamipProgram, best: Interior, kept: np.ndarray, x: np.ndarray, bound: float, prices: np.ndarray
 ) -> Interior:
-    """The better point (once feasible) and the better bound."""
+    """The better of two feasible points, and the better of two bounds."""
     bound = max(bound, best.bound)
     full = program.start.copy()
     full[kept] = np.clip(x, program.linear.column_lower[kept], program.linear.column_upper[kept])

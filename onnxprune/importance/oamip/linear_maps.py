@@ -1,4 +1,4 @@
-"""Sparse matrices of linear operators over flattened tensors (batch of one). Plain arrays; no graph."""
+"""Sparse matrices of linear operators on flattened tensors (batch size 1). Plain arrays; knows no graph."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,7 +12,7 @@ Shape = Sequence[int]
 def windows(
     size: Shape, kernel: Shape, strides: Shape, pads: Shape, dilations: Shape, out: Shape
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that sliding windows read.
+    """The input positions that each sliding window reads.
 
     Args:
         size: spatial size of the input.
@@ -42,13 +42,13 @@ def windows(
 
 
 def _combine(first: np.ndarray, second: np.ndarray, how: np.ufunc) -> np.ndarray:
-    """Outer combination of `(o1, t1)` and `(o2, t2)` to `(o1 * o2, t1 * t2)`."""
+    """Outer combination of arrays `(o1, t1)` and `(o2, t2)` to `(o1 * o2, t1 * t2)`."""
     both: np.ndarray = how(first[:, None, :, None], second[None, :, None, :])
     return both.reshape(first.shape[0] * second.shape[0], first.shape[1] * second.shape[1])
 
 
 def convolution(weight: np.ndarray, at: np.ndarray, positions: int, group: int) -> csr_array:
-    """Matrix of a convolution.
+    """The matrix of a convolution.
 
     Args:
         weight: `(C_out, C_in / group, *kernel)`.
@@ -73,7 +73,7 @@ def convolution(weight: np.ndarray, at: np.ndarray, positions: int, group: int) 
 
 
 def averaging(at: np.ndarray, counted: np.ndarray, channels: int, positions: int) -> csr_array:
-    """Matrix of an average pooling; `counted` is `(O,)` what each window's sum is divided by."""
+    """The matrix of an average pooling; `counted` `(O,)` is what each window's sum is divided by."""
     from scipy.sparse import kron
 
     rows, taps = np.nonzero(at >= 0)
@@ -82,7 +82,7 @@ def averaging(at: np.ndarray, counted: np.ndarray, channels: int, positions: int
 
 
 def identity(n: int) -> csr_array:
-    """The identity."""
+    """The identity matrix."""
     return diagonal(np.ones(n))
 
 
@@ -93,13 +93,13 @@ def diagonal(values: np.ndarray) -> csr_array:
 
 
 def selection(source: np.ndarray, n_in: int) -> csr_array:
-    """Matrix of a data movement: `output[i] = input[source[i]]`; entries of -1 give 0."""
+    """The matrix of an operator that moves values: `output[i] = input[source[i]]`, 0 where `source[i]` is -1."""
     rows = np.flatnonzero(source >= 0)
     return coo_array((np.ones(len(rows)), (rows, source[rows])), shape=(len(source), n_in)).tocsr()
 
 
 def reduction(shape: Shape, axes: Sequence[int], *, mean: bool) -> csr_array:
-    """Matrix of a sum or mean over axes."""
+    """The matrix of a sum or mean over axes."""
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     index = (
         np.arange(prod(shape)).reshape(tuple(shape)).transpose([*kept, *axes]).reshape(-1, prod(shape[a] for a in axes))
@@ -110,7 +110,7 @@ def reduction(shape: Shape, axes: Sequence[int], *, mean: bool) -> csr_array:
 
 
 def contraction(shape: Shape, weight: np.ndarray) -> csr_array:
-    """Matrix of `x @ weight` for `x` of this shape, contracted over its last axis, and a weight `(K, N)`."""
+    """The matrix of `x @ weight` for an `x` of this shape and a weight `(K, N)`."""
     from scipy.sparse import kron
 
     dense = csr_array(np.asarray(weight, dtype=np.float64).T)
@@ -119,7 +119,7 @@ def contraction(shape: Shape, weight: np.ndarray) -> csr_array:
 
 
 def left_contraction(weight: np.ndarray, shape: Shape) -> csr_array:
-    """Matrix of `weight @ x` for a weight `(M, K)` and `x` of shape `(..., K, N)`."""
+    """The matrix of `weight @ x` for a weight `(M, K)` and an `x` of shape `(..., K, N)`."""
     from scipy.sparse import kron
 
     dense = csr_array(np.asarray(weight, dtype=np.float64))

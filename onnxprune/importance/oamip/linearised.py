@@ -1,4 +1,4 @@
-"""The affine form of the paper's program: logits as affine functions of all scores, at any depth.
+"""The affine form of the paper's program: logits as affine functions of all scores, from one backward pass per class.
 
 With bounds from a box of half-width epsilon around an image, in the limit of epsilon to 0, `U+ = max(a, 0)`: every gate
 but those at zero is fixed, and with fixed gates the logits are affine in the scores,
@@ -33,7 +33,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Linearised:
-    """Logits of the images and what every unit adds to them.
+    """Logits of the images, and how much every unit adds to them.
 
     Attributes:
         logits: `(M, C)` of the classes that are looked at.
@@ -48,14 +48,14 @@ class Linearised:
     gains: np.ndarray
 
     def contribution(self) -> np.ndarray:
-        """`(M, C, units)` what units add to the logits up to what all classes share, which no softmax sees."""
+        """`(M, C, units)` what units add to the logits, without what all classes share (softmax ignores it)."""
         return np.asarray(self.gains - self.gains.mean(axis=1, keepdims=True))
 
 
 def linearise(
     analysis: Analysis, data: Dataset, logits: str, points: ScorePoints, labels: np.ndarray, threads: int
 ) -> Linearised:
-    """Run one backward pass a class.
+    """Compute logits and their derivatives in the scores, by one backward pass per class.
 
     Args:
         analysis: the model's, at the data's sizes.
@@ -95,7 +95,7 @@ def linearise(
 
 
 def _channels(analysis: Analysis, tensor: str, units: np.ndarray) -> tuple[int, np.ndarray]:
-    """The axis of a scored tensor's channels, and the unit of each of them (0 where no score applies)."""
+    """The channel axis of a scored tensor, and the unit of each channel (0 where no score applies)."""
     scored = set(units[units > 0].tolist())
     for axis, ids in enumerate(analysis.labels[tensor]):
         if ids is not None and scored & set(ids.tolist()):
@@ -115,7 +115,7 @@ def _run(session: object, analysis: Analysis, feed: Mapping[str, np.ndarray], na
 
 
 def _most_likely(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`(M, C)` the label and the classes with the largest logits beside it, all where there are few."""
+    """`(M, C)` the label and the classes with the next largest logits; all classes where there are few."""
     if logits.shape[1] <= MOST_CLASSES:
         return np.broadcast_to(np.arange(logits.shape[1]), logits.shape)
     ranked = logits.copy()
@@ -135,7 +135,7 @@ def _rest(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 def affine_program(
     found: Linearised, labels: np.ndarray | None, layers: tuple[np.ndarray, ...], lambda_: float
 ) -> OamipProgram:
-    """The program over the scores alone.
+    """The program whose only unknowns are the scores.
 
     Args:
         found: logits and gains.
@@ -170,7 +170,7 @@ def _target(found: Linearised, image: int, label: int | None) -> np.ndarray:
 
 
 def removal_damage(contribution: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """What removing a group's units one after the other does to the logits.
+    """The damage of removing the units of a group one after the other, from what they add to the logits.
 
     `damage[k] = mean_m |sum of the contributions of the n - k units removed first|^2`, in squared logits, and not less
     than for any larger `k`.

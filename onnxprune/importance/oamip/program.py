@@ -1,4 +1,4 @@
-"""The paper's program as data.
+"""The paper's optimisation problem as plain data.
 
 Minimise `lambda * mean_m(logsumexp(z_m) - z_m[y_m]) + S` over scores and what propagation added, where `z_m` are the
 logits of image `m` and `S` is the sum of the (layers - 1) largest of the layers' terms `T_l = sum_i (s_i - 2) / n_l`
@@ -23,7 +23,9 @@ _FEASIBILITY = 1e-6  # violation that arithmetic may leave, relative to the row'
 
 @dataclass(frozen=True, slots=True)
 class OamipProgram:
-    """The program. The loss of image `m` at `x` is `logsumexp(z) - targets[m] . z` with `z = offsets[m] + logits[m] x`.
+    """The optimisation problem: a cross-entropy term for each image, a sparsity term, and linear constraints.
+
+    The loss of image `m` at `x` is `logsumexp(z) - targets[m] . z` with `z = offsets[m] + logits[m] x`.
 
     Attributes:
         linear: columns, rows and costs; the log-sum-exp terms are missing.
@@ -50,7 +52,7 @@ class OamipProgram:
     blocks: tuple[tuple[str, int], ...]
 
     def check(self, name: str) -> None:
-        """Check that the original network, where every method starts, is feasible.
+        """Check that the original network (all scores 1), from which every solver starts, is feasible.
 
         Args:
             name: what messages call the program.
@@ -67,11 +69,14 @@ class OamipProgram:
             raise contradiction(layer, float(violation[worst]), name)
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """`(M,)` loss of each image at `x`, not weighted."""
+        """`(M,)` the loss of each image at `x`, without weights."""
         return np.array([self._loss(m, x)[0] for m in range(len(self.targets))])
 
     def tangents(self, x: np.ndarray, images: np.ndarray) -> tuple[csr_array, np.ndarray]:
-        """Rows `e_m - gradient . x' >= loss - gradient . x`: matrix and right-hand sides, one row an image."""
+        """Tangent planes of the losses at `x`, as linear constraints: matrix and right-hand sides.
+
+        One row per image: `e_m - gradient . x' >= loss - gradient . x`.
+        """
         gradients = np.zeros((len(images), len(x)))
         sides = np.zeros(len(images))
         for row, m in enumerate(images):
@@ -83,19 +88,19 @@ class OamipProgram:
         return csr_array(gradients), sides
 
     def sparsity_term(self, x: np.ndarray) -> float:
-        """`S` at `x`."""
+        """The sparsity term `S` at `x`."""
         return sparsity_term([x[columns] for columns in self.layers])
 
     def loss_term(self, x: np.ndarray) -> float:
-        """Lambda times the mean loss."""
+        """Lambda times the mean loss at `x`."""
         return float(self.loss_weight * self.losses(x).sum())
 
     def objective(self, x: np.ndarray) -> float:
-        """Value of the program at a feasible `x`."""
+        """The objective at a feasible `x`."""
         return self.sparsity_term(x) + self.loss_term(x)
 
     def completed(self, x: np.ndarray) -> np.ndarray:
-        """`x` with the columns of losses and sparsity at the values that its other columns imply."""
+        """`x` with the columns of losses and of the sparsity term set to what the other columns imply."""
         full = x.copy()
         full[self.loss_columns] = self.losses(x)
         full[self.sparsity] = _sparsity_columns(np.array([_term(x[columns]) for columns in self.layers]))
@@ -110,18 +115,18 @@ class OamipProgram:
 
 
 def _term(scores: np.ndarray) -> float:
-    """`T_l` of one layer."""
+    """The sparsity term `T_l` of one layer."""
     return float(np.mean(scores) - 2.0)
 
 
 def sparsity_term(scores: Sequence[np.ndarray]) -> float:
-    """`S` of the paper for the scores of each layer."""
+    """The sparsity term `S` for the scores of each layer."""
     terms = np.sort([_term(layer) for layer in scores])
     return float(terms[1:].sum() if len(terms) > 1 else terms.sum())
 
 
 def _sparsity_columns(terms: np.ndarray) -> np.ndarray:
-    """Values of `t` and `max(T_l - t, 0)`; with one layer, `t` is its term."""
+    """Values of the columns `t` and `max(T_l - t, 0)`. With one layer, `t` is its term."""
     if len(terms) == 1:
         return terms
     t = float(np.min(terms))
@@ -138,7 +143,7 @@ def build(
     lambda_: float,
     how: Propagation,
 ) -> tuple[OamipProgram, np.ndarray]:
-    """Build the program.
+    """Build the optimisation problem of a network and a set of images.
 
     Args:
         network: steps to the logits.
@@ -180,7 +185,7 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Numbers of the columns that every program has.
+    """Numbers of the columns that every problem has.
 
     Attributes:
         scores: per layer, of its units.
@@ -194,7 +199,7 @@ class Columns:
 
 
 def start_columns(builder: Builder, layers: Sequence[np.ndarray], images: int) -> Columns:
-    """Add the columns of scores, of the sparsity term and of the losses."""
+    """Add the columns of the scores, of the sparsity term and of the losses."""
     scores = [builder.add_columns(np.zeros(n), np.ones(n), np.ones(n)) for n in map(len, layers)]
     start = _sparsity_columns(np.full(len(layers), -1.0))
     # Every term is between -2 and -1, so that t is, and no excess is above 1.
@@ -206,7 +211,7 @@ def start_columns(builder: Builder, layers: Sequence[np.ndarray], images: int) -
 
 
 def one_hot(label: int, classes: int) -> np.ndarray:
-    """`(classes,)` 1 for a class, else 0."""
+    """`(classes,)` a vector of zeros with 1 at the label."""
     return np.asarray(np.arange(classes) == label, np.float64)
 
 
@@ -217,7 +222,7 @@ def assemble(
     targets: Sequence[np.ndarray],
     lambda_: float,
 ) -> OamipProgram:
-    """The program of all rows that were added.
+    """Combine all collected rows and columns into the problem.
 
     Args:
         builder: columns and rows.
@@ -258,7 +263,7 @@ def assemble(
 
 
 def _linking_rows(scores: Sequence[np.ndarray], sparsity: np.ndarray, columns: int) -> csr_array:
-    """`T_l <= t + max(T_l - t, 0)`, one row a layer, with the constant -2 on the right."""
+    """Rows `T_l <= t + max(T_l - t, 0)`, one per layer, with the constant -2 on the right."""
     sizes = [len(layer) for layer in scores]
     n = np.arange(len(sizes))
     rows = [np.repeat(n, sizes), n]

@@ -1,4 +1,4 @@
-"""Run one image through a network of steps: affine functions of the scores, and the rows of the paper's program.
+"""Propagates one image through a network: each tensor as affine functions of the scores, with the paper's constraints.
 
 A scored activation with input `a`, bounds `L <= a <= U` and `U+ = max(U, 0)` works on `r = a - (1 - s) U+`
 (ElAraby, Wolf, Carvalho: "Identifying Critical Neurons in ANN Architectures using Mixed Integer Programming"). The last
@@ -24,7 +24,7 @@ _LARGEST = 60_000_000  # coefficients of one tensor; about 0.7 GB
 
 @dataclass(frozen=True, slots=True)
 class ScoreColumns:
-    """Where the score of each unit is.
+    """For each unit, the column that holds its score, or its constant score.
 
     Attributes:
         column: `(units,)` number of the program's column, -1 where the score is a constant.
@@ -37,7 +37,7 @@ class ScoreColumns:
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """How images are propagated.
+    """Options of the propagation.
 
     Attributes:
         gating: what bounds mean and whether gates are integer.
@@ -61,7 +61,7 @@ def propagate(
     how: Propagation,
     builder: Builder,
 ) -> tuple[AffineFunctions, np.ndarray]:
-    """Value of the network's output in the program, for one image.
+    """Propagate one image to the network's output; adds the columns and rows that activations need.
 
     Args:
         network: the steps.
@@ -103,7 +103,7 @@ def propagate(
 
 
 def _linear(step: LinearStep, operands: list[AffineFunctions], builder: Builder) -> AffineFunctions:
-    """`sum_i maps[i] operands[i] + bias`, by interval arithmetic for the bounds."""
+    """`sum_i maps[i] operands[i] + bias`, with bounds by interval arithmetic."""
     constant = np.array(step.bias, dtype=np.float64)
     middle, radius = constant.copy(), np.zeros_like(constant)
     matrix: csr_array | None = None
@@ -135,7 +135,7 @@ def _linear(step: LinearStep, operands: list[AffineFunctions], builder: Builder)
 def _activation(
     step: Activation, a: AffineFunctions, scores: ScoreColumns, how: Propagation, builder: Builder, first: int
 ) -> tuple[AffineFunctions, np.ndarray]:
-    """A scored activation; also `U+` per position."""
+    """Propagate through a scored activation; also returns `U+`, the largest activation, per position."""
     gating = how.gating
     if how.exact:
         depends = a.depends
@@ -174,7 +174,10 @@ def _activation(
 def _scored(
     a: AffineFunctions, units: np.ndarray, scores: ScoreColumns, gating: Gating, builder: Builder
 ) -> tuple[AffineFunctions, np.ndarray]:
-    """`r = a - (1 - s) U+`, and `U+`. Intervals are those of `a` where bounds are of the original network."""
+    """Apply scores: `r = a - (1 - s) U+`; also returns `U+`.
+
+    Intervals stay those of `a` where bounds are those of the original network.
+    """
     active = np.maximum(a.upper, 0.0)
     scored = units > 0
     column = np.where(scored, scores.column[units], -1)
@@ -192,12 +195,12 @@ def _scored(
 
 
 def _shifted(a: AffineFunctions, by: float) -> AffineFunctions:
-    """`a + by`."""
+    """The functions plus a number."""
     return a if by == 0 else AffineFunctions(a.constant + by, a.matrix, a.lower + by, a.upper + by)
 
 
 def _by_row(matrix: csr_array, factors: np.ndarray) -> csr_array:
-    """The matrix with each row times a factor."""
+    """The matrix with each row multiplied by a factor."""
     scaled = csr_array(matrix, copy=True)
     scaled.data *= np.repeat(factors, np.diff(scaled.indptr))
     return scaled

@@ -1,4 +1,4 @@
-"""Rows of a ReLU and of a maximum.
+"""The linear constraints of a ReLU and of a maximum.
 
 For `h = max(r, 0)` with bounds `L <= r <= U` and a gate `v` (integer, or relaxed to [0, 1]):
 
@@ -20,7 +20,7 @@ from onnxprune.importance.oamip.affine import AffineFunctions, Builder, sparse, 
 
 
 class Bounds(Enum):
-    """What intervals bound: the original network around the image (EPS), or that at all scores in [0, 1] (VALID)."""
+    """What bounds hold for: the original network near the image (EPS), or all scores in [0, 1] (VALID)."""
 
     EPS = "eps"
     VALID = "valid"
@@ -28,19 +28,19 @@ class Bounds(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gating:
-    """How gates are written: what bounds mean, and whether gates are integer."""
+    """How ReLUs are modelled: what bounds hold for, and whether the on/off variables are integer."""
 
     bounds: Bounds = Bounds.EPS
     integer: bool = False
 
     @property
     def imposed(self) -> bool:
-        """Whether rows impose the bounds."""
+        """Whether the program has constraints that enforce the bounds."""
         return self.bounds is Bounds.EPS
 
 
 def relu(r: AffineFunctions, gating: Gating, builder: Builder, node: str) -> AffineFunctions:
-    """`max(r, 0)` in the program; adds columns and rows where it is not affine."""
+    """`max(r, 0)` in the program. Adds columns and rows where the sign of `r` is not known."""
     off = r.upper <= 0
     on = ~off & (r.lower >= 0)
     depends = r.depends
@@ -60,7 +60,7 @@ def relu(r: AffineFunctions, gating: Gating, builder: Builder, node: str) -> Aff
 
 
 def _open_gates(r: AffineFunctions, at: np.ndarray, gating: Gating, builder: Builder, node: str) -> np.ndarray:
-    """Columns `h = max(r, 0)` at these positions, with their rows."""
+    """Add columns `h = max(r, 0)` for positions whose sign is not known, with their constraints."""
     low, high, constant, matrix = r.lower[at], r.upper[at], r.constant[at], r.matrix[at]
     value = builder.at_start(constant, matrix)
     n = np.arange(len(at))
@@ -86,7 +86,7 @@ def _open_gates(r: AffineFunctions, at: np.ndarray, gating: Gating, builder: Bui
 
 
 def maximum(x: AffineFunctions, windows: np.ndarray, gating: Gating, builder: Builder, node: str) -> AffineFunctions:
-    """The largest of each window's positions.
+    """The maximum over each window's positions.
 
     The position that is largest in the original network is put in its place where it is largest for all values of the
     columns, or where bounds of the original network say so (and rows then keep it so). Else a column `p` with selectors
@@ -129,7 +129,7 @@ def _selected(
     builder: Builder,
     node: str,
 ) -> np.ndarray:
-    """Columns `p = max` of each window, with selectors and rows."""
+    """Add columns `p = max` for windows whose largest position is not known, with their constraints."""
     rows, taps = np.nonzero(windows >= 0)
     j = windows[rows, taps]
     value = builder.at_start(x.constant, x.matrix)
@@ -149,7 +149,7 @@ def _selected(
 
 
 def _scale_rows(matrix: csr_array, factors: np.ndarray) -> csr_array:
-    """The matrix with each row times a factor; rows times 0 become empty."""
+    """The matrix with each row multiplied by a factor; rows times 0 become empty."""
     scaled = csr_array(matrix, copy=True)
     scaled.data *= np.repeat(factors, np.diff(scaled.indptr))
     if not np.all(factors):

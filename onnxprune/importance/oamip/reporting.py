@@ -1,4 +1,4 @@
-"""Scores as the report shows them: by tensor."""
+"""Arranges scores for the report: by tensor."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from onnxprune.structure.analysis import Analysis
 
 
 def by_tensor(context: ScoreContext, analysis: Analysis, unit_scores: np.ndarray) -> Mapping[str, list[float]]:
-    """Per scored tensor, the score of each channel; 1 for channels that cannot be pruned."""
+    """For each scored tensor, the score of every channel; 1 for channels that cannot be pruned."""
     found = {}
     shown = unit_scores.copy()
     shown[0] = 1.0

@@ -1,4 +1,4 @@
-"""From an operator to steps: one short rule an operator family.
+"""Translates operators into steps of the program: one short rule for each operator family.
 
 A rule is found by operator name in `RULES`. It may ask the `Context` for shapes and constant operands, and gives the
 steps that make the node's output. What depends on no input is evaluated before any rule is asked.
@@ -21,19 +21,19 @@ _LARGEST = 60_000_000  # nonzeros of one operator's matrix; about 0.7 GB
 
 
 class Context(Protocol):
-    """What rules may ask."""
+    """What the rules may ask about tensors and nodes."""
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Concrete shape, batch of one."""
+        """Shape of a tensor at batch size 1."""
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """Value of a tensor that depends on no input, else None. None also for an omitted one ("")."""
+        """Value of a tensor that does not depend on the input; None for others and for an omitted tensor ("")."""
 
     def move(self, node: Node, operands: Sequence[np.ndarray]) -> np.ndarray:
-        """Evaluate the node with these arrays in place of the operands that depend on inputs, in order."""
+        """Run the node with these arrays in place of the operands that depend on the input."""
 
     def fail(self, node: Node, why: str) -> ModelError:
-        """The error for a node that the program cannot hold."""
+        """The error for a node that the program cannot model."""
 
 
 Rule = Callable[[Node, Context], list[Step]]
@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators."""
+    """Decorator that registers a rule for operators."""
 
     def register(function: Rule) -> Rule:
         for op_type in op_types:
@@ -54,14 +54,14 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
 
 
 def linear(node: Node, inputs: Sequence[str], matrices: Sequence[csr_array | None], bias: np.ndarray) -> list[Step]:
-    """A single linear step."""
+    """One linear step."""
     flat = np.asarray(bias, dtype=np.float64).ravel()
     return [LinearStep(node.name, node.output(), tuple(inputs), tuple(matrices), flat)]
 
 
 @rule("Conv", "ConvTranspose")
 def convolution(node: Node, context: Context) -> list[Step]:
-    """Convolution; the transposed one is the transpose of the convolution with swapped sizes."""
+    """Conv and ConvTranspose (the transpose of the convolution with swapped sizes)."""
     source, weight = node.input(0), context.value(node.input(1))
     if weight is None:
         raise context.fail(node, "its weight is computed")
@@ -86,7 +86,7 @@ def convolution(node: Node, context: Context) -> list[Step]:
 
 
 def _transposed_pads(node: Node, shape: Sequence[int], out: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-    """Pads of a transposed convolution: begins decide, ends follow from the output's size."""
+    """Pads of a transposed convolution."""
     n = len(kernel)
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
     extra = node.ints("output_padding") or (0,) * n
@@ -104,7 +104,7 @@ def _transposed_pads(node: Node, shape: Sequence[int], out: Sequence[int], kerne
 
 @rule("Gemm")
 def gemm(node: Node, context: Context) -> list[Step]:
-    """`alpha A B + beta C` with a constant `B` and `C`."""
+    """Gemm: `alpha A B + beta C` with constant `B` and `C`."""
     source, weight = node.input(0), context.value(node.input(1))
     bias = context.value(node.input(2))
     if weight is None or (node.input(2) and bias is None) or node.int("transA", 0):
@@ -120,7 +120,7 @@ def gemm(node: Node, context: Context) -> list[Step]:
 
 @rule("MatMul")
 def matmul(node: Node, context: Context) -> list[Step]:
-    """A product with a constant matrix on either side."""
+    """MatMul with a constant matrix on either side."""
     left, right = context.value(node.input(0)), context.value(node.input(1))
     weight = left if right is None else right
     if weight is None or prod(weight.shape[:-2]) != 1 or weight.ndim < 2:
@@ -137,7 +137,7 @@ def matmul(node: Node, context: Context) -> list[Step]:
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node, context: Context) -> list[Step]:
-    """`scale (x - mean) / sqrt(var + epsilon) + bias`, per channel."""
+    """BatchNormalization: `scale (x - mean) / sqrt(var + epsilon) + bias`, per channel."""
     scale, bias, mean, variance = (context.value(node.input(i)) for i in range(1, 5))
     if scale is None or bias is None or mean is None or variance is None:
         raise context.fail(node, "its parameters are computed")
@@ -150,7 +150,7 @@ def batch_normalization(node: Node, context: Context) -> list[Step]:
 
 @rule("AveragePool", "GlobalAveragePool")
 def average_pool(node: Node, context: Context) -> list[Step]:
-    """Local and global average pooling."""
+    """Average pooling, local and global."""
     shape, out = context.shape(node.input(0)), context.shape(node.output())
     if node.op_type == "GlobalAveragePool":
         return linear(
@@ -165,7 +165,7 @@ def average_pool(node: Node, context: Context) -> list[Step]:
 
 @rule("MaxPool", "GlobalMaxPool")
 def max_pool(node: Node, context: Context) -> list[Step]:
-    """Local and global max pooling."""
+    """Max pooling, local and global."""
     shape, out = context.shape(node.input(0)), context.shape(node.output())
     if node.output(1):
         raise context.fail(node, "its indices are read")
@@ -188,7 +188,7 @@ def _pool_windows(node: Node, shape: Sequence[int], out: Sequence[int]) -> tuple
 
 @rule("ReduceMean", "ReduceSum")
 def reduce(node: Node, context: Context) -> list[Step]:
-    """Mean or sum over axes, given as an attribute or a constant."""
+    """ReduceMean and ReduceSum."""
     shape = context.shape(node.input(0))
     given = context.value(node.input(1))
     axes = node.ints("axes") if given is None else tuple(int(a) for a in given.ravel())
@@ -201,20 +201,20 @@ def reduce(node: Node, context: Context) -> list[Step]:
 
 @rule("Identity", "Dropout", "Cast")
 def identity(node: Node, context: Context) -> list[Step]:
-    """Nothing happens to the values in inference."""
+    """Operators that do nothing in inference."""
     return linear(node, [node.input(0)], [None], np.zeros(prod(context.shape(node.input(0)))))
 
 
 @rule("Neg")
 def negative(node: Node, context: Context) -> list[Step]:
-    """`-x`."""
+    """Neg: `-x`."""
     size = prod(context.shape(node.input(0)))
     return linear(node, [node.input(0)], [linear_maps.diagonal(-np.ones(size))], np.zeros(size))
 
 
 @rule("Add", "Sub", "Sum")
 def add(node: Node, context: Context) -> list[Step]:
-    """Sums and differences of tensors and constants, with broadcasting."""
+    """Add, Sub and Sum of tensors and constants, with broadcasting."""
     out = context.shape(node.output())
     inputs, matrices, bias = [], [], np.zeros(out)
     for position, name in enumerate(node.inputs):
@@ -232,7 +232,7 @@ def add(node: Node, context: Context) -> list[Step]:
 
 
 def _broadcast(shape: Sequence[int], out: Sequence[int]) -> csr_array | None:
-    """Matrix that broadcasts a tensor to a shape; None for the identity."""
+    """The matrix that broadcasts a tensor to a shape; None where nothing changes."""
     if prod(shape) == prod(out):
         return None
     index = np.broadcast_to(np.arange(prod(shape)).reshape(tuple(shape)), tuple(out))
@@ -241,7 +241,7 @@ def _broadcast(shape: Sequence[int], out: Sequence[int]) -> csr_array | None:
 
 @rule("Mul", "Div")
 def scale(node: Node, context: Context) -> list[Step]:
-    """A product with, or quotient by, a constant."""
+    """Mul or Div by a constant."""
     first, second = context.value(node.input(0)), context.value(node.input(1))
     constant = first if second is None else second
     if constant is None or (node.op_type == "Div" and second is None):
@@ -260,7 +260,7 @@ def scale(node: Node, context: Context) -> list[Step]:
     *("DepthToSpace", "SpaceToDepth"),
 )
 def movement(node: Node, context: Context) -> list[Step]:
-    """Operators that move values: run on the positions' numbers, they say where each value comes from."""
+    """Operators that only move values (Reshape, Transpose, ...). Run on position numbers, they show where values go."""
     moved = [name for name in dict.fromkeys(node.inputs) if name and context.value(name) is None]
     sizes = [prod(context.shape(name)) for name in moved]
     starts = np.concatenate([[1], 1 + np.cumsum(sizes)]).astype(np.int64)
@@ -278,20 +278,20 @@ def movement(node: Node, context: Context) -> list[Step]:
 
 
 def activation(node: Node, context: Context, **shape: object) -> list[Step]:
-    """A single activation step without a score; `compile` adds units."""
+    """One activation step without a score; `compile` adds the units."""
     size = prod(context.shape(node.output()))
     return [Activation(node.name, node.output(), node.input(0), np.zeros(size, np.int64), **shape)]  # type: ignore[arg-type]
 
 
 @rule("Relu")
 def relu(node: Node, context: Context) -> list[Step]:
-    """`max(x, 0)`."""
+    """Relu: `max(x, 0)`."""
     return activation(node, context, floor=0.0)
 
 
 @rule("Clip")
 def clip(node: Node, context: Context) -> list[Step]:
-    """`min(max(x, low), high)`; ends are attributes up to opset 6, else constants."""
+    """Clip: `min(max(x, low), high)`, with constant ends."""
     ends = []
     for position, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         value = context.value(node.input(position))
@@ -304,13 +304,13 @@ def clip(node: Node, context: Context) -> list[Step]:
 
 @rule("LeakyRelu")
 def leaky_relu(node: Node, context: Context) -> list[Step]:
-    """`x` where positive, else `alpha x`."""
+    """LeakyRelu: `x` where positive, else `alpha x`."""
     return activation(node, context, slope=np.array(float(node.attributes.get("alpha", 0.01))))
 
 
 @rule("PRelu")
 def prelu(node: Node, context: Context) -> list[Step]:
-    """`x` where positive, else `slope x` with a constant slope."""
+    """PRelu: `x` where positive, else `slope x` with a constant slope."""
     slope = context.value(node.input(1))
     if slope is None:
         raise context.fail(node, "its slope is computed")
@@ -319,5 +319,5 @@ def prelu(node: Node, context: Context) -> list[Step]:
 
 @rule("Abs")
 def absolute(node: Node, context: Context) -> list[Step]:
-    """`|x|`, a slope of -1 below zero."""
+    """Abs: `|x|`."""
     return activation(node, context, slope=np.array(-1.0))

@@ -1,4 +1,4 @@
-"""`--importance oamip`: the paper's scores. Chooses images, makes programs, runs them, and gathers the scores."""
+"""The scorer `oamip`: chooses images, builds and solves the programs, and collects the scores."""
 
 from collections.abc import Sequence
 from concurrent.futures import as_completed
@@ -30,7 +30,7 @@ _IMAGES, _AFFINE_IMAGES = "10", "128"
 
 
 def score(context: ScoreContext) -> Scores:
-    """Scores of every group, by the paper's program (see `program`).
+    """Score every group by the paper's program (see `program`).
 
     Raises:
         InputError: there is no calibration data, or no row of it is classified right.
@@ -77,7 +77,7 @@ def score(context: ScoreContext) -> Scores:
 
 
 def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
-    """The model at the data's sizes."""
+    """The analysis at the input sizes of the data."""
     given = {name: (1, *array.shape[1:]) for name, array in data.take([0]).feeds().items()}
     facts = context.analysis.facts
     if facts is None or any(facts.shapes.get(name) != shape for name, shape in given.items()):
@@ -101,7 +101,7 @@ def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
 def _joint_tasks(
     context: ScoreContext, analysis: Analysis, data: Dataset, sets: Sequence[np.ndarray], labels: np.ndarray
 ) -> list[ProgramTask]:
-    """One program over the whole network per set of images."""
+    """One program over the whole network for each set of images."""
     config = context.oamip
     points = score_points(analysis)
     network = compile_network(analysis, points, [logits_of(analysis)])
@@ -126,7 +126,7 @@ def _joint_tasks(
 
 
 def _run(context: ScoreContext, tasks: Sequence[ProgramTask]) -> list[TaskResult]:
-    """Results in the order of the tasks."""
+    """Run tasks, and return their results in order."""
     context.progress(_STAGE, 0, len(tasks))
     futures = {context.executor.submit(run_task, task): index for index, task in enumerate(tasks)}
     results: dict[int, TaskResult] = {}
@@ -137,7 +137,10 @@ def _run(context: ScoreContext, tasks: Sequence[ProgramTask]) -> list[TaskResult
 
 
 def _last_to_first(context: ScoreContext, task: ProgramTask, layers: Sequence[np.ndarray]) -> list[TaskResult]:
-    """One layer at a time, from the last: later layers keep the scores found, earlier ones are whole."""
+    """Score one layer at a time, from the last to the first; scores of later layers are kept fixed.
+
+    Scores of earlier layers are 1.
+    """
     fixed = task.fixed.copy()
     results = []
     for done, units in enumerate(reversed(layers)):
@@ -156,7 +159,7 @@ def _limited(results: Sequence[TaskResult]) -> list[str]:
 def _scores(
     context: ScoreContext, analysis: Analysis, results: Sequence[TaskResult], images: int, notes: Sequence[str]
 ) -> Scores:
-    """Average the programs' scores by unit, and report."""
+    """Average the scores of the programs for each unit, and make the report."""
     analysis, config = context.analysis, context.oamip
     total, times, activity = np.zeros(analysis.units), np.zeros(analysis.units), np.zeros(analysis.units)
     for result in results:

@@ -1,4 +1,4 @@
-"""Solve the paper's program: cutting planes for log-sum-exp around SCIP's LP interface, or SCIP for integer gates.
+"""Solves the paper's program: cutting planes for log-sum-exp with SCIP, or an interior-point method.
 
 An interior point (`interior`) says where the optimum is and which rows bind; SCIP's linear program with the tangents
 there and those rows then proves it, mostly at once. Where it does not, or where no interior point is sought, rounds
@@ -31,7 +31,7 @@ _PROOF_S = 10.0  # seconds for the proof of what is already known to be optimal,
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What was found.
+    """The best point found, its objective, and the bound.
 
     Attributes:
         x: `(n,)` the best point.
@@ -56,7 +56,7 @@ class Solution:
 
 
 class _Cuts:
-    """The tangents added so far."""
+    """The tangent planes added so far."""
 
     def __init__(self) -> None:
         self.rows: list[csr_array] = []
@@ -69,7 +69,7 @@ class _Cuts:
         return rows, sides
 
     def joined(self, linear: LinearProgram) -> LinearProgram:
-        """The program with the tangents as rows."""
+        """The linear program with the tangent planes as rows."""
         sides = np.concatenate(self.sides)
         return replace(
             linear,
@@ -107,7 +107,7 @@ def _close(objective: float, bound: float) -> bool:
 
 
 def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts) -> Solution:
-    """The program with relaxed gates."""
+    """Solve the program with integer variables relaxed."""
     began = perf_counter()
     linear = program.linear
     every = np.arange(len(program.targets))
@@ -162,7 +162,7 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
 
 
 def _furthest(linear: LinearProgram, start: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The furthest feasible point on the way from a feasible one to `x`."""
+    """The last feasible point on the line from a feasible point to `x`."""
     activity, change = linear.A @ start, linear.A @ (x - start)
     moving = np.abs(change) > 1e-12
     side = np.where(change > 0, linear.row_upper, linear.row_lower)[moving]
@@ -173,7 +173,7 @@ def _furthest(linear: LinearProgram, start: np.ndarray, x: np.ndarray) -> np.nda
 def _solve_integer(
     program: OamipProgram, name: str, relaxed: Solution, time_limit: float | None, cuts: _Cuts, seed: int
 ) -> Solution:
-    """The program with integer gates: SCIP on the tangents found so far, and tangents at its optimum, in turn."""
+    """Solve the program with integer variables: SCIP on the tangent planes so far, new ones at its optimum, in turn."""
     began = perf_counter()
     best, objective = program.start, program.objective(program.start)
     bound, status = relaxed.bound, "limit"

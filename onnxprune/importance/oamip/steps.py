@@ -1,4 +1,4 @@
-"""A network as steps that propagate affine functions: linear maps, piecewise-linear activations, and maxima.
+"""A network as a sequence of steps for the program: linear maps, piecewise-linear activations, and maxima.
 
 Data only, picklable; `compile` makes it from a graph and `propagate` runs it for one image.
 """
@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True, slots=True)
 class LinearStep:
-    """`output = sum_i maps[i] inputs[i] + bias`.
+    """A linear step: `output = sum_i maps[i] inputs[i] + bias`.
 
     Attributes:
         node: the operator, for messages.
@@ -30,7 +30,7 @@ class LinearStep:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A scored or unscored activation `f(min(a, cap) - (1 - s) U+)`.
+    """A piecewise-linear activation `f(min(a, cap) - (1 - s) U+)`, with or without a score `s`.
 
     `f(r) = max(r, floor)` where `floor` is finite, else `r` for positive and `slope * r` for negative `r`; a slope of 1
     is a layer without activation.
@@ -56,7 +56,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Maximum:
-    """`output[i] = max_t input[windows[i, t]]`; entries of -1 are outside the tensor."""
+    """A maximum over windows: `output[i] = max_t input[windows[i, t]]`; entries of -1 lie outside of the tensor."""
 
     node: str
     output: str
@@ -69,7 +69,7 @@ Step = LinearStep | Activation | Maximum
 
 @dataclass(frozen=True, slots=True)
 class StepNetwork:
-    """Steps in order.
+    """A network as steps, in the order of execution.
 
     Attributes:
         inputs: pairs of a tensor whose value is known for each image, and its name in the steps.

@@ -1,4 +1,4 @@
-"""One program as a task: arrays in, arrays out, so that it can run in another process."""
+"""One program as a task that can run in another process: arrays in, arrays out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from onnxprune.importance.oamip.steps import StepNetwork
 
 @dataclass(frozen=True, slots=True)
 class ProgramTask:
-    """What is needed to build and solve one program.
+    """Everything needed to build and solve one program.
 
     Attributes:
         name: what messages call the program.
@@ -42,7 +42,7 @@ class ProgramTask:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A program's solution.
+    """The solution of one program.
 
     Attributes:
         units: `(n,)` units that were scored.
@@ -76,7 +76,7 @@ class TaskResult:
 
 
 def run_task(task: ProgramTask) -> TaskResult:
-    """Build and solve a program.
+    """Build and solve one program.
 
     Raises:
         ModelError: the program would be too large, or has no logits.

@@ -1,4 +1,4 @@
-"""Bounds tightened by linear programs over what has been built so far."""
+"""Tightens the bounds of activations by solving small linear programs."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _MARGIN = 1e-6  # what the solver's tolerance may take from a bound, relative to
 
 
 def tightened(a: AffineFunctions, builder: Builder, first: int) -> AffineFunctions:
-    """The same functions with intervals that hold over the rows from block `first` on (gates relaxed).
+    """The same functions with tighter intervals, valid under the rows from block `first` on (integers relaxed).
 
     Positions that can be positive get two linear programs each; the others are off whatever the scores.
 

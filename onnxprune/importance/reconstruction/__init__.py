@@ -1,4 +1,4 @@
-"""The default scorer: which units the rest can best make up for, and what removing them does to the outputs.
+"""The default scorer: which units the other units can best replace, and how much their removal changes the outputs.
 
 1. One run of the original collects second moments of every consumer's input columns (`moments`).
 2. Each group's units are eliminated backwards, smallest loss after correction first (`elimination`): tasks of arrays

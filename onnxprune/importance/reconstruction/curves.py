@@ -1,4 +1,4 @@
-"""Damage to the task when one group alone is pruned: measured at a few widths, interpolated between them.
+"""Measures the damage of pruning one group alone, at a few widths, and interpolates between these.
 
 The model runs from the group's first consumer on, with that consumer's (and later ones') weights corrected and zero
 for removed units; weights are inputs of the session, so that one session serves all widths of a group.
@@ -24,14 +24,14 @@ from onnxprune.outputs.divergence import Reference
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A group at one width: the constants that differ from the original's."""
+    """One group pruned to one width: the constants that differ from the original's."""
 
     width: int
     constants: Mapping[str, np.ndarray]
 
 
 class Original:
-    """The original's run that all curves start from; every thread of every worker goes through it once.
+    """The original's run, from which all curves are measured; each worker thread goes through it once.
 
     Attributes:
         model: the original.
@@ -59,12 +59,12 @@ class Original:
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type["Original"], tuple[object, ...]]:
-        """A worker starts its own run."""
+        """Pickles without the run; a worker process starts its own."""
         given = (self.model, self.nodes, self.feeds, self.reference, self.threads, self.stops, self.room)
         return Original, given
 
     def at(self, start: int) -> Replay:
-        """This thread's run, moved to `start`."""
+        """This thread's run, advanced to `start`."""
         replay: Replay | None = getattr(self._local, "replay", None)
         if replay is None or replay.done > start:
             replay = Replay(self.model, self.nodes, self.feeds, self.threads, Room(self.room))
@@ -76,13 +76,13 @@ class Original:
 
 
 def curve(handle: Any, start: int, variants: Sequence[Variant]) -> dict[int, float]:
-    """Output divergence of one group's variants: a task for any process; `handle` shares an `Original`."""
+    """Measure one group's damage curve in a worker; `handle` shares an `Original`."""
     original: Original = shared(handle)
     return measure_curve(original.at(start), variants, original.reference, original.threads)
 
 
 def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Reference, threads: int) -> dict[int, float]:
-    """Output divergence of each variant; `replay` stands before the first node that reads a changed constant.
+    """Output divergence of each variant; the run must stand before the first node that reads a changed constant.
 
     Args:
         replay: the original model in the middle of its run.
@@ -113,7 +113,7 @@ def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Refere
 
 
 def interpolate(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray:
-    """The damage at every width, from that measured at some, along the reconstruction error.
+    """The damage at every width, interpolated between measured widths along the reconstruction error.
 
     Between two measured widths the damage grows linearly with the error on a logarithmic scale of both, that is as a
     power of it, which is what measured curves look like; beyond the last one it grows in proportion.

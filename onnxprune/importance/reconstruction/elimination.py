@@ -1,4 +1,4 @@
-"""Backward elimination of a group's units by what their consumers' outputs lose after the best correction.
+"""Removes a group's units one by one, always the one that the remaining units replace with the least error.
 
 For a consumer with input columns `x` (second moments `G`), weight `W` and output `x W`, removing the columns of a
 unit `c` and correcting the others by least squares costs `e_c = tr(W_c^T (Ginv_cc)^-1 W_c)`, after which `W -=
@@ -18,7 +18,7 @@ _SHRINK_AT = 0.75  # share of a consumer's stored units that are left when the o
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """What one consumer contracts, as arrays.
+    """One layer that uses the group's units, as arrays.
 
     Attributes:
         gram: `(K, K)` second moments of its input columns, about the mean where it has a bias to correct.
@@ -40,7 +40,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class EliminationTask:
-    """One group's elimination.
+    """Everything needed to eliminate the units of one group.
 
     Attributes:
         group: its name.
@@ -57,7 +57,10 @@ class EliminationTask:
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A consumer with units removed: `weight` `(K, C)`, zero where removed, and the `shift` `(C,)` of its output."""
+    """A consumer's weights without the removed units, corrected for their loss.
+
+    `weight` is `(K, C)`, zero for removed units; `shift` `(C,)` is to be added to its output.
+    """
 
     weight: np.ndarray
     shift: np.ndarray
@@ -65,7 +68,7 @@ class Corrected:
 
 @dataclass(frozen=True, slots=True)
 class Elimination:
-    """The result.
+    """The order in which a group's units go, and the error at every width.
 
     Attributes:
         group: the group.
@@ -80,7 +83,7 @@ class Elimination:
     corrected: dict[int, tuple[Corrected, ...]]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays."""
+        """All fields as named arrays, for the cache."""
         found = {"order": self.order, "errors": self.errors}
         for width, layers in self.corrected.items():
             for number, each in enumerate(layers):
@@ -89,7 +92,7 @@ class Elimination:
 
     @classmethod
     def from_arrays(cls, group: str, arrays: Mapping[str, np.ndarray]) -> "Elimination":
-        """What `arrays` were made from."""
+        """The elimination that `arrays` were made from."""
         corrected: dict[int, tuple[Corrected, ...]] = {}
         for key, weight in arrays.items():
             kind, _, rest = key.partition("/")
@@ -100,7 +103,7 @@ class Elimination:
 
 
 def eliminate(task: EliminationTask) -> Elimination:
-    """Remove a group's units one by one. Pure: runs in any process."""
+    """Remove a group's units one by one. Depends on the task alone, so it may run in any process."""
     states = [_State(consumer, task.ridge) for consumer in task.consumers]
     n = len(task.consumers[0].blocks)
     alive = np.ones(n, dtype=bool)
@@ -121,7 +124,7 @@ def eliminate(task: EliminationTask) -> Elimination:
 
 
 class _State:
-    """One consumer in the middle of the elimination.
+    """One consumer during the elimination.
 
     Columns lie unit by unit, those of no unit last. Matrices are brought up to date every `_DELAYED` columns; until
     then they lack `across @ change`, where `across` `(K, d)` holds the inverse's columns of what was removed and
@@ -151,7 +154,7 @@ class _State:
         self._delay()
 
     def losses(self) -> np.ndarray:
-        """`(n,)` relative loss of removing each unit next; of no meaning for those removed."""
+        """`(n,)` relative error that removing each unit next would add; entries of removed units mean nothing."""
         width = self._inner.shape[1]
         solved = np.linalg.solve(self._inner, self._squares) if width > 1 else self._squares / self._inner
         losses = np.zeros(len(self._gone))
@@ -159,7 +162,7 @@ class _State:
         return losses
 
     def remove(self, unit: int) -> None:
-        """Remove a unit and correct the other columns."""
+        """Remove a unit, and correct the remaining weights."""
         width = self._inner.shape[1]
         if self._delayed + width > self._across.shape[1]:
             self._update()
@@ -196,14 +199,14 @@ class _State:
         self._metric[outputs] = 0.0
 
     def _delay(self) -> None:
-        """Room for changes that are not made yet."""
+        """Reserve space for changes of the matrices that are applied later."""
         most = max(_DELAYED, self._inner.shape[1])
         self._delayed = 0
         self._across, self._change = np.zeros((len(self._columns), most)), np.zeros((most, len(self._columns)))
         self._correction = np.zeros((most, self._weight.shape[1]))
 
     def _update(self) -> None:
-        """Make the delayed changes; drop the columns of removed units where they are many."""
+        """Apply the delayed changes, and drop the columns of removed units where there are many."""
         done = slice(self._delayed)
         self._inverse = _less(self._inverse, self._across[:, done], self._change[done])
         self._weight = _less(self._weight, self._across[:, done], self._correction[done])
@@ -217,7 +220,7 @@ class _State:
         self._delay()
 
     def corrected(self) -> Corrected:
-        """The weights now, with exact zeros, and how the output's mean must shift."""
+        """The present weights, exactly zero for removed units, and the shift of the output's mean."""
         self._update()
         weight = np.zeros(self._consumer.weight.shape)
         weight[self._columns] = self._weight
@@ -227,7 +230,7 @@ class _State:
 
 
 def _less(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`matrix - first @ second`, in place where rows are contiguous."""
+    """`matrix - first @ second`, computed in place where rows are contiguous."""
     from scipy.linalg.blas import dgemm
 
     # BLAS counts rows the other way round.
@@ -235,7 +238,7 @@ def _less(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def _inverse(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """`(gram + ridge I)^-1`; `gram` is changed."""
+    """`(gram + ridge I)^-1`; overwrites `gram`."""
     from scipy.linalg.lapack import dpotrf, dpotri
 
     diagonal = np.diag_indices(len(gram))

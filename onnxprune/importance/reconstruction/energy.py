@@ -1,4 +1,4 @@
-"""Order for groups that no layer contracts over, such as those of the product of two activations in attention.
+"""Elimination order for groups that no layer with weights uses, such as in the product of two activations (attention).
 
 There is no weight to correct, so a unit's loss is the mean square of its values where they are contracted, relative to
 the whole's.
@@ -17,7 +17,7 @@ from onnxprune.structure.units import Group, Mask
 
 
 def eliminate_by_energy(context: ScoreContext, groups: Sequence[Group], data: Dataset) -> dict[str, Elimination]:
-    """Eliminations of groups without correction.
+    """Order the units of such groups by their mean square values; no weights are corrected.
 
     Args:
         context: model, space and options.
@@ -35,7 +35,7 @@ def _masks(analysis: Analysis, group: Group) -> list[Mask]:
 
 
 def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Dataset) -> dict[str, np.ndarray]:
-    """Mean square of every element position of each tensor, over rows (a constant's own squares)."""
+    """Mean square of every element of the tensors over all rows (of constants, their squares)."""
     constants = {**context.analysis.facts.folded, **context.model.constants}
     found = {name: np.square(constants[name], dtype=np.float64) for name in tensors if name in constants}
     computed = [name for name in tensors if name not in constants]

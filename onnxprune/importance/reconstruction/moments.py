@@ -1,4 +1,4 @@
-"""What elimination needs of each consumer: second moments of its input columns and where units lie among them."""
+"""Collects what the elimination needs of each consumer layer: second moments of its inputs, and each unit's columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _MOST_COLUMNS = 2560
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """Fewer columns for a layer with very many, such as a Gemm behind Flatten: a few directions of each unit.
+    """Reduces the columns of a very wide layer (a Gemm behind Flatten): a few directions for each unit.
 
     Attributes:
         blocks: `(b,)` original columns of each unit.
@@ -34,16 +34,16 @@ class Reduction:
     bases: tuple[np.ndarray, ...]
 
     def columns(self, rows: np.ndarray) -> np.ndarray:
-        """`(1, R, K)` columns -> `(1, R, K')`."""
+        """Reduce columns `(1, R, K)` to `(1, R, K')`."""
         parts = [rows[0][:, b] @ u.astype(rows.dtype) for b, u in zip(self.blocks, self.bases, strict=True)]
         return np.concatenate(parts, axis=1)[None]
 
     def weight(self, matrix: np.ndarray) -> np.ndarray:
-        """`(K, C)` -> `(K', C)`."""
+        """Reduce a weight `(K, C)` to `(K', C)`."""
         return np.concatenate([u.T @ matrix[b] for b, u in zip(self.blocks, self.bases, strict=True)])
 
     def add(self, change: np.ndarray, matrix: np.ndarray) -> None:
-        """Add a change `(K', C)` to a weight `(K, C)`."""
+        """Add a change `(K', C)` of the reduced weight to the weight `(K, C)`."""
         start = 0
         for block, basis in zip(self.blocks, self.bases, strict=True):
             matrix[block] += basis @ change[start : start + basis.shape[1]]
@@ -52,7 +52,7 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A consumer layer and where units lie among its columns.
+    """A consumer layer, and the unit of each of its input channels.
 
     Attributes:
         point: the layer and its fit target.
@@ -71,7 +71,7 @@ class Statistics:
         return 1 if self.point.layer.window is None else self.point.layer.group
 
     def consumers(self, group: Group, found: Sequence[Moments]) -> list[Consumer]:
-        """The layer as the elimination sees it; `found` has the moments of its (reduced) columns."""
+        """The layer as the elimination uses it; `found` has the second moments of its (reduced) columns."""
         blocks, (moments,) = self._blocks(group), found
         consumers = []
         per_group = _metric(self.point.slope).reshape(self.count(group), -1)
@@ -127,7 +127,7 @@ def collect(
     generator: np.random.Generator,
     known: Sequence[Moments] | None = None,
 ) -> tuple[Statistics, tuple[Moments, ...]]:
-    """Moments of a layer's input columns at sampled positions of all rows.
+    """Second moments of a layer's input columns, from sampled positions of all rows.
 
     Args:
         replay: the original's run, which stands before the layer.
@@ -163,7 +163,7 @@ def _metric(slope: np.ndarray) -> np.ndarray:
 
 
 def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction | None:
-    """The reduction of a wide layer; None where its units have no more columns than they may keep."""
+    """The reduction of a very wide layer; None where its units have few columns."""
     units = [u for u in np.unique(ids) if u != 0]
     rank = max(1, _MOST_COLUMNS // max(1, len(units)))
     blocks = [column_positions(layer, np.flatnonzero(ids == u)) for u in units]
@@ -174,7 +174,7 @@ def _reduction(layer: Layer, ids: Ids, matrix: np.ndarray) -> Reduction | None:
 
 
 def _output_shape(layer: Layer, source: tuple[int, ...], analysis: Analysis) -> tuple[int, ...]:
-    """Shape of the layer's output for an input of this shape, with any size for its channels."""
+    """Shape of the layer's output for an input of this shape."""
     if layer.window is not None:
         return (source[0], 1, *analysis.facts.shapes[layer.output][2:])
     rest = [n for axis, n in enumerate(source) if axis != layer.input_axis]

@@ -1,4 +1,4 @@
-"""The scorer `reconstruction`: statistics, elimination, damage curves."""
+"""The scorer `reconstruction`: collects statistics, eliminates units, and measures damage curves."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ _WIDTHS = (3 / 4, 1 / 2, 1 / 4)
 
 
 def score(context: ScoreContext) -> Scores:
-    """Score every group by reconstruction; see the package's description.
+    """Score every group by how well its units can be replaced; see the description of the package.
 
     Raises:
         InputError: there are no calibration rows, or numbers overflow on them.
@@ -81,14 +81,14 @@ def score(context: ScoreContext) -> Scores:
 
 
 def _measured_rows(context: ScoreContext) -> int:
-    """How many rows measure damage: each runs about half of the network for every width of every group."""
+    """Number of rows to measure damage on. Each row costs half a run for every width of every group."""
     macs = count_costs(context.model, context.analysis).macs
     runs = sum(len(widths(len(group))) for group in context.analysis.groups)
     return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
 
 def widths(units: int) -> tuple[int, ...]:
-    """Kept widths at which damage is measured, descending."""
+    """The widths at which a group's damage is measured, descending."""
     return tuple(sorted({max(1, round(units * share)) for share in _WIDTHS} - {units}, reverse=True))
 
 
@@ -144,7 +144,7 @@ Source = Statistics | RecurrentStatistics
 def _eliminate(
     context: ScoreContext, plan: _Plan, fit: Dataset, cache: Cache
 ) -> tuple[dict[str, Elimination], dict[str, Source]]:
-    """Eliminate every group's units: statistics layer by layer, a task as soon as its last consumer is done."""
+    """Eliminate every group's units, as soon as the statistics of all its consumers are known."""
     analysis, run = plan.analysis, context.run
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
@@ -206,7 +206,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Moments]:
 
 
 def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
-    """What is prunable: part of what results depend on."""
+    """The prunable groups as plain data, for the cache key."""
     return tuple((group.name, group.units.tobytes()) for group in context.analysis.groups)
 
 
@@ -217,7 +217,7 @@ def _submitted(
     moments: Mapping[str, Sequence[Moments]],
     cache: Cache,
 ) -> "Future[Elimination]":
-    """A group's elimination: from the cache, or handed out, and kept as soon as it is there."""
+    """One group's elimination, from the cache or started as a task."""
     stored = cache.get("elimination", group.name)
     if stored is not None:
         future: Future[Elimination] = Future()
@@ -290,7 +290,7 @@ def _first(group: Group, replay: Replay) -> int:
 
 
 def _correctable(group: Group, plan: _Plan) -> bool:
-    """Whether all consumers have weights of their own."""
+    """Whether all consumers have weights that can be corrected."""
     weights = [plan.weights(node) for node in group.consumers]
     own = all(len(plan.graph.consumers.get(name, ())) == 1 for names in weights for name in names)
     return bool(weights) and all(weights) and own
@@ -303,7 +303,7 @@ def _masked_damage(
     reference: Reference,
     data: Dataset,
 ) -> dict[int, float]:
-    """Damage at a few widths without any correction, by running the oracle of removal."""
+    """Damage of a group at a few widths without any correction, measured with its units set to zero."""
     measured = {}
     meaning = reference.meaning
     for width in widths(len(group)):
