@@ -17,6 +17,7 @@ from onnxprune.cli.commands import commands
 from onnxprune.cli.options import Option, Section, build, options
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
+from onnxprune.core.clock import StageMemoryError
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.core.text import MESSAGE, visible, visible_lines
 
@@ -79,6 +80,11 @@ def typer_function(item: Command) -> Callable[..., None]:
                 _print(visible_lines(traceback.format_exc()))
             complain(f"{one_line(error)}")
             raise typer.Exit(error.exit_code) from None
+        except MemoryError as error:
+            if verbose:
+                _print(visible_lines(traceback.format_exc()))
+            complain(f"out of memory{_amount(error)}; try fewer calibration rows (--images), or a bound (--memory)")
+            raise typer.Exit(OnnxPruneError.exit_code) from None
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
@@ -125,6 +131,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _amount(error: MemoryError) -> str:
+    """What asked for how much, as far as the error tells."""
+    told = f": {one_line(error)}" if str(error) else ""
+    return f" in {error.stage}{told}" if isinstance(error, StageMemoryError) else told
+
+
 def command_began() -> bool:
     """Whether what fails is a command, and not yet the help or the version."""
     return isinstance(sys.excepthook, _Hook)
@@ -154,8 +166,5 @@ class _Hook:
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if self.verbose:
             _print(visible_lines("".join(traceback.format_exception(kind, error, trace))))
-        if issubclass(kind, MemoryError):
-            complain("out of memory; try fewer calibration rows (--images)")
-            return
         more = "" if self.verbose else "; --verbose shows where"
         _say(f"internal error: {kind.__name__}: {one_line(error)} (please report it{more})")

@@ -16,6 +16,19 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """A `Progress` callback that does nothing."""
 
 
+class StageMemoryError(MemoryError):
+    """A stage asked for more memory than there is.
+
+    Args:
+        stage: its name.
+        asked: what asked for how much, as far as that is known.
+    """
+
+    def __init__(self, stage: str, asked: str) -> None:
+        super().__init__(asked)
+        self.stage = stage
+
+
 @dataclass(slots=True)
 class Clock:
     """Measures seconds per stage, and tells `progress` and the log when a stage begins and ends."""
@@ -31,6 +44,8 @@ class Clock:
         self.progress(name, 0, 0)
         try:
             yield
+        except MemoryError as error:
+            raise StageMemoryError(name, str(error)) from error
         finally:
             spent = perf_counter() - began
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
