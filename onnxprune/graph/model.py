@@ -7,7 +7,7 @@ metadata, doc strings, quantisation annotations) stays as it was read.
 
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,6 +33,7 @@ class Model:
         name: what messages call the model: its path, or "model".
         external: whether the file keeps weights as external data.
         files: the files that the model was read from, which nothing may be written to.
+        copies: constants that are another one in the file, as long as they equal it; see `graph.separate`.
     """
 
     proto: onnx.ModelProto
@@ -40,6 +41,7 @@ class Model:
     name: str = "model"
     external: bool = False
     files: tuple[Path, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def opset(self) -> int:
@@ -56,7 +58,8 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""
-        return _restored, (self.proto.SerializeToString(), dict(self.constants), self.name, self.external, self.files)
+        rest = (self.name, self.external, self.files, dict(self.copies))
+        return _restored, (self.proto.SerializeToString(), dict(self.constants), *rest)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
         """A copy in which the named constants have new values."""
@@ -162,8 +165,43 @@ def release(array: np.ndarray) -> None:
         array.base.madvise(mmap.MADV_DONTNEED)
 
 
+def merged(model: Model) -> Model:
+    """The model in which copies that still equal their original are one with it again."""
+    gone = same_copies(model)
+    if not gone:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for node in proto.graph.node:
+        for position, name in enumerate(node.input):
+            if name in gone:
+                node.input[position] = gone[name]
+    for stored in (proto.graph.initializer, proto.graph.input):
+        for index in reversed(range(len(stored))):
+            if stored[index].name in gone:
+                del stored[index]
+    constants = {name: array for name, array in model.constants.items() if name not in gone}
+    return replace(model, proto=proto, constants=MappingProxyType(constants), copies=MappingProxyType({}))
+
+
+def same_copies(model: Model) -> Mapping[str, str]:
+    """Copies that equal their original, by name."""
+    constants = model.constants
+    return {
+        copy: original
+        for copy, original in model.copies.items()
+        if copy in constants and original in constants and _equal(constants[copy], constants[original])
+    }
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    same = first.dtype == second.dtype and first.shape == second.shape
+    return first is second or (same and first.tobytes() == second.tobytes())
+
+
 def to_proto(model: Model) -> onnx.ModelProto:
     """The protobuf with all constants in place (no external data)."""
+    model = merged(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for tensor in proto.graph.initializer:

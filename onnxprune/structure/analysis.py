@@ -127,6 +127,20 @@ class Analysis:
         """Number of units that each group keeps under a removal mask."""
         return tuple(int(np.count_nonzero(~removed[group.units])) for group in self.groups)
 
+    def same_copies(self, removed: Ids) -> set[str]:
+        """Copies of constants (see `graph.separate`) that lose the same positions as the original does."""
+        found = set()
+        for copy, original in self.model.copies.items():
+            if copy in self.constants and original in self.constants:
+                pair = [
+                    [None if ids is None else removed[ids] for ids in self.labels.get(name, ())]
+                    for name in (copy, original)
+                ]
+                gone = [[each for each in axes if each is not None and each.any()] for axes in pair]
+                if len(gone[0]) == len(gone[1]) and all(map(np.array_equal, *gone)):
+                    found.add(copy)
+        return found
+
     def shape_after(self, tensor: str, shape: Sequence[int], removed: Ids) -> tuple[int, ...]:
         """Shape that a tensor has once the units of a removal mask are gone."""
         axes = self.labels.get(tensor, (None,) * len(shape))
@@ -155,8 +169,9 @@ class Analysis:
     def costs(self, removed: Ids | None = None) -> Costs:
         """Exact costs of the model (MACs, parameters, bytes) after a removal; of the original by default."""
         removed = self.none_removed() if removed is None else removed
-        sizes = {name: prod(self.shape_after(name, s.shape, removed)) for name, s in self.constants.items()}
-        weights = {name for name, stored in self.constants.items() if stored.is_weight}
+        once = self.constants.keys() - self.same_copies(removed)
+        sizes = {name: prod(self.shape_after(name, self.constants[name].shape, removed)) for name in once}
+        weights = {name for name in once if self.constants[name].is_weight}
         return Costs(
             params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
             macs=sum(self.layer_macs(layer, removed) for layer in self.layers),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import prod
 
 from onnxprune.core.costs import Costs
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, merged
 from onnxprune.graph.nodes import is_float
 from onnxprune.graph.operators import Shape
 from onnxprune.structure.analysis import Analysis
@@ -23,8 +23,9 @@ def count_costs(
     """
     analysis = analyse(model, input_shapes=input_shapes) if analysis is None else analysis
     none = analysis.none_removed()
+    stored = merged(model).constants
     return Costs(
-        params=sum(prod(array.shape) for array in model.constants.values() if is_float(array)),
+        params=sum(prod(array.shape) for array in stored.values() if is_float(array)),
         macs=sum(analysis.layer_macs(layer, none) for layer in analysis.layers),
-        bytes=sum(int(array.nbytes) for array in model.constants.values() if is_weight(array)),
+        bytes=sum(int(array.nbytes) for array in stored.values() if is_weight(array)),
     )

@@ -16,6 +16,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
 from onnxprune.graph.operators import Shape
+from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler, Product, Recurrence
@@ -45,6 +46,7 @@ def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[s
 
 def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
+    model = separated(model)
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
     labels = Labels(model, facts, partial(_read_positions, graph))

@@ -3,6 +3,9 @@
 `masked` is the oracle: removing units must give the outputs that the original gives when their consumers see zero.
 """
 
+from dataclasses import replace
+from types import MappingProxyType
+
 import numpy as np
 
 from onnxprune.core.errors import ModelError
@@ -67,7 +70,10 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
     keep_shape_arithmetic(edit, analysis, removed, left)
     close_gaps(edit, analysis, cut)
     changed = frozenset(tensor for tensor, axes in analysis.labels.items() if any(ids is not None for ids in axes))
-    return edit.apply(stale=changed | {*cut.constants})
+    smaller = edit.apply(stale=changed | {*cut.constants})
+    same = analysis.same_copies(removed)
+    copies = {copy: original for copy, original in model.copies.items() if copy in same}
+    return replace(smaller, copies=MappingProxyType(copies))
 
 
 def masked(analysis: Analysis, removed: Ids, part: Model | None = None) -> Model:

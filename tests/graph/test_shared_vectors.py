@@ -1,0 +1,104 @@
+"""Vectors that an exporter stored once for several layers are no bond between these."""
+
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from oracle import analysed, check_removal, random_removal
+from random_graphs import graphs
+
+import onnxprune
+from onnxprune.graph.load import load
+from onnxprune.graph.model import to_proto
+from onnxprune.ops.examples import example
+from onnxprune.structure.costs import count_costs
+from onnxprune.structure.removal import remove
+
+WEIGHTS = {"w1": (16, 3, 3, 3), "w2": (16, 16, 3, 3), "w3": (16, 16, 3, 3), "w4": (4, 16, 1, 1)}
+
+
+def network(bias: str, nodes: str = "", **vectors: np.ndarray) -> onnx.ModelProto:
+    first, second, third = bias.split()
+    return example(
+        f"""g (float[N,3,12,12] x) => (float[N,4,A,B] y) {{
+        {nodes}
+        h = Conv (x, w1, {first})
+        r = Relu (h)
+        k = Conv (r, w2, {second})
+        q = Relu (k)
+        s = Conv (q, w3, {third})
+        u = Relu (s)
+        y = Conv (u, w4) }}""",
+        WEIGHTS,
+        vectors,
+    )
+
+
+ZERO = np.zeros(16, np.float32)
+SHARED = network("z z z", z=ZERO)
+ALIASES = network("z z2 z3", "z2 = Identity (z) z3 = Identity (z)", z=ZERO)
+
+
+@pytest.mark.parametrize("proto", [SHARED, ALIASES], ids=["shared", "aliases"])
+def test_layers_with_one_bias_are_pruned_apart(proto):
+    a = analysed(proto)
+    assert {group.name: len(group) for group in a.groups} == {"h": 16, "k": 16, "s": 16}
+    for seed in range(4):
+        check_removal(a, random_removal(a, 0.3, np.random.default_rng(seed)), seed)
+
+
+def test_the_result_is_that_of_a_bias_of_its_own_for_each_layer():
+    rows = np.random.default_rng(0).standard_normal((80, 3, 12, 12)).astype(np.float32)
+    own = network("a b c", a=ZERO, b=ZERO, c=ZERO)
+    results = [onnxprune.prune(proto, rows, targets="macs=0.5") for proto in (SHARED, own)]
+    assert results[0].plan.removed == results[1].plan.removed
+    assert results[0].metrics == results[1].metrics
+
+
+def test_costs_are_those_of_the_file():
+    a = analysed(SHARED)
+    stored = sum(numpy_helper.to_array(tensor).size for tensor in SHARED.graph.initializer)
+    assert a.costs().params == stored == count_costs(load(SHARED)).params
+
+
+def test_what_is_not_pruned_is_written_as_it_was():
+    a = analysed(SHARED)
+    before = SHARED.SerializeToString(deterministic=True)
+    assert to_proto(remove(a, a.none_removed())).SerializeToString(deterministic=True) == before
+    smaller = to_proto(remove(a, a.removal({"s": [0, 1]})))
+    assert [node.input[2] for node in smaller.graph.node if len(node.input) > 2] == ["z", "z", "z:3"]
+
+
+def test_processes_can_be_sent_it():
+    a = analysed(SHARED)
+    again = pickle.loads(pickle.dumps(a.model))
+    assert again.copies == a.model.copies
+    assert to_proto(again).SerializeToString() == to_proto(a.model).SerializeToString()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(graphs(), st.integers(0, 99))
+def test_equal_vectors_merged_in_any_graph(proto, seed):
+    """As optimisers do: one initializer for all vectors of a length."""
+    first: dict[int, str] = {}
+    renamed = {}
+    kept = []
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 1 and array.dtype == np.float32 and array.size > 1:
+            renamed[tensor.name] = first.setdefault(array.size, tensor.name)
+            if renamed[tensor.name] == tensor.name:
+                kept.append(numpy_helper.from_array(np.abs(array) + np.float32(0.5), tensor.name))
+        else:
+            kept.append(tensor)
+    merged = helper.make_graph(list(proto.graph.node), "g", proto.graph.input, proto.graph.output, kept)
+    for node in merged.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+    model = helper.make_model(merged, opset_imports=proto.opset_import, ir_version=8)
+    a = analysed(model)
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(seed)), seed, batch=2)
