@@ -315,6 +315,10 @@ class PruneConfig:
     )
     flip: bool = option(False, "With --distill: mirror half of the images, left to right.")
     shift: int = option(0, "With --distill: shift images by up to this many pixels.", minimum=0)
+    time: bool = option(True, "Measure the result's time beside the original's in onnxruntime.")
+    fail_if_slower: bool = option(
+        False, "Fail with exit code 7, and write nothing, where the result takes over 97 % of the original's time."
+    )
     strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)

@@ -8,10 +8,10 @@ from onnxprune.config import OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
-from onnxprune.evaluation.warnings import heavy_losses
+from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
-from onnxprune.runtime.timing import Latency, time_models
+from onnxprune.runtime.timing import Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 
 
@@ -25,6 +25,7 @@ def validate(
     images: int | None = None,
     seed: int = 0,
     threads: int = 0,
+    time: bool = True,
     progress: Progress = no_progress,
 ) -> Comparison:
     """Compare a model with its original on data.
@@ -37,7 +38,8 @@ def validate(
         preprocess: how integer images become the models' input.
         images: rows used at most; all by default.
         seed: seed of the choice of rows.
-        threads: threads of onnxruntime; 0 takes all cores.
+        threads: threads of onnxruntime; 0 takes all cores. Time is measured with one.
+        time: whether to measure how long a run of both takes.
         progress: told of steps.
 
     Raises:
@@ -48,13 +50,18 @@ def validate(
     rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed)
     progress("compare", 0, 0)
     metrics = compare(first, second, rows, config=outputs, threads=threads)
+    measured = None
+    if time:
+        progress("time", 0, 0)
+        measured = time_pair(first, second, feeds=(first_feed(first, rows), first_feed(second, rows)))
     return Comparison(
         original=first.name,
         other=second.name,
         before=count_costs(first, input_shapes=rows.shapes),
         after=count_costs(second, input_shapes=rows.shapes),
         metrics=metrics,
-        warnings=heavy_losses(metrics),
+        time=measured,
+        warnings=(*slow_result(measured), *heavy_losses(metrics)),
         rows=len(rows),
         source=rows.source,
         notes=rows.notes,

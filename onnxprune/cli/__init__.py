@@ -23,7 +23,7 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, and repair.",
         epilog="Exit codes: 0 done; 2 wrong usage or unreadable input; 3 model cannot be processed; "
-        "4 budget cannot be met; 5 accuracy floor missed; 6 solver failed.",
+        "4 budget cannot be met; 5 accuracy floor missed; 6 solver failed; 7 not faster (--fail-if-slower).",
     )
 
     @app.callback()

@@ -34,6 +34,12 @@ class AccuracyError(OnnxPruneError):
     exit_code = 5
 
 
+class SlowerError(OnnxPruneError):
+    """The result is not faster than its original, and the user asked for that to be an error."""
+
+    exit_code = 7
+
+
 class SolverError(OnnxPruneError):
     """An optimisation problem could not be solved: infeasible, out of time, or a failure of the solver."""
 

@@ -111,6 +111,31 @@ class LatencyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeReport:
+    """How long a result takes beside its original, measured in pairs of runs.
+
+    Attributes:
+        ratio: median over the pairs of the result's time over the original's.
+        low: 10th percentile of these ratios.
+        high: 90th percentile.
+        before_ms: median time of the original, in milliseconds a run.
+        after_ms: median time of the result.
+        pairs: number of pairs.
+        batch: rows a run.
+        threads: threads of onnxruntime; 0 is all cores.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    before_ms: float
+    after_ms: float
+    pairs: int
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """Multiply-adds and parameters of one layer, before and after."""
 

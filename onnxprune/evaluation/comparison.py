@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import MetricChange
+from onnxprune.core.results import MetricChange, TimeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Comparison:
         rows: number of rows that were compared on.
         source: where they are from.
         notes: what the user should know.
+        time: the other model beside the original; None where it was not measured.
         warnings: losses so heavy that the other model may be of no use.
     """
 
@@ -31,4 +32,5 @@ class Comparison:
     rows: int
     source: str
     notes: tuple[str, ...] = ()
+    time: TimeReport | None = None
     warnings: tuple[str, ...] = ()

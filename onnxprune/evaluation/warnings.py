@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from onnxprune.core.results import MetricChange
+from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.text import SHARE_METRICS
 
 _HEAVY = 0.1  # of a share that has a value of its own before, such as an accuracy
@@ -21,6 +21,19 @@ _LEFT = {
     "same_labels": 0.8,
 }
 _HEAVY_ERROR = 0.5
+NOT_FASTER = 0.97
+"""Share of the original's time from which on a result counts as not faster."""
+
+
+def slow_result(time: TimeReport | None) -> tuple[str, ...]:
+    """What to say of a result that takes about as long as its original; nothing where it is faster."""
+    if time is None or time.ratio <= NOT_FASTER:
+        return ()
+    more = "longer than" if time.ratio > 2 - NOT_FASTER else "about as long as"
+    return (
+        f"the result takes {more} the original ({time.ratio:.2f} of its time, {time.low:.2f} to {time.high:.2f}); give "
+        "a smaller budget, ask for time (--target latency=0.8), or keep --round-to at kernel",
+    )
 
 
 def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.plan import PrunePlan
-from onnxprune.core.results import MetricChange
+from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
-from onnxprune.evaluation.warnings import heavy_losses
+from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, versions
@@ -22,6 +23,8 @@ from onnxprune.pipeline.shrink import lossless_part
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
+
+_TIMED = 0.05  # of the run's time
 
 
 def finish(
@@ -56,6 +59,7 @@ def finish(
 
         with clock.stage("time"):
             latency = confirmed(latency, prepared.model, smaller)
+    time = _timed(prepared, smaller, config, clock) if config.time else None
     return PruneOutcome(
         model=smaller,
         plan=plan,
@@ -65,7 +69,8 @@ def finish(
             smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
         ),
         metrics=metrics,
-        warnings=heavy_losses(metrics),
+        time=time,
+        warnings=(*slow_result(time), *heavy_losses(metrics)),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
@@ -85,6 +90,30 @@ def finish(
             *(() if scores is None else scores.notes),
         ),
     )
+
+
+def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock) -> TimeReport | None:
+    """The result's time beside the original's, in a twentieth of the run's time; None where they cannot be run."""
+    from onnxprune.runtime.timing import MOST_S, time_pair
+
+    spent = sum(clock.seconds.values())
+    batch, feeds = config.latency.batch, None
+    if prepared.data is not None:
+        feeds = tuple(first_feed(model, prepared.data, batch) for model in (prepared.model, smaller))
+    with clock.stage("time"):
+        try:
+            return time_pair(
+                prepared.model,
+                smaller,
+                batch=batch,
+                threads=config.latency.threads,
+                seconds=min(MOST_S, _TIMED * spent),
+                feeds=None if feeds is None else (feeds[0], feeds[1]),
+            )
+        except (InputError, ModelError):
+            if prepared.data is not None:
+                raise
+            return None  # the sizes of the random rows were only guessed
 
 
 def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:

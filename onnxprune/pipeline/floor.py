@@ -10,11 +10,12 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import overlap
 from onnxprune.config import PruneConfig, Target
 from onnxprune.core.clock import Clock, Progress
-from onnxprune.core.errors import AccuracyError, BudgetError, InputError
-from onnxprune.core.results import MetricChange
+from onnxprune.core.errors import AccuracyError, BudgetError, InputError, SlowerError
+from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric, points_lost
 from onnxprune.evaluation.metrics import compare
+from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.graph.model import Model
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared
@@ -69,6 +70,21 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float)
         raise AccuracyError(
             f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed; "
             "raise the target or --max-drop, or give more calibration rows"
+        )
+
+
+def check_time(name: str, time: TimeReport | None) -> None:
+    """Check that a result is faster than its original.
+
+    Raises:
+        SlowerError: it takes over 97 % of the original's time, or the time could not be measured.
+    """
+    if time is None:
+        raise SlowerError(f"{name}: the time could not be measured; give --data")
+    if time.ratio > NOT_FASTER:
+        raise SlowerError(
+            f"{name}: the result takes {time.ratio:.2f} of the original's time; give a smaller budget, or ask for time "
+            "(--target latency=0.8)"
         )
 
 

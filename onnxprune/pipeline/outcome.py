@@ -9,7 +9,15 @@ from typing import Any
 
 from onnxprune.core.costs import Costs
 from onnxprune.core.plan import PrunePlan
-from onnxprune.core.results import GroupResult, LatencyReport, LayerCost, MetricChange, NotPruned, ProgramReport
+from onnxprune.core.results import (
+    GroupResult,
+    LatencyReport,
+    LayerCost,
+    MetricChange,
+    NotPruned,
+    ProgramReport,
+    TimeReport,
+)
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
 from onnxprune.structure.analysis import Analysis
@@ -40,6 +48,7 @@ class PruneOutcome:
         settings: the options in force, for the report's "how to reproduce".
         oamip: the paper's program (`--importance oamip` only): objective, terms, images, scores per tensor.
         latency: where there was a latency budget.
+        time: the result beside the original; None where it was not measured.
         notes: what the user should know (what the data were, predictions and measurements that differ, ...).
         check: what a written file must pass, in addition to being valid.
         files: the files that rows were read from; those of the model are in `model`.
@@ -63,6 +72,7 @@ class PruneOutcome:
     settings: Mapping[str, Any] = field(default_factory=dict)
     oamip: Mapping[str, Any] | None = None
     latency: LatencyReport | None = None
+    time: TimeReport | None = None
     notes: tuple[str, ...] = ()
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)

@@ -13,7 +13,7 @@ from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
-from onnxprune.pipeline.floor import check_floor, check_floor_rows, smallest
+from onnxprune.pipeline.floor import check_floor, check_floor_rows, check_time, smallest
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Source, prepare, score
 from onnxprune.pipeline.shrink import shrink
@@ -31,12 +31,7 @@ def prune(
     progress: Progress = no_progress,
 ) -> PruneOutcome:
     """Prune a model: run all stages. Arguments and errors as in `api.prune`."""
-    if config.lossless and (plan is not None or config.targets or config.threshold is not None or config.distill):
-        raise InputError(
-            "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
-            "--plan and --distill"
-        )
-    check_metric(config.outputs)
+    _check_options(config, plan)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
     if config.distill:
@@ -72,4 +67,18 @@ def prune(
     result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
     if config.max_drop is not None:
         check_floor(result.source, result.metrics, config.max_drop)
+    if config.fail_if_slower:
+        check_time(result.source, result.time)
     return result
+
+
+def _check_options(config: PruneConfig, plan: PrunePlan | None) -> None:
+    """Check that options go together, before any work."""
+    if config.lossless and (plan is not None or config.targets or config.threshold is not None or config.distill):
+        raise InputError(
+            "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
+            "--plan and --distill"
+        )
+    if config.fail_if_slower and not config.time:
+        raise InputError("--fail-if-slower needs the time: leave out --no-time")
+    check_metric(config.outputs)

@@ -182,7 +182,7 @@ def _at(
 ) -> PruneOutcome:
     """The result at one budget."""
     clock = Clock()
-    config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False)
+    config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False, time=False)
     decision = decide(prepared, scores, config, clock, progress, executor)
     plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     smaller = shrink(prepared, decision.removed, config, clock, progress)

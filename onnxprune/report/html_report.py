@@ -2,7 +2,7 @@
 
 from importlib import resources
 
-from onnxprune.core.results import LatencyReport, MetricChange
+from onnxprune.core.results import LatencyReport, MetricChange, TimeReport
 from onnxprune.core.text import several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
@@ -19,10 +19,12 @@ from onnxprune.report.text import (
     metric_change,
     metric_name,
     metric_value,
+    milliseconds,
     obstacles,
     percent,
     size,
     some,
+    threads_of,
 )
 
 MOST_REASONS = 100
@@ -75,6 +77,7 @@ def _tiles(result: PruneOutcome) -> Markup:
     before, after = result.before, result.after
     latency = result.latency
     costs = (
+        None if result.time is None else _time_tile(result.time),
         _cost_tile("MACs", count(before.macs), count(after.macs), before.macs, after.macs),
         _cost_tile("Parameters", count(before.params), count(after.params), before.params, after.params),
         _cost_tile("Weights", size(before.bytes), size(after.bytes), before.bytes, after.bytes),
@@ -96,6 +99,11 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Ma
     else:
         change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "bad")
     return _tile(name, change, now, f"from {was}", svg.share_bar(left, f"{percent(left)} of the {name} are left"))
+
+
+def _time_tile(time: TimeReport) -> Markup:
+    was = f"{milliseconds(time.before_ms)}; {percent(time.low)} to {percent(time.high)} of it, {threads_of(time)}"
+    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio)
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:

@@ -74,6 +74,8 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
     }
     if result.oamip is not None:
         report["oamip"] = plain(result.oamip)
+    if result.time is not None:
+        report["time"] = plain(result.time)
     if result.latency is not None:
         report["latency"] = latency_entry(result.latency)
     return report
@@ -155,6 +157,7 @@ def validate_report(found: "Comparison", origin: Provenance | None = None) -> di
         "before": plain(found.before),
         "after": plain(found.after),
         "metrics": metrics_entry(found.metrics),
+        **({} if found.time is None else {"time": plain(found.time)}),
         "rows": found.rows,
         "warnings": plain(found.warnings),
         "notes": plain(found.notes),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport
+from onnxprune.core.results import GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport, TimeReport
 from onnxprune.core.text import MESSAGE, NAME, several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.text import (
@@ -20,11 +20,13 @@ from onnxprune.report.text import (
     metric_change,
     metric_name,
     metric_value,
+    milliseconds,
     obstacles,
     percent,
     ratio,
     size,
     some,
+    threads_of,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ GOOD, BAD, DIM = "green", "red", "dim"
 def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = None) -> RenderableType:
     """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
     parts: list[RenderableType] = [
-        _change_table(result.before, result.after, result.metrics),
+        _change_table(result.before, result.after, result.metrics, result.time),
         _groups_table(result.groups),
         *_not_pruned(result.not_pruned),
         _program_line(result.program, result.plan.importance, result.plan.widths),
@@ -59,7 +61,7 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
 def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
     what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
-    table_of_changes = _change_table(found.before, found.after, found.metrics)
+    table_of_changes = _change_table(found.before, found.after, found.metrics, found.time)
     return Group(table_of_changes, what, *_notes(found.notes), *_warnings(found.warnings))
 
 
@@ -102,8 +104,14 @@ def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
     return made
 
 
-def _change_table(before: Costs, after: Costs, metrics: Mapping[str, MetricChange]) -> RenderableType:
+def _change_table(
+    before: Costs, after: Costs, metrics: Mapping[str, MetricChange], time: TimeReport | None
+) -> RenderableType:
     made = table("", "before", "after", "change")
+    if time is not None:
+        left = Text(f"{percent(time.ratio)} left", style=GOOD if time.ratio < 1 else BAD)
+        left.append(f"   {percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
+        made.add_row(Text("time a run", style="bold"), milliseconds(time.before_ms), milliseconds(time.after_ms), left)
     for name, show, old, new in (
         ("MACs", count, before.macs, after.macs),
         ("parameters", count, before.params, after.params),

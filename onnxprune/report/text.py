@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.config import Target
-from onnxprune.core.results import MetricChange, NotPruned
-from onnxprune.core.text import SHARE_METRICS, visible
+from onnxprune.core.results import MetricChange, NotPruned, TimeReport
+from onnxprune.core.text import SHARE_METRICS, several, visible
 
 _RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
 _NAMES = {**SHARE_METRICS, **_RATIOS, "latency_ms": "latency"}
@@ -56,6 +56,17 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def milliseconds(value: float) -> str:
+    """`0.0123` as `0.0123 ms`, `123.4` as `123 ms`."""
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def threads_of(time: TimeReport) -> str:
+    """How a time was measured: its threads, and the batch where that is not 1."""
+    threads = several(time.threads, "thread") if time.threads else "all cores"
+    return threads if time.batch == 1 else f"{threads}, batch {time.batch}"
 
 
 def metric_name(name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import temporary_folder
+from onnxprune.core.results import TimeReport
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.write import write
@@ -20,6 +21,10 @@ from onnxprune.runtime.session import open_session, runtime_errors
 
 # A sample lasts at least this long, so that the clock and the call do not show.
 _SAMPLE_S = 1e-3
+MOST_S = 3.0
+"""Seconds that measuring a pair goes on for once there are enough pairs."""
+_PAIRS, _FEWEST_PAIRS = 20, 5
+_LONGEST_S = 60.0  # that so many pairs may take; of models that take longer there are fewer
 # Deployed alone a session spins between operators; here it must stop when its run ends, or it slows the next one.
 _ENTRIES = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
 
@@ -118,6 +123,47 @@ def time_models(
             )
         )
     return tuple(results)
+
+
+def time_pair(
+    original: Model,
+    result: Model,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    seconds: float = MOST_S,
+    feeds: tuple[Feed, Feed] | None = None,
+) -> TimeReport:
+    """Measure a result beside its original: the two in turn, so that a slow moment meets both.
+
+    Args:
+        original: the original.
+        result: the model that came out of it.
+        batch: rows a run; a model with a fixed batch runs at its own.
+        threads: threads of onnxruntime; 0 takes all cores.
+        seconds: time to go on measuring once there are enough pairs.
+        feeds: what each of them runs on; by default random rows.
+
+    Raises:
+        InputError: an input has no known shape to make random rows of.
+        ModelError: a model cannot be run.
+    """
+    models = (original, result)
+    given = tuple(random_feed(model, batch) for model in models) if feeds is None else feeds
+    sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
+    runs, first = [], 0.0
+    for model, session, feed in zip(models, sessions, given, strict=True):
+        with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
+            session.run(None, feed)
+        shortest = min(_sample(session, feed, 1) for _ in range(2))
+        runs.append(max(1, int(np.ceil(_SAMPLE_S / shortest))))
+        first += shortest * runs[-1]
+    pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, _PAIRS))
+    samples = _interleaved(sessions, given, runs, 1, pairs, seconds)
+    ratios = samples[:, 1] / samples[:, 0]
+    low, median, high = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
+    before, after = (float(value) * 1e3 for value in np.median(samples, axis=0))
+    return TimeReport(median, low, high, before, after, len(samples), _rows(original, given[0]), threads)
 
 
 def _interleaved(

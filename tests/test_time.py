@@ -1,0 +1,59 @@
+"""The result's time beside the original's: in every result, said loudly where nothing is gained."""
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.core.errors import InputError, SlowerError
+from onnxprune.core.results import TimeReport
+from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.runtime.timing import time_pair
+
+ROWS = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+OPTIONS = {"targets": "macs=0.5", "importance": "magnitude", "repair": False, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def proto():
+    text = "g (float[N,6] x) => (float[N,3] y) { h = Gemm (x, w1, b1) r = Relu (h) y = Gemm (r, w2) }"
+    return example(text, {"w1": (6, 8), "b1": (8,), "w2": (8, 3)})
+
+
+def measured(ratio: float) -> TimeReport:
+    return TimeReport(ratio, ratio - 0.05, ratio + 0.05, 1.0, ratio, 20, 1, 1)
+
+
+def test_every_result_has_its_time(proto):
+    time = onnxprune.prune(proto, ROWS, **OPTIONS).time
+    assert time.pairs >= 20
+    assert 0 < time.low <= time.ratio <= time.high
+    assert time.before_ms > 0
+    assert onnxprune.prune(proto, ROWS, time=False, **OPTIONS).time is None
+
+
+def test_pairs_are_of_the_rows_and_threads_that_were_asked_for(proto):
+    time = time_pair(load(proto), load(proto), batch=4, threads=2, seconds=0)
+    assert (time.batch, time.threads, time.pairs) == (4, 2, 20)
+
+
+def test_what_is_not_faster_is_said_and_can_be_an_error(proto, monkeypatch):
+    """Half the multiply-adds took twice the time, and nothing in the output said so."""
+    monkeypatch.setattr("onnxprune.runtime.timing.time_pair", lambda *models, **how: measured(1.2))
+    result = onnxprune.prune(proto, ROWS, **OPTIONS)
+    assert "longer than the original (1.20 of its time" in result.warnings[0]
+    with pytest.raises(SlowerError, match=r"1\.20 of the original's time") as raised:
+        onnxprune.prune(proto, ROWS, fail_if_slower=True, **OPTIONS)
+    assert raised.value.exit_code == 7
+    monkeypatch.setattr("onnxprune.runtime.timing.time_pair", lambda *models, **how: measured(0.6))
+    assert not any(
+        "time" in warning for warning in onnxprune.prune(proto, ROWS, fail_if_slower=True, **OPTIONS).warnings
+    )
+    with pytest.raises(InputError, match="leave out --no-time"):
+        onnxprune.prune(proto, ROWS, fail_if_slower=True, time=False, **OPTIONS)
+
+
+def test_comparisons_have_the_time_too(proto):
+    found = onnxprune.validate(proto, proto, ROWS)
+    assert found.time.pairs >= 20
+    assert onnxprune.validate(proto, proto, ROWS, time=False).time is None
