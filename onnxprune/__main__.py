@@ -1,4 +1,4 @@
-"""`python -m onnxprune`."""
+"""Entry point of `python -m onnxprune`: the command line."""
 
 from onnxprune.cli import main
 

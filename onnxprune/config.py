@@ -1,4 +1,4 @@
-"""Every option of onnxprune, declared once: the command line, the TOML file and the Python API read these dataclasses.
+"""All options of onnxprune. Command line, TOML file and Python API are generated from these dataclasses.
 
 The `help` in a field's metadata is the text of the command-line option. No validation against a model happens
 here; `Target.parse` only checks the form.
@@ -26,7 +26,7 @@ _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?
 
 
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
-    """A dataclass field with its help text.
+    """A dataclass field with help text and limits.
 
     `metadata` may add `choices`, `minimum`, `maximum` (of whole numbers; 2^31 - 1 by default), `words` (what a number
     may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help writes the value), `name` (where
@@ -36,7 +36,7 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
 
 
 def check(config: Any) -> None:
-    """Check every value of a config dataclass, nested ones too, against its `choices`, `minimum` and `maximum`.
+    """Check all values of a config dataclass against their `choices`, `minimum` and `maximum`.
 
     Raises:
         InputError: a value is not allowed.
@@ -68,7 +68,7 @@ def _shown(value: Any) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as `2GB`, `500MB` or a plain number.
+    """Number of bytes of a size such as `2GB`, `500MB` or a plain number.
 
     Raises:
         InputError: the text has another form, or the size is below what any run needs.
@@ -84,7 +84,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One budget: `kind` (macs, params, bytes, latency) at most `value`.
+    """One budget: a limit on a kind of cost (macs, params, bytes, latency), absolute or as a share of the original.
 
     `value <= 1` is a share of the original, a larger one is absolute (latency: in microseconds). `layers` (a regular
     expression on node names) restricts the budget to matching layers.
@@ -98,12 +98,12 @@ class Target:
 
     @property
     def is_share(self) -> bool:
-        """True where `value` is a share of the original."""
+        """Whether the value is a share of the original's cost."""
         return self.value <= 1
 
     @classmethod
     def parse(cls, text: str) -> "Target":
-        """Read `macs=0.5`, `params=250000`, `bytes=2MB`, `latency=1.5ms` or `macs:layer3.*=0.5`.
+        """Parse a target such as `macs=0.5`, `params=250000`, `bytes=2MB`, `latency=1.5ms` or `macs:layer3.*=0.5`.
 
         Raises:
             InputError: the text has another form, an unknown kind, or a value of 0 or below.
@@ -137,7 +137,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PreprocessConfig:
-    """How integer images become the model's input: `(x * scale - mean) / std`, then the layout."""
+    """How integer images are converted to the model's input: `(x * scale - mean) / std`, then the layout."""
 
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
@@ -179,7 +179,7 @@ class OamipConfig:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneConfig:
-    """How weights are trained (`finetune`, `prune --distill`; needs torch)."""
+    """How weights are trained, by `finetune` and by `prune --distill` (needs torch)."""
 
     epochs: int = option(10, "Passes over the training rows.", minimum=1)
     lr: float = option(1e-3, "Learning rate after warm-up; it falls to 0 along a cosine.", minimum=0)
@@ -203,7 +203,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class LatencyConfig:
-    """Latency budgets (`--target latency=0.6`) and `--round-to auto`."""
+    """How latency is measured, for `--target latency=0.6` and `--round-to auto`."""
 
     batch: int = option(1, "Rows a run.", minimum=1)
     threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
@@ -216,7 +216,7 @@ class LatencyConfig:
 
 @dataclass(frozen=True, slots=True)
 class SweepConfig:
-    """The points of a sweep."""
+    """The budgets of a sweep."""
 
     target: str = option("macs", "What the budgets are on.", choices=Target.KINDS)
     points: int = option(8, "Number of budgets, at even steps.", minimum=1)
@@ -227,7 +227,7 @@ class SweepConfig:
 
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """What outputs mean, and what judges them."""
+    """What the model's outputs hold, and which metric judges them."""
 
     kinds: tuple[str, ...] = option(
         (),
@@ -249,7 +249,7 @@ class OutputConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How stages run models and tasks; the part of the options that scorers and repair look at.
+    """Options for running models and tasks, which scorers and repair use.
 
     Attributes:
         seed: of everything random.
@@ -266,7 +266,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class PruneConfig:
-    """What `prune` does, apart from the files it reads and writes."""
+    """All options of `prune`, except for the files it reads and writes."""
 
     targets: tuple[Target, ...] = option(
         (), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE", name="target"
@@ -350,17 +350,17 @@ class PruneConfig:
 
     @property
     def run(self) -> RunOptions:
-        """What every stage that runs the model takes."""
+        """The options for running models and tasks."""
         return RunOptions(self.seed, self.threads, self.room, self.cache)
 
     @property
     def room(self) -> float:
-        """Bytes of a run's tensors that may be held in memory; two runs may be under way at once."""
+        """Bytes of activations that one run may hold in memory; two runs may be active at once."""
         return _ROOM if self.memory is None else parse_size(self.memory) // 16
 
 
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
-    """A config in which single fields have other values; `targets` and `keep` may be text. Every value is checked.
+    """A copy of a config with single fields changed and all values checked; `targets` and `keep` may be text.
 
     Raises:
         InputError: a field that does not exist, a value that is not allowed, or a target in another form.

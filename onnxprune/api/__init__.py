@@ -1,1 +1,1 @@
-"""The Python interface: functions and results that users hold. Everything else may change."""
+"""The public Python interface: functions, and the results they return. Other packages may change at any time."""

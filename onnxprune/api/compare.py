@@ -1,4 +1,4 @@
-"""Compare models that exist already: on data, and by time."""
+"""Compares existing models: by their outputs on data, and by their speed."""
 
 from collections.abc import Sequence
 
@@ -82,7 +82,7 @@ def bench(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> tuple[Latency, ...]:
-    """Measure how long models take in onnxruntime, in interleaved rounds.
+    """Measure the latency of models in onnxruntime, run in turn so that they see the same conditions.
 
     Args:
         models: paths, protobufs or loaded models; the others are compared with the first.

@@ -1,4 +1,4 @@
-"""Train the weights of a model that was pruned."""
+"""Fine-tunes a pruned model."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ from onnxprune.training import finetune as train
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainedModel(FinetuneResult):
-    """A trained model and how it came about; fields as in `FinetuneResult`.
+    """A fine-tuned model and how training went; fields as in `FinetuneResult`.
 
     Attributes:
         files: the files that rows and teacher were read from.
@@ -58,7 +58,7 @@ def finetune(
     progress: Progress = no_progress,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> TrainedModel:
-    """Train a model's weights, with labels or towards a teacher's outputs. Needs torch (the extra `finetune`).
+    """Fine-tune a model's weights on labels, or towards the outputs of a teacher (needs torch: extra `finetune`).
 
     Args:
         model: a path, a protobuf or a loaded model; never changed.

@@ -1,4 +1,4 @@
-"""Prune a model, once or to several budgets."""
+"""Prunes a model, to one budget or to several."""
 
 from concurrent.futures import Executor
 from dataclasses import fields
@@ -26,7 +26,7 @@ def prune(
     progress: Progress = no_progress,
     **options: Any,
 ) -> PruneResult:
-    """Make a model smaller.
+    """Prune a model: remove the units that matter least, and repair the remaining weights.
 
     Args:
         model: a path, a protobuf or a loaded model; never changed.
@@ -72,7 +72,7 @@ def sweep(
     executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> SweepResult[PruneResult]:
-    """Prune a model to several budgets. The units are scored once.
+    """Prune a model to several budgets, with a single scoring pass.
 
     Args:
         model: a path, a protobuf or a loaded model; never changed.

@@ -1,4 +1,4 @@
-"""The result that a user holds: everything a run found out, and how to save it."""
+"""The result of `prune`: everything the run found out, and how to save the model."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from onnxprune.structure.save import save
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class PruneResult(PruneOutcome):
-    """Everything `prune` found out. `report.json_report` writes it as JSON schema 1; fields as in `PruneOutcome`."""
+    """The result of `prune`. Fields as in `PruneOutcome`; `report.json_report` writes it as JSON (schema 1)."""
 
     @classmethod
     def of(cls, outcome: PruneOutcome) -> "PruneResult":
-        """The result that holds what a run found out."""
+        """Make a result from the outcome of a run."""
         return cls(**{field.name: getattr(outcome, field.name) for field in dataclasses.fields(PruneOutcome)})
 
     @property
     def proto(self) -> onnx.ModelProto:
-        """The pruned model as a protobuf, weights in place."""
+        """The pruned model as an ONNX protobuf, with its weights inside."""
         return to_proto(self.model)
 
     def save(self, path: Path | str, protected: Iterable[Path] = ()) -> tuple[Path, ...]:

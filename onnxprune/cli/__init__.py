@@ -1,4 +1,4 @@
-"""The command line: one file a command, listed in `cli.commands`. Nothing heavy is imported before a command runs."""
+"""The command line: one file for each command. Heavy imports happen only when a command runs."""
 
 import typer
 
@@ -15,7 +15,7 @@ def _version(asked: bool) -> None:
 
 
 def application() -> typer.Typer:
-    """The command line with all its commands."""
+    """The command-line application with all its commands."""
     app = typer.Typer(
         name="onnxprune",
         no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""`onnxprune bench`."""
+"""The command `onnxprune bench`."""
 
 import sys
 from dataclasses import dataclass

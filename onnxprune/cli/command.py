@@ -1,4 +1,4 @@
-"""What all commands share: options from dataclasses, `--config`, exit codes and one-line errors."""
+"""Shared by all commands: options from dataclasses, `--config`, exit codes and one-line errors."""
 
 import inspect
 import sys
@@ -37,20 +37,23 @@ SHOWING = Section("Display", Showing)
 
 
 def known_sections() -> tuple[Section, ...]:
-    """The sections of all commands, each once."""
+    """The option sections of all commands, each once."""
     return tuple(dict.fromkeys(section for item in commands().values() for section in item.sections))
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command before it becomes a typer function: its arguments are those of `function` but the last two."""
+    """A command before it becomes a typer function.
+
+    `function` takes the command's own arguments, then its options and the terminal.
+    """
 
     function: Callable[..., None]
     sections: tuple[Section, ...]
 
 
 def command(*sections: Section) -> Callable[[Callable[..., None]], Command]:
-    """Mark `function(*arguments, given: Options, terminal: Terminal)` as a command with these sections' options."""
+    """Decorator that makes `function(*arguments, given: Options, terminal: Terminal)` a command with options."""
 
     def mark(function: Callable[..., None]) -> Command:
         return Command(function, (*sections, SHOWING))
@@ -59,7 +62,7 @@ def command(*sections: Section) -> Callable[[Callable[..., None]], Command]:
 
 
 def typer_function(item: Command) -> Callable[..., None]:
-    """The function that typer reads its arguments and options from."""
+    """The function that typer takes arguments and options from."""
     arguments = list(inspect.signature(item.function).parameters.values())[:-2]
     declared = {o.parameter: _declaration(o) for section in item.sections for o in options(section)}
 
@@ -105,7 +108,7 @@ def typer_function(item: Command) -> Callable[..., None]:
 
 
 def _declaration(item: Option) -> Any:
-    """An option for typer. None means "not given", so that the TOML file can be asked."""
+    """A typer option. None means that it was not given, so that the TOML file is asked."""
     metadata = item.field.metadata
     names = [item.flag, *([metadata["short"]] if "short" in metadata else [])]
     if item.is_switch and item.field.default is True:
@@ -138,12 +141,12 @@ def _amount(error: MemoryError) -> str:
 
 
 def command_began() -> bool:
-    """Whether what fails is a command, and not yet the help or the version."""
+    """Whether a command has started running (and not just the help or version)."""
     return isinstance(sys.excepthook, _Hook)
 
 
 def complain(text: str) -> None:
-    """Say on stderr, in one line, what went wrong."""
+    """Print an error to stderr, in one line."""
     _say(f"error: {text}")
 
 
@@ -159,7 +162,7 @@ def _print(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Hook:
-    """`sys.excepthook` for what nobody foresaw: one line, and the traceback with `--verbose`."""
+    """An `excepthook` for unexpected errors: one line, and the traceback with `--verbose`."""
 
     verbose: bool
 

@@ -1,4 +1,4 @@
-"""The list of commands. Their modules are imported when the list is asked for."""
+"""The list of commands; their modules are imported when it is asked for."""
 
 import importlib
 from typing import Any

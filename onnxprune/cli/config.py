@@ -1,4 +1,4 @@
-"""`onnxprune config`."""
+"""The command `onnxprune config`."""
 
 from dataclasses import dataclass
 

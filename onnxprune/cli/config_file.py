@@ -1,4 +1,4 @@
-"""The TOML file of `--config`: reading it, and the commented template that `onnxprune config --template` prints."""
+"""The TOML file of `--config`: reads it, and writes the commented template of `onnxprune config --template`."""
 
 import difflib
 import textwrap
@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 24
 
 
 def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file with options.
 
     Args:
         path: the file.
@@ -51,7 +51,7 @@ def _keys(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def template(sections: Sequence[Section]) -> str:
-    """Every option as commented TOML, tables last."""
+    """All options as a commented TOML file."""
     tables: dict[tuple[str, ...], dict[str, list[Option]]] = {}
     for section in (section for section in sections if section.in_file):
         for option in options(section):
@@ -71,7 +71,7 @@ def template(sections: Sequence[Section]) -> str:
 
 
 def _example(option: Option) -> str:
-    """The default, or a value of the right form where there is none."""
+    """The default value, or an example value where there is none."""
     value = option.field.default
     if isinstance(value, bool):
         return str(value).lower()

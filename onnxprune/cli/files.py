@@ -1,4 +1,4 @@
-"""Where results go. Checked before the work starts, so that an hour of it is not lost to a typing error."""
+"""Checks output files before the work starts, so that hours of work are not lost to a wrong path."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +16,7 @@ _MOST_PLAN_BYTES = 1 << 28
 
 
 class Outputs:
-    """The files that a command is going to write.
+    """The files that a command will write.
 
     Args:
         files: by option; None is not written, "-" is stdout.
@@ -51,7 +51,9 @@ class Outputs:
             seen.append((name, goal))
 
     def guard(self, models: Iterable["Model"], data: Iterable[str | None] = ()) -> None:
-        """Check again once it is known which files the inputs consist of; the first model is the one that is changed.
+        """Check again that no input is overwritten, once all input files are known.
+
+        The first model is the one that is changed.
 
         Raises:
             InputError: an output is one of them, or the changed model cannot be written where it should.
@@ -68,7 +70,7 @@ class Outputs:
             check_place(models[0], self._places[name].path, self.protected(self._places[name].path), name)
 
     def protected(self, path: Path) -> tuple[Path, ...]:
-        """What the files of a model at `path` must not be: inputs and the other outputs."""
+        """The files that a model written to `path` must not overwrite: inputs and other outputs."""
         others = (goal.file for goal in self._places.values() if goal.path != path and goal.file is not None)
         return (*self._inputs, *others)
 

@@ -1,4 +1,4 @@
-"""`onnxprune finetune`."""
+"""The command `onnxprune finetune`."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`onnxprune inspect`."""
+"""The command `onnxprune inspect`."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`onnxprune ops`."""
+"""The command `onnxprune ops`."""
 
 from dataclasses import dataclass
 

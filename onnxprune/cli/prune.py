@@ -1,4 +1,4 @@
-"""`onnxprune prune`."""
+"""The command `onnxprune prune`."""
 
 import sys
 from dataclasses import dataclass
@@ -84,6 +84,6 @@ def prune(
 
 
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:
-    """What is written, once it is sure that everything can be."""
+    """The files to write, after checking that all of them can be written."""
     paths = {"-o": files.output, "--plan-out": files.plan_out, "--json": files.json, "--html": files.html}
     return Outputs(paths, (model, files.data, files.eval, files.plan, config), models=["-o"])

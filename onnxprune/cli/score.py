@@ -1,4 +1,4 @@
-"""`onnxprune score`."""
+"""The command `onnxprune score`."""
 
 import sys
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""`onnxprune sweep`."""
+"""The command `onnxprune sweep`."""
 
 import sys
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def sweep(
 
 
 def _model(files: SweepFiles, model: Path, target: Target) -> Path:
-    """Where the model of one budget goes."""
+    """Path of the model file for one budget."""
     assert files.output is not None  # checked before
     return files.output / f"{model.stem}-{target.kind}-{target.value:g}.onnx"
 

@@ -1,4 +1,4 @@
-"""What a command shows while it works: progress, notes and summaries on stderr, machine reports on stdout."""
+"""Terminal output of commands: progress, notes and summaries on stderr, machine-readable reports on stdout."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ WIDTH = 110
 
 
 def open_descriptors() -> None:
-    """Give this process the three standard descriptors where it was started without them (`>&-`).
+    """Open stdin, stdout and stderr where the process was started without them (`>&-`).
 
     The next file that is opened would get their number, and what libraries print would go into it.
     """
@@ -39,7 +39,7 @@ def open_descriptors() -> None:
 
 
 def discard_stdout() -> None:
-    """Throw away what waits to be printed, which would fail once more when the process ends."""
+    """Drop unwritten output, so that it does not fail again at exit."""
     sys.stdout = _nowhere()
 
 
@@ -48,7 +48,7 @@ def _nowhere() -> TextIO:
 
 
 class Terminal:
-    """stderr for people. Within `with`, stdout is kept free: whatever libraries print there goes to stderr.
+    """Writes to stderr for people. Within `with`, libraries that print to stdout are sent to stderr.
 
     Args:
         quiet: show nothing.
@@ -102,20 +102,20 @@ class Terminal:
 
     @property
     def console(self) -> "Console":
-        """The rich console on stderr; obeys NO_COLOR."""
+        """The rich console on stderr; respects NO_COLOR."""
         if self._console is None:
             width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH
             self._console = _console(width)
         return self._console
 
     def show(self, *what: "RenderableType") -> None:
-        """Print for people. Where nobody listens any more, the work goes on."""
+        """Print for people. A closed stderr is ignored."""
         if not self.quiet:
             with contextlib.suppress(OSError):
                 self.console.print(*what)
 
     def file(self, path: Path | None, build: Callable[[], str]) -> None:
-        """Write a file, or stdout for "-", nothing for None. What cannot be written is told by `finish`."""
+        """Write a file; "-" means stdout, None nothing. Errors are reported by `finish`."""
         if path is None:
             return
         text = build()
@@ -128,13 +128,13 @@ class Terminal:
             self._failures.append(str(error))
 
     def report(self, path: Path | None, build: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a machine report where `--json` says; see `file`."""
+        """Write a JSON report to where `--json` says; see `file`."""
         from onnxprune.report.json_report import to_text
 
         self.file(path, lambda: to_text(build()))
 
     def machine(self, text: str) -> None:
-        """Write to the real stdout.
+        """Write machine-readable text to the real stdout.
 
         Raises:
             InputError: stdout is closed, full, or nobody reads it.
@@ -146,7 +146,7 @@ class Terminal:
             raise InputError(f"stdout cannot be written: {error.strerror}") from None
 
     def finish(self) -> None:
-        """Say at the end of the work what could not be written.
+        """Report the files that could not be written.
 
         Raises:
             InputError: something could not.
@@ -156,7 +156,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator["Progress"]:
-        """Bars with the time left, one for each stage; nothing where stderr is not a terminal."""
+        """Progress bars with the time left, one per stage; none where stderr is not a terminal."""
         if self.quiet or not self.console.is_terminal:
             from onnxprune.core.clock import no_progress
 
@@ -189,7 +189,7 @@ class Terminal:
 
 
 class _Notes(logging.Handler):
-    """Shows what the log warns of."""
+    """Shows warnings from the log."""
 
     def __init__(self, terminal: Terminal) -> None:
         super().__init__(logging.WARNING)
@@ -202,7 +202,7 @@ class _Notes(logging.Handler):
 
 
 def _console(width: int | None) -> "Console":
-    """A console on stderr that shows control characters instead of sending them."""
+    """A console on stderr that prints control characters as visible text."""
     from rich.console import Console
     from rich.segment import Segment
 

@@ -1,4 +1,4 @@
-"""`onnxprune validate`."""
+"""The command `onnxprune validate`."""
 
 import sys
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Metrics and comparison of two models in onnxruntime."""
+"""Compares two models by running both in onnxruntime: accuracy, and how far their outputs differ."""

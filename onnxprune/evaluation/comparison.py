@@ -1,4 +1,4 @@
-"""What comparing two models found: plain data for reports."""
+"""The result of comparing two models, as plain data for reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from onnxprune.core.results import MetricChange, TimeReport
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How another model compares with its original.
+    """How another model compares with its original: costs and metrics.
 
     Attributes:
         original: name of the original.

@@ -1,4 +1,4 @@
-"""How often a model is right by labels of whatever shape fits one of its outputs."""
+"""Accuracy on labelled rows: matches labels of various shapes with a model's outputs."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,7 +18,7 @@ Fit = Literal["classes", "entries", "values"]
 
 
 class Accuracy:
-    """Counts how often two models are right, rows in the order of the labels.
+    """Counts how often two models are right. Rows must come in the order of the labels.
 
     Class numbers fit an output with scores at each of their places: `top1` (`top5` from 21 classes) for one label a
     row, `accuracy` for tokens or pixels, where negative labels do not count. Labels of an output's own shape fit
@@ -40,7 +40,7 @@ class Accuracy:
         self._counts = [_Counts(), _Counts()]
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows of the original and of the other.
+        """Count a batch of outputs of the original and of the other model.
 
         Raises:
             InputError: the labels fit no output, or are larger than the number of classes.
@@ -61,7 +61,7 @@ class Accuracy:
                 counts.add_entries(values, np.asarray(wanted, np.float64).reshape(count, -1), fit)
 
     def _fitting(self, labels: np.ndarray, outputs: Outputs) -> tuple[Part, Fit]:
-        """The part that the labels are about, and how."""
+        """The part of the outputs that the labels belong to, and how they fit."""
         sizes = _without_ones(labels.shape[1:])
         ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
         for part in ordered if labels.dtype.kind in "iu" else ():
@@ -94,7 +94,7 @@ class Accuracy:
         counts.add_classes(scores[labels >= 0], labels[labels >= 0])
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Metrics of all rows so far, the one that rules first."""
+        """Metrics over all rows so far, the main one first."""
         if self._found is None:
             return {}
         part, fit = self._found
@@ -105,19 +105,19 @@ class Accuracy:
         }
 
     def agreement(self) -> Mapping[str, MetricChange]:
-        """How far the two models' classes agree, where only the labels tell that there are classes."""
+        """How often both models predict the same class, where classes are known only from the labels."""
         return {} if self._agreement is None else self._agreement.changes()
 
 
 class _Counts:
-    """One model's hits."""
+    """Counts of one model's correct predictions and errors."""
 
     def __init__(self) -> None:
         self._first = self._among = self._count = self._classes = self._both = self._either = 0
         self._error = self._sum = self._square = 0.0
 
     def add_classes(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Scores `(n, classes)` and labels `(n,)`."""
+        """Count class scores `(n, classes)` against labels `(n,)`."""
         self._count, self._classes = self._count + len(labels), scores.shape[1]
         valid = ~np.isnan(scores).any(axis=1)  # NaN scores predict nothing
         self._first += int(np.count_nonzero((scores.argmax(axis=1) == labels) & valid))
@@ -126,7 +126,7 @@ class _Counts:
             self._among += int(np.count_nonzero((best == labels[:, None]).any(axis=1) & valid))
 
     def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
-        """Values and labels of one shape."""
+        """Count values against labels of the same shape."""
         if fit == "entries":
             a, b = values > _HALF, labels > _HALF
             self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())

@@ -1,4 +1,4 @@
-"""What is counted while two models run on the same rows: one class per kind of output, fed batch by batch."""
+"""Metrics of how far two models' outputs differ: one class for each kind of output, updated batch by batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -18,17 +18,17 @@ _UNIT = 1.5  # coordinates up to which an image has size 1
 
 
 class Meter(Protocol):
-    """Counts how far another model's outputs are from the original's."""
+    """Compares the outputs of another model with the original's."""
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows of the original and of the other, rows first."""
+        """Count a batch of outputs of the original and of the other model, batch axis first."""
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Metrics of all rows so far, the one that judges the part first; none where no row told anything."""
+        """Metrics over all rows so far, the main one first; empty where there was nothing to compare."""
 
 
 def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
-    """A meter for each part, with its output's name. Boxes and keypoints are judged together with their scores."""
+    """The meter of each part, with the name of its output. Boxes and keypoints are compared with their scores."""
     found: list[tuple[str, Meter]] = []
     judged: set[int] = set()
     for number, part in enumerate(meaning.parts):
@@ -52,7 +52,7 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
 
 
 def shares(found: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[str, MetricChange]:
-    """Metrics of several parts under names of their own: where a name comes twice, with the output's behind it."""
+    """Metrics of several parts under unique names: a name that occurs twice gets the output's name appended."""
     names = [name for _, changes in found for name in changes]
     return {
         name if names.count(name) == 1 else f"{name}[{output}]": change
@@ -66,14 +66,14 @@ def _share(hits: float, count: float, *, rules: bool = False, detail: str = "") 
 
 
 class Classes:
-    """`agreement`: positions put into the same class; `worst_class`: the lowest such share of a class."""
+    """Metrics `agreement` (share of equal predicted classes) and `worst_class` (lowest such share of a class)."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
         self._rows = self._same = np.zeros(0)
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (self._part.class_scores(each[self._part.output]) for each in (ours, others))
         if not len(self._rows):
             self._rows, self._same = np.zeros(a.shape[2]), np.zeros(a.shape[2])
@@ -83,7 +83,7 @@ class Classes:
         self._same += np.bincount(wanted[same], minlength=len(self._rows))
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics; the second where at least two classes have a few rows."""
+        """Both metrics; `worst_class` only where at least two classes have a few rows."""
         if not self._rows.sum():
             return {}
         found = {"agreement": _share(self._same.sum(), self._rows.sum(), rules=True)}
@@ -97,25 +97,25 @@ class Classes:
 
 
 class Mask:
-    """`mask_iou`: what both models put above a half, relative to what either does."""
+    """Metric `mask_iou`: intersection over union of the positions where the models' masks are above 0.5."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
         self._both = self._either = 0
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (self._part.values(each[self._part.output]) > _HALF for each in (ours, others))
         self._both += int(np.count_nonzero(a & b))
         self._either += int(np.count_nonzero(a | b))
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """The metric, where anything is above a half."""
+        """The metric; nothing where neither mask has a position above 0.5."""
         return {"mask_iou": _share(self._both, self._either, rules=True)} if self._either else {}
 
 
 class Chances:
-    """`same_highest`: positions whose most probable entry is the same; `labels_kept`: entries above a half both times.
+    """Metrics `same_highest` (equal most probable label) and `labels_kept` (labels above 0.5 in both models).
 
     Positions without a confident entry do not count for the first, unless there is no other.
     """
@@ -125,7 +125,7 @@ class Chances:
         self._sure = self._sure_same = self._all = self._all_same = self._both = self._either = 0
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
         same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > CONFIDENT
         self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
@@ -134,7 +134,7 @@ class Chances:
         self._either += int(((a > _HALF) | (b > _HALF)).sum())
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics, as far as they say something."""
+        """Both metrics, where there was something to count."""
         found = {}
         if self._part.width > 2 and self._all:
             same, count = (self._sure_same, self._sure) if self._sure else (self._all_same, self._all)
@@ -145,14 +145,14 @@ class Chances:
 
 
 class _Found:
-    """Positions that scores are sure of: what boxes and keypoints are counted at."""
+    """Base of metrics at positions with confident scores (detections): for boxes and keypoints."""
 
     def __init__(self, part: Part, scores: Sequence[Part]) -> None:
         self._part, self._scores = part, scores
         self._whole = Quantities(part)  # what judges where nothing is sure
 
     def sure(self, outputs: Outputs) -> np.ndarray:
-        """`(rows, positions)` True where something is found."""
+        """`(rows, positions)` mask of the confident positions."""
         best = [self._highest(score, outputs) for score in self._scores]
         return np.asarray(np.min(best, axis=0) > CONFIDENT)
 
@@ -167,7 +167,9 @@ class _Found:
 
 
 class Boxes(_Found):
-    """`found_again`: detections made at the same position with a box that overlaps by half; `new_detections`: others.
+    """Metrics `found_again` (detections that the other model finds too) and `new_detections` (only the other finds).
+
+    A box is found again at the same position with an overlap (IoU) of more than 0.5.
 
     New detections count relative to the original's. Boxes are corners where the third and fourth column never lie
     below the first and second, else centres and sizes.
@@ -180,7 +182,7 @@ class Boxes(_Found):
         self._new = 0
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         self._whole.add(ours, others)
         found, again = self.sure(ours), self.sure(others)
         name = self._part.output
@@ -189,7 +191,7 @@ class Boxes(_Found):
         self._new += int((again & ~found).sum())
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics; where the original finds nothing, what `Quantities` tells."""
+        """Both metrics; where the original detects nothing, those of `Quantities`."""
         if not any(len(a) for a, _ in self._boxes):
             return self._whole.changes()
         a, b = (np.concatenate(boxes) for boxes in zip(*self._boxes, strict=True))
@@ -203,7 +205,7 @@ class Boxes(_Found):
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of corner boxes."""
+    """Intersection over union (IoU) of boxes given by their corners."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     both = np.prod(np.maximum(sides, 0), axis=1)
     areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)]
@@ -211,7 +213,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Keypoints(_Found):
-    """`keypoints_kept`: sure keypoints that move by less than a twentieth of the image.
+    """Metric `keypoints_kept`: confident keypoints that move by less than 5% of the image size.
 
     The image has size 1 where coordinates say so, else the range that they take.
     """
@@ -222,7 +224,7 @@ class Keypoints(_Found):
         self._low, self._high = np.inf, -np.inf
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         self._whole.add(ours, others)
         found, name = self.sure(ours), self._part.output
         a, b = (self._part.values(each[name])[found] for each in (ours, others))
@@ -231,7 +233,7 @@ class Keypoints(_Found):
         self._moved.append(np.linalg.norm(a - b, axis=1))
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """The metric; where the original is sure of nothing, what `Quantities` tells."""
+        """The metric; where the original has no confident keypoint, those of `Quantities`."""
         if not any(len(each) for each in self._moved):
             return self._whole.changes()
         moved = np.concatenate(self._moved)
@@ -241,7 +243,7 @@ class Keypoints(_Found):
 
 
 class Vectors:
-    """`cosine`: mean cosine of the two vectors; `same_nearest`: rows whose nearest other row is the same."""
+    """Metrics `cosine` (mean cosine similarity) and `same_nearest` (rows with the same nearest neighbour)."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -249,14 +251,14 @@ class Vectors:
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (_directions(self._part.values(each[self._part.output])) for each in (ours, others))
         self._sum, self._count = self._sum + float((a * b).sum()), self._count + a.shape[0] * a.shape[1]
         if a.shape[1] == 1 and self._count <= _MOST_VECTORS:
             self._kept.append((a[:, 0], b[:, 0]))
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics, the second where each row is one vector and there are several."""
+        """Both metrics; the second only where each row is one vector and there are several rows."""
         if not self._count:
             return {}
         found = {"cosine": MetricChange(1.0, self._sum / self._count, rules=True)}
@@ -276,7 +278,7 @@ def _directions(vectors: np.ndarray) -> np.ndarray:
 
 
 class Quantities:
-    """`explained`: the share of their variance over the rows that is kept, each column by its own; at least 0."""
+    """Metric `explained`: share of explained variance over the rows, per column and averaged; at least 0."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -284,14 +286,14 @@ class Quantities:
         self._sums = self._squares = self._errors = np.zeros(1)
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
         self._count += len(a)
         self._sums, self._squares = self._sums + a.sum(axis=0), self._squares + np.square(a).sum(axis=0)
         self._errors = self._errors + np.square(a - b).sum(axis=0)
 
     def changes(self) -> Mapping[str, MetricChange]:
-        """The metric, where anything varies."""
+        """The metric; nothing where the original's values do not vary."""
         if self._count < 2:
             return {}
         variance = (self._squares - np.square(self._sums) / self._count).sum(axis=0)
@@ -306,14 +308,14 @@ class Quantities:
 
 
 class SameLabels:
-    """`same_labels`: whole numbers that are equal."""
+    """Metric `same_labels`: share of integer labels that are equal."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
         self._same = self._count = 0
 
     def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count the next rows."""
+        """Count a batch."""
         a, b = (each[self._part.output] for each in (ours, others))
         self._same, self._count = self._same + int((a == b).sum()), self._count + a.size
 

@@ -1,4 +1,4 @@
-"""How good a model is, and how far another one is from it, both run in onnxruntime.
+"""Evaluates a model on data, and compares two models, in onnxruntime.
 
 What is measured follows from what the outputs mean: see `evaluation.meters`, and `evaluation.labels` for labels.
 """
@@ -25,7 +25,7 @@ from onnxprune.structure.coupling import analyse
 
 
 def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, float]:
-    """How often a model is right on labelled rows, as shares; empty without labels.
+    """Accuracy of a model on labelled rows, as shares in [0, 1]; empty without labels.
 
     Raises:
         InputError: the labels fit no output, or there are fewer classes than labels.
@@ -108,7 +108,7 @@ def compare(
 def _both(
     original: Model, other: Model, dataset: Dataset, meaning: Meaning, threads: int
 ) -> Iterator[tuple[Outputs, Outputs]]:
-    """Outputs of both models batch by batch, under the original's names."""
+    """Outputs of both models batch by batch, under the original's output names."""
     theirs = _matched(original, other, meaning.outputs)
     pairs = [*zip(meaning.outputs, theirs, strict=True)]
     first = Runner(original, meaning.outputs, threads=threads, row_axes=meaning.row_axes)
@@ -120,7 +120,7 @@ def _both(
 
 
 def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
-    """The other model's outputs that correspond to these: of the same name, or at the same place."""
+    """The other model's outputs that correspond to the given ones: of the same name, else at the same position."""
     ours = [value.name for value in original.proto.graph.output]
     theirs = [value.name for value in other.proto.graph.output]
     if set(names) <= set(theirs):

@@ -1,4 +1,4 @@
-"""A user's own measure: a function of the outputs of two models, and of labels."""
+"""A user's own metric: a Python function of the outputs of two models and of labels."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ first rules an accuracy floor. It is called with the original in the model's pla
 
 
 def check_metric(config: OutputConfig) -> None:
-    """Find the function before any work is done.
+    """Check, before any work is done, that the user's function can be imported.
 
     Raises:
         InputError: there is no such function.
@@ -30,7 +30,7 @@ def check_metric(config: OutputConfig) -> None:
 def user_metric(
     metric: "str | Metric", ours: Outputs, others: Outputs, labels: np.ndarray | None
 ) -> dict[str, MetricChange]:
-    """A measure's figures of both models, the one that rules first.
+    """The values of a user's metric for both models, the main one first.
 
     Args:
         metric: `package.module:function`, or the function.
@@ -59,7 +59,7 @@ def _changes(
 
 
 def _figures(given: Any) -> dict[str, float]:
-    """What a user's measure returned, by name."""
+    """The values that a user's metric returned, by name."""
     if isinstance(given, int | float | np.number):
         return {"metric": float(given)}
     if not isinstance(given, Mapping) or not given:

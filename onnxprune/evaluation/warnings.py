@@ -1,4 +1,4 @@
-"""What in a result is so much worse than in the original that it must be said loudly."""
+"""Warnings about metrics that fell heavily."""
 
 from collections.abc import Mapping
 
@@ -37,7 +37,7 @@ def slow_result(time: TimeReport | None) -> tuple[str, ...]:
 
 
 def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
-    """One sentence for every metric that falls so much that a part of the outputs may be of no use any more.
+    """A warning for every metric that fell so far that part of the outputs may be useless.
 
     Where labels say how good a classifier is, how often it agrees with the original says nothing more.
 

@@ -1,1 +1,1 @@
-"""The ONNX file: load, nodes, edit, shapes, folding, write. Knows no operator's meaning."""
+"""The ONNX graph: loading, reading nodes, editing, shapes, constant folding, writing. Knows no operator's meaning."""

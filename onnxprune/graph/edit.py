@@ -1,4 +1,4 @@
-"""Changes to a graph, collected and then written into a fresh protobuf. The model it starts from is never changed."""
+"""Edits a graph: collects changes and writes them into a new protobuf. The original model is never changed."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from onnxprune.graph.nodes import Graph, Node
 
 
 class GraphEdit:
-    """New constants, attributes and inputs of a model's main graph.
+    """Changes of constants, attributes and connections in a model's main graph.
 
     Attributes:
         model: the model before the edit.
@@ -42,11 +42,11 @@ class GraphEdit:
         self._names = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(model.constants)
 
     def set_value(self, tensor: str, value: np.ndarray) -> None:
-        """Give a constant a new value; a tensor that nodes computed becomes an initializer."""
+        """Set the value of a constant; a computed tensor becomes an initializer."""
         self.values[tensor] = value
 
     def set_attribute(self, node: Node, name: str, value: Any) -> None:
-        """Give an attribute a new value; None removes it."""
+        """Set an attribute of a node; None removes it."""
         self._attributes.setdefault(node.index, {})[name] = value
 
     def input(self, node: Node, position: int) -> str:
@@ -58,7 +58,7 @@ class GraphEdit:
         return self.values.get(tensor, self.model.constants.get(tensor))
 
     def set_input(self, node: Node, position: int, value: np.ndarray) -> str:
-        """Give a node a constant of its own as an input; where it is the only reader, the constant keeps its name."""
+        """Set a node's input to a constant. Other readers of the old constant keep it."""
         current = self.input(node, position)
         value = np.asarray(value, order="C")
         readers = len(self.graph.consumers.get(current, ())) + (current in self.graph.outputs)
@@ -74,7 +74,7 @@ class GraphEdit:
         return name
 
     def read_instead(self, node: Node, position: int, tensor: str) -> None:
-        """Let a node read another tensor as an input; "" leaves an optional one out."""
+        """Connect an input of a node to another tensor; "" disconnects an optional input."""
         self._inputs.setdefault(node.index, {})[position] = tensor
 
     def hand_out(self, node: Node, position: int, tensor: str) -> None:
@@ -82,21 +82,24 @@ class GraphEdit:
         self._handed_out.setdefault(node.index, {})[position] = tensor
 
     def multiply_input(self, node: Node, position: int, factor: np.ndarray, data_type: int) -> None:
-        """Put a Mul with a constant in front of a node's input."""
+        """Insert a multiplication by a constant before a node's input."""
         product = self.fresh_name(f"{node.input(position)}_masked")
         factor = factor.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
         self._before.setdefault(node.index, []).append(self._binary("Mul", node.input(position), factor, product))
         self._inputs.setdefault(node.index, {})[position] = product
 
     def replace_input_elements(self, node: Node, position: int, where: np.ndarray, values: np.ndarray) -> None:
-        """Put `values` into a computed integer tensor, `where` it is True, for one reader."""
+        """Replace elements of a computed integer tensor (`where` is True), for one reader."""
         patched = self.fresh_name(f"{node.input(position)}_{node.name}")
         nodes = self._patch(node.input(position), patched, where, values)
         self._before.setdefault(node.index, []).extend(nodes)
         self._inputs.setdefault(node.index, {})[position] = patched
 
     def replace_output_elements(self, node: Node, where: np.ndarray, values: np.ndarray) -> None:
-        """Put `values` into the integer tensor that a node computes, `where` it is True, for all readers."""
+        """Replace elements of the integer tensor that a node computes, for all readers.
+
+        Elements where `where` is True get those of `values`.
+        """
         raw = self.fresh_name(f"{node.output()}_raw")
         self._after.setdefault(node.index, []).extend(self._patch(raw, node.output(), where, values))
         self._outputs.setdefault(node.index, {})[node.output()] = raw
@@ -145,7 +148,7 @@ class GraphEdit:
         return tensor in self.graph.outputs or tensor in self.graph.inputs or tensor in self._captured
 
     def _patch(self, source: str, target: str, where: np.ndarray, values: np.ndarray) -> list[onnx.NodeProto]:
-        """`source * keep + values`: Where would need a newer operator set."""
+        """Compute `source * keep + values`, since the operator Where needs a newer operator set."""
         kept = self.fresh_name(f"{target}_kept")
         keep, inserted = np.where(where, 0, 1).astype(np.int64), np.where(where, values, 0).astype(np.int64)
         return [self._binary("Mul", source, keep, kept), self._binary("Add", kept, inserted, target)]
@@ -156,7 +159,7 @@ class GraphEdit:
         return onnx.helper.make_node(op_type, [first, constant], [output], name=self.fresh_name(f"{output}_{op_type}"))
 
     def fresh_name(self, base: str) -> str:
-        """A tensor name that is not taken."""
+        """A tensor name that is not in use."""
         name, suffix = base, 2
         while name in self._names:
             name, suffix = f"{base}_{suffix}", suffix + 1
@@ -164,7 +167,7 @@ class GraphEdit:
         return name
 
     def apply(self, stale: frozenset[str] = frozenset()) -> Model:
-        """The edited model.
+        """Build the edited model.
 
         Args:
             stale: tensors whose declared shapes (value_info) no longer hold and are left out.
@@ -246,14 +249,14 @@ class GraphEdit:
 
 
 def placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """The tensor without payload, shape and external data: `to_proto` writes them from `Model.constants`."""
+    """The tensor without its data and shape, which `to_proto` fills in from `Model.constants`."""
     fresh = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, doc_string=tensor.doc_string, dims=[-1])
     fresh.metadata_props.extend(tensor.metadata_props)
     return fresh
 
 
 def copy_fields(source: Any, target: Any, skip: tuple[str, ...]) -> None:
-    """Copy all set fields of a protobuf message but some."""
+    """Copy all set fields of a protobuf message, except some."""
     for descriptor, value in source.ListFields():
         if descriptor.name in skip:
             continue
@@ -301,7 +304,7 @@ def _made(graph: onnx.GraphProto) -> set[str]:
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of the graph's outputs, and of what its nodes (also in subgraphs) read, as often as they do."""
+    """All names that the outputs and nodes of a graph (also in subgraphs) read, with repetitions."""
     yield from (value.name for value in graph.output)
     for node in graph.node:
         yield from _names_of(node)

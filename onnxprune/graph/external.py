@@ -1,4 +1,4 @@
-"""Tensors that a model keeps in other files: checked before they are read, and read only from the model's folder.
+"""External data: tensors stored in other files. They are checked first, and read only from the model's folder.
 
 Weights of the main graph become arrays; what bodies of If, Loop and Scan, local functions and sparse tensors keep
 outside is put into the protobuf. No number of the file is trusted: sizes are Python integers, and a file must hold all
@@ -27,12 +27,12 @@ _BITS = re.compile("(?:U?INT|FLOAT)(?P<bits>[0-9]+)")
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Whether a tensor's data are in another file."""
+    """Whether a tensor's data are stored in another file."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
 def check_shape(tensor: TensorProto, name: str) -> None:
-    """Refuse shapes that no array can have.
+    """Raise an error for a shape that no array can have.
 
     Raises:
         ModelError: a negative dimension, too many axes, or more elements than can be counted.
@@ -45,7 +45,7 @@ def check_shape(tensor: TensorProto, name: str) -> None:
 
 
 class DataFolder:
-    """The files beside a model.
+    """The folder with a model's external data.
 
     Args:
         model: the model's name, for messages.
@@ -63,7 +63,7 @@ class DataFolder:
         self.files: dict[Path, None] = {}
 
     def array(self, tensor: TensorProto) -> np.ndarray:
-        """A tensor's data: in memory, or mapped where all data read so far are large.
+        """A tensor's data, read into memory or, for large models, memory-mapped.
 
         Raises:
             ModelError: the file is missing, too short, a link, or outside the folder; or the tensor is not described
@@ -91,7 +91,7 @@ class DataFolder:
         return self._known[key]
 
     def bring_in(self, tensors: Iterable[TensorProto]) -> None:
-        """Put external data into the tensors themselves.
+        """Load external data into the tensors themselves.
 
         Raises:
             ModelError: see `array`; or they are more than a protobuf can hold.
@@ -108,7 +108,7 @@ class DataFolder:
             tensor.CopyFrom(fresh)
 
     def _type(self, tensor: TensorProto) -> tuple[np.dtype, int]:
-        """Element type and bits an element. Strings have none: bytes of a file must never become objects."""
+        """Element type and bits per element of a tensor. Strings are refused, since they could be any object."""
         try:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
             name = TensorProto.DataType.Name(tensor.data_type)
@@ -167,7 +167,7 @@ class DataFolder:
 
 
 def locations(proto: onnx.ModelProto) -> set[str]:
-    """The files that a model's tensors are kept in, as it names them."""
+    """The external files that a model refers to."""
     constants = (node.attribute[0].t for node in proto.graph.node if is_constant(node))
     held = filter(is_external, (*proto.graph.initializer, *constants, *other_tensors(proto)))
     return {entry.value for tensor in held for entry in tensor.external_data if entry.key == "location"}
@@ -179,7 +179,7 @@ def is_constant(node: onnx.NodeProto) -> bool:
 
 
 def other_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
-    """All tensors of a model but the weights of its main graph: sparse ones, attributes, bodies and functions."""
+    """All tensors of a model except the main graph's weights: sparse ones, attributes, subgraphs, functions."""
     yield from _of_sparse(proto.graph.sparse_initializer)
     for node in proto.graph.node:
         if not (is_constant(node) and node.attribute[0].name == "value"):

@@ -1,4 +1,4 @@
-"""Values of tensors that do not depend on the graph's data: computed from constants, or from shapes that are known.
+"""Constant folding: computes tensors that depend only on constants, or on shapes that are known.
 
 What is cheap is computed node by node; what is not, or what onnx has no implementation of, all together in onnxruntime.
 Results are of a bounded size, whatever a file asks for.
@@ -26,7 +26,7 @@ _UNTOLD = 32
 def fold_constants(
     model: Model, graph: Graph, operators: Operators, runtime: Runtime | None = None
 ) -> dict[str, np.ndarray]:
-    """Values of all tensors that are computed from constants only.
+    """Compute all tensors that depend on constants only.
 
     Args:
         model: the model.
@@ -44,12 +44,12 @@ def fold_shapes(
     known: Mapping[str, np.ndarray],
     shapes: Mapping[str, Shape],
 ) -> dict[str, np.ndarray]:
-    """Values of further tensors, once `shapes` are known; the `known` ones are not repeated."""
+    """Compute further tensors from the known shapes; those in `known` are not repeated."""
     return _Folding(model, graph, operators, known, shapes, _SHAPE_LIMIT, None).run()
 
 
 class _Folding:
-    """One pass over a graph's nodes, in topological order."""
+    """One pass of constant folding over a graph's nodes."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _Folding:
 
 
 def _result_size(model: Model, node: Node, feeds: Mapping[str, np.ndarray]) -> int | None:
-    """Elements of a node's results, as onnx infers them; None where it cannot."""
+    """Number of elements of a node's results, from onnx's shape inference; None where it fails."""
     proto = model.proto.graph.node[node.index]
     types = {
         name: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -151,7 +151,7 @@ def _is_told(value: onnx.TypeProto) -> bool:
 def evaluate(
     model: Model, node: Node, feeds: Mapping[str, np.ndarray], operators: Operators
 ) -> dict[str, np.ndarray] | None:
-    """Compute one node, by the operator's own rule or in onnx's reference implementation; None where that cannot."""
+    """Compute one node, by its handler or by onnx's reference implementation; None where neither can."""
     from onnx.reference import ReferenceEvaluator
 
     rules = operators(node.op_type)
@@ -178,7 +178,7 @@ def evaluate(
 
 
 def transparent(model: Model, graph: Graph, folded: Mapping[str, np.ndarray], operators: Operators) -> frozenset[str]:
-    """Folded tensors whose node stays in the file: stored weights seen through a Cast or a (de)quantisation."""
+    """Constant tensors whose node stays in the file: stored weights behind a Cast or dequantisation."""
     found: set[str] = set()
     for node in graph.nodes:
         source, value = node.input(0), folded.get(node.output())
@@ -192,7 +192,7 @@ def transparent(model: Model, graph: Graph, folded: Mapping[str, np.ndarray], op
 def read_shapes(
     graph: Graph, known: Collection[str], folded: Collection[str], operators: Operators
 ) -> dict[str, frozenset[str]]:
-    """Per folded tensor, the tensors whose shape its value depends on.
+    """For each folded tensor, the tensors whose shapes its value depends on.
 
     Args:
         graph: the nodes.

@@ -1,4 +1,4 @@
-"""Local functions replaced by their nodes, within bounds: a few lines of a file can stand for any number of nodes.
+"""Replaces calls of local functions by the functions' nodes, up to a size limit (a small file could expand endlessly).
 
 Labels pass through operators only, so functions are written out before anything else happens.
 """
@@ -23,7 +23,7 @@ _Key = tuple[str, str, str]
 
 
 def inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The model with every call of a local function replaced by the function's nodes.
+    """The model with all calls of local functions replaced by their nodes.
 
     Raises:
         ModelError: a function calls itself, all of them stand for too many nodes, or the file contradicts itself.
@@ -53,7 +53,7 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _expanded(nodes: Iterable[onnx.NodeProto], size: Mapping[_Key, tuple[int, int]], own: int) -> tuple[int, int]:
-    """Nodes and bytes that some nodes stand for, once calls are written out; functions they call are known."""
+    """Number of nodes and bytes once all calls are expanded."""
     count, taken = 0, own
     for node in _all_nodes(nodes):
         more, room = size.get(_key(node.domain, node.op_type, node.overload), (1, 0))
@@ -62,7 +62,7 @@ def _expanded(nodes: Iterable[onnx.NodeProto], size: Mapping[_Key, tuple[int, in
 
 
 def _callees_first(functions: Mapping[_Key, onnx.FunctionProto], name: str) -> Iterator[_Key]:
-    """The functions, each after all that it calls."""
+    """The functions in an order in which each comes after those it calls."""
     calls = {
         key: {_key(n.domain, n.op_type, n.overload) for n in _all_nodes(function.node)} & functions.keys()
         for key, function in functions.items()
@@ -82,7 +82,7 @@ def _callees_first(functions: Mapping[_Key, onnx.FunctionProto], name: str) -> I
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those in their bodies."""
+    """All nodes, including those in subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

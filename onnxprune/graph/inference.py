@@ -1,4 +1,4 @@
-"""One run of onnx's shape inference: inputs pinned to sizes, known values and known shapes put into the graph."""
+"""Runs onnx's shape inference with concrete input sizes, and with the values and shapes that are known already."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -24,7 +24,7 @@ def infer(
     *,
     strict: bool,
 ) -> tuple[dict[str, Shape], dict[str, int]]:
-    """Shapes and element types of all tensors, as far as they come out as numbers.
+    """Infer shapes and element types of all tensors, as far as they are concrete numbers.
 
     Args:
         model: the model.
@@ -80,7 +80,7 @@ def infer(
 
 
 def not_inferred(model: Model, graph: Graph, shapes: Mapping[str, Shape], *, strict: bool) -> list[str]:
-    """Tensors without a shape that onnx's inference cannot be asked for.
+    """Tensors without a shape that onnx's inference cannot find, such as those of unknown operators.
 
     These are results of operators that it does not know, and, where it need not be strict, of those that it fails at.
     Results whose size only the data tell are not among them.
@@ -102,7 +102,7 @@ def _is_known(model: Model, node: Node) -> bool:
 
 
 def declared(model: Model, inputs: Mapping[str, Shape], wanted: Collection[str]) -> dict[str, Seen]:
-    """Shapes that the file itself declares, its symbols read off the inputs; what stays a symbol is left out."""
+    """Shapes that the file declares, with symbols replaced by the inputs' sizes; unresolved ones are left out."""
     sizes = {
         dim.dim_param: size
         for value in model.proto.graph.input
@@ -126,13 +126,13 @@ def _declared(value: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> Shape | N
 
 
 def symbolic_axes(value: onnx.ValueInfoProto) -> frozenset[int]:
-    """Axes of an input without a fixed size."""
+    """Axes of an input that have no fixed size."""
     dims = value.type.tensor_type.shape.dim
     return frozenset(axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value") or dim.dim_value <= 0)
 
 
 def pinned_shape(value: onnx.ValueInfoProto, guess: int) -> Shape | None:
-    """An input's shape with its symbolic dimensions pinned: the first to 1, the others to `guess`."""
+    """A concrete shape for an input: the first symbolic dimension (batch) becomes 1, the others `guess`."""
     if not value.type.tensor_type.HasField("shape"):
         return None
     symbolic = symbolic_axes(value)

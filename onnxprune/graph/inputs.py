@@ -1,4 +1,4 @@
-"""What a model takes: name, type and shape of each input, and which of them have a batch axis."""
+"""The inputs of a model: name, type, shape, and whether there is a batch axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class InputSpec:
 
     @property
     def row(self) -> tuple[Dim, ...] | None:
-        """Dimensions of one row, None where they are unknown."""
+        """The dimensions of one row (without the batch axis); None where they are unknown."""
         return self.dims if self.dims is None or not self.batched else self.dims[1:]
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class InputSpec:
 
 
 def input_specs(model: Model) -> tuple[InputSpec, ...]:
-    """The inputs a run must feed, in order.
+    """The inputs that must be given to run the model, in order.
 
     The batch is the first dimension of the first input that can have one: not of a scalar, of a vector of fixed length,
     or where another axis is called batch. An input whose first dimension is that one (both free, or the same number)
@@ -71,7 +71,7 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
 
 
 def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
-    """The batch size the model is fixed to, None where it is free (or no input has a batch axis)."""
+    """The batch size that the model is fixed to; None where any is possible."""
     for spec in specs:
         if spec.batched and spec.dims and isinstance(spec.dims[0], int):
             return spec.dims[0]
@@ -98,7 +98,7 @@ def _dtype(value: onnx.ValueInfoProto) -> np.dtype:
 
 
 def _batch_of(dims: tuple[Dim, ...] | None) -> int | None:
-    """The batch that an input tells: a number, -1 where it is free, None where it has none."""
+    """The batch size in an input's dimensions: a number, -1 if it is free, None if there is none."""
     if dims is None:
         return -1
     if not dims or _names_other_batch(dims):

@@ -1,4 +1,4 @@
-"""Read `.onnx` files. What is damaged or cannot be handled is refused with one clear line."""
+"""Loads `.onnx` files. Damaged or unsupported files are refused with a clear error of one line."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ _LARGEST_FILE = 1 << 31
 
 
 def load(source: Path | str | onnx.ModelProto | Model) -> Model:
-    """Read and check a model; external data is mapped, not copied.
+    """Load and check a model. External data is memory-mapped, not copied.
 
     Args:
         source: a path or a protobuf (never changed). A `Model` is returned as it is.
@@ -45,7 +45,7 @@ def load(source: Path | str | onnx.ModelProto | Model) -> Model:
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a file, or of a pipe.
+    """Read the bytes of a file or pipe.
 
     Raises:
         InputError: it is missing, empty, larger than any ONNX file, or no file.
@@ -93,7 +93,7 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
 
 
 def _has_text(message: Message) -> bool:
-    """Whether all texts in a protobuf can be decoded; those that cannot come out as bytes, or raise."""
+    """Whether all strings in a protobuf are valid text."""
     for descriptor, value in message.ListFields():
         text = descriptor.type == descriptor.TYPE_STRING
         if not text and descriptor.type != descriptor.TYPE_MESSAGE:

@@ -1,4 +1,4 @@
-"""The graph as handlers see it: nodes with decoded attributes, tensors by name, constants by value.
+"""The graph as handlers see it: nodes with decoded attributes, and who produces and reads each tensor.
 
 Built with onnx-graphsurgeon, which resolves attributes and what subgraphs capture. Read-only: edits are made on the
 protobuf by `structure.removal`.
@@ -19,7 +19,7 @@ from onnxprune.graph.model import Model, skeleton
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """One operator.
+    """One node of the graph.
 
     Attributes:
         name: what identifies the node among the graph's nodes and in reports: its own name, or its first output's where
@@ -53,20 +53,20 @@ class Node:
         return (*filter(None, self.inputs), *self.captured)
 
     def input(self, position: int) -> str:
-        """Name of an input, "" where it is omitted."""
+        """Name of an input; "" where it is omitted."""
         return self.inputs[position] if position < len(self.inputs) else ""
 
     def output(self, position: int = 0) -> str:
-        """Name of an output, "" where it is omitted."""
+        """Name of an output; "" where it is omitted."""
         return self.outputs[position] if position < len(self.outputs) else ""
 
     def ints(self, attribute: str) -> tuple[int, ...] | None:
-        """An integer-list attribute, None where it is absent."""
+        """A list-of-integers attribute; None where it is absent."""
         value = self.attributes.get(attribute)
         return None if value is None else tuple(int(v) for v in value)
 
     def int(self, attribute: str, default: int) -> int:
-        """An integer attribute."""
+        """An integer attribute, or its default."""
         return int(self.attributes.get(attribute, default))
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Graph:
-    """Nodes in topological order, and who makes and who reads each tensor."""
+    """All nodes in topological order, and for each tensor its producer and consumers."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
@@ -133,7 +133,7 @@ def read_graph(model: Model) -> Graph:
 
 
 def _unique_names(nodes: Sequence[gs.Node]) -> list[str]:
-    """A name for each node: the first node of a name keeps it, others are called after their first output."""
+    """A unique name for each node; repeated names are replaced by names made from the first output."""
     names: list[str] = [""] * len(nodes)
     taken: set[str] = set()
     for index, node in enumerate(nodes):
@@ -152,12 +152,12 @@ def _unique_names(nodes: Sequence[gs.Node]) -> list[str]:
 
 
 def qualified(op_type: str, domain: str | None) -> str:
-    """An operator's name, with its domain where that is not the default one."""
+    """An operator's name, preceded by its domain unless that is the default one."""
     return op_type if domain in (None, "", "ai.onnx") else f"{domain}.{op_type}"
 
 
 def _attributes(source: gs.Node) -> dict[str, Any]:
-    """Attributes as numbers, text, lists and arrays, which processes can be sent; no subgraphs.
+    """Attributes as numbers, texts, lists and arrays; subgraphs are left out.
 
     Values of Constant nodes are left out: they are the model's constants, and reading them here would copy them.
     """
@@ -169,7 +169,7 @@ def _attributes(source: gs.Node) -> dict[str, Any]:
 
 
 def _captured(subgraph: gs.Graph) -> Iterator[str]:
-    """Names a subgraph (and those inside it) reads but does not define."""
+    """Names that a subgraph reads from outside."""
     made = {t.name for node in subgraph.nodes for t in node.outputs} | {t.name for t in subgraph.inputs}
     for node in subgraph.nodes:
         yield from (t.name for t in node.inputs if t.name and t.name not in made)
@@ -186,7 +186,7 @@ def is_float(array: np.ndarray) -> bool:
 
 @contextmanager
 def named_failures(model: Model, node: Node) -> Iterator[None]:
-    """What a handler stumbles over in a damaged model (attributes out of range, shapes that contradict each other).
+    """Context that turns a handler's errors on a damaged model into a `ModelError` that names the node.
 
     Raises:
         ModelError: names the node.

@@ -1,4 +1,4 @@
-"""What folding and shape inference ask of operators. The graph knows none; `onnxprune.ops` answers."""
+"""What constant folding and shape inference need to know about operators; implemented by the handlers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,37 +12,37 @@ Shape = tuple[int, ...]
 
 
 class Rules(Protocol):
-    """What the graph asks of one operator: the part of `ops.base.OpHandler` that needs no labels."""
+    """What folding and inference need to know about one operator: the part of `OpHandler` that involves no channels."""
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the first output has the first input's shape and type, which onnx does not infer."""
+        """Whether the first output has the shape and type of the first input, though onnx does not infer it."""
 
     @property
     def reference_opset(self) -> int:
-        """The oldest version of the operator set that onnx's reference implementation has; 0 for any."""
+        """The oldest operator set version that onnx's reference implementation supports; 0 for any."""
 
     @property
     def deterministic(self) -> bool:
         """Whether equal inputs always give equal results."""
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:
-        """Whether computing the node from these constants is cheap, its result of at most about `limit` elements."""
+        """Whether evaluating the node on these constants is cheap, and gives at most about `limit` elements."""
 
     def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
-        """The node's value where the operator computes it itself; None: ask onnx's reference implementation."""
+        """The node's value for constant inputs; None to use onnx's reference implementation instead."""
 
     def reads_shape(self, node: Node) -> bool:
         """Whether the node reads only the shape of its first input."""
 
     def shape_value(self, node: Node, shape: Shape) -> np.ndarray:
-        """What a node that reads only a shape gives for this one."""
+        """Result of a node that reads only a shape, for the given shape."""
 
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:
-        """Whether the node only shows a stored weight in another type, and stays in the file."""
+        """Whether the node only converts a stored weight to another type, and so stays in the file."""
 
     def fits(self, node: Node, shapes: Mapping[str, Shape], values: Mapping[str, np.ndarray]) -> bool:
-        """False where the node cannot run on inputs of these shapes, though onnx's inference finds no fault."""
+        """False where the node cannot run on these input shapes although onnx's shape inference accepts them."""
 
 
 Operators = Callable[[str], Rules]
@@ -51,7 +51,7 @@ Operators = Callable[[str], Rules]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The shape and element type of a tensor that onnx's inference does not tell.
+    """Shape and element type of a tensor as seen in a run, where onnx's inference does not find them.
 
     Attributes:
         shape: its shape.
@@ -65,15 +65,15 @@ class Seen:
 
 
 class Runtime(Protocol):
-    """What the graph asks of onnxruntime, which knows operators of its own."""
+    """What folding and inference ask onnxruntime, which knows further operators."""
 
     def shapes(self, inputs: Mapping[str, Shape], wanted: Sequence[str]) -> Mapping[str, Seen]:
-        """Shapes of tensors in a run on inputs of these shapes; none where it fails."""
+        """Shapes of tensors in a run on inputs of these shapes; empty where the run fails."""
 
     def values(
         self, nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: Sequence[str], limit: int
     ) -> Mapping[str, np.ndarray]:
-        """Results of nodes that read nothing but `known` constants and each other; none where that fails.
+        """Results of nodes that depend only on `known` constants; empty where the run fails.
 
         Args:
             nodes: the nodes, in topological order.

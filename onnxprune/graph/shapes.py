@@ -1,4 +1,4 @@
-"""Concrete shapes of every tensor, which axes vary with the input, and the values of shape arithmetic.
+"""Concrete shapes of all tensors, which axes depend on the input sizes, and the values of shape computations.
 
 Symbolic dimensions are pinned (batch to 1, others to a given or guessed size) before shape inference, so that every
 width that labels need is a number. Inference runs again with other sizes: an axis, or an element of shape arithmetic,
@@ -32,7 +32,7 @@ _RUNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Shape arithmetic that varies with the input: its pinned value, and `free`, True where an element varies."""
+    """An integer tensor computed from shapes that depends on the input: its value, and which elements vary (`free`)."""
 
     value: np.ndarray
     free: np.ndarray
@@ -40,7 +40,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of tensors before any label is placed.
+    """Shapes, types and constant values of all tensors.
 
     Attributes:
         shapes: concrete shape per tensor; a tensor of unknown rank or width is absent.
@@ -63,13 +63,13 @@ class Facts:
     transparent: frozenset[str] = frozenset()
 
     def is_folded(self, node: Node) -> bool:
-        """Whether a node computes nothing but constants, so that the file can do without it."""
+        """Whether all outputs of a node are constants, so that the file does not need the node."""
         return bool(node.outputs) and all(o in self.folded and o not in self.transparent for o in node.outputs if o)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pinned:
-    """Everything inferred for one choice of input shapes.
+    """Everything that is inferred for one choice of input shapes.
 
     Attributes:
         inputs: the shapes chosen.
@@ -93,7 +93,9 @@ def infer_facts(
     input_shapes: Mapping[str, Shape] | None = None,
     runtime: Runtime | None = None,
 ) -> Facts:
-    """Infer shapes with pinned inputs and fold what is constant; `ops.facts.gather_facts` knows the operators.
+    """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
+
+    Called through `ops.facts.gather_facts`, which knows the operators.
 
     Args:
         model: the model.
@@ -145,7 +147,7 @@ def infer_facts(
 
 
 class _Pins:
-    """Shapes of one model at several choices of its inputs' sizes."""
+    """Infers the shapes of one model for several choices of input sizes."""
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class _Pins:
         self._strict = True
 
     def first(self, known: Mapping[str, Shape]) -> _Pinned:
-        """The first guess that gives every tensor a shape, else the one that gives most."""
+        """Inference with the first guessed sizes that give every tensor a shape, or else the most tensors."""
         pinned = [{v.name: self._pinned(v, known.get(v.name), guess) for v in self._inputs} for guess in GUESSES]
         different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
         guesses = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
@@ -210,7 +212,7 @@ class _Pins:
         return failure, found
 
     def _completed(self, pins: _Pinned) -> _Pinned:
-        """With the shapes that inference does not tell, as far as anything tells them."""
+        """Add shapes that inference does not find, from the file or from onnxruntime."""
         # Numbers that a file declares may be left from before its inputs' sizes became free.
         sources = (self._observed, self._declared) if self._symbolic else (self._declared, self._observed)
         for source in sources:
@@ -228,7 +230,7 @@ class _Pins:
         return {} if self._runtime is None else self._runtime.shapes(pins.inputs, missing)
 
     def others(self, first: _Pinned) -> list[_Pinned]:
-        """What is inferred at a second choice of sizes: comparing both tells what varies with the input.
+        """Inference with other input sizes; the comparison shows which axes depend on the input.
 
         All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
         """
@@ -259,7 +261,7 @@ class _Pins:
         return self._completed(pins) if first.given else pins
 
     def _data_varied(self, first: _Pinned) -> list[_Pinned]:
-        """The same sizes of the inputs, but others where only the data tell the size."""
+        """The same input sizes, with other sizes for axes that depend on the data's values."""
         if not any(seen.varies for seen in first.given.values()):
             return []
         other = {
@@ -275,7 +277,7 @@ class _Pins:
         return any(name and name not in shapes for node in self._graph.nodes for name in node.outputs)
 
     def _settle(self, inputs: Mapping[str, Shape], given: Mapping[str, Seen], rounds: int = _ROUNDS) -> _Pinned:
-        """Infer shapes and fold what they tell, in turns, until nothing new comes out."""
+        """Alternate shape inference and constant folding until nothing new is found."""
         model, graph, operators = self._model, self._graph, self._operators
         values: dict[str, np.ndarray] = {}
         shapes: dict[str, Shape] = {}
@@ -297,7 +299,7 @@ class _Pins:
 def _varied(
     inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, space: bool
 ) -> dict[str, Shape]:
-    """Other sizes: one more in the batch; each other axis by a factor of its own, so that ratios change as well."""
+    """Different input sizes: one more in the batch, and another factor for each other axis, so that ratios change."""
     return {
         name: tuple(
             size

@@ -1,4 +1,4 @@
-"""Parts of a graph as models of their own: nodes between tensors that are known and tensors that are wanted."""
+"""Extracts parts of a graph as models: the nodes between known tensors and wanted ones."""
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -18,7 +18,7 @@ def subgraph(
     wanted: Sequence[str],
     parameters: Collection[str] = (),
 ) -> Model:
-    """A model of some nodes. Its inputs have no declared shapes, so that any batch runs.
+    """A model of some of the nodes. Its inputs have no declared shapes, so it runs at any batch size.
 
     Args:
         model: the whole model.

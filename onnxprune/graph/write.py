@@ -1,4 +1,4 @@
-"""Put a model into a file, with its weights beside it where they do not fit. No checks here: see `structure.save`."""
+"""Writes a model to a file, large weights to a second file beside it. Checks are in `structure.save`."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -16,12 +16,12 @@ _ALIGNMENT = 4096
 
 
 def is_apart(model: Model) -> bool:
-    """Whether a model's weights go into a file of their own."""
+    """Whether a model's weights go into a separate file."""
     return model.external or model.stored_bytes > _PROTOBUF_LIMIT
 
 
 def write(model: Model, path: Path, data: str | None = None) -> None:
-    """Write a model's file, without checks.
+    """Write a model's files, without checks.
 
     Args:
         model: the model.
@@ -46,7 +46,7 @@ def write(model: Model, path: Path, data: str | None = None) -> None:
 
 
 def _store(tensor: TensorProto, array: np.ndarray, file: BinaryIO, location: str) -> None:
-    """Put the payload of a large tensor into the data file, that of a small one into the protobuf."""
+    """Store a tensor: large data in the data file, small data in the protobuf."""
     encoded = onnx.numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
     encoded.data_type = tensor.data_type  # 4-bit types share a numpy representation with others
     encoded.doc_string = tensor.doc_string

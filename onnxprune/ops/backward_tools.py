@@ -1,4 +1,4 @@
-"""What several backward rules share: ONNX nodes that carry gradients from an operator's output to its inputs."""
+"""Helpers for gradient rules: ONNX nodes that carry gradients from an operator's output to its inputs."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from onnxprune.ops.base import Backward
 
 
 def unbroadcast(back: Backward, gradient: str, wide: Sequence[int], narrow: Sequence[int]) -> str:
-    """The gradient of an operand of shape `narrow`, from that of the result it was broadcast to, of shape `wide`."""
+    """Sum a gradient over the axes that broadcasting added: from shape `wide` back to shape `narrow`."""
     extra = len(wide) - len(narrow)
     if extra:
         gradient = back.sum(gradient, range(extra), keep=False)
@@ -18,22 +18,22 @@ def unbroadcast(back: Backward, gradient: str, wide: Sequence[int], narrow: Sequ
 
 
 def reshaped_like(back: Backward, gradient: str, tensor: str) -> str:
-    """The gradient in the shape that a tensor has while the model runs."""
+    """The gradient reshaped to a tensor's shape at run time."""
     return back.node("Reshape", [gradient, back.node("Shape", [tensor])])
 
 
 def expanded_like(back: Backward, gradient: str, tensor: str) -> str:
-    """The gradient broadcast to the shape of a tensor."""
+    """The gradient broadcast to a tensor's shape at run time."""
     return back.node("Expand", [gradient, back.node("Shape", [tensor])])
 
 
 def where_true(back: Backward, condition: str, gradient: str) -> str:
-    """The gradient where a condition holds, else 0."""
+    """The gradient where a condition is True, else 0."""
     return back.node("Where", [condition, gradient, back.constant(0.0)])
 
 
 def moved_back(back: Backward, node: Node) -> bool:
-    """The rule of operators that only give their first input another shape."""
+    """Gradient rule of operators that only reshape their first input."""
     source = node.input(0)
     if back.needs(source):
         back.add(source, reshaped_like(back, back.gradient(node.output()), source))
@@ -41,7 +41,7 @@ def moved_back(back: Backward, node: Node) -> bool:
 
 
 def padded(back: Backward, gradient: str, pads: Sequence[int], opset: int) -> str:
-    """The gradient with zeros around it; negative pads cut."""
+    """The gradient padded with zeros; negative pads cut."""
     if not any(pads):
         return gradient
     if opset < 11:
@@ -50,7 +50,7 @@ def padded(back: Backward, gradient: str, pads: Sequence[int], opset: int) -> st
 
 
 def pieces(back: Backward, gradient: str, sizes: Sequence[int], axis: int, opset: int) -> tuple[str, ...]:
-    """The gradient of a joined tensor, cut along an axis."""
+    """The gradient of a concatenation, split along an axis."""
     if len(sizes) == 1:
         return (gradient,)
     if opset < 13:
@@ -59,7 +59,7 @@ def pieces(back: Backward, gradient: str, sizes: Sequence[int], axis: int, opset
 
 
 def selected_back(back: Backward, gradient: str, rank: int, axis: int, taken: np.ndarray, size: int) -> str:
-    """The gradient of what positions were taken from: a product with one-hot rows along an axis.
+    """The gradient of a selection along an axis: added up at the positions that were selected.
 
     Args:
         back: where nodes are added.

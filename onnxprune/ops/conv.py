@@ -20,15 +20,15 @@ class Conv(OpHandler):
     op_types = ("Conv",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Contract over the input's channels, start new ones; depthwise passes through."""
+        """Sum over the input's channels and start new output channels; a depthwise convolution passes channels on."""
         _couple(node, labels, in_axis=1, out_axis=0)
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
-        """The contraction, per output position."""
+        """As a layer: one sum over input channels per output position."""
         return _linear(node, labels, in_axis=1, out_axis=0)
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
-        """Inputs; of a grouped convolution, the inputs and outputs of one group."""
+        """The input channels; of a grouped convolution, the inputs and outputs of one group."""
         ids, group = labels.axis(node.input(0), 1), node.int("group", 1)
         out = labels.axis(node.output(), 1)
         if ids is None or group == 1:
@@ -38,7 +38,7 @@ class Conv(OpHandler):
         return tuple((ChannelUse.GROUPED, each[: len(each) // group]) for each in (ids, out) if each is not None)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """A depthwise convolution has as many groups as channels left."""
+        """After removal: a depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
@@ -46,15 +46,15 @@ class Conv(OpHandler):
         return True
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
-        """The bias."""
+        """Without input channels: the bias."""
         return _bias(node, known)
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
-        """Into the filters and the bias."""
+        """Merges an affine change into the filters and the bias."""
         return _absorb(node, edit, change, out_axis=0)
 
     def torch(self, node: Node) -> TorchRule:
-        """Convolution; pads that differ between the ends are added first."""
+        """In torch: convolution; pads that differ between the ends are added first."""
         import torch
         from torch.nn import functional
 
@@ -74,11 +74,11 @@ class Conv(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Weight and bias."""
+        """Fine-tuning changes: weight and bias."""
         return node.inputs[1:]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The transposed convolution with the same weight."""
+        """Gradient: the transposed convolution with the same weight."""
         source, weight = node.input(0), node.input(1)
         if back.needs(weight):
             return False
@@ -107,7 +107,7 @@ class Conv(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Plain, strided, dilated, 1D, grouped, depthwise and depthwise with a multiplier."""
+        """Example models: plain, strided, dilated, 1D, grouped, depthwise and depthwise with a multiplier."""
         for middle, w2 in (
             ("Conv <pads = [1, 1, 1, 1]>", (6, 8, 3, 3)),
             ("Conv <strides = [2, 2], dilations = [2, 1]>", (6, 8, 3, 3)),
@@ -138,15 +138,15 @@ class ConvTranspose(OpHandler):
     op_types = ("ConvTranspose",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """As Conv, with the weight's axes exchanged."""
+        """As for Conv, with the two channel axes of the weight exchanged."""
         _couple(node, labels, in_axis=0, out_axis=1)
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
-        """The contraction, per input position."""
+        """As a layer: one sum over input channels per input position."""
         return _linear(node, labels, in_axis=0, out_axis=1)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """A depthwise convolution has as many groups as channels left."""
+        """After removal: a depthwise convolution has as many groups as channels left."""
         _rewrite(node, edit)
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
@@ -154,15 +154,15 @@ class ConvTranspose(OpHandler):
         return True
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
-        """The bias."""
+        """Without input channels: the bias."""
         return _bias(node, known)
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
-        """Into the filters and the bias."""
+        """Merges an affine change into the filters and the bias."""
         return _absorb(node, edit, change, out_axis=1)
 
     def torch(self, node: Node) -> TorchRule:
-        """Transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""
+        """In torch: transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""
         from torch.nn import functional
 
         group = node.int("group", 1)
@@ -180,11 +180,11 @@ class ConvTranspose(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Weight and bias."""
+        """Fine-tuning changes: weight and bias."""
         return node.inputs[1:]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The convolution with the same weight."""
+        """Gradient: the convolution with the same weight."""
         source, weight = node.input(0), node.input(1)
         if (
             back.needs(weight)
@@ -207,7 +207,7 @@ class ConvTranspose(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Plain, grouped and depthwise upsampling."""
+        """Example models: plain, grouped and depthwise upsampling."""
         for group, w2 in ((1, (8, 6, 2, 2)), (2, (8, 3, 2, 2)), (8, (8, 1, 2, 2))):
             yield example(
                 f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
@@ -254,7 +254,7 @@ def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:
 def _couple_grouped(
     node: Node, labels: Labels, ids: Ids | None, group: int, in_axis: int, out_axis: int, c_out: int
 ) -> Ids:
-    """Tie the same offset of every group, so that all groups stay equally wide."""
+    """Tie channels at the same position of every group, so that all groups keep the same width."""
     weight = node.input(1)
     fresh = labels.fresh(c_out // group, node, node.output())
     out = np.tile(fresh, group)
@@ -303,7 +303,7 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
 
 
 def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """What ConvTranspose cuts from the `full` result: begins, then ends."""
+    """Pads by which ConvTranspose cuts its full result: begins, then ends."""
     auto, target = str(node.attributes.get("auto_pad", "NOTSET")), node.ints("output_shape")
     if auto.startswith("SAME") and target is None:
         target = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))

@@ -22,7 +22,7 @@ class Gemm(OpHandler):
     folds_up_to = 1 << 16
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Contract over the inner axis, start new channels on the outer one."""
+        """Sum over the inner axis and start new channels on the outer axis."""
         c, y = node.input(2), node.output()
         couple_product(node, labels, *self._letters(node))
         shape = labels.shape(c)
@@ -46,11 +46,11 @@ class Gemm(OpHandler):
         return [(node.input(0), left), (node.input(1), right)], ("m", "n")
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """That of both operands."""
+        """The product of both operands."""
         return named_products(node, labels, *self._letters(node))
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
-        """The contraction, per row at batch 1."""
+        """As a layer: one sum over input channels per row, at batch 1."""
         b, y = node.input(1), node.output()
         weight, result = labels.shape(b), labels.shape(y)
         if not labels.is_constant(b):
@@ -73,7 +73,7 @@ class Gemm(OpHandler):
         )
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
-        """Outputs of the product with a constant matrix."""
+        """The outputs of the product with a constant matrix."""
         found = self.linear(node, labels)
         return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
 
@@ -82,7 +82,7 @@ class Gemm(OpHandler):
         return True
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
-        """`beta C`."""
+        """Without input channels: `beta C`."""
         if not node.input(2):
             return np.zeros((1, 1), known.dtype(node.output()))
         if (c := known.value(node.input(2))) is None:
@@ -90,7 +90,7 @@ class Gemm(OpHandler):
         return np.asarray(c * c.dtype.type(node.attributes.get("beta", 1.0))).reshape((1,) * (2 - c.ndim) + c.shape)
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
-        """Into the weight and C."""
+        """Merges an affine change into the weight and C."""
         weight, c, (_, out) = edit.after(1), edit.after(2), _weight_axes(node)
         beta = float(node.attributes.get("beta", 1.0))
         known = weight is not None and weight.dtype.kind == "f" and (c is not None or not node.input(2))
@@ -107,7 +107,7 @@ class Gemm(OpHandler):
         return True
 
     def torch(self, node: Node) -> TorchRule:
-        """A matrix product, scaled and shifted."""
+        """In torch: a matrix product, scaled and shifted."""
         import torch
 
         alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
@@ -120,11 +120,11 @@ class Gemm(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Weight and bias."""
+        """Fine-tuning changes: weight and bias."""
         return node.inputs[1:]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Products with the other operand; the sum over rows for `C`."""
+        """Gradient: products with the other operand; the sum over rows for `C`."""
         a, b, c, y = node.input(0), node.input(1), node.input(2), node.output()
         gradient, alpha = back.gradient(y), float(node.attributes.get("alpha", 1.0))
         flip_a, flip_b = node.int("transA", 0), node.int("transB", 0)
@@ -150,7 +150,7 @@ class Gemm(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Both weight layouts and both bias shapes; no constant at all; a computed C."""
+        """Example models: both weight layouts and both bias shapes; no constant at all; a computed C."""
         yield example(
             """g (float[N,6] x) => (float[N,3] y) {
             h = Gemm <transB = 1> (x, w1, b1)
@@ -187,11 +187,11 @@ class MatMul(OpHandler):
     folds_up_to = 1 << 16
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Tie the contracted axes; a constant weight starts new channels."""
+        """Tie the channels on both sides of the inner axis; a constant weight starts new channels."""
         couple_product(node, labels, *self._letters(node, labels))
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """That of both operands."""
+        """The product of both operands."""
         return named_products(node, labels, *self._letters(node, labels))
 
     @staticmethod
@@ -213,7 +213,7 @@ class MatMul(OpHandler):
         return [(a, left), (b, right)], output
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
-        """The contraction with a constant matrix, per row."""
+        """As a layer: one product with a constant matrix per row."""
         a, b, y = node.input(0), node.input(1), node.output()
         if labels.is_constant(a) == labels.is_constant(b):
             return None
@@ -240,7 +240,7 @@ class MatMul(OpHandler):
         )
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
-        """Outputs of the product with a constant matrix."""
+        """The outputs of the product with a constant matrix."""
         found = self.linear(node, labels)
         return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
 
@@ -249,21 +249,21 @@ class MatMul(OpHandler):
         return True
 
     def at_zero(self, node: Node, known: Known) -> np.ndarray | None:
-        """Zero, where one operand is a weight."""
+        """Without input channels: zero, where one operand is a weight."""
         if all(known.value(name) is None for name in node.inputs):
             return None
         return np.zeros((1,) * len(known.shape(node.output())), known.dtype(node.output()))
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
-        """The same product."""
+        """The same product in torch."""
         return matmul
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """The operand that is a weight."""
+        """Fine-tuning changes: the operand that is a weight."""
         return node.inputs
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Products with the other operand, summed over what was broadcast."""
+        """Gradient: products with the other operand, summed over what was broadcast."""
         a, b, y = node.input(0), node.input(1), node.output()
         shapes = back.shape(a), back.shape(b)
         if min(map(len, shapes)) < 2:
@@ -279,7 +279,7 @@ class MatMul(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Constant on the right and on the left; attention-like products of two computed operands."""
+        """Example models: constant on the right and on the left; attention-like products of two computed operands."""
         yield example(
             """g (float[N,5,6] x) => (float[N,5,3] y) {
             h = MatMul (x, w1)

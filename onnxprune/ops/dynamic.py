@@ -1,4 +1,4 @@
-"""Shape arithmetic and tensors made to size: Shape, Size, ConstantOfShape, Expand, Tile."""
+"""Operators of shape arithmetic, and those that fill or repeat to a size (Shape, Expand, Tile, ...)."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -17,30 +17,33 @@ _VIEW_LIMIT = 1 << 31
 
 
 class Shape(OpHandler):
-    """Shape and Size: `structure.shape_arithmetic` keeps what they tell for the arithmetic behind them."""
+    """Shape and Size: give the sizes of a tensor as integers.
+
+    What becomes of these integers is followed by `structure.shape_arithmetic`.
+    """
 
     op_types = ("Shape", "Size")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Reading a shape couples nothing; a size that varies cannot be kept when it counts fewer channels."""
+        """Reading a size ties no channels; where the size varies and counts a pruned axis, the channels stay."""
         labels.leave(node, node.input(0))
         if node.op_type == "Size" and not labels.is_constant(node.output()):
             for ids in labels.get(node.input(0)):
                 labels.freeze_ids(ids, node.input(0), "Size counts these channels", node)
 
     def reads_shape(self, node: Node) -> bool:  # noqa: ARG002
-        """Never a value."""
+        """These operators read the shape of a tensor, never its values."""
         return True
 
     def shape_value(self, node: Node, shape: tuple[int, ...]) -> np.ndarray:
-        """The sizes from `start` to `end`, or their product."""
+        """The sizes of the axes from `start` to `end` (Shape), or their product (Size)."""
         if node.op_type == "Size":
             return np.array(np.prod(shape, dtype=np.int64), np.int64)
         end = node.attributes.get("end")
         return np.array(shape[node.int("start", 0) : None if end is None else int(end)], np.int64)
 
     def torch(self, node: Node) -> TorchRule:
-        """A tensor of integers on the CPU, where shape arithmetic stays."""
+        """In torch: a tensor of integers on the CPU, where shape arithmetic stays."""
         import torch
 
         if node.op_type == "Size":
@@ -96,12 +99,12 @@ class Shape(OpHandler):
 
 
 class ConstantOfShape(OpHandler):
-    """One value in every position: axes take the labels that readers give them."""
+    """ConstantOfShape: one value at every position. Its axes get the channels that readers give them."""
 
     op_types = ("ConstantOfShape",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Axes of a known size adapt."""
+        """Axes of known size adapt to the tensors they meet."""
         target, value = labels.sizes(node.input(0)), node.attributes.get("value")
         if value is None or not np.any(value):
             labels.set_zero(node.output())
@@ -110,24 +113,24 @@ class ConstantOfShape(OpHandler):
                 labels.adapt(node.output(), axis, node)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Sizes of labelled axes."""
+        """After removal: sizes of labelled axes."""
         rank = len(edit.shape(node.output()) or ())
         widths = {axis: edit.width(node.output(), axis) for axis in range(rank)}
         edit.set_elements(0, {axis: width for axis, width in widths.items() if width is not None})
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
-        """Of any size that a network may have: the value takes no memory."""
+        """Evaluated in the analysis at any size, as the value takes no memory."""
         sizes = inputs[0].ravel().tolist()
         return min(sizes, default=0) >= 0 and prod(sizes) <= _VIEW_LIMIT
 
     def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
-        """A view of the one value."""
+        """The value, broadcast to the shape without copying."""
         value = node.attributes.get("value")
         filler = np.zeros(1, np.float32) if value is None else np.asarray(value)
         return np.broadcast_to(filler.reshape(()), [int(size) for size in inputs[0].ravel()])
 
     def torch(self, node: Node) -> TorchRule:
-        """A full tensor."""
+        """In torch: a full tensor."""
         import torch
 
         value = node.attributes.get("value")
@@ -139,7 +142,7 @@ class ConstantOfShape(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Zeros joined to the rows of an activation, in number as the batch."""
+        """Example models: zeros of the batch's size, concatenated to an activation."""
         yield example(
             """g (float[N,5,6] x) => (float[N,A,3] y) {
             h = MatMul (x, w1)
@@ -160,7 +163,7 @@ class Expand(OpHandler):
     op_types = ("Expand",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Axes that keep their size pass; those that are broadcast adapt."""
+        """Axes that keep their size keep their channels; broadcast axes adapt to the tensors they meet."""
         source, output, target = node.input(0), node.output(), labels.sizes(node.input(1))
         if target is None:
             labels.freeze_node(node, "the target shape is computed from data while the model runs")
@@ -178,7 +181,7 @@ class Expand(OpHandler):
                     labels.adapt(output, axis, node)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """1 stands for the source's width."""
+        """After removal, a target size of 1 stands for the source's width."""
         before, after = edit.shape(node.input(0)) or (), edit.shape(node.output()) or ()
         target = edit.sizes(node.input(1))
         if target is None:
@@ -193,15 +196,15 @@ class Expand(OpHandler):
             edit.set_elements(1, changed)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
-        """Where the target shape has few elements in all."""
+        """Evaluated in the analysis where the result has few elements."""
         return _elements(inputs[-1]) <= limit
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
-        """Broadcasting with a tensor of that shape."""
+        """In torch: broadcasting with a tensor of that shape."""
         import torch
 
         def run(x: Any, shape: Any) -> Any:
@@ -211,14 +214,14 @@ class Expand(OpHandler):
         return run
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The sum over what was repeated."""
+        """Gradient: the sum over what was repeated."""
         source, y = node.input(0), node.output()
         if back.needs(source):
             back.add(source, unbroadcast(back, back.gradient(y), back.shape(y), back.shape(source)))
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A class token; a scale broadcast over positions."""
+        """Example models: a class token; a scale broadcast over positions."""
         yield example(
             """g (float[N,5,6] x) => (float[N,A,3] y) {
             h = MatMul (x, w1)
@@ -253,7 +256,7 @@ class Tile(OpHandler):
     op_types = ("Tile",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """A labelled axis needs a known number of repeats."""
+        """A channel axis is repeated; the number of repeats must be known."""
         source, output, repeats = node.input(0), node.output(), labels.sizes(node.input(1))
         if repeats is None:
             labels.freeze_node(node, "repeats are computed from data while the model runs")
@@ -265,15 +268,15 @@ class Tile(OpHandler):
                 labels.set(output, axis, None if ids is None else np.tile(ids, int(repeats.value[axis])))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
-        """Where the repeated data have few elements."""
+        """Evaluated in the analysis where the repeated data have few elements."""
         return _elements(inputs[-1]) * inputs[0].size <= limit
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
-        """The same repetition."""
+        """In torch: the same repetition."""
 
         def run(x: Any, repeats: Any) -> Any:
             return x.repeat([int(count) for count in repeats])
@@ -281,7 +284,7 @@ class Tile(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Channels twice."""
+        """Example models: channels repeated twice."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -293,7 +296,7 @@ class Tile(OpHandler):
 
 
 def _elements(shape: np.ndarray) -> float:
-    """How many elements a tensor of this shape has; infinite for what is no shape."""
+    """Number of elements of a tensor of this shape; infinite where this is no shape."""
     if shape.dtype.kind not in "iu" or shape.size > 16:
         return np.inf
     return float(np.prod(np.abs(shape.ravel().astype(float))))

@@ -13,12 +13,12 @@ from onnxprune.ops.product import couple_product, named_products
 
 
 class Einsum(OpHandler):
-    """Einsum; its multiply-adds do not count in `macs`."""
+    """Einsum. Its multiply-adds do not count in `macs`."""
 
     op_types = ("Einsum",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Letters that repeat are tied, letters that end are contracted."""
+        """Axes of the same letter are tied; letters missing in the output are summed over."""
         terms, output = _terms(node)
         if not _is_plain(terms, output):
             labels.freeze_node(node, "Einsum with a diagonal or an ellipsis is not followed")
@@ -26,13 +26,13 @@ class Einsum(OpHandler):
         couple_product(node, labels, list(zip(node.inputs, terms, strict=True)), output)
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """That of all operands."""
+        """The product of all operands."""
         terms, output = _terms(node)
         operands = list(zip(node.inputs, terms, strict=True))
         return named_products(node, labels, operands, output) if _is_plain(terms, output) else ()
 
     def torch(self, node: Node) -> TorchRule:
-        """The same sum of products."""
+        """In torch: the same sum of products."""
         import torch
 
         terms, output = _terms(node)
@@ -44,11 +44,11 @@ class Einsum(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """The operand that is a weight."""
+        """Fine-tuning changes: the operand that is a weight."""
         return node.inputs
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A weight, and attention over heads."""
+        """Example models: a weight, and attention over heads."""
         yield example(
             """g (float[2,5,6] x) => (float[2,5,4] y) {
             h = Einsum <equation = "btd,df->btf"> (x, w1)
@@ -70,7 +70,7 @@ class Einsum(OpHandler):
 
 
 def _is_plain(terms: list[str], output: str) -> bool:
-    """Whether there is neither an ellipsis nor a diagonal."""
+    """Whether the equation has neither an ellipsis nor a diagonal (a letter twice in one term)."""
     return "." not in "".join(terms) and all(len(set(term)) == len(term) for term in (*terms, output))
 
 

@@ -1,4 +1,4 @@
-"""Elementwise operators of several inputs with broadcasting: operands are tied position by position."""
+"""Elementwise operators with several inputs and broadcasting (Add, Mul, Where, ...): operands share their channels."""
 
 import functools
 import operator
@@ -18,7 +18,7 @@ from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
 
 
 class Elementwise(OpHandler):
-    """Arithmetic, comparison and selection."""
+    """Elementwise arithmetic, comparison and selection."""
 
     op_types = (
         *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "Where", "And", "Or", "Xor"),
@@ -28,7 +28,7 @@ class Elementwise(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Tie operands after broadcasting (aligned from the right); constants take the others' labels."""
+        """Tie the channels of all operands, aligned as in broadcasting; constants get the others' channels."""
         output = node.output()
         shape = labels.shape(output)
         operands = [name for name in node.inputs if name]
@@ -61,11 +61,11 @@ class Elementwise(OpHandler):
         labels.set(output, axis, labelled[0])
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Operands in the same place."""
+        """Each output element depends on the operands' elements in the same place."""
         return Flow.ELEMENTWISE
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
-        """Of sums, differences and products."""
+        """Bounds of sums, differences and products."""
         if len(operands) != 2 or operands[0] is None or operands[1] is None:
             return None
         (a, b), (c, d) = ((side.low, side.high) for side in operands if side is not None)
@@ -81,7 +81,7 @@ class Elementwise(OpHandler):
                 return None
 
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:
-        """A term of a sum or difference; a factor or dividend beside a constant."""
+        """As an affine function: a term of a sum or difference; a factor or dividend beside a constant."""
         other = 1 - position
         match node.op_type:
             case "Add" | "Sub":
@@ -97,11 +97,11 @@ class Elementwise(OpHandler):
                 return None
 
     def scales(self, node: Node) -> tuple[int, ...]:
-        """Every term and factor, and what is divided."""
+        """Affine in: every term and factor, and what is divided."""
         return {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,)}.get(node.op_type, ())
 
     def jumps(self, node: Node) -> bool:
-        """Comparisons and remainders."""
+        """Not continuous: comparisons and remainders."""
         return node.op_type in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Mod")
 
     def joins_kernel(self, node: Node) -> bool:
@@ -109,7 +109,7 @@ class Elementwise(OpHandler):
         return node.op_type == "Add"
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
-        """Into a constant operand: shifts of a sum, factors of a product."""
+        """Merges an affine change into a constant operand: shifts of a sum, factors of a product."""
         position = 0 if edit.after(0) is not None else 1
         own, rank = edit.after(position), len(edit.shape(node.output()) or ())
         if own is None or own.dtype.kind != "f" or len(node.inputs) != 2:
@@ -125,15 +125,15 @@ class Elementwise(OpHandler):
         return True
 
     def torch(self, node: Node) -> TorchRule:
-        """The function of the same meaning; those of any number of inputs fold over them."""
+        """In torch: the function of the same meaning; operators with any number of inputs are applied pairwise."""
         return _torch_function(node)
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Biases and scales that stand apart from their layer."""
+        """Fine-tuning changes: biases and scales that stand apart from their layer."""
         return node.inputs if node.op_type in ("Add", "Mul") else ()
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Sums, products, quotients and powers; maxima, minima and choices by the route that was taken."""
+        """Gradient: sums, products, quotients and powers; maxima, minima and choices by the route that was taken."""
         y, names = node.output(), node.inputs
         gradient = back.gradient(y)
         parts: dict[int, str] = {}
@@ -148,7 +148,7 @@ class Elementwise(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A residual, a gate, a scale per channel, a scalar and a comparison."""
+        """Example models: a residual, a gate, a scale per channel, a scalar and a comparison."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -198,7 +198,7 @@ def _torch_function(node: Node) -> TorchRule:
 
 
 def _part(node: Node, back: Backward, gradient: str, position: int) -> str | None:
-    """The gradient that goes to one operand, in the shape of the result; None without a rule."""
+    """The gradient of one operand, in the shape of the result; None where there is no rule."""
     y, names, first = node.output(), node.inputs, position == 0
 
     def quotient() -> str:

@@ -1,4 +1,4 @@
-"""Builds the small models that handlers give as examples."""
+"""Builds the small example models that handlers provide for tests."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def example(
     *,
     full_check: bool = True,
 ) -> onnx.ModelProto:
-    """A model from ONNX text syntax, with seeded random weights.
+    """A model from ONNX text syntax, with random weights from a seed.
 
     Args:
         text: a graph in the ONNX textual syntax, for example `g (float[N,3] x) => (float[N,2] y) { ... }`.

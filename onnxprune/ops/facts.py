@@ -1,4 +1,4 @@
-"""What is known of tensors before any label is placed: `graph` finds it out, the handlers answer its questions."""
+"""Shapes and constant values of a model's tensors, inferred with the rules of the operator handlers."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from onnxprune.ops import handler_of
 def gather_facts(
     model: Model, graph: Graph, input_shapes: Mapping[str, Shape] | None = None, runtime: Runtime | None = None
 ) -> Facts:
-    """Infer shapes with pinned inputs and fold what is constant.
+    """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
 
     Args:
         model: the model.
@@ -30,10 +30,10 @@ def gather_facts(
 
 
 def fold_constants(model: Model, graph: Graph) -> dict[str, np.ndarray]:
-    """Values of all tensors that are computed from constants only."""
+    """Compute all tensors that depend on constants only."""
     return folding.fold_constants(model, graph, handler_of)
 
 
 def evaluate(model: Model, node: Node, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """Compute one node from the values of its inputs; None where that cannot be done."""
+    """Compute one node from the values of its inputs; None where that is not possible."""
     return folding.evaluate(model, node, feeds, handler_of)

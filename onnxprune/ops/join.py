@@ -1,4 +1,4 @@
-"""Concat joins channels, Split takes them apart."""
+"""Concat and Split: concatenate and separate channels."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
@@ -17,7 +17,7 @@ from onnxprune.ops.traits import Carried
 
 
 class Concat(OpHandler):
-    """Concat joins labels along its axis and ties them along the others."""
+    """Concat: joins the channels of its inputs along one axis, and ties them along the other axes."""
 
     op_types = ("Concat",)
     joins = True
@@ -92,7 +92,7 @@ class Concat(OpHandler):
                 edit.drop_input(position)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Each part's own stretch."""
+        """Gradient: the slice that belongs to each part."""
         axis = normal_axis(node.int("axis", 0), len(back.shape(node.output())))
         sizes = [back.shape(name)[axis] for name in node.inputs]
         for name, part in zip(
@@ -103,7 +103,7 @@ class Concat(OpHandler):
         return True
 
     def moves(self, node: Node) -> tuple[int, ...]:
-        """All parts."""
+        """Moves the values of all inputs."""
         return tuple(range(len(node.inputs)))
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
@@ -114,18 +114,18 @@ class Concat(OpHandler):
         return tuple((ChannelUse.JOINED, labels.axis(name, 1)) for name in node.inputs)
 
     def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:
-        """One part's channels after another's, where they are joined."""
+        """The channels of one part after those of another, where they are joined."""
         joined = normal_axis(node.int("axis", 0), len(shape)) == axis
         return Carried(axis, np.arange(sum(widths))) if joined else None
 
     def torch(self, node: Node) -> TorchRule:
-        """The same join."""
+        """In torch: the same concatenation."""
         import torch
 
         return lambda *parts: torch.cat(parts, node.int("axis", 0))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Branches of different width, and the input itself."""
+        """Example models: branches of different width, and the input itself."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -137,14 +137,14 @@ class Concat(OpHandler):
 
 
 class Split(OpHandler):
-    """Split selects consecutive runs."""
+    """Split: gives each output its consecutive slice of the channels."""
 
     op_types = ("Split",)
     joins = True
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Each output takes its run of labels."""
+        """Each output gets its slice of the channels."""
         source = node.input(0)
         axis = normal_axis(node.int("axis", 0), labels.rank(source))
         arrays = labels.get(source)
@@ -166,7 +166,7 @@ class Split(OpHandler):
             start += size
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Sizes are those that stay."""
+        """After removal: the sizes count the channels that stay."""
         shape = edit.shape(node.input(0)) or ()
         axis = normal_axis(node.int("axis", 0), len(shape))
         widths = [edit.width(output, axis) for output in node.outputs]
@@ -183,7 +183,7 @@ class Split(OpHandler):
             edit.set_attribute("split", widths)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The parts joined again."""
+        """Gradient: the parts joined again."""
         source = node.input(0)
         if not all(node.outputs):
             return False
@@ -193,11 +193,11 @@ class Split(OpHandler):
         return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule:
-        """Sizes from the attribute or the input, else equal ones (the last may be smaller)."""
+        """In torch: split by sizes from the attribute or the input, else equal ones (the last may be smaller)."""
         axis, count = node.int("axis", 0), len(node.outputs)
 
         def run(x: Any, sizes: Any = None) -> Any:
@@ -207,7 +207,7 @@ class Split(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Two uneven parts that go different ways."""
+        """Example models: two uneven parts that go different ways."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)

@@ -1,4 +1,4 @@
-"""Normalisations: per channel (passed through) and across channels (frozen)."""
+"""Normalisations: per channel (channels can be pruned) and across channels (these channels stay)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
 
 
 class PerChannelNormalization(OpHandler):
-    """BatchNormalization and InstanceNormalization: their parameters follow axis 1."""
+    """BatchNormalization and InstanceNormalization: one set of parameters per channel (axis 1)."""
 
     op_types = ("BatchNormalization", "InstanceNormalization")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """The input's channels label every parameter."""
+        """Give every parameter the input's channels."""
         source = node.input(0)
         if node.op_type == "InstanceNormalization":
             _freeze_positions(node, labels)
@@ -32,11 +32,11 @@ class PerChannelNormalization(OpHandler):
             labels.set(parameter, 0, labels.axis(source, 1))
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Each channel by itself."""
+        """Each output channel depends only on the same input channel."""
         return Flow.CHANNELWISE
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
-        """`scale (x - mean) / sqrt(var + epsilon) + bias` of BatchNormalization, from both ends."""
+        """Bounds of BatchNormalization: `scale (x - mean) / sqrt(var + epsilon) + bias` at both ends."""
         if len(operands) != 5 or None in operands or node.int("training_mode", 0):
             return None
         source, scale, bias, mean, variance = (each for each in operands if each is not None)
@@ -45,7 +45,7 @@ class PerChannelNormalization(OpHandler):
         return Range(ends.min(axis=0), ends.max(axis=0))
 
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:
-        """BatchNormalization with the stored statistics."""
+        """As an affine function: BatchNormalization with the stored statistics."""
         if position != 0 or values.axis != 1 or len(node.inputs) != 5 or any(node.outputs[1:]):
             return None
         scale, variance = values.constant(node.input(1)), values.constant(node.input(4))
@@ -59,11 +59,11 @@ class PerChannelNormalization(OpHandler):
         return node.op_type == "BatchNormalization"
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """Scaled and shifted by the stored statistics."""
+        """For constant inputs: scaled and shifted by the stored statistics."""
         return known.evaluate(node) if _uses_stored(node) else None
 
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
-        """Into scale and bias."""
+        """Merges an affine change into scale and bias."""
         scale, bias = edit.after(1), edit.after(2)
         if scale is None or bias is None or not _uses_stored(node):
             return False
@@ -76,19 +76,19 @@ class PerChannelNormalization(OpHandler):
         return True
 
     def torch(self, node: Node) -> TorchRule | None:
-        """With the stored statistics (BatchNormalization), or those of each row's channel."""
+        """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""
         return _batch_normalization(node, training=False) if len(node.inputs) == 5 else _instance_normalization(node)
 
     def torch_training(self, node: Node) -> TorchRule | None:
-        """With the statistics of the batch, which the stored ones follow."""
+        """In torch, for training: with the statistics of the batch, which the stored ones follow."""
         return _batch_normalization(node, training=True) if len(node.inputs) == 5 else _instance_normalization(node)
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Scale and bias."""
+        """Fine-tuning changes: scale and bias."""
         return node.inputs[1:3]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """BatchNormalization is a factor a channel, by the stored statistics."""
+        """Gradient: one factor per channel, from the stored statistics (BatchNormalization)."""
         if len(node.inputs) != 5 or node.int("training_mode", 0):
             return False
         source = node.input(0)
@@ -103,7 +103,7 @@ class PerChannelNormalization(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Between two convolutions."""
+        """Example models: between two convolutions."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -116,12 +116,12 @@ class PerChannelNormalization(OpHandler):
 
 
 class MixingAxis(OpHandler):
-    """Operators that normalise along one axis: its channels stay."""
+    """Softmax and similar operators, which mix the values along one axis: the channels on it stay."""
 
     op_types = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze the normalised axes; the others pass."""
+        """Keep the channels on the normalised axes; other axes pass their channels on."""
         source = node.input(0)
         rank = labels.rank(source)
         old = node.opset < 13 and node.op_type != "LpNormalization"  # then all axes from `axis` on are one
@@ -132,7 +132,7 @@ class MixingAxis(OpHandler):
         pass_through(labels, node, source, node.output())
 
     def torch(self, node: Node) -> TorchRule:
-        """Along one axis; before opset 13, along all axes from `axis` on, taken as one."""
+        """In torch: along one axis; before opset 13, along all axes from `axis` on, taken as one."""
         import torch
         from torch.nn import functional
 
@@ -148,7 +148,7 @@ class MixingAxis(OpHandler):
         return lambda x: function(as_matrix(x, axis), 1).reshape(x.shape) if old else function(x, axis)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Softmax `y (g - sum y g)` and LogSoftmax `g - e^y sum g` along their axis."""
+        """Gradient: Softmax `y (g - sum y g)` and LogSoftmax `g - e^y sum g` along their axis."""
         source, y = node.input(0), node.output()
         rank = len(back.shape(y))
         axis = normal_axis(node.int("axis", -1 if node.opset >= 13 else 1), rank)
@@ -165,7 +165,7 @@ class MixingAxis(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Across rows, with channels beside: as it is, and as one of several axes before opset 13."""
+        """Example models: across rows, with channels beside: as it is, and as one of several axes before opset 13."""
         for opset in (17, 12):
             yield example(
                 """g (float[N,5,6] x) => (float[N,5,3] y) {
@@ -180,18 +180,18 @@ class MixingAxis(OpHandler):
 
 
 class LocalResponse(OpHandler):
-    """LRN sums over neighbouring channels."""
+    """LRN: normalises by neighbouring channels, so that all channels stay."""
 
     op_types = ("LRN",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze the channels."""
+        """Keep all channels."""
         source = node.input(0)
         labels.freeze_ids(labels.axis(source, 1), source, "LRN mixes neighbouring channels", node)
         pass_through(labels, node, source, node.output())
 
     def torch(self, node: Node) -> TorchRule:
-        """`x / (bias + alpha / size * sum of squares) ** beta`."""
+        """In torch: `x / (bias + alpha / size * sum of squares) ** beta`."""
         import torch
 
         size, bias = node.int("size", 1), float(node.attributes.get("bias", 1.0))
@@ -207,12 +207,12 @@ class LocalResponse(OpHandler):
 
 
 class LayerNormalization(OpHandler):
-    """LayerNormalization and its kin: statistics over the last axes."""
+    """LayerNormalization and similar operators: statistics over the last axes, whose channels stay."""
 
     op_types = ("LayerNormalization", "RMSNormalization")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze the normalised axes; the others pass."""
+        """Keep the channels on the normalised axes; other axes pass their channels on."""
         source = node.input(0)
         rank = labels.rank(source)
         for ids in labels.get(source)[normal_axis(node.int("axis", -1), rank) :]:
@@ -236,19 +236,19 @@ class LayerNormalization(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Scale and bias."""
+        """Fine-tuning changes: scale and bias."""
         return node.inputs[1:3]
 
 
 class GroupNormalization(OpHandler):
-    """GroupNormalization: statistics over groups of channels, which stay or go as a whole."""
+    """GroupNormalization: statistics over groups of channels; each group stays or goes as a whole."""
 
     op_types = ("GroupNormalization",)
 
     keeps_shape = True  # strict inference refuses it
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Tie the channels of a group; parameters are per channel since opset 21, per group before."""
+        """Tie the channels of each group. Parameters are per channel since opset 21, per group before."""
         source, ids = node.input(0), labels.axis(node.input(0), 1)
         _freeze_positions(node, labels)
         pass_through(labels, node, source, node.output())
@@ -264,13 +264,13 @@ class GroupNormalization(OpHandler):
             labels.set(parameter, 0, ids if labels.shape(parameter) == ids.shape else grid[:, 0])
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """As many groups as stay."""
+        """After removal: as many groups as stay."""
         kept, groups = edit.kept(node.input(0), 1), node.int("num_groups", 1)
         if kept is not None:
             edit.set_attribute("num_groups", int(kept.sum()) * groups // len(kept))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Between two convolutions."""
+        """Example models: between two convolutions."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -281,7 +281,7 @@ class GroupNormalization(OpHandler):
         )
 
     def torch(self, node: Node) -> TorchRule:
-        """Scale and bias are per group before opset 21, per channel since."""
+        """In torch: scale and bias are per group before opset 21, per channel since."""
         from torch.nn import functional
 
         groups, eps = node.int("num_groups", 1), float(node.attributes.get("epsilon", 1e-5))
@@ -294,12 +294,12 @@ class GroupNormalization(OpHandler):
         return run
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Scale and bias."""
+        """Fine-tuning changes: scale and bias."""
         return node.inputs[1:3]
 
 
 def _freeze_positions(node: Node, labels: Labels) -> None:
-    """Channels on spatial axes stay: statistics are taken over them."""
+    """Keep channels on spatial axes, since statistics are taken over them."""
     source = node.input(0)
     for ids in labels.get(source)[2:]:
         labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)

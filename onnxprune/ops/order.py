@@ -1,4 +1,4 @@
-"""Operators along one axis whose positions they order or accumulate: CumSum, TopK, Trilu, ReverseSequence."""
+"""Operators that depend on the order of positions along an axis: CumSum, TopK, Trilu, ReverseSequence."""
 
 from collections.abc import Iterator
 from math import inf
@@ -14,13 +14,13 @@ from onnxprune.ops.labels import Labels
 
 
 class Ordered(OpHandler):
-    """Channels on the axes concerned stay; other axes pass."""
+    """Operators that sort or accumulate along some axes: the channels on these stay."""
 
     op_types = ("CumSum", "TopK", "Trilu", "ReverseSequence")
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze along the axes concerned."""
+        """Keep the channels on these axes; other axes pass their channels on."""
         source = node.input(0)
         axes = _axes(node, labels)
         for axis, ids in enumerate(labels.get(source)):
@@ -33,16 +33,16 @@ class Ordered(OpHandler):
             labels.freeze_node(node, f"the axis of {node.op_type} is computed")
 
     def jumps(self, node: Node) -> bool:
-        """What is among the largest."""
+        """TopK is not continuous: which elements are the largest can change."""
         return node.op_type == "TopK"
 
     def torch(self, node: Node) -> TorchRule:
-        """The same order."""
+        """In torch: the same order."""
         rules = {"CumSum": _cumulative_sum, "TopK": _top, "Trilu": _triangle, "ReverseSequence": _reversed}
         return rules[node.op_type](node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Over rows, with channels beside."""
+        """Example models: over rows, with channels beside."""
         yield example(
             """g (float[N,5,6] x) => (float[N,2,3] y) {
             h = MatMul (x, w1)

@@ -1,4 +1,4 @@
-"""Pad: positions are added around the data (or cut)."""
+"""Pad: adds positions around the data, or cuts them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from onnxprune.ops.torch_tools import integers, pad, select
 
 
 class Pad(OpHandler):
-    """Pad: inserted channels are units of their own, which later additions tie to real ones."""
+    """Pad. Positions that it adds to a channel axis are channels of their own, perhaps tied to others later."""
 
     op_types = ("Pad",)
     folds_up_to = 1024  # shape arithmetic: the amounts, not the data, say how large the result is
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Padded positions of a labelled axis get fresh ids."""
+        """Give new ids to the positions that are added to a channel axis."""
         source, output = node.input(0), node.output()
         arrays = labels.get(source)
         amounts = _amounts(node, labels.sizes, labels.constant, len(arrays))
@@ -44,7 +44,7 @@ class Pad(OpHandler):
             labels.set(output, axis, own)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Amounts on labelled axes count the inserted (or cut) positions that stay."""
+        """After removal: amounts on labelled axes count the inserted (or cut) positions that stay."""
         amounts = _amounts(node, edit.sizes, edit.constant, len(edit.shape(node.input(0)) or ()))
         fresh: dict[int, int] = {}
         for axis, (pads, indices) in (amounts or {}).items():
@@ -65,7 +65,7 @@ class Pad(OpHandler):
             edit.set_elements(1, fresh)
 
     def fits(self, node: Node, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> bool:
-        """No more can be reflected than there is."""
+        """False where more positions would be reflected than there are."""
         if str(node.attributes.get("mode", "constant")) != "reflect":
             return True
         pads = node.ints("pads") or tuple(values.get(node.input(1), np.zeros(0, int)).tolist())
@@ -73,7 +73,7 @@ class Pad(OpHandler):
         return len(pads) != 2 * len(shape) or not any(p >= n > 0 for p, n in zip(pads, shape * 2, strict=True))
 
     def torch(self, node: Node) -> TorchRule:
-        """A constant, or positions picked as numpy's `pad` picks them."""
+        """In torch: a constant, or positions picked as numpy's `pad` picks them."""
         mode = str(node.attributes.get("mode", "constant"))
 
         def run(x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
@@ -90,7 +90,7 @@ class Pad(OpHandler):
         return run
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """What was added is cut off again."""
+        """Gradient: what was added is cut off again."""
         source, mode = node.input(0), str(node.attributes.get("mode", "constant"))
         pads = node.ints("pads")
         if pads is None and (value := back.value(node.input(1))) is not None:
@@ -102,7 +102,7 @@ class Pad(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Zero channels around a narrow branch, added to a wide one; channels cut and added."""
+        """Example models: zero channels around a narrow branch, added to a wide one; channels cut and added."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -133,7 +133,7 @@ def _amounts(
     constant: Callable[[str], np.ndarray | None],
     rank: int,
 ) -> dict[int, tuple[tuple[int, int], tuple[int, int]]] | None:
-    """Per axis `(begin, end)` and where the two stand among the amounts; None where they depend on data."""
+    """Per axis `(begin, end)` and where the two stand in the list of pads; None where they depend on data."""
     if node.opset < 11:
         pads, axes = list(node.ints("pads") or ()), list(range(rank))
     else:
@@ -146,7 +146,7 @@ def _amounts(
 
 
 def _spread(amounts: list[int], axes: list[int], rank: int) -> list[int]:
-    """Pads of some axes as pads of all."""
+    """Pads of some axes as pads of all axes."""
     full = [0] * (2 * rank)
     for position, axis in enumerate(axes):
         full[axis], full[axis + rank] = amounts[position], amounts[position + len(axes)]

@@ -13,13 +13,13 @@ from onnxprune.ops.labels import Labels
 
 
 class Pick(OpHandler):
-    """Axes that indices count along stay; those behind them pass whole."""
+    """GatherND: axes that are indexed keep their channels; axes behind them are passed on whole."""
 
     op_types = ("GatherND",)
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Freeze the axes that are indexed, and those of the batch."""
+        """Keep the channels on indexed axes and on batch axes."""
         source, indices, output = node.input(0), node.input(1), node.output()
         indexed = node.int("batch_dims", 0) + labels.shape(indices)[-1]
         behind = labels.rank(output) - labels.rank(source)
@@ -30,15 +30,15 @@ class Pick(OpHandler):
                 labels.set(output, axis + behind, ids)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule | None:
-        """Indexing by as many indices as there are columns; rows of a batch apart have no rule."""
+        """In torch: indexing by as many indices as there are columns; rows of a batch apart have no rule."""
         return None if node.int("batch_dims", 0) else lambda x, indices: x[tuple(indices.to(x.device).movedim(-1, 0))]
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """One position of several, with channels behind."""
+        """Example models: one position of several, with channels behind."""
         yield example(
             """g (float[N,5,6] x) => (float[A,5,3] y) {
             h = MatMul (x, w1)

@@ -1,4 +1,4 @@
-"""Pooling and other operators that work on each channel apart."""
+"""Pooling, resizing, and other operators that treat each channel separately."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ class Pool(OpHandler):
     op_types = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Batch and channel axes pass; labels on spatial axes are frozen."""
+        """Batch and channel axis pass their channels on; channels on spatial axes stay."""
         source = node.input(0)
         arrays = labels.get(source)
         for ids in arrays[2:]:
@@ -36,15 +36,15 @@ class Pool(OpHandler):
             labels.freeze_node(node, "indices of MaxPool count channels")
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
-        """Images' channels: only of these do kernels take several at once."""
+        """The channel axis of images; only for these do kernels process several channels at once."""
         return ((ChannelUse.POOLED, labels.axis(node.input(0), 1)),) if labels.rank(node.input(0)) == 4 else ()
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Each channel by itself."""
+        """Each output channel depends only on the same input channel."""
         return Flow.CHANNELWISE
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
-        """Averages and maxima stay within the data's bounds, and those of padded zeros."""
+        """Averages and maxima stay within the bounds of the data (and of padded zeros)."""
         source = operands[0]
         if source is None or node.op_type in ("LpPool", "GlobalLpPool"):
             return None
@@ -61,7 +61,7 @@ class Pool(OpHandler):
         return value if set(value.shape[2:]) <= {1} else None
 
     def torch(self, node: Node) -> TorchRule | None:
-        """Windows over the padded input; global forms reduce all spatial axes."""
+        """In torch: windows over the padded input; global forms reduce all spatial axes."""
         if node.output(1):
             return None
         return _global_pooling(node) if node.op_type.startswith("Global") else _pooling(node)
@@ -90,7 +90,7 @@ class Pool(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Local and global pooling."""
+        """Example models: local and global pooling."""
         yield example(
             """g (float[N,3,9,9] x) => (float[N,4,1,1] y) {
             h = Conv (x, w1)
@@ -103,12 +103,12 @@ class Pool(OpHandler):
 
 
 class Resize(OpHandler):
-    """Resize and Upsample, where channels are not resized."""
+    """Resize and Upsample of axes other than the channels."""
 
     op_types = ("Resize", "Upsample")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels pass where the axis keeps its size."""
+        """Axes that keep their size pass their channels on."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
         cropped = str(node.attributes.get("coordinate_transformation_mode", "")) == "tf_crop_and_resize"
@@ -122,7 +122,7 @@ class Resize(OpHandler):
                 labels.freeze_ids(ids, source, f"{node.op_type} changes the number of these channels", node)
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """Of a map that is the same everywhere, the map itself."""
+        """For constant inputs: of a map that is the same everywhere, the map itself."""
         value = known.value(node.input(0))
         resized = [a != b for a, b in zip(known.shape(node.input(0)), known.shape(node.output()), strict=True)]
         if value is None or any(size > 1 and r for size, r in zip(value.shape, resized, strict=True)):
@@ -131,7 +131,7 @@ class Resize(OpHandler):
         return None if cropped else value
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Sizes of labelled axes; scales need no change."""
+        """After removal: sizes of labelled axes; scales need no change."""
         if node.input(3):
             rank = len(edit.shape(node.input(0)) or ())
             axes = [normal_axis(axis, rank) for axis in node.ints("axes") or range(rank)]
@@ -139,11 +139,11 @@ class Resize(OpHandler):
             edit.set_elements(3, {index: width for index, width in widths.items() if width is not None})
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data: what lies between two values is of their kind."""
+        """Moves the values of the first input (interpolated values are of the same kind)."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule | None:
-        """Each axis by its weights, computed once a size."""
+        """In torch: each axis by its weights, computed once per size."""
         import torch
 
         method = resampling(node)
@@ -162,7 +162,7 @@ class Resize(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """By scales and by sizes."""
+        """Example models: by scales and by sizes."""
         for arguments, rest in (("scales", {"scales": np.array([1, 1, 2, 2], np.float32)}), (", sizes", {})):
             yield example(
                 f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
@@ -220,7 +220,7 @@ def _pooling(node: Node) -> TorchRule | None:
 
 
 def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
-    """The gradient of a window's value at each of its places: convolutions that pick one place of every window."""
+    """The gradient for each position of a pooling window, by convolutions that select one position each."""
     source, y = node.input(0), node.output()
     kernel = node.ints("kernel_shape") or ()
     n, (channels, *sizes) = len(kernel), back.shape(source)[1:]

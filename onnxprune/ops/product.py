@@ -1,4 +1,4 @@
-"""What MatMul and Einsum share: axes named by letters, tied where a letter repeats, contracted where it ends."""
+"""Shared by MatMul and Einsum: products over named axes. Repeated letters are tied, missing ones are summed over."""
 
 from collections.abc import Hashable, Sequence
 
@@ -11,7 +11,7 @@ Letters = Sequence[Hashable | None]
 
 
 def couple_product(node: Node, labels: Labels, operands: Sequence[tuple[str, Letters]], output: Letters) -> None:
-    """Couple a sum of products over named axes.
+    """Tie and sum channels as a product of sums over named axes does.
 
     A letter that only constants have starts new channels where it reaches the output. A letter that does not reach the
     output is contracted.
@@ -51,7 +51,7 @@ def couple_product(node: Node, labels: Labels, operands: Sequence[tuple[str, Let
 def named_products(
     node: Node, labels: Labels, operands: Sequence[tuple[str, Letters]], output: Letters
 ) -> tuple[Product, ...]:
-    """The products of a node as `couple_product` sees it: each operand with the first computed one before it.
+    """The products of a node over named axes: each operand with the first computed operand before it.
 
     Args:
         node: the node.

@@ -14,7 +14,7 @@ from onnxprune.ops.labels import Labels
 
 
 class Quantize(OpHandler):
-    """Per tensor, per channel, or in blocks along an axis (whose channels then stay)."""
+    """QuantizeLinear and DequantizeLinear: per tensor, per channel, or in blocks (then channels stay)."""
 
     op_types = ("QuantizeLinear", "DequantizeLinear")
     folds_up_to = inf
@@ -41,15 +41,15 @@ class Quantize(OpHandler):
     reference_opset = 19
 
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:  # noqa: ARG002
-        """Weights are stored quantised."""
+        """The node only converts: weights are stored quantised."""
         return True
 
     def jumps(self, node: Node) -> bool:
-        """Rounding."""
+        """Not continuous: rounding."""
         return node.op_type == "QuantizeLinear"
 
     def torch(self, node: Node) -> TorchRule | None:
-        """`(x - zero) * scale`, or rounded, shifted and clipped; gradients pass through the rounding.
+        """In torch: `(x - zero) * scale`, or rounded, shifted and clipped; gradients pass through the rounding.
 
         Codes stay floating-point numbers, so that what lies before a quantised activation can be trained.
         """
@@ -75,7 +75,7 @@ class Quantize(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A quantised convolution: activation per tensor, weight and bias per channel."""
+        """Example models: a quantised convolution: activation per tensor, weight and bias per channel."""
         rng = np.random.default_rng(0)
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {

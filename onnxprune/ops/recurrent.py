@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: the input's channels are contracted, the hidden units are channels of their own."""
+"""LSTM, GRU and RNN: they sum over the input's channels, and their hidden units can be pruned."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ class Recurrent(OpHandler):
     op_types = ("LSTM", "GRU", "RNN")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Every gate has a row a hidden unit; the recurrence contracts over the hidden units."""
+        """Tie the weight rows of each hidden unit over all gates; the recurrence sums over the hidden units."""
         source, w, r, bias = (node.input(i) for i in range(4))
         if not (labels.is_constant(w) and labels.is_constant(r) and (not bias or labels.is_constant(bias))):
             labels.freeze_node(node, f"a weight of {node.op_type} is computed")
@@ -58,7 +58,10 @@ class Recurrent(OpHandler):
                 labels.set(name, labels.rank(name) - 1, units)
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """The input with W, the hidden states (the last ones, where only these are handed out) with R."""
+        """The product of the input with W, and of the hidden states with R.
+
+        Where only the last hidden states are outputs, these stand for all.
+        """
         w, r = node.input(1), node.input(2)
         if not (labels.is_constant(w) and labels.is_constant(r)):
             return ()
@@ -89,20 +92,20 @@ class Recurrent(OpHandler):
         )
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """As many hidden units as stay."""
+        """After removal: as many hidden units as stay."""
         width = edit.width(node.input(2), 2)
         if width is not None:
             edit.set_attribute("hidden_size", width)
 
     def torch(self, node: Node) -> TorchRule | None:
-        """Step by step; with the usual activations only, and without clipping, lengths and other layouts."""
+        """In torch: step by step; with the usual activations only, and without clipping, lengths and other layouts."""
         unusual = any(
             name in node.attributes for name in ("activations", "clip", "activation_alpha", "activation_beta")
         )
         return None if unusual or node.input(4) or node.int("layout", 0) or node.int("input_forget", 0) else _run(node)
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """Weights and biases."""
+        """Fine-tuning changes: weights and biases."""
         return (*node.inputs[1:4], *node.inputs[7:8])
 
     def examples(self) -> Iterator[onnx.ModelProto]:

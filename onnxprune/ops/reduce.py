@@ -1,4 +1,4 @@
-"""Reductions: sums contract over the channels they reduce, other reductions freeze them; other axes pass."""
+"""Reductions: a sum or mean over channels is like a layer; after other reductions over channels, the channels stay."""
 
 from collections.abc import Iterator
 from math import inf, prod
@@ -19,7 +19,7 @@ _SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 
 
 class Reduce(OpHandler):
-    """ReduceMean and its kin, ArgMax, ArgMin."""
+    """ReduceMean, ReduceSum, ReduceMax and similar operators, ArgMax and ArgMin."""
 
     op_types = (
         *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
@@ -28,7 +28,7 @@ class Reduce(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """A sum over channels contracts them; other reductions mix them."""
+        """A sum over channels sums over units; other reductions over channels keep them."""
         source, output = node.input(0), node.output()
         arrays, named = labels.get(source), _reduced(node, labels)
         if named is None:
@@ -44,27 +44,27 @@ class Reduce(OpHandler):
         labels.set_all(output, result)
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """Sums over channels."""
+        """Sums over channels, as products without a weight."""
         axes = _reduced(node, labels) if node.op_type in _SUMS else None
         found = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
         return (Product(node.name, "", node.input(0), found, ()),) if found else ()
 
     def jumps(self, node: Node) -> bool:
-        """The place of an extreme."""
+        """ArgMax and ArgMin are not continuous: the position of an extreme can jump."""
         return node.op_type.startswith("Arg")
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """Means and extremes of a tensor that is the same everywhere along the reduced axes."""
+        """For constant inputs: means and extremes of a tensor that is the same everywhere along the reduced axes."""
         value = known.value(node.input(0))
         result = known.evaluate(node) if node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin") else None
         return result if value is not None and result is not None and result.size == value.size else None
 
     def torch(self, node: Node) -> TorchRule:
-        """The same reduction over the axes, all where none are given."""
+        """In torch: the same reduction over the axes, all where none are given."""
         return _arg_reduction(node) if node.op_type.startswith("Arg") else _reduction(node)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Sums and means spread what arrives over what they added up."""
+        """Gradient: sums and means pass it to every element that was added up."""
         source, y = node.input(0), node.output()
         if node.op_type not in ("ReduceMean", "ReduceSum"):
             return False
@@ -90,7 +90,7 @@ class Reduce(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Spatial mean to a classifier; a norm and a maximum over channels."""
+        """Example models: spatial mean to a classifier; a norm and a maximum over channels."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4] y) {
             h = Conv (x, w1)
@@ -109,7 +109,7 @@ class Reduce(OpHandler):
 
 
 def _reduced(node: Node, labels: Labels) -> set[int] | None:
-    """The axes that go; None where they are computed."""
+    """The axes that are reduced; None where they are computed."""
     rank = labels.rank(node.input(0))
     axes = node.ints("axes")
     if node.op_type.startswith("Arg"):

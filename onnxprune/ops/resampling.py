@@ -1,4 +1,4 @@
-"""The weights of Resize and Upsample: one matrix an axis, from the operator's definition in the ONNX specification."""
+"""Interpolation weights of Resize and Upsample: one matrix per axis, as the ONNX specification defines them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _TRANSFORMS = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"
 
 
 def resampling(node: Node) -> Method | None:
-    """How a node resamples; None for forms without weights of this kind (antialiased, cropping, keeping the ratio)."""
+    """How a node resamples each axis; None for forms that are not supported (antialiased, cropping, keep ratio)."""
     transform = str(node.attributes.get("coordinate_transformation_mode", "half_pixel"))
     if node.op_type == "Upsample" or node.opset < 11:
         transform = "asymmetric"
@@ -38,7 +38,7 @@ def resampling(node: Node) -> Method | None:
 
 
 def _scales_and_sizes(node: Node, given: Sequence[Any]) -> tuple[Any, Any]:
-    """Of scales and sizes, exactly one is given; the other is None."""
+    """The scales or the sizes, whichever is given; the other is None."""
     inputs = dict(zip(("roi", "scales", "sizes") if node.opset >= 11 else ("scales",), given, strict=False))
     scales, sizes = inputs.get("scales"), inputs.get("sizes")
     if scales is None:
@@ -47,7 +47,7 @@ def _scales_and_sizes(node: Node, given: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _source(transform: str, before: int, after: int, scale: float | np.float32) -> np.ndarray:
-    """Coordinates in the input, `(after,)`, of each position of the output.
+    """The input coordinate of each output position, `(after,)`.
 
     In single precision, as onnxruntime computes them: what the nearest modes round to depends on it.
     """
@@ -63,7 +63,7 @@ def _source(transform: str, before: int, after: int, scale: float | np.float32) 
 
 
 def _weights(node: Node, source: np.ndarray, size: int) -> np.ndarray:
-    """`(after, size)` weights that interpolate at the `source` coordinates."""
+    """`(after, size)` interpolation weights at the given input coordinates."""
     mode = str(node.attributes.get("mode", "nearest"))
     rows = np.arange(len(source))[:, None]
     if mode == "nearest":

@@ -1,4 +1,4 @@
-"""Operators that select positions: Slice and Gather."""
+"""Slice and Gather: select positions along axes."""
 
 from collections.abc import Iterator
 from math import inf
@@ -22,7 +22,7 @@ class Slice(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels are sliced like the data."""
+        """Slice the channel ids like the data."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
         arrays = labels.get(source)
@@ -42,7 +42,7 @@ class Slice(OpHandler):
                 labels.set(output, axis, ids[limits[axis]])
 
     def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:
-        """The positions between constant limits."""
+        """The positions between constant limits are read."""
         limits = slice_limits(node, labels.constant, labels.rank(node.input(0)))
         if limits is None or axis not in limits:
             return None
@@ -51,7 +51,7 @@ class Slice(OpHandler):
         return found
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Limits on labelled axes count the positions that stay before them."""
+        """After removal: limits on labelled axes count the positions that stay before them."""
         shape = edit.shape(node.input(0)) or ()
         limits = slice_limits(node, edit.constant, len(shape))
         if limits is None:
@@ -81,7 +81,7 @@ class Slice(OpHandler):
             edit.set_attribute("ends", ends)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Back to the places that were taken, zeros elsewhere."""
+        """Gradient: at the positions that were taken, zeros elsewhere."""
         source, shape = node.input(0), back.shape(node.input(0))
         limits = slice_limits(node, back.value, len(shape))
         if limits is None:
@@ -98,11 +98,11 @@ class Slice(OpHandler):
         return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule:
-        """Slice axis by axis; torch has no negative steps, so those select by position."""
+        """In torch: slice axis by axis; torch has no negative steps, so those select by position."""
 
         def run(x: Any, *limits: Any) -> Any:
             values = [None if limit is None else limit.cpu().numpy() for limit in limits]
@@ -117,7 +117,7 @@ class Slice(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A run of channels, and every second row."""
+        """Example models: a run of channels, and every second row."""
         yield example(
             """g (float[N,3,8,8] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)
@@ -134,7 +134,7 @@ class Slice(OpHandler):
 
 
 def slice_limits(node: Node, constant: object, rank: int) -> dict[int, slice] | None:
-    """Limits per axis, None where they are computed.
+    """The limits for each axis; None where they are computed.
 
     Args:
         node: the Slice node.
@@ -167,7 +167,7 @@ class Gather(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels of the gathered axis are selected; other axes pass."""
+        """Select the channel ids of the gathered axis; other axes pass their channels on."""
         source, indices, output = node.input(0), node.input(1), node.output()
         before, after = labels.shape(source), labels.shape(output)
         axis = normal_axis(node.int("axis", 0), len(before))
@@ -189,14 +189,14 @@ class Gather(OpHandler):
             labels.freeze_ids(picked, source, "Gather picks single channels", node)
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
-        """An embedding makes the columns of its table."""
+        """An embedding: the columns of its table are units."""
         table = node.input(0)
         embeds = labels.is_constant(table) and labels.is_labelled(table) and not labels.is_constant(node.input(1))
         made = tuple(axis for axis, ids in enumerate(labels.get(table)) if ids is not None)
         return (Product(node.name, table, "", (), made),) if embeds else ()
 
     def reads(self, node: Node, axis: int, labels: Labels) -> np.ndarray | None:
-        """The positions that constant indices name."""
+        """The positions that constant indices name are read."""
         size, rank = labels.shape(node.input(0))[axis], labels.rank(node.input(0))
         chosen = labels.constant(node.input(1))
         if chosen is None or axis != normal_axis(node.int("axis", 0), rank):
@@ -206,7 +206,7 @@ class Gather(OpHandler):
         return found
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Indices count the positions that stay."""
+        """After removal: indices count the positions that stay."""
         shape = edit.shape(node.input(0)) or ()
         axis = normal_axis(node.int("axis", 0), len(shape))
         kept = edit.kept(node.input(0), axis)
@@ -218,7 +218,7 @@ class Gather(OpHandler):
         edit.set_input(1, position[chosen[kept[chosen]] if chosen.ndim == 1 else chosen].astype(np.int64))
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Back to the places that were picked, added up where one was picked twice."""
+        """Gradient: at the positions that were picked, added up where one was picked twice."""
         source, shape, indices = node.input(0), back.shape(node.input(0)), back.value(node.input(1))
         axis = normal_axis(node.int("axis", 0), len(shape))
         if indices is None or indices.ndim > 1 or axis == 0:
@@ -232,11 +232,11 @@ class Gather(OpHandler):
         return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule:
-        """Indices of any rank; negative ones count from the end."""
+        """In torch: indices of any rank; negative ones count from the end."""
         import torch
 
         def run(x: Any, indices: Any) -> Any:
@@ -248,7 +248,7 @@ class Gather(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A fixed permutation with a repetition; an embedding."""
+        """Example models: a fixed permutation with a repetition; an embedding."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,A,B] y) {
             h = Conv (x, w1)

@@ -1,4 +1,4 @@
-"""Operators that move axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
+"""Operators that rearrange axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
 
 from collections.abc import Iterator, Sequence
 from math import inf, prod
@@ -19,19 +19,19 @@ _MOST_POSITIONS = 2**26  # more than any network flattens, and as much as fits i
 
 
 class Transpose(OpHandler):
-    """Transpose permutes the labels."""
+    """Transpose: permutes the axes with their channels."""
 
     op_types = ("Transpose",)
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels follow their axis."""
+        """Each axis keeps its channels."""
         perm = node.ints("perm") or tuple(reversed(range(labels.rank(node.input(0)))))
         for axis, position in enumerate(perm):
             labels.follow(node, node.input(0), position, node.output(), axis)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The inverse permutation."""
+        """Gradient: the inverse permutation."""
         source = node.input(0)
         if back.needs(source):
             perm = node.ints("perm") or tuple(reversed(range(len(back.shape(source)))))
@@ -40,20 +40,20 @@ class Transpose(OpHandler):
         return True
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """What stands for the input, its axes moved."""
+        """For constant inputs: the small array that stands for the input, its axes moved."""
         return known.evaluate(node)
 
     def torch(self, node: Node) -> TorchRule:
-        """The same permutation."""
+        """In torch: the same permutation."""
         perm = node.ints("perm")
         return lambda x: x.permute(perm or tuple(reversed(range(x.dim()))))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A channels-last stretch."""
+        """Example models: a part of the network with channels last."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,A,B,4] y) {
             h = Conv (x, w1)
@@ -65,13 +65,13 @@ class Transpose(OpHandler):
 
 
 class Reshape(OpHandler):
-    """Reshape and Flatten: merged axes repeat labels, split axes carry them where the split is a grid."""
+    """Reshape and Flatten: follows channels through merged and split axes."""
 
     op_types = ("Reshape", "Flatten")
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Match blocks of axes with equal products and carry labels through each block."""
+        """Match groups of axes with equal products, and carry the channels through each group."""
         source, output = node.input(0), node.output()
         before, after = labels.shape(source), labels.shape(output)
         if node.op_type == "Reshape":
@@ -122,7 +122,7 @@ class Reshape(OpHandler):
         self._place(node, labels, flat, [after[a] for a in new], new)
 
     def _place(self, node: Node, labels: Labels, flat: Ids, sizes: list[int], new: range) -> None:
-        """Put flat labels on the new axes: on one axis, tying what shares a position there."""
+        """Assign flat channel ids to the new axes, tying channels that share a position."""
         grid = flat.reshape(sizes)
         wide = [position for position, size in enumerate(sizes) if size > 1]
         if len(wide) > 2 and sizes[wide[0]] == 3:
@@ -144,7 +144,7 @@ class Reshape(OpHandler):
         return (len(before), len(after)) in ((4, 5), (3, 4)) and before[1:2] != after[1:2]
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Widths that the target spells out."""
+        """After removal, the widths in the target shape are adjusted."""
         if node.op_type == "Flatten":
             return
         target = edit.sizes(node.input(1))
@@ -171,11 +171,11 @@ class Reshape(OpHandler):
             edit.set_elements(1, widths)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def carried(self, node: Node, axis: int, widths: Sequence[int], shape: Sequence[int]) -> Carried | None:
-        """Flattened channels become runs of positions."""
+        """Flattening turns each channel into consecutive positions."""
         width = widths[0]
         if node.op_type != "Flatten" or not axis == node.int("axis", 1) == 1 or len(shape) != 2 or shape[1] % width:
             return None
@@ -183,7 +183,7 @@ class Reshape(OpHandler):
         return Carried(1, np.repeat(np.arange(width), size), np.tile(np.arange(size), width))
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """What stands for the input, where it varies along one axis that the result has too."""
+        """For constant inputs: the small array that stands for them, if it varies along a kept axis only."""
         value = known.value(node.input(0))
         before, after = known.shape(node.input(0)), known.shape(node.output())
         if value is None or value.ndim != len(before):
@@ -198,7 +198,7 @@ class Reshape(OpHandler):
         return None
 
     def torch(self, node: Node) -> TorchRule:
-        """0 copies an axis of the input."""
+        """In torch: the same reshape (a 0 keeps the input's size)."""
         if node.op_type == "Flatten":
             return lambda x: as_matrix(x, node.int("axis", 1))
         copies = not node.int("allowzero", 0)
@@ -210,11 +210,11 @@ class Reshape(OpHandler):
         return run
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The shape from before."""
+        """Gradient: in the input's shape."""
         return moved_back(back, node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Flatten to a classifier, a constant target, heads and a shuffle."""
+        """Example models: flatten to a classifier, a constant target, heads and a shuffle."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4] y) {
             h = Conv (x, w1)
@@ -244,13 +244,13 @@ class Reshape(OpHandler):
 
 
 class Squeeze(OpHandler):
-    """Squeeze and Unsqueeze drop or add axes of size 1."""
+    """Squeeze and Unsqueeze: remove or add axes of size 1."""
 
     op_types = ("Squeeze", "Unsqueeze")
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Labels follow their axis; the only channel of a dropped axis stays."""
+        """Each axis keeps its channels; a channel whose axis is removed stays."""
         source, output = node.input(0), node.output()
         arrays, rank = labels.get(source), labels.rank(output)
         axes = node.ints("axes")
@@ -275,16 +275,16 @@ class Squeeze(OpHandler):
                 labels.follow(node, source, position, output, axis)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """What stands for the input, without the axes or with them."""
+        """For constant inputs: the small array that stands for the input, without the axes or with them."""
         named = node.op_type == "Unsqueeze" or node.ints("axes") is not None or bool(node.input(1))
         return known.evaluate(node) if named else None
 
     def torch(self, node: Node) -> TorchRule:
-        """Drop or add the axes."""
+        """In torch: drop or add the axes."""
 
         def squeeze(x: Any, axes: Any = None) -> Any:
             chosen = given_axes(node, axes)
@@ -299,11 +299,11 @@ class Squeeze(OpHandler):
         return squeeze if node.op_type == "Squeeze" else unsqueeze
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The shape from before."""
+        """Gradient: in the input's shape."""
         return moved_back(back, node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Squeeze-excitation with dense layers."""
+        """Example models: squeeze-excitation with dense layers."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,4,4] y) {
             h = Conv (x, w1)
@@ -322,7 +322,7 @@ class Squeeze(OpHandler):
 
 
 def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
-    """Split two shapes of equal size into the smallest runs of axes with equal products.
+    """Split two shapes of equal size into the smallest groups of axes with equal products.
 
     Axes of size 1 attach to the run that ends before them, or to the first.
     """
@@ -343,6 +343,6 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ran
 
 
 def _constant_off(grid: np.ndarray, axis: int) -> bool:
-    """Whether labels vary along one axis only."""
+    """Whether channel ids vary along one axis only."""
     rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
     return bool((rows == rows[:, :1]).all())

@@ -1,4 +1,4 @@
-"""Operators that trade channels for positions (DepthToSpace, SpaceToDepth) and that sample positions (GridSample)."""
+"""Operators that turn channels into positions or back (DepthToSpace, SpaceToDepth), or sample positions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +13,12 @@ from onnxprune.ops.labels import Labels
 
 
 class DepthToSpace(OpHandler):
-    """DepthToSpace (pixel shuffle): the channels that become one live or die together."""
+    """DepthToSpace (pixel shuffle): channels that become one channel are removed together."""
 
     op_types = ("DepthToSpace",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Mode DCR has blocks outside, CRD inside."""
+        """Tie the channels that become one; modes DCR and CRD order them differently."""
         ids = labels.axis(node.input(0), 1)
         if ids is None:
             return
@@ -29,11 +29,11 @@ class DepthToSpace(OpHandler):
         labels.set(node.output(), 1, np.ascontiguousarray(rows[0]))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule:
-        """Six axes, permuted."""
+        """In torch: six axes, permuted."""
         b = node.int("blocksize", 1)
 
         def run(x: Any) -> Any:
@@ -47,7 +47,7 @@ class DepthToSpace(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Both modes."""
+        """Example models: both modes."""
         for mode in ("DCR", "CRD"):
             yield example(
                 f"""g (float[N,3,6,6] x) => (float[N,4,A,B] y) {{
@@ -59,21 +59,21 @@ class DepthToSpace(OpHandler):
 
 
 class SpaceToDepth(OpHandler):
-    """SpaceToDepth: every channel appears once a position of the block."""
+    """SpaceToDepth: each channel appears once for every position of the block."""
 
     op_types = ("SpaceToDepth",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Blocks are outside."""
+        """Repeat the channels for every position of the block."""
         ids = labels.axis(node.input(0), 1)
         labels.set(node.output(), 1, None if ids is None else np.tile(ids, node.int("blocksize", 1) ** 2))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def torch(self, node: Node) -> TorchRule:
-        """Six axes, permuted."""
+        """In torch: six axes, permuted."""
         b = node.int("blocksize", 1)
 
         def run(x: Any) -> Any:
@@ -84,7 +84,7 @@ class SpaceToDepth(OpHandler):
         return run
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """Between two convolutions."""
+        """Example models: between two convolutions."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,2,2] y) {
             h = Conv (x, w1)
@@ -95,12 +95,12 @@ class SpaceToDepth(OpHandler):
 
 
 class Sample(OpHandler):
-    """GridSample and RoiAlign read positions of every channel alike."""
+    """GridSample and RoiAlign: sample the same positions of every channel."""
 
     op_types = ("GridSample", "RoiAlign", "MaxRoiPool")
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Channels pass; positions and grids must not be channels."""
+        """Channels are passed on; positions and grids must not be channels."""
         source = node.input(0)
         for axis, ids in enumerate(labels.get(source)):
             if axis != 1:
@@ -111,7 +111,7 @@ class Sample(OpHandler):
         labels.set(node.output(), 1, labels.axis(source, 1))
 
     def torch(self, node: Node) -> TorchRule | None:
-        """Sampling on a grid; regions have no rule."""
+        """In torch: sampling on a grid; regions have no rule."""
         from torch.nn import functional
 
         if node.op_type != "GridSample":
@@ -122,7 +122,7 @@ class Sample(OpHandler):
         return lambda x, grid: functional.grid_sample(x, grid, mode, padding, align)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A fixed grid."""
+        """Example models: a fixed grid."""
         yield example(
             """g (float[1,3,6,6] x) => (float[1,4,2,2] y) {
             h = Conv (x, w1)

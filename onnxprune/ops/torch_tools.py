@@ -1,4 +1,4 @@
-"""What several torch rules share. torch is imported inside the functions: only fine-tuning runs them."""
+"""Helpers shared by several torch rules. torch is imported inside the functions, since only training needs it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -10,12 +10,12 @@ from onnxprune.graph.nodes import Node
 
 
 def integers(value: Any) -> list[int]:
-    """A tensor of integers (axes, a shape, pads) as a list."""
+    """A tensor of integers (axes, a shape, pads) as a Python list."""
     return [int(v) for v in value.reshape(-1).tolist()]
 
 
 def given_axes(node: Node, value: Any) -> list[int] | None:
-    """Axes from the attribute (older operator sets) or from the input `value`; None where both are absent."""
+    """The axes from the attribute or from the input `value`, by operator version; None where both are absent."""
     axes = node.ints("axes")
     if axes is not None:
         return list(axes)
@@ -23,7 +23,7 @@ def given_axes(node: Node, value: Any) -> list[int] | None:
 
 
 def pad(x: Any, pads: Sequence[int], value: float = 0.0) -> Any:
-    """Pad the last axes with a constant; `pads` as ONNX has them, negative ones cut."""
+    """Pad the last axes with a constant. `pads` are in ONNX's order; negative ones cut."""
     import torch
 
     if not any(pads):
@@ -34,7 +34,7 @@ def pad(x: Any, pads: Sequence[int], value: float = 0.0) -> Any:
 
 
 def select(x: Any, axis: int, positions: Sequence[int] | np.ndarray) -> Any:
-    """Positions of one axis, in the order given; nothing is copied where all stay as they are."""
+    """Select positions along an axis, in the given order."""
     import torch
 
     if len(positions) == x.shape[axis] and all(p == i for i, p in enumerate(positions)):
@@ -43,18 +43,18 @@ def select(x: Any, axis: int, positions: Sequence[int] | np.ndarray) -> Any:
 
 
 def as_matrix(x: Any, axis: int) -> Any:
-    """`x` with the axes before `axis` merged into rows and the others into columns."""
+    """`x` as a matrix: axes before `axis` merged into rows, the others into columns."""
     axis = axis + x.dim() if axis < 0 else axis
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
 def along_channels(parameter: Any, x: Any) -> Any:
-    """A parameter `(C,)` shaped to broadcast over axis 1 of `x`."""
+    """A parameter `(C,)` shaped to broadcast along axis 1 of `x`."""
     return parameter.reshape(1, -1, *(1,) * (x.dim() - 2))
 
 
 def dtype(element: Any) -> Any:
-    """The torch type of an ONNX element type (its number or a numpy type), None where torch has none.
+    """The torch type for an ONNX element type or a numpy type; None where torch has none.
 
     Half precision becomes single: that is what training computes in.
     """

@@ -1,4 +1,4 @@
-"""Elementwise operators of one input: labels pass, axis by axis."""
+"""Elementwise operators of one input, such as activations: channels are passed on axis by axis."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ _RISING: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class Unary(OpHandler):
-    """Activations and other functions of one tensor; further inputs (Clip's bounds) are scalars."""
+    """Activations and other elementwise functions of one tensor; further inputs (the bounds of Clip) are scalars."""
 
     op_types = (
         *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish"),
@@ -43,27 +43,27 @@ class Unary(OpHandler):
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Outputs carry the input's labels."""
+        """Outputs have the input's channels."""
         pass_through(labels, node, node.input(0), node.output())
 
     def moves(self, node: Node) -> tuple[int, ...]:
-        """Only what leaves numbers as they are."""
+        """The input, for operators that leave numbers as they are."""
         return (0,) if node.op_type in ("Identity", "Cast") else ()
 
     def scales(self, node: Node) -> tuple[int, ...]:
-        """Only a change of sign."""
+        """Affine in the input only for a change of sign."""
         return (0,) if node.op_type == "Neg" else ()
 
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:
-        """A weight of one floating-point type, cast to another."""
+        """A cast of a weight from one floating-point type to another."""
         return node.op_type == "Cast" and stored is not None and is_float(stored) and is_float(value)
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Each element by itself."""
+        """Each output element depends only on the same input element."""
         return Flow.ELEMENTWISE
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:
-        """The function of both ends, where it never falls."""
+        """Bounds from both ends of the input, where the function is monotone."""
         source = operands[0]
         if source is None:
             return None
@@ -73,11 +73,11 @@ class Unary(OpHandler):
         return None if function is None else Range(function(source.low), function(source.high))
 
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
-        """Identity."""
+        """As an affine function: identity."""
         return Affine() if node.op_type == "Identity" else None
 
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:
-        """Relu, LeakyRelu, Abs, and Clip with constant ends."""
+        """Relu, LeakyRelu, Abs, and Clip with constant ends are piecewise linear."""
         match node.op_type:
             case "Relu":
                 return Kinks(low=0.0)
@@ -92,7 +92,7 @@ class Unary(OpHandler):
                 return None
 
     def jumps(self, node: Node) -> bool:
-        """Rounding, the sign, and casts, which may be to integers."""
+        """Not continuous: rounding, the sign, and casts, which may be to integers."""
         return node.op_type in ("Round", "Floor", "Ceil", "Sign", "Cast")
 
     def joins_kernel(self, node: Node) -> bool:
@@ -100,11 +100,11 @@ class Unary(OpHandler):
         return node.op_type in ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Gelu")
 
     def torch(self, node: Node) -> TorchRule | None:
-        """The function of the same meaning."""
+        """In torch: the function of the same meaning."""
         return _torch_function(node)
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The gradient times the slope at the point."""
+        """Gradient: times the slope of the function at each value."""
         source = node.input(0)
         if back.needs(source):
             part = _through(node, back, back.gradient(node.output()))
@@ -114,7 +114,7 @@ class Unary(OpHandler):
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A hidden layer behind each activation."""
+        """Example models: a hidden layer behind each activation."""
         for op_type in ("Relu", "Sigmoid", "HardSwish", "Erf", "Identity", "Clip"):
             yield example(
                 f"""g (float[N,6] x) => (float[N,3] y) {{
@@ -126,42 +126,42 @@ class Unary(OpHandler):
 
 
 class Dropout(OpHandler):
-    """Dropout does nothing in inference; its mask has the data's shape."""
+    """Dropout: does nothing in inference; its mask has the data's shape."""
 
     op_types = ("Dropout",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """Data and mask carry the input's labels."""
+        """Data and mask have the input's channels."""
         pass_through(labels, node, node.input(0), *node.outputs)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """The data."""
+        """Moves the values of the first input."""
         return (0,)
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """The identity in inference."""
+        """Each output element is the same input element (identity in inference)."""
         return Flow.ELEMENTWISE
 
     def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:  # noqa: ARG002
-        """Those of the data."""
+        """The bounds of the data."""
         return operands[0]
 
     def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
-        """The identity, where no mask is read."""
+        """As an affine function: the identity, where no mask is read."""
         return None if node.output(1) else Affine()
 
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """The data as they are."""
+        """For constant inputs: the data as they are."""
         return None if node.output(1) else known.value(node.input(0))
 
     def torch(self, node: Node) -> TorchRule | None:
-        """The data as they are, also in training: the exported network is trained as it will run."""
+        """Returns the data unchanged, also in training: the network is trained as it will run."""
         import torch
 
         return lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)) if node.output(1) else x
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The gradient as it is."""
+        """Gradient: passed on unchanged."""
         if back.needs(node.input(0)):
             back.add(node.input(0), back.gradient(node.output()))
         return True
@@ -173,7 +173,7 @@ class PRelu(OpHandler):
     op_types = ("PRelu",)
 
     def couple(self, node: Node, labels: Labels) -> None:
-        """The slope's axes follow the data's (aligned from the right)."""
+        """The slope has the data's channels, aligned as in broadcasting."""
         source, slope = node.input(0), node.input(1)
         arrays = labels.get(source)
         pass_through(labels, node, source, node.output())
@@ -186,11 +186,11 @@ class PRelu(OpHandler):
                 labels.set(slope, axis, arrays[len(arrays) - len(shape) + axis])
 
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Data and slope in the same place."""
+        """Each output element depends on data and slope in the same place."""
         return Flow.ELEMENTWISE
 
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:
-        """A constant slope."""
+        """PRelu with a constant slope is piecewise linear."""
         slope = constant(node.input(1))
         return None if slope is None else Kinks(low=0.0, below=slope)
 
@@ -199,15 +199,15 @@ class PRelu(OpHandler):
         return True
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
-        """The slope applies below 0."""
+        """In torch: the slope applies below 0."""
         return lambda x, slope: x.clamp(min=0) + slope * x.clamp(max=0)
 
     def trained(self, node: Node) -> tuple[str, ...]:
-        """The slope."""
+        """Fine-tuning changes: the slope."""
         return node.inputs[1:]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """The slope applies below 0."""
+        """Gradient: times the slope for values below 0."""
         source, gradient = node.input(0), back.gradient(node.output())
         if back.needs(source):
             below = back.node("Mul", [gradient, node.input(1)])
@@ -215,10 +215,10 @@ class PRelu(OpHandler):
         return True
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
-        """Nothing spells out widths: the slope is compressed like any weight."""
+        """Nothing to adjust: the slope is cut like any weight."""
 
     def examples(self) -> Iterator[onnx.ModelProto]:
-        """A slope per channel."""
+        """Example models: a slope per channel."""
         yield example(
             """g (float[N,3,6,6] x) => (float[N,4,4,4] y) {
             h = Conv (x, w1)
@@ -229,7 +229,7 @@ class PRelu(OpHandler):
 
 
 def _clipped(node: Node, source: Range, ends: Sequence[Range | None]) -> Range | None:
-    """`min(max(x, low), high)`; ends are attributes up to opset 6."""
+    """`min(max(x, low), high)`; the bounds are attributes up to opset 6, inputs after that."""
     low, high = source.low, source.high
     for position, (name, choose) in enumerate((("min", np.maximum), ("max", np.minimum))):
         given = ends[position] if position < len(ends) else None
@@ -243,7 +243,7 @@ def _clipped(node: Node, source: Range, ends: Sequence[Range | None]) -> Range |
 
 
 def _end(node: Node, position: int, constant: Callable[[str], np.ndarray | None]) -> float | None:
-    """An end of Clip, infinite where it has none; None where it is computed."""
+    """A bound of Clip: infinite where it is absent, None where it is computed."""
     name, default = (("min", -np.inf), ("max", np.inf))[position - 1]
     value = constant(node.input(position)) if node.input(position) else np.array(node.attributes.get(name, default))
     if value is None:
@@ -330,7 +330,7 @@ def _torch_function(node: Node) -> TorchRule | None:
 
 
 def _through(node: Node, back: Backward, gradient: str) -> str | None:
-    """The gradient times an operator's slope; None without a rule."""
+    """The gradient times the slope of an operator; None where there is no rule."""
     x, y = node.input(0), node.output()
     constant = back.constant
 

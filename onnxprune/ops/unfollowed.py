@@ -1,4 +1,4 @@
-"""Operators that channels are not followed through, but of which something else is known."""
+"""Operators whose channels are not followed, but of which other facts are known."""
 
 from collections.abc import Sequence
 from math import inf
@@ -11,14 +11,14 @@ from onnxprune.ops.base import Unknown
 
 
 class Unfollowed(Unknown):
-    """Values picked, placed or made: of constants they are computed."""
+    """Operators that select, place or create values. Applied to constants, they give constants."""
 
     op_types = ("CastLike", "GatherElements", "ScatterElements", "ScatterND")
     folds_up_to = inf
 
 
 class OneHot(Unknown):
-    """OneHot: the depth, not the indices, says how large the result is."""
+    """OneHot: its depth input, not the indices, says how large the result is."""
 
     op_types = ("OneHot",)
     folds_up_to = 1024
@@ -30,30 +30,30 @@ class NumberRange(Unknown):
     op_types = ("Range",)
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:  # noqa: ARG002
-        """Where the range is short."""
+        """Evaluated in the analysis where the range is short."""
         start, stop, step = (float(value) for value in inputs)
         return step != 0 and abs((stop - start) / step) <= limit
 
 
 class Deciding(Unknown):
-    """What is found, kept or counted hangs on single values; codes of a range that is measured while the model runs."""
+    """Operators whose result depends on single comparisons (detections, counts), and quantisation at run time."""
 
     op_types: ClassVar[tuple[str, ...]] = ("NonMaxSuppression", "Unique", "DynamicQuantizeLinear")
 
     def jumps(self, node: Node) -> bool:  # noqa: ARG002
-        """Always."""
+        """Counts as not continuous."""
         return True
 
 
 class NonZero(Deciding):
-    """NonZero: of constants it is computed."""
+    """NonZero: evaluated in the analysis where its input is constant."""
 
     op_types = ("NonZero",)
     folds_up_to = inf
 
 
 class Random(Unknown):
-    """Numbers drawn anew in every run."""
+    """Random numbers, drawn anew in every run."""
 
     op_types = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
     deterministic = False

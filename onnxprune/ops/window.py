@@ -1,4 +1,4 @@
-"""Geometry of sliding windows: convolution and pooling."""
+"""Geometry of the sliding windows of convolution and pooling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from onnxprune.graph.nodes import Node
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Geometry of a convolution over `n` spatial axes: `pads` has `2n` entries (begins, then ends)."""
+    """Sliding windows over `n` spatial axes. `pads` has `2n` entries: begins, then ends."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -19,7 +19,7 @@ class Window:
 def same_pads(
     sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], *, upper: bool
 ) -> tuple[int, ...]:
-    """Pads of `auto_pad = SAME_UPPER` or `SAME_LOWER`: begins, then ends."""
+    """The pads that `auto_pad` SAME_UPPER or SAME_LOWER stands for: begins, then ends."""
     total = [
         max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)
         for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
@@ -29,7 +29,7 @@ def same_pads(
 
 
 def window_pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-    """Pads of a convolution or pooling over spatial `sizes`: begins, then ends."""
+    """Pads of a convolution or pooling over the given spatial sizes: begins, then ends."""
     n = len(kernel)
     auto = str(node.attributes.get("auto_pad", "NOTSET"))
     if auto.startswith("SAME"):
@@ -47,7 +47,7 @@ def covered(
     *,
     ceil: bool,
 ) -> tuple[int, ...]:
-    """Pads with which all windows lie inside: those given, longer at the end where the last window reaches further.
+    """The given pads, extended at the end so that the last window lies inside.
 
     With `ceil`, the last window counts where it starts inside the input or the pads before it.
     """

@@ -1,4 +1,4 @@
-"""Linear and mixed-integer linear programs as data, and the solvers they are handed to."""
+"""Linear and mixed-integer linear programs as plain data, and the solvers for them."""
 
 from onnxprune.programs.linear import LinearProgram
 

@@ -1,4 +1,4 @@
-"""A linear program that grows while it is solved: SCIP's LP interface, warm-started by the dual simplex method."""
+"""A linear program to which constraints are added while it is solved, with SCIP's LP interface and warm starts."""
 
 from itertools import pairwise
 from time import perf_counter
@@ -14,7 +14,7 @@ _ROWS = 150  # most violated rows given to the solver at a time
 
 
 class GrowingProgram:
-    """Minimises over a program's continuous columns; its rows enter only once they are violated.
+    """Minimises a linear program; its constraints are given to the solver only once they are violated.
 
     Most rows of the programs here never bind, so that a solver that starts with none of them and is given the most
     violated ones handles a small fraction of the program. The result is the optimum of the whole program.
@@ -47,7 +47,7 @@ class GrowingProgram:
         return self._deadline is not None and perf_counter() >= self._deadline
 
     def add(self, rows: csr_array, lower: np.ndarray, upper: np.ndarray) -> None:
-        """Add rows that are not part of the program (cuts)."""
+        """Add constraints that are not part of the program (cuts)."""
         if rows.shape[0] == 0:
             return
         ends, columns, values = rows.indptr, rows.indices.tolist(), rows.data.tolist()
@@ -55,21 +55,21 @@ class GrowingProgram:
         self._lp.addRows(entries, lhss=self._finite(lower), rhss=self._finite(upper))
 
     def give(self, rows: np.ndarray) -> None:
-        """Give rows of the program (by number) to the solver before they are violated."""
+        """Give constraints of the program (by row number) to the solver before they are violated."""
         new = rows[~self._given[rows]]
         self._given[new] = True
         self.add(self._program.A[new], self._program.row_lower[new], self._program.row_upper[new])
 
     def bound(self, column: int, lower: float, upper: float) -> None:
-        """Give a column other bounds."""
+        """Change the bounds of a variable."""
         self._lp.chgBound(column, lower, upper)
 
     def cost(self, column: int, value: float) -> None:
-        """Give a column another cost."""
+        """Change the cost of a variable."""
         self._lp.chgObj(column, value)
 
     def step(self) -> tuple[np.ndarray, float] | None:
-        """Solve with the rows given so far, then give violated ones.
+        """Solve with the constraints given so far, then give those that the solution violates.
 
         Returns:
             The optimum over the rows given so far, and the largest violation of a row of the program there (0 if none
@@ -101,7 +101,7 @@ class GrowingProgram:
         return x, float(violation[worst].max(initial=0.0))
 
     def solve(self) -> np.ndarray | None:
-        """An optimum of the whole program; None where the time ran out."""
+        """Solve the whole program; None where the time ran out."""
         while (found := self.step()) is not None:
             if found[1] == 0:
                 return found[0]

@@ -1,4 +1,4 @@
-"""The linear relaxation of a program, solved by HiGHS (through scipy), with duals."""
+"""Solves the linear relaxation of a program with HiGHS (through scipy), including duals."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from onnxprune.programs.linear import LinearProgram
 
 @dataclass(frozen=True, slots=True)
 class Relaxed:
-    """Optimum of the relaxation: value, `(n,)` point, `(m,)` duals (change of the value per unit of a row's side)."""
+    """Optimum of a relaxation: value, `(n,)` point, and `(m,)` duals (change of the value per unit of a row's side)."""
 
     value: float
     x: np.ndarray
@@ -18,7 +18,7 @@ class Relaxed:
 
 
 def relax(program: LinearProgram, name: str, time_limit: float | None = None) -> Relaxed | None:
-    """Solve the linear relaxation. None where the time ran out.
+    """Solve the linear relaxation; None where the time ran out.
 
     Args:
         program: the program; `integer` is not looked at.

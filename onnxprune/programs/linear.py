@@ -8,7 +8,9 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True, slots=True)
 class LinearProgram:
-    """Minimise `c x` subject to `row_lower <= A x <= row_upper`, `column_lower <= x <= column_upper`.
+    """A linear program: minimise `c x` so that `row_lower <= A x <= row_upper` and variable bounds hold.
+
+    The bounds are `column_lower <= x <= column_upper`.
 
     Attributes:
         c: `(n,)` costs.
@@ -29,6 +31,6 @@ class LinearProgram:
     integer: np.ndarray
 
     def violation(self, x: np.ndarray) -> np.ndarray:
-        """`(m,)` by how much each row is violated at `x`, at least 0."""
+        """`(m,)` by how much `x` violates each constraint; 0 where it holds."""
         activity = self.A @ x
         return np.asarray(np.maximum(0.0, np.maximum(self.row_lower - activity, activity - self.row_upper)))

@@ -1,4 +1,4 @@
-"""A mixed-integer program solved by SCIP."""
+"""Solves mixed-integer programs with SCIP."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FEASIBILITY = 1e-9  # SCIP's strictest
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What SCIP found: the best point, its objective, the dual bound, branch-and-bound nodes and wall time."""
+    """SCIP's result: best point, objective, dual bound, branch-and-bound nodes and wall time."""
 
     x: np.ndarray
     objective: float

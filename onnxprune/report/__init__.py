@@ -1,1 +1,1 @@
-"""Reports: terminal, JSON and HTML."""
+"""Reports for the terminal, as JSON and as HTML."""

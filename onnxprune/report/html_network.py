@@ -1,4 +1,4 @@
-"""Sections of the HTML report along the depth of the network: widths, MACs, and one card a group."""
+"""Sections of the HTML report along the network's depth: widths, MACs, and a card for each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MOST_ROWS = 300
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """Output channels of one layer that pruning may touch, before and after; 0 where all of them stay."""
+    """Number of output channels of one prunable layer, before and after; 0 where all stay."""
 
     node: str
     op_type: str
@@ -38,7 +38,7 @@ def widths(result: PruneOutcome) -> tuple[Width, ...]:
 
 
 def width_section(result: PruneOutcome) -> Markup:
-    """Bars of kept channels per layer."""
+    """Section with a bar of kept channels for each layer."""
     rows = [row for row in widths(result) if row.before]
     if not rows:
         return section("What is left of each layer", None, card("Nothing in this model can be removed; see below why."))
@@ -67,7 +67,7 @@ def width_section(result: PruneOutcome) -> Markup:
 
 
 def macs_section(result: PruneOutcome) -> Markup | None:
-    """Where the MACs went, per layer."""
+    """Section with the MACs of each layer."""
     layers = [layer for layer in result.layers if layer.macs_before]
     if not layers:
         return None
@@ -116,7 +116,7 @@ def macs_section(result: PruneOutcome) -> Markup | None:
 
 
 def _legend(data: Sequence[svg.Column], kept: str, gone: str) -> Markup:
-    """The colours that occur."""
+    """Legend of the colours that occur."""
     touched = [("kept", kept), ("whole", gone)] if any(column.kept < column.whole for column in data) else []
     untouched = [("fixed", "layer untouched")] if any(column.kept == column.whole for column in data) else []
     return legend(*touched, *untouched)
@@ -127,7 +127,7 @@ def _table_title(layers: int) -> str:
 
 
 def groups_section(result: PruneOutcome) -> Markup | None:
-    """One card a group: its damage curve and the histogram of its scores."""
+    """Section with a card for each group: damage curve and histogram of scores."""
     groups = [group for group in result.groups if group.damage or group.scores]
     if not groups:
         return None

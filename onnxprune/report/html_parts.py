@@ -1,4 +1,4 @@
-"""Building blocks of the HTML report: tables, legends, plots with scales, badges."""
+"""Building blocks of the HTML report: tables, legends, plots and badges."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ LABELLED_COLUMNS = 60
 
 
 def section(title: str, explanation: str | None, *content: object) -> Markup:
-    """A section with its heading and one explaining sentence."""
+    """A section with a heading and one sentence of explanation."""
     text = element("p", explanation) if explanation else None
     return element("section", element("h2", title), text, *content)
 
@@ -29,14 +29,14 @@ def badge(text: str, kind: str) -> Markup:
 
 
 def mono(name: object) -> Markup:
-    """A name of the model, in the fixed-width face."""
+    """A name from the model, in a monospaced font."""
     return element("code", visible(str(name), MESSAGE))
 
 
 def table(
     head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = (), *, stacked: bool = False
 ) -> Markup:
-    """A table that scrolls sideways where it is too wide; the columns `numbers` are right-aligned.
+    """A table that scrolls sideways if it is too wide; the columns in `numbers` are right-aligned.
 
     With `stacked`, a phone shows each row as a block with the columns' titles in front of the values.
     """
@@ -53,28 +53,28 @@ def table(
 
 
 def command_line(text: str) -> Markup:
-    """A command to copy; lines break between its words, not inside."""
+    """A command to copy; lines break only between words."""
     return element("pre", Markup(" ".join(element("span", word) for word in text.split(" "))))
 
 
 def folded(summary: str, *content: object) -> Markup:
-    """Something to open; works without scripts."""
+    """A block that can be opened; works without scripts."""
     return element("details", element("summary", summary), *content)
 
 
 def legend(*entries: tuple[str, str]) -> Markup:
-    """`(class of the colour, meaning)` in one line."""
+    """A legend in one line, from pairs (CSS class of the colour, meaning)."""
     items = (element("span", element("i", class_=f"i-{colour}"), text) for colour, text in entries)
     return element("div", *items, class_="legend")
 
 
 def solid(text: str) -> str:
-    """Text that is not broken between its words, for numbers with units."""
+    """Text without line breaks, for numbers with units."""
     return text.replace(" ", "\u00a0")
 
 
 def profile(data: Sequence[svg.Column], label: str, show: Callable[[float], str]) -> Markup:
-    """Values along the depth: named rows for a few layers, columns with a scale for many.
+    """Values along the network's depth: named rows for few layers, columns for many.
 
     Args:
         data: one entry a layer, from the input to the output.
@@ -96,7 +96,7 @@ def profile(data: Sequence[svg.Column], label: str, show: Callable[[float], str]
 
 
 def _plot(chart: Markup, count: int, scale: Sequence[str]) -> Markup:
-    """Columns with a vertical scale at the left (top first) and the depth below."""
+    """A column chart with a vertical scale at the left."""
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, count) if count / s <= 12 or s == count)
     ticks = sorted({1, *range(step, count + 1, step)})
     marks = (element("span", n, style=f"left:{100 * (n - 0.5) / count:.2f}%") for n in ticks)

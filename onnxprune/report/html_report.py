@@ -1,4 +1,4 @@
-"""The HTML report of `prune`: one self-contained file without scripts, for desktop and phone, light and dark."""
+"""The HTML report of `prune`: one self-contained file without scripts, for large and small screens, light and dark."""
 
 from importlib import resources
 
@@ -32,7 +32,7 @@ POINT = 0.01
 
 
 def html_report(result: PruneOutcome, origin: Provenance) -> str:
-    """The whole page.
+    """The complete HTML page.
 
     Args:
         result: what `prune` found out.
@@ -189,7 +189,7 @@ def _decision(result: PruneOutcome) -> Markup:
 
 
 def _latency(latency: LatencyReport) -> list[tuple[str, object]]:
-    """Prediction and measurement side by side."""
+    """Section with predicted and measured latency."""
     threads = several(latency.threads, "thread") if latency.threads else "all cores"
     predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
     return [

@@ -1,4 +1,4 @@
-"""What `inspect` says of a model: costs per layer, groups, how far pruning can go, and what stays."""
+"""The content of the `inspect` report: costs per layer, groups, the smallest possible model, and what must stay."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One contracting operator: input and output channels, costs, and the shares of its channels that may go."""
+    """One layer: its channels, costs, and which share of its channels is prunable."""
 
     node: str
     op_type: str
@@ -30,7 +30,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group; `macs` are those of the layers that make or consume it."""
+    """One group; `macs` are those of the layers that produce or use it."""
 
     name: str
     units: int
@@ -41,7 +41,7 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class OutputRow:
-    """What a part of an output is taken for; `beside` names the outputs whose scores it is weighed by."""
+    """What one part of an output is recognised as; `beside` names outputs with scores that weigh it."""
 
     output: str
     kind: str
@@ -53,7 +53,7 @@ class OutputRow:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A model's prunability.
+    """What can be pruned in a model.
 
     Attributes:
         model: its name.
@@ -81,7 +81,7 @@ class Inspection:
 
 
 def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> Inspection:
-    """Gather what `inspect` shows.
+    """Collect what `inspect` shows.
 
     Args:
         analysis: of the model.

@@ -1,4 +1,4 @@
-"""The machine reports, JSON schema 1 (`docs/report-schema.json`). Keys are added freely and never renamed."""
+"""The JSON reports, schema 1 (`docs/report-schema.json`). Keys may be added, but are never renamed."""
 
 import dataclasses
 import json
@@ -24,12 +24,12 @@ SCHEMA = 1
 
 
 def to_text(report: Mapping[str, Any]) -> str:
-    """A report as JSON text. Numbers that JSON has no word for (NaN, infinities) become null."""
+    """A report as JSON text; NaN and infinity become null."""
     return json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """Python data that `json` writes as they are: no dataclasses, numpy numbers, paths or NaN."""
+    """Convert a value to plain Python data that `json` can write."""
     if isinstance(value, Target | Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
 
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
-    """What all reports begin with."""
+    """The fields that all reports begin with."""
     found: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
     if origin is not None:
         found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
@@ -82,7 +82,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
 
 
 def metrics_entry(metrics: Mapping[str, MetricChange]) -> dict[str, Any]:
-    """Metrics by name; whether an accuracy floor is about one, and more about it, only where there is such."""
+    """Metrics by name, with details where there are any."""
     return {
         name: plain({"before": change.before, "after": change.after})
         | ({"rules": True} if change.rules else {})
@@ -92,12 +92,12 @@ def metrics_entry(metrics: Mapping[str, MetricChange]) -> dict[str, Any]:
 
 
 def latency_entry(latency: LatencyReport) -> dict[str, Any]:
-    """A latency budget's prediction and measurement."""
+    """Predicted and measured latency."""
     return {**plain(latency), "ratio": latency.ratio}
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by their names; `lambda_` is a Python spelling."""
+    """The options by name (`lambda_` becomes `lambda`)."""
     return {
         name.strip("_"): _settings(value) if isinstance(value, Mapping) else plain(value)
         for name, value in settings.items()

@@ -1,4 +1,4 @@
-"""HTML from Python calls. Text is escaped by construction: only a `Markup` enters a page as it is."""
+"""Builds HTML from Python calls. Text is always escaped; only `Markup` values are inserted as they are."""
 
 import html
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ _VOID = {"meta", "link", "br", "hr", "rect", "path", "line", "polyline", "polygo
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string that is already HTML."""
 
     __slots__ = ()
 
 
 def element(name: str, /, *children: object, **attributes: Any) -> Markup:
-    """One element.
+    """An HTML element.
 
     Args:
         name: its tag.
@@ -30,7 +30,7 @@ def element(name: str, /, *children: object, **attributes: Any) -> Markup:
 
 
 def join(children: Iterable[object]) -> Markup:
-    """Elements and text, one after the other."""
+    """Elements and texts joined together."""
     return Markup("".join(_text(child) for child in children if child is not None))
 
 

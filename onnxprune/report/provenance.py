@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: files with their hashes, the command line, versions and the machine."""
+"""Where a report comes from: files with hashes, command line, versions and machine."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from onnxprune.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """A file as it was: path, size and SHA-256 (None for folders and other sources)."""
+    """A file's path, size and SHA-256 hash (None for folders and other sources)."""
 
     path: str
     size_bytes: int | None = None
@@ -22,7 +22,7 @@ class FileMark:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How to get the same report again.
+    """Everything needed to reproduce a report.
 
     Attributes:
         command: the command line; empty where the library was called.
@@ -52,7 +52,7 @@ def provenance(arguments: Sequence[str], **files: Path | str | None) -> Provenan
 
 
 def mark(path: Path | str) -> FileMark:
-    """Size and hash of a file; only the name of anything else."""
+    """Size and hash of a file; for other sources only the name."""
     if not Path(path).is_file():
         return FileMark(str(path))
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG. They stretch to the width of the page, so no text is inside; the page puts it around."""
+"""Small charts as inline SVG. They contain no text, since they stretch with the page; labels are put around them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TOLD = 300
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A layer in a chart: its name, a whole, the part that is kept, and the text shown under the pointer."""
+    """One layer in a chart: name, total, kept part, and the tooltip."""
 
     name: str
     whole: float
@@ -26,12 +26,12 @@ class Column:
 
     @property
     def class_(self) -> str:
-        """Class of the kept part; layers that lost nothing look calmer."""
+        """CSS class of the kept part; layers that lost nothing are drawn in a calmer colour."""
         return "kept" if self.kept < self.whole else "fixed"
 
 
 def picture(width: float, height: float, label: str, *shapes: object, class_: str = "chart") -> Markup:
-    """An SVG that fills its box, described by `label` to those who do not see it."""
+    """An SVG that fills its box; `label` describes it to screen readers."""
     return element(
         "svg",
         *shapes,
@@ -44,14 +44,14 @@ def picture(width: float, height: float, label: str, *shapes: object, class_: st
 
 
 def columns(data: Sequence[Column], label: str) -> Markup:
-    """Columns along the depth: the whole in a light shade, the kept part over it."""
+    """Column chart along the network's depth: totals in a light shade, kept parts over them."""
     top = max((column.whole for column in data), default=0.0) or 1.0
     draw = _told_column if len(data) <= TOLD else _column
     return picture(10 * len(data), HEIGHT, label, *(draw(n, column, top) for n, column in enumerate(data)))
 
 
 def _told_column(position: int, column: Column, top: float) -> Markup:
-    """A column that says what it is under the pointer."""
+    """A column with a tooltip."""
     ground = element("rect", x=10 * position, y=0, width=10, height=number(HEIGHT), class_="hover")
     return element("g", element("title", column.title), ground, _column(position, column, top))
 
@@ -67,7 +67,7 @@ def _column(position: int, column: Column, top: float) -> Markup:
 
 
 def row(column: Column, top: float) -> Markup:
-    """One layer as a horizontal bar; `top` is the largest whole of all."""
+    """One layer as a horizontal bar, scaled to the largest total `top`."""
     whole, kept = (100 * value / top for value in (column.whole, column.kept))
     return picture(
         100,
@@ -81,7 +81,7 @@ def row(column: Column, top: float) -> Markup:
 
 
 def share_bar(share: float, label: str) -> Markup:
-    """How much is left, as one horizontal bar."""
+    """A share as a horizontal bar."""
     filled = 100 * max(0.0, min(1.0, share))
     return picture(
         100,
@@ -127,7 +127,7 @@ def curve(points: Sequence[tuple[float, float]], chosen: float, top: float, labe
 
 
 def histogram(scores: Sequence[float], removed: Sequence[float], label: str) -> Markup:
-    """Scores in [0, 1]: kept units and, on top of them, removed ones."""
+    """Histogram of scores in [0, 1]: kept units, with removed ones on top."""
     kept, gone = _bins(scores), _bins(removed)
     top = max((a + b for a, b in zip(kept, gone, strict=True)), default=0) or 1
     bars = []
@@ -145,7 +145,7 @@ def _bin(position: int, y: float, height: float, class_: str) -> Markup:
 
 
 def stacked(parts: Sequence[tuple[str, float]], label: str) -> Markup:
-    """Shares of a whole, side by side; the colours cycle through `PARTS` classes, `part0` and so on."""
+    """Shares of a whole, side by side; colours repeat over the CSS classes `part0`, `part1`, ..."""
     total = sum(value for _, value in parts) or 1.0
     shapes, x = [], 0.0
     for n, (name, value) in enumerate(parts):
@@ -157,7 +157,7 @@ def stacked(parts: Sequence[tuple[str, float]], label: str) -> Markup:
 
 
 def log_share(value: float, top: float) -> float:
-    """Position of a value on the logarithmic scale: 1 at `top`, 0 at `DECADES` decades below it or at 0.
+    """Position on a logarithmic scale: 1 at `top`, 0 at `DECADES` decades below it or at value 0.
 
     What is not finite is as bad as can be: 1.
     """
@@ -169,7 +169,7 @@ def log_share(value: float, top: float) -> float:
 
 
 def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
-    """Piecewise linear interpolation through ascending points, constant beyond the ends."""
+    """Linear interpolation through ascending points, constant beyond the ends."""
     previous = points[0]
     for point in points:
         if point[0] >= at:
@@ -192,5 +192,5 @@ def _spread(size: int, wanted: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A coordinate, as short as it can be."""
+    """A coordinate as short text."""
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""What `sweep` found, for people and for programs: the table, the JSON report and the page with its charts."""
+"""Reports of a sweep: terminal table, JSON, and an HTML page with charts."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -23,7 +23,7 @@ _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
 
 def sweep_summary(found: SweepResult[PruneOutcome]) -> RenderableType:
-    """One line a point; the points on the front of the budget's own cost stand out."""
+    """Terminal table with a line for each point; the Pareto-optimal ones stand out."""
     made = table(*_COLUMNS, _quality_title(found), "change")
     front = set(found.front(found.points[0].target.kind))
     for n, point in enumerate(found.points):
@@ -37,7 +37,7 @@ def sweep_summary(found: SweepResult[PruneOutcome]) -> RenderableType:
 def sweep_report(
     found: SweepResult[PruneOutcome], files: Sequence[str | None], origin: Provenance | None = None
 ) -> dict[str, Any]:
-    """The report of `sweep`.
+    """The JSON report of `sweep`.
 
     Args:
         found: the sweep.
@@ -75,7 +75,7 @@ def sweep_report(
 
 
 def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
-    """A self-contained page: a chart for each cost, and the table."""
+    """A self-contained HTML page with a chart for each cost, and the table."""
     title = found.source.replace("\\", "/").rpartition("/")[2]
     style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
     top = element(
@@ -102,14 +102,14 @@ def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
 
 
 def _repeats(found: SweepResult[PruneOutcome], cost: str) -> bool:
-    """Whether bytes say nothing that parameters do not: all weights have one type."""
+    """Whether the bytes are redundant, since all weights have one type."""
     return cost == "bytes" and all(
         abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in found.points
     )
 
 
 def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
-    """Quality against one cost; the front is a line, and the original is its right end."""
+    """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
     front = found.front(cost)
     original = (1.0, found.quality or 0.0)
     shown = [(point.cost[cost], point.quality or 0.0) for point in found.points]
@@ -166,7 +166,7 @@ def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
 
 
 def _notes(found: SweepResult[PruneOutcome]) -> list[str]:
-    """Every note once; where it is not about all points, with the budgets of those that it is about."""
+    """Every note once; notes about some of the points name their budgets."""
     about: dict[str, list[str]] = {}
     for point in found.points:
         for note in point.result.notes:

@@ -1,4 +1,4 @@
-"""Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
+"""Summaries for the terminal (rich). Names from the model are never read as markup."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ GOOD, BAD, DIM = "green", "red", "dim"
 
 
 def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = None) -> RenderableType:
-    """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
+    """Summary of `prune`: costs, metrics, channels, what stays, program, timings, output."""
     parts: list[RenderableType] = [
         _change_table(result.before, result.after, result.metrics, result.time),
         _groups_table(result.groups),
@@ -66,7 +66,7 @@ def validate_summary(found: "Comparison") -> RenderableType:
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:
-    """Layers, groups, what stays, and the totals last, where the eye is."""
+    """Summary of `inspect`: layers, groups, what stays, and totals at the end."""
     return Group(
         Text("Layers", style="bold"),
         _inspect_layers(found),
@@ -84,7 +84,7 @@ def _notes(notes: Iterable[str]) -> list[Text]:
 
 
 def _warnings(warnings: Iterable[str]) -> list[Text]:
-    """Last of all, where the eye is."""
+    """The warnings, shown at the very end."""
     return [shown(f"WARNING: {warning}", style="bold red") for warning in warnings]
 
 
@@ -94,7 +94,7 @@ def shown(text: str, style: str = "") -> Text:
 
 
 def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
-    """A table without frame; all columns but those in `left` are right-aligned."""
+    """A table without a frame; all columns except those in `left` are right-aligned."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=DIM)
     for number, title in enumerate(columns):
         if number in set(left):
@@ -130,7 +130,7 @@ def _change_table(
 
 
 def bar(share: float, width: int = BAR) -> Text:
-    """A share in [0, 1] as a bar of `width` columns."""
+    """A share in [0, 1] as a text bar of `width` characters."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     full, part = divmod(eighths, 8)
     drawn = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
@@ -253,7 +253,7 @@ def _inspect_totals(found: "Inspection") -> RenderableType:
 
 
 def score_summary(scores: "Scores", importance: str) -> RenderableType:
-    """One line a group: how its scores are spread."""
+    """A line for each group: the distribution of its scores."""
     made = table("group", "units", "lowest", "median", "highest", "")
     for group in scores.groups:
         ordered = sorted(float(score) for score in group.scores)
@@ -267,7 +267,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
-    """One line a model: time, time relative to the first, memory, file size."""
+    """A line for each model: time, time relative to the first, memory, file size."""
     made = table("model", "median", "p10", "p90", "relative", "memory", "file")
     for entry in measured:
         memory = "–" if entry.peak_bytes is None else size(entry.peak_bytes)
@@ -292,7 +292,7 @@ def epoch_line(epoch: "Epoch") -> Text:
 
 
 def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
-    """What training brought."""
+    """What training achieved."""
     first, best = trained.history[0], trained.history[trained.best]
     gain = Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),

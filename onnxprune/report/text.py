@@ -1,4 +1,4 @@
-"""Numbers and metrics as people read them; shared by the terminal and the HTML report."""
+"""Formats numbers and metrics for people."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -38,12 +38,12 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in [0, 1] as per cent."""
+    """A share in [0, 1] as percent."""
     return f"{100 * share:.{digits}f} %"
 
 
 def ratio(after: float, before: float) -> str:
-    """What is left, in per cent of the original; a dash where there was nothing."""
+    """`after` as percent of `before`; a dash where that was 0."""
     return percent(after / before) if before else "–"
 
 
@@ -70,14 +70,14 @@ def threads_of(time: TimeReport) -> str:
 
 
 def metric_name(name: str) -> str:
-    """A metric's name in words."""
+    """The readable name of a metric."""
     base, bracket, output = name.partition("[")
     words = _NAMES.get(base, base.replace("_", " "))
     return f"{words}, {output.rstrip(']')}" if bracket else words
 
 
 def is_share(name: str) -> bool:
-    """True for metrics in [0, 1] that people read in per cent and that are better when higher."""
+    """Whether a metric is a share in [0, 1] where more is better."""
     return name.partition("[")[0] in SHARE_METRICS
 
 
@@ -89,7 +89,7 @@ def metric_value(name: str, value: float) -> str:
 
 
 def metric_change(name: str, change: MetricChange) -> str:
-    """The difference, in points for shares."""
+    """The difference of a metric, in percentage points for shares."""
     difference = change.after - change.before
     if not math.isfinite(difference):
         return "–"
@@ -100,7 +100,7 @@ def metric_change(name: str, change: MetricChange) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Channels that stay for one reason: the nodes at fault and the tensors it holds."""
+    """One reason why channels stay, with the nodes responsible and the tensors concerned."""
 
     reason: str
     nodes: tuple[str, ...]
@@ -108,7 +108,7 @@ class Obstacle:
 
 
 def obstacles(not_pruned: Iterable[NotPruned]) -> tuple[Obstacle, ...]:
-    """What is not pruned, by reason; the reason that holds most tensors comes first."""
+    """What is not pruned, by reason; the reason that concerns most tensors comes first."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for item in not_pruned:
         nodes, tensors = found.setdefault(item.reason, ({}, {}))

@@ -1,1 +1,1 @@
-"""onnxruntime: sessions, inputs to run models on, and how long models take."""
+"""onnxruntime: sessions, random inputs, and timing of models."""

@@ -1,4 +1,4 @@
-"""What onnxruntime finds out about parts of a model, in a process of its own with bounded memory and time.
+"""Runs parts of a model in onnxruntime in a separate process with limited memory and time.
 
 Here a model is run to be understood, not to be used: a file that makes onnxruntime fail, or ask for everything there
 is, must not end the program that looks at it.
@@ -31,7 +31,7 @@ _SCRIPT = Path(__file__).with_name("run_apart.py")
 
 
 class Apart:
-    """`graph.operators.Runtime` for one model.
+    """Runs parts of one model in a separate process; implements `graph.operators.Runtime`.
 
     Args:
         model: the model.
@@ -43,7 +43,7 @@ class Apart:
         self._model, self._graph, self._feed = model, graph, feed or {}
 
     def shapes(self, inputs: Mapping[str, Shape], wanted: Sequence[str]) -> Mapping[str, Seen]:
-        """Shapes of tensors in a run on inputs of these shapes; none where it fails."""
+        """Shapes of tensors in a run on inputs of these shapes; empty where the run fails."""
         feed = self._inputs(inputs)
         if feed is None:
             return {}
@@ -60,7 +60,7 @@ class Apart:
     def values(
         self, nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: Sequence[str], limit: int
     ) -> Mapping[str, np.ndarray]:
-        """Results of nodes that read nothing but `known` constants and each other; none where that fails."""
+        """Results of nodes that depend only on `known` constants; empty where the run fails."""
         usable: list[Node] = []
         unusable: set[str] = set()
         for node in nodes:  # one operator that onnxruntime does not have would fail them all
@@ -93,7 +93,7 @@ class Apart:
     def _run(
         self, nodes: Sequence[Node], feed: Mapping[str, np.ndarray], wanted: Sequence[str], *, values: bool, most: int
     ) -> tuple[list[Any], list[np.ndarray]] | None:
-        """Shapes and, where asked for, values of tensors; None where onnxruntime does not give them."""
+        """Shapes and, if asked for, values of tensors; None where onnxruntime fails."""
         if not wanted:
             return None
         try:
@@ -124,6 +124,6 @@ class Apart:
 
 
 def _element(kind: str) -> int:
-    """The ONNX element type of onnxruntime's `tensor(...)`."""
+    """The ONNX element type for onnxruntime's type name `tensor(...)`."""
     name = kind.removeprefix("tensor(").removesuffix(")").upper()
     return int(dict(onnx.TensorProto.DataType.items()).get(name, 0))

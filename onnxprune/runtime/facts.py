@@ -1,4 +1,4 @@
-"""What is known of tensors, onnxruntime asked where inference and folding do not tell."""
+"""Shapes and constant values of a model's tensors, with onnxruntime asked where inference finds nothing."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ def gather_facts(
     input_shapes: Mapping[str, Shape] | None = None,
     feed: Mapping[str, np.ndarray] | None = None,
 ) -> Facts:
-    """Infer shapes with pinned inputs and fold what is constant.
+    """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""Inputs to run a model on where there are no data: random ones, of known or guessed sizes."""
+"""Random inputs to run a model on, where there is no data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -22,14 +22,14 @@ Feed = Mapping[str, np.ndarray]
 
 
 def input_shapes(model: Model, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
-    """Concrete shapes of the inputs: the batch is 1, other free dimensions are as the graph's analysis pins them."""
+    """Concrete input shapes: batch size 1, other free dimensions as the analysis chooses them."""
     if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
         return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
     return gather_facts(model, read_graph(model)).shapes
 
 
 def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers; 0 to 255 for uint8, 0 to 9 for other integers (valid as most indices), random booleans.
+    """Random values: standard normal; 0 to 255 for uint8, 0 to 9 for other integers (often valid as indices).
 
     Raises:
         InputError: strings, for which there is no random value.
@@ -44,7 +44,7 @@ def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...
 
 
 def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
-    """Random inputs, one feed for each guess of the symbolic sizes; none where an input holds text or has no rank."""
+    """Random inputs, one set for each guess of symbolic sizes; none where an input has text or unknown rank."""
     graph = read_graph(model)
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
     tried: list[dict[str, tuple[int, ...] | None]] = []
@@ -67,7 +67,7 @@ def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, shape: tuple[i
 
 
 def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
-    """Random inputs of `batch` rows, or of the model's fixed batch.
+    """Random inputs with `batch` rows, or with the model's fixed batch size.
 
     Raises:
         InputError: an input has no known shape.
@@ -86,7 +86,7 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
 
 
 def _with_batch(shape: tuple[int, ...], spec: InputSpec, specs: Sequence[InputSpec], batch: int) -> tuple[int, ...]:
-    """The shape with its batch axis (or the axis of that name) at this size."""
+    """The shape with its batch axis set to this size."""
     symbols = {s.dims[0] for s in specs if s.batched and s.dims and isinstance(s.dims[0], str)}
     return tuple(
         batch if (axis == 0 and spec.batched) or (spec.dims is not None and spec.dims[axis] in symbols) else size

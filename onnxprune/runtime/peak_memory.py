@@ -1,4 +1,4 @@
-"""Run one model in this process and print the process's peak memory in bytes. Run as a script, by `latency`.
+"""Script that runs one model and prints the process's peak memory in bytes; used by `runtime.timing`.
 
 It imports nothing of the package, so that what is measured is onnxruntime and the model.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(model: str, feeds: str, threads: str) -> None:
-    """Run the model in file `model` three times on the arrays in the `.npz` file `feeds`, named by their positions."""
+    """Run the model file `model` three times on the arrays of the `.npz` file `feeds`, which are named by position."""
     import numpy as np
     import onnxruntime as ort
 
@@ -24,7 +24,7 @@ def main(model: str, feeds: str, threads: str) -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident size of this process so far, in bytes; 0 where the system does not tell."""
+    """Peak resident memory of this process so far, in bytes; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     if status.exists():
         # Linux counts the parent's size before exec in ru_maxrss; this line is of this program alone.

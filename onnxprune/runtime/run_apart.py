@@ -1,4 +1,4 @@
-"""Run a model once in this process and write what came out. Run as a script, by `runtime.apart`.
+"""Script that runs a model once and writes its results; used by `runtime.apart`.
 
 It imports nothing of the package. Memory and time are bounded: what a file from anywhere asks for ends this process at
 most.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main(folder: str, memory: str, seconds: str) -> None:
-    """Run `model.onnx` in a folder on the arrays of `feeds.npz`, as `request.json` says, and write the results there.
+    """Run `model.onnx` in a folder on `feeds.npz`, as `request.json` says, and write the results to the folder.
 
     The request holds `values` (whether results are wanted, or only their shapes) and `most` (elements of all results).
     Shapes go to `shapes.json`: per tensor its sizes, None where only the data tell, the sizes in this run, and its

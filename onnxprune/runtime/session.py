@@ -1,4 +1,4 @@
-"""onnxruntime sessions of models in memory, quiet, on the CPU."""
+"""Opens onnxruntime sessions, without log output, on the CPU."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def open_session(
     entries: Mapping[str, str] | None = None,
     profile: Path | None = None,
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the model with further tensors as outputs.
+    """Open an `onnxruntime.InferenceSession` on a model, with further tensors as outputs.
 
     Args:
         model: the model; not changed.
@@ -65,7 +65,7 @@ def load_session(
     profile: Path | None = None,
     what: str = "the model",
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on a file, or on a protobuf's bytes; see `open_session`.
+    """Open an `onnxruntime.InferenceSession` on a file or on a protobuf's bytes; see `open_session`.
 
     Args:
         source: the file or the bytes.
@@ -98,7 +98,7 @@ def load_session(
 
 
 def run_session(session: Any, feed: Mapping[str, np.ndarray], name: str, what: str = "the model") -> dict[str, Any]:
-    """All outputs of one run that are tensors, by name.
+    """Run a session once; returns all tensor outputs by name.
 
     Args:
         session: an open session.
@@ -125,7 +125,7 @@ def _with_outputs(model: Model, names: Sequence[str]) -> Model:
 
 @contextmanager
 def runtime_errors(what: str) -> Iterator[None]:
-    """Turn onnxruntime's errors into a ModelError that begins with `what`."""
+    """Context that turns onnxruntime's errors into a `ModelError` that begins with `what`."""
     try:
         yield
     except _raised() as error:
@@ -134,7 +134,7 @@ def runtime_errors(what: str) -> Iterator[None]:
 
 @cache
 def _raised() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises: exceptions of its own without a common base, and two of Python's."""
+    """The exception types that onnxruntime raises: its own, which share no base class, and two of Python's."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]

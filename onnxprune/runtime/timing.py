@@ -1,4 +1,4 @@
-"""How long models take in onnxruntime, measured side by side, and how much memory they need."""
+"""Measures latency, peak memory and file size of models in onnxruntime, run in turn."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ _ENTRIES = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """One model's speed and size.
+    """Speed and size of one model.
 
     Attributes:
         model: its name.
@@ -74,7 +74,7 @@ def time_models(
     feeds: Sequence[Feed] | None = None,
     seed: int = 0,
 ) -> tuple[Latency, ...]:
-    """Measure models in interleaved rounds, so that a change of the machine's speed meets all of them alike.
+    """Measure models in interleaved rounds, so that changes of the machine's speed affect all alike.
 
     Args:
         models: the first is what the others are compared with.
@@ -169,7 +169,7 @@ def time_pair(
 def _interleaved(
     sessions: Sequence[Any], feeds: Sequence[Feed], runs: Sequence[int], warmup: int, rounds: int, seconds: float
 ) -> np.ndarray:
-    """`(rounds, models)` seconds a run. Every other round goes through the models backwards."""
+    """`(rounds, models)` seconds per run; every other round runs the models in reverse order."""
     samples: list[list[float]] = []
     order = list(range(len(sessions)))
     deadline = np.inf

@@ -1,1 +1,1 @@
-"""An ONNX graph as a torch module, and what training it minimises."""
+"""Runs ONNX graphs in torch, and defines the loss that training minimises."""

@@ -1,4 +1,4 @@
-"""An ONNX graph that runs in torch: one rule an operator, weights that can be trained.
+"""Runs an ONNX graph in torch, with weights that can be trained.
 
 Half-precision weights are computed with in single precision and written back in their own type. Subgraphs (If, Loop),
 strings and sequences are not followed.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """A model's graph as a torch function of its inputs.
+    """An ONNX model as a torch function of its inputs.
 
     Attributes:
         graph: the graph.
@@ -41,7 +41,7 @@ class Network:
     """
 
     def __init__(self, model: Model, outputs: Sequence[str] = (), device: str = "cpu") -> None:
-        """Bind every node that the outputs need to its rule.
+        """Translate every node that the outputs depend on.
 
         Args:
             model: the model.
@@ -100,7 +100,7 @@ class Network:
         return {name: import_torch().cat([part[name] for part in parts])[:rows] for name in self.outputs}
 
     def free_batch(self, feed: Mapping[str, "torch.Tensor"]) -> None:
-        """Run all rows at once from now on if the graph computes the same with them as with its fixed batch."""
+        """Use any batch size from now on, if results are the same as at the model's fixed batch size."""
         torch = import_torch()
         if self.step is None:
             return
@@ -129,7 +129,7 @@ class Network:
         return {name: values[name] for name in self.outputs}
 
     def inputs(self, feed: Mapping[str, np.ndarray]) -> dict[str, "torch.Tensor"]:
-        """Arrays as tensors on the network's device; half precision becomes single."""
+        """Arrays as tensors on the network's device; float16 becomes float32."""
         tensors = {name: _tensor(array) for name, array in feed.items()}
         return {name: t.to(self.device) if t.is_floating_point() else t for name, t in tensors.items()}
 
@@ -139,7 +139,7 @@ class Network:
         return {name: t.detach().clone() for name, t in both.items() if t.is_floating_point()}
 
     def load_state(self, state: Mapping[str, "torch.Tensor"]) -> None:
-        """Take over the values of `state`."""
+        """Set all parameters and buffers to those of `state`."""
         torch = import_torch()
         both = {**self.parameters, **self.buffers}
         with torch.no_grad():
@@ -147,7 +147,7 @@ class Network:
                 both[name].copy_(value)
 
     def written_back(self, model: Model) -> Model:
-        """`model` with the network's values of the constants that training changed; all else as it was."""
+        """The model with trained weights put back; everything else as it was."""
         changed = {}
         arrays = {name: tensor.cpu().numpy() for name, tensor in self.state().items()}
         for name, array in arrays.items():
@@ -165,7 +165,7 @@ def bound_network(
     device: str = "cpu",
     tolerance: float = 1e-3,
 ) -> Network:
-    """A network that was seen to compute what onnxruntime computes.
+    """Translate a model to torch, and check that it computes the same as in onnxruntime.
 
     Args:
         model: the model.
@@ -201,7 +201,7 @@ def bound_network(
 
 
 def import_torch() -> Any:
-    """The torch module.
+    """Import torch, with a clear error where it is missing.
 
     Raises:
         InputError: it is not installed.
@@ -225,7 +225,7 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
 
 
 def _trained(graph: Graph, nodes: Sequence[Node], model: Model, folded: Mapping[str, np.ndarray]) -> set[str]:
-    """Floating-point constants that the handlers name as weights, through operators that only move values."""
+    """The floating-point constants to train: those that handlers name as weights."""
     found, constants = set(), {*model.constants, *folded}
     for node in nodes:
         handler = handler_of(node.op_type)
@@ -247,7 +247,7 @@ def _stored(name: str, graph: Graph, constants: Collection[str]) -> str:
 
 
 def _folded(nodes: Sequence[Node], trained: set[str], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors that nodes compute from constants, except from trained ones."""
+    """Constant tensors that nodes compute, except from trained weights."""
     moving = set(trained)
     for node in nodes:
         if moving.intersection(node.inputs):
@@ -266,7 +266,7 @@ def _rules(model: Model, node: Node) -> tuple[TorchRule, TorchRule]:
 
 
 def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """Per node, the computed tensors that no later node reads."""
+    """For each node, the tensors that no later node reads."""
     last = last_uses((node.reads for node in nodes), outputs)
     found: list[list[str]] = [[] for _ in nodes]
     for position, name in ((position, name) for position, node in enumerate(nodes) for name in node.outputs if name):

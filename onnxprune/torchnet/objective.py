@@ -1,4 +1,7 @@
-"""What training minimises: the divergence of `onnxprune.outputs.divergence`, in torch, and the cross-entropy."""
+"""The loss that training minimises: cross-entropy with labels, or divergence from a teacher's outputs, in torch.
+
+The divergence is that of `onnxprune.outputs.divergence`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss over rows, and the share of rows whose predicted class is the wanted one.
+    """A loss over rows, and how many rows are classified as wanted.
 
     With a teacher, every part of its outputs is compared as its meaning says, in the part's unit, and the parts are
     weighed. Class scores give `T^2 KL(p_T || q_T)` in nats, where `p_T` and `q_T` are the softmax of the teacher's and
@@ -37,7 +40,7 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """How `FinetuneResult.loss` calls it."""
+        """The loss's name in `FinetuneResult.loss`."""
         if self.teacher is None:
             return "cross-entropy"
         kind = "distillation" if any(part.classifies for part in self.meaning.parts) else "regression"
@@ -45,7 +48,7 @@ class Objective:
 
     @property
     def classifies(self) -> bool:
-        """Whether whole rows are put into classes."""
+        """Whether each row as a whole belongs to one class."""
         return self.meaning.classifier is not None
 
     def loss(self, outputs: Mapping[str, Any], wanted: Mapping[str, Any] | None, labels: "torch.Tensor | None") -> Any:
@@ -68,7 +71,7 @@ class Objective:
     def hits(
         self, outputs: Mapping[str, Any], wanted: Mapping[str, Any] | None, labels: "torch.Tensor | None"
     ) -> float:
-        """Number of rows whose arg-max is the label's (the teacher's without labels); NaN without class scores."""
+        """Number of rows whose predicted class is the label (or the teacher's class); NaN without class scores."""
         part = self.meaning.classifier
         if part is None or (labels is None and wanted is None):
             return float("nan")
@@ -103,7 +106,7 @@ class Objective:
         return total
 
     def _weights(self, number: int, wanted: Mapping[str, Any]) -> Any:
-        """How much positions of quantities count, as in `Reference`."""
+        """Weight of each position of quantities, as in `outputs.divergence.Reference`."""
         assert self.teacher is not None
         mean = self.teacher.confidences[number]
         if not mean:
@@ -120,7 +123,7 @@ class Objective:
         return (torch.stack(sure).amin(0) / mean + FLOOR) / (1 + FLOOR)
 
     def _values(self, part: Part, outputs: Mapping[str, Any], *, classes: bool = False) -> Any:
-        """`Part.values` of a tensor; with `classes`, one column `p` becomes the two `1 - p, p`."""
+        """`Part.values` in torch; with `classes`, one probability `p` becomes two classes `1 - p, p`."""
         torch = import_torch()
         axis = self.meaning.row_axes[part.output]
         array = outputs[part.output]
@@ -145,7 +148,7 @@ class Objective:
 def choose_objective(
     name: str, meaning: Meaning, labels: Any, classes: int | None, teacher: Reference | None, config: FinetuneConfig
 ) -> Objective:
-    """The objective that a teacher, labels and the options ask for.
+    """Choose the loss from the teacher, labels and options.
 
     Args:
         name: the model's, for messages.

@@ -1,4 +1,4 @@
-"""Random changes to training rows: mirrored and shifted images, mixed pairs."""
+"""Data augmentation: mirrored and shifted images, and mixed pairs of rows (mixup)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +16,7 @@ _MIXUP = 1.0
 
 
 def image_layout(shape: tuple[int, ...]) -> str | None:
-    """The layout of a batch of images with 1, 3 or 4 channels ("nchw" or "nhwc"), None for anything else."""
+    """The layout ("nchw" or "nhwc") of a batch of images with 1, 3 or 4 channels; None for other data."""
     if len(shape) != 4:
         return None
     if shape[1] in _IMAGE_CHANNELS:
@@ -25,7 +25,7 @@ def image_layout(shape: tuple[int, ...]) -> str | None:
 
 
 def settled(config: FinetuneConfig, probe: Dataset, teacher: bool) -> FinetuneConfig:
-    """The options with `mixup` decided: where there is a teacher and rows can be mixed, unless it is given.
+    """The options with the default for `mixup` filled in: on with a teacher, if rows can be mixed.
 
     Args:
         config: options.
@@ -47,7 +47,7 @@ def settled(config: FinetuneConfig, probe: Dataset, teacher: bool) -> FinetuneCo
 
 
 def augment(feed: Mapping[str, Any], config: FinetuneConfig, rng: np.random.Generator) -> dict[str, Any]:
-    """A changed copy of a batch of tensors.
+    """A randomly changed copy of a batch.
 
     Images are mirrored with probability 1/2 and shifted by up to `shift` pixels on both axes, each row by its own
     amount, with their border pixels repeated. Then every row is mixed with another, `w x_i + (1 - w) x_j` with one `w`
@@ -65,7 +65,7 @@ def augment(feed: Mapping[str, Any], config: FinetuneConfig, rng: np.random.Gene
 
 
 def _moved(x: Any, layout: str, config: FinetuneConfig, rng: np.random.Generator) -> Any:
-    """Mirrored and shifted images: every pixel is read from where it comes from."""
+    """Mirror and shift images."""
     if not (config.flip or config.shift):
         return x
     import torch

@@ -1,4 +1,4 @@
-"""The state of a training run in a file, so that it can go on later."""
+"""Saves the state of a training run, so that it can be resumed."""
 
 import hashlib
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from onnxprune.torchnet.network import import_torch
 
 
 def training_identity(model: Model, teacher: Model | None, data: Dataset, config: FinetuneConfig) -> str:
-    """What a checkpoint must agree with: the models, the number of rows and every option that changes the result."""
+    """What a checkpoint must agree with to be resumed: models, rows, and options that change the result."""
     options = asdict(config)
     del options["threads"]
     digest = hashlib.sha256(repr((len(data), sorted(options.items()))).encode())
@@ -25,7 +25,7 @@ def training_identity(model: Model, teacher: Model | None, data: Dataset, config
 
 
 def read_checkpoint(path: Path, wanted: str) -> dict[str, Any] | None:
-    """The state in a file, None where there is no file yet.
+    """Read a saved state; None where there is no file yet.
 
     Raises:
         InputError: the file is not a checkpoint, or is one of another training.
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, wanted: str) -> dict[str, Any] | None:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state; the file appears whole or not at all.
+    """Save a state; the file is written completely or not at all.
 
     Raises:
         InputError: the file cannot be written, or is a device or a pipe.

@@ -1,4 +1,4 @@
-"""What fine-tuning returns."""
+"""The result of fine-tuning."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """A trained model and how it came about.
+    """A fine-tuned model and how training went.
 
     Attributes:
         model: the model with the weights of the best epoch; everything else as it was.

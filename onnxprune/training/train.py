@@ -1,4 +1,4 @@
-"""The training loop: cross-entropy with labels, or distillation from a teacher's outputs without them."""
+"""The training loop: cross-entropy with labels, or distillation from a teacher's outputs."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ def finetune(
     progress: Progress = no_progress,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> FinetuneResult:
-    """Train a model's weights.
+    """Fine-tune a model's weights.
 
     With a teacher, the loss compares its outputs with the model's by what they mean (see `torchnet.objective`); labels
     are not needed. Without one, it is the cross-entropy with the rows' labels. Adam, with linear warm-up and a cosine
@@ -102,7 +102,7 @@ def finetune(
 
 
 class Training:
-    """One training run: what it works on and how far it is.
+    """One training run and its progress.
 
     Attributes:
         history: epochs so far, number 0 first.
@@ -136,12 +136,12 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the last ones brought nothing better."""
+        """Whether all epochs are done, or training stopped improving."""
         done = len(self.history) - 1
         return done >= self._config.epochs or 0 < self._config.patience <= done - self.best
 
     def epoch(self, number: int) -> None:
-        """Train on all rows once, measure, and keep the weights if they are the best."""
+        """Train on all rows once, evaluate, and keep the weights if they are the best so far."""
         began, total = perf_counter(), 0.0
         # Everything random in an epoch comes from its own generator, so that a resumed run repeats it.
         rng = np.random.default_rng((self._config.seed, number))
@@ -161,7 +161,7 @@ class Training:
             self.best, self.best_state = number, self._student.state()
 
     def _step(self, part: Dataset, rate: float, rng: np.random.Generator) -> float:
-        """One step of the optimizer; returns the loss before it."""
+        """One optimiser step; returns the loss before it."""
         torch = import_torch()
         loss = 0.0
         self._optimizer.zero_grad(set_to_none=True)
@@ -180,7 +180,7 @@ class Training:
         return loss
 
     def _pieces(self, part: Dataset) -> Iterator[tuple[dict[str, Any], Any]]:
-        """Tensors of a batch with their labels: one piece, or one a row where rows are complete feeds."""
+        """Tensors of a batch with their labels, row by row where each row is a complete set of inputs."""
         torch = import_torch()
         targets, start = part.classes, 0
         for feed in part.batches(self._config.batch):
@@ -191,7 +191,7 @@ class Training:
             start += count
 
     def _wanted(self, feed: dict[str, Any]) -> dict[str, Any] | None:
-        """The teacher's outputs, under the model's names."""
+        """The teacher's outputs, under the model's output names."""
         if self._guide is None:
             return None
         with import_torch().no_grad():
@@ -199,7 +199,7 @@ class Training:
         return dict(zip(self._student.outputs, (outputs[name] for name in self._guide.outputs), strict=True))
 
     def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to 0."""
+        """Learning rate of a step: linear warm-up, then cosine decay to 0."""
         steps = self._config.epochs * self._steps
         warmup = min(self._config.warmup, 1.0) * steps
         if step < warmup:
@@ -219,7 +219,7 @@ class Training:
         return Epoch(number, train_loss, total / n, hits / n, rate, perf_counter() - began)
 
     def state(self) -> dict[str, Any]:
-        """All that a later run needs to go on."""
+        """Everything needed to resume the run."""
         return {
             "weights": self._student.state(),
             "best_weights": self.best_state,
@@ -229,7 +229,7 @@ class Training:
         }
 
     def resume(self, state: dict[str, Any] | None) -> None:
-        """Take over a state, if there is one."""
+        """Continue from a saved state, if there is one."""
         if state is None:
             return
         self._student.load_state(state["weights"])
@@ -239,7 +239,7 @@ class Training:
 
 
 def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> tuple[Dataset, Dataset]:
-    """Training rows and the rows that choose the best epoch.
+    """Split the rows into training rows and rows that choose the best epoch.
 
     Raises:
         InputError: there are too few rows.
@@ -258,7 +258,7 @@ def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> 
 
 
 def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: OutputConfig | None) -> Meaning:
-    """What the outputs mean: as the teacher has them, where it has the same."""
+    """What the outputs hold, as recognised from the teacher where it has the same outputs."""
     names = {value.name for value in model.proto.graph.output}
     source = model
     if teacher is not None and {value.name for value in teacher.proto.graph.output} == names:
@@ -267,7 +267,7 @@ def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: Output
 
 
 def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, threads: int) -> Reference:
-    """The teacher's outputs on some rows, under the model's names."""
+    """The teacher's outputs on some rows, under the model's output names."""
     some = rows.take(range(min(_REFERENCE_ROWS, len(rows))))
     axes = {name: meaning.row_axes[own] for own, name in zip(meaning.outputs, theirs, strict=True)}
     outputs = collect(teacher, some, theirs, threads=threads, row_axes=axes)
@@ -275,7 +275,7 @@ def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Da
 
 
 def _matching(model: Model, teacher: Model, meaning: Meaning) -> tuple[str, ...]:
-    """The teacher's outputs that stand for the model's: by name, else by position.
+    """The teacher's outputs that correspond to the model's: by name, else by position.
 
     Raises:
         InputError: inputs or outputs do not correspond.
@@ -310,7 +310,7 @@ def _tell(on_epoch: Callable[[Epoch], None] | None, run: Training) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run torch with `count` threads (0: as it is), for a while."""
+    """Context in which torch uses `count` threads (0: unchanged)."""
     torch = import_torch()
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
