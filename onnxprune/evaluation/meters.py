@@ -29,34 +29,34 @@ class Meter(Protocol):
 
 def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
     """The meter of each part, with the name of its output. Boxes and keypoints are compared with their scores."""
-    found: list[tuple[str, Meter]] = []
+    by_output: list[tuple[str, Meter]] = []
     judged: set[int] = set()
     for number, part in enumerate(meaning.parts):
         scores = [meaning.parts[number] for number in part.confidence]
         if part.kind == "quantities" and scores and part.width in (2, 3, 4):
-            found.append((part.output, Boxes(part, scores) if part.width == 4 else Keypoints(part, scores)))
+            by_output.append((part.output, Boxes(part, scores) if part.width == 4 else Keypoints(part, scores)))
             judged.update((number, *part.confidence))
     for number, part in enumerate(meaning.parts):
         if part.kind == "classes" or (part.classifies and part.count == 1):
-            found.append((part.output, Classes(part)))
+            by_output.append((part.output, Classes(part)))
         elif part.kind == "probabilities" and number not in judged:
             is_map = sum(size > 1 for size in part.positions) > 1
-            found.append((part.output, Mask(part) if is_map else Chances(part)))
+            by_output.append((part.output, Mask(part) if is_map else Chances(part)))
         elif part.kind == "embedding":
-            found.append((part.output, Vectors(part)))
+            by_output.append((part.output, Vectors(part)))
         elif part.kind == "labels":
-            found.append((part.output, SameLabels(part)))
+            by_output.append((part.output, SameLabels(part)))
         elif part.kind == "quantities" and number not in judged:
-            found.append((part.output, Quantities(part)))
-    return found
+            by_output.append((part.output, Quantities(part)))
+    return by_output
 
 
-def shares(found: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[str, MetricChange]:
+def shares(by_output: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[str, MetricChange]:
     """Metrics of several parts under unique names: a name that occurs twice gets the output's name appended."""
-    names = [name for _, changes in found for name in changes]
+    names = [name for _, changes in by_output for name in changes]
     return {
         name if names.count(name) == 1 else f"{name}[{output}]": change
-        for output, changes in found
+        for output, changes in by_output
         for name, change in changes.items()
     }
 
@@ -74,7 +74,7 @@ class Classes:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (self._part.class_scores(each[self._part.output]) for each in (ours, others))
+        a, b = (self._part.class_scores(outputs[self._part.output]) for outputs in (ours, others))
         if not len(self._rows):
             self._rows, self._same = np.zeros(a.shape[2]), np.zeros(a.shape[2])
         wanted = a.argmax(axis=2)
@@ -86,14 +86,14 @@ class Classes:
         """Both metrics; `worst_class` only where at least two classes have a few rows."""
         if not self._rows.sum():
             return {}
-        found = {"agreement": _share(self._same.sum(), self._rows.sum(), rules=True)}
+        metrics = {"agreement": _share(self._same.sum(), self._rows.sum(), rules=True)}
         several = np.flatnonzero(self._rows >= _LEAST_ROWS)
         if len(several) > 1:
             recall = self._same[several] / self._rows[several]
             worst = several[recall.argmin()]
             detail = f"class {worst}, {self._rows[worst]:.0f} of {self._rows.sum():.0f}"
-            found["worst_class"] = _share(self._same[worst], self._rows[worst], detail=detail)
-        return found
+            metrics["worst_class"] = _share(self._same[worst], self._rows[worst], detail=detail)
+        return metrics
 
 
 class Mask:
@@ -105,7 +105,7 @@ class Mask:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (self._part.values(each[self._part.output]) > _HALF for each in (ours, others))
+        a, b = (self._part.values(outputs[self._part.output]) > _HALF for outputs in (ours, others))
         self._both += int(np.count_nonzero(a & b))
         self._either += int(np.count_nonzero(a | b))
 
@@ -126,7 +126,7 @@ class Chances:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
+        a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
         same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > CONFIDENT
         self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
         self._sure, self._sure_same = self._sure + int(sure.sum()), self._sure_same + int((same & sure).sum())
@@ -135,13 +135,13 @@ class Chances:
 
     def changes(self) -> Mapping[str, MetricChange]:
         """Both metrics, where there was something to count."""
-        found = {}
+        metrics = {}
         if self._part.width > 2 and self._all:
             same, count = (self._sure_same, self._sure) if self._sure else (self._all_same, self._all)
-            found["same_highest"] = _share(same, count, rules=True)
+            metrics["same_highest"] = _share(same, count, rules=True)
         if self._either:
-            found["labels_kept"] = _share(self._both, self._either, rules=not found)
-        return found
+            metrics["labels_kept"] = _share(self._both, self._either, rules=not metrics)
+        return metrics
 
 
 class _Found:
@@ -184,11 +184,11 @@ class Boxes(_Found):
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
         self._whole.add(ours, others)
-        found, again = self.sure(ours), self.sure(others)
+        sure, sure_again = self.sure(ours), self.sure(others)
         name = self._part.output
-        self._boxes.append((self._part.values(ours[name])[found], self._part.values(others[name])[found]))
-        self._again.append(again[found])
-        self._new += int((again & ~found).sum())
+        self._boxes.append((self._part.values(ours[name])[sure], self._part.values(others[name])[sure]))
+        self._again.append(sure_again[sure])
+        self._new += int((sure_again & ~sure).sum())
 
     def changes(self) -> Mapping[str, MetricChange]:
         """Both metrics; where the original detects nothing, those of `Quantities`."""
@@ -207,9 +207,9 @@ class Boxes(_Found):
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union (IoU) of boxes given by their corners."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    both = np.prod(np.maximum(sides, 0), axis=1)
+    intersection = np.prod(np.maximum(sides, 0), axis=1)
     areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)]
-    return np.asarray(both / np.maximum(areas[0] + areas[1] - both, 1e-30))
+    return np.asarray(intersection / np.maximum(areas[0] + areas[1] - intersection, 1e-30))
 
 
 class Keypoints(_Found):
@@ -226,15 +226,15 @@ class Keypoints(_Found):
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
         self._whole.add(ours, others)
-        found, name = self.sure(ours), self._part.output
-        a, b = (self._part.values(each[name])[found] for each in (ours, others))
+        sure, name = self.sure(ours), self._part.output
+        a, b = (self._part.values(outputs[name])[sure] for outputs in (ours, others))
         if a.size:
             self._low, self._high = min(self._low, a.min()), max(self._high, a.max())
         self._moved.append(np.linalg.norm(a - b, axis=1))
 
     def changes(self) -> Mapping[str, MetricChange]:
         """The metric; where the original has no confident keypoint, those of `Quantities`."""
-        if not any(len(each) for each in self._moved):
+        if not any(len(distances) for distances in self._moved):
             return self._whole.changes()
         moved = np.concatenate(self._moved)
         extent = 1.0 if max(abs(self._low), abs(self._high)) <= _UNIT else self._high - self._low
@@ -252,7 +252,7 @@ class Vectors:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (_directions(self._part.values(each[self._part.output])) for each in (ours, others))
+        a, b = (_directions(self._part.values(outputs[self._part.output])) for outputs in (ours, others))
         self._sum, self._count = self._sum + float((a * b).sum()), self._count + a.shape[0] * a.shape[1]
         if a.shape[1] == 1 and self._count <= _MOST_VECTORS:
             self._kept.append((a[:, 0], b[:, 0]))
@@ -261,7 +261,7 @@ class Vectors:
         """Both metrics; the second only where each row is one vector and there are several rows."""
         if not self._count:
             return {}
-        found = {"cosine": MetricChange(1.0, self._sum / self._count, rules=True)}
+        metrics = {"cosine": MetricChange(1.0, self._sum / self._count, rules=True)}
         a, b = (np.concatenate([pair[at] for pair in self._kept] or [np.zeros((0, 1))]) for at in (0, 1))
         if len(a) > 2:
             nearest = []
@@ -269,8 +269,8 @@ class Vectors:
                 products = vectors @ vectors.T
                 np.fill_diagonal(products, -np.inf)
                 nearest.append(products.argmax(axis=1))
-            found["same_nearest"] = _share(int((nearest[0] == nearest[1]).sum()), len(a))
-        return found
+            metrics["same_nearest"] = _share(int((nearest[0] == nearest[1]).sum()), len(a))
+        return metrics
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
@@ -287,7 +287,7 @@ class Quantities:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (self._part.values(each[self._part.output]) for each in (ours, others))
+        a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
         self._count += len(a)
         self._sums, self._squares = self._sums + a.sum(axis=0), self._squares + np.square(a).sum(axis=0)
         self._errors = self._errors + np.square(a - b).sum(axis=0)
@@ -316,7 +316,7 @@ class SameLabels:
 
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
-        a, b = (each[self._part.output] for each in (ours, others))
+        a, b = (outputs[self._part.output] for outputs in (ours, others))
         self._same, self._count = self._same + int((a == b).sum()), self._count + a.size
 
     def changes(self) -> Mapping[str, MetricChange]:

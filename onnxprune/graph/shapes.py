@@ -168,17 +168,17 @@ class _Pins:
         pinned = [{v.name: self._pinned(v, known.get(v.name), guess) for v in self._inputs} for guess in GUESSES]
         different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
         guesses = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
-        failure, found = self._tried(guesses)
-        if not found and self._runtime is not None:
+        failure, inferred = self._tried(guesses)
+        if not inferred and self._runtime is not None:
             # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
             self._strict = False
-            found = [pins for pins in self._tried(guesses)[1][:_RUNS] if self._runs(pins)][:1]
-        if not found:
+            inferred = [pins for pins in self._tried(guesses)[1][:_RUNS] if self._runs(pins)][:1]
+        if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
             raise ModelError(f"{self._model.name}: shapes contradict each other: {reason}")
-        found.sort(key=lambda pins: -len(pins.shapes))
+        inferred.sort(key=lambda pins: -len(pins.shapes))
         completed = []
-        for pins in found[:_RUNS]:
+        for pins in inferred[:_RUNS]:
             completed.append(self._completed(pins))
             if not self._missing(completed[-1]):
                 return completed[-1]
@@ -189,8 +189,8 @@ class _Pins:
         guessed = pinned_shape(value, guess)
         if known is None or guessed is None or len(known) != len(guessed):
             return known or guessed
-        free = self._symbolic.get(value.name, frozenset())
-        return tuple(known[axis] if axis in free else size for axis, size in enumerate(guessed))
+        symbolic = self._symbolic.get(value.name, frozenset())
+        return tuple(known[axis] if axis in symbolic else size for axis, size in enumerate(guessed))
 
     def _runs(self, pins: _Pinned) -> bool:
         return self._runtime is not None and bool(self._runtime.shapes(pins.inputs, self._graph.outputs))
@@ -200,16 +200,16 @@ class _Pins:
 
     def _tried(self, guesses: list[dict[str, Shape]]) -> tuple[Exception | None, list[_Pinned]]:
         failure: Exception | None = None
-        found = []
+        inferred = []
         for inputs in guesses:
             try:
-                found.append(self._settle(inputs, {}))
+                inferred.append(self._settle(inputs, {}))
             except FAILURES as error:
                 failure = error
                 continue
-            if not self._unknown(found[-1].shapes):
+            if not self._unknown(inferred[-1].shapes):
                 break
-        return failure, found
+        return failure, inferred
 
     def _completed(self, pins: _Pinned) -> _Pinned:
         """Add shapes that inference does not find, from the file or from onnxruntime."""

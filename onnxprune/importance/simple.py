@@ -36,22 +36,22 @@ def activation(context: ScoreContext) -> Scores:
         raise InputError("--importance activation needs calibration data; give --data")
     analysis = context.analysis
     uses = [
-        (product, own, other)
+        (product, weight_axis, source_axis)
         for product in analysis.products
-        for own, other in product.contracted
-        if units_on(analysis, product.source, other) is not None
+        for weight_axis, source_axis in product.contracted
+        if units_on(analysis, product.source, source_axis) is not None
     ]
-    places = dict.fromkeys((product.source, other) for product, _, other in uses)
+    places = dict.fromkeys((product.source, source_axis) for product, _, source_axis in uses)
     computed = {p.weight for p, _, _ in uses if p.weight and analysis.value(p.weight) is None}
-    places |= dict.fromkeys((p.weight, own) for p, own, _ in uses if p.weight in computed)
+    places |= dict.fromkeys((p.weight, weight_axis) for p, weight_axis, _ in uses if p.weight in computed)
     squares = _mean_squares(context, context.data, places)
     energy = np.zeros(analysis.units)
-    for product, own, other in uses:
-        mean = _unit_means(analysis, (product.source, other), squares)
+    for product, weight_axis, source_axis in uses:
+        mean = _unit_means(analysis, (product.source, source_axis), squares)
         if product.weight in computed:
-            energy += mean * _unit_means(analysis, (product.weight, own), squares)
+            energy += mean * _unit_means(analysis, (product.weight, weight_axis), squares)
         elif product.weight:
-            energy += mean * per_unit(analysis, product.weight, own, power=2)
+            energy += mean * per_unit(analysis, product.weight, weight_axis, power=2)
         else:
             energy += mean
     return scores_by_energy(context, energy, touched(analysis, places), power=2)
@@ -69,8 +69,8 @@ def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place])
             tensor, axis = place
             back = axis - len(context.analysis.shape(tensor))  # runs of single rows may be stacked in front
             moved = np.moveaxis(values[tensor], back, 0).reshape(values[tensor].shape[back], -1)
-            own = np.einsum("cp,cp->c", moved, moved, dtype=np.float64)
-            sums[place] = own if len(sum_) == 0 else sum_ + own
+            squares = np.einsum("cp,cp->c", moved, moved, dtype=np.float64)
+            sums[place] = squares if len(sum_) == 0 else sum_ + squares
             counts[place] += moved.shape[1]
         context.progress("activations", done, done)
     return {place: sum_ / counts[place] for place, sum_ in sums.items()}
@@ -111,13 +111,13 @@ def scores_by_energy(context: ScoreContext, energy: np.ndarray, known: np.ndarra
         energy = np.where(context.free, 0.0, energy)
     groups = []
     for group in context.analysis.groups:
-        own = energy[group.units]
-        judged = bool(known[group.units].all() and np.isfinite(own).all())  # weights may be infinite
-        own = own if judged else np.zeros(len(own))
-        largest, sum_ = own.max(initial=0.0), own.sum()
-        scores = (own / largest) ** (1 / power) if largest > 0 else np.zeros(len(own))
-        order = np.argsort(own, kind="stable")
-        lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
+        energies = energy[group.units]
+        judged = bool(known[group.units].all() and np.isfinite(energies).all())  # weights may be infinite
+        energies = energies if judged else np.zeros(len(energies))
+        largest, sum_ = energies.max(initial=0.0), energies.sum()
+        scores = (energies / largest) ** (1 / power) if largest > 0 else np.zeros(len(energies))
+        order = np.argsort(energies, kind="stable")
+        lost = np.concatenate([[0.0], np.cumsum(energies[order])])[::-1]
         damage = lost / sum_ * max(1, len(group.consumers)) if sum_ > 0 else np.zeros(len(lost))
         groups.append(GroupScore(group.name, order, scores, damage.copy(), judged=judged))
     return Scores(tuple(groups))

@@ -74,8 +74,8 @@ class Gemm(OpHandler):
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
         """The outputs of the product with a constant matrix."""
-        found = self.linear(node, labels)
-        return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
+        layer = self.linear(node, labels)
+        return () if layer is None else ((ChannelUse.MULTIPLIED, labels.axis(layer.output, layer.output_axis)),)
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
@@ -96,10 +96,10 @@ class Gemm(OpHandler):
         known = weight is not None and weight.dtype.kind == "f" and (c is not None or not node.input(2))
         if weight is None or not known or beta == 0 or node.opset < 11:
             return False
-        found = change.along(1, weight.shape[out])
-        if found is None:
+        affine = change.along(1, weight.shape[out])
+        if affine is None:
             return False
-        factor, shift = found
+        factor, shift = affine
         if (factor != 1).any():
             edit.set_input(1, (weight * (factor[:, None] if out == 0 else factor)).astype(weight.dtype))
         if c is not None or shift.any():
@@ -241,8 +241,8 @@ class MatMul(OpHandler):
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
         """The outputs of the product with a constant matrix."""
-        found = self.linear(node, labels)
-        return () if found is None else ((ChannelUse.MULTIPLIED, labels.axis(found.output, found.output_axis)),)
+        layer = self.linear(node, labels)
+        return () if layer is None else ((ChannelUse.MULTIPLIED, labels.axis(layer.output, layer.output_axis)),)
 
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """With an activation and a residual behind it."""
@@ -269,13 +269,13 @@ class MatMul(OpHandler):
         if min(map(len, shapes)) < 2:
             return False
         gradient = back.gradient(y)
-        for own, other, first in ((a, b, True), (b, a, False)):
-            if back.needs(own):
-                shape, rank = back.shape(own), len(back.shape(other))
+        for operand, other, first in ((a, b, True), (b, a, False)):
+            if back.needs(operand):
+                shape, rank = back.shape(operand), len(back.shape(other))
                 turned = back.node("Transpose", [other], perm=[*range(rank - 2), rank - 1, rank - 2])
                 product = back.node("MatMul", [gradient, turned] if first else [turned, gradient])
                 wide = (*back.shape(y)[:-2], *shape[-2:])
-                back.add(own, unbroadcast(back, product, wide, shape))
+                back.add(operand, unbroadcast(back, product, wide, shape))
         return True
 
     def examples(self) -> Iterator[onnx.ModelProto]:

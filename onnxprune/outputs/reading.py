@@ -59,14 +59,14 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
         parts = []
         for output in outputs:
             kind = said.get(output.name)
-            own = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
-            parts += own if kind is None else [output.whole(kind)]
+            recognised = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
+            parts += recognised if kind is None else [output.whole(kind)]
     names = dict.fromkeys(part.output for part in parts)
     weights = weights_said(config, analysis, [*names])
     return Meaning(
         row_axes={name: row_axis(name, analysis) for name in names},
         parts=_with_confidence(parts),
-        weights=tuple(weights[part.output] / sum(each.output == part.output for each in parts) for part in parts),
+        weights=tuple(weights[part.output] / sum(other.output == part.output for other in parts) for part in parts),
     )
 
 
@@ -115,7 +115,7 @@ class _Output:
     @property
     def has_scores(self) -> bool:
         """Whether the model turns some of this output's values into probabilities (by softmax or sigmoid)."""
-        return any(found.nature.kind in ("probabilities", "distribution", "log_distribution") for found in self._found)
+        return any(part.nature.kind in ("probabilities", "distribution", "log_distribution") for part in self._found)
 
     def parts(self, *, alone: bool, spelled_out: bool) -> Iterator[Part]:
         """The parts of the output, each with the kind of its values.
@@ -124,32 +124,37 @@ class _Output:
             alone: whether it is the model's only output.
             spelled_out: whether some output of the model shows its scores as probabilities.
         """
-        for found in self._found:
-            kind, form = _SPELLED_OUT.get(found.nature.kind, ("quantities", "logits"))
-            if found.nature == OTHER and not spelled_out and found.mask.all() and self._are_classes(found, alone):
+        for candidate in self._found:
+            kind, form = _SPELLED_OUT.get(candidate.nature.kind, ("quantities", "logits"))
+            if (
+                candidate.nature == OTHER
+                and not spelled_out
+                and candidate.mask.all()
+                and self._are_classes(candidate, alone)
+            ):
                 kind = "classes"
-            yield self._part(found, kind, form)
+            yield self._part(candidate, kind, form)
 
     def whole(self, kind: Kind) -> Part:
         """The whole output as one part, of the kind that the user named."""
-        found = next(
+        recognised = next(
             (f for f in self._found if f.mask.all() and _SPELLED_OUT.get(f.nature.kind, ("",))[0] == kind), None
         )
-        form: Form = "logits" if found is None else _SPELLED_OUT[found.nature.kind][1]
-        return self._part(found or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
+        form: Form = "logits" if recognised is None else _SPELLED_OUT[recognised.nature.kind][1]
+        return self._part(recognised or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
 
-    def _part(self, found: _Found, kind: Kind, form: Form) -> Part:
-        whole, along = bool(found.mask.all()), found.nature.has_axis
-        axis = found.nature.axis if along else self._column_axis() if whole else _dividing_axis(found.mask)
+    def _part(self, candidate: _Found, kind: Kind, form: Form) -> Part:
+        whole, along = bool(candidate.mask.all()), candidate.nature.has_axis
+        axis = candidate.nature.axis if along else self._column_axis() if whole else _dividing_axis(candidate.mask)
         part = Part(self.name, kind, axis=0 if axis is None else axis + 1, form=form)
         if axis is not None or whole:
-            sizes = tuple(size for each, size in enumerate(self._shape) if each != axis)
+            sizes = tuple(size for index, size in enumerate(self._shape) if index != axis)
             part = replace(part, positions=sizes, width=1 if axis is None else self._shape[axis])
         if not whole:
-            places = np.flatnonzero(found.mask).tolist() if axis is None else _columns(found.mask, axis)
+            places = np.flatnonzero(candidate.mask).tolist() if axis is None else _columns(candidate.mask, axis)
             part = replace(part, columns=tuple(places), width=len(places))
-        if found.sources and (kind == "probabilities" or along):
-            part = replace(part, scale=found.sources[0].scale, shift=found.sources[0].shift)
+        if candidate.sources and (kind == "probabilities" or along):
+            part = replace(part, scale=candidate.sources[0].scale, shift=candidate.sources[0].shift)
         return part
 
     def _row(self, array: np.ndarray) -> np.ndarray:
@@ -160,15 +165,19 @@ class _Output:
         path = Path(self.name, self._analysis)
         groups: dict[object, _Found] = {}
         for source in path.sources():
-            own, mask = self._in_output(source, path), self._row(source.mask)
-            key: object = (own, source.scale, source.shift) if own.kind == "probabilities" else own.kind
-            if own.has_axis:
-                key = (own, _columns(mask, own.axis))
+            source_nature, mask = self._in_output(source, path), self._row(source.mask)
+            key: object = (
+                (source_nature, source.scale, source.shift)
+                if source_nature.kind == "probabilities"
+                else source_nature.kind
+            )
+            if source_nature.has_axis:
+                key = (source_nature, _columns(mask, source_nature.axis))
             if key in groups:
                 before = groups[key]
                 groups[key] = replace(before, mask=mask | before.mask, sources=(*before.sources, source))
             else:
-                groups[key] = _Found(own, mask, (source,))
+                groups[key] = _Found(source_nature, mask, (source,))
         return list(groups.values())
 
     def _in_output(self, source: Source, path: Path) -> Nature:
@@ -176,19 +185,19 @@ class _Output:
 
         `OTHER` where they do not reach the output as a whole.
         """
-        found = nature(source.tensor, self._analysis)
+        source_nature = nature(source.tensor, self._analysis)
         if not np.isfinite(source.scale) or not np.isfinite(source.shift):
             return OTHER
-        if not found.has_axis:
-            return found
-        at, mask = self._row(path.coordinates(source, found.axis)), self._row(source.mask)
-        size = self._analysis.facts.shapes[source.tensor][found.axis]
+        if not source_nature.has_axis:
+            return source_nature
+        at, mask = self._row(path.coordinates(source, source_nature.axis)), self._row(source.mask)
+        size = self._analysis.facts.shapes[source.tensor][source_nature.axis]
         for axis in range(at.ndim):
             columns = _columns(mask, axis)
             chosen = np.moveaxis(at, axis, -1)[..., list(columns)]
             if len(columns) == size and (np.sort(chosen, axis=-1) == np.arange(size)).all():
-                return Nature(found.kind, axis)
-        return Nature("probabilities") if found.kind == "distribution" else OTHER
+                return Nature(source_nature.kind, axis)
+        return Nature("probabilities") if source_nature.kind == "distribution" else OTHER
 
     def _channels(self, tensor: str) -> int | None:
         """The axis of a tensor that holds the channels of the layer behind it.
@@ -197,23 +206,27 @@ class _Output:
         """
         path = Path(tensor, self._analysis)
         source, shapes = path.sources()[0], self._analysis.facts.shapes
-        own, layer = nature(source.tensor, self._analysis), self._layer(source.tensor)
+        source_nature, layer = nature(source.tensor, self._analysis), self._layer(source.tensor)
         axis = None if layer is None else layer.output_axis
-        if own.entry and shapes.get(own.entry) == shapes.get(source.tensor):
-            axis = self._channels(own.entry)
+        if source_nature.entry and shapes.get(source_nature.entry) == shapes.get(source.tensor):
+            axis = self._channels(source_nature.entry)
         if axis is None or axis == _DROPPED or source.tensor == tensor:
             return axis
         shape = shapes[tensor]
         if shapes[source.tensor][axis] == 1:
             rows = row_axis(tensor, self._analysis)
-            return next((each for each, size in enumerate(shape) if size == 1 and each != rows), _DROPPED)
+            return next(
+                (candidate for candidate, size in enumerate(shape) if size == 1 and candidate != rows), _DROPPED
+            )
         if not np.isfinite(source.scale) or not np.isfinite(source.shift):
             return None
         at = path.coordinates(source, axis)
-        for each, size in enumerate(shape):
-            both = np.take(source.mask, range(1, size), each) & np.take(source.mask, range(size - 1), each)
-            if both.any() and (np.diff(at, axis=each)[both] == 1).all():
-                return each
+        for candidate, size in enumerate(shape):
+            neighbours = np.take(source.mask, range(1, size), candidate) & np.take(
+                source.mask, range(size - 1), candidate
+            )
+            if neighbours.any() and (np.diff(at, axis=candidate)[neighbours] == 1).all():
+                return candidate
         return None
 
     def _column_axis(self) -> int | None:
@@ -228,23 +241,23 @@ class _Output:
             return None
         if known is not None and known != self.row_axis:
             return known - (self.row_axis is not None and self.row_axis < known)
-        wide = [each for each, size in enumerate(self._shape) if size > 1] or [0]
+        wide = [axis for axis, size in enumerate(self._shape) if size > 1] or [0]
         if len(wide) == 2 and len(self._shape) == 3:
             return self._shape.index(1)
-        return min((wide[-1], wide[0]), key=lambda each: self._shape[each])
+        return min((wide[-1], wide[0]), key=lambda axis: self._shape[axis])
 
     def _layer(self, tensor: str) -> Layer | None:
         return next((layer for layer in self._analysis.layers if layer.output == tensor), None)
 
-    def _are_classes(self, found: _Found, alone: bool) -> bool:
+    def _are_classes(self, candidate: _Found, alone: bool) -> bool:
         """Whether values are class scores (logits) although no softmax follows in the model."""
-        sums = [self._sum_of_columns(source.tensor) for source in found.sources]
+        sums = [self._sum_of_columns(source.tensor) for source in candidate.sources]
         known = [value for value in sums if value is not None]
         small = bool(known) and len(known) == len(sums) and max(known) < _CLASSES_SUM
         wide = [size for size in self._shape if size > 1]
         if len(wide) != 1:
             return small and len(wide) > 1
-        maker = self._analysis.facts.shapes.get(found.sources[0].tensor, ())
+        maker = self._analysis.facts.shapes.get(candidate.sources[0].tensor, ())
         is_map = sum(size > 1 for size in maker[1:]) > 1
         inputs = [self._analysis.facts.shapes.get(name, ())[1:] for name in self._analysis.graph.inputs]
         if is_map or self._shape in inputs:
@@ -266,7 +279,7 @@ class _Output:
 
 def _columns(mask: np.ndarray, axis: int) -> tuple[int, ...]:
     """The positions along an axis at which a mask is True anywhere."""
-    others = tuple(each for each in range(mask.ndim) if each != axis)
+    others = tuple(other for other in range(mask.ndim) if other != axis)
     return tuple(np.flatnonzero(mask.any(axis=others)).tolist())
 
 
@@ -292,10 +305,10 @@ def _with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
             return False
         if score.output == part.output:
             return score.axis == part.axis
-        return all(sum(size > 1 for size in each.positions) == 1 for each in (part, score))
+        return all(sum(size > 1 for size in entry.positions) == 1 for entry in (part, score))
 
-    found = []
+    linked = []
     for part in parts:
         scores = tuple(number for number, score in enumerate(parts) if goes_with(part, score))
-        found.append(replace(part, confidence=scores) if part.kind == "quantities" and scores else part)
-    return tuple(found)
+        linked.append(replace(part, confidence=scores) if part.kind == "quantities" and scores else part)
+    return tuple(linked)

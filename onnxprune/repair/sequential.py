@@ -123,14 +123,14 @@ def repair(
 def _refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
     """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
     before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
-    found = {}
+    refittable = {}
     for recurrence in smaller.recurrences:
         names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
         constants = [smaller.model.constants.get(name) for name in names]
-        own = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
-        if own and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
-            found[recurrence.node] = (recurrence, before[recurrence.node])
-    return found
+        read_once = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
+        if read_once and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
+            refittable[recurrence.node] = (recurrence, before[recurrence.node])
+    return refittable
 
 
 class _Sweep:
@@ -166,11 +166,13 @@ class _Sweep:
             return
         self.replay.advance(start)
         self._reference.replay.advance(end, names)
-        found = self._kept(recurrence)
-        if found is None:
-            found = self._refitted_recurrent(node, recurrence, original, np.random.default_rng([self._seed, number, 2]))
-            self._keep(recurrence, found)
-        self.replay.model = self.replay.model.with_constants(found)
+        new_constants = self._kept(recurrence)
+        if new_constants is None:
+            new_constants = self._refitted_recurrent(
+                node, recurrence, original, np.random.default_rng([self._seed, number, 2])
+            )
+            self._keep(recurrence, new_constants)
+        self.replay.model = self.replay.model.with_constants(new_constants)
 
     def _refitted_recurrent(
         self, node: Node, recurrence: Recurrence, original: Recurrence, generator: np.random.Generator
@@ -193,24 +195,24 @@ class _Sweep:
     def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
             return
-        found = self._kept(point)
-        if found is None:
-            found = self._refitted(point, generator)
-            self._keep(point, found)
-        self.replay.model = self.replay.model.with_constants(found)
+        new_constants = self._kept(point)
+        if new_constants is None:
+            new_constants = self._refitted(point, generator)
+            self._keep(point, new_constants)
+        self.replay.model = self.replay.model.with_constants(new_constants)
 
     def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
         """Refit the consumer, then producer and consumer together; False where that was not possible."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
-        found = self._kept(pair)
-        if found is None:
-            found = self._refitted(pair.consumer, generator)
-            self.replay.model = self.replay.model.with_constants(found)
-            found |= _refit_pair(pair, steps, self.replay, self._reference, generator)
-            self._keep(pair, found)
-        self.replay.model = self.replay.model.with_constants(found)
-        return bool(found)
+        new_constants = self._kept(pair)
+        if new_constants is None:
+            new_constants = self._refitted(pair.consumer, generator)
+            self.replay.model = self.replay.model.with_constants(new_constants)
+            new_constants |= _refit_pair(pair, steps, self.replay, self._reference, generator)
+            self._keep(pair, new_constants)
+        self.replay.model = self.replay.model.with_constants(new_constants)
+        return bool(new_constants)
 
     def _refitted(self, point: FitTarget, generator: np.random.Generator) -> dict[str, np.ndarray]:
         fit = _rows(point, self.replay, self._reference, generator)
@@ -237,9 +239,9 @@ class _Sweep:
         # Types that numpy does not know come back as plain bytes.
         return {name: stored[str(at)].view(constants[name].dtype) for at, name in enumerate(names)}
 
-    def _keep(self, what: FitTarget | Pair | Recurrence, found: Mapping[str, np.ndarray]) -> None:
-        arrays = {str(at): array for at, array in enumerate(found.values())}
-        self._cache.put("repair", _key(what), {"names": np.array([*found], dtype=str), **arrays})
+    def _keep(self, what: FitTarget | Pair | Recurrence, new_constants: Mapping[str, np.ndarray]) -> None:
+        arrays = {str(at): array for at, array in enumerate(new_constants.values())}
+        self._cache.put("repair", _key(what), {"names": np.array([*new_constants], dtype=str), **arrays})
 
 
 def _key(what: FitTarget | Pair | Recurrence) -> str:
@@ -306,12 +308,12 @@ def _rows(
 
 def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dict[str, tuple[Pair, int]]:
     """The pairs that are small enough to be fitted together, each with its number of steps."""
-    found = {}
+    affordable = {}
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
-            found[node] = (pair, steps)
-    return found
+            affordable[node] = (pair, steps)
+    return affordable
 
 
 def _refit_pair(
@@ -341,10 +343,10 @@ def _refit_pair(
     if not difference > _SAME * scale or not np.isfinite(difference):
         return {}
     weights = replay.model.constants[producer.layer.weight], replay.model.constants[consumer.layer.weight]
-    found = fit_pair(pair, fit, held_out, weights, generator, steps)
-    if found is None:
+    corrections = fit_pair(pair, fit, held_out, weights, generator, steps)
+    if corrections is None:
         return {}
-    return corrected(producer, replay.model, found[0]) | corrected(consumer, replay.model, found[1])
+    return corrected(producer, replay.model, corrections[0]) | corrected(consumer, replay.model, corrections[1])
 
 
 def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
@@ -368,8 +370,8 @@ def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.
 
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
     """New values of the layer's weight and bias; empty where held-out rows do not improve."""
-    found = fit_correction(fit, held_out, _RIDGES, _STEPS)
-    return {} if found is None else corrected(point, model, found)
+    correction = fit_correction(fit, held_out, _RIDGES, _STEPS)
+    return {} if correction is None else corrected(point, model, correction)
 
 
 def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:

@@ -22,33 +22,33 @@ from onnxprune.report.text import count, metric_name, metric_value, percent, siz
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
 
-def sweep_summary(found: SweepResult[PruneOutcome]) -> RenderableType:
+def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
     """Terminal table with a line for each point; the Pareto-optimal ones stand out."""
-    made = table(*_COLUMNS, _quality_title(found), "change")
-    front = set(found.front(found.points[0].target.kind))
-    for n, point in enumerate(found.points):
+    made = table(*_COLUMNS, _quality_title(swept), "change")
+    front = set(swept.front(swept.points[0].target.kind))
+    for n, point in enumerate(swept.points):
         style = GOOD if n in front else ""
-        made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(found, point)))
-    missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in found.missed.items()]
-    notes = [shown(f"note: {note}", "yellow") for note in _notes(found)]
+        made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(swept, point)))
+    missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in swept.missed.items()]
+    notes = [shown(f"note: {note}", "yellow") for note in _notes(swept)]
     return Group(made, *missed, *notes)
 
 
 def sweep_report(
-    found: SweepResult[PruneOutcome], files: Sequence[str | None], origin: Provenance | None = None
+    swept: SweepResult[PruneOutcome], files: Sequence[str | None], origin: Provenance | None = None
 ) -> dict[str, Any]:
     """The JSON report of `sweep`.
 
     Args:
-        found: the sweep.
+        swept: the sweep.
         files: where each point's model was written; None where it was not.
         origin: command line, files and machine.
     """
-    first = found.points[0].result
-    return head("sweep", found.source, origin) | {
-        "target": found.points[0].target.kind,
-        "metric": found.metric,
-        "before": {**plain(first.before), "quality": found.quality, "latency_ms": found.milliseconds},
+    first = swept.points[0].result
+    return head("sweep", swept.source, origin) | {
+        "target": swept.points[0].target.kind,
+        "metric": swept.metric,
+        "before": {**plain(first.before), "quality": swept.quality, "latency_ms": swept.milliseconds},
         "points": [
             {
                 "target": str(point.target),
@@ -61,22 +61,22 @@ def sweep_report(
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
                 "latency": None if point.result.latency is None else latency_entry(point.result.latency),
-                "front": [cost for cost in COST_KINDS if n in found.front(cost)],
+                "front": [cost for cost in COST_KINDS if n in swept.front(cost)],
             }
-            for n, (point, file) in enumerate(zip(found.points, files, strict=True))
+            for n, (point, file) in enumerate(zip(swept.points, files, strict=True))
         ],
-        "missed": dict(found.missed),
-        "timings": plain(found.seconds),
+        "missed": dict(swept.missed),
+        "timings": plain(swept.seconds),
         "seed": first.seed,
         "versions": plain(first.versions),
         "settings": plain({key: value for key, value in first.settings.items() if key != "targets"}),
-        "notes": _notes(found),
+        "notes": _notes(swept),
     }
 
 
-def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
+def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     """A self-contained HTML page with a chart for each cost, and the table."""
-    title = found.source.replace("\\", "/").rpartition("/")[2]
+    title = swept.source.replace("\\", "/").rpartition("/")[2]
     style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
     top = element(
         "head",
@@ -86,13 +86,13 @@ def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
         element("title", f"{title}: sweep"),
         element("style", Markup(style)),
     )
-    charts = [_chart(found, cost) for cost in COST_KINDS if found.front(cost) and not _repeats(found, cost)]
-    rows = [[str(point.target), *_cells(found, point)] for point in found.points]
-    columns = [*_COLUMNS, _quality_title(found), "change"]
+    charts = [_chart(swept, cost) for cost in COST_KINDS if swept.front(cost) and not _repeats(swept, cost)]
+    rows = [[str(point.target), *_cells(swept, point)] for point in swept.points]
+    columns = [*_COLUMNS, _quality_title(swept), "change"]
     body = element(
         "main",
         element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
-        *(element("div", note, class_="note") for note in _notes(found)),
+        *(element("div", note, class_="note") for note in _notes(swept)),
         *charts,
         section("All points", None, html_table(columns, rows, range(1, len(columns)))),
         section("How to reproduce", None, card(command_line(origin.command))),
@@ -101,18 +101,18 @@ def sweep_page(found: SweepResult[PruneOutcome], origin: Provenance) -> str:
     return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"
 
 
-def _repeats(found: SweepResult[PruneOutcome], cost: str) -> bool:
+def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
     """Whether the bytes are redundant, since all weights have one type."""
     return cost == "bytes" and all(
-        abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in found.points
+        abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in swept.points
     )
 
 
-def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
+def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
-    front = found.front(cost)
-    original = (1.0, found.quality or 0.0)
-    shown = [(point.cost[cost], point.quality or 0.0) for point in found.points]
+    front = swept.front(cost)
+    original = (1.0, swept.quality or 0.0)
+    shown = [(point.cost[cost], point.quality or 0.0) for point in swept.points]
     best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
     low, high = least - 0.05 * ((best - least) or 1.0), best + 0.05 * ((best - least) or 1.0)
     right = max(1.0, *(share for share, _ in shown))
@@ -122,12 +122,12 @@ def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
 
     line = sorted([*(shown[n] for n in front), original])
     drawn = [element("polyline", points=" ".join(",".join(place(*at)) for at in line), class_="line")]
-    names = ["the original", *(str(point.target) for point in found.points)]
+    names = ["the original", *(str(point.target) for point in swept.points)]
     for what, (share, quality) in zip(names, [original, *shown], strict=True):
         x, y = place(share, quality)
         told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {percent(quality, 2)}"
         drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
-    name = metric_name(found.metric or "")
+    name = metric_name(swept.metric or "")
     label = f"{name} against {COST_KINDS[cost].title}"
     steps = [step / 5 for step in range(int(5 * right) + 1)]
     marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
@@ -144,11 +144,11 @@ def _chart(found: SweepResult[PruneOutcome], cost: str) -> Markup:
     return section(COST_KINDS[cost].title, text, card(grid))
 
 
-def _quality_title(found: SweepResult[PruneOutcome]) -> str:
-    return "quality" if found.metric is None else metric_name(found.metric)
+def _quality_title(swept: SweepResult[PruneOutcome]) -> str:
+    return "quality" if swept.metric is None else metric_name(swept.metric)
 
 
-def _cells(found: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[str]:
+def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[str]:
     after = point.result.after
     cells = [
         count(after.macs) + _share(point, "macs"),
@@ -156,20 +156,20 @@ def _cells(found: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
         size(after.bytes),
         "–" if point.milliseconds is None else f"{point.milliseconds:.3g} ms{_share(point, 'latency')}",
     ]
-    if found.metric is None or point.quality is None or found.quality is None:
+    if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
-    return [*cells, metric_value(found.metric, point.quality), f"{100 * (point.quality - found.quality):+.2f} points"]
+    return [*cells, metric_value(swept.metric, point.quality), f"{100 * (point.quality - swept.quality):+.2f} points"]
 
 
 def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
     return f" ({percent(point.cost[cost], 0)})" if cost in point.cost else ""
 
 
-def _notes(found: SweepResult[PruneOutcome]) -> list[str]:
+def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
     """Every note once; notes about some of the points name their budgets."""
     about: dict[str, list[str]] = {}
-    for point in found.points:
+    for point in swept.points:
         for note in point.result.notes:
             about.setdefault(note, []).append(str(point.target))
-    every = len(found.points)
+    every = len(swept.points)
     return [note if len(targets) == every else f"{', '.join(targets)}: {note}" for note, targets in about.items()]

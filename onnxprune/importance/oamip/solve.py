@@ -97,8 +97,8 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
     relaxed = _solve_relaxed(program, name, time_limit, cuts)
     if not program.linear.integer.any():
         return replace(relaxed, seconds=perf_counter() - began)
-    left = None if time_limit is None else time_limit - (perf_counter() - began)
-    found = _solve_integer(program, name, relaxed, left, cuts, seed)
+    seconds_left = None if time_limit is None else time_limit - (perf_counter() - began)
+    found = _solve_integer(program, name, relaxed, seconds_left, cuts, seed)
     return replace(found, rounds=found.rounds + relaxed.rounds, seconds=perf_counter() - began)
 
 
@@ -118,15 +118,15 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
 
         # Matrices this small gain nothing from threads, and lose much on cores that are busy.
         with threadpool_limits(1, user_api="blas"):
-            found = interior_point(program, TOLERANCE / 2, time_limit)
-        best, objective, bound = found.x, found.objective, found.bound
-        priced = np.flatnonzero(np.abs(found.prices) > _PRICED)
+            interior = interior_point(program, TOLERANCE / 2, time_limit)
+        best, objective, bound = interior.x, interior.objective, interior.bound
+        priced = np.flatnonzero(np.abs(interior.prices) > _PRICED)
     proved = _close(objective, bound)
     spent = perf_counter() - began
-    left = None if time_limit is None else time_limit - spent
+    seconds_left = None if time_limit is None else time_limit - spent
     if proved:
-        left = min(np.inf if left is None else left, max(_PROOF_S, spent))
-    simplex = GrowingProgram(linear, name, left)
+        seconds_left = min(np.inf if seconds_left is None else seconds_left, max(_PROOF_S, spent))
+    simplex = GrowingProgram(linear, name, seconds_left)
     simplex.give(priced)
 
     def cut(x: np.ndarray, images: np.ndarray) -> None:
@@ -180,18 +180,18 @@ def _solve_integer(
     every = np.arange(len(program.targets))
     rounds = 0
     while rounds < _ROUNDS:
-        left = None if time_limit is None else time_limit - (perf_counter() - began)
-        if left is not None and left <= 0:
+        seconds_left = None if time_limit is None else time_limit - (perf_counter() - began)
+        if seconds_left is not None and seconds_left <= 0:
             break
         joined = cuts.joined(program.linear)
-        found = solve_integer(joined, name, start=best, gap=TOLERANCE / 10, time_limit=left, seed=seed)
+        solved = solve_integer(joined, name, start=best, gap=TOLERANCE / 10, time_limit=seconds_left, seed=seed)
         rounds += 1
-        bound = max(bound, found.bound)
-        reached = program.objective(found.x)
+        bound = max(bound, solved.bound)
+        reached = program.objective(solved.x)
         if reached < objective:
-            best, objective = program.completed(found.x), reached
+            best, objective = program.completed(solved.x), reached
         if _close(objective, bound):
             status = "optimal"
             break
-        cuts.at(program, found.x, every)
+        cuts.at(program, solved.x, every)
     return Solution(best, objective, min(bound, objective), status, rounds, 0.0)

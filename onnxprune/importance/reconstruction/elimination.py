@@ -84,11 +84,11 @@ class Elimination:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All fields as named arrays, for the cache."""
-        found = {"order": self.order, "errors": self.errors}
+        arrays = {"order": self.order, "errors": self.errors}
         for width, layers in self.corrected.items():
-            for number, each in enumerate(layers):
-                found[f"weight/{width}/{number}"], found[f"shift/{width}/{number}"] = each.weight, each.shift
-        return found
+            for number, consumer in enumerate(layers):
+                arrays[f"weight/{width}/{number}"], arrays[f"shift/{width}/{number}"] = consumer.weight, consumer.shift
+        return arrays
 
     @classmethod
     def from_arrays(cls, group: str, arrays: Mapping[str, np.ndarray]) -> "Elimination":
@@ -167,11 +167,11 @@ class _State:
         if self._delayed + width > self._across.shape[1]:
             self._update()
         place, start = int(np.searchsorted(self._units, unit)), self._delayed
-        own = slice(place * width, (place + 1) * width)
+        unit_columns = slice(place * width, (place + 1) * width)
         across, change, correction = self._across[:, :start], self._change[:start], self._correction[:start]
-        column = self._inverse[own].T - across @ change[:, own]
-        weight = self._weight[own] - across[own] @ correction
-        solved = np.linalg.solve(column[own], np.concatenate([column.T, weight], axis=1))
+        column = self._inverse[unit_columns].T - across @ change[:, unit_columns]
+        weight = self._weight[unit_columns] - across[unit_columns] @ correction
+        solved = np.linalg.solve(column[unit_columns], np.concatenate([column.T, weight], axis=1))
         step = solved[:, len(column) :]
         # With `W' = W - A D` the products of units' weights change by -A F^T - F A^T, F = W D^T - A D D^T / 2.
         weighted = (step * self._metric).T
@@ -210,13 +210,13 @@ class _State:
         done = slice(self._delayed)
         self._inverse = _less(self._inverse, self._across[:, done], self._change[done])
         self._weight = _less(self._weight, self._across[:, done], self._correction[done])
-        left = ~self._gone[self._units]
-        if left.sum() <= _SHRINK_AT * len(left):
+        remaining = ~self._gone[self._units]
+        if remaining.sum() <= _SHRINK_AT * len(remaining):
             kept = np.ones(len(self._columns), dtype=bool)
-            kept[: len(left) * self._inner.shape[1]] = np.repeat(left, self._inner.shape[1])
+            kept[: len(remaining) * self._inner.shape[1]] = np.repeat(remaining, self._inner.shape[1])
             self._inverse, self._weight = self._inverse[np.ix_(kept, kept)], self._weight[kept]
-            self._units, self._columns = self._units[left], self._columns[kept]
-            self._inner, self._squares = self._inner[left], self._squares[left]
+            self._units, self._columns = self._units[remaining], self._columns[kept]
+            self._inner, self._squares = self._inner[remaining], self._squares[remaining]
         self._delay()
 
     def corrected(self) -> Corrected:

@@ -72,11 +72,13 @@ def score(context: ScoreContext) -> Scores:
     damages = _damages(context, plan, results, statistics, measured, cache)
     scores = []
     for group in context.analysis.groups:
-        found = results[group.name]
-        least = max(float(found.errors[0]), 1e-30)
+        elimination = results[group.name]
+        least = max(float(elimination.errors[0]), 1e-30)
         by_position = np.zeros(len(group))
-        by_position[found.order] = np.sqrt(found.errors[:-1][::-1] / least)
-        scores.append(GroupScore(group.name, found.order, np.clip(by_position, 0, 1), damages[group.name] ** _JOINT))
+        by_position[elimination.order] = np.sqrt(elimination.errors[:-1][::-1] / least)
+        scores.append(
+            GroupScore(group.name, elimination.order, np.clip(by_position, 0, 1), damages[group.name] ** _JOINT)
+        )
     return Scores(tuple(scores), powers=tuple(power / _JOINT for power in _OTHER_JOINT))
 
 
@@ -122,8 +124,8 @@ class _Plan:
         """Weights that a node contracts with; () where it is neither a layer nor recurrent."""
         if node in self.points:
             return (self.points[node].layer.weight,)
-        found = self.recurrences.get(node)
-        return () if found is None else (found.weight, found.recurrent)
+        recurrence = self.recurrences.get(node)
+        return () if recurrence is None else (recurrence.weight, recurrence.recurrent)
 
     def input(self, node: str) -> str:
         """What such a node contracts."""
@@ -132,9 +134,9 @@ class _Plan:
 
 def _plan(context: ScoreContext) -> _Plan:
     analysis = completed(context.analysis)
-    found = fit_schedule(analysis)
-    points = {point.layer.node: point for point in found.points}
-    return _Plan(analysis, found, points, {r.node: r for r in analysis.recurrences})
+    schedule = fit_schedule(analysis)
+    points = {point.layer.node: point for point in schedule.points}
+    return _Plan(analysis, schedule, points, {r.node: r for r in analysis.recurrences})
 
 
 Source = Statistics | RecurrentStatistics
@@ -165,8 +167,8 @@ def _eliminate(
             weight = plan.model.constants[point.layer.weight]
             statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known)
         else:
-            found = plan.recurrences[node]
-            statistics[node], moments[node] = collect_recurrent(replay, found, analysis, generator, known)
+            recurrence = plan.recurrences[node]
+            statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)
         if known is None:
             cache.put("moments", node, _as_arrays(moments[node]))
         if not all(np.isfinite(each.second).all() for each in moments[node]):
@@ -192,11 +194,11 @@ def _eliminate(
 
 def _as_arrays(moments: Sequence[Moments]) -> dict[str, np.ndarray]:
     """Moments as named arrays."""
-    found: dict[str, np.ndarray] = {}
-    for number, each in enumerate(moments):
-        own = {"second": each.second, "mean": each.mean, "rows": np.array(each.rows)}
-        found |= {f"{number}/{name}": value for name, value in own.items()}
-    return found
+    arrays: dict[str, np.ndarray] = {}
+    for number, entry in enumerate(moments):
+        fields = {"second": entry.second, "mean": entry.mean, "rows": np.array(entry.rows)}
+        arrays |= {f"{number}/{name}": value for name, value in fields.items()}
+    return arrays
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Moments]:
@@ -270,15 +272,15 @@ def _damages(
 
     with share(context.executor, original) as handle:
         for group in sorted(analysis.groups, key=lambda g: starts.get(g.name, -1)):
-            found, stored = results[group.name], cache.get("damage", group.name)
+            elimination, stored = results[group.name], cache.get("damage", group.name)
             future: Future[dict[int, float]] = Future()
             if stored is not None:
                 future.set_result(dict(zip(stored["widths"].tolist(), stored["values"].tolist(), strict=True)))
             elif group.name in starts:
-                variants = _variants(group, analysis, plan, found, statistics)
+                variants = _variants(group, analysis, plan, elimination, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
-                future.set_result(_masked_damage(group, context, found, reference, feeds.rows))
+                future.set_result(_masked_damage(group, context, elimination, reference, feeds.rows))
             pending.append((group.name, future))
             finish(_MOST_PENDING)
         finish(0)
@@ -292,14 +294,14 @@ def _first(group: Group, replay: Replay) -> int:
 def _correctable(group: Group, plan: _Plan) -> bool:
     """Whether all consumers have weights that can be corrected."""
     weights = [plan.weights(node) for node in group.consumers]
-    own = all(len(plan.graph.consumers.get(name, ())) == 1 for names in weights for name in names)
-    return bool(weights) and all(weights) and own
+    read_once = all(len(plan.graph.consumers.get(name, ())) == 1 for names in weights for name in names)
+    return bool(weights) and all(weights) and read_once
 
 
 def _masked_damage(
     group: Group,
     context: ScoreContext,
-    found: Elimination,
+    elimination: Elimination,
     reference: Reference,
     data: Dataset,
 ) -> dict[int, float]:
@@ -308,7 +310,7 @@ def _masked_damage(
     meaning = reference.meaning
     for width in widths(len(group)):
         removed = context.analysis.none_removed()
-        removed[group.units[found.order[: len(group) - width]]] = True
+        removed[group.units[elimination.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
         outputs = run_model(model, data, meaning.outputs, threads=context.run.threads, row_axes=meaning.row_axes)
         measured[width] = reference.divergence(outputs)
@@ -316,18 +318,18 @@ def _masked_damage(
 
 
 def _variants(
-    group: Group, analysis: Analysis, plan: _Plan, found: Elimination, statistics: Mapping[str, Source]
+    group: Group, analysis: Analysis, plan: _Plan, elimination: Elimination, statistics: Mapping[str, Source]
 ) -> list[Variant]:
     variants = []
-    for width, corrected in found.corrected.items():
+    for width, corrected in elimination.corrected.items():
         removed = analysis.none_removed()
-        removed[group.units[found.order[: len(group) - width]]] = True
+        removed[group.units[elimination.order[: len(group) - width]]] = True
         remaining = list(corrected)
         constants: dict[str, np.ndarray] = {}
         for node in group.consumers:
-            own = statistics[node]
-            count = own.count(group)
+            source = statistics[node]
+            count = source.count(group)
             parts, remaining = remaining[:count], remaining[count:]
-            constants |= own.constants(group, parts, removed, plan.model.constants)
+            constants |= source.constants(group, parts, removed, plan.model.constants)
         variants.append(Variant(width, constants))
     return variants
