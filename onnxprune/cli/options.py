@@ -1,4 +1,4 @@
-"""Converts config dataclasses to command-line options and back. Each option is declared once, in its dataclass.
+"""Config dataclasses as command-line options and back. Each option is declared once, in its dataclass.
 
 A field `oamip.time_limit` is the option `--oamip-time-limit` and the TOML key `time-limit` in the table `[oamip]`.
 Tuples of numbers are written `A,B,C`; tuples of anything else may be given several times. Whatever the command line
@@ -23,7 +23,7 @@ SHORT = 16
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A config dataclass as a section of a command's options.
+    """A config dataclass in a command.
 
     Attributes:
         title: heading in the help.
@@ -42,7 +42,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option, on the command line and in the TOML file.
+    """One option.
 
     Attributes:
         section: where it belongs.
@@ -60,7 +60,7 @@ class Option:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The TOML tables and key, for example `("oamip", "time-limit")`."""
+        """The TOML tables and the key, for example `("oamip", "time-limit")`."""
         tables = (self.section.table,) if self.section.table else ()
         name = self.field.metadata.get("name") or self.field.name.strip("_").replace("_", "-")
         return (*tables, *self.path[:-1], name)
@@ -72,22 +72,22 @@ class Option:
 
     @property
     def parameter(self) -> str:
-        """The option's name as a Python parameter."""
+        """The name as a Python parameter."""
         return "_".join(self.path)
 
     @property
     def is_switch(self) -> bool:
-        """Whether the option is a switch without a value (boolean)."""
+        """True for booleans, which take no value."""
         return self.hint is bool
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether the option may be given several times."""
+        """True where the option may be given several times."""
         return typing.get_origin(self.hint) is tuple and typing.get_args(self.hint)[0] is not float
 
     @property
     def metavar(self) -> str:
-        """The placeholder for the value in the help."""
+        """What the help writes for the value."""
         choices, given = self.field.metadata.get("choices"), self.field.metadata.get("metavar")
         if given:
             return str(given)
@@ -99,21 +99,21 @@ class Option:
 
     @property
     def help(self) -> str:
-        """The help text, with the choices where there are many."""
+        """The help, with the choices in words where they are many."""
         choices = self.field.metadata.get("choices")
         more = f" One of {', '.join(choices)}." if choices and self.metavar == "NAME" else ""
         return str(self.field.metadata.get("help", "")) + more
 
     @property
     def default_text(self) -> str:
-        """The default as text; empty where there is none."""
+        """The default as the help and the template show it; empty where there is none."""
         value = self.field.default
         if value is None or value == () or isinstance(value, bool):
             return ""
         return str(value)
 
     def convert(self, value: Any, where: str) -> Any:
-        """Convert a value from the command line or TOML file to the field's type.
+        """The field's value from what the command line or the TOML file holds.
 
         Raises:
             InputError: the value has the wrong type; `where` (the flag or the TOML key) starts the message.
@@ -122,7 +122,7 @@ class Option:
 
 
 def options(section: Section) -> Iterator[Option]:
-    """All options of a section, including those of nested dataclasses."""
+    """The options of a section, those of nested dataclasses included."""
 
     def walk(config: type, path: tuple[str, ...], title: str) -> Iterator[Option]:
         hints = typing.get_type_hints(config)
@@ -140,7 +140,7 @@ def options(section: Section) -> Iterator[Option]:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The values of all options of a command.
+    """The values of all options of a command, one instance of each section's dataclass.
 
     Attributes:
         values: see above.
@@ -151,12 +151,12 @@ class Options:
     file: Path | None = None
 
     def get(self, config: type[T]) -> T:
-        """The config dataclass of the given type."""
+        """The instance of one dataclass."""
         return typing.cast(T, self.values[config])
 
 
 def build(sections: Sequence[Section], given: Mapping[str, Any], file: Mapping[str, Any], file_name: str) -> Options:
-    """Combine command line, TOML file and defaults, in this order of priority.
+    """Put the command line over the TOML file over the defaults.
 
     Args:
         sections: the command's sections.
@@ -192,7 +192,7 @@ def build(sections: Sequence[Section], given: Mapping[str, Any], file: Mapping[s
 
 
 def _title(config: type) -> str:
-    """The first line of a dataclass's docstring, as a heading."""
+    """The first line of a dataclass' docstring as a heading."""
     return (config.__doc__ or config.__name__).splitlines()[0].rstrip(".").replace("`", "")
 
 

@@ -1,4 +1,4 @@
-"""A model in memory: a protobuf that is never changed, and its constants as arrays.
+"""The model in memory: a protobuf that is never changed, and its constant tensors as arrays.
 
 Stages exchange `Model` objects. Weights live in `constants` (memory-mapped where they come from external data), so
 that a stage replaces arrays without touching protobuf; `to_proto` writes them back. Everything else in the file (names,
@@ -50,19 +50,19 @@ class Model:
 
     @property
     def stored_bytes(self) -> int:
-        """Total size of all constants in bytes."""
+        """Size of all constants in bytes."""
         return sum(stored_size(array) for array in self.constants.values())
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}: {len(self.proto.graph.node)} nodes, {self.stored_bytes:,} bytes of weights)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the model as bytes and arrays, since memory-mapped arrays cannot be pickled."""
+        """Pickled as bytes and arrays: a read-only mapping cannot be."""
         rest = (self.name, self.external, self.files, dict(self.copies))
         return _restored, (self.proto.SerializeToString(), dict(self.constants), *rest)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
-        """A copy with new values for the named constants."""
+        """A copy in which the named constants have new values."""
         return replace(self, constants=MappingProxyType({**self.constants, **changed}))
 
 
@@ -71,7 +71,7 @@ def _restored(proto: bytes, constants: dict[str, np.ndarray], *rest: Any) -> Mod
 
 
 def stored_size(array: np.ndarray) -> int:
-    """Number of bytes that an ONNX file stores for an array (for strings, their characters)."""
+    """Bytes that ONNX stores for `array` (strings count their characters)."""
     return sum(len(str(s)) for s in array.ravel()) if array.dtype.kind in "OUS" else int(array.nbytes)
 
 
@@ -99,7 +99,7 @@ def attribute_array(attribute: onnx.AttributeProto) -> np.ndarray | None:
 
 
 def from_proto(proto: onnx.ModelProto, name: str = "model", data: DataFolder | None = None) -> Model:
-    """Make a `Model` from a protobuf.
+    """Wrap a protobuf.
 
     Args:
         proto: taken as it is; see `brought_together`.
@@ -122,7 +122,7 @@ def from_proto(proto: onnx.ModelProto, name: str = "model", data: DataFolder | N
 
 
 def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    """Initializers and values of Constant nodes, by tensor name."""
+    """Initializers and values of Constant nodes, by the name of what they make."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node, attribute in constant_nodes(graph):
@@ -131,7 +131,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
 
 
 def brought_together(proto: onnx.ModelProto, data: DataFolder) -> onnx.ModelProto:
-    """The protobuf with all external data of subgraphs, functions and attributes loaded.
+    """A protobuf whose bodies, functions and attributes hold their tensors themselves; the same one where they do.
 
     Raises:
         ModelError: external data cannot be read.
@@ -145,7 +145,7 @@ def brought_together(proto: onnx.ModelProto, data: DataFolder) -> onnx.ModelProt
 
 
 def decoded(tensor: TensorProto, name: str) -> np.ndarray:
-    """Decode the array of a tensor that holds its own data.
+    """The array in a tensor that holds its own data.
 
     Raises:
         ModelError: it is damaged, or keeps its data elsewhere.
@@ -160,7 +160,7 @@ def decoded(tensor: TensorProto, name: str) -> np.ndarray:
 
 
 def release(array: np.ndarray) -> None:
-    """Free the memory that a memory-mapped array's pages take; they are read again when needed."""
+    """Let go of the memory that a mapped array's pages take; they are read again when needed."""
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.base.madvise(mmap.MADV_DONTNEED)
 
@@ -200,7 +200,7 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The complete protobuf, with all constants inside."""
+    """The protobuf with all constants in place (no external data)."""
     model = merged(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -218,7 +218,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 
 def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
-    """Fill a tensor message with an array."""
+    """Fill a tensor, whose payload and shape may be stale, with an array."""
     inline = tensor.data_location != TensorProto.EXTERNAL
     if inline and tensor.data_type == data_type and tuple(tensor.dims) == array.shape:
         current = numpy_helper.to_array(tensor)
@@ -233,7 +233,7 @@ def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
 
 
 def skeleton(model: Model) -> onnx.ModelProto:
-    """A small copy of the protobuf for shape inference, where large constants are inputs of the same type and shape."""
+    """A small protobuf for shape inference: large constants become graph inputs of the same name, type and shape."""
     graph = model.proto.graph
     small = onnx.ModelProto(
         ir_version=max(model.proto.ir_version, 4),  # before 4 every initializer must also be an input
@@ -269,6 +269,6 @@ def skeleton(model: Model) -> onnx.ModelProto:
 
 
 def constant_type(node: onnx.NodeProto, array: np.ndarray) -> int:
-    """The ONNX element type of a Constant node's value."""
+    """ONNX element type of a Constant node's value."""
     declared = node.attribute[0].t.data_type if node.attribute[0].name == "value" else 0
     return int(declared or onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

@@ -1,4 +1,4 @@
-"""Operator handlers: one file for each family of operators, found automatically."""
+"""Operator handlers, one family a file, discovered automatically."""
 
 import functools
 import importlib
@@ -10,7 +10,7 @@ from onnxprune.ops.base import OpHandler, Unknown
 
 @functools.cache
 def handlers() -> Mapping[str, OpHandler]:
-    """All handlers, by operator name.
+    """All handlers by operator name.
 
     Raises:
         RuntimeError: two handlers claim one operator.
@@ -32,7 +32,7 @@ def handlers() -> Mapping[str, OpHandler]:
 
 
 def handler_of(op_type: str) -> OpHandler:
-    """The handler of an operator; for an unknown operator, one that keeps all channels."""
+    """The handler of an operator; one that follows nothing where there is none."""
     return handlers().get(op_type, _UNKNOWN)
 
 

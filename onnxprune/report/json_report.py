@@ -1,4 +1,4 @@
-"""The JSON reports, schema 1 (`docs/report-schema.json`). Keys may be added, but are never renamed."""
+"""The machine reports, JSON schema 1 (`docs/report-schema.json`). Keys are added freely and never renamed."""
 
 import dataclasses
 import json
@@ -24,12 +24,12 @@ SCHEMA = 1
 
 
 def to_text(report: Mapping[str, Any]) -> str:
-    """A report as JSON text; NaN and infinity become null."""
+    """A report as JSON text. Numbers that JSON has no word for (NaN, infinities) become null."""
     return json.dumps(plain(report), indent=1, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to plain Python data that `json` can write."""
+    """Python data that `json` writes as they are: no dataclasses, numpy numbers, paths or NaN."""
     if isinstance(value, Target | Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -46,11 +46,11 @@ def plain(value: Any) -> Any:
 
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
-    """The fields that all reports begin with."""
-    fields: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
+    """What all reports begin with."""
+    found: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
     if origin is not None:
-        fields |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
-    return fields
+        found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
+    return found
 
 
 def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
 
 
 def metrics_entry(metrics: Mapping[str, MetricChange]) -> dict[str, Any]:
-    """Metrics by name, with details where there are any."""
+    """Metrics by name; whether an accuracy floor is about one, and more about it, only where there is such."""
     return {
         name: plain({"before": change.before, "after": change.after})
         | ({"rules": True} if change.rules else {})
@@ -92,29 +92,29 @@ def metrics_entry(metrics: Mapping[str, MetricChange]) -> dict[str, Any]:
 
 
 def latency_entry(latency: LatencyReport) -> dict[str, Any]:
-    """Predicted and measured latency."""
+    """A latency budget's prediction and measurement."""
     return {**plain(latency), "ratio": latency.ratio}
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options by name (`lambda_` becomes `lambda`)."""
+    """Options by their names; `lambda_` is a Python spelling."""
     return {
         name.strip("_"): _settings(value) if isinstance(value, Mapping) else plain(value)
         for name, value in settings.items()
     }
 
 
-def inspect_report(inspected: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
+def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `inspect`: `before` are the model's costs, `floor` those with one unit left in each group."""
-    return head("inspect", inspected.model, origin) | {
-        "before": plain(inspected.costs),
-        "floor": plain(inspected.floor),
-        "units": inspected.units,
-        "prunable": inspected.prunable,
-        "groups": plain(inspected.groups),
-        "layers": plain(inspected.layers),
-        "not_pruned": [_with_operator(item, inspected.op_types) for item in inspected.not_pruned],
-        "outputs": plain(inspected.outputs),
+    return head("inspect", found.model, origin) | {
+        "before": plain(found.costs),
+        "floor": plain(found.floor),
+        "units": found.units,
+        "prunable": found.prunable,
+        "groups": plain(found.groups),
+        "layers": plain(found.layers),
+        "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
+        "outputs": plain(found.outputs),
     }
 
 
@@ -150,17 +150,17 @@ def score_report(
     return report
 
 
-def validate_report(comparison: "Comparison", origin: Provenance | None = None) -> dict[str, Any]:
+def validate_report(found: "Comparison", origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `validate`: `before` is the first model, `after` the other."""
-    return head("validate", comparison.original, origin) | {
-        "other": comparison.other,
-        "before": plain(comparison.before),
-        "after": plain(comparison.after),
-        "metrics": metrics_entry(comparison.metrics),
-        **({} if comparison.time is None else {"time": plain(comparison.time)}),
-        "rows": comparison.rows,
-        "warnings": plain(comparison.warnings),
-        "notes": plain(comparison.notes),
+    return head("validate", found.original, origin) | {
+        "other": found.other,
+        "before": plain(found.before),
+        "after": plain(found.after),
+        "metrics": metrics_entry(found.metrics),
+        **({} if found.time is None else {"time": plain(found.time)}),
+        "rows": found.rows,
+        "warnings": plain(found.warnings),
+        "notes": plain(found.notes),
     }
 
 

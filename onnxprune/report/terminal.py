@@ -1,4 +1,4 @@
-"""Summaries for the terminal (rich). Names from the model are never read as markup."""
+"""Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ GOOD, BAD, DIM = "green", "red", "dim"
 
 
 def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = None) -> RenderableType:
-    """Summary of `prune`: costs, metrics, channels, what stays, program, timings, output."""
+    """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
     parts: list[RenderableType] = [
         _change_table(result.before, result.after, result.metrics, result.time),
         _groups_table(result.groups),
@@ -58,26 +58,24 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     return Group(*parts, *_warnings(result.warnings))
 
 
-def validate_summary(comparison: "Comparison") -> RenderableType:
+def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
-    what = Text(
-        f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
-    )
-    table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
-    return Group(table_of_changes, what, *_notes(comparison.notes), *_warnings(comparison.warnings))
+    what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
+    table_of_changes = _change_table(found.before, found.after, found.metrics, found.time)
+    return Group(table_of_changes, what, *_notes(found.notes), *_warnings(found.warnings))
 
 
-def inspect_summary(inspected: "Inspection") -> RenderableType:
-    """Summary of `inspect`: layers, groups, what stays, and totals at the end."""
+def inspect_summary(found: "Inspection") -> RenderableType:
+    """Layers, groups, what stays, and the totals last, where the eye is."""
     return Group(
         Text("Layers", style="bold"),
-        _inspect_layers(inspected),
+        _inspect_layers(found),
         Text("Groups (channels that go or stay together)", style="bold"),
-        _inspect_groups(inspected),
-        *_not_pruned(inspected.not_pruned, inspected.op_types, limit=None),
+        _inspect_groups(found),
+        *_not_pruned(found.not_pruned, found.op_types, limit=None),
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
-        _inspect_outputs(inspected),
-        _inspect_totals(inspected),
+        _inspect_outputs(found),
+        _inspect_totals(found),
     )
 
 
@@ -86,7 +84,7 @@ def _notes(notes: Iterable[str]) -> list[Text]:
 
 
 def _warnings(warnings: Iterable[str]) -> list[Text]:
-    """The warnings, shown at the very end."""
+    """Last of all, where the eye is."""
     return [shown(f"WARNING: {warning}", style="bold red") for warning in warnings]
 
 
@@ -96,7 +94,7 @@ def shown(text: str, style: str = "") -> Text:
 
 
 def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
-    """A table without a frame; all columns except those in `left` are right-aligned."""
+    """A table without frame; all columns but those in `left` are right-aligned."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=DIM)
     for number, title in enumerate(columns):
         if number in set(left):
@@ -132,7 +130,7 @@ def _change_table(
 
 
 def bar(share: float, width: int = BAR) -> Text:
-    """A share in [0, 1] as a text bar of `width` characters."""
+    """A share in [0, 1] as a bar of `width` columns."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     full, part = divmod(eighths, 8)
     drawn = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
@@ -206,10 +204,10 @@ def _timings_line(timings: Mapping[str, float]) -> Text:
     return Text.assemble(("time ", DIM), duration(sum(timings.values())), (f" ({parts})" if parts else "", DIM))
 
 
-def _inspect_layers(inspected: "Inspection") -> RenderableType:
+def _inspect_layers(found: "Inspection") -> RenderableType:
     made = table("node", "operator", "in", "out", "MACs", "share", "parameters", left=(0, 1))
-    for layer in inspected.layers:
-        share = layer.macs / inspected.costs.macs if inspected.costs.macs else 0.0
+    for layer in found.layers:
+        share = layer.macs / found.costs.macs if found.costs.macs else 0.0
         made.add_row(
             shown(layer.node),
             shown(layer.op_type),
@@ -222,17 +220,17 @@ def _inspect_layers(inspected: "Inspection") -> RenderableType:
     return Padding(Group(made, Text("prunable widths are coloured", style=DIM)), (0, 0, 1, 0))
 
 
-def _inspect_groups(inspected: "Inspection") -> RenderableType:
+def _inspect_groups(found: "Inspection") -> RenderableType:
     made = table("group", "units", "made by", "read by", left=(0, 2, 3))
-    for group in inspected.groups:
+    for group in found.groups:
         others = [node for node in group.producers if node != group.name]
         made.add_row(shown(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 
-def _inspect_outputs(inspected: "Inspection") -> RenderableType:
+def _inspect_outputs(found: "Inspection") -> RenderableType:
     made = table("output", "kind", "columns", "positions", "weight", left=(0, 1))
-    for row in inspected.outputs:
+    for row in found.outputs:
         beside = f", weighed by the scores of {some(row.beside)}" if row.beside else ""
         positions = " x ".join(map(str, row.positions)) or "1"
         made.add_row(
@@ -241,21 +239,21 @@ def _inspect_outputs(inspected: "Inspection") -> RenderableType:
     return Padding(made, (0, 0, 1, 0))
 
 
-def _inspect_totals(inspected: "Inspection") -> RenderableType:
-    costs, floor = inspected.costs, inspected.floor
+def _inspect_totals(found: "Inspection") -> RenderableType:
+    costs, floor = found.costs, found.floor
     made = table("", "MACs", "parameters", "weights")
-    made.add_row(shown(inspected.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
+    made.add_row(shown(found.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
     made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
-    share = inspected.prunable / inspected.units if inspected.units else 0.0
+    share = found.prunable / found.units if found.units else 0.0
     line = Text.assemble(
-        (f"{inspected.prunable} of {inspected.units} channels ({percent(share)}) can be pruned", "bold"),
-        f", in {several(len(inspected.groups), 'group')}",
+        (f"{found.prunable} of {found.units} channels ({percent(share)}) can be pruned", "bold"),
+        f", in {several(len(found.groups), 'group')}",
     )
     return Group(made, Text(), line)
 
 
 def score_summary(scores: "Scores", importance: str) -> RenderableType:
-    """A line for each group: the distribution of its scores."""
+    """One line a group: how its scores are spread."""
     made = table("group", "units", "lowest", "median", "highest", "")
     for group in scores.groups:
         ordered = sorted(float(score) for score in group.scores)
@@ -269,7 +267,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
-    """A line for each model: time, time relative to the first, memory, file size."""
+    """One line a model: time, time relative to the first, memory, file size."""
     made = table("model", "median", "p10", "p90", "relative", "memory", "file")
     for entry in measured:
         memory = "–" if entry.peak_bytes is None else size(entry.peak_bytes)
@@ -294,7 +292,7 @@ def epoch_line(epoch: "Epoch") -> Text:
 
 
 def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
-    """What training achieved."""
+    """What training brought."""
     first, best = trained.history[0], trained.history[trained.best]
     gain = Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),
