@@ -38,7 +38,7 @@ def counts(monkeypatch):
 
     def counted(name, function):
         def run(*args):
-            found[name] += name != "collect" or len(args) < 6  # a sixth one is the known moments
+            found[name] += name != "collect" or args[5] is None  # the sixth: moments known from an earlier run
             return function(*args)
 
         return run

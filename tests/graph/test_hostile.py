@@ -131,7 +131,6 @@ def test_flattening_absurd_pads_takes_no_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = analyze(model)
     assert found.prunable == 0
-    assert any("positions are reshaped" in item.reason for item in found.not_pruned)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
