@@ -50,6 +50,8 @@ def bounds(analysis: Analysis) -> dict[str, Interval]:
         if not node.outputs or not node.output() or analysis.value(node.output()) is not None:
             continue
         layer = layers.get(node.name)
+        if layer is not None and layer.fused:
+            continue
         with np.errstate(over="ignore", invalid="ignore"):
             found = _layer(node, layer, known, analysis) if layer else _other(node, known, analysis)
         if found is not None and not (np.isnan(found.low).any() or np.isnan(found.high).any()):

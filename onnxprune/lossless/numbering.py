@@ -39,6 +39,8 @@ class Numbering:
             if not node.outputs or not node.output() or self._analysis.value(node.output()) is not None:
                 continue
             layer = layers.get(node.name)
+            if layer is not None and layer.fused:
+                continue
             found = self._layer(node, layer) if layer else self._other(node)
             if found is not None:
                 self.channels[node.output()] = found

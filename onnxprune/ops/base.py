@@ -37,6 +37,7 @@ class Linear:
     transposed: bool = False
     gain: float = 1.0
     bias_gain: float = 1.0
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ def example(
     opset: int = 17,
     *,
     full_check: bool = True,
+    domain: str = "",
 ) -> onnx.ModelProto:
     """A model from ONNX text syntax, with random weights from a seed.
 
@@ -23,8 +24,10 @@ def example(
         constants: initializers with given values (shape vectors, for example).
         opset: version of the default operator set.
         full_check: whether strict shape inference must understand the model too.
+        domain: a further operator set, of version 1, whose operators the text names with it.
     """
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+    more = f', "{domain}": 1' if domain else ""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}{more}]> {text}')
     rng = np.random.default_rng(len(text))
     for name, shape in (weights or {}).items():
         scale = np.sqrt(2.0 / max(1, int(np.prod(shape[1:]))))

@@ -266,6 +266,7 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
                 factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
                 gain=found.gain,
                 bias_gain=found.bias_gain,
+                fused=found.fused,
             )
         )
     return tuple(layers)

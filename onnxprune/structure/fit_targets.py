@@ -92,7 +92,7 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         if layer is None or layer.op_type != node.op_type:
             continue
         point = _start(layer, values)
-        while (step := _step(point, graph, values, made)) is not None:
+        while not layer.fused and (step := _step(point, graph, values, made)) is not None:
             following, point = step
             emit(following)
         points.append(replace(point, bounds=_bounds(point.tensor, graph, values)))

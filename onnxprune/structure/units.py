@@ -35,6 +35,7 @@ class Layer:
             ones count).
         gain: factor of the product itself (`alpha` of Gemm).
         bias_gain: factor of the bias (`beta` of Gemm).
+        fused: whether the node adds to the product, or puts it through an activation, before it gives `output`.
     """
 
     node: str
@@ -53,6 +54,7 @@ class Layer:
     factors: tuple[int | Ids, ...]
     gain: float = 1.0
     bias_gain: float = 1.0
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
