@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
+from onnxprune.graph.declared import corrected, dense
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
@@ -82,14 +83,14 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     if not readable:
         raise ModelError(f"{name}: the file is damaged: a name in it is no UTF-8 text")
     data = DataFolder(name, folder)
-    model = from_proto(inlined(brought_together(proto, data), name), name, data)
+    model = from_proto(dense(inlined(brought_together(proto, data), name), name), name, data)
     try:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the ONNX checker failed: {first_line(error)}") from error
-    return model
+    return corrected(model)
 
 
 def _has_text(message: Message) -> bool:

@@ -34,6 +34,7 @@ class Model:
         external: whether the file keeps weights as external data.
         files: the files that the model was read from, which nothing may be written to.
         copies: constants that are another one in the file, as long as they equal it; see `graph.separate`.
+        notes: what was put right when the file was read.
     """
 
     proto: onnx.ModelProto
@@ -42,6 +43,7 @@ class Model:
     external: bool = False
     files: tuple[Path, ...] = ()
     copies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
 
     @property
     def opset(self) -> int:
@@ -58,7 +60,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""
-        rest = (self.name, self.external, self.files, dict(self.copies))
+        rest = (self.name, self.external, self.files, dict(self.copies), self.notes)
         return _restored, (self.proto.SerializeToString(), dict(self.constants), *rest)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":

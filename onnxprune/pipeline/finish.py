@@ -129,7 +129,8 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
 
 
 def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
-    notes = [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
+    notes = [*prepared.model.notes, *prepared.analysis.incomplete]
+    notes += [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
     for pattern in without_groups(prepared.analysis, config.keep):
         notes.append(f"--keep {pattern!r} matches only what cannot be pruned anyway")
     if exact.found:

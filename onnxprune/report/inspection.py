@@ -66,6 +66,7 @@ class Inspection:
         not_pruned: what stays and why.
         op_types: operator by node name, for `not_pruned`.
         outputs: what the outputs are taken for.
+        notes: what was put right when the file was read, and what is not counted.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Inspection:
     not_pruned: tuple[NotPruned, ...]
     op_types: dict[str, str]
     outputs: tuple[OutputRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> Inspection:
@@ -109,6 +111,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> I
         ),
         not_pruned=analysis.not_pruned,
         op_types={node.name: node.op_type for node in analysis.graph.nodes},
+        notes=(*analysis.model.notes, *analysis.incomplete),
         outputs=_outputs(read_meaning(analysis, outputs)),
     )
 

@@ -115,6 +115,7 @@ def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[
         "layers": plain(found.layers),
         "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
         "outputs": plain(found.outputs),
+        "notes": plain(found.notes),
     }
 
 

@@ -76,6 +76,7 @@ def inspect_summary(found: "Inspection") -> RenderableType:
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
         _inspect_outputs(found),
         _inspect_totals(found),
+        *_notes(found.notes),
     )
 
 

@@ -12,8 +12,13 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
 from onnxprune.graph.shapes import Facts
-from onnxprune.ops.base import ChannelUse, Product, Recurrence
+from onnxprune.ops import handler_of
+from onnxprune.ops.base import ChannelUse, Product, Recurrence, Unknown
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
+
+
+def _is_matrix(stored: Stored) -> bool:
+    return stored.is_weight and sum(size > 1 for size in stored.shape) > 1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,6 +111,20 @@ class Analysis:
         """Memory, in bytes, of the largest activation for one input row, counted as float32."""
         sizes = [prod(shape) for name, shape in self.facts.shapes.items() if name not in self.constants]
         return 4 * max(sizes, default=1) // max(1, self.facts.batch)
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """What the count of multiply-adds leaves out: operators that nothing is known of, and that read weights."""
+        left = [
+            node
+            for node in self.graph.nodes
+            if type(handler_of(node.op_type)) is Unknown
+            and any(name in self.constants and _is_matrix(self.constants[name]) for name in node.inputs)
+        ]
+        if not left:
+            return ()
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return (f"MACs leave out {left[0]}{more}, which is not understood; a budget on MACs does not count it",)
 
     def none_removed(self) -> Ids:
         """The removal mask `(units,)` that removes nothing (all False)."""

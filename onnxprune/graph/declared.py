@@ -1,0 +1,105 @@
+"""What a file says in a way that the rest does not read, put right when it is read: sparse weights, wrong outputs."""
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.external import is_constant
+from onnxprune.graph.model import Model, skeleton
+
+_MOST_ELEMENTS = 1 << 26
+
+
+def dense(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """A protobuf whose sparse weights are dense ones; the same one where it has none.
+
+    Raises:
+        ModelError: a sparse tensor is damaged, or too large as a dense one.
+    """
+    if not proto.graph.sparse_initializer and not any(map(_is_sparse, proto.graph.node)):
+        return proto
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    for tensor in whole.graph.sparse_initializer:
+        whole.graph.initializer.append(_dense(tensor, tensor.values.name, name))
+    del whole.graph.sparse_initializer[:]
+    for node in filter(_is_sparse, whole.graph.node):
+        value = _dense(node.attribute[0].sparse_tensor, node.output[0], name)
+        node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", value))
+    return whole
+
+
+def _is_sparse(node: onnx.NodeProto) -> bool:
+    return is_constant(node) and node.attribute[0].name == "sparse_value"
+
+
+def _dense(tensor: onnx.SparseTensorProto, label: str, name: str) -> TensorProto:
+    """Indices are positions in the flattened tensor, or one row of coordinates a value."""
+    shape = tuple(tensor.dims)
+    if min(shape, default=0) < 0 or prod(shape) > _MOST_ELEMENTS:
+        raise ModelError(f"{name}: sparse tensor {label!r} is too large to be stored densely; make it a dense one")
+    try:
+        values, indices = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+        whole = np.zeros(prod(shape), values.dtype)
+        if values.shape != flat.shape or (flat < 0).any():
+            raise ValueError("values and indices do not fit each other")
+        whole[flat] = values
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{name}: sparse tensor {label!r} is damaged ({error}); export the model again") from error
+    return numpy_helper.from_array(whole.reshape(shape), label)
+
+
+def corrected(model: Model) -> Model:
+    """The model with shapes of its outputs as they come out, where the file declares others.
+
+    Converters write such files, and onnxruntime runs them.
+    """
+    if _inferred(model, strict=True) is not None:
+        return model
+    found = _inferred(model, strict=False)
+    if found is None:
+        return model
+    proto = onnx.ModelProto()
+    wrong = []
+    for index, value in enumerate(model.proto.graph.output):
+        shape = found.get(value.name)
+        if shape is not None and _contradicts(value.type.tensor_type, shape):
+            wrong.append((index, shape))
+    if not wrong:
+        return model
+    proto.CopyFrom(model.proto)
+    for index, shape in wrong:
+        proto.graph.output[index].type.tensor_type.shape.CopyFrom(shape)
+    names = ", ".join(repr(proto.graph.output[index].name) for index, _ in wrong)
+    note = f"the file declares another shape for output {names} than comes out; it was corrected"
+    return replace(model, proto=proto, notes=(*model.notes, note))
+
+
+def _inferred(model: Model, *, strict: bool) -> dict[str, onnx.TensorShapeProto] | None:
+    """Shapes of the outputs; None where inference fails. Without `strict` what the file declares is left out."""
+    small = skeleton(model)
+    if not strict:
+        del small.graph.value_info[:]
+        for value in small.graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(small, strict_mode=strict)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return None
+    outputs = {value.name: value.type.tensor_type for value in inferred.graph.output}
+    return {name: tensor.shape for name, tensor in outputs.items() if tensor.HasField("shape")}
+
+
+def _contradicts(declared: onnx.TypeProto.Tensor, found: onnx.TensorShapeProto) -> bool:
+    if not declared.HasField("shape"):
+        return False
+    if len(declared.shape.dim) != len(found.dim):
+        return True
+    pairs = zip(declared.shape.dim, found.dim, strict=True)
+    return any(a.HasField("dim_value") and b.HasField("dim_value") and a.dim_value != b.dim_value for a, b in pairs)

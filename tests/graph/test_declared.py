@@ -1,0 +1,103 @@
+"""What a file says in its own way is put right when it is read: sparse weights, outputs of another shape."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from oracle import analysed, check_removal, random_removal
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.load import load
+from onnxprune.graph.model import to_proto
+from onnxprune.ops.examples import example
+from onnxprune.report.inspection import inspection
+
+TEXT = """g (float[N,16] x) => (float[N,5] y) {
+    h = MatMul (x, w1)
+    r = Relu (h)
+    k = MatMul (r, w2)
+    q = Relu (k)
+    y = MatMul (q, w3) }"""
+WEIGHTS = {"w1": (16, 24), "w2": (24, 20), "w3": (20, 5)}
+
+
+def sparse(array: np.ndarray, name: str, *, coordinates: bool) -> onnx.SparseTensorProto:
+    flat = np.flatnonzero(array)
+    indices = np.stack(np.nonzero(array), axis=1) if coordinates else flat
+    values = numpy_helper.from_array(array.ravel()[flat], name)
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(indices.astype(np.int64)), array.shape)
+
+
+def with_sparse(kind: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    """The second weight sparse: an initializer or a Constant node."""
+    proto = example(TEXT, WEIGHTS)
+    stored = proto.graph.initializer[1]
+    weight = numpy_helper.to_array(stored).copy()
+    weight[np.abs(weight) < 0.3] = 0
+    proto.graph.initializer.remove(stored)
+    tensor = sparse(weight, "w2", coordinates=kind == "coordinates")
+    if kind == "constant":
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["w2"], sparse_value=tensor))
+    else:
+        proto.graph.sparse_initializer.append(tensor)
+    return proto, weight
+
+
+@pytest.mark.parametrize("kind", ["positions", "coordinates", "constant"])
+def test_sparse_weights_are_read_as_dense_ones(kind):
+    proto, weight = with_sparse(kind)
+    before = proto.SerializeToString(deterministic=True)
+    a = analysed(proto)
+    assert np.array_equal(a.model.constants["w2"], weight)
+    assert a.prunable == 44
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)))
+    assert proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.dims.__setitem__(slice(None), [1 << 20, 1 << 20]), "too large"),
+        (lambda t: t.indices.CopyFrom(numpy_helper.from_array(np.array([3], np.int64))), "damaged"),
+        (lambda t: t.indices.CopyFrom(numpy_helper.from_array(np.full(t.values.dims[0], -1))), "damaged"),
+        (lambda t: t.indices.CopyFrom(numpy_helper.from_array(np.full(t.values.dims[0], 480))), "damaged"),
+    ],
+)
+def test_damaged_sparse_weights_are_one_clear_line(change, message):
+    proto, _ = with_sparse("positions")
+    change(proto.graph.sparse_initializer[0])
+    with pytest.raises(ModelError, match=f"sparse tensor 'w2' is .*{message}"):
+        load(proto)
+
+
+@pytest.mark.parametrize("dims", [[], ["N"], ["N", 7], [1, 1, 5]])
+def test_outputs_declared_with_another_shape_are_corrected_with_a_note(dims):
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, dims))
+    before = proto.SerializeToString(deterministic=True)
+    model = load(proto)
+    fixed = to_proto(model)
+    onnx.checker.check_model(fixed, full_check=True)
+    assert [d.dim_value for d in fixed.graph.output[0].type.tensor_type.shape.dim][1:] == [5]
+    (note,) = inspection(analysed(proto)).notes
+    assert "'y'" in note
+    assert proto.SerializeToString(deterministic=True) == before
+    session = ort.InferenceSession(fixed.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros((2, 16), np.float32)})[0].shape == (2, 5)
+
+
+def test_right_outputs_stay_as_they_are():
+    proto = example(TEXT, WEIGHTS)
+    model = load(proto)
+    assert model.notes == ()
+    assert to_proto(model).SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+def test_an_operator_with_weights_that_nobody_knows_is_named():
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.node[2].op_type, proto.graph.node[2].domain = "Magic", "somewhere"
+    proto.opset_import.append(helper.make_opsetid("somewhere", 1))
+    (note,) = inspection(analysed(proto)).notes
+    assert "MACs leave out somewhere.Magic 'k'" in note
+    assert inspection(analysed(example(TEXT, WEIGHTS))).notes == ()
