@@ -1,7 +1,8 @@
 """Models to measure scale on, with weights drawn from a seed.
 
 `light:NAME` is a graph of the onnx package such as `resnet50` or `vgg19`; `stack:LAYERSxWIDTH` so many 3x3 convolutions
-of that width with ReLUs on images of 16x16; `encoder:LAYERSxWIDTH` a transformer encoder on 64 tokens, with heads of 64
+of that width with ReLUs on images of 16x16; `residual:BLOCKSxWIDTH` so many blocks of two of them with an addition;
+`encoder:LAYERSxWIDTH` a transformer encoder on 64 tokens, with heads of 64
 and four times the width inside its multilayer perceptrons.
 """
 
@@ -21,9 +22,9 @@ def made(name: str) -> onnx.ModelProto | None:
     kind, _, rest = name.partition(":")
     if kind == "light":
         return filled(rest)
-    if kind in ("stack", "encoder"):
+    if kind in ("stack", "residual", "encoder"):
         layers, _, width = rest.partition("x")
-        return (stack if kind == "stack" else encoder)(int(layers), int(width))
+        return {"stack": stack, "residual": residual, "encoder": encoder}[kind](int(layers), int(width))
     return None
 
 
@@ -57,15 +58,22 @@ def filled(name: str) -> onnx.ModelProto:
 def stack(layers: int, width: int) -> onnx.ModelProto:
     """Convolutions one behind the other, a pooling and a classifier."""
     graph = _Graph()
-    last, channels = "image", 3
-    for number in range(layers):
-        kernel = graph.weight((width, channels, 3, 3), 2 / (9 * channels))
-        bias = graph.constant(np.zeros(width, np.float32))
-        last = graph.node("Relu", [graph.node("Conv", [last, kernel, bias], name=f"conv{number}", pads=[1] * 4)])
-        channels = width
-    pooled = graph.node("Flatten", [graph.node("GlobalAveragePool", [last])])
-    graph.node("Gemm", [pooled, *graph.dense(width, _CLASSES)], name="fc", output="logits")
-    return graph.model("image", (3, 16, 16))
+    last = graph.convolution("image", 3, width, "conv0")
+    for number in range(1, layers):
+        last = graph.convolution(graph.node("Relu", [last]), width, width, f"conv{number}")
+    return graph.classifier(graph.node("Relu", [last]), width)
+
+
+def residual(blocks: int, width: int) -> onnx.ModelProto:
+    """Blocks of two convolutions, each added to what it read, a pooling and a classifier."""
+    graph = _Graph()
+    last = graph.node("Relu", [graph.convolution("image", 3, width, "stem")])
+    for number in range(blocks):
+        inner = graph.node("Relu", [graph.convolution(last, width, width, f"first{number}")])
+        last = graph.node(
+            "Relu", [graph.node("Add", [last, graph.convolution(inner, width, width, f"second{number}")])]
+        )
+    return graph.classifier(last, width)
 
 
 def encoder(layers: int, width: int) -> onnx.ModelProto:
@@ -127,6 +135,17 @@ class _Graph:
     def dense(self, inputs: int, outputs: int) -> tuple[str, str]:
         """Add weight and bias of a dense layer; their names."""
         return self.weight((inputs, outputs), 1 / inputs), self.constant(np.zeros(outputs, np.float32))
+
+    def convolution(self, value: str, inputs: int, outputs: int, name: str) -> str:
+        """Add a 3x3 convolution; its output's name."""
+        kernel = self.weight((outputs, inputs, 3, 3), 2 / (9 * inputs))
+        return self.node("Conv", [value, kernel, self.constant(np.zeros(outputs, np.float32))], name=name, pads=[1] * 4)
+
+    def classifier(self, value: str, width: int) -> onnx.ModelProto:
+        """Pool, add a dense layer, and end."""
+        pooled = self.node("Flatten", [self.node("GlobalAveragePool", [value])])
+        self.node("Gemm", [pooled, *self.dense(width, _CLASSES)], name="fc", output="logits")
+        return self.model("image", (3, 16, 16))
 
     def model(self, name: str, row: tuple[int, ...]) -> onnx.ModelProto:
         """The model, from an input of this name and shape of a row to `logits`."""

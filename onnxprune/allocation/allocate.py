@@ -4,6 +4,7 @@ Only a grid of widths enters the integer program; a lower bound over all widths 
 
 1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and their reduced costs
    (`bound.py`). Put the widths it asks for on the grid, and repeat until the relaxation on the grid meets the bound.
+   The narrower of the widths that a relaxation mixes, and what is left spent greedily, are a choice: often good enough.
 2. Solve the integer program on that grid with SCIP, then spend what is left of the budgets greedily.
 3. Widths whose reduced cost proves that they cannot lead to a better solution are out. If the gap is not closed, solve
    again with all the others on the grid, as many as fit; if all fit, the program's own bound holds for all widths.
@@ -109,7 +110,9 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
     every = tuple(np.arange(len(widths)) for widths in form.widths)
     best = spend(form, first_grid(form, max(_GRID_POINTS)), form.smallest)
     objective = form.objective(best)
-    lower, grid = _tighten(form, objective, limits)
+    lower, grid, rounded = _tighten(form, objective, limits)
+    if rounded is not None and form.objective(rounded) < objective:
+        best, objective = rounded, form.objective(rounded)
     bound, nodes = lower.bound, 0
     for attempt in range(_PROGRAMS):
         goal = objective * (1 - limits.gap)
@@ -130,8 +133,8 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
     return best, bound, nodes
 
 
-def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBound, Grid]:
-    """Solve relaxations on a sequence of grids. Returns the best lower bound, and a grid for the integer program.
+def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBound, Grid, tuple[int, ...] | None]:
+    """Solve relaxations on a sequence of grids. Returns the best bound, a grid for the integer program, and a choice.
 
     Args:
         form: the problem.
@@ -142,11 +145,13 @@ def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBoun
     grid = first_grid(form, points)
     best = LowerBound(0.0, form.damage)  # no budgets at all
     value = np.inf
+    every = tuple(np.arange(len(widths)) for widths in form.widths)
+    rounded: list[tuple[int, ...]] = []
     for _ in range(_RELAXATIONS):
         built = build(form, grid, scale)
         # Upper bounds follow from the equalities; left out, their duals are part of the equalities' duals.
         free = replace(built.program, column_upper=np.full(len(built.program.c), np.inf))
-        relaxed = relax(free, "allocation program", limits.seconds)
+        relaxed = relax(free, "allocation program", limits.seconds, interior=True)
         if relaxed is None:
             break
         prices = np.maximum(0, -relaxed.duals[built.first_message[-1] :]) * scale
@@ -155,10 +160,13 @@ def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBoun
         best = max(best, lower, key=lambda each: each.bound)
         last, value = value, relaxed.value * scale
         used = built.used(relaxed.x)
+        narrow = tuple(int(points[0]) for points in used)
+        if np.all(form.usage(narrow) <= 1):
+            rounded.append(spend(form, every, narrow))
         grid = next_grid(grid, used, lower.reduced, points)
         if value - best.bound <= _SETTLED * limits.gap * value or value > last * (1 - _STALLED):
             break
-    return best, grid
+    return best, grid, min(rounded, key=form.objective, default=None)
 
 
 def _solve(
@@ -186,6 +194,7 @@ def _solve(
             node_limit=limits.nodes - nodes - used,
             time_limit=limits.seconds,
             seed=limits.seed,
+            tight=True,
         )
         used += solved.nodes
         bound = max(bound, solved.bound * scale) if bound == -np.inf else bound

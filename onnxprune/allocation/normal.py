@@ -76,6 +76,7 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
     full = [int(allowed[-1]) for allowed in widths]
     budgets = [budget for budget in problem.budgets if budget.cost(full) > budget.limit]
     pairs = sorted({pair for budget in budgets for pair in _pairs(budget)})
+    number = {pair: p for p, pair in enumerate(pairs)}
     product = np.zeros((len(budgets), len(pairs)))
     alone: list[tuple[np.ndarray, ...]] = []
     tables: dict[tuple[int, int], np.ndarray] = {}
@@ -89,7 +90,7 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
             for g, values in cost.alone.items():
                 own[g] += values[at[g]] * scale
             for pair, values in cost.pairs.items():
-                tables[b, pairs.index(pair)] = values[np.ix_(at[pair[0]], at[pair[1]])] * scale
+                tables[b, number[pair]] = values[np.ix_(at[pair[0]], at[pair[1]])] * scale
         else:
             for g, value in cost.linear.items():
                 own[g] += value * scale * widths[g]
@@ -97,7 +98,7 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
                 if g == h:
                     own[g] += value * scale * widths[g].astype(np.float64) ** 2
                 else:
-                    product[b, pairs.index((g, h))] = value * scale
+                    product[b, number[g, h]] = value * scale
         alone.append(tuple(own))
     return NormalForm(tuple(widths), tuple(damage), tuple(pairs), tuple(alone), product, tables)
 

@@ -17,13 +17,16 @@ class Relaxed:
     duals: np.ndarray
 
 
-def relax(program: LinearProgram, name: str, time_limit: float | None = None) -> Relaxed | None:
+def relax(
+    program: LinearProgram, name: str, time_limit: float | None = None, *, interior: bool = False
+) -> Relaxed | None:
     """Solve the linear relaxation; None where the time ran out.
 
     Args:
         program: the program; `integer` is not looked at.
         name: what messages call the program.
         time_limit: seconds.
+        interior: solve by the interior-point method, and cross over to a vertex; for large programs of many rows.
 
     Raises:
         SolverError: HiGHS failed, or the relaxation has no solution.
@@ -41,7 +44,7 @@ def relax(program: LinearProgram, name: str, time_limit: float | None = None) ->
         A_ub=vstack([program.A[above], -program.A[below]]),
         b_ub=np.concatenate([program.row_upper[above], -program.row_lower[below]]),
         bounds=np.column_stack([program.column_lower, program.column_upper]),
-        method="highs-ds",
+        method="highs-ipm" if interior else "highs-ds",
         options={} if time_limit is None else {"time_limit": time_limit},
     )
     if result.status == 1:

@@ -33,6 +33,7 @@ def solve(
     node_limit: int | None = None,
     time_limit: float | None = None,
     seed: int = 0,
+    tight: bool = False,
 ) -> Solved:
     """Solve a mixed-integer program.
 
@@ -44,18 +45,23 @@ def solve(
         node_limit: branch-and-bound nodes.
         time_limit: seconds.
         seed: seed of the solver.
+        tight: the relaxation is nearly exact as it is: no cutting planes, and a quick presolve. They would take most of
+            the time and hardly move the bound.
 
     Raises:
         SolverError: SCIP ended without a solution (infeasible, or a limit was reached before the first).
         KeyboardInterrupt: the user interrupted it.
     """
-    from pyscipopt import Model
+    from pyscipopt import SCIP_PARAMSETTING, Model
     from pyscipopt.scip import Expr, Term
 
     began = perf_counter()
     model = Model(name)
     model.hideOutput(not _LOG.isEnabledFor(logging.DEBUG))
     model.setParams({"limits/gap": gap, "numerics/feastol": _FEASIBILITY, "randomization/randomseedshift": seed})
+    if tight:
+        model.setSeparating(SCIP_PARAMSETTING.OFF)
+        model.setPresolve(SCIP_PARAMSETTING.FAST)
     if node_limit is not None:
         model.setParam("limits/totalnodes", node_limit)
     if time_limit is not None:
