@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from onnxprune.core.plan import PrunePlan
     from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.importance import register_scorer
+    from onnxprune.ops import register_operator
     from onnxprune.pipeline.sweep import SweepPoint, SweepResult
     from onnxprune.runtime.timing import Latency
     from onnxprune.structure.analysis import Analysis
@@ -63,6 +65,8 @@ _MODULES = {
     ),
     "onnxprune.core.plan": ("PrunePlan",),
     "onnxprune.evaluation.comparison": ("Comparison",),
+    "onnxprune.importance": ("register_scorer",),
+    "onnxprune.ops": ("register_operator",),
     "onnxprune.pipeline.sweep": ("SweepPoint", "SweepResult"),
     "onnxprune.runtime.timing": ("Latency",),
     "onnxprune.structure.analysis": ("Analysis",),
@@ -97,6 +101,8 @@ __all__ = [
     "bench",
     "finetune",
     "prune",
+    "register_operator",
+    "register_scorer",
     "sweep",
     "validate",
 ]

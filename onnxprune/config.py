@@ -28,9 +28,10 @@ _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?
 def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with help text and limits.
 
-    `metadata` may add `choices`, `minimum`, `maximum` (of whole numbers; 2^31 - 1 by default), `words` (what a number
-    may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help writes the value), `name` (where
-    the option is not called as the field) and `flag` (where the command line calls it otherwise than the file does).
+    `metadata` may add `choices` (or the `registry` that holds them), `minimum`, `maximum` (of whole numbers; by default
+    2^31 - 1), `words` (what a number may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help
+    writes the value), `name` (where the option is not called as the field) and `flag` (where the command line calls it
+    otherwise than the file does).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
@@ -278,7 +279,7 @@ class PruneConfig:
     importance: str = option(
         "reconstruction",
         "How units are scored.",
-        choices=("reconstruction", "oamip", "magnitude", "magnitude-l1", "activation", "random", "snip"),
+        registry="scorers",
     )
     threshold: str | None = option(
         None,

@@ -1,13 +1,14 @@
 """Prunes a model, to one budget or to several."""
 
 from concurrent.futures import Executor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from onnxprune.api.result import PruneResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, check, with_options
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.plan import PrunePlan
+from onnxprune.importance import named
 from onnxprune.pipeline import prune as one
 from onnxprune.pipeline import sweep as many
 from onnxprune.pipeline.prepare import DataSource, Source
@@ -51,7 +52,7 @@ def prune(
     outcome = one.prune(
         model,
         data,
-        with_options(config or PruneConfig(), options),
+        _with_scorer(with_options(config or PruneConfig(), options)),
         preprocess or PreprocessConfig(),
         evaluation=evaluation,
         plan=plan,
@@ -89,7 +90,7 @@ def sweep(
         InputError: a value of `points` or `config` is not allowed.
         OnnxPruneError: see `onnxprune.core.errors`.
     """
-    points, config = points or SweepConfig(), config or PruneConfig()
+    points, config = points or SweepConfig(), _with_scorer(config or PruneConfig())
     check(points)
     check(config)
     found = many.sweep(
@@ -110,3 +111,8 @@ def sweep(
 
 def _fields(data: Any) -> dict[str, Any]:
     return {field.name: getattr(data, field.name) for field in fields(data)}
+
+
+def _with_scorer(config: PruneConfig) -> PruneConfig:
+    """A scorer given as a function gets a name that the stages find it by."""
+    return replace(config, importance=named(config.importance)) if callable(config.importance) else config

@@ -19,6 +19,7 @@ from onnxprune.cli.terminal import Terminal
 from onnxprune.config import option
 from onnxprune.core.clock import StageMemoryError
 from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.plugins import import_plugin
 from onnxprune.core.text import MESSAGE, visible, visible_lines
 
 INTERRUPTED = 130
@@ -33,7 +34,19 @@ class Showing:
     verbose: bool = option(False, "Show details, solver logs and the traceback of internal errors.", short="-v")
 
 
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """Modules that add operators and scorers."""
+
+    plugin: tuple[str, ...] = option(
+        (),
+        "Import this module first, which registers operators or scorers; may be given several times.",
+        metavar="MODULE",
+    )
+
+
 SHOWING = Section("Display", Showing)
+PLUGINS = Section("Extensions", Plugins)
 
 
 def known_sections() -> tuple[Section, ...]:
@@ -56,7 +69,7 @@ def command(*sections: Section) -> Callable[[Callable[..., None]], Command]:
     """Decorator that makes `function(*arguments, given: Options, terminal: Terminal)` a command with options."""
 
     def mark(function: Callable[..., None]) -> Command:
-        return Command(function, (*sections, SHOWING))
+        return Command(function, (*sections, PLUGINS, SHOWING))
 
     return mark
 
@@ -73,6 +86,8 @@ def typer_function(item: Command) -> Callable[..., None]:
         sys.excepthook = _Hook(verbose)
         try:
             file = config_file.read(config, known_sections()) if config else {}
+            for module in build((PLUGINS,), values, file, f"--config {config}").get(Plugins).plugin:
+                import_plugin(module)
             given = replace(build(item.sections, values, file, f"--config {config}"), file=config)
             showing = given.get(Showing)
             with Terminal(quiet=showing.quiet, verbose=showing.verbose) as terminal:
@@ -117,7 +132,7 @@ def _declaration(item: Option) -> Any:
     if item.default_text and "[default" not in text:
         text += f" [default: {item.default_text}]"
     kind: Any = bool | None if item.is_switch else list[str] | None if item.is_repeatable else str | None
-    choices = metadata.get("choices")
+    choices = item.choices
     settings = typer.Option(
         *names,
         help=text.replace("[", "\\["),

@@ -83,5 +83,5 @@ def _example(option: Option) -> str:
 
 
 def _described(option: Option) -> str:
-    choices = option.field.metadata.get("choices")
+    choices = option.choices
     return option.help + (f" One of {', '.join(choices)}." if choices and option.metavar != "NAME" else "")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from onnxprune.config import Target, check
 from onnxprune.core.errors import InputError
+from onnxprune.importance import scorer_names
 
 T = TypeVar("T")
 SHORT = 16
@@ -86,9 +87,16 @@ class Option:
         return typing.get_origin(self.hint) is tuple and typing.get_args(self.hint)[0] is not float
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are allowed, those that plug-ins registered so far included; none where any is."""
+        if self.field.metadata.get("registry") == "scorers":
+            return scorer_names()
+        return tuple(self.field.metadata.get("choices", ()))
+
+    @property
     def metavar(self) -> str:
         """What the help writes for the value."""
-        choices, given = self.field.metadata.get("choices"), self.field.metadata.get("metavar")
+        choices, given = self.choices, self.field.metadata.get("metavar")
         if given:
             return str(given)
         if choices:
@@ -100,7 +108,7 @@ class Option:
     @property
     def help(self) -> str:
         """The help, with the choices in words where they are many."""
-        choices = self.field.metadata.get("choices")
+        choices = self.choices
         more = f" One of {', '.join(choices)}." if choices and self.metavar == "NAME" else ""
         return str(self.field.metadata.get("help", "")) + more
 
@@ -182,6 +190,8 @@ def build(sections: Sequence[Section], given: Mapping[str, Any], file: Mapping[s
                 if value is None:
                     continue
             value = option.convert(value, where)
+            if "registry" in option.field.metadata and value not in option.choices:
+                raise InputError(f"{option.key[-1]}: {value!r} is unknown; use one of {', '.join(option.choices)}")
             inner = nested
             for name in option.path[:-1]:
                 inner = inner.setdefault(name, {})

@@ -24,6 +24,7 @@ from typing import Any
 
 from onnxprune.core.errors import InputError, OnnxPruneError
 from onnxprune.core.files import temporary_folder
+from onnxprune.core.plugins import Shipment, for_workers, receive
 
 _DASK = "dask://"
 _CONNECT_S = 10
@@ -56,7 +57,7 @@ class TaskExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Submit a task."""
-        return self.inner.submit(_alone, fn, *args, **kwargs)
+        return self.inner.submit(_alone, for_workers(), fn, *args, **kwargs)
 
 
 def in_this_process(executor: Executor) -> bool:
@@ -256,6 +257,7 @@ ONE_THREAD = _OneThread()
 """Context of small matrix products: threads that wait for each other cost more than they save."""
 
 
-def _alone(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _alone(shipment: Shipment, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    receive(shipment)
     with ONE_THREAD:
         return fn(*args, **kwargs)

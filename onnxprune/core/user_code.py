@@ -64,8 +64,8 @@ class UserFunction:
         if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit | InputError):
             return
         if isinstance(error, SystemExit):
-            raise InputError(f"{self._spec} ended the program ({_told(error)}); let it return") from error
-        raise InputError(f"{self._spec} failed: {_told(error)}") from error
+            raise InputError(f"{self._spec} ended the program ({told(error)}); let it return") from error
+        raise InputError(f"{self._spec} failed: {told(error)}") from error
 
     def find(self) -> Callable[..., Any]:
         """Import the function.
@@ -80,7 +80,7 @@ class UserFunction:
         try:
             module = importlib.import_module(match["module"])
         except (ImportError, SyntaxError) as error:
-            raise InputError(f"{self._spec}: module {match['module']!r} cannot be imported ({_told(error)})") from error
+            raise InputError(f"{self._spec}: module {match['module']!r} cannot be imported ({told(error)})") from error
         function = getattr(module, match["function"], None)
         if not callable(function):
             raise InputError(f"{self._spec}: module {match['module']!r} has no function {match['function']!r}")
@@ -88,6 +88,6 @@ class UserFunction:
         return found
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """An error as one line: its type and message."""
     return visible(traceback.format_exception_only(error)[-1].strip(), 500)

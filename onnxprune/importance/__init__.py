@@ -1,33 +1,107 @@
-"""Scorers: methods that say how much each unit matters."""
+"""Scorers: methods that say how much each unit matters. One row a scorer; users register further ones."""
 
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.core.errors import InputError
-from onnxprune.importance.base import Scorer
+from onnxprune.core.plugins import installed
 
-SCORERS = {
-    "reconstruction": ("onnxprune.importance.reconstruction", "score"),
-    "oamip": ("onnxprune.importance.oamip", "score"),
-    "magnitude": ("onnxprune.importance.simple", "magnitude"),
-    "magnitude-l1": ("onnxprune.importance.simple", "magnitude_l1"),
-    "activation": ("onnxprune.importance.simple", "activation"),
-    "random": ("onnxprune.importance.simple", "random"),
-    "snip": ("onnxprune.importance.snip", "score"),
+if TYPE_CHECKING:
+    from onnxprune.importance.base import Scorer
+
+ENTRY_POINTS = "onnxprune.scorers"
+"""The entry point group under which packages offer scorers: functions, by the name that `--importance` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerRow:
+    """One scorer.
+
+    Attributes:
+        name: what `--importance` takes.
+        load: gives the function; what it takes to score is imported then.
+        needs_data: whether it looks at calibration rows, not at weights only.
+    """
+
+    name: str
+    load: "Callable[[], Scorer]"
+    needs_data: bool = True
+
+
+def _row(name: str, module: str, function: str, *, needs_data: bool = True) -> ScorerRow:
+    def load() -> Any:
+        return getattr(importlib.import_module(f"onnxprune.importance.{module}"), function)
+
+    return ScorerRow(name, load, needs_data)
+
+
+_ROWS: dict[str, ScorerRow] = {
+    row.name: row
+    for row in (
+        _row("reconstruction", "reconstruction", "score"),
+        _row("oamip", "oamip", "score"),
+        _row("magnitude", "simple", "magnitude", needs_data=False),
+        _row("magnitude-l1", "simple", "magnitude_l1", needs_data=False),
+        _row("activation", "simple", "activation"),
+        _row("random", "simple", "random", needs_data=False),
+        _row("snip", "snip", "score"),
+    )
 }
-"""Module and function of every scorer, by the name that `--importance` takes."""
-
-WITHOUT_DATA = frozenset({"magnitude", "magnitude-l1", "random"})
-"""Scorers that look at weights only."""
+_CALLED: dict[str, ScorerRow] = {}
 
 
-def scorer(name: str) -> Scorer:
-    """Import and return the scorer of this name.
+def scorer_names() -> tuple[str, ...]:
+    """The names that `--importance` takes."""
+    _from_packages()
+    return tuple(_ROWS)
+
+
+def scorer_row(name: str) -> ScorerRow:
+    """The scorer of this name.
 
     Raises:
         InputError: there is no such scorer.
     """
-    if name not in SCORERS:
-        raise InputError(f"unknown importance {name!r}; use one of {', '.join(SCORERS)}")
-    module, function = SCORERS[name]
-    found: Scorer = getattr(importlib.import_module(module), function)
+    _from_packages()
+    found = _ROWS.get(name) or _CALLED.get(name)
+    if found is None:
+        raise InputError(f"importance: {name!r} is unknown; use one of {', '.join(_ROWS)}")
     return found
+
+
+def register_scorer(name: str, function: "Scorer", *, needs_data: bool = True) -> None:
+    """Add a scorer of your own under a name that `importance` and `--importance` then take.
+
+    Args:
+        name: the name.
+        function: from a `ScoreContext` to `Scores`, see `onnxprune.importance.base`.
+        needs_data: whether it looks at calibration rows; a run without them is then refused at once. A function that
+            has an attribute of this name overrides it.
+
+    Raises:
+        InputError: the name is taken by another function, or the function cannot be called.
+    """
+    if not callable(function):
+        raise InputError(f"scorer {name!r}: {function!r} is no function")
+    if name in _ROWS and _ROWS[name].load() is not function:
+        raise InputError(f"scorer {name!r} exists already; choose another name")
+    _ROWS[name] = ScorerRow(name, lambda: function, bool(getattr(function, "needs_data", needs_data)))
+
+
+def named(function: "Scorer") -> str:
+    """A name for a function that was given in place of one; it says itself where it lacks data."""
+    name = str(getattr(function, "__name__", type(function).__name__))
+    _CALLED[name] = ScorerRow(name, lambda: function, bool(getattr(function, "needs_data", False)))
+    return name
+
+
+@cache
+def _from_packages() -> None:
+    """Rows for the scorers of installed packages, which are imported when they are used."""
+    for name, load in installed(ENTRY_POINTS):
+        if name in _ROWS:
+            raise InputError(f"{ENTRY_POINTS}: scorer {name!r} exists already")
+        _ROWS[name] = ScorerRow(name, load)

@@ -1,20 +1,99 @@
-"""Operator handlers, one family a file, discovered automatically."""
+"""Operator handlers, one family a file, discovered automatically; users register further ones."""
 
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from onnxprune.core.errors import InputError
+from onnxprune.core.plugins import installed, tell_workers
 from onnxprune.ops.base import OpHandler, Unknown
+
+ENTRY_POINTS = "onnxprune.operators"
+"""The entry point group under which packages offer handlers: classes without arguments, or instances."""
+
+_UNKNOWN = Unknown()
+_ADDED: dict[str, OpHandler] = {}
+
+
+def handlers() -> Mapping[str, OpHandler]:
+    """All handlers by operator name, those of users too.
+
+    Raises:
+        RuntimeError: two handlers of this package claim one operator.
+        InputError: an installed package's handler cannot be used.
+    """
+    _from_packages()
+    return {**_built_in(), **_ADDED}
+
+
+def handler_of(op_type: str) -> OpHandler:
+    """The handler of an operator; one that follows nothing where there is none."""
+    _from_packages()
+    return _ADDED.get(op_type) or _built_in().get(op_type, _UNKNOWN)
+
+
+def register_operator(handler: OpHandler) -> None:
+    """Add a handler of your own: channels are followed through its operators from now on, in worker processes too.
+
+    An operator of another domain is named with it, for example `com.microsoft.Gelu`. Registering an equal handler
+    twice does nothing.
+
+    Args:
+        handler: an instance of your subclass of `onnxprune.ops.base.OpHandler`, which a module defines.
+
+    Raises:
+        InputError: one of its operators has another handler already, or it names none.
+    """
+    if not isinstance(handler, OpHandler) or not getattr(handler, "op_types", ()):
+        raise InputError(f"{handler!r} is no instance of a subclass of onnxprune.ops.base.OpHandler with op_types")
+    present = [(op_type, _ADDED.get(op_type) or _built_in().get(op_type)) for op_type in handler.op_types]
+    if all(_same(old, handler) for _, old in present):
+        return
+    for op_type, old in present:
+        if old is not None and old.follows:
+            raise InputError(f"operator {op_type} has a handler already: {type(old).__module__}.{type(old).__name__}")
+    _ADDED.update(dict.fromkeys(handler.op_types, handler))
+    tell_workers(register_operator, handler)
+
+
+@contextmanager
+def only_now(handler: OpHandler) -> Iterator[None]:
+    """A handler that need not be registered, for the time of a block and in this process."""
+    before = dict(_ADDED)
+    _ADDED.update(dict.fromkeys(handler.op_types, handler))
+    try:
+        yield
+    finally:
+        _ADDED.clear()
+        _ADDED.update(before)
+
+
+def _same(first: OpHandler | None, second: OpHandler) -> bool:
+    """Whether two handlers are of one class; what a script defines has another module's name in its workers."""
+    return (
+        first is not None
+        and type(first).__qualname__ == type(second).__qualname__
+        and (
+            type(first).__module__.removeprefix("__mp_") == type(second).__module__.removeprefix("__mp_")
+            or {type(first).__module__, type(second).__module__} <= {"__main__", "__mp_main__"}
+        )
+    )
 
 
 @functools.cache
-def handlers() -> Mapping[str, OpHandler]:
-    """All handlers by operator name.
+def _from_packages() -> None:
+    """Register the handlers of installed packages, once."""
+    for _, load in installed(ENTRY_POINTS):
+        found = load()
+        handler = found() if isinstance(found, type) else found
+        if not all(_same(_ADDED.get(op_type), handler) for op_type in getattr(handler, "op_types", ())):
+            register_operator(handler)
 
-    Raises:
-        RuntimeError: two handlers claim one operator.
-    """
+
+@functools.cache
+def _built_in() -> Mapping[str, OpHandler]:
     found: dict[str, OpHandler] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
@@ -29,11 +108,3 @@ def handlers() -> Mapping[str, OpHandler]:
                     raise RuntimeError(f"operator {op_type} has two handlers: {found[op_type]!r} and {handler!r}")
                 found[op_type] = handler
     return found
-
-
-def handler_of(op_type: str) -> OpHandler:
-    """The handler of an operator; one that follows nothing where there is none."""
-    return handlers().get(op_type, _UNKNOWN)
-
-
-_UNKNOWN = Unknown()

@@ -22,7 +22,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.importance import WITHOUT_DATA, scorer
+from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.structure.analysis import Analysis
@@ -74,6 +74,7 @@ def prepare(
         ModelError: the model cannot be processed.
     """
     clock = clock or Clock()
+    scorer_row(config.importance)  # an unknown one is refused before any work
     if config.memory is not None:
         give_back_freed()
     with clock.stage("load"):
@@ -109,11 +110,12 @@ def score(
     Raises:
         InputError: the scorer needs calibration data and there is none.
     """
-    if prepared.data is None and config.importance not in WITHOUT_DATA:
+    row = scorer_row(config.importance)
+    if prepared.data is None and row.needs_data:
         raise InputError(
             f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
         )
-    function = scorer(config.importance)
+    function = row.load()
     work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
     large = work > _LARGE and config.memory is None  # the bound is on all memory, several processes share nothing
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:

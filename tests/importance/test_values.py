@@ -10,7 +10,7 @@ from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions, Target
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import GroupScore
 from onnxprune.graph.load import load
-from onnxprune.importance import scorer
+from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.ops.examples import example
 from onnxprune.pipeline.prepare import prepare, score
@@ -27,7 +27,7 @@ def scored(proto: onnx.ModelProto, importance: str, **rows) -> dict[str, GroupSc
     data = load_data({name: np.asarray(value) for name, value in rows.items()}, model) if rows else None
     analysis = analyse(model, None if data is None else data.shapes)
     given = ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor())
-    return {found.group: found for found in scorer(importance)(given).groups}
+    return {found.group: found for found in scorer_row(importance).load()(given).groups}
 
 
 def shares(energy, power=2, consumers=1):

@@ -1,0 +1,111 @@
+"""The tutorial in CONTRIBUTING.md works as it is printed: files in an empty folder, and nothing else touched."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.ops.examples import example
+
+TEXT = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+FILES = ("cast_like.py", None, "contrib_trilu.py", "peak.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a stranger has after following the tutorial."""
+    folder = tmp_path_factory.mktemp("stranger")
+    assert len(BLOCKS) == len(FILES)
+    for name, text in zip(FILES, BLOCKS, strict=True):
+        if name is not None:
+            assert f"`{name}`" in TEXT
+            (folder / name).write_text(text)
+    return folder
+
+
+def python(folder: Path, code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "onnxprune", *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_printed_test_passes(folder: Path) -> None:
+    python(folder, BLOCKS[1])
+
+
+@pytest.mark.parametrize("module", ["cast_like", "contrib_trilu"])
+def test_handlers_pass_the_contract(folder: Path, module: str) -> None:
+    python(
+        folder,
+        f"import {module}\nfrom onnxprune.ops.base import OpHandler\nfrom onnxprune.testing import check_operator\n"
+        f"(kind,) = [v for v in vars({module}).values() if isinstance(v, type) and v.__module__ == {module!r}]\n"
+        "check_operator(kind())",
+    )
+
+
+def test_a_plugin_reaches_the_command_line_and_its_workers(folder: Path) -> None:
+    text = """g (float[N,3,6,6] x) => (float[N,4] y) {
+        h = Conv (x, w1, b1)
+        c = CastLike (h, one)
+        r = Relu (c)
+        t = com.microsoft.Trilu (r)
+        i = Conv (t, w2, b2)
+        s = Relu (i)
+        p = GlobalAveragePool (s)
+        f = Flatten (p)
+        y = Gemm <transB = 1> (f, w3) }"""
+    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (6, 8, 3, 3), "b2": (6,), "w3": (4, 6), "one": (1,)}
+    proto = example(text, shapes, domain="com.microsoft", full_check=False)
+    onnx.save(proto, folder / "model.onnx")
+    np.save(folder / "rows.npy", np.random.default_rng(0).standard_normal((64, 3, 6, 6)).astype(np.float32))
+    common = ("prune", "model.onnx", "--data", "rows.npy", "--target", "macs=0.6", "--round-to", "1", "--seed", "0")
+    common += ("--threads", "1")
+    plugins = ("--plugin", "cast_like", "--plugin", "contrib_trilu", "--plugin", "peak")
+    without = command(folder, *common, "-o", "without.onnx", "--strict")
+    assert without.returncode == 3
+    assert "CastLike" in without.stderr or "Trilu" in without.stderr
+    for number, options in enumerate((("--importance", "peak"), ("--executor", "processes", "--workers", "2"))):
+        done = command(folder, *common, *plugins, *options, "-o", f"small{number}.onnx", "--strict")
+        assert done.returncode == 0, done.stderr
+        small = onnx.load(folder / f"small{number}.onnx")
+        sizes = {tensor.name: tuple(tensor.dims) for tensor in small.graph.initializer}
+        assert sizes["w1"][0] < 8
+        assert sizes["b1"] == sizes["w1"][:1]
+
+
+def test_a_plugin_that_is_missing_is_one_line(folder: Path) -> None:
+    done = command(folder, "ops", "--plugin", "nothing_of_the_kind")
+    assert done.returncode == 2
+    assert "nothing_of_the_kind" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_help_names_registered_scorers(folder: Path) -> None:
+    done = command(folder, "prune", "model.onnx", "--plugin", "peak", "--importance", "pek", "--target", "macs=0.5")
+    assert done.returncode == 2
+    assert "peak" in done.stderr
+
+
+def test_a_function_in_place_of_a_scorers_name(folder: Path) -> None:
+    code = """
+from onnxprune import prune
+from onnxprune.ops.examples import example
+import peak
+model = example("g (float[N,6] x) => (float[N,3] y) { h = Gemm (x, w1) r = Relu (h) y = Gemm (r, w2) }",
+                {"w1": (6, 8), "w2": (8, 3)})
+by_function = prune(model, importance=peak.peak, targets="params=0.5", repair=False)
+by_name = prune(model, importance="peak", targets="params=0.5", repair=False)
+assert by_function.plan.to_json() == by_name.plan.to_json()
+print(by_name.plan.importance)
+"""
+    assert python(folder, code).strip() == "peak"
