@@ -346,6 +346,14 @@ class OpHandler(ABC):
         """The node as a piecewise-linear activation function; None where it is none."""
         return None
 
+    def activates(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the operator is the activation behind a layer: scores of the paper's program apply to its result."""
+        return False
+
+    def normalises_scores(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the operator makes class probabilities, or their logarithms, of scores."""
+        return False
+
     def starts_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """Whether onnxruntime may fuse the nodes that follow into the same kernel."""
         return False

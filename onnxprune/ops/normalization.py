@@ -131,6 +131,10 @@ class MixingAxis(OpHandler):
                 labels.freeze_ids(ids, source, f"{node.op_type} normalises across these channels", node)
         pass_through(labels, node, source, node.output())
 
+    def normalises_scores(self, node: Node) -> bool:
+        """Softmax and its logarithm."""
+        return node.op_type in ("Softmax", "LogSoftmax")
+
     def torch(self, node: Node) -> TorchRule:
         """In torch: along one axis; before opset 13, along all axes from `axis` on, taken as one."""
         import torch

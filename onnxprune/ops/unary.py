@@ -17,6 +17,10 @@ from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
 from onnxprune.ops.traits import Affine, ChannelValues, Flow, Kinks, Range
 
+_ACTIVATIONS = frozenset(
+    {"Relu", "LeakyRelu", "Clip", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign"}
+    | {"HardSwish", "Mish", "Gelu", "ThresholdedRelu", "Swish", "Erf"}
+)
 _LARGE = 1e30  # exporters write ends beyond it for none
 
 _RISING: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -98,6 +102,10 @@ class Unary(OpHandler):
     def joins_kernel(self, node: Node) -> bool:
         """The usual activations."""
         return node.op_type in ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Gelu")
+
+    def activates(self, node: Node) -> bool:
+        """The functions that networks use for it."""
+        return node.op_type in _ACTIVATIONS
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: the function of the same meaning."""
@@ -196,6 +204,10 @@ class PRelu(OpHandler):
 
     def joins_kernel(self, node: Node) -> bool:  # noqa: ARG002
         """As an activation."""
+        return True
+
+    def activates(self, node: Node) -> bool:  # noqa: ARG002
+        """Always."""
         return True
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002

@@ -10,40 +10,27 @@ from onnxprune.graph.nodes import Node
 from onnxprune.graph.order import needed_nodes
 from onnxprune.importance.oamip.rules import RULES
 from onnxprune.importance.oamip.steps import Activation, Step, StepNetwork
+from onnxprune.ops import handler_of
 from onnxprune.ops.facts import evaluate
+from onnxprune.ops.traits import Flow
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.channel_constants import ChannelConstants
 
 ScorePoints = Mapping[str, np.ndarray]
 """Per scored tensor, in topological order, `(n,)` the unit at each position; 0 where no score applies."""
 
-_ACTIVATIONS = frozenset(
-    {
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Clip",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Sigmoid",
-        "HardSigmoid",
-        "Tanh",
-        "Softplus",
-        "Softsign",
-    }
-    | {"HardSwish", "Mish", "Gelu", "ThresholdedRelu", "Swish", "Silu", "Erf"}
-)
-_BOUND_TO_LAYER = frozenset({"BatchNormalization", "Identity", "Dropout", "Add", "Sub", "Mul", "Div"})
 _UNSCORED = "\0unscored"
-_LOSS = frozenset({"Softmax", "LogSoftmax"})
 
 
 def logits_of(analysis: Analysis) -> str:
     """Name of the logits: the input of a final Softmax or LogSoftmax, else the model's first output."""
     name = analysis.graph.outputs[0]
-    while (node := analysis.graph.producer.get(name)) is not None and (
-        node.op_type in _LOSS or (node.op_type in ("Identity", "Cast") and analysis.graph.consumers.get(name) is None)
-    ):
+    while (node := analysis.graph.producer.get(name)) is not None:
+        rules = handler_of(node.op_type)
+        # Behind the scores an output may only be renamed or cast.
+        kept = rules.flow(node) is Flow.ELEMENTWISE and rules.moves(node) == (0,)
+        if not rules.normalises_scores(node) and not (kept and analysis.graph.consumers.get(name) is None):
+            break
         name = node.input(0)
     return name
 
@@ -60,7 +47,7 @@ def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
     points: dict[str, np.ndarray] = {}
     covered = np.zeros(analysis.units, dtype=bool)
     for node in analysis.graph.nodes:
-        if node.op_type in _ACTIVATIONS:
+        if handler_of(node.op_type).activates(node):
             units = units_at(analysis, node.output(), prunable)
             if units is not None:
                 points[node.output()] = units
@@ -83,7 +70,11 @@ def _completed(analysis: Analysis, tensor: str) -> str:
     while len(readers := analysis.graph.consumers.get(tensor, ())) == 1:
         node = readers[0]
         others = [name for name in node.inputs if name and name != tensor]
-        if node.op_type not in _BOUND_TO_LAYER or any(analysis.pinned_value(name) is None for name in others):
+        if tensor not in node.inputs or any(analysis.pinned_value(name) is None for name in others):
+            break
+        axis = next((a for a, ids in enumerate(analysis.labels.get(tensor, ())) if ids is not None), 0)
+        values = ChannelConstants(analysis, tensor, axis)
+        if handler_of(node.op_type).affine(node, node.inputs.index(tensor), values) is None:
             break
         tensor = node.output()
     return tensor

@@ -21,12 +21,12 @@ from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.steps import LinearStep, StepNetwork
 from onnxprune.importance.oamip.task import ProgramTask
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "auxiliary heads"
 _FEATURES = "\0features"
 _LOGITS = "\0logits"
-_SCORED_OPS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "Abs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,8 @@ def _given(analysis: Analysis, points: ScorePoints, below: set[str], wanted: Seq
         if name in seen or analysis.pinned_value(name) is not None:
             continue
         seen.add(name)
-        inner = name in below or (name in points and node is not None and node.op_type in _SCORED_OPS)
+        kinked = node is not None and handler_of(node.op_type).kinks(node, analysis.pinned_value) is not None
+        inner = name in below or (name in points and kinked)
         if node is None or not inner:
             given.add(name)
             continue
