@@ -302,6 +302,7 @@ class PruneConfig:
     lossless: bool = option(
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
     )
+    branches: bool = option(True, "Let whole branches go: residual blocks, attention, gates, parts of a Concat.")
     keep: tuple[str, ...] = option(
         (),
         "Never prune this group: its name or a producer's as inspect prints it, else a regular expression.",

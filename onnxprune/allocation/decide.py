@@ -1,13 +1,13 @@
 """Decides which units are removed: those below a score threshold, or as the allocation program says to meet budgets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.keep import kept_groups
-from onnxprune.allocation.problem import AllocationProblem, Budget
+from onnxprune.allocation.problem import Allocation, AllocationProblem, Budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
 from onnxprune.core.errors import BudgetError, InputError
@@ -15,7 +15,10 @@ from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.cut import Cuts
 from onnxprune.structure.units import Ids
+
+_SOLVED = 4  # times that the program is solved at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ def by_budget(
     config: PruneConfig,
     *,
     minimum: Mapping[str, int] | None = None,
+    branches: bool = False,
 ) -> Decision:
     """Meet budgets: solve the allocation program, and remove each group's least important units.
 
@@ -63,23 +67,24 @@ def by_budget(
         widths: the widths that groups may be given.
         config: `keep` and `seed`.
         minimum: least number of kept units by group name.
+        branches: whether groups may go as a whole, where the scorer says what that costs.
 
     Raises:
         BudgetError: no choice meets the budgets.
         SolverError: the solver failed.
     """
-    whole = kept_groups(analysis, config.keep)
+    stays = kept_groups(analysis, config.keep)
+    least = tuple(max((minimum or {}).get(score.group, 1), score.least) for score in scores.groups)
+    fixed = frozenset(index for index, group in enumerate(analysis.groups) if group.name in stays)
+    whole = {g for g, score in enumerate(scores.groups) if branches and score.whole and least[g] == 1} - fixed
     problem = AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
-        minimum=tuple(max((minimum or {}).get(score.group, 1), score.least) for score in scores.groups),
-        fixed=frozenset(index for index, group in enumerate(analysis.groups) if group.name in whole),
+        minimum=least,
+        fixed=fixed,
+        whole=frozenset(whole),
     )
-    widths, problem = _reachable(problem, widths)
-    found = allocate(problem, seed=config.seed)
-    removed = analysis.none_removed()
-    for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
-        removed[group.units[score.order[: len(group) - kept]]] = True
+    found, widths, removed = _solved(analysis, scores, problem, widths, config.seed)
     return Decision(
         removed=removed,
         program=ProgramReport(found.status, found.objective, found.bound, found.gap, found.seconds),
@@ -89,6 +94,49 @@ def by_budget(
         rule=widths.rule,
         steps=widths.steps,
     )
+
+
+def _solved(
+    analysis: Analysis, scores: Scores, problem: AllocationProblem, widths: Widths, seed: int
+) -> tuple[Allocation, Widths, Ids]:
+    """The program's answer, the widths that it was allowed, and which units go.
+
+    Each branch may go alone, but not always all of them together: then those that do most damage stay, and the program
+    is solved anew. It is solved anew too where groups go along with a branch, without the cost that they had counted
+    for.
+    """
+    cuts = Cuts(analysis) if problem.whole else None
+    for left in reversed(range(_SOLVED)):
+        widths, at_widths = _reachable(problem, widths)
+        found = allocate(at_widths, seed=seed)
+        removed = analysis.none_removed()
+        for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
+            removed[group.units[score.order[: len(group) - kept]]] = True
+        empty = {g for g in problem.whole if found.kept[g] == 0}
+        if cuts is None or not empty:
+            break
+        together = _together(analysis, scores, cuts, empty)
+        cut = cuts.find(removed)
+        along = {g for g, group in enumerate(analysis.groups) if cut.removed[group.units].all()} - empty
+        if together != empty:
+            problem = replace(problem, whole=together if left > 1 else frozenset())
+        elif along - problem.gone and not along & problem.fixed and left:
+            problem = replace(problem, gone=frozenset(empty | along), whole=frozenset())
+        else:
+            return found, widths, cut.removed
+    return found, widths, removed
+
+
+def _together(analysis: Analysis, scores: Scores, cuts: Cuts, groups: Collection[int]) -> frozenset[int]:
+    """Groups that can go as a whole together: as many as can, those that do least damage first."""
+    removed, found = analysis.none_removed(), set[int]()
+    for g in sorted(groups, key=lambda g: (float(scores.groups[g].damage[0]), g)):
+        more = removed.copy()
+        more[analysis.groups[g].units] = True
+        if cuts.find(more).problem is None:
+            removed = more
+            found.add(g)
+    return frozenset(found)
 
 
 def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, AllocationProblem]:

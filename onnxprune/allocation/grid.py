@@ -23,7 +23,7 @@ def first_grid(form: NormalForm, points: int) -> Grid:
             grid.append(np.arange(len(widths)))
             continue
         by_damage = np.searchsorted(-damage, -np.linspace(damage[0], damage[-1], points // 2))
-        by_width = np.searchsorted(widths, np.geomspace(widths[0], widths[-1], points - points // 2))
+        by_width = np.searchsorted(widths, np.geomspace(max(1, widths[0]), widths[-1], points - points // 2))
         grid.append(np.unique(np.minimum(np.concatenate([by_damage, by_width]), len(widths) - 1)))
     return tuple(grid)
 

@@ -58,6 +58,9 @@ class NormalForm:
         return np.asarray(used)
 
 
+_LEAST_ROOM = 1e-9  # of a budget, in which nothing fits
+
+
 def normal_form(problem: AllocationProblem) -> NormalForm:
     """Convert a problem to arrays. Its budgets must be reachable.
 
@@ -69,7 +72,7 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
     damage: list[np.ndarray] = []
     for g, curve in enumerate(problem.damage):
         allowed = problem.widths(g)
-        value = monotone(curve)[allowed]
+        value = monotone(curve if g in problem.whole | problem.gone else np.append(curve[1:2], curve[1:]))[allowed]
         useful = np.append(True, value[1:] < value[:-1])
         widths.append(allowed[useful])
         damage.append(value[useful])
@@ -81,8 +84,8 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
     alone: list[tuple[np.ndarray, ...]] = []
     tables: dict[tuple[int, int], np.ndarray] = {}
     for b, budget in enumerate(budgets):
-        # The limit is above the constant: at least one width is in the cost, and no width is 0.
-        scale = 1 / (budget.limit - budget.cost.constant)
+        # The limit is above the constant, but for rounding: the budget can be met, and does not hold at full width.
+        scale = 1 / max(budget.limit - budget.cost.constant, _LEAST_ROOM * max(1.0, abs(budget.limit)))
         own = [np.zeros(len(each)) for each in widths]
         cost = budget.cost
         if isinstance(cost, CostTable):

@@ -4,6 +4,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.scores import Scores
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.cut import find_cut
 from onnxprune.structure.units import Ids
 
 
@@ -33,6 +34,13 @@ def plan_mask(analysis: Analysis, plan: PrunePlan) -> Ids:
         odd = sorted(set(plan.units.items()) ^ set(units.items()))[0][0]
         raise InputError(f"the plan was made for another graph: group {odd!r} does not match {analysis.model}")
     for name, positions in plan.removed.items():
-        if name not in units or any(not 0 <= p < units[name] for p in positions) or len(positions) >= units[name]:
-            raise InputError(f"the plan removes units of {name!r} that do not exist, or all of them")
-    return analysis.removal(plan.removed)
+        if name not in units or any(not 0 <= p < units[name] for p in positions):
+            raise InputError(f"the plan removes units of {name!r} that do not exist")
+    removed = analysis.removal(plan.removed)
+    whole = [group.name for group in analysis.groups if removed[group.units].all()]
+    problem = find_cut(analysis, removed).problem if whole else None
+    if problem is not None:
+        raise InputError(
+            f"the plan removes all units of {', '.join(map(repr, whole))}; not all of them can go: {problem}"
+        )
+    return removed

@@ -65,12 +65,13 @@ class AllocationProblem:
 
     Attributes:
         damage: per group, an array `(n_g + 1,)`: the damage when `k` units are kept, at least 0 and 0 at `k = n_g`.
-            Index 0 is never read, since every group keeps at least one unit. The curve need not be monotone;
-            see `monotone`.
+            Index 0 is read only for groups in `whole`. The curve need not be monotone; see `monotone`.
         budgets: all of them must hold.
         round_to: a kept width is a multiple of this, or `n_g` itself (the only choice where `n_g < round_to`).
         minimum: least width per group; empty means 1 everywhere.
         fixed: groups that keep all their units.
+        whole: groups that may lose all their units.
+        gone: groups that have lost all their units.
         allowed: ascending widths that a group may be given, by group; any where absent. `n_g` is one of them, and a
             group in a `CostTable` has at most the table's widths.
 
@@ -84,13 +85,16 @@ class AllocationProblem:
     round_to: int = 1
     minimum: tuple[int, ...] = ()
     fixed: frozenset[int] = frozenset()
+    whole: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
     allowed: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes and ranges."""
         groups = len(self.damage)
         for g, curve in enumerate(self.damage):
-            if curve.ndim != 1 or len(curve) < 2 or not np.all(np.isfinite(curve[1:])) or np.any(curve[1:] < 0):
+            read = curve if g in self.whole else curve[1:]
+            if curve.ndim != 1 or len(curve) < 2 or not np.all(np.isfinite(read)) or np.any(read < 0):
                 raise ValueError(f"damage of group {g}: must be a finite, non-negative array (units + 1,)")
             if curve[-1] != 0:
                 raise ValueError(f"damage of group {g}: must be 0 where all units are kept, not {curve[-1]}")
@@ -114,13 +118,16 @@ class AllocationProblem:
     def widths(self, group: int) -> np.ndarray:
         """The widths that a group may have, ascending; never empty, and the last is `n_g`."""
         units = self.units(group)
+        if group in self.gone:
+            return np.array([0])
         if group in self.fixed:
             return np.array([units])
         least = max(1, self.minimum[group] if self.minimum else 1)
         multiples = np.arange(self.round_to, units, self.round_to)
         if group in self.allowed:
             multiples = np.intersect1d(multiples, self.allowed[group])
-        return np.append(multiples[multiples >= least], units)
+        found = np.append(multiples[multiples >= least], units)
+        return np.insert(found, 0, 0) if group in self.whole else found
 
     def check_reachable(self) -> None:
         """Check that the budgets can be met: they must hold at the smallest allowed widths.

@@ -15,7 +15,7 @@ from onnxprune.config import PreprocessConfig, PruneConfig, option
 
 NOT_FOR_SCORES = (
     *("targets", "max_drop", "allow_overlap", "threshold", "lossless", "round_to", "kernels", "latency"),
-    *("repair", "distill", "flip", "shift", "time", "fail_if_slower"),
+    *("repair", "distill", "flip", "shift", "time", "fail_if_slower", "branches"),
 )
 
 

@@ -136,6 +136,14 @@ class TimeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedBlock:
+    """A branch that went as a whole: the group that lost all its units, and the nodes that went with it."""
+
+    group: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """Multiply-adds and parameters of one layer, before and after."""
 

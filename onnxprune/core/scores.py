@@ -18,9 +18,10 @@ class GroupScore:
         order: `(n,)` positions within the group; the first is removed first.
         scores: `(n,)` in [0, 1] by position, 1 matters most; shown to the user and compared with `--threshold`.
         damage: `(n + 1,)` predicted damage to the task when the last `k` units of `order` are kept, 0 at `k = n`. All
-            groups of one scorer use one scale; entry 0 is never read.
+            groups of one scorer use one scale; entry 0 is read only where `whole`.
         free: how many of the first in `order` go without loss, whatever the budget or threshold; their damage is 0.
         judged: whether the scorer knows the units; where not, all stay but those that go without loss.
+        whole: whether the group may lose all its units; then entry 0 of `damage` was measured.
     """
 
     group: str
@@ -29,6 +30,7 @@ class GroupScore:
     damage: np.ndarray
     free: int = 0
     judged: bool = True
+    whole: bool = False
 
     @property
     def least(self) -> int:

@@ -26,6 +26,7 @@ class ScoreContext:
         free: `(units,)` True where a unit goes without loss, whatever its score; None where none does.
         oamip: options of the paper's program.
         outputs: what the user says of the outputs.
+        branches: whether groups may lose all their units where the graph can do without.
     """
 
     analysis: Analysis
@@ -36,6 +37,7 @@ class ScoreContext:
     free: Ids | None = None
     oamip: OamipConfig = field(default_factory=OamipConfig)
     outputs: OutputConfig = field(default_factory=OutputConfig)
+    branches: bool = False
 
     @property
     def model(self) -> Model:

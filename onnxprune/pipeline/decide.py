@@ -41,11 +41,24 @@ def decide(
         return found
     with clock.stage("trials"):
         others = [solve(scores.raised(power)) for power in scores.powers]
+        if any(score.whole for score in scores.groups):
+            powers = [scores, *(scores.raised(power) for power in scores.powers)]
+            with_branches = _solver(prepared, config, progress, branches=True)
+            others += [with_branches(raised) for raised in powers]
         return best(prepared, [found, *others], config, progress, executor)
 
 
-def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Callable[[Scores], Decision]:
-    """The function that turns scores into a decision, as the options ask."""
+def _solver(
+    prepared: Prepared, config: PruneConfig, progress: Progress, *, branches: bool = False
+) -> Callable[[Scores], Decision]:
+    """How the options say that scores become a decision.
+
+    Args:
+        prepared: the model.
+        config: the options.
+        progress: told of measurements.
+        branches: whether whole branches may go.
+    """
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
         threshold = DEFAULT_OAMIP_THRESHOLD
@@ -63,7 +76,7 @@ def _solver(prepared: Prepared, config: PruneConfig, progress: Progress) -> Call
     widths = allowed_widths(prepared, config, progress)
     if threshold is not None:
         return lambda scores: by_threshold(prepared.analysis, scores, threshold, widths, config)
-    return lambda scores: by_budget(prepared.analysis, scores, exact, widths, config)
+    return lambda scores: by_budget(prepared.analysis, scores, exact, widths, config, branches=branches)
 
 
 def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Widths:

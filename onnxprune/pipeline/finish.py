@@ -1,7 +1,7 @@
 """The last stage: measures the pruned model and collects everything to report."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import without_groups
@@ -11,13 +11,13 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.plan import PrunePlan
-from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.results import MetricChange, RemovedBlock, TimeReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless
-from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, versions
+from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
 from onnxprune.structure.check import RemovalCheck
@@ -60,6 +60,7 @@ def finish(
         with clock.stage("time"):
             latency = confirmed(latency, prepared.model, smaller)
     time = _timed(prepared, smaller, config, clock) if config.time else None
+    blocks = removed_blocks(prepared.analysis, decision.removed)
     return PruneOutcome(
         model=smaller,
         plan=plan,
@@ -74,6 +75,7 @@ def finish(
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
+        removed_blocks=blocks,
         program=decision.program if scores is None or scores.program is None else scores.program,
         timings=dict(clock.seconds),
         seed=config.seed,
@@ -86,6 +88,7 @@ def finish(
         original=prepared.model,
         notes=(
             *decision.notes,
+            *_went(blocks),
             *_notes(prepared, exact, measured_on, config),
             *(() if scores is None else scores.notes),
         ),
@@ -114,6 +117,14 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
             if prepared.data is not None:
                 raise
             return None  # the sizes of the random rows were only guessed
+
+
+def _went(blocks: Sequence[RemovedBlock]) -> tuple[str, ...]:
+    """What is said of branches that went as a whole."""
+    if not blocks:
+        return ()
+    names = ", ".join(repr(block.group) for block in blocks)
+    return (f"{several(len(blocks), 'block')} went as a whole, with all units of {names}; --no-branches keeps them",)
 
 
 def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:

@@ -16,11 +16,13 @@ from onnxprune.core.results import (
     MetricChange,
     NotPruned,
     ProgramReport,
+    RemovedBlock,
     TimeReport,
 )
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.branches import branches
 from onnxprune.structure.units import Ids
 from onnxprune.version import __version__
 
@@ -41,6 +43,7 @@ class PruneOutcome:
         groups: what became of each group.
         layers: costs of each contracting operator, in graph order.
         not_pruned: what stays and why.
+        removed_blocks: branches that went as a whole.
         program: the deciding program's status.
         timings: seconds per stage, in order.
         seed: the seed everything random came from.
@@ -74,6 +77,7 @@ class PruneOutcome:
     latency: LatencyReport | None = None
     time: TimeReport | None = None
     notes: tuple[str, ...] = ()
+    removed_blocks: tuple[RemovedBlock, ...] = ()
     check: Callable[[Path], None] | None = field(default=None, repr=False, compare=False)
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     original: Model | None = field(default=None, repr=False, compare=False)
@@ -107,6 +111,17 @@ def group_results(
             )
         )
     return tuple(found)
+
+
+def removed_blocks(analysis: Analysis, removed: Ids) -> tuple[RemovedBlock, ...]:
+    """The branches that go as a whole, in graph order."""
+    whole = [index for index, group in enumerate(analysis.groups) if removed[group.units].all()]
+    found = [branch for branch in branches(analysis, whole) if branch.nodes]
+    names = [node.name for node in analysis.graph.nodes]
+    return tuple(
+        RemovedBlock(analysis.groups[branch.group].name, tuple(name for name in names if name in branch.nodes))
+        for branch in found
+    )
 
 
 def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:

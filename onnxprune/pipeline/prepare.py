@@ -122,7 +122,15 @@ def score(
         tasks, exact = TaskExecutor(chosen), prepared.lossless
         scores = function(
             ScoreContext(
-                exact.analysis, prepared.data, config.run, tasks, progress, exact.removed, config.oamip, config.outputs
+                exact.analysis,
+                prepared.data,
+                config.run,
+                tasks,
+                progress,
+                exact.removed,
+                config.oamip,
+                config.outputs,
+                config.branches,
             )
         ).finite()
     if scores.unjudged:

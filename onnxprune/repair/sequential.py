@@ -28,9 +28,11 @@ from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
+from onnxprune.repair.shifts import Shift, find_shifts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.complete import completed
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.cut import find_cut
 from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.units import Ids
 
@@ -90,8 +92,12 @@ def repair(
         key=lambda feeds: feeds.size,
     )
     known = {point.layer.node: point.tensor for point in ahead.points}
+    # Behind a branch that went, a layer may also be held against what the original has further on.
+    further = graph.producer if find_cut(analysis, removed).gone else {}
     points = [
-        point for point in plan.points if known.get(point.layer.node) == point.tensor and _can_refit(point, smaller)
+        point
+        for point in plan.points
+        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and _can_refit(point, smaller)
     ]
     cache = Cache(None)
     if run.cache is not None:
@@ -107,7 +113,13 @@ def repair(
     )
     by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
     nodes = [node for node in plan.nodes if node.name in by_node or node.name in recurrences]
-    for done, node in enumerate(nodes):
+    shifts = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}
+    done = 0
+    for node in plan.nodes:
+        if node.name in shifts:
+            sweep.settle(shifts[node.name])
+        if node.name not in by_node and node.name not in recurrences:
+            continue
         if node.name in recurrences:
             sweep.visit_recurrent(done, node, *recurrences[node.name])
         else:
@@ -115,7 +127,8 @@ def repair(
             wide = pruned.constants[point.layer.weight].size >= _WIDE
             with nullcontext() if wide else ONE_THREAD:
                 sweep.visit(position, point)
-        progress("repair", done + 1, len(nodes))
+        done += 1
+        progress("repair", done, len(nodes))
     found, before = sweep.replay.model.constants, smaller.model.constants
     return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
 
@@ -191,6 +204,29 @@ class _Sweep:
         return refit_recurrent(
             self.replay.model, node, recurrence, gates, kept, rows, last_only=not read, generator=generator
         )
+
+    def settle(self, shift: Shift) -> None:
+        """Give a constant that stands for a branch the value at which the sum has the original's mean."""
+        original, tensor = self._reference.replay, shift.node.output()
+        position = self.replay.before(shift.node.name)
+        if position < self.replay.done:
+            return
+        self.replay.advance(position)
+        original.advance(original.after(tensor), [tensor])
+        if tensor not in original.batches[0]:
+            return
+        constant = self.replay.model.constants[shift.constant]
+        total, count = np.zeros(constant.shape), 0
+        for index, values in enumerate(self.replay.peek(position + 1, [tensor])):
+            analysis, removed = self._reference.analysis, self._reference.removed
+            missing = analysis.compressed(tensor, original.batches[index][tensor], removed) - values[tensor]
+            spread = tuple(axis for axis, size in enumerate(constant.shape) if size == 1)
+            total += missing.sum(axis=spread, keepdims=True, dtype=np.float64)
+            count += missing.size // max(1, constant.size)
+        mean = total / max(1, count)
+        if np.isfinite(mean).all():
+            shifted = (constant + mean).astype(constant.dtype)
+            self.replay.model = self.replay.model.with_constants({shift.constant: shifted})
 
     def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):

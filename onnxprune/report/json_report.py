@@ -62,6 +62,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "groups": plain(result.groups),
         "layers": plain(result.layers),
         "not_pruned": plain(result.not_pruned),
+        "removed_blocks": plain(result.removed_blocks),
         "program": plain(result.program),
         "timings": plain(result.timings),
         "seed": result.seed,

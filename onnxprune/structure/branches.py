@@ -3,6 +3,7 @@
 Such branches are residual branches, attention blocks, gates, and inputs of a Concat.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from onnxprune.structure.analysis import Analysis
@@ -26,15 +27,18 @@ class Branch:
     losses: tuple[tuple[str, frozenset[str]], ...]
 
 
-def branches(analysis: Analysis) -> tuple[Branch, ...]:
+def branches(analysis: Analysis, among: Collection[int] | None = None) -> tuple[Branch, ...]:
     """Find every group that can be removed completely while all others stay, in the groups' order.
 
     Args:
         analysis: the model's.
+        among: numbers of the groups to look at; all by default.
     """
     cuts = Cuts(analysis)
     found = []
     for index, group in enumerate(analysis.groups):
+        if among is not None and index not in among:
+            continue
         removed = analysis.none_removed()
         removed[group.units] = True
         cut = cuts.find(removed)

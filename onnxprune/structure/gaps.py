@@ -35,7 +35,7 @@ def close_gaps(edit: GraphEdit, analysis: Analysis, cut: Cut) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Constants:
+class ConstantValues:
     """Constants that replace removed tensors; implements `ops.traits.ChannelValues`.
 
     Attributes:
@@ -93,7 +93,7 @@ class _Gaps:
             return None
         axis = varying[0] if varying else None
         found = handler_of(node.op_type).affine(
-            node, 1 - lost[0], _Constants(0 if axis is None else axis, {node.input(lost[0]): value})
+            node, 1 - lost[0], ConstantValues(0 if axis is None else axis, {node.input(lost[0]): value})
         )
         if found is None:
             return None
@@ -134,5 +134,5 @@ class _Gaps:
             or shapes.get(name) != shapes[node.output()]
         ):
             return False
-        found = handler.affine(node, node.inputs.index(name), _Constants(0))
+        found = handler.affine(node, node.inputs.index(name), ConstantValues(0))
         return node.inputs.count(name) == 1 and found is not None and bool(np.all(found.slope == 1))

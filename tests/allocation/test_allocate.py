@@ -42,7 +42,8 @@ def problems(draw):
         found.append(Budget(f"budget {index}", cost, cost(sizes) * draw(st.floats(0.2, 1.1))))
     fixed = frozenset(g for g in range(groups) if rng.random() < 0.15)
     minimum = tuple(int(rng.integers(1, size + 1)) if rng.random() < 0.2 else 1 for size in sizes)
-    return AllocationProblem(tuple(damage), tuple(found), draw(st.integers(1, 3)), minimum, fixed)
+    whole = frozenset(g for g in range(groups) if rng.random() < 0.4) - fixed
+    return AllocationProblem(tuple(damage), tuple(found), draw(st.integers(1, 3)), minimum, fixed, whole)
 
 
 def brute_force(problem):

@@ -1,7 +1,7 @@
 """The scorer `reconstruction`: collects statistics, eliminates units, and measures damage curves."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -29,6 +29,7 @@ from onnxprune.ops.base import Recurrence
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.branches import branches
 from onnxprune.structure.complete import completed
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.fit_targets import FitTarget, Schedule, fit_schedule
@@ -60,11 +61,12 @@ def score(context: ScoreContext) -> Scores:
     if data is None or len(data) == 0:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
     fit, measured = set_apart(data, _HELD_OUT)
-    measured = measured.take(range(min(len(measured), _measured_rows(context))))
     plan = _plan(context)
+    measured = measured.take(range(min(len(measured), _measured_rows(context, plan.whole))))
     cache = Cache(None)
     if context.run.cache is not None:
         options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}
+        options |= {"whole": sorted(plan.whole)}
         cache = Cache(context.run.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
@@ -76,22 +78,23 @@ def score(context: ScoreContext) -> Scores:
         least = max(float(elimination.errors[0]), 1e-30)
         by_position = np.zeros(len(group))
         by_position[elimination.order] = np.sqrt(elimination.errors[:-1][::-1] / least)
-        scores.append(
-            GroupScore(group.name, elimination.order, np.clip(by_position, 0, 1), damages[group.name] ** _JOINT)
-        )
+        damage = damages[group.name] ** _JOINT
+        whole = group.name in plan.whole and bool(np.isfinite(damage[0]))
+        scores.append(GroupScore(group.name, elimination.order, np.clip(by_position, 0, 1), damage, whole=whole))
     return Scores(tuple(scores), powers=tuple(power / _JOINT for power in _OTHER_JOINT))
 
 
-def _measured_rows(context: ScoreContext) -> int:
+def _measured_rows(context: ScoreContext, whole: Collection[str]) -> int:
     """Number of rows to measure damage on. Each row costs half a run for every width of every group."""
     macs = count_costs(context.model, context.analysis).macs
-    runs = sum(len(widths(len(group))) for group in context.analysis.groups)
+    runs = sum(len(widths(len(group), whole=group.name in whole)) for group in context.analysis.groups)
     return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
 
-def widths(units: int) -> tuple[int, ...]:
-    """The widths at which a group's damage is measured, descending."""
-    return tuple(sorted({max(1, round(units * share)) for share in _WIDTHS} - {units}, reverse=True))
+def widths(units: int, *, whole: bool = False) -> tuple[int, ...]:
+    """The widths at which a group's damage is measured, descending; 0 too where the group may go as a whole."""
+    found = {max(1, round(units * share)) for share in _WIDTHS} - {units}
+    return tuple(sorted(found | ({0} if whole else set()), reverse=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,14 @@ class _Plan:
         schedule: its nodes and layers.
         points: layers by node.
         recurrences: recurrent layers by node.
+        whole: names of groups that may go as a whole.
     """
 
     analysis: Analysis
     schedule: Schedule
     points: Mapping[str, FitTarget]
     recurrences: Mapping[str, Recurrence]
+    whole: frozenset[str]
 
     @property
     def model(self) -> Model:
@@ -136,7 +141,8 @@ def _plan(context: ScoreContext) -> _Plan:
     analysis = completed(context.analysis)
     schedule = fit_schedule(analysis)
     points = {point.layer.node: point for point in schedule.points}
-    return _Plan(analysis, schedule, points, {r.node: r for r in analysis.recurrences})
+    whole = {analysis.groups[branch.group].name for branch in branches(analysis)} if context.branches else set()
+    return _Plan(analysis, schedule, points, {r.node: r for r in analysis.recurrences}, frozenset(whole))
 
 
 Source = Statistics | RecurrentStatistics
@@ -180,7 +186,8 @@ def _eliminate(
             if node in waiting.get(group.name, ()):
                 waiting[group.name].remove(node)
                 if not waiting[group.name]:
-                    futures.append(_submitted(context, group, statistics, moments, cache))
+                    task = _task(group, statistics, moments, whole=group.name in plan.whole)
+                    futures.append(_submitted(context, task, cache))
         needed = {name for group in analysis.groups if waiting.get(group.name) for name in group.consumers}
         moments = {name: value for name, value in moments.items() if name in needed}
         context.progress("statistics", number + 1, len(nodes))
@@ -212,32 +219,28 @@ def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:
     return tuple((group.name, group.units.tobytes()) for group in context.analysis.groups)
 
 
-def _submitted(
-    context: ScoreContext,
-    group: Group,
-    statistics: Mapping[str, Source],
-    moments: Mapping[str, Sequence[Moments]],
-    cache: Cache,
-) -> "Future[Elimination]":
+def _submitted(context: ScoreContext, task: EliminationTask, cache: Cache) -> "Future[Elimination]":
     """One group's elimination, from the cache or started as a task."""
-    stored = cache.get("elimination", group.name)
+    stored = cache.get("elimination", task.group)
     if stored is not None:
         future: Future[Elimination] = Future()
-        future.set_result(Elimination.from_arrays(group.name, stored))
+        future.set_result(Elimination.from_arrays(task.group, stored))
         return future
 
     def keep(done: "Future[Elimination]") -> None:
         if not done.cancelled() and done.exception() is None:
-            cache.put("elimination", group.name, done.result().arrays())
+            cache.put("elimination", task.group, done.result().arrays())
 
-    future = context.executor.submit(eliminate, _task(group, statistics, moments))
+    future = context.executor.submit(eliminate, task)
     future.add_done_callback(keep)
     return future
 
 
-def _task(group: Group, statistics: Mapping[str, Source], moments: Mapping[str, Sequence[Moments]]) -> EliminationTask:
+def _task(
+    group: Group, statistics: Mapping[str, Source], moments: Mapping[str, Sequence[Moments]], *, whole: bool
+) -> EliminationTask:
     consumers = [consumer for node in group.consumers for consumer in statistics[node].consumers(group, moments[node])]
-    return EliminationTask(group.name, tuple(consumers), widths(len(group)), _RIDGE)
+    return EliminationTask(group.name, tuple(consumers), widths(len(group), whole=whole), _RIDGE)
 
 
 def _damages(
@@ -280,7 +283,8 @@ def _damages(
                 variants = _variants(group, analysis, plan, elimination, statistics)
                 future = context.executor.submit(curve, handle, starts[group.name], variants)
             else:
-                future.set_result(_masked_damage(group, context, elimination, reference, feeds.rows))
+                whole = group.name in plan.whole
+                future.set_result(_masked_damage(group, context, elimination, reference, feeds.rows, whole=whole))
             pending.append((group.name, future))
             finish(_MOST_PENDING)
         finish(0)
@@ -304,11 +308,13 @@ def _masked_damage(
     elimination: Elimination,
     reference: Reference,
     data: Dataset,
+    *,
+    whole: bool,
 ) -> dict[int, float]:
     """Damage of a group at a few widths without any correction, measured with its units set to zero."""
     measured = {}
     meaning = reference.meaning
-    for width in widths(len(group)):
+    for width in widths(len(group), whole=whole):
         removed = context.analysis.none_removed()
         removed[group.units[elimination.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)

@@ -1,0 +1,43 @@
+"""Constants that stand for branches that went as a whole: repair gives them the branches' means."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.nodes import Node, is_float
+from onnxprune.ops import handler_of
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.gaps import ConstantValues
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A node that adds a constant where the original adds what a branch computes."""
+
+    constant: str
+    node: Node
+
+
+def find_shifts(analysis: Analysis, smaller: Analysis) -> list[Shift]:
+    """The constants that stand for branches, each read by one sum that the original has too.
+
+    Args:
+        analysis: of the original.
+        smaller: of the model after removal.
+    """
+    found = []
+    for node in smaller.graph.nodes:
+        for position, name in enumerate(node.inputs):
+            value = smaller.model.constants.get(name)
+            computed = name in analysis.graph.producer and analysis.value(name) is None
+            if value is None or not computed or not is_float(value):
+                continue
+            rank = len(smaller.facts.shapes.get(node.output(), ()))
+            own = value.ndim == rank and len(smaller.graph.consumers.get(name, ())) == 1
+            if not own or len(node.inputs) != 2 or node.output() not in analysis.graph.producer:
+                continue
+            axis = int(np.argmax(value.shape))
+            affine = handler_of(node.op_type).affine(node, 1 - position, ConstantValues(axis, {name: value}))
+            if affine is not None and affine.shift == position and affine.sign == 1:
+                found.append(Shift(name, node))
+    return found
