@@ -13,9 +13,10 @@ import numpy as np
 from onnxprune.calibration.recurrent_matrix import Block, GateMatrices, Sequences
 from onnxprune.calibration.runner import Runner
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Node
+from onnxprune.graph.nodes import Node, is_float
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops.base import Recurrence
+from onnxprune.structure.analysis import Analysis
 
 _HELD_OUT = 5  # every fifth sequence chooses
 _RIDGES = (1e-4, 1e-2)
@@ -169,3 +170,16 @@ def _refit(
     gram[np.diag_indices(len(gram))] += ridge * max(np.trace(gram) / len(gram), 1e-30)
     change = np.linalg.solve(gram, x.T @ (rest - shift))
     return block, before + change, shift - centre @ change
+
+
+def refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
+    """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
+    before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
+    found = {}
+    for recurrence in smaller.recurrences:
+        names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
+        constants = [smaller.model.constants.get(name) for name in names]
+        own = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
+        if own and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
+            found[recurrence.node] = (recurrence, before[recurrence.node])
+    return found

@@ -26,9 +26,9 @@ from onnxprune.graph.nodes import Node, is_float
 from onnxprune.ops.base import Recurrence
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
-from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent
+from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent, refittable
 from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
-from onnxprune.repair.shifts import Shift, find_shifts
+from onnxprune.repair.shifts import Shift, find_shifts, shifted
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.complete import completed
 from onnxprune.structure.coupling import analyse
@@ -92,7 +92,7 @@ def repair(
         key=lambda feeds: feeds.size,
     )
     known = {point.layer.node: point.tensor for point in ahead.points}
-    # Behind a branch that went, a layer may also be held against what the original has further on.
+    # Behind a branch that went, a layer may be held against what the original has further on.
     further = graph.producer if find_cut(analysis, removed).gone else {}
     points = [
         point
@@ -103,7 +103,7 @@ def repair(
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         cache = Cache(run.cache, fingerprint(original, data, options))
-    recurrences = _refittable(analysis, smaller)
+    recurrences = refittable(analysis, smaller)
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.threads, Room(run.room)),
         _Original(Replay(original, ahead.nodes, feeds, run.threads, Room(run.room)), analysis, removed),
@@ -113,8 +113,7 @@ def repair(
     )
     by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
     nodes = [node for node in plan.nodes if node.name in by_node or node.name in recurrences]
-    shifts = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}
-    done = 0
+    shifts, done = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}, 0
     for node in plan.nodes:
         if node.name in shifts:
             sweep.settle(shifts[node.name])
@@ -131,19 +130,6 @@ def repair(
         progress("repair", done, len(nodes))
     found, before = sweep.replay.model.constants, smaller.model.constants
     return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
-
-
-def _refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
-    """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
-    before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
-    refittable = {}
-    for recurrence in smaller.recurrences:
-        names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
-        constants = [smaller.model.constants.get(name) for name in names]
-        read_once = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
-        if read_once and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
-            refittable[recurrence.node] = (recurrence, before[recurrence.node])
-    return refittable
 
 
 class _Sweep:
@@ -207,26 +193,23 @@ class _Sweep:
 
     def settle(self, shift: Shift) -> None:
         """Give a constant that stands for a branch the value at which the sum has the original's mean."""
-        original, tensor = self._reference.replay, shift.node.output()
-        position = self.replay.before(shift.node.name)
+        original, position = self._reference.replay, self.replay.before(shift.node.name)
+        tensor = shift.node.output()
         if position < self.replay.done:
             return
         self.replay.advance(position)
         original.advance(original.after(tensor), [tensor])
         if tensor not in original.batches[0]:
             return
-        constant = self.replay.model.constants[shift.constant]
-        total, count = np.zeros(constant.shape), 0
-        for index, values in enumerate(self.replay.peek(position + 1, [tensor])):
-            analysis, removed = self._reference.analysis, self._reference.removed
-            missing = analysis.compressed(tensor, original.batches[index][tensor], removed) - values[tensor]
-            spread = tuple(axis for axis, size in enumerate(constant.shape) if size == 1)
-            total += missing.sum(axis=spread, keepdims=True, dtype=np.float64)
-            count += missing.size // max(1, constant.size)
-        mean = total / max(1, count)
-        if np.isfinite(mean).all():
-            shifted = (constant + mean).astype(constant.dtype)
-            self.replay.model = self.replay.model.with_constants({shift.constant: shifted})
+        analysis, removed = self._reference.analysis, self._reference.removed
+        missing = (
+            analysis.compressed(tensor, wanted[tensor], removed) - values[tensor]
+            for wanted, values in zip(original.batches, self.replay.peek(position + 1, [tensor]), strict=True)
+        )
+        constants = self.replay.model.constants
+        self.replay.model = self.replay.model.with_constants(
+            {shift.constant: shifted(constants[shift.constant], missing)}
+        )
 
     def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):

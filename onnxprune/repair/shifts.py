@@ -1,5 +1,6 @@
 """Constants that stand for branches that went as a whole: repair gives them the branches' means."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,3 +42,19 @@ def find_shifts(analysis: Analysis, smaller: Analysis) -> list[Shift]:
             if affine is not None and affine.shift == position and affine.sign == 1:
                 found.append(Shift(name, node))
     return found
+
+
+def shifted(constant: np.ndarray, missing: Iterable[np.ndarray]) -> np.ndarray:
+    """The constant plus the mean of what is missing, per channel; as it was where that is not finite.
+
+    Args:
+        constant: of the rank of the sum.
+        missing: per batch, the original's sum less the present one.
+    """
+    spread = tuple(axis for axis, size in enumerate(constant.shape) if size == 1)
+    total, count = np.zeros(constant.shape), 0
+    for part in missing:
+        total += part.sum(axis=spread, keepdims=True, dtype=np.float64)
+        count += part.size // max(1, constant.size)
+    mean = total / max(1, count)
+    return (constant + mean).astype(constant.dtype) if np.isfinite(mean).all() else constant
