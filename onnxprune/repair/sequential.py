@@ -206,10 +206,8 @@ class _Sweep:
             analysis.compressed(tensor, wanted[tensor], removed) - values[tensor]
             for wanted, values in zip(original.batches, self.replay.peek(position + 1, [tensor]), strict=True)
         )
-        constants = self.replay.model.constants
-        self.replay.model = self.replay.model.with_constants(
-            {shift.constant: shifted(constants[shift.constant], missing)}
-        )
+        value = shifted(self.replay.model.constants[shift.constant], missing)
+        self.replay.model = self.replay.model.with_constants({shift.constant: value})
 
     def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
         if not self._approach(point, point.tensor):
