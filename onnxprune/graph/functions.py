@@ -10,7 +10,7 @@ import onnx
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
 
-MOST_NODES = 200_000
+MOST_NODES = 50_000
 """Nodes that functions may stand for, all calls together."""
 
 MOST_BYTES = 1 << 29
