@@ -69,7 +69,7 @@ ENDLESS = {
     "never called": ([call("Relu", domain="")], [function("S", call("S"))], "calls itself"),
     "2^26 nodes": ([call("L25")], doubling(25, RELU), "stand for 33554432 nodes"),
     "2^1000 nodes": ([call("L99")], doubling(99, RELU), "nodes, more than are read"),
-    "4 GiB of constants": ([call("L15")], doubling(15, BIG), "bytes, more than are read"),
+    "1 GiB of constants": ([call("L13")], doubling(13, BIG), "bytes, more than are read"),
     "2^20 nodes in bodies": ([in_a_body("L19")], doubling(19, RELU), "nodes, more than are read"),
     "a chain of 2,000": (
         [call("C1999")],
