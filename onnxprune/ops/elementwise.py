@@ -214,7 +214,13 @@ def _part(node: Node, back: Backward, gradient: str, position: int) -> str | Non
         return back.node("Mul", [back.node("Mul", [gradient, lowered]), back.constant(number)])
 
     def taken() -> str:
-        return where_true(back, back.node("Equal", [names[position], y]), gradient)
+        # Where several operands have the value, each gets its share.
+        one, zero = back.constant(1.0), back.constant(0.0)
+        equal = [back.node("Equal", [name, y]) for name in names]
+        count = functools.reduce(
+            lambda a, b: back.node("Add", [a, b]), [back.node("Where", [mask, one, zero]) for mask in equal]
+        )
+        return where_true(back, equal[position], back.node("Div", [gradient, count]))
 
     def chosen() -> str | None:
         zero = back.constant(0.0)
