@@ -1,0 +1,26 @@
+"""Which layers a refit may change, and the constants that a correction gives them."""
+
+import numpy as np
+
+from onnxprune.calibration.layer_matrix import from_matrix, to_matrix
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import is_float
+from onnxprune.repair.ridge import Correction
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.fit_targets import FitTarget
+
+
+def can_refit(point: FitTarget, analysis: Analysis) -> bool:
+    """Whether the weight is stored as floating-point numbers and read by this layer alone."""
+    weight = analysis.model.constants.get(point.layer.weight)
+    return weight is not None and is_float(weight) and len(analysis.graph.consumers.get(point.layer.weight, ())) == 1
+
+
+def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:
+    """The constants of a layer with a correction added."""
+    weight = model.constants[point.layer.weight]
+    matrix = to_matrix(point.layer, weight) + correction.weight / point.gain
+    changed = {point.layer.weight: from_matrix(point.layer, matrix, weight)}
+    if point.bias is not None and correction.bias.any():
+        changed[point.bias] = point.shifted_bias(model.constants[point.bias], correction.bias)
+    return changed
