@@ -9,6 +9,8 @@ from onnxprune.repair.ridge import Correction
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitTarget
 
+_NOT_PRODUCT = 1e-2
+
 
 def can_refit(point: FitTarget, analysis: Analysis) -> bool:
     """Whether the weight is stored as floating-point numbers and read by this layer alone."""
@@ -24,3 +26,14 @@ def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[st
     if point.bias is not None and correction.bias.any():
         changed[point.bias] = point.shifted_bias(model.constants[point.bias], correction.bias)
     return changed
+
+
+def is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
+    """Check that sampled columns times weight give the layer's output, up to a constant per channel."""
+    matrix = to_matrix(point.layer, model.constants[point.layer.weight]).astype(columns.dtype) * point.gain
+    product = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(output.shape)
+    rest = output - product
+    scale = np.abs(output - output.mean(axis=0)).max(initial=0.0)
+    return bool(
+        np.abs(rest - rest.mean(axis=0)).max(initial=0.0) <= _NOT_PRODUCT * max(scale, np.abs(output).max(initial=0.0))
+    )

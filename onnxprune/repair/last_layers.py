@@ -9,15 +9,16 @@ original's probabilities `p` is convex in the last layer's weights, up to a cons
 and is minimised with a ridge on the change of the weights, which held-out rows choose.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
+from onnxprune.calibration.replay import Replay
 from onnxprune.graph.model import Model
-from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.meaning import Meaning, Part
 from onnxprune.outputs.origins import Origin, origins
 from onnxprune.repair.change import can_refit, corrected
 from onnxprune.repair.ridge import Correction
@@ -218,8 +219,8 @@ def refit_scores(
     meaning: Meaning,
     analysis: Analysis,
     points: Mapping[str, FitTarget],
-    runs: Callable[[Sequence[str]], Iterable[tuple[Outputs, Outputs]]],
-    batches: int,
+    original: Replay,
+    replay: Replay,
     seed: int,
 ) -> Model:
     """The model with its last layers refitted; the same where held-out rows do not get better.
@@ -228,8 +229,8 @@ def refit_scores(
         meaning: of the outputs.
         analysis: of the smaller model.
         points: its fit targets by node.
-        runs: from names to outputs of the original and these tensors of the smaller model, batch by batch.
-        batches: how many there are.
+        original: the original's run, which stands at its beginning.
+        replay: the smaller model's, on the same batches.
         seed: draws positions.
     """
     layers = [(p, o) for p, o in last_layers(meaning, analysis) if _may_change(points.get(o.layer.node), analysis)]
@@ -239,11 +240,16 @@ def refit_scores(
     generator = np.random.default_rng([seed, len(points)])
     gathered: list[list[ScoreRows | None]] = [[] for _ in layers]
     start = 0
-    for ours, made in runs([*dict.fromkeys(names)]):
+    batches = zip(
+        original.peek(len(original.nodes), [*dict.fromkeys(part.output for part, _ in layers)]),
+        replay.peek(len(replay.nodes), [*dict.fromkeys(names)]),
+        strict=True,
+    )
+    for ours, made in batches:
         first = {part.output: meaning.rows_first(part.output, made[part.output]) for part, _ in layers}
         for (part, origin), parts in zip(layers, gathered, strict=True):
             wanted = meaning.rows_first(part.output, ours[part.output])
-            parts.append(score_rows(part, origin, {**made, **first}, wanted, start, 1 / batches, generator))
+            parts.append(score_rows(part, origin, {**made, **first}, wanted, start, 1 / len(replay.batches), generator))
         start += len(wanted)
     model = analysis.model
     for (part, origin), parts in zip(layers, gathered, strict=True):

@@ -5,7 +5,7 @@ value at the layer's fit target (`structure.fit_targets`), so that a layer also 
 other branches could not.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Recurrence
 from onnxprune.outputs.focus import Focus, focus_of
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.repair.change import can_refit, corrected
+from onnxprune.repair.change import can_refit, corrected, is_product
 from onnxprune.repair.last_layers import refit_scores
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
@@ -47,7 +47,6 @@ _HELD_OUT = 5  # every fifth batch chooses among ridges
 _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
 _SAME = 1e-6
-_NOT_PRODUCT = 1e-2
 _PAIR_ROWS = 65536
 _WIDE = 1 << 17  # elements of a weight from which its products gain from several threads
 
@@ -139,18 +138,13 @@ def repair(
                 sweep.visit(position, point)
         done += 1
         progress("repair", done, len(nodes))
-
-    def runs(names: Sequence[str]) -> Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
-        """The original's outputs beside tensors of the refitted model."""
-        ours, made = (
-            Replay(model, nodes, feeds, run.threads, Room(run.room))
-            for model, nodes in ((original, ahead.nodes), (sweep.replay.model, plan.nodes))
-        )
-        return zip(ours.peek(len(ours.nodes), meaning.outputs), made.peek(len(made.nodes), names), strict=True)
-
+    refitted = smaller.with_model(sweep.replay.model)
+    ours, made = (
+        Replay(model, nodes, feeds, run.threads, Room(run.room))
+        for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
+    )
     targets = {point.layer.node: point for point in points}
-    refitted = refit_scores(meaning, smaller.with_model(sweep.replay.model), targets, runs, len(feeds), run.seed)
-    found, before = refitted.constants, smaller.model.constants
+    found, before = refit_scores(meaning, refitted, targets, ours, made, run.seed).constants, smaller.model.constants
     return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
 
 
@@ -320,7 +314,7 @@ def _rows(
             point.bounds,
             has_bias=point.bias is not None,
         )
-        if index == 0 and not _is_product(
+        if index == 0 and not is_product(
             point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
         ):
             return None
@@ -390,17 +384,6 @@ def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
     rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * width)
     rows = min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
     return max(1, -(-rows // batches))
-
-
-def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
-    """Check that sampled columns times weight give the layer's output, up to a constant per channel."""
-    matrix = to_matrix(point.layer, model.constants[point.layer.weight]).astype(columns.dtype) * point.gain
-    product = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(output.shape)
-    rest = output - product
-    scale = np.abs(output - output.mean(axis=0)).max(initial=0.0)
-    return bool(
-        np.abs(rest - rest.mean(axis=0)).max(initial=0.0) <= _NOT_PRODUCT * max(scale, np.abs(output).max(initial=0.0))
-    )
 
 
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
