@@ -4,12 +4,16 @@
 at random where there are more than needed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from onnxprune.structure.units import Layer
+
+Weights = Callable[[tuple[int, ...]], "np.ndarray | None"]
+"""From the shape of positions to a weight for each, in order; None where all count alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,46 @@ class Positions:
     chosen: np.ndarray
 
 
-def positions(layer: Layer, output_shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Positions:
-    """Draw `count` random positions of a layer's output; all of them where there are fewer."""
+def positions(
+    layer: Layer,
+    output_shape: tuple[int, ...],
+    count: int,
+    generator: np.random.Generator,
+    weights: Weights | None = None,
+) -> Positions:
+    """Draw `count` random positions of a layer's output; all of them where there are fewer.
+
+    Args:
+        layer: the layer.
+        output_shape: shape of its output.
+        count: how many.
+        generator: draws them.
+        weights: how much each position of a shape counts; half of the positions are then drawn in proportion to it.
+    """
     shape = tuple(n for a, n in enumerate(output_shape) if a != layer.output_axis)
     size = prod(shape)
-    chosen = np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
-    return Positions(shape, chosen)
+    found = None if weights is None else weights(shape)
+    if found is None:
+        return Positions(shape, _evenly(size, count, generator))
+    even = _evenly(size, count - count // 2, generator)
+    return Positions(shape, np.sort(np.concatenate([even, drawn(found, count // 2, generator)])))
+
+
+def _evenly(size: int, count: int, generator: np.random.Generator) -> np.ndarray:
+    return np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
+
+
+def drawn(weights: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Positions in proportion to weights, each at most once; fewer than `count` where fewer have a weight.
+
+    The largest of `log(u) / w`, `u` uniform in (0, 1], are a weighted sample without replacement (Efraimidis and
+    Spirakis, "Weighted random sampling with a reservoir", 2006).
+    """
+    able = np.flatnonzero(weights > 0)
+    keys = np.log(1.0 - generator.random(len(able))) / weights[able]
+    if len(able) <= count:
+        return able
+    return able[np.argpartition(keys, -count)[-count:]] if count else able[:0]
 
 
 def output_rows(layer: Layer, output: np.ndarray, at: Positions) -> np.ndarray:

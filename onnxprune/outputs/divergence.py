@@ -18,7 +18,7 @@ SMALLEST_CHANCE = 1e-7  # of an independent probability: next to 1, single preci
 _LEAST_NATS = 0.1
 _LEAST_SPREAD = 1e-4  # of a column's mean square: what counts as spread where a column hardly varies
 _LEAST_TURN = 1e-6
-_CONFIDENT = 0.1  # where no position is as confident as this, all of them count alike
+CONFIDENT = 0.1  # where no position is as confident as this, all of them count alike
 FLOOR = 0.1  # of the mean confidence: what positions without any count
 _BLOCK_ELEMENTS = 1 << 24
 
@@ -94,7 +94,7 @@ class Reference:
         if not scores:
             return None, 0.0
         found = np.min([self._confidence(score) for score in scores], axis=0)
-        if not found.max(initial=0.0) >= _CONFIDENT:
+        if not found.max(initial=0.0) >= CONFIDENT:
             return None, 0.0
         mean = float(found.mean())
         return np.asarray((found / mean + FLOOR) / (1 + FLOOR)), mean
@@ -143,17 +143,14 @@ class Reference:
         return np.asarray(mean)
 
     def _spread(self, part: Part) -> np.ndarray:
-        """Variance of each column over the rows, averaged over positions, `(columns,)`.
-
-        A box at the left of an image is no deviation of one at the right: each position has a mean of its own.
-        """
-        array = self.outputs[part.output]
+        """Variance of each column over rows and positions, `(columns,)`."""
         sums = squares = np.zeros(1)
+        count = 0
         for _, a in self._blocks(part):
-            sums, squares = sums + a.sum(axis=0), squares + np.square(a).sum(axis=0)
-        energy = squares.mean(axis=0) / len(array)
-        means = sums / len(array) if len(array) > 1 else sums.mean(axis=0)
-        variance = np.maximum(energy - np.square(means).reshape(-1, len(energy)).mean(axis=0), 0.0)
+            sums, squares = sums + a.sum(axis=(0, 1)), squares + np.square(a).sum(axis=(0, 1))
+            count += a.shape[0] * a.shape[1]
+        energy = squares / max(count, 1)
+        variance = np.maximum(energy - np.square(sums / max(count, 1)), 0.0)
         least = _LEAST_SPREAD * energy
         return np.asarray(variance + np.where(np.isfinite(least), least, 0.0))
 

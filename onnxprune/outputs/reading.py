@@ -11,6 +11,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
+from onnxprune.outputs.rows import row_axis
 from onnxprune.outputs.sources import Path, Source
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Layer
@@ -68,23 +69,6 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
         parts=_with_confidence(parts),
         weights=tuple(weights[part.output] / sum(other.output == part.output for other in parts) for part in parts),
     )
-
-
-def row_axis(output: str, analysis: Analysis) -> int | None:
-    """The batch axis of an output: the first axis that has the batch size. None where there is none.
-
-    Where the batch size is free, the axis must also vary with the input's sizes.
-
-    It must vary with the input's sizes where the batch does. None where no axis fits.
-    """
-    facts = analysis.facts
-    shape = facts.shapes.get(output)
-    if shape is None:
-        return 0
-    fitting = (axis for axis, size in enumerate(shape) if size == facts.batch)
-    if any(0 in axes for axes in facts.free.values()):
-        fitting = (axis for axis in fitting if axis in facts.free.get(output, ()))
-    return next(fitting, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +170,7 @@ class _Output:
         `OTHER` where they do not reach the output as a whole.
         """
         source_nature = nature(source.tensor, self._analysis)
-        if not np.isfinite(source.scale) or not np.isfinite(source.shift):
+        if not source.is_even:
             return OTHER
         if not source_nature.has_axis:
             return source_nature
@@ -218,8 +202,6 @@ class _Output:
             return next(
                 (candidate for candidate, size in enumerate(shape) if size == 1 and candidate != rows), _DROPPED
             )
-        if not np.isfinite(source.scale) or not np.isfinite(source.shift):
-            return None
         at = path.coordinates(source, axis)
         for candidate, size in enumerate(shape):
             neighbours = np.take(source.mask, range(1, size), candidate) & np.take(

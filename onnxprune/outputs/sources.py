@@ -21,19 +21,34 @@ _UNEVEN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor whose values reach an output as `scale * value + shift`, at the positions where `mask` is True.
+    """A tensor whose values reach an output as `factor * value + offset`, at the positions where `mask` is True.
 
     Attributes:
         tensor: its name; the output's own where its values are computed at once.
         mask: of the output's shape.
-        scale: nan where it differs from place to place.
-        shift: the same.
+        factor: the same.
+        offset: the same.
     """
 
     tensor: str
     mask: np.ndarray
-    scale: float
-    shift: float
+    factor: np.ndarray
+    offset: np.ndarray
+
+    @property
+    def scale(self) -> float:
+        """The factor; nan where it differs from place to place."""
+        return _even(self.factor[self.mask])
+
+    @property
+    def shift(self) -> float:
+        """The offset; nan where it differs from place to place."""
+        return _even(self.offset[self.mask])
+
+    @property
+    def is_even(self) -> bool:
+        """Whether factor and offset are the same everywhere."""
+        return bool(np.isfinite(self.scale) and np.isfinite(self.shift))
 
 
 class Path:
@@ -49,12 +64,14 @@ class Path:
         self._analysis, self._model, self._facts = analysis, analysis.model, analysis.facts
         self._nodes: dict[str, Node] = {}
         self.starts: list[str] = []
+        self.computed = False  # whether places are picked that only a run tells
         waiting = [output]
         while waiting:
             tensor = waiting.pop()
             node = analysis.graph.producer.get(tensor)
             carried = [] if node is None else self._carried(node, tensor)
             if node is not None and carried:
+                self.computed |= any(self._is_computed(name) for name in node.inputs if name not in carried)
                 if node.name not in self._nodes:
                     self._nodes[node.name] = node
                     waiting += carried
@@ -79,13 +96,16 @@ class Path:
         ]
         return [node.input(p) for p in computed if len(computed) == 1 and p in handler.scales(node)]
 
+    def _is_computed(self, name: str) -> bool:
+        return bool(name) and self._analysis.pinned_value(name) is None
+
     def sources(self) -> list[Source]:
         """The tensors that the output's values come from, and how these are scaled on the way.
 
         The output itself where that cannot be found out.
         """
         shape = self._facts.shapes.get(self.output, ())
-        whole = [Source(self.output, np.ones(shape, bool), 1.0, 0.0)]
+        whole = [Source(self.output, np.ones(shape, bool), np.ones(shape), np.zeros(shape))]
         if not self._nodes:
             return whole
         known = [self._facts.shapes.get(name) for name in self.starts]
@@ -101,7 +121,7 @@ class Path:
             mask = values != base
             if values.shape != shape or not mask.any():
                 continue
-            found.append(Source(name, mask, _even((values - base)[mask]), _even(base[mask])))
+            found.append(Source(name, mask, values - base, base))
         return found or whole
 
     def coordinates(self, source: Source, axis: int) -> np.ndarray:
@@ -110,7 +130,7 @@ class Path:
         along = np.arange(shape[axis]).reshape([-1 if a == axis else 1 for a in range(len(shape))])
         values = self.run({source.tensor: np.broadcast_to(along, shape)}) if self._nodes else along
         at = np.broadcast_to(values, source.mask.shape)
-        return np.rint((at - source.shift) / source.scale).astype(np.int64)
+        return np.asarray(np.rint((at - source.offset) / np.where(source.mask, source.factor, 1.0)), np.int64)
 
     def run(self, given: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run the path: the output for given values of the source tensors; those not given are 0.

@@ -37,7 +37,7 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
         from onnxprune.repair import repair
 
         with clock.stage("repair"):
-            smaller = repair(prepared.analysis, smaller, removed, data, config.run, progress)
+            smaller = repair(prepared.analysis, smaller, removed, data, config.run, progress, config.outputs)
     if held_out is not None and data is not None:
         with clock.stage("distill"):
             smaller = finetune(

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
+from onnxprune.calibration.layer_matrix import Positions, Weights, drawn, input_rows, output_rows
 from onnxprune.graph.nodes import Graph
 from onnxprune.repair.ridge import Fit
 from onnxprune.structure.fit_targets import FitTarget
@@ -129,7 +129,12 @@ def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> RowTile:
 
 
 def pair_rows(
-    pair: Pair, values: Mapping[str, np.ndarray], target: np.ndarray, count: int, generator: np.random.Generator
+    pair: Pair,
+    values: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    count: int,
+    generator: np.random.Generator,
+    weights: Weights | None = None,
 ) -> PairFit:
     """Sample tiles of one batch.
 
@@ -139,6 +144,7 @@ def pair_rows(
         target: the original's values at the consumer's fit target.
         count: about how many rows; dense layers have no more than there are.
         generator: draws the tiles.
+        weights: how much each position counts; half of the tiles then lie around positions drawn in proportion to it.
     """
     consumer, made = pair.consumer.layer, values[pair.producer.tensor]
     shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
@@ -154,6 +160,13 @@ def pair_rows(
         rows = generator.integers(0, shape[0], tiles)[:, None]
         spans = tile.steps.max(axis=1)
         corners = [generator.integers(0, n - s, tiles)[:, None] for n, s in zip(shape[1:], spans, strict=True)]
+        found = None if weights is None else weights(shape)
+        if found is not None:
+            centres = np.unravel_index(drawn(found, tiles // 2, generator), shape)
+            half = len(centres[0])
+            rows[:half, 0] = centres[0]
+            for corner, place, span, n in zip(corners, centres[1:], spans, shape[1:], strict=True):
+                corner[:half, 0] = np.clip(place - span // 2, 0, n - span - 1)
         axes = range(len(corners))
         outputs = np.ravel_multi_index(_indices(rows, [corners[a] + tile.steps[a] for a in axes]), shape)
         places = [corners[a] * window.strides[a] - window.pads[a] + tile.places[a] for a in axes]

@@ -13,21 +13,25 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import content, fingerprint
-from onnxprune.calibration.layer_matrix import from_matrix, input_rows, output_rows, positions, to_matrix
+from onnxprune.calibration.layer_matrix import input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.store import Room
-from onnxprune.config import RunOptions
+from onnxprune.config import OutputConfig, RunOptions
 from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Node, is_float
+from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Recurrence
+from onnxprune.outputs.focus import Focus, focus_of
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.repair.change import can_refit, corrected, is_product
+from onnxprune.repair.last_layers import refit_scores
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent, refittable
-from onnxprune.repair.ridge import Correction, Fit, FitRows, fit_correction
+from onnxprune.repair.ridge import Fit, FitRows, fit_correction
 from onnxprune.repair.shifts import Shift, find_shifts, shifted
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.complete import completed
@@ -43,7 +47,6 @@ _HELD_OUT = 5  # every fifth batch chooses among ridges
 _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
 _SAME = 1e-6
-_NOT_PRODUCT = 1e-2
 _PAIR_ROWS = 65536
 _WIDE = 1 << 17  # elements of a weight from which its products gain from several threads
 
@@ -55,6 +58,7 @@ class _Original:
     replay: Replay
     analysis: Analysis
     removed: Ids
+    focus: Focus | None
 
 
 def repair(
@@ -64,6 +68,7 @@ def repair(
     data: Dataset,
     run: RunOptions,
     progress: Progress = no_progress,
+    outputs: OutputConfig | None = None,
 ) -> Model:
     """Refit the layers of a pruned model to the original's values on calibration data (least squares, no labels).
 
@@ -74,6 +79,7 @@ def repair(
         data: calibration rows.
         run: seed, threads, memory and the folder where fitted layers are kept.
         progress: told of layers done.
+        outputs: what the user says of outputs.
 
     Returns:
         The pruned model with other weights and biases; the same where nothing differs from the original.
@@ -97,16 +103,20 @@ def repair(
     points = [
         point
         for point in plan.points
-        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and _can_refit(point, smaller)
+        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, smaller)
     ]
     cache = Cache(None)
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
+        options |= {"outputs": () if outputs is None else outputs.kinds}
         cache = Cache(run.cache, fingerprint(original, data, options))
     recurrences = refittable(analysis, smaller)
+    reference = Replay(original, ahead.nodes, feeds, run.threads, Room(run.room))
+    meaning = read_meaning(analysis, outputs)
+    focus = focus_of(meaning, analysis, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.threads, Room(run.room)),
-        _Original(Replay(original, ahead.nodes, feeds, run.threads, Room(run.room)), analysis, removed),
+        _Original(reference, analysis, removed, focus),
         _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
         run.seed,
         cache,
@@ -128,7 +138,13 @@ def repair(
                 sweep.visit(position, point)
         done += 1
         progress("repair", done, len(nodes))
-    found, before = sweep.replay.model.constants, smaller.model.constants
+    refitted = smaller.with_model(sweep.replay.model)
+    ours, made = (
+        Replay(model, nodes, feeds, run.threads, Room(run.room))
+        for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
+    )
+    targets = {point.layer.node: point for point in points}
+    found, before = refit_scores(meaning, refitted, targets, ours, made, run.seed).constants, smaller.model.constants
     return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
 
 
@@ -269,12 +285,6 @@ def _key(what: FitTarget | Pair | Recurrence) -> str:
     return what.layer.node
 
 
-def _can_refit(point: FitTarget, analysis: Analysis) -> bool:
-    """Whether the layer's weight is floating-point, stored, and read by no other node."""
-    weight = analysis.model.constants.get(point.layer.weight)
-    return weight is not None and is_float(weight) and len(analysis.graph.consumers.get(point.layer.weight, ())) == 1
-
-
 def _rows(
     point: FitTarget, replay: Replay, reference: _Original, generator: np.random.Generator
 ) -> tuple[Fit, Fit] | None:
@@ -294,7 +304,8 @@ def _rows(
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
             count = _positions_per_batch(matrix.shape, batches)
             gathered = FitRows(count * (batches - batches // _HELD_OUT)), FitRows(count * (batches // _HELD_OUT))
-        at = positions(layer, now.shape, count, generator)
+        weights = None if reference.focus is None else reference.focus.of_batch(index)
+        at = positions(layer, now.shape, count, generator, weights)
         rows = Fit(
             input_rows(layer, values[layer.input], at),
             output_rows(layer, now, at),
@@ -303,7 +314,7 @@ def _rows(
             point.bounds,
             has_bias=point.bias is not None,
         )
-        if index == 0 and not _is_product(
+        if index == 0 and not is_product(
             point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
         ):
             return None
@@ -347,11 +358,12 @@ def _refit_pair(
         target = reference.analysis.compressed(
             consumer.tensor, reference.replay.batches[index][consumer.tensor], reference.removed
         )
+        drawn_by = None if reference.focus is None else reference.focus.of_batch(index)
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
             count = max(1, rows // len(replay.batches))
-        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator))
+        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator, drawn_by))
     if not parts[0] or not parts[1]:
         return {}
     fit, held_out = joined(parts[0]), joined(parts[1])
@@ -374,28 +386,7 @@ def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
     return max(1, -(-rows // batches))
 
 
-def _is_product(point: FitTarget, model: Model, columns: np.ndarray, output: np.ndarray) -> bool:
-    """Check that sampled columns times weight give the layer's output, up to a constant per channel."""
-    matrix = to_matrix(point.layer, model.constants[point.layer.weight]).astype(columns.dtype) * point.gain
-    product = np.matmul(columns, matrix).transpose(1, 0, 2).reshape(output.shape)
-    rest = output - product
-    scale = np.abs(output - output.mean(axis=0)).max(initial=0.0)
-    return bool(
-        np.abs(rest - rest.mean(axis=0)).max(initial=0.0) <= _NOT_PRODUCT * max(scale, np.abs(output).max(initial=0.0))
-    )
-
-
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
     """New values of the layer's weight and bias; empty where held-out rows do not improve."""
     correction = fit_correction(fit, held_out, _RIDGES, _STEPS)
     return {} if correction is None else corrected(point, model, correction)
-
-
-def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:
-    """New values of a layer's weight and bias, with a correction added."""
-    weight = model.constants[point.layer.weight]
-    matrix = to_matrix(point.layer, weight) + correction.weight / point.gain
-    changed = {point.layer.weight: from_matrix(point.layer, matrix, weight)}
-    if point.bias is not None and correction.bias.any():
-        changed[point.bias] = point.shifted_bias(model.constants[point.bias], correction.bias)
-    return changed

@@ -10,6 +10,7 @@ from onnxprune.calibration.layer_matrix import column_positions, from_matrix, in
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
+from onnxprune.outputs.focus import Focus
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Group, Ids, Layer
@@ -126,6 +127,7 @@ def collect(
     weight: np.ndarray,
     generator: np.random.Generator,
     known: Sequence[Moments] | None = None,
+    focus: Focus | None = None,
 ) -> tuple[Statistics, tuple[Moments, ...]]:
     """Second moments of a layer's input columns, from sampled positions of all rows.
 
@@ -136,6 +138,7 @@ def collect(
         weight: the layer's weight.
         generator: draws positions.
         known: the moments, where they are known already; then `replay` is not read.
+        focus: where positions are drawn more often.
     """
     layer = point.layer
     axis_ids = analysis.labels[layer.weight][layer.in_axis]
@@ -148,9 +151,10 @@ def collect(
     width = matrix.shape[1] if reduction is None else sum(b.shape[1] for b in reduction.bases)
     count = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * min(width, _WIDE)) // len(replay.batches))
     sums = MomentSums()
-    for batch in replay.batches:
+    for index, batch in enumerate(replay.batches):
         source = batch[layer.input]
-        at = positions(layer, _output_shape(layer, source.shape, analysis), count, generator)
+        weights = None if focus is None else focus.of_batch(index)
+        at = positions(layer, _output_shape(layer, source.shape, analysis), count, generator, weights)
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
     return Statistics(point, ids, weight, reduction), (sums.finish(),)

@@ -27,6 +27,7 @@ from onnxprune.importance.reconstruction.moments import Statistics, collect
 from onnxprune.importance.reconstruction.recurrent import RecurrentStatistics, collect_recurrent
 from onnxprune.ops.base import Recurrence
 from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.focus import focus_of
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.branches import branches
@@ -67,6 +68,7 @@ def score(context: ScoreContext) -> Scores:
     if context.run.cache is not None:
         options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}
         options |= {"whole": sorted(plan.whole)}
+        options |= {"outputs": context.outputs.kinds, "weights": context.outputs.weights}
         cache = Cache(context.run.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
@@ -156,6 +158,8 @@ def _eliminate(
     analysis, run = plan.analysis, context.run
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
+    meaning = read_meaning(analysis, context.outputs)
+    focus = focus_of(meaning, analysis, lambda names: replay.peek(len(replay.nodes), names))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
     waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and all(map(plan.weights, g.consumers))}
     used = {node for nodes in waiting.values() for node in nodes}
@@ -171,7 +175,7 @@ def _eliminate(
         if node in plan.points:
             point = plan.points[node]
             weight = plan.model.constants[point.layer.weight]
-            statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known)
+            statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known, focus)
         else:
             recurrence = plan.recurrences[node]
             statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)

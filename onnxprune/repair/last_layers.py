@@ -1,0 +1,279 @@
+"""Refits the layers that scores are read from, by the divergence of the scores themselves.
+
+Least squares on a layer's output counts an error of a score alike whether it decides something or not: where nearly all
+positions are background, fits shrink what is confident. Behind a sigmoid or a softmax the divergence from the
+original's probabilities `p` is convex in the last layer's weights, up to a constant
+
+    sum_c log(1 + exp z_c) - p_c z_c    or    log sum_c exp z_c - sum_c p_c z_c,    z = x W + b,
+
+and is minimised with a ridge on the change of the weights, which held-out rows choose.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
+from onnxprune.calibration.replay import Replay
+from onnxprune.graph.model import Model
+from onnxprune.outputs.meaning import Meaning, Part
+from onnxprune.outputs.origins import Origin, origins
+from onnxprune.repair.change import can_refit, corrected
+from onnxprune.repair.ridge import Correction
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.fit_targets import FitTarget
+
+_MOST_ROWS = 1 << 16
+_OPERATIONS = 1e9  # multiply-adds of a product of rows and weights; with more, rows are left out
+_RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+_STEPS = 40
+_LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
+_NEAR = 1e-2
+_HELD_OUT = 5  # every fifth row chooses among ridges
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRows:
+    """Rows of a last layer.
+
+    Attributes:
+        columns: `(n, K)` what its weight multiplies.
+        now: `(n, C)` logits at present.
+        wanted: `(n, C)` the original's probabilities.
+        weights: `(n,)` how much each row counts; those of one calibration row add up to about its number of positions.
+        source: `(n,)` number of the calibration row that it is from.
+    """
+
+    columns: np.ndarray
+    now: np.ndarray
+    wanted: np.ndarray
+    weights: np.ndarray
+    source: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> "ScoreRows":
+        """Some of the rows, weighed so that a loss is the mean of their calibration rows'."""
+        count = max(1, len(np.unique(self.source[chosen])))
+        return ScoreRows(
+            self.columns[chosen],
+            self.now[chosen],
+            self.wanted[chosen],
+            self.weights[chosen] / count,
+            self.source[chosen],
+        )
+
+
+def last_layers(meaning: Meaning, analysis: Analysis) -> list[tuple[Part, Origin]]:
+    """The layers whose values become scores by nothing but a sigmoid or softmax.
+
+    Args:
+        meaning: of the outputs.
+        analysis: of the model whose layers they are.
+    """
+    found = []
+    for part in meaning.parts:
+        functions = {"probabilities": 1, "classes": int(part.form != "logits")}.get(part.kind)
+        if functions is None:
+            continue
+        for origin in origins(part, meaning.row_axes[part.output], analysis):
+            even = (origin.factor == origin.factor[0]).all() and len(set(origin.channels)) == len(origin.channels)
+            if origin.functions == functions and even and origin.layer.group == 1:
+                found.append((part, origin))
+    return found
+
+
+def score_rows(
+    part: Part,
+    origin: Origin,
+    made: Mapping[str, np.ndarray],
+    wanted: np.ndarray,
+    first: int,
+    share: float,
+    generator: np.random.Generator,
+) -> ScoreRows | None:
+    """Rows of a last layer from one batch; None where its values do not become the scores as they should.
+
+    Args:
+        part: the scores.
+        origin: the layer.
+        made: its input and output and the scores (rows first) as the smaller model makes them.
+        wanted: the original's output, rows first.
+        first: number of the batch's first row.
+        share: of all rows that there may be, in this batch.
+        generator: draws positions where there are too many.
+    """
+    layer = origin.layer
+    probabilities = _probabilities(part, wanted)[:, origin.positions]
+    rows, positions, classes = probabilities.shape
+    source, result = made[layer.input], made[layer.output]
+    shape = tuple(n for axis, n in enumerate(result.shape) if axis != layer.output_axis)
+    width = prod(layer.window.kernel) * source.shape[1] if layer.window else source.shape[layer.input_axis]
+    most = max(rows, int(share * min(_MOST_ROWS, _OPERATIONS / (width * classes))))
+    chosen, weights = _chosen(probabilities.max(axis=2).ravel(), part, most, generator)
+    row, position = np.divmod(chosen, positions)
+    at = Positions(shape, np.ravel_multi_index((row, *(place[position] for place in origin.places)), shape))
+    now = output_rows(layer, result, at)[:, origin.channels] * origin.factor[0] + origin.offset[position]
+    present = _probabilities(part, made[part.output])[:, origin.positions][row, position]
+    if np.abs(_squashed(part.kind, now) - present).max(initial=0.0) > _NEAR:
+        return None
+    return ScoreRows(input_rows(layer, source, at)[0], now, probabilities[row, position], weights, first + row)
+
+
+def joined(parts: Sequence[ScoreRows]) -> ScoreRows:
+    """Rows of several batches as one."""
+    names = ("columns", "now", "wanted", "weights", "source")
+    return ScoreRows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _squashed(kind: str, logits: np.ndarray) -> np.ndarray:
+    if kind == "probabilities":
+        return np.asarray((1 + np.tanh(logits / 2)) / 2)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _probabilities(part: Part, output: np.ndarray) -> np.ndarray:
+    values = part.values(output)
+    if part.kind == "probabilities" or part.form == "probabilities":
+        return values
+    powers = np.exp(values - values.max(axis=2, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=2, keepdims=True))
+
+
+def _chosen(
+    confidence: np.ndarray, part: Part, most: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions, half of them by confidence and half evenly where there are too many, and what each stands for."""
+    size = len(confidence)
+    if size <= most:
+        return np.arange(size), np.ones(size)
+    share = np.full(size, 1 / size)
+    if part.kind == "probabilities" and confidence.max() > 0:
+        share = (share + confidence / confidence.sum()) / 2
+    chance = np.minimum(1.0, most * share)
+    chosen = np.flatnonzero(generator.random(size) < chance)
+    return chosen, 1 / chance[chosen]
+
+
+def fit_scores(
+    kind: str, rows: ScoreRows, held_out: ScoreRows, *, has_bias: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The change of weights `(K, C)` and bias `(C,)` of the logits that does best on held-out rows; None for no change.
+
+    Args:
+        kind: "probabilities" of each class alone, or "classes" of which one is right.
+        rows: rows to fit.
+        held_out: rows to choose by.
+        has_bias: whether there is a bias to change.
+    """
+    from scipy.optimize import minimize
+
+    width, classes = rows.columns.shape[1], rows.now.shape[1]
+    scale = np.sqrt(np.average(np.square(rows.columns, dtype=np.float64), axis=0, weights=rows.weights))
+    scaled = rows.columns / np.maximum(scale, 1e-12)
+    shapes = (width * classes, classes if has_bias else 0)
+
+    def unpacked(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weight = flat[: shapes[0]].reshape(width, classes)
+        return weight, flat[shapes[0] :] if has_bias else np.zeros(classes)
+
+    def objective(flat: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
+        weight, bias = unpacked(flat)
+        value, slope = _loss(kind, rows.now + scaled @ weight + bias, rows)
+        gradient = [(scaled.T @ slope + 2 * ridge * weight).ravel(), slope.sum(axis=0)[: shapes[1]]]
+        return value + ridge * float(np.square(weight).sum()), np.concatenate(gradient)
+
+    flat, best = np.zeros(sum(shapes)), None
+    first = least = _loss(kind, held_out.now, held_out)[0]
+    possible = _loss(kind, _logits(kind, held_out.wanted), held_out)[0]
+    for ridge in _RIDGES:
+        flat = minimize(objective, flat, args=(ridge,), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
+        weight, bias = unpacked(flat)
+        weight = weight / np.maximum(scale, 1e-12)[:, None]
+        reached = _loss(kind, held_out.now + held_out.columns @ weight + bias, held_out)[0]
+        if reached >= least:
+            break
+        best, least = (weight, bias), reached
+    return best if first - least > _LEAST_GAIN * (first - possible) else None
+
+
+def _logits(kind: str, probabilities: np.ndarray) -> np.ndarray:
+    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(p / (1 - p)) if kind == "probabilities" else np.log(p))
+
+
+def _loss(kind: str, logits: np.ndarray, rows: ScoreRows) -> tuple[float, np.ndarray]:
+    """Mean loss of a calibration row, and its gradient in the logits."""
+    weights = rows.weights[:, None]
+    if kind == "probabilities":
+        each = np.logaddexp(0, logits) - rows.wanted * logits
+        return float((weights * each).sum()), weights * (_squashed(kind, logits) - rows.wanted)
+    top = logits.max(axis=1, keepdims=True)
+    total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+    each = total - (rows.wanted * logits).sum(axis=1)
+    return float((rows.weights * each).sum()), weights * (_squashed(kind, logits) - rows.wanted)
+
+
+def refit_scores(
+    meaning: Meaning,
+    analysis: Analysis,
+    points: Mapping[str, FitTarget],
+    original: Replay,
+    replay: Replay,
+    seed: int,
+) -> Model:
+    """The model with its last layers refitted; the same where held-out rows do not get better.
+
+    Args:
+        meaning: of the outputs.
+        analysis: of the smaller model.
+        points: its fit targets by node.
+        original: the original's run, which stands at its beginning.
+        replay: the smaller model's, on the same batches.
+        seed: draws positions.
+    """
+    layers = [(p, o) for p, o in last_layers(meaning, analysis) if _may_change(points.get(o.layer.node), analysis)]
+    if not layers:
+        return analysis.model
+    names = [name for part, origin in layers for name in (origin.layer.input, origin.layer.output, part.output)]
+    generator = np.random.default_rng([seed, len(points)])
+    gathered: list[list[ScoreRows | None]] = [[] for _ in layers]
+    start = 0
+    batches = zip(
+        original.peek(len(original.nodes), [*dict.fromkeys(part.output for part, _ in layers)]),
+        replay.peek(len(replay.nodes), [*dict.fromkeys(names)]),
+        strict=True,
+    )
+    for ours, made in batches:
+        first = {part.output: meaning.rows_first(part.output, made[part.output]) for part, _ in layers}
+        for (part, origin), parts in zip(layers, gathered, strict=True):
+            wanted = meaning.rows_first(part.output, ours[part.output])
+            parts.append(score_rows(part, origin, {**made, **first}, wanted, start, 1 / len(replay.batches), generator))
+        start += len(wanted)
+    model = analysis.model
+    for (part, origin), parts in zip(layers, gathered, strict=True):
+        known = [each for each in parts if each is not None]
+        if start < _HELD_OUT or len(known) < len(parts):
+            continue
+        rows = joined(known)
+        apart = rows.source % _HELD_OUT == _HELD_OUT - 1
+        fit, held_out = rows.part(~apart), rows.part(apart)
+        point = points[origin.layer.node]
+        found = fit_scores(part.kind, fit, held_out, has_bias=point.bias is not None)
+        if found is not None:
+            model = model.with_constants(corrected(point, model, _in_layer(origin, point, *found)))
+    return model
+
+
+def _may_change(point: FitTarget | None, analysis: Analysis) -> bool:
+    return point is not None and can_refit(point, analysis)
+
+
+def _in_layer(origin: Origin, point: FitTarget, weight: np.ndarray, bias: np.ndarray) -> Correction:
+    """A change of logits as one of the layer's output."""
+    width = len(point.slope)
+    matrix, shift = np.zeros((1, len(weight), width)), np.zeros(width)
+    matrix[0][:, origin.channels] = weight / origin.factor[0]
+    shift[origin.channels] = bias / origin.factor[0]
+    return Correction(matrix, shift)
