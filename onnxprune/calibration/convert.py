@@ -103,7 +103,7 @@ def conversion(
     if any(value == 0 or not np.isfinite(value) for value in preprocess.std):
         raise InputError(f"std {preprocess.std} must hold numbers other than 0")
     default = 1 / 255 if (preprocess.mean or preprocess.std) and dtype.kind in "iu" else 1.0
-    return Conversion(
+    chosen = Conversion(
         dtype=spec.dtype,
         arrangement=arrangement,
         scale=default if preprocess.scale is None else preprocess.scale,
@@ -111,6 +111,12 @@ def conversion(
         std=_per_channel("std", preprocess.std, stored, arrangement, preprocess.layout),
         drop=drop,
     )
+    if preprocess.scale is None and default != 1 and max(preprocess.mean, default=0.0) > 1:
+        raise InputError(
+            f"integer images are divided by 255 before the mean {max(preprocess.mean):g} is subtracted; give --scale 1 "
+            "(scale=1) where mean and std are meant for values of 0 to 255"
+        )
+    return chosen
 
 
 def _check_types(spec: InputSpec, dtype: np.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Second moments (uncentred covariance) of the inputs of layers, accumulated batch by batch."""
+"""Covariance of the inputs of layers, accumulated batch by batch."""
 
 from dataclasses import dataclass
 
@@ -9,35 +9,41 @@ _WAITING_BYTES = 32 << 20  # of columns that are multiplied together
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Mean and second moments of the input columns `(R, K)` of a layer, per group.
+    """Mean and covariance of the input columns `(R, K)` of a layer, per group.
 
     Attributes:
-        second: `(groups, K, K)` mean of `x x^T`.
+        covariance: `(groups, K, K)` mean of `(x - mean) (x - mean)^T`.
         mean: `(groups, K)` mean of `x`.
         rows: how many rows were seen.
     """
 
-    second: np.ndarray
+    covariance: np.ndarray
     mean: np.ndarray
     rows: int
 
-    def covariance(self) -> np.ndarray:
-        """`(groups, K, K)` covariance matrix of each group's columns."""
-        return np.asarray(self.second - self.mean[:, :, None] * self.mean[:, None, :])
+    def second(self) -> np.ndarray:
+        """`(groups, K, K)` mean of `x x^T`, the second moments about zero."""
+        return np.asarray(self.covariance + self.mean[:, :, None] * self.mean[:, None, :])
 
 
 class MomentSums:
-    """Accumulates `Moments`. Products are computed in the columns' precision, sums in float64."""
+    """Accumulates `Moments`. Products are computed in the columns' precision, sums in float64.
+
+    Products are of columns less the mean of those that came first: of raw columns that hardly vary beside their
+    mean, `mean of x x^T - mean mean^T` would leave rounding errors alone (Chan, Golub and LeVeque 1983).
+    """
 
     def __init__(self) -> None:
-        self._second: np.ndarray | None = None
+        self._products: np.ndarray | None = None
         self._first: np.ndarray | None = None
+        self._pivot: np.ndarray | None = None
         self._rows = 0
         self._waiting: list[np.ndarray] = []
 
     def add(self, columns: np.ndarray) -> None:
         """Add columns `(groups, R, K)`."""
-        self._waiting.append(columns)
+        if columns.shape[1]:
+            self._waiting.append(columns)
         if sum(each.nbytes for each in self._waiting) >= _WAITING_BYTES:
             self._multiply()
 
@@ -45,11 +51,13 @@ class MomentSums:
         """Add the products of all waiting columns at once, which is faster than one by one."""
         columns = np.concatenate(self._waiting, axis=1) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting.clear()
-        if self._second is None or self._first is None:
-            groups, _, width = columns.shape
-            self._second, self._first = np.zeros((groups, width, width)), np.zeros((groups, width))
         with np.errstate(over="ignore", invalid="ignore"):  # left to see in the result
-            self._second += np.matmul(columns.transpose(0, 2, 1), columns)
+            if self._products is None or self._first is None or self._pivot is None:
+                groups, _, width = columns.shape
+                self._products, self._first = np.zeros((groups, width, width)), np.zeros((groups, width))
+                self._pivot = columns.mean(axis=1, dtype=np.float64, keepdims=True).astype(columns.dtype)
+            columns = columns - self._pivot
+            self._products += np.matmul(columns.transpose(0, 2, 1), columns)
         self._first += columns.sum(axis=1, dtype=np.float64)
         self._rows += columns.shape[1]
 
@@ -61,7 +69,10 @@ class MomentSums:
         """
         if self._waiting:
             self._multiply()
-        if self._second is None or self._first is None or not self._rows:
+        if self._products is None or self._first is None or self._pivot is None or not self._rows:
             raise ValueError("no rows were added")
-        self._second /= self._rows
-        return Moments(self._second, self._first / self._rows, self._rows)
+        self._products /= self._rows
+        beyond = self._first / self._rows
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._products -= beyond[:, :, None] * beyond[:, None, :]
+        return Moments(self._products, self._pivot[:, 0].astype(np.float64) + beyond, self._rows)

@@ -143,6 +143,7 @@ def test_unscaled_images_are_noted():
     [
         ({"mean": (1.0, 2.0)}, r"mean has 2 values, but no outer axis of rows \[3, 6, 5\]"),
         ({"std": (0.0,)}, "std .* other than 0"),
+        ({"mean": (127.5,), "std": (128.0,)}, "divided by 255.* before the mean 127.5 is subtracted; give --scale 1"),
     ],
 )
 def test_scaling_options_that_do_not_fit(options, message):

@@ -238,14 +238,21 @@ def _less(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def _inverse(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """`(gram + ridge I)^-1`; overwrites `gram`."""
+    """`(gram + ridge I)^-1`, with the ridge raised until the sum is positive definite; overwrites `gram`.
+
+    Where columns hardly vary beside their mean, rounding errors of their moments can exceed the ridge.
+    """
     from scipy.linalg.lapack import dpotrf, dpotri
 
     diagonal = np.diag_indices(len(gram))
+    least = max(float(np.finfo(np.float64).eps * np.trace(gram)), 1e-30)
     gram[diagonal] += ridge
     factor, failed = dpotrf(gram.T, lower=True)
-    if failed:  # rounding errors of columns that are nearly the same
-        return np.linalg.inv(gram)
+    while failed:
+        raised = max(10 * ridge, least)
+        gram[diagonal] += raised - ridge
+        ridge = raised
+        factor, failed = dpotrf(gram.T, lower=True)
     lower, _ = dpotri(factor, lower=True, overwrite_c=True)
     inverse = np.add(lower.T, lower, order="C")
     inverse[diagonal] /= 2

@@ -75,13 +75,13 @@ class Statistics:
         """The layer as the elimination uses it; `found` has the second moments of its (reduced) columns."""
         blocks, (moments,) = self._blocks(group), found
         consumers = []
+        has_bias = self.point.bias is not None
+        grams = moments.covariance if has_bias else moments.second()
         per_group = _metric(self.point.slope).reshape(self.count(group), -1)
         for g, matrix in enumerate(to_matrix(self.point.layer, self.weight)):
-            has_bias = self.point.bias is not None
-            gram = moments.covariance()[g] if has_bias else moments.second[g]
-            mean = moments.mean[g] if has_bias else np.zeros(len(gram))
+            mean = moments.mean[g] if has_bias else np.zeros(len(grams[g]))
             weight = matrix if self.reduction is None else self.reduction.weight(matrix)
-            consumers.append(Consumer(gram, mean, weight, blocks, per_group[g]))
+            consumers.append(Consumer(grams[g], mean, weight, blocks, per_group[g]))
         return consumers
 
     def constants(

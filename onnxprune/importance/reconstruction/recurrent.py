@@ -49,7 +49,7 @@ class RecurrentStatistics:
             made = np.tile(self.states, block.end - block.first)
             found.append(
                 Consumer(
-                    gram=own.covariance()[0] if self.has_bias else own.second[0],
+                    gram=own.covariance[0] if self.has_bias else own.second()[0],
                     mean=own.mean[0] if self.has_bias else np.zeros(len(columns)),
                     weight=self.gates.matrix(block),
                     blocks=_places(columns, group.units),

@@ -181,7 +181,7 @@ def _eliminate(
             statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)
         if known is None:
             cache.put("moments", node, _as_arrays(moments[node]))
-        if not all(np.isfinite(each.second).all() for each in moments[node]):
+        if not all(np.isfinite(each.covariance).all() for each in moments[node]):
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
                 "finite; check the scale of the inputs (--mean, --std, --scale)"
@@ -207,7 +207,7 @@ def _as_arrays(moments: Sequence[Moments]) -> dict[str, np.ndarray]:
     """Moments as named arrays."""
     arrays: dict[str, np.ndarray] = {}
     for number, entry in enumerate(moments):
-        fields = {"second": entry.second, "mean": entry.mean, "rows": np.array(entry.rows)}
+        fields = {"covariance": entry.covariance, "mean": entry.mean, "rows": np.array(entry.rows)}
         arrays |= {f"{number}/{name}": value for name, value in fields.items()}
     return arrays
 
@@ -215,7 +215,7 @@ def _as_arrays(moments: Sequence[Moments]) -> dict[str, np.ndarray]:
 def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Moments]:
     """What `_as_arrays` was given."""
     count = len(arrays) // 3
-    return [Moments(arrays[f"{i}/second"], arrays[f"{i}/mean"], int(arrays[f"{i}/rows"])) for i in range(count)]
+    return [Moments(arrays[f"{i}/covariance"], arrays[f"{i}/mean"], int(arrays[f"{i}/rows"])) for i in range(count)]
 
 
 def _groups(context: ScoreContext) -> tuple[tuple[str, bytes], ...]:

@@ -109,3 +109,20 @@ def test_tasks_and_results_pickle():
     task = EliminationTask("g", (consumer(rng.standard_normal((50, 4)), rng.standard_normal((4, 2)), 2),), (1,), 1e-6)
     again = pickle.loads(pickle.dumps(eliminate(pickle.loads(pickle.dumps(task)))))
     np.testing.assert_array_equal(again.order, eliminate(task).order)
+
+
+@pytest.mark.parametrize(("size", "ridge"), [(1, 1e-9), (3, 0.03), (3, 0.0)])
+def test_moments_whose_rounding_errors_exceed_the_ridge_are_inverted_all_the_same(size, ridge):
+    """Single-precision moments of columns that hardly vary beside their mean are not positive definite."""
+    rng = np.random.default_rng(13)
+    rows = (1.0 + 1e-5 * rng.standard_normal((200, 1)) + 1e-7 * rng.standard_normal((200, 24))).astype(np.float32)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    gram = (rows.T @ rows).astype(np.float64) / len(rows) - np.outer(mean, mean)
+    assert np.linalg.eigvalsh(gram)[0] < -ridge * np.trace(gram) / len(gram)
+    blocks = np.arange(24).reshape(-1, size)
+    one = Consumer(gram, mean, rng.standard_normal((24, 5)), blocks, np.ones(5))
+    found = eliminate(EliminationTask("g", (one,), (4,), ridge))
+    assert sorted(found.order) == list(range(len(blocks)))
+    assert np.isfinite(found.errors).all()
+    assert np.isfinite(found.corrected[4][0].weight).all()
+    assert np.abs(found.corrected[4][0].weight).max() < 1e3

@@ -44,7 +44,7 @@ def collected(monkeypatch):
 def test_reduced_layers_keep_their_weights_and_lose_those_of_removed_units(collected):
     statistics, found, analysis = collected(24)
     (group,) = analysis.groups
-    assert found[0].second.shape == (1, 24, 24)
+    assert found[0].covariance.shape == (1, 24, 24)
     (consumer,) = statistics.consumers(group, found)
     assert consumer.blocks.shape == (6, 4)
     removed = analysis.none_removed()
