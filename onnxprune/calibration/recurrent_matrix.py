@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.ops.base import Reads, Recurrence
+from onnxprune.ops.linear import Reads, Recurrence
 
 
 @dataclass(frozen=True, slots=True)

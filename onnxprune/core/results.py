@@ -1,10 +1,6 @@
-"""Plain data that stages pass on to the report: costs, plans and results."""
+"""Plain data that stages pass on to the report: what stays, metrics and outcomes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class GraphEdit:
 
     Attributes:
         model: the model before the edit.
-        view: its graph.
+        graph: its graph.
         values: constants with a new value; names that the model does not have become initializers.
     """
 
@@ -61,7 +61,7 @@ class GraphEdit:
         """Set a node's input to a constant. Other readers of the old constant keep it."""
         current = self.input(node, position)
         value = np.asarray(value, order="C")
-        readers = len(self.graph.consumers.get(current, ())) + (current in self.graph.outputs)
+        readers = self.graph.reads(current)
         if (current in self.model.constants and readers == 1) or (current in self.values and readers == 0):
             value = value.astype((self.model.constants if readers else self.values)[current].dtype)
             name = current

@@ -84,7 +84,7 @@ class _Folding:
                 continue
             if len(feeds) == len({*read}) and self._is_cheap(node, feeds):
                 self._add(evaluate(self._model, node, feeds, self._operators) or {})
-            elif self._runtime is not None and rules.deterministic and self._left > 0:
+            elif self._runtime is not None and rules.deterministic(node) and self._left > 0:
                 waiting.append(node)
                 awaited.update(name for name in node.outputs if name)
         if waiting and self._runtime is not None:

@@ -206,17 +206,39 @@ def to_proto(model: Model) -> onnx.ModelProto:
     model = merged(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    for tensor, array in stored_tensors(proto, model.constants):
+        _write(tensor, array, tensor.data_type)
+    return proto
+
+
+def stored_tensors(
+    proto: onnx.ModelProto, constants: Mapping[str, np.ndarray]
+) -> Iterator[tuple[TensorProto, np.ndarray]]:
+    """Each tensor of a protobuf that is to hold a constant, of its element type, and the constant.
+
+    Constant nodes that list single numbers get a tensor in place of the list where the constant is another one now.
+    """
     for tensor in proto.graph.initializer:
-        _write(tensor, model.constants[tensor.name], tensor.data_type)
+        yield tensor, constants[tensor.name]
     for node, attribute in constant_nodes(proto.graph):
-        array = model.constants.get(node.output[0])
+        array = constants.get(node.output[0])
         if array is None:
             continue
-        if attribute.name == "value":
-            _write(attribute.t, array, attribute.t.data_type)
-        elif not np.array_equal(array, np.asarray(attribute_array(attribute))):
-            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
-    return proto
+        if attribute.name != "value":
+            if np.array_equal(array, np.asarray(attribute_array(attribute))):
+                continue
+            attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
+        yield attribute.t, array
+
+
+def encoded(array: np.ndarray, like: TensorProto, data_type: int) -> TensorProto:
+    """An array as a tensor with the name and the notes of another."""
+    fresh = numpy_helper.from_array(np.asarray(array, order="C"), like.name)
+    # 4-bit types share a numpy representation with others: the declared type is the truth.
+    fresh.data_type = data_type
+    fresh.doc_string = like.doc_string
+    fresh.metadata_props.extend(like.metadata_props)
+    return fresh
 
 
 def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
@@ -226,12 +248,7 @@ def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
         current = numpy_helper.to_array(tensor)
         if current.dtype == array.dtype and current.tobytes() == array.tobytes():
             return
-    fresh = numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
-    # 4-bit types share a numpy representation with others: the declared type is the truth.
-    fresh.data_type = data_type
-    fresh.doc_string = tensor.doc_string
-    fresh.metadata_props.extend(tensor.metadata_props)
-    tensor.CopyFrom(fresh)
+    tensor.CopyFrom(encoded(array, tensor, data_type))
 
 
 def skeleton(model: Model) -> onnx.ModelProto:

@@ -83,6 +83,11 @@ class Graph:
     producer: Mapping[str, Node]
     consumers: Mapping[str, tuple[Node, ...]]
 
+    def reads(self, tensor: str) -> int:
+        """How often a tensor is read: each input of a node counts, each body, and each output of the graph."""
+        users = sum(max(1, node.inputs.count(tensor)) for node in self.consumers.get(tensor, ()))
+        return users + self.outputs.count(tensor)
+
     def __repr__(self) -> str:
         return f"Graph({len(self.nodes)} nodes, inputs {', '.join(self.inputs)}, outputs {', '.join(self.outputs)})"
 

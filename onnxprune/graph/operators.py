@@ -22,8 +22,7 @@ class Rules(Protocol):
     def reference_opset(self) -> int:
         """The oldest operator set version that onnx's reference implementation supports; 0 for any."""
 
-    @property
-    def deterministic(self) -> bool:
+    def deterministic(self, node: Node) -> bool:
         """Whether equal inputs always give equal results."""
 
     def foldable(self, node: Node, inputs: Sequence[np.ndarray], limit: int) -> bool:

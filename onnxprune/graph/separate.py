@@ -1,8 +1,8 @@
-"""Vectors that several nodes read, apart for each of them.
+"""Vectors that are read several times, apart for each reader.
 
-Exporters and optimisers store equal biases once. That is no bond between the layers that read them: for the analysis
-every reader has a copy of its own, which is written as one with the original again as long as both are equal. Matrices
-that several nodes read stay one: there it is the network's design.
+Exporters and optimisers store equal biases once. That is no bond between the layers that read them, nor between the
+bias and the mean of one: for the analysis every input of a node has a copy of its own, which is written as one with the
+original again as long as both are equal. Matrices that several nodes read stay one: there it is the network's design.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from onnxprune.graph.nodes import is_float
 
 
 def separated(model: Model) -> Model:
-    """The model with a copy of each shared vector for every reader but the first; the same one where none is shared."""
+    """The model with a copy of each shared vector for every input but the first that reads it."""
     shared = _shared(model)
     if not shared:
         return model
@@ -31,16 +31,13 @@ def separated(model: Model) -> Model:
     constants, copies = dict(model.constants), dict[str, str]()
     seen: set[str] = set()
     for node in proto.graph.node:
-        own: dict[str, str] = {}
         for position, name in enumerate(node.input):
             if name not in shared:
                 continue
-            if name not in own:
-                own[name] = _fresh(name, taken) if name in seen else name
-                seen.add(name)
-            copy = own[name]
+            copy = _fresh(name, taken) if name in seen else name
+            seen.add(name)
             node.input[position] = copy
-            if copy != name and copy not in constants:
+            if copy != name:
                 constants[copy], copies[copy] = model.constants[name], name
                 proto.graph.initializer.append(placeholder(onnx.TensorProto(name=copy, data_type=types[name])))
                 if proto.ir_version < 4:  # then every initializer is also an input
@@ -58,8 +55,9 @@ def _shared(model: Model) -> set[str]:
     }
     readers: dict[str, int] = {}
     for node in graph.node:
-        for name in vectors.intersection(node.input):
-            readers[name] = readers.get(name, 0) + 1
+        for name in node.input:
+            if name in vectors:
+                readers[name] = readers.get(name, 0) + 1
     fixed = {value.name for value in graph.output} | {*_read_in_bodies(graph)}
     return {name for name, count in readers.items() if count > 1 and name not in fixed}
 

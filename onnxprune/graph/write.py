@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.graph.model import Model, constant_nodes, merged, to_proto
+from onnxprune.graph.model import Model, encoded, merged, stored_tensors, to_proto
 
 # Protobuf cannot hold 2 GiB; a margin is left for everything that is not weights.
 _PROTOBUF_LIMIT = 1_900_000_000
@@ -36,26 +36,20 @@ def write(model: Model, path: Path, data: str | None = None) -> None:
     proto.CopyFrom(model.proto)
     location = data or f"{path.name}.data"
     with path.with_name(location).open("wb") as file:
-        tensors = [(t, model.constants[t.name]) for t in proto.graph.initializer]
-        for node, attribute in constant_nodes(proto.graph):
-            if attribute.name == "value":
-                tensors.append((attribute.t, model.constants[node.output[0]]))
-        for tensor, array in tensors:
+        for tensor, array in stored_tensors(proto, model.constants):
             _store(tensor, array, file, location)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _store(tensor: TensorProto, array: np.ndarray, file: BinaryIO, location: str) -> None:
     """Store a tensor: large data in the data file, small data in the protobuf."""
-    encoded = onnx.numpy_helper.from_array(np.asarray(array, order="C"), tensor.name)
-    encoded.data_type = tensor.data_type  # 4-bit types share a numpy representation with others
-    encoded.doc_string = tensor.doc_string
-    if len(encoded.raw_data) >= _EXTERNAL_LEAST:
+    stored = encoded(array, tensor, tensor.data_type)
+    if len(stored.raw_data) >= _EXTERNAL_LEAST:
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-        entries = {"location": location, "offset": file.tell(), "length": len(encoded.raw_data)}
-        file.write(encoded.raw_data)
-        encoded.ClearField("raw_data")
-        encoded.data_location = TensorProto.EXTERNAL
+        entries = {"location": location, "offset": file.tell(), "length": len(stored.raw_data)}
+        file.write(stored.raw_data)
+        stored.ClearField("raw_data")
+        stored.data_location = TensorProto.EXTERNAL
         for key, value in entries.items():
-            encoded.external_data.add(key=key, value=str(value))
-    tensor.CopyFrom(encoded)
+            stored.external_data.add(key=key, value=str(value))
+    tensor.CopyFrom(stored)

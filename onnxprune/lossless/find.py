@@ -210,9 +210,9 @@ class _Work:
         return point.bias_step(np.repeat(values, kernel) @ columns * point.gain)
 
     def _is_plain(self, point: FitTarget) -> bool:
-        """Whether the layer has one group, and a weight that no other node reads."""
+        """Whether the layer has one group, and a weight that is read once."""
         weight = self._analysis.model.constants.get(point.layer.weight)
-        own = len(self._analysis.graph.consumers.get(point.layer.weight, ())) == 1
+        own = self._analysis.graph.reads(point.layer.weight) == 1
         return weight is not None and is_float(weight) and own and point.layer.group == 1
 
     def _matrix(self, point: FitTarget) -> np.ndarray:

@@ -15,86 +15,8 @@ import onnx
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.linear import Linear, Product, Recurrence
 from onnxprune.ops.traits import Affine, Carried, ChannelValues, Flow, Kinks, Range
-from onnxprune.ops.window import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A node as a layer with a constant weight. Fields as in `structure.units.Layer`, which is made from it."""
-
-    input: str
-    weight: str
-    bias: str | None
-    output: str
-    in_axis: int
-    out_axis: int
-    input_axis: int
-    output_axis: int
-    factors: tuple[int | Ids, ...]
-    group: int = 1
-    window: Window | None = None
-    transposed: bool = False
-    gain: float = 1.0
-    bias_gain: float = 1.0
-    fused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A product of two tensors that a node computes (matrix product, convolution, or a sum of one tensor alone).
-
-    Attributes:
-        node: the node's name.
-        weight: the constant factor; where both are computed, the second; "" where the source is summed as it is.
-        source: the other factor; "" where rows of the weight are picked as they are.
-        contracted: `(axis of the weight, axis of the source)` of the sums; -1 where there is no weight.
-        made: axes of the weight that reach the result.
-    """
-
-    node: str
-    weight: str
-    source: str
-    contracted: tuple[tuple[int, int], ...]
-    made: tuple[int, ...]
-
-
-class Reads(Enum):
-    """What some gates of a recurrent layer multiply with their weights."""
-
-    BOTH = "the input with W and the states before with R, summed"
-    INPUT = "the input with W"
-    STATES = "the states before with R"
-    RESET_STATES = "the states before, times the reset gate, with R"
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrence:
-    """A recurrent layer: what it multiplies at each step. Steps are axis 0 of the input, the batch is axis 1.
-
-    Attributes:
-        node: the node's name.
-        input: the input sequence `(T, B, I)`.
-        weight: `W (directions, gates * H, I)`.
-        recurrent: `R (directions, gates * H, H)`.
-        bias: `(directions, 2 * gates * H)`, that of W before that of R; None where there is none.
-        states: the states before the first step `(directions, B, H)`, "" where they are zero.
-        output: all states `(T, directions, B, H)`, "" where the node does not hand them out.
-        backward: per direction, whether it goes from the last step to the first.
-        gates: which gates read what, as `(first gate, gate after the last, what)`.
-        reset: the gate that `RESET_STATES` are multiplied with; -1 where there is none.
-    """
-
-    node: str
-    input: str
-    weight: str
-    recurrent: str
-    bias: str | None
-    states: str
-    output: str
-    backward: tuple[bool, ...]
-    gates: tuple[tuple[int, int, Reads], ...]
-    reset: int = -1
 
 
 class ChannelUse(Enum):
@@ -385,8 +307,9 @@ class OpHandler(ABC):
         """The node's value for constant inputs; None to use onnx's reference implementation instead."""
         return None
 
-    deterministic: ClassVar[bool] = True
-    """Whether equal inputs always give equal results, so that results of constants are constants."""
+    def deterministic(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether equal inputs always give equal results, so that results of constants are constants."""
+        return True
 
     reference_opset: ClassVar[int] = 0
     """Oldest version that onnx's reference implementation has; older ones must mean the same. 0: it has them all."""

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Product, Rewriting
+from onnxprune.ops.base import OpHandler, Rewriting
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.linear import Product
 
 _DOMAIN = "com.microsoft"
 

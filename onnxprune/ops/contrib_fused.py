@@ -6,11 +6,12 @@ from dataclasses import replace
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Linear, OpHandler, Product, Rewriting
+from onnxprune.ops.base import OpHandler, Rewriting
 from onnxprune.ops.conv import Conv
 from onnxprune.ops.dense import Gemm
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Linear, Product
 from onnxprune.ops.product import Letters, couple_product, named_products
 
 _DOMAIN = "com.microsoft"

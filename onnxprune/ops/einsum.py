@@ -6,9 +6,10 @@ from typing import Any
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Product, TorchRule
+from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Product
 from onnxprune.ops.product import couple_product, named_products
 
 

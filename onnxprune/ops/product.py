@@ -3,8 +3,8 @@
 from collections.abc import Hashable, Sequence
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Product
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Product
 
 Letters = Sequence[Hashable | None]
 """A name per axis; None for an axis that takes no part (of size 1, broadcast)."""

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Product, Reads, Recurrence, Rewriting, TorchRule
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.linear import Product, Reads, Recurrence
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

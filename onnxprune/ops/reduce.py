@@ -9,9 +9,10 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import expanded_like
-from onnxprune.ops.base import Backward, Known, OpHandler, Product, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, Known, OpHandler, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Product
 from onnxprune.ops.torch_tools import given_axes
 
 # To a sum, a channel that is not there is a zero.

@@ -9,9 +9,10 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import selected_back
-from onnxprune.ops.base import Backward, OpHandler, Product, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Product
 from onnxprune.ops.torch_tools import select
 
 
@@ -56,6 +57,8 @@ class Slice(OpHandler):
         limits = slice_limits(node, edit.constant, len(shape))
         if limits is None:
             return
+        stored = edit.constant(node.input(2)) if node.opset >= 10 else None
+        beyond_the_first = np.iinfo(np.int64 if stored is None else stored.dtype).min
         starts, ends, changed = [], [], False
         for axis, limit in limits.items():
             start, end, step = limit.start, limit.stop, limit.step
@@ -64,9 +67,7 @@ class Slice(OpHandler):
                 first, last, _ = limit.indices(shape[axis])
                 start, end, changed = int(kept[:first].sum()), int(kept[: max(first, last)].sum()), True
             starts.append(start)
-            ends.append(np.iinfo(np.int64).max if end is None and (step or 1) > 0 else end)
-            if end is None and (step or 1) < 0:
-                ends[-1] = np.iinfo(np.int64).min
+            ends.append(beyond_the_first if end is None else end)
         if not changed:
             return
         if node.opset >= 10:

@@ -11,7 +11,7 @@ import onnx
 
 from onnxprune.graph.nodes import Node, is_float
 from onnxprune.ops.backward_tools import where_true
-from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, pass_through
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
@@ -131,48 +131,6 @@ class Unary(OpHandler):
                 y = Gemm <transB = 1> (a, w2) }}""",
                 {"w1": (8, 6), "b1": (8,), "w2": (3, 8)},
             )
-
-
-class Dropout(OpHandler):
-    """Dropout: does nothing in inference; its mask has the data's shape."""
-
-    op_types = ("Dropout",)
-
-    def couple(self, node: Node, labels: Labels) -> None:
-        """Data and mask have the input's channels."""
-        pass_through(labels, node, node.input(0), *node.outputs)
-
-    def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """Moves the values of the first input."""
-        return (0,)
-
-    def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
-        """Each output element is the same input element (identity in inference)."""
-        return Flow.ELEMENTWISE
-
-    def bounds(self, node: Node, operands: Sequence[Range | None]) -> Range | None:  # noqa: ARG002
-        """The bounds of the data."""
-        return operands[0]
-
-    def affine(self, node: Node, position: int, values: ChannelValues) -> Affine | None:  # noqa: ARG002
-        """As an affine function: the identity, where no mask is read."""
-        return None if node.output(1) else Affine()
-
-    def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
-        """For constant inputs: the data as they are."""
-        return None if node.output(1) else known.value(node.input(0))
-
-    def torch(self, node: Node) -> TorchRule | None:
-        """Returns the data unchanged, also in training: the network is trained as it will run."""
-        import torch
-
-        return lambda x, *_: (x, torch.ones_like(x, dtype=torch.bool)) if node.output(1) else x
-
-    def backward(self, node: Node, back: Backward) -> bool:
-        """Gradient: passed on unchanged."""
-        if back.needs(node.input(0)):
-            back.add(node.input(0), back.gradient(node.output()))
-        return True
 
 
 class PRelu(OpHandler):

@@ -56,4 +56,7 @@ class Random(Unknown):
     """Random numbers, drawn anew in every run."""
 
     op_types = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-    deterministic = False
+
+    def deterministic(self, node: Node) -> bool:  # noqa: ARG002
+        """Never."""
+        return False

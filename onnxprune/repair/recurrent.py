@@ -15,7 +15,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node, is_float
 from onnxprune.graph.subgraph import subgraph
-from onnxprune.ops.base import Recurrence
+from onnxprune.ops.linear import Recurrence
 from onnxprune.structure.analysis import Analysis
 
 _HELD_OUT = 5  # every fifth sequence chooses
@@ -179,7 +179,7 @@ def refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurre
     for recurrence in smaller.recurrences:
         names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
         constants = [smaller.model.constants.get(name) for name in names]
-        own = all(len(smaller.graph.consumers.get(name, ())) == 1 for name in names)
+        own = all(smaller.graph.reads(name) == 1 for name in names)
         if own and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
             found[recurrence.node] = (recurrence, before[recurrence.node])
     return found

@@ -23,7 +23,7 @@ from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Recurrence
+from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.focus import Focus, focus_of
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.repair.change import can_refit, corrected, is_product

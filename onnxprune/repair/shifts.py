@@ -34,7 +34,7 @@ def find_shifts(analysis: Analysis, smaller: Analysis) -> list[Shift]:
             if value is None or not computed or not is_float(value):
                 continue
             rank = len(smaller.facts.shapes.get(node.output(), ()))
-            own = value.ndim == rank and len(smaller.graph.consumers.get(name, ())) == 1
+            own = value.ndim == rank and smaller.graph.reads(name) == 1
             if not own or len(node.inputs) != 2 or node.output() not in analysis.graph.producer:
                 continue
             axis = int(np.argmax(value.shape))

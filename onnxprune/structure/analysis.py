@@ -13,7 +13,8 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, Product, Recurrence, Unknown
+from onnxprune.ops.base import ChannelUse, Unknown
+from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
 
 

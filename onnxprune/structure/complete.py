@@ -6,7 +6,7 @@ from itertools import chain
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.ops.base import Recurrence
+from onnxprune.ops.linear import Recurrence
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 

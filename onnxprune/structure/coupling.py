@@ -19,8 +19,9 @@ from onnxprune.graph.operators import Shape
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, OpHandler, Product, Recurrence
+from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
+from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Layer, Mask, Stored

@@ -110,12 +110,8 @@ class _Values:
         return self._analysis.value(name)
 
     def is_own(self, name: str) -> bool:
-        """Whether a constant is stored and read by one node only, so that it may be changed.
-
-        A graph output counts as a reader.
-        """
-        readers = len(self._graph.consumers.get(name, ())) + (name in self._graph.outputs)
-        return name in self._analysis.model.constants and readers == 1
+        """Whether a constant is stored and read once, so that it may be changed."""
+        return name in self._analysis.model.constants and self._graph.reads(name) == 1
 
     def beside(self, tensor: str, axis: int) -> ChannelConstants:
         return ChannelConstants(self._analysis, tensor, axis)

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper
 from oracle import analysed, check_removal, random_removal
 
+from onnxprune.lossless import lossless
 from onnxprune.ops.examples import example
 
 BASE = {"v": (12, 24), "w2": (24, 5)}
@@ -144,3 +145,24 @@ def test_constants_that_one_by_one_are_small_are_bounded_together():
     a = analysed(proto)
     assert sum(value.size for value in a.facts.folded.values()) <= (1 << 27) + 9_000_000
     assert a.prunable == 24
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_dropout_that_was_asked_to_train_is_no_constant_and_makes_no_equal_units(asked):
+    """A draw was taken for the value of a Dropout of constants, and equal units behind a mask for equal."""
+    first = np.random.default_rng(0).standard_normal((12, 24)).astype(np.float32)
+    first[:, 1] = first[:, 0]
+    proto = example(
+        f"""g (float[N,12] x) => (float[N,5] y) {{
+        c = Dropout (half{"" if asked is None else ", ratio, asked"})
+        h = MatMul (x, w)
+        k = Add (h, c)
+        d = Dropout (k{"" if asked is None else ", ratio, asked"})
+        y = MatMul (d, w2) }}""",
+        {"w2": (24, 5)},
+        {"w": first, "half": np.full(24, 0.5, np.float32), "ratio": np.float32(0.5), "asked": np.array(True)},
+    )
+    analysis = analysed(proto)
+    assert analysis.prunable == 24
+    assert (analysis.value("c") is None) == (asked is True)
+    assert lossless(analysis).copies == (0 if asked else 1)

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,11 @@ from oracle import analysed, check_removal, random_removal
 from random_graphs import graphs
 
 import onnxprune
+from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
+from onnxprune.graph.nodes import read_graph
+from onnxprune.lossless import lossless
 from onnxprune.ops.examples import example
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.removal import remove
@@ -102,3 +106,46 @@ def test_equal_vectors_merged_in_any_graph(proto, seed):
     model = helper.make_model(merged, opset_imports=proto.opset_import, ir_version=8)
     a = analysed(model)
     check_removal(a, random_removal(a, 0.5, np.random.default_rng(seed)), seed, batch=2)
+
+
+def test_a_bias_that_is_also_the_mean_of_its_layer_stays_the_mean() -> None:
+    """A constant folded into the bias moved the mean too, and back."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    first[0] = 0.0
+    proto = example(
+        """g (float[N,3,6,6] x) => (float[N,5,A,B] y) {
+        h = Conv (x, w1, b1)
+        r = Relu (h)
+        c = Conv (r, w2)
+        y = BatchNormalization (c, s, z, z, v) }""",
+        {"w2": (5, 4, 1, 1)},
+        {"w1": first, "b1": np.float32([2, 1, -1, 0.5])}
+        | {name: rng.random(5).astype(np.float32) + 0.5 for name in ("s", "z", "v")},
+    )
+    found = lossless(analysed(proto))
+    assert found.constant == 1
+    rows = {"x": rng.standard_normal((3, 3, 6, 6)).astype(np.float32)}
+    before, after = (
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, rows)
+        for each in (proto, to_proto(found.model))
+    )
+    np.testing.assert_allclose(after[0], before[0], atol=1e-5)
+
+
+def test_setting_one_of_two_equal_inputs_leaves_the_other() -> None:
+    proto = example(
+        "g (float[N,3] x) => (float[N,4] y) { h = MatMul (x, w) k = Mul (h, s) y = Where (m, k, s) }",
+        {"w": (3, 4), "s": (1,)},
+        {"m": np.array([True, False, True, True])},
+    )
+    model = load(proto)
+    graph = read_graph(model)
+    assert graph.reads("s") == 2
+    node = graph.producer["k"]
+    edit = GraphEdit(model, graph)
+    edit.set_input(node, 1, np.float32([5]))
+    after = edit.apply()
+    again = read_graph(after)
+    np.testing.assert_array_equal(after.constants[again.producer["y"].input(2)], model.constants["s"])
+    assert after.constants[again.producer["k"].input(1)] == 5

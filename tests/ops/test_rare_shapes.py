@@ -110,7 +110,8 @@ def test_slices_by_the_size_of_an_input_keep_the_channels(computed: str | None) 
     assert ("limits of Slice are computed" in {item.reason for item in found.not_pruned}) == (computed is not None)
 
 
-def test_a_slice_of_channels_that_also_reverses_rows() -> None:
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_a_slice_of_channels_that_also_reverses_rows(kind: type[np.signedinteger]) -> None:
     model = example(
         """g (float[2,3,4,4] x) => (float[2,4,4,4] y) {
         h = Conv (x, w1)
@@ -118,10 +119,10 @@ def test_a_slice_of_channels_that_also_reverses_rows() -> None:
         y = Conv (s, w2) }""",
         {"w1": (8, 3, 1, 1), "w2": (4, 5, 1, 1)},
         {
-            "starts": np.array([2, -1]),
-            "ends": np.array([7, np.iinfo(np.int64).min]),
-            "axes": np.array([1, -1]),
-            "steps": np.array([1, -1]),
+            "starts": np.array([2, -1], kind),
+            "ends": np.array([7, np.iinfo(kind).min], kind),
+            "axes": np.array([1, -1], kind),
+            "steps": np.array([1, -1], kind),
         },
     )
     assert prunable(model) == 8

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ import onnxprune
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
+from onnxprune.graph.write import write
 from onnxprune.structure.save import save
 
 
@@ -217,3 +219,22 @@ def test_the_name_of_the_data_may_be_too_long(tmp_path: Path) -> None:
     save(load(perceptron()), tmp_path / name, nothing)
     with pytest.raises(InputError, match="too long"):
         save(versions(tmp_path)[0], tmp_path / name, nothing)
+
+
+@pytest.mark.parametrize("listed", [{"value_floats": [1.0, 2.0, 3.0, 4.0]}, {"value_float": 3.0}])
+def test_constants_listed_in_a_node_change_in_files_with_weights_apart(listed: dict[str, Any], tmp_path: Path) -> None:
+    """A Constant with `value_floats` kept its old numbers there, so that the result did not load."""
+    proto = perceptron()
+    proto.graph.node.append(helper.make_node("Constant", [], ["c"], **listed))
+    proto.graph.node.append(helper.make_node("Add", ["y", "c"], ["z"]))
+    proto.graph.output[0].name = "z"
+    path = tmp_path / "original.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="data", size_threshold=0)
+    model = load(path)
+    assert model.external
+    changed = np.full(model.constants["c"].shape, 9, np.float32)
+    write(model.with_constants({"c": changed}), tmp_path / "changed.onnx")
+    np.testing.assert_array_equal(load(tmp_path / "changed.onnx").constants["c"], changed)
+    write(model, tmp_path / "same.onnx")
+    (same,) = (node for node in onnx.load(tmp_path / "same.onnx").graph.node if node.op_type == "Constant")
+    assert [attribute.name for attribute in same.attribute] == list(listed)

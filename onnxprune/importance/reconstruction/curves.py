@@ -120,15 +120,19 @@ def interpolate(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray
 
     Args:
         errors: `(n + 1,)` reconstruction error per kept width, non-increasing.
-        measured: damage per measured width.
+        measured: damage per measured width; infinite where outputs were not finite, which says nothing of other
+            widths.
 
     Returns:
         `(n + 1,)` damage, 0 at full width.
     """
     n = len(errors) - 1
-    widths = sorted((width for width in measured if width < n), reverse=True)
+    widths = sorted((width for width in measured if width < n and np.isfinite(measured[width])), reverse=True)
+    endless = [width for width in measured if not np.isfinite(measured[width])]
     if not widths:
-        return np.asarray(errors, dtype=np.float64).copy()
+        damage = np.array(errors, dtype=np.float64)
+        damage[endless] = np.inf
+        return damage
     tiny = 1e-12
     levels = np.maximum(np.array([measured[w] for w in widths]), tiny)
     levels = np.maximum.accumulate(levels)
@@ -142,4 +146,5 @@ def interpolate(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray
             damage[width] = levels[-1] * max(1.0, error / anchors[-1])
         else:
             damage[width] = np.exp(np.interp(np.log(error), np.log(anchors), np.log(levels)))
+    damage[endless] = np.inf
     return damage

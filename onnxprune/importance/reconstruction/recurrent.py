@@ -13,7 +13,7 @@ from onnxprune.calibration.recurrent_matrix import Block, GateMatrices, Sequence
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
-from onnxprune.ops.base import Recurrence
+from onnxprune.ops.linear import Recurrence
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Group, Ids
 
@@ -105,7 +105,7 @@ def collect_recurrent(
     gates = GateMatrices(recurrence, constants)
     width = constants[recurrence.weight].shape[2]
     inputs, states = analysis.labels[recurrence.weight][2], analysis.labels[recurrence.recurrent][2]
-    own = recurrence.bias is not None and len(analysis.graph.consumers[recurrence.bias]) == 1
+    own = recurrence.bias is not None and analysis.graph.reads(recurrence.bias) == 1
     statistics = RecurrentStatistics(
         recurrence,
         gates,

@@ -25,7 +25,7 @@ from onnxprune.importance.reconstruction.elimination import Elimination, Elimina
 from onnxprune.importance.reconstruction.energy import eliminate_by_energy
 from onnxprune.importance.reconstruction.moments import Statistics, collect
 from onnxprune.importance.reconstruction.recurrent import RecurrentStatistics, collect_recurrent
-from onnxprune.ops.base import Recurrence
+from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.focus import focus_of
 from onnxprune.outputs.reading import read_meaning
@@ -302,7 +302,7 @@ def _first(group: Group, replay: Replay) -> int:
 def _correctable(group: Group, plan: _Plan) -> bool:
     """Whether all consumers have weights that can be corrected."""
     weights = [plan.weights(node) for node in group.consumers]
-    read_once = all(len(plan.graph.consumers.get(name, ())) == 1 for names in weights for name in names)
+    read_once = all(plan.graph.reads(name) == 1 for names in weights for name in names)
     return bool(weights) and all(weights) and read_once
 
 

@@ -111,6 +111,14 @@ def test_curves_pass_through_what_was_measured():
     assert damage[1] == pytest.approx(0.6)
 
 
+def test_outputs_that_are_not_finite_without_a_branch_say_nothing_of_its_widths():
+    errors = np.array([9.0, 4.0, 2.0, 0.5, 0.1, 0.0])
+    damage = interpolate(errors, {4: 0.01, 2: 0.3, 0: np.inf})
+    np.testing.assert_array_equal(damage[1:], interpolate(errors, {4: 0.01, 2: 0.3})[1:])
+    assert damage[0] == np.inf
+    np.testing.assert_array_equal(interpolate(errors, {0: np.inf}), [np.inf, *errors[1:]])
+
+
 def test_folding_a_batch_normalization_changes_no_order():
     shapes = {"w1": (8, 3, 3, 3), "w2": (6, 8, 3, 3), "w3": (6, 4)}
     head = "g (float[N,3,8,8] x) => (float[N,4] y) { h = Conv (x, w1) a = Relu (h) c = Conv (a, w2"
