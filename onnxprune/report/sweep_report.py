@@ -112,7 +112,8 @@ def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
     front = swept.front(cost)
     original = (1.0, swept.quality or 0.0)
-    shown = [(point.cost[cost], point.quality or 0.0) for point in swept.points]
+    measured = [(n, point) for n, point in enumerate(swept.points) if point.quality is not None]
+    shown = [(point.cost[cost], point.quality or 0.0) for _, point in measured]
     best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
     low, high = least - 0.05 * ((best - least) or 1.0), best + 0.05 * ((best - least) or 1.0)
     right = max(1.0, *(share for share, _ in shown))
@@ -120,9 +121,9 @@ def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     def place(share: float, quality: float) -> tuple[str, str]:
         return number(100 * share / right), number(HEIGHT * (high - quality) / (high - low))
 
-    line = sorted([*(shown[n] for n in front), original])
+    line = sorted([*(at for (n, _), at in zip(measured, shown, strict=True) if n in front), original])
     drawn = [element("polyline", points=" ".join(",".join(place(*at)) for at in line), class_="line")]
-    names = ["the original", *(str(point.target) for point in swept.points)]
+    names = ["the original", *(str(point.target) for _, point in measured)]
     for what, (share, quality) in zip(names, [original, *shown], strict=True):
         x, y = place(share, quality)
         told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {percent(quality, 2)}"
