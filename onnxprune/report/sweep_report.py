@@ -16,7 +16,7 @@ from onnxprune.report.json_report import head, latency_entry, metrics_entry, pla
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
-from onnxprune.report.terminal import GOOD, shown, table
+from onnxprune.report.terminal import GOOD, shown, table, warning_lines
 from onnxprune.report.text import count, metric_name, metric_value, percent, size
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
@@ -31,7 +31,7 @@ def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
         made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(swept, point)))
     missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in swept.missed.items()]
     notes = [shown(f"note: {note}", "yellow") for note in _notes(swept)]
-    return Group(made, *missed, *notes)
+    return Group(made, *missed, *notes, *warning_lines(_warnings(swept)))
 
 
 def sweep_report(
@@ -58,6 +58,7 @@ def sweep_report(
                 "latency_ms": point.milliseconds,
                 "quality": point.quality,
                 "metrics": metrics_entry(point.result.metrics),
+                "warnings": plain(point.result.warnings),
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
                 "latency": None if point.result.latency is None else latency_entry(point.result.latency),
@@ -92,6 +93,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     body = element(
         "main",
         element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
+        *(element("div", warning, class_="note warning") for warning in _warnings(swept)),
         *(element("div", note, class_="note") for note in _notes(swept)),
         *charts,
         section("All points", None, html_table(columns, rows, range(1, len(columns)))),
@@ -167,10 +169,18 @@ def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
 
 
 def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
-    """Every note once; notes about some of the points name their budgets."""
+    return _once(swept, [point.result.notes for point in swept.points])
+
+
+def _warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+    return _once(swept, [point.result.warnings for point in swept.points])
+
+
+def _once(swept: SweepResult[PruneOutcome], told: Sequence[Sequence[str]]) -> list[str]:
+    """Everything told of the points once; what is about some of them names their budgets."""
     about: dict[str, list[str]] = {}
-    for point in swept.points:
-        for note in point.result.notes:
-            about.setdefault(note, []).append(str(point.target))
+    for point, texts in zip(swept.points, told, strict=True):
+        for text in texts:
+            about.setdefault(text, []).append(str(point.target))
     every = len(swept.points)
-    return [note if len(targets) == every else f"{', '.join(targets)}: {note}" for note, targets in about.items()]
+    return [text if len(targets) == every else f"{', '.join(targets)}: {text}" for text, targets in about.items()]
