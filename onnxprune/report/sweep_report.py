@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import card, command_line, section, solid
@@ -17,7 +18,7 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
 from onnxprune.report.terminal import GOOD, shown, table, warning_lines
-from onnxprune.report.text import count, metric_name, metric_value, percent, size
+from onnxprune.report.text import count, is_share, metric_change, metric_name, metric_value, percent, size
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
@@ -113,7 +114,7 @@ def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
 def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
     front = swept.front(cost)
-    original = (1.0, swept.quality or 0.0)
+    original, metric = (1.0, swept.quality or 0.0), swept.metric or ""
     measured = [(n, point) for n, point in enumerate(swept.points) if point.quality is not None]
     shown = [(point.cost[cost], point.quality or 0.0) for _, point in measured]
     best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
@@ -128,15 +129,16 @@ def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     names = ["the original", *(str(point.target) for _, point in measured)]
     for what, (share, quality) in zip(names, [original, *shown], strict=True):
         x, y = place(share, quality)
-        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {percent(quality, 2)}"
+        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {metric_value(metric, quality)}"
         drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
-    name = metric_name(swept.metric or "")
+    name = metric_name(metric)
     label = f"{name} against {COST_KINDS[cost].title}"
     steps = [step / 5 for step in range(int(5 * right) + 1)]
     marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
+    levels = [percent(y) if is_share(metric) else metric_value(metric, y) for y in (high, (high + low) / 2, low)]
     grid = element(
         "div",
-        element("div", *(element("span", percent(at)) for at in (high, (high + low) / 2, low)), class_="scale"),
+        element("div", *(element("span", mark) for mark in levels), class_="scale"),
         element("div", picture(100, HEIGHT, label, *drawn), class_="frame"),
         element("div", *marks, class_="depth"),
         class_="plot",
@@ -161,7 +163,8 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
     ]
     if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
-    return [*cells, metric_value(swept.metric, point.quality), f"{100 * (point.quality - swept.quality):+.2f} points"]
+    change = metric_change(swept.metric, MetricChange(swept.quality, point.quality))
+    return [*cells, metric_value(swept.metric, point.quality), change]
 
 
 def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:

@@ -57,3 +57,14 @@ def test_warnings_are_shown_with_the_budgets_that_they_are_about(result) -> None
     assert shown(swept).splitlines()[-1] == "WARNING: macs=0.3: heavy loss: accuracy falls"
     page = sweep_page(swept, provenance(["sweep"]))
     assert 0 < page.index("macs=0.3: heavy loss: accuracy falls") < page.index("a note")
+
+
+def test_a_metric_that_is_no_share_is_shown_as_it_is(result) -> None:
+    """A score of 489 was 48900.00 % in the charts and had fallen by 1100.00 points."""
+    point = SweepPoint(Target("macs", 0.5), result(), None, {"macs": 0.5}, 489.0)
+    swept = SweepResult("m.onnx", "score", 500.0, None, (point,), {}, {})
+    page = sweep_page(swept, provenance(["sweep"]))
+    assert "50.0 % of the MACs, 489<" in page
+    assert "<span>500.6</span>" in page
+    assert "00 %" not in page
+    assert shown(swept).split()[-2:] == ["489", "-11"]
