@@ -8,7 +8,10 @@ import pytest
 from onnxprune.api.prune import sweep
 from onnxprune.config import PruneConfig, SweepConfig
 from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult, budgets_of
+from onnxprune.report.provenance import provenance
+from onnxprune.report.sweep_report import sweep_page, sweep_report
 
 LENET = "models/lenet5_mnist.onnx"
 CONFIG = PruneConfig(importance="magnitude", repair=False)
@@ -50,6 +53,19 @@ def test_budgets_out_of_reach_are_told(found: SweepResult) -> None:
     assert partly.metric is None
     with pytest.raises(BudgetError):
         sweep(LENET, points=replace(points, points=1, highest=0.0001), config=CONFIG)
+
+
+def test_a_metric_that_only_some_points_have_is_shown_where_it_is(monkeypatch) -> None:
+    """Only the first point was asked for a metric: all points were lost where another one lacked it."""
+    kept = iter([{}, {"labels_kept": MetricChange(1.0, 0.8, rules=True)}, {}])
+    monkeypatch.setattr("onnxprune.evaluation.metrics.compare", lambda *models, **how: next(kept))
+    points = SweepConfig(points=3, highest=0.9, lowest=0.3, latency=False)
+    partly = sweep(LENET, "models/mnist_test.npz", points=points, config=replace(CONFIG, images=20))
+    assert (partly.metric, partly.quality) == ("labels_kept", 1.0)
+    assert [point.quality for point in partly.points] == [None, 0.8, None]
+    assert partly.front("macs") == (1,)
+    assert [entry["quality"] for entry in sweep_report(partly, [None] * 3)["points"]] == [None, 0.8, None]
+    assert "macs=0.9: " not in sweep_page(partly, provenance(["sweep"]))
 
 
 def test_times_are_measured_side_by_side() -> None:

@@ -12,7 +12,7 @@ from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, option
-from onnxprune.core.errors import AccuracyError, InputError
+from onnxprune.core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ def validate(
         raise InputError("give the rows to compare on: --data EVAL")
 
     from onnxprune.api import compare
-    from onnxprune.core.text import main_metric, points_lost
     from onnxprune.graph.load import load
+    from onnxprune.pipeline.floor import check_floor
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
@@ -77,11 +77,5 @@ def validate(
     terminal.show(validate_summary(found))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
     terminal.report(files.json, lambda: validate_report(found, origin))
-    metrics = found.metrics
-    main = main_metric(metrics)
-    if config.max_drop is not None and main is not None:
-        lost = points_lost(metrics[main])
-        if not lost <= config.max_drop:
-            raise AccuracyError(
-                f"{other}: {main} falls by {lost:.2f} points, more than the {config.max_drop:g} allowed"
-            )
+    if config.max_drop is not None:
+        check_floor(str(other), found.metrics, config.max_drop)

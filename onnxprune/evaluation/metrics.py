@@ -52,8 +52,8 @@ def compare(
 ) -> dict[str, MetricChange]:
     """Metrics of two models on the same rows.
 
-    A user's own first, then those of the labels, then by part of the outputs, and `relative_error`, `|a - b| / |a|`
-    over all compared outputs (before: 0).
+    A user's own first, in the place of any of the same name; then those of the labels, then by part of the outputs, and
+    `relative_error`, `|a - b| / |a|` over all compared outputs (before: 0).
 
     Args:
         original: the original.
@@ -99,10 +99,10 @@ def compare(
         own = user_metric(config.metric, whole, theirs, targets)
     by_labels = {} if accuracy is None else {**accuracy.changes(), **accuracy.agreement()}
     by_part = shares([(output, meter.changes()) for output, meter in judges])
-    found = {**own, **by_labels, **{name: change for name, change in by_part.items() if name not in own}}
+    found = {**by_labels, **by_part, "relative_error": MetricChange(0.0, _ratio(error, energy))}
     ruling = own or by_labels or by_part
     found = {name: replace(change, rules=change.rules and name in ruling) for name, change in found.items()}
-    return {**found, "relative_error": MetricChange(0.0, _ratio(error, energy))}
+    return {**own, **{name: change for name, change in found.items() if name not in own}}
 
 
 def _both(

@@ -53,8 +53,14 @@ def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: P
         )
 
 
-def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float) -> None:
+def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float, advice: str = "") -> None:
     """Check that a result's metric fell by no more than the floor allows.
+
+    Args:
+        name: of the model.
+        metrics: of the original and of the result.
+        max_drop: percentage points.
+        advice: what the user can do where it fell by more.
 
     Raises:
         AccuracyError: it fell by more than `max_drop` points.
@@ -67,10 +73,8 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float)
         )
     metric, lost = found
     if not lost <= max_drop:
-        raise AccuracyError(
-            f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed; "
-            "raise the target or --max-drop, or give more calibration rows"
-        )
+        told = f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed"
+        raise AccuracyError(f"{told}; {advice}" if advice else told)
 
 
 def check_time(name: str, time: TimeReport | None) -> None:

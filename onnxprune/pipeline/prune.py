@@ -66,7 +66,8 @@ def prune(
         smaller = shrink(prepared, decision.removed, config, clock, progress)
     result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
     if config.max_drop is not None:
-        check_floor(result.source, result.metrics, config.max_drop)
+        advice = "raise the target or --max-drop, or give more calibration rows"
+        check_floor(result.source, result.metrics, config.max_drop, advice)
     if config.fail_if_slower:
         check_time(result.source, result.time)
     return result

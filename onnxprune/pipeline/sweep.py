@@ -1,6 +1,6 @@
 """Prunes one model to several budgets with a single scoring pass, and finds the Pareto-optimal results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -14,6 +14,7 @@ from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.results import MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric
 from onnxprune.evaluation.user_metric import check_metric
@@ -35,8 +36,7 @@ class SweepPoint(Generic[Result_co]):
         result: what `prune` would have returned.
         milliseconds: time a run; None where it was not measured.
         cost: share of the original's cost by kind; `latency` is absent where it was not measured.
-        quality: the main metric of the result: accuracy where there were labels, else agreement; None where nothing
-            tells.
+        quality: the sweep's metric for the result; None where it could not be measured on this one.
     """
 
     target: Target
@@ -57,7 +57,8 @@ class SweepResult(Generic[Result_co]):
 
     Attributes:
         source: name of the original.
-        metric: the main metric's name; None where there was no data.
+        metric: what quality is: what an accuracy floor would be about at the point where that fell most; None where no
+            point has one.
         quality: its value for the original.
         milliseconds: the original's time a run; None where it was not measured.
         points: the results.
@@ -144,11 +145,11 @@ def sweep(
         with clock.stage("time"):
             models = [prepared.model, *(result.model for _, result in results)]
             times = milliseconds(models, config.latency.batch, config.latency.threads)
-    metric = main_metric(results[0][1].metrics)
+    metric = _metric([result for _, result in results])
     return SweepResult(
         source=prepared.model.name,
         metric=metric,
-        quality=None if metric is None else results[0][1].metrics[metric].before,
+        quality=next((found.before for _, result in results if (found := _of(result, metric)) is not None), None),
         milliseconds=times[0] if times else None,
         points=tuple(_point(*result, times, n, metric) for n, result in enumerate(results)),
         missed=missed,
@@ -189,6 +190,13 @@ def _at(
     return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
 
 
+def _metric(results: Sequence[PruneOutcome]) -> str | None:
+    """The main metric of the result whose main metric fell most; some may have none."""
+    mains = {number: main_metric(result.metrics) for number, result in enumerate(results)}
+    worst = main_metric({str(n): results[n].metrics[name] for n, name in mains.items() if name is not None})
+    return None if worst is None else mains[int(worst)]
+
+
 def _point(
     target: Target, result: PruneOutcome, times: tuple[float, ...], number: int, metric: str | None
 ) -> SweepPoint[PruneOutcome]:
@@ -197,4 +205,9 @@ def _point(
     own = times[number + 1] if times else None
     if own is not None:
         cost["latency"] = own / times[0]
-    return SweepPoint(target, result, own, cost, None if metric is None else result.metrics[metric].after)
+    found = _of(result, metric)
+    return SweepPoint(target, result, own, cost, None if found is None else found.after)
+
+
+def _of(result: PruneOutcome, metric: str | None) -> MetricChange | None:
+    return None if metric is None else result.metrics.get(metric)

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import card, command_line, section, solid
@@ -16,8 +17,8 @@ from onnxprune.report.json_report import head, latency_entry, metrics_entry, pla
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
-from onnxprune.report.terminal import GOOD, shown, table
-from onnxprune.report.text import count, metric_name, metric_value, percent, size
+from onnxprune.report.terminal import GOOD, shown, table, warning_lines
+from onnxprune.report.text import count, is_share, metric_change, metric_name, metric_value, percent, size
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
@@ -31,7 +32,7 @@ def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
         made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(swept, point)))
     missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in swept.missed.items()]
     notes = [shown(f"note: {note}", "yellow") for note in _notes(swept)]
-    return Group(made, *missed, *notes)
+    return Group(made, *missed, *notes, *warning_lines(_warnings(swept)))
 
 
 def sweep_report(
@@ -58,6 +59,7 @@ def sweep_report(
                 "latency_ms": point.milliseconds,
                 "quality": point.quality,
                 "metrics": metrics_entry(point.result.metrics),
+                "warnings": plain(point.result.warnings),
                 "kept": {group.name: group.kept for group in point.result.groups},
                 "program": plain(point.result.program),
                 "latency": None if point.result.latency is None else latency_entry(point.result.latency),
@@ -92,6 +94,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     body = element(
         "main",
         element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
+        *(element("div", warning, class_="note warning") for warning in _warnings(swept)),
         *(element("div", note, class_="note") for note in _notes(swept)),
         *charts,
         section("All points", None, html_table(columns, rows, range(1, len(columns)))),
@@ -111,8 +114,9 @@ def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
 def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
     front = swept.front(cost)
-    original = (1.0, swept.quality or 0.0)
-    shown = [(point.cost[cost], point.quality or 0.0) for point in swept.points]
+    original, metric = (1.0, swept.quality or 0.0), swept.metric or ""
+    measured = [(n, point) for n, point in enumerate(swept.points) if point.quality is not None]
+    shown = [(point.cost[cost], point.quality or 0.0) for _, point in measured]
     best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
     low, high = least - 0.05 * ((best - least) or 1.0), best + 0.05 * ((best - least) or 1.0)
     right = max(1.0, *(share for share, _ in shown))
@@ -120,20 +124,21 @@ def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     def place(share: float, quality: float) -> tuple[str, str]:
         return number(100 * share / right), number(HEIGHT * (high - quality) / (high - low))
 
-    line = sorted([*(shown[n] for n in front), original])
+    line = sorted([*(at for (n, _), at in zip(measured, shown, strict=True) if n in front), original])
     drawn = [element("polyline", points=" ".join(",".join(place(*at)) for at in line), class_="line")]
-    names = ["the original", *(str(point.target) for point in swept.points)]
+    names = ["the original", *(str(point.target) for _, point in measured)]
     for what, (share, quality) in zip(names, [original, *shown], strict=True):
         x, y = place(share, quality)
-        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {percent(quality, 2)}"
+        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {metric_value(metric, quality)}"
         drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
-    name = metric_name(swept.metric or "")
+    name = metric_name(metric)
     label = f"{name} against {COST_KINDS[cost].title}"
     steps = [step / 5 for step in range(int(5 * right) + 1)]
     marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
+    levels = [percent(y) if is_share(metric) else metric_value(metric, y) for y in (high, (high + low) / 2, low)]
     grid = element(
         "div",
-        element("div", *(element("span", percent(at)) for at in (high, (high + low) / 2, low)), class_="scale"),
+        element("div", *(element("span", mark) for mark in levels), class_="scale"),
         element("div", picture(100, HEIGHT, label, *drawn), class_="frame"),
         element("div", *marks, class_="depth"),
         class_="plot",
@@ -158,7 +163,8 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
     ]
     if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
-    return [*cells, metric_value(swept.metric, point.quality), f"{100 * (point.quality - swept.quality):+.2f} points"]
+    change = metric_change(swept.metric, MetricChange(swept.quality, point.quality))
+    return [*cells, metric_value(swept.metric, point.quality), change]
 
 
 def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
@@ -166,10 +172,18 @@ def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
 
 
 def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
-    """Every note once; notes about some of the points name their budgets."""
+    return _once(swept, [point.result.notes for point in swept.points])
+
+
+def _warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+    return _once(swept, [point.result.warnings for point in swept.points])
+
+
+def _once(swept: SweepResult[PruneOutcome], told: Sequence[Sequence[str]]) -> list[str]:
+    """Everything told of the points once; what is about some of them names their budgets."""
     about: dict[str, list[str]] = {}
-    for point in swept.points:
-        for note in point.result.notes:
-            about.setdefault(note, []).append(str(point.target))
+    for point, texts in zip(swept.points, told, strict=True):
+        for text in texts:
+            about.setdefault(text, []).append(str(point.target))
     every = len(swept.points)
-    return [note if len(targets) == every else f"{', '.join(targets)}: {note}" for note, targets in about.items()]
+    return [text if len(targets) == every else f"{', '.join(targets)}: {text}" for text, targets in about.items()]

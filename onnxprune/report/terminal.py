@@ -55,14 +55,14 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     ]
     written = f" ({size(output_bytes)})" if output_bytes is not None else ""
     parts.append(Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold"), written))
-    return Group(*parts, *_warnings(result.warnings))
+    return Group(*parts, *warning_lines(result.warnings))
 
 
 def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
     what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
     table_of_changes = _change_table(found.before, found.after, found.metrics, found.time)
-    return Group(table_of_changes, what, *_notes(found.notes), *_warnings(found.warnings))
+    return Group(table_of_changes, what, *_notes(found.notes), *warning_lines(found.warnings))
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:
@@ -84,7 +84,7 @@ def _notes(notes: Iterable[str]) -> list[Text]:
     return [shown(f"note: {note}", style="yellow") for note in notes]
 
 
-def _warnings(warnings: Iterable[str]) -> list[Text]:
+def warning_lines(warnings: Iterable[str]) -> list[Text]:
     """Last of all, where the eye is."""
     return [shown(f"WARNING: {warning}", style="bold red") for warning in warnings]
 

@@ -8,6 +8,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune.ops.examples import example
+
 
 def test_inspect(run, schema, lenet: Path) -> None:
     done = run("inspect", lenet, "--json", "-")
@@ -53,6 +55,16 @@ def test_validate_fails_below_the_floor(run, lenet: Path, digits: Path, tmp_path
     done = run("validate", lenet, worse, "--data", digits, "--max-drop", 1, "--images", 200)
     assert done.returncode == 5
     assert "top1 falls by" in done.stderr.splitlines()[-1]
+
+
+def test_validate_refuses_a_floor_that_finds_nothing_to_judge(run, tmp_path: Path) -> None:
+    """A build passed whose rows told nothing."""
+    text = "g (float[N,4] x) => (float[N,2] y) { h = MatMul (x, w) a = Abs (h) n = Neg (a) y = Sigmoid (n) }"
+    onnx.save(example(text, {"w": (4, 2)}), tmp_path / "model.onnx")
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32))
+    done = run("validate", "model.onnx", "model.onnx", "--data", "rows.npy", "--max-drop", 1, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--max-drop finds nothing to judge" in done.stderr
 
 
 def test_score(run, schema, lenet: Path) -> None:

@@ -363,6 +363,18 @@ def test_a_measure_of_the_users_own_rules() -> None:
     assert found["metric"].after == 0.5
 
 
+@pytest.mark.parametrize("name", ["top1", "agreement", "relative_error"])
+def test_a_measure_of_the_users_own_keeps_a_name_that_others_use(name: str) -> None:
+    """What was measured by labels, or as error, stood under the name of the user's figure, which was lost."""
+    model, other = linear(np.eye(4)), linear(np.eye(4)[[1, 0, 2, 3]])
+    data = dataset(model, (one_hot([0, 1, 2, 3], 4), np.array([0, 1, 2, 0])))
+    config = OutputConfig(metric=lambda ours, others, labels: {name: 0.5 if ours is others else 0.25})
+    changes = compare(model, other, data, config=config)
+    assert (changes[name].before, changes[name].after) == (0.5, 0.25)
+    assert main_metric(changes) == name
+    assert {*changes} >= {"top1", "agreement", "relative_error"}
+
+
 def test_what_the_user_says_of_outputs_counts() -> None:
     text = "g (float[N,4] x) => (float[N,4] y, float[N,4] z) { y = Tanh (x)  z = MatMul (x, w) }"
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)

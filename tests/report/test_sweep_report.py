@@ -1,16 +1,25 @@
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import jsonschema
+from rich.console import Console
 
 from onnxprune.config import Target
 from onnxprune.core.results import LatencyReport
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.json_report import to_text
-from onnxprune.report.sweep_report import sweep_report
+from onnxprune.report.provenance import provenance
+from onnxprune.report.sweep_report import sweep_page, sweep_report, sweep_summary
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report-schema.json").read_text())
+
+
+def shown(swept: SweepResult) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(sweep_summary(swept))
+    return console.file.getvalue()
 
 
 def test_a_sweep_over_latency_fits_the_schema(result) -> None:
@@ -32,3 +41,30 @@ def test_notes_name_the_budgets_that_they_are_about(result) -> None:
     )
     report = sweep_report(SweepResult("m.onnx", "top1", 0.95, None, points, {}, {}), [None] * 3)
     assert report["notes"] == ["all", "macs=0.9, macs=0.3: two", "macs=0.3: one"]
+
+
+def test_warnings_are_shown_with_the_budgets_that_they_are_about(result) -> None:
+    """A sweep was silent about losses that prune warns of."""
+    told = {0.9: (), 0.3: ("heavy loss: accuracy falls",)}
+    points = tuple(
+        SweepPoint(Target("macs", share), result(warnings=own, notes=("a note",)), None, {"macs": share}, 0.9)
+        for share, own in told.items()
+    )
+    swept = SweepResult("m.onnx", "top1", 0.95, None, points, {}, {})
+    report = json.loads(to_text(sweep_report(swept, [None] * 2)))
+    jsonschema.validate(report, SCHEMA)
+    assert [point["warnings"] for point in report["points"]] == [[], ["heavy loss: accuracy falls"]]
+    assert shown(swept).splitlines()[-1] == "WARNING: macs=0.3: heavy loss: accuracy falls"
+    page = sweep_page(swept, provenance(["sweep"]))
+    assert 0 < page.index("macs=0.3: heavy loss: accuracy falls") < page.index("a note")
+
+
+def test_a_metric_that_is_no_share_is_shown_as_it_is(result) -> None:
+    """A score of 489 was 48900.00 % in the charts and had fallen by 1100.00 points."""
+    point = SweepPoint(Target("macs", 0.5), result(), None, {"macs": 0.5}, 489.0)
+    swept = SweepResult("m.onnx", "score", 500.0, None, (point,), {}, {})
+    page = sweep_page(swept, provenance(["sweep"]))
+    assert "50.0 % of the MACs, 489<" in page
+    assert "<span>500.6</span>" in page
+    assert "00 %" not in page
+    assert shown(swept).split()[-2:] == ["489", "-11"]
