@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.core.errors import ModelError
+from onnxprune.core.text import visible
 
 # Larger data are mapped, not read: then another program that shortens the file ends this one.
 _READ_BYTES = 1 << 30
@@ -129,19 +130,20 @@ class DataFolder:
         return int(text)
 
     def _path(self, tensor: TensorProto, location: str) -> Path:
-        what = f"{self._model}: tensor {tensor.name!r}"
+        what, shown = f"{self._model}: tensor {tensor.name!r}", visible(location)
         if self._folder is None:
-            raise ModelError(f"{what} keeps its data in {location!r}; pass the model's path")
+            raise ModelError(f"{what} keeps its data in {shown!r}; pass the model's path")
         path = self._folder / location
         try:
             found = path.resolve()
             inside = found.is_relative_to(self._folder.resolve())
             if not location or Path(location).is_absolute() or not inside or path.is_symlink():
-                raise ModelError(f"{what} points to {location!r}, outside the model's folder; it is not read")
+                raise ModelError(f"{what} points to {shown!r}, outside the model's folder; it is not read")
             if not path.is_file():
-                raise ModelError(f"{self._model}: external data file {location!r} of tensor {tensor.name!r} is missing")
+                raise ModelError(f"{self._model}: external data file {shown!r} of tensor {tensor.name!r} is missing")
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a NUL, or links in a circle
-            raise ModelError(f"{what} has an impossible external-data location ({error})") from None
+            reason = (isinstance(error, OSError) and error.strerror) or visible(str(error))
+            raise ModelError(f"{what} has an impossible external-data location {shown!r} ({reason})") from None
         return found
 
     def _stored(self, tensor: TensorProto, file: BinaryIO, offset: int, size: int, dtype: np.dtype) -> np.ndarray:

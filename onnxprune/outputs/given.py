@@ -48,6 +48,16 @@ def weights_said(config: OutputConfig, analysis: Analysis, compared: Sequence[st
     return {name: weight / total for name, weight in weights.items()}
 
 
+def check_said(config: OutputConfig, analysis: Analysis) -> None:
+    """Check what the user says of outputs, before any work is done.
+
+    Raises:
+        InputError: an output or a kind that does not exist, or no positive weight.
+    """
+    kinds_said(config, analysis)
+    weights_said(config, analysis, [value.name for value in analysis.model.proto.graph.output])
+
+
 def _by_output(given: Sequence[str], flag: str, analysis: Analysis) -> Mapping[str, str]:
     known = {value.name for value in analysis.model.proto.graph.output}
     found = {}

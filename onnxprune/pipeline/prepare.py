@@ -25,6 +25,7 @@ from onnxprune.graph.model import Model
 from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
+from onnxprune.outputs.given import check_said
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_understood
@@ -86,6 +87,7 @@ def prepare(
         analysis = analyse(model, None if rows is None else rows.shapes)
         if config.strict:
             require_understood(analysis)
+        check_said(config.outputs, analysis)
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
