@@ -191,10 +191,11 @@ def fit_scores(
         flat = minimize(objective, flat, args=(ridge,), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
         weight, bias = unpacked(flat)
         weight = weight / np.maximum(scale, 1e-12)[:, None]
+        if kind == "classes":  # what all classes have in common changes nothing: leave it as it was
+            weight, bias = weight - weight.mean(axis=1, keepdims=True), bias - bias.mean()
         reached = _loss(kind, held_out.now + held_out.columns @ weight + bias, held_out)[0]
-        if reached >= least:
-            break
-        best, least = (weight, bias), reached
+        if reached < least:
+            best, least = (weight, bias), reached
     return best if first - least > _LEAST_GAIN * (first - possible) else None
 
 
