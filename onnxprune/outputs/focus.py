@@ -15,6 +15,7 @@ from onnxprune.outputs.meaning import Meaning, Outputs
 from onnxprune.outputs.origins import Origin, origins
 from onnxprune.structure.analysis import Analysis
 
+_SPARSE = 0.02  # share of positions that are sure; where there are more, evenly drawn ones see enough of them
 _MOST_PLACES = 96  # along an axis of a map: finer ones would take memory and tell no more
 
 
@@ -55,7 +56,7 @@ def _resized(array: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 def focus_of(meaning: Meaning, analysis: Analysis, runs: Callable[[Sequence[str]], Iterable[Outputs]]) -> Focus | None:
-    """The focus that scores tell; None where no scores lie on maps, or none is sure.
+    """The focus that scores tell; None where no scores lie on maps, and where none or many of them are sure.
 
     Args:
         meaning: of the outputs.
@@ -88,7 +89,9 @@ def focus_of(meaning: Meaning, analysis: Analysis, runs: Callable[[Sequence[str]
             maps[sizes].append(smaller)
     joined = tuple(np.concatenate(parts) for parts in maps.values())
     starts = np.cumsum([0, *(len(each) for each in next(iter(maps.values())))])[:-1]
-    return Focus(joined, tuple(starts.tolist())) if max(each.max() for each in joined) >= CONFIDENT else None
+    confident = sum(np.count_nonzero(scores >= CONFIDENT) for scores in joined)
+    sparse = 0 < confident < _SPARSE * sum(scores.size for scores in joined)
+    return Focus(joined, tuple(starts.tolist())) if sparse else None
 
 
 def _sizes(origin: Origin, analysis: Analysis) -> tuple[int, ...]:

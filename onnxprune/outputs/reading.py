@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -29,8 +30,11 @@ _SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
 # A softmax trained with cross-entropy does not feel what all classes have in common: training leaves the sum of the
 # last layer's weights over classes where it was, and weight decay takes it to 0. Of unrelated columns, the squared norm
 # of the sum is about that of the weights; of columns that rise and fall together (coordinates) it is many times that.
+# Where that sum tells nothing, a bias does: classes differ in how frequent they are, while projections to many features
+# (embeddings) mostly go without.
 _CLASSES_SUM = 0.3
 _COORDINATES_SUM = 10.0
+_FEATURES = 32
 _DROPPED = -1
 
 
@@ -244,7 +248,16 @@ class _Output:
         inputs = [self._analysis.facts.shapes.get(name, ())[1:] for name in self._analysis.graph.inputs]
         if is_map or self._shape in inputs:
             return False
-        return small or (alone and max(known, default=0.0) < _COORDINATES_SUM)
+        features = prod(wide) >= _FEATURES and not self._has_bias(candidate.sources)
+        return small or (alone and max(known, default=0.0) < _COORDINATES_SUM and not features)
+
+    def _has_bias(self, sources: Sequence[Source]) -> bool:
+        """Whether anything constant is added to the values on their way from the layers; unknown counts as yes."""
+        layers = [self._layer(source.tensor) for source in sources]
+        return any(
+            layer is None or layer.bias is not None or source.offset[source.mask].any()
+            for layer, source in zip(layers, sources, strict=True)
+        )
 
     def _sum_of_columns(self, tensor: str) -> float | None:
         """`|sum_c w_c|^2 / sum_c |w_c|^2` over a layer's weight columns `w_c`; None without a layer."""

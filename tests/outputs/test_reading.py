@@ -95,10 +95,11 @@ def test_quantities(text):
 def test_coordinates_are_no_class_scores():
     """Columns that rise and fall together: a softmax over them would mean nothing."""
     weight = np.repeat(np.random.default_rng(0).standard_normal((8, 1)), 40, 1) + 0.1
-    text = "g (float[N,8] x) => (float[N,40] y) { y = MatMul (x, w) }"
-    assert only(text, {}, {"w": weight.astype(np.float32)}).kind == "quantities"
+    text = "g (float[N,8] x) => (float[N,40] y) { y = Gemm (x, w, b) }"
+    bias = {"b": np.ones(40, np.float32)}
+    assert only(text, {}, {"w": weight.astype(np.float32), **bias}).kind == "quantities"
     spread = np.random.default_rng(0).standard_normal((8, 40)).astype(np.float32)
-    assert only(text, {}, {"w": spread}).kind == "classes"
+    assert only(text, {}, {"w": spread, **bias}).kind == "classes"
 
 
 @pytest.mark.parametrize(("centred", "kind"), [(True, "classes"), (False, "quantities")])
@@ -244,3 +245,19 @@ def test_an_output_that_only_other_outputs_have_is_read_too() -> None:
     proto.graph.output.append(onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, ["N", 3]))
     # Beside probabilities that are spelled out, bare numbers are quantities.
     assert [(part.output, part.kind) for part in read(proto).parts] == [("y", "classes"), ("h", "quantities")]
+
+
+@pytest.mark.parametrize(
+    ("end", "width", "kind"),
+    [
+        ("y = Conv (p, w2, b)", 64, "classes"),
+        ("c = Conv (p, w2)  y = Add (c, bias)", 64, "classes"),
+        ("y = Conv (p, w2)", 64, "quantities"),
+        ("y = Conv (p, w2)", 10, "classes"),
+    ],
+)
+def test_many_values_without_bias_are_features_rather_than_class_scores(end, width, kind):
+    text = f"g (float[N,3,8,8] x) => (float[N,{width},1,1] y) {{ h = Conv (x, w1)  p = GlobalMaxPool (h)  {end} }}"
+    weights = {"w1": (6, 3, 3, 3), "w2": (width, 6, 1, 1), "b": (width,), "bias": (width, 1, 1)}
+    (part,) = read_meaning(analyse(load(example(text, weights)))).parts
+    assert part.kind == kind
