@@ -7,6 +7,7 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.graph.model import Model
+from onnxprune.runtime.library import onnxruntime
 from onnxprune.version import __version__
 
 _ROWS = 64  # hashed at a time
@@ -14,9 +15,7 @@ _ROWS = 64  # hashed at a time
 
 def fingerprint(model: Model, data: Dataset, options: Mapping[str, object]) -> str:
     """Hash of everything that results depend on: graph, weights, converted rows, options and versions."""
-    import onnxruntime
-
-    about = {**options, "onnxprune": __version__, "numpy": np.__version__, "onnxruntime": onnxruntime.__version__}
+    about = {**options, "onnxprune": __version__, "numpy": np.__version__, "onnxruntime": onnxruntime().__version__}
     digest = hashlib.sha256(repr(sorted(about.items())).encode())
     digest.update(content(model))
     for feed in data.batches(_ROWS):

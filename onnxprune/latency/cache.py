@@ -12,6 +12,7 @@ from pathlib import Path
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import place, read_text
+from onnxprune.runtime.library import onnxruntime
 
 SCHEMA = 1
 OFF = "off"
@@ -29,14 +30,12 @@ def default_folder() -> Path:
 
 def machine(threads: int) -> dict[str, str]:
     """A description of everything that kernel times depend on: processor, cores, onnxruntime, threads."""
-    import onnxruntime
-
     about = {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": platform.processor(),
         "cores": str(os.cpu_count()),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": onnxruntime().__version__,
         "threads": str(threads),
     }
     with suppress(OSError, UnicodeDecodeError):

@@ -16,6 +16,7 @@ from onnxprune.core.files import temporary_folder
 from onnxprune.core.text import first_line
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.graph.write import write
+from onnxprune.runtime.library import onnxruntime
 
 # A protobuf message ends at 2 GiB; larger models go through a folder with external data.
 INLINE_LIMIT = 1_800_000_000
@@ -79,8 +80,7 @@ def load_session(
     Raises:
         ModelError: onnxruntime cannot load it.
     """
-    import onnxruntime as ort
-
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -135,7 +135,6 @@ def runtime_errors(what: str) -> Iterator[None]:
 @cache
 def _raised() -> tuple[type[Exception], ...]:
     """The exception types that onnxruntime raises: its own, which share no base class, and two of Python's."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
+    state = onnxruntime().capi.onnxruntime_pybind11_state
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return (*own, RuntimeError, ValueError)

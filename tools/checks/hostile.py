@@ -292,7 +292,7 @@ def interrupted(number: int) -> Judge:
         words = ["prune", source, "-o", place.output, *shlex.split(MAGNITUDE), "--threads", "1", "--quiet"]
         command = [sys.executable, "-m", "onnxprune", *map(str, words), *bench.options]
         process = subprocess.Popen(command, cwd=place.folder, env=place.environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not any(place.folder.iterdir()):
+        while process.poll() is None and not any(map(_is_large, place.folder.iterdir())):
             time.sleep(0.0005)
         seen = [path.name for path in place.folder.iterdir()]
         process.send_signal(number)
@@ -305,6 +305,14 @@ def interrupted(number: int) -> Judge:
         return f"exit {code} while {seen} was written, nothing left"
 
     return judge
+
+
+def _is_large(path: Path) -> bool:
+    """Whether a file holds part of the model already: a probe for room in the folder is empty."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _large(path: Path) -> None:
