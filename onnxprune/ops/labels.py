@@ -21,6 +21,9 @@ AxisLabels = list[Ids | None]
 Reads = Callable[["Labels", str, int], np.ndarray | None]
 """`(size,)` True at the positions of a tensor's axis that any node reads, None: at all."""
 
+Place = tuple[str, int]
+"""Where one of several ways to follow channels is taken: the node's name, and the output axis where the ways part."""
+
 FIXED = 0
 # Positions of all labelled axes together, at eight bytes each: what a file from anywhere may take.
 _MOST_POSITIONS = 1 << 27
@@ -61,8 +64,12 @@ class Contraction:
 class Labels:
     """Assigns channel ids to the axes of all tensors while the nodes are visited in topological order."""
 
-    def __init__(self, model: Model, facts: Facts, reads: Reads | None = None) -> None:
+    def __init__(
+        self, model: Model, facts: Facts, reads: Reads | None = None, choices: Mapping[Place, int] | None = None
+    ) -> None:
         self._model = model
+        self._choices = choices or {}
+        self.options: dict[Place, tuple[int, Ids]] = {}
         self._facts = facts
         self._reads = reads
         self._next = 1
@@ -271,6 +278,22 @@ class Labels:
             followers.append((source, source_axis, node))
 
     # Relations
+
+    def choice(self, node: Node, axis: int, count: int) -> int:
+        """Which of `count` ways to follow channels a handler takes: the first, unless another turned out better.
+
+        The handler reports by `chosen` what it follows, so that `structure.coupling` can see what became of it.
+
+        Args:
+            node: the node.
+            axis: the output axis where the ways part; tells several decisions at one node apart.
+            count: how many ways there are.
+        """
+        return min(self._choices.get((node.name, axis), 0), count - 1)
+
+    def chosen(self, node: Node, axis: int, count: int, ids: Ids) -> None:
+        """Record the channels that are followed after a choice among `count` ways."""
+        self.options[(node.name, axis)] = (count, ids)
 
     def tie(self, first: Ids, second: Ids) -> None:
         """Record that channels at the same position of two id arrays must be removed together."""

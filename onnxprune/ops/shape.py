@@ -1,6 +1,6 @@
 """Operators that rearrange axes: Transpose, Flatten, Reshape, Squeeze, Unsqueeze."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, prod
 from typing import Any
 
@@ -105,13 +105,15 @@ class Reshape(OpHandler):
             labels.freeze_ids(arrays[axis], source, "the only channel of an axis that is reshaped", node)
         if not labelled:
             return
-        if len(labelled) > 1:
-            for axis in labelled:
-                labels.freeze_ids(arrays[axis], source, "two axes of channels are merged", node)
-            return
-        axis = labelled[0]
+        pick = labels.choice(node, -1 - old.start, len(labelled))  # of merged axes of channels, one is followed
+        axis = labelled[pick]
+        for other in labelled:
+            if other != axis:
+                labels.freeze_ids(arrays[other], source, "two axes of channels are merged", node)
         ids = arrays[axis]
         assert ids is not None
+        if len(labelled) > 1:
+            labels.chosen(node, -1 - old.start, len(labelled), ids)
         sizes = [before[a] for a in old]
         if prod(sizes) > _MOST_POSITIONS:
             labels.freeze_ids(ids, source, f"axes of {prod(sizes):,} positions are reshaped", node)
@@ -125,19 +127,22 @@ class Reshape(OpHandler):
         """Assign flat channel ids to the new axes, tying channels that share a position."""
         grid = flat.reshape(sizes)
         wide = [position for position, size in enumerate(sizes) if size > 1]
-        if len(wide) > 2 and sizes[wide[0]] == 3:
-            wide = wide[1:]  # packed queries, keys and values
         exact = [p for p in wide if _constant_off(grid, p)]
         if exact:
-            choice = exact[0]
+            wide = exact[:1]
+        elif len(wide) > 2 and sizes[wide[0]] == 3:
+            wide = [*wide[1:], wide[0]]  # packed queries, keys and values
         elif len(wide) == 2 and self._is_shuffle(node, labels):
-            choice = wide[-1]  # offsets within a group of a channel shuffle
-        else:
-            choice = wide[0]  # heads, or maps of a spatial grid
-        rows = np.moveaxis(grid, choice, 0).reshape(sizes[choice], -1)
+            wide = wide[::-1]  # offsets within a group of a channel shuffle
+        # By default heads, or maps of a spatial grid
+        position = wide[labels.choice(node, new.start, len(wide))]
+        rows = np.moveaxis(grid, position, 0).reshape(sizes[position], -1)
         for column in range(1, rows.shape[1]):
             labels.tie(rows[:, 0], rows[:, column])
-        labels.set(node.output(), new.start + choice, np.ascontiguousarray(rows[:, 0]))
+        followed = np.ascontiguousarray(rows[:, 0])
+        if len(wide) > 1:
+            labels.chosen(node, new.start, len(wide), followed)
+        labels.set(node.output(), new.start + position, followed)
 
     def _is_shuffle(self, node: Node, labels: Labels) -> bool:
         before, after = labels.shape(node.input(0)), labels.shape(node.output())
@@ -169,6 +174,11 @@ class Reshape(OpHandler):
             edit.set_input(1, fresh)
         else:
             edit.set_elements(1, widths)
+
+    def fits(self, node: Node, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> bool:  # noqa: ARG002
+        """Whether the target has as many elements as the input."""
+        before, after = shapes.get(node.input(0)), shapes.get(node.output())
+        return before is None or after is None or prod(before) == prod(after)
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Moves the values of the first input."""

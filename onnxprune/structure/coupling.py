@@ -20,7 +20,7 @@ from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler
-from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
+from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, tensors_of
 from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
@@ -28,6 +28,8 @@ from onnxprune.structure.units import Group, Layer, Mask, Stored
 
 # Positions along an axis up to which they may be channels: labels take eight bytes each.
 _LONGEST_AXIS = 1 << 26
+# Analyses of one model at most, each with other choices (heads, or positions within a head).
+_MOST_TURNS = 4
 
 
 def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
@@ -50,7 +52,34 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
     model = separated(model)
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
-    labels = Labels(model, facts, partial(_read_positions, graph))
+    return _analysed(model, graph, facts, _best_labels(model, graph, facts))
+
+
+def _best_labels(model: Model, graph: Graph, facts: Facts) -> Labels:
+    """Follow all channels; where all that a choice follows must stay, take the next one, if that frees more.
+
+    Reshape, for one, splits channels into heads and the positions within a head, and can follow one of these.
+    """
+    choices: dict[Place, int] = {}
+    best, most = None, -1
+    for _ in range(_MOST_TURNS):
+        tried = _place_labels(model, graph, facts, choices)
+        fixed = classes(tried.count, tried.ties, [ids for ids, _ in tried.freezes]) == FIXED
+        free = sum(int(np.count_nonzero(~fixed[first:last])) for first, last, _, _ in tried.origins)
+        if best is None or free > most:
+            best, most = tried, free
+        stuck = {place: count for place, (count, ids) in tried.options.items() if fixed[ids].all()}
+        turned = {place: at for place, count in stuck.items() if (at := choices.get(place, 0) + 1) < count}
+        if not turned:
+            break
+        choices |= turned
+    assert best is not None
+    return best
+
+
+def _place_labels(model: Model, graph: Graph, facts: Facts, choices: Mapping[Place, int]) -> Labels:
+    """Follow all channels, with given choices where there are several ways."""
+    labels = Labels(model, facts, partial(_read_positions, graph), choices)
     for node in graph.nodes:
         if all(labels.is_constant(name) and name not in facts.transparent for name in node.outputs if name):
             continue
@@ -68,7 +97,7 @@ def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> An
         labels.freeze(name, "it is an output of the model", None)
     _freeze_half_shared(labels, graph)
     labels.finish()
-    return _analysed(model, graph, facts, labels)
+    return labels
 
 
 def require_understood(analysis: Analysis) -> None:
