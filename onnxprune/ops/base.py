@@ -356,6 +356,8 @@ class Unknown(OpHandler):
 
     op_types: ClassVar[tuple[str, ...]] = ()
     follows = False
+    multiplies: ClassVar[bool] = False
+    """For operators of a name: whether they multiply with weights, which no count of multiply-adds then sees."""
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Mark all channels that the node touches as never removed."""

@@ -16,7 +16,7 @@ from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
@@ -36,7 +36,7 @@ DataSource = Any
 
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
-_SHOWN = 5  # names of groups in a note
+_SHOWN = 5  # names of groups in a note, and reasons in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ def prepare(
     Raises:
         InputError: a file cannot be read, or the data do not fit.
         ModelError: the model cannot be processed.
+        BudgetError: nothing can be pruned.
     """
     clock = clock or Clock()
     scorer_row(config.importance)  # an unknown one is refused before any work
@@ -91,11 +92,26 @@ def prepare(
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
+        if config.targets:
+            _require_groups(analysis)
     with clock.stage("lossless"):
         free = analysis.none_removed()
         for group in analysis.groups:
             free[group.units] = group.name not in kept
         return Prepared(analysis, rows, before, lossless(analysis, free))
+
+
+def _require_groups(analysis: Analysis) -> None:
+    """Refuse a budget on a model of which nothing can be pruned, and whose costs are not all known.
+
+    Raises:
+        BudgetError: gives the reasons.
+    """
+    if analysis.groups or not analysis.incomplete:
+        return
+    reasons = list(dict.fromkeys(item.reason for item in analysis.not_pruned if item.limitation))[:_SHOWN]
+    reason = "; ".join(reasons or analysis.incomplete)
+    raise BudgetError(f"{analysis.name}: nothing can be pruned: {reason}; `onnxprune inspect` lists where")
 
 
 def score(

@@ -119,7 +119,8 @@ class Analysis:
         left = [
             node
             for node in self.graph.nodes
-            if type(handler_of(node.op_type)) is Unknown
+            if isinstance(handler := handler_of(node.op_type), Unknown)
+            and (type(handler) is Unknown or handler.multiplies)
             and any(name in self.constants and _is_matrix(self.constants[name]) for name in node.inputs)
         ]
         if not left:
