@@ -20,7 +20,7 @@ _LARGEST_FILE = 1 << 31
 
 
 def load(source: Path | str | onnx.ModelProto | Model) -> Model:
-    """Load and check a model. External data is memory-mapped, not copied.
+    """Load and check a model. Of external data the first GiB is read, the rest memory-mapped.
 
     Args:
         source: a path or a protobuf (never changed). A `Model` is returned as it is.

@@ -28,7 +28,8 @@ class Model:
     """A loaded ONNX model.
 
     Attributes:
-        proto: the model as read; treated as immutable. Tensors with external data have no payload here.
+        proto: the model as read, with functions inlined, sparse tensors made dense, and what `notes` tell put right;
+            treated as immutable. Tensors with external data have no payload here.
         constants: name -> array, for initializers and the outputs of Constant nodes of the main graph.
         name: what messages call the model: its path, or "model".
         external: whether the file keeps weights as external data.

@@ -79,11 +79,19 @@ def _sensitivity(
 
 
 def _per_unit(analysis: Analysis, sensitivity: dict[str, np.ndarray]) -> np.ndarray:
-    """`(units,)` sums of the sensitivities over all weights that belong to each unit."""
+    """`(units,)` sums of the sensitivities over all weights that belong to each unit, each weight once.
+
+    A weight may lie on a unit along several axes, as on the diagonal of a recurrent matrix.
+    """
     sums = np.zeros(analysis.units)
     for name, array in sensitivity.items():
-        for axis, ids in enumerate(analysis.labels.get(name, ())):
-            if ids is not None:
-                others = tuple(a for a in range(array.ndim) if a != axis)
-                sums += np.bincount(ids, array.sum(axis=others), minlength=analysis.units)
+        labelled = [(axis, ids) for axis, ids in enumerate(analysis.labels.get(name, ())) if ids is not None]
+        for position, (axis, ids) in enumerate(labelled):
+            counted, along = array, np.moveaxis(np.arange(len(ids)).reshape(-1, *(1,) * (array.ndim - 1)), 0, axis)
+            for other, earlier in labelled[:position]:
+                if np.isin(ids, earlier).any():
+                    across = np.moveaxis(np.arange(len(earlier)).reshape(-1, *(1,) * (array.ndim - 1)), 0, other)
+                    counted = np.where(ids[along] == earlier[across], 0.0, counted)
+            others = tuple(a for a in range(array.ndim) if a != axis)
+            sums += np.bincount(ids, counted.sum(axis=others), minlength=analysis.units)
     return sums

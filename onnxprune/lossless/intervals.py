@@ -76,7 +76,7 @@ def _layer(node: Node, layer: Layer, known: Mapping[str, Interval], analysis: An
         low, high = (np.repeat(x, kernel).reshape(groups, width) for x in (seen.low, seen.high))
     least, most = _product(matrix if layer.gain == 1 else matrix * np.float64(layer.gain), low, high)
     release(weight)
-    shift = _shift(node, layer, analysis, least.size)
+    shift = bias_shift(node, layer, analysis, least.size)
     return None if shift is None else Interval(layer.output_axis, least + shift, most + shift)
 
 
@@ -130,7 +130,7 @@ def _summed(weights: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.
     return least, np.where((at_low == at_high).all(axis=1), least, most)
 
 
-def _shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarray | None:
+def bias_shift(node: Node, layer: Layer, analysis: Analysis, width: int) -> np.ndarray | None:
     """The layer's bias per output channel; None where it has another form."""
     if layer.bias is None:
         return None if node.input(2) else np.zeros(width)

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.graph.model import release
 from onnxprune.graph.nodes import Node
+from onnxprune.lossless.intervals import bias_shift
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import OpHandler
 from onnxprune.ops.traits import Flow
@@ -62,14 +63,14 @@ class Numbering:
         ]
 
     def _layer(self, node: Node, layer: Layer) -> tuple[int, np.ndarray] | None:
-        weight, bias = self._analysis.value(layer.weight), self._analysis.value(layer.bias) if layer.bias else None
+        weight = self._analysis.value(layer.weight)
         if weight is None or layer.transposed:
             return None
         rows = np.moveaxis(weight, layer.out_axis, 0)
         width = len(rows)
-        if (layer.bias is not None and bias is None) or (bias is not None and bias.size not in (1, width)):
-            return None  # computed, or more than one number a channel
-        shifts = np.zeros(width) if bias is None else np.broadcast_to(bias.reshape(-1), (width,))
+        shifts = bias_shift(node, layer, self._analysis, width)
+        if shifts is None:
+            return None  # computed, or not one number a channel
         inputs = self.channels.get(layer.input)
         attributes = repr(sorted(node.attributes.items()))
         contents = self._contents(rows)

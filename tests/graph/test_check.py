@@ -230,3 +230,37 @@ def test_whole_branches_are_right(tmp_path: Path) -> None:
     assert shifted
     with pytest.raises(ModelError, match="first difference"):
         save(wrong.with_constants(shifted), tmp_path / "out.onnx", check(a, removed))
+
+
+@pytest.fixture
+def rounded() -> Analysis:
+    """A network with a node that jumps in front of another layer."""
+    return analysed(
+        example(
+            """g (float[N,6] x) => (float[N,4] y) {
+            h = MatMul (x, w1)
+            r = Round (h)
+            i = MatMul (r, w2)
+            s = Relu (i)
+            y = MatMul (s, w3) }""",
+            {"w1": (6, 8), "w2": (8, 7), "w3": (7, 4)},
+        )
+    )
+
+
+def test_what_is_wrong_behind_a_node_that_jumps_is_found(rounded: Analysis, tmp_path: Path) -> None:
+    removed = random_removal(rounded, 0.4, np.random.default_rng(0))
+    smaller = remove(rounded, removed)
+    flipped = smaller.with_constants({"w1": smaller.constants["w1"] + np.float32(1e-4)})
+    wrong = flipped.with_constants({"w3": smaller.constants["w3"] * 1.1})
+    with pytest.raises(ModelError, match="first difference is at MatMul 'y'"):
+        save(wrong, tmp_path / "out.onnx", check(rounded, removed))
+    save(smaller, tmp_path / "out.onnx", check(rounded, removed))
+
+
+def test_effects_moved_wrongly_behind_a_node_that_jumps_are_found(rounded: Analysis, tmp_path: Path) -> None:
+    removed = random_removal(rounded, 0.4, np.random.default_rng(0))
+    other = rounded.model.with_constants({"w3": rounded.model.constants["w3"] * 1.1})
+    gate = RemovalCheck(rounded, removed, changed=False, original=other)
+    with pytest.raises(ModelError, match="removing constant and equal units would change the outputs"):
+        save(remove(rounded, removed), tmp_path / "out.onnx", gate)

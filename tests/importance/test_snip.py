@@ -10,7 +10,7 @@ from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.snip import score
+from onnxprune.importance.snip import _per_unit, score
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
 
@@ -73,3 +73,22 @@ def test_a_model_without_class_scores_is_refused() -> None:
     text = "g (float[N,6] x) => (float[N,6] y) { h = Gemm (x, w1) r = Relu (h) y = Gemm (r, w2) }"
     with pytest.raises(InputError, match="no class scores"):
         score(context(load(example(text, {"w1": (6, 8), "w2": (8, 6)}))))
+
+
+def test_a_weight_that_lies_on_a_unit_twice_counts_once() -> None:
+    # The state's weights of a recurrent layer have its units on two axes.
+    one = load(
+        example(
+            """g (float[5,N,6] x) => (float[5,N,3] y) {
+            h = RNN <hidden_size = 4> (x, w, r)
+            s = Squeeze (h, one)
+            y = MatMul (s, w2) }""",
+            {"w": (1, 4, 6), "r": (1, 4, 4), "w2": (4, 3)},
+            {"one": np.array([1])},
+        )
+    )
+    analysis = analyse(one)
+    (group,) = analysis.groups
+    found = _per_unit(analysis, {"r": np.arange(16.0).reshape(1, 4, 4)})[group.units]
+    matrix = np.arange(16.0).reshape(4, 4)
+    np.testing.assert_allclose(found, matrix.sum(0) + matrix.sum(1) - matrix.diagonal())

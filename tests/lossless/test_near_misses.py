@@ -9,7 +9,9 @@ from oracle import analysed, assert_close, random_feed, run
 
 from onnxprune.graph.model import to_proto
 from onnxprune.lossless import lossless
+from onnxprune.lossless.numbering import Numbering
 from onnxprune.ops import handlers
+from onnxprune.ops.examples import example
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.removal import remove
 
@@ -74,8 +76,31 @@ def test_units_alike_in_all_but_one_constant_are_no_copies(example: onnx.ModelPr
 def test_units_alike_in_all_constants_are_found() -> None:
     """The test above has something to compare: in many examples copies are found where no constant differs."""
     found = {}
-    for example in EXAMPLES:
-        a = analysed(example.values[0])
-        found[example.id] = sum(check(alike(a, *pair)) for pair in pairs(a))
+    for one in EXAMPLES:
+        a = analysed(one.values[0])
+        found[one.id] = sum(check(alike(a, *pair)) for pair in pairs(a))
     without = sorted(name for name, count in found.items() if not count)
     assert len(found) - len(without) >= 25, without
+
+
+def test_a_bias_for_rows_is_none_for_channels() -> None:
+    # As many rows as channels: a column of numbers is added to the rows.
+    rng = np.random.default_rng(0)
+    column = rng.standard_normal((6, 1)).astype(np.float32)
+    model = example(
+        """g (float[5,6] x) => (float[6,3] y) {
+        t = Transpose (x)
+        h = Gemm (t, w1, c)
+        r = Relu (h)
+        y = MatMul (r, w2) }""",
+        {"w1": (5, 6), "w2": (6, 3)},
+        {"c": column},
+    )
+    a = analysed(model)
+    weight = np.array(a.model.constants["w1"])
+    weight[:, 1] = weight[:, 0]
+    column[1] = column[0]
+    a = analysed(to_proto(a.model.with_constants({"w1": weight, "c": column})))
+    numbers = Numbering(a).channels.get("h")
+    assert numbers is None
+    check(a)
