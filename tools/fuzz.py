@@ -141,19 +141,86 @@ def name_duplicated(graph: onnx.GraphProto, rng: Rng) -> None:
         graph.initializer[_pick(graph.initializer, rng)].name = names[_pick(names, rng)]
 
 
+def axis_changed(graph: onnx.GraphProto, rng: Rng) -> None:
+    """A node works on another axis."""
+    found = [
+        a for node in graph.node for a in node.attribute if a.name in ("axis", "axes", "split", "group", "keepdims")
+    ]
+    if found:
+        attribute = found[_pick(found, rng)]
+        if attribute.ints:
+            attribute.ints[_pick(attribute.ints, rng)] = int(rng.integers(-4, 4))
+        else:
+            attribute.i = int(rng.integers(-4, 4))
+
+
+def axes_permuted(graph: onnx.GraphProto, rng: Rng) -> None:
+    """A Transpose has another permutation."""
+    found = [a for node in graph.node for a in node.attribute if a.name == "perm"]
+    if found:
+        attribute = found[_pick(found, rng)]
+        attribute.ints[:] = [int(axis) for axis in rng.permutation(attribute.ints)]
+
+
+def axes_turned(graph: onnx.GraphProto, rng: Rng) -> None:
+    """A node works on its input with all axes reversed, and mostly its result is turned back."""
+    places = [index for index, node in enumerate(graph.node) if node.input and node.input[0] and node.output]
+    if not places:
+        return
+    place = places[_pick(places, rng)]
+    node = graph.node[place]
+    turn = onnx.helper.make_node("Transpose", [node.input[0]], ["turned_in"])
+    back = onnx.helper.make_node("Transpose", ["turned_out"], [node.output[0]])
+    node.input[0] = "turned_in"
+    after = []
+    if rng.random() < 0.8:
+        node.output[0], after = "turned_out", [back]
+    nodes = [*graph.node[:place], turn, node, *after, *graph.node[place + 1 :]]
+    copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def batch_changed(graph: onnx.GraphProto, rng: Rng) -> None:
+    """All inputs, or one, have another batch size or none, and perhaps the outputs too."""
+    size = int(rng.integers(0, 6))
+    inputs = list(graph.input)
+    chosen = inputs if rng.random() < 0.7 or not inputs else [inputs[_pick(inputs, rng)]]
+    for value in [*chosen, *(graph.output if rng.random() < 0.7 else ())]:
+        dims = value.type.tensor_type.shape.dim
+        if dims and size:
+            dims[0].dim_value = size
+        elif dims:
+            dims[0].dim_param = "N"
+
+
+def sizes_changed(graph: onnx.GraphProto, rng: Rng) -> None:
+    """A vector of sizes or limits has another order, or another number in it."""
+    found = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT64 and list(t.dims) not in ([], [0])]
+    if found:
+        tensor = found[_pick(found, rng)]
+        value = onnx.numpy_helper.to_array(tensor).copy()
+        if rng.random() < 0.4:
+            value = rng.permutation(value)
+        else:
+            value.reshape(-1)[_pick(range(value.size), rng)] = int(rng.choice([-1, 0, 1, 2, 3, 4, 8]))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+
+
 MUTATIONS: tuple[Callable[[bytes, Rng], bytes], ...] = (
     bytes_flipped,
     head_flipped,
     cut_off,
     *map(_structural, (edge_moved, output_renamed, node_dropped, node_retyped)),
     *map(_structural, (attribute_changed, dimension_changed, weight_damaged, name_duplicated)),
+    *map(_structural, (axis_changed, axes_permuted, axes_turned, batch_changed, sizes_changed)),
 )
 
 
 def mutant(data: bytes, seed: int) -> tuple[str, bytes]:
     """A changed file and the name of what was done to it."""
     rng = np.random.default_rng(seed)
-    mutation = MUTATIONS[seed % len(MUTATIONS)]
+    mutation = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
     return mutation.__name__, mutation(data, rng)
 
 
