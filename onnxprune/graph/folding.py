@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 import onnx
 
+from onnxprune.graph.inference import FAILURES
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.operators import Operators, Runtime, Shape
@@ -136,7 +137,7 @@ def _result_size(model: Model, node: Node, feeds: Mapping[str, np.ndarray]) -> i
         schema = onnx.defs.get_schema(proto.op_type, model.opset, proto.domain)
         imports = list(model.proto.opset_import)
         made = onnx.shape_inference.infer_node_outputs(schema, proto, types, small, opset_imports=imports)
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError, TypeError):
+    except (onnx.defs.SchemaError, TypeError, *FAILURES):
         return None
     if not made or not all(_is_told(value) for value in made.values()):
         return None

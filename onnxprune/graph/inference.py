@@ -11,7 +11,10 @@ from onnxprune.graph.operators import Operators, Seen, Shape
 
 _INLINE = 1024
 
-FAILURES = (onnx.shape_inference.InferenceError, ValueError, RuntimeError, OverflowError)
+FAILURES = (
+    *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+    *(ValueError, RuntimeError, OverflowError),
+)
 """What inference raises where sizes contradict each other."""
 
 

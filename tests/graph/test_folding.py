@@ -166,3 +166,17 @@ def test_dropout_that_was_asked_to_train_is_no_constant_and_makes_no_equal_units
     assert analysis.prunable == 24
     assert (analysis.value("c") is None) == (asked is True)
     assert lossless(analysis).copies == (0 if asked else 1)
+
+
+def test_a_type_that_the_operator_does_not_take_is_no_crash() -> None:
+    # Float8 zero points came with a later version of DequantizeLinear.
+    model = example(
+        """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        w = DequantizeLinear <axis = 0> (wq, ws, wz)
+        y = Conv (x, w) }""",
+        {"ws": (4,)},
+        {"wq": np.ones((4, 3, 1, 1), np.int8), "wz": np.zeros(4, np.int8)},
+    )
+    (zero,) = (tensor for tensor in model.graph.initializer if tensor.name == "wz")
+    zero.data_type = onnx.TensorProto.FLOAT8E4M3FNUZ
+    assert analysed(model).model.constants["wz"].dtype.name == "float8_e4m3fnuz"  # whoever runs it refuses it
