@@ -8,6 +8,7 @@ reach a written file.
 Behind an operator that onnx does not know, shapes are what the file declares, or what onnxruntime finds.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from onnxprune.graph.operators import Operators, Runtime, Seen, Shape
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
 GUESSES = (64, 224, 512, 320, 16, 1)
+# How many sizes that the model spells out are tried after these.
+_SPELT_OUT = 8
 _ROUNDS = 8
 # Runs in onnxruntime at most, to find sizes that the model takes.
 _RUNS = 3
@@ -165,14 +168,15 @@ class _Pins:
 
     def first(self, known: Mapping[str, Shape]) -> _Pinned:
         """Inference with the first guessed sizes that give every tensor a shape, or else the most tensors."""
-        pinned = [{v.name: self._pinned(v, known.get(v.name), guess) for v in self._inputs} for guess in GUESSES]
+        sizes = guesses(self._model)
+        pinned = [{v.name: self._pinned(v, known.get(v.name), size) for v in self._inputs} for size in sizes]
         different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
-        guesses = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
-        failure, inferred = self._tried(guesses)
+        tried = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
+        failure, inferred = self._tried(tried)
         if not inferred and self._runtime is not None:
             # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
             self._strict = False
-            inferred = [pins for pins in self._tried(guesses)[1][:_RUNS] if self._runs(pins)][:1]
+            inferred = [pins for pins in self._tried(tried)[1][:_RUNS] if self._runs(pins)][:1]
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
             raise ModelError(f"{self._model.name}: shapes contradict each other: {reason}")
@@ -198,10 +202,10 @@ class _Pins:
     def _missing(self, pins: _Pinned) -> list[str]:
         return not_inferred(self._model, self._graph, pins.shapes, strict=self._strict)
 
-    def _tried(self, guesses: list[dict[str, Shape]]) -> tuple[Exception | None, list[_Pinned]]:
+    def _tried(self, choices: list[dict[str, Shape]]) -> tuple[Exception | None, list[_Pinned]]:
         failure: Exception | None = None
         inferred = []
-        for inputs in guesses:
+        for inputs in choices:
             try:
                 inferred.append(self._settle(inputs, {}))
             except FAILURES as error:
@@ -294,6 +298,17 @@ class _Pins:
             if not operators(node.op_type).fits(node, shapes, every):
                 raise ValueError(f"{node} cannot run on inputs of these sizes")
         return _Pinned(inputs, shapes, dtypes, values, given)
+
+
+def guesses(model: Model) -> tuple[int, ...]:
+    """Sizes to try for symbolic dimensions other than the batch: usual ones, then those in the model's size vectors.
+
+    Exporters that trace a run write the sizes of that run into some of these vectors.
+    """
+    vectors = (a for a in model.constants.values() if a.dtype.kind == "i" and a.ndim == 1 and a.size <= _SPELT_OUT)
+    found = Counter(size for vector in vectors for size in vector.tolist() if 1 < size <= max(GUESSES))
+    spelt_out = [size for size, _ in found.most_common() if size not in GUESSES]
+    return (*GUESSES, *spelt_out[:_SPELT_OUT])
 
 
 def _varied(

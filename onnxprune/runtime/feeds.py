@@ -11,7 +11,7 @@ from onnxprune.graph.inference import pinned_shape
 from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
-from onnxprune.graph.shapes import GUESSES
+from onnxprune.graph.shapes import guesses
 from onnxprune.ops.facts import gather_facts
 
 LARGEST_FEED = 1 << 27
@@ -48,7 +48,7 @@ def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
     graph = read_graph(model)
     values = [value for value in model.proto.graph.input if value.name in graph.inputs]
     tried: list[dict[str, tuple[int, ...] | None]] = []
-    for guess in GUESSES:
+    for guess in guesses(model):
         shapes = {value.name: pinned_shape(value, guess) for value in values}
         if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > LARGEST_FEED:
             continue

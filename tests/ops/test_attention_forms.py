@@ -155,35 +155,45 @@ def test_queries_that_share_one_head(way: str, groups: list[int]) -> None:
     assert sound(multi_query(way)) == groups
 
 
+def exported(layer, shape: tuple[int, ...], axes: dict[int, str]) -> onnx.ModelProto:
+    """A layer of torch and a last one, as the tracing exporter writes them."""
+    torch = pytest.importorskip("torch")
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = layer, torch.nn.Linear(16, 5)
+
+        def forward(self, x):
+            attends = isinstance(self.first, torch.nn.MultiheadAttention)
+            return self.last(self.first(x, x, x, need_weights=False)[0] if attends else self.first(x))
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Network().eval(), (torch.zeros(shape),), file, dynamo=False, input_names=["x"],
+            output_names=["y"], dynamic_axes={"x": axes, "y": axes},
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_attention_of_torch_with_any_batch(batch_first: bool, bias: bool) -> None:
     torch = pytest.importorskip("torch")
-
-    class Attention(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.own = torch.nn.MultiheadAttention(16, 4, bias=bias, batch_first=batch_first)
-            self.last = torch.nn.Linear(16, 5)
-
-        def forward(self, x):
-            return self.last(self.own(x, x, x, need_weights=False)[0])
-
-    file, axis = io.BytesIO(), 0 if batch_first else 1
-    shape = (2, 6, 16) if batch_first else (6, 2, 16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Attention().eval(),
-            (torch.zeros(shape),),
-            file,
-            dynamo=False,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": {axis: "N"}, "y": {axis: "N"}},
-        )
-    analysis = analysed(onnx.load_from_string(file.getvalue()))
-    assert analysis.costs(analysis.removal({g.name: range(len(g) - 1) for g in analysis.groups})).macs < (
-        0.6 * analysis.costs().macs
-    )
+    layer = torch.nn.MultiheadAttention(16, 4, bias=bias, batch_first=batch_first)
+    axis, shape = (0, (2, 6, 16)) if batch_first else (1, (6, 2, 16))
+    analysis = analysed(exported(layer, shape, {axis: "N"}))
+    least = analysis.removal({group.name: range(len(group) - 1) for group in analysis.groups})
+    assert analysis.costs(least).macs < 0.6 * analysis.costs().macs
     check_removal(analysis, random_removal(analysis, 0.5, np.random.default_rng(0)), 0, batch=3)
+
+
+def test_sizes_that_an_exporter_wrote_into_the_graph_are_found() -> None:
+    # Both axes are declared free, but the length of the traced run stands in a Reshape.
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+    model = exported(layer, (2, 7, 16), {0: "N", 1: "T"})
+    assert sound(model) == [4, 24]
+    assert analysed(model).facts.shapes["x"] == (1, 7, 16)
