@@ -1,12 +1,13 @@
 """Embeddings in one node, as onnxruntime's optimisers write them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler
+from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 
@@ -23,6 +24,29 @@ class EmbedLayerNormalization(OpHandler):
         for name in filter(None, node.inputs):
             for ids in labels.get(name):
                 labels.freeze_ids(ids, name, f"{node.op_type} normalises across these channels", node)
+
+    def torch(self, node: Node) -> TorchRule:
+        """In torch: the sum of rows, normalised; the lengths of masked rows; and the sum itself."""
+        import torch
+
+        epsilon = float(node.attributes.get("epsilon", 1e-12))
+        functional = torch.nn.functional
+
+        def run(ids: Any, kinds: Any, *more: Any) -> Any:
+            words, places, kind_table, scale, shift, mask, positions = (*more, None, None)[:7]
+            positions = torch.arange(ids.shape[1], device=ids.device) if positions is None else positions.long()
+            total = words[ids.long()] + places[positions]
+            if kind_table is not None:
+                total = total + kind_table[kinds.long()]
+            result = functional.layer_norm(total, scale.shape, scale, shift, epsilon)
+            lengths = torch.zeros(len(ids), dtype=torch.int32) if mask is None else mask.sum(1).int()
+            return (result, lengths, total)[: len(node.outputs)]
+
+        return run
+
+    def trained(self, node: Node) -> tuple[str, ...]:
+        """Fine-tuning changes: the tables, scale and shift."""
+        return tuple(filter(None, node.inputs[2:7]))
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """In front of a hidden layer."""
