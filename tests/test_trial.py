@@ -1,5 +1,6 @@
 """Trials between allocations."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +13,13 @@ import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
-from onnxprune.core.clock import Clock, no_progress
+from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.results import ProgramReport
 from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import best, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -41,19 +42,21 @@ def without(prepared: Prepared, units: int) -> Decision:
     return Decision(removed, ProgramReport("optimal"), {}, float(units), notes=("known",))
 
 
+def best(
+    prepared: Prepared, decisions: Sequence[Decision], config: PruneConfig, progress: Progress = no_progress
+) -> Decision:
+    """The decision that loses least by trial."""
+    return least_lost(prepared, list(zip(decisions, judged(prepared, decisions, config, progress), strict=True)))
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepared, turned: bool) -> None:
     much, little = without(prepared, len(prepared.analysis.groups[-1]) - 2), without(prepared, 3)
-    found = best(prepared, [much, little] if turned else [little, much], PruneConfig())
+    candidates = [much, little] if turned else [little, much]
+    found = best(prepared, candidates, PruneConfig())
     assert np.array_equal(found.removed, little.removed)
     assert found.notes[0] == "known"
     assert "of 2 allocations" in found.notes[1]
-
-
-def test_equal_decisions_need_no_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.trials.shrink", None)
-    one = without(prepared, 3)
-    assert best(prepared, [one, without(prepared, 3)], PruneConfig()).notes == one.notes
 
 
 def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepared) -> None:

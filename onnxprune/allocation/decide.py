@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.keep import kept_groups
+from onnxprune.allocation.lean import lean
 from onnxprune.allocation.problem import Allocation, AllocationProblem, Budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
@@ -56,6 +57,7 @@ def by_budget(
     *,
     minimum: Mapping[str, int] | None = None,
     branches: bool = False,
+    worth: float | None = None,
 ) -> Decision:
     """Meet budgets: solve the allocation program, and remove each group's least important units.
 
@@ -69,13 +71,18 @@ def by_budget(
         config: `keep` and `seed`.
         minimum: least number of kept units by group name.
         branches: whether groups may go as a whole, where the scorer says what that costs.
+        worth: times the predicted damage that less work in the kernels is worth, where the widths' rule knows it; None
+            for the least damage.
 
     Raises:
         BudgetError: no choice meets the budgets.
         SolverError: the solver failed.
     """
     problem = _problem(analysis, scores, budgets, config, minimum, branches=branches)
-    return _decided(analysis, scores, problem, widths, partial(allocate, seed=config.seed))
+    choose = partial(allocate, seed=config.seed)
+    if worth is not None and widths.work is not None:
+        choose = partial(lean, work=widths.work, seed=config.seed, worth=worth)
+    return _decided(analysis, scores, problem, widths, choose)
 
 
 def narrowest(

@@ -36,6 +36,10 @@ class Candidates:
         for decision, loss in zip(decisions, losses, strict=True):
             self.judged.setdefault(decision.removed.tobytes(), (decision, loss))
 
+    def drop(self, decision: Decision) -> None:
+        """Forget a decision: there is a better one."""
+        self.judged.pop(decision.removed.tobytes(), None)
+
     def fitting(self, limits: "Limits") -> list[tuple[Decision, float]]:
         """The judged decisions that meet some budgets, the first made first."""
         return [(decision, loss) for decision, loss in self.judged.values() if limits.hold(decision)]
@@ -77,11 +81,14 @@ class Solver:
         solve: meets all of them.
         limits: the budgets.
         timed: whether a budget is on time.
+        leaner: from how many times the predicted damage may be done to what meets all of them with less work in the
+            kernels; None where that work is not known.
     """
 
     solve: Solve
     limits: Limits
     timed: bool = False
+    leaner: Callable[[float], Solve] | None = None
 
 
 def solver_for(
@@ -114,10 +121,13 @@ def solver_for(
             timed=True,
         )
     allowed = widths()
-    return Solver(
-        lambda scores, branches: by_budget(prepared.analysis, scores, exact, allowed, config, branches=branches),
-        Limits(prepared, exact, None),
-    )
+
+    def solve(worth: float | None) -> Solve:
+        return lambda scores, branches: by_budget(
+            prepared.analysis, scores, exact, allowed, config, branches=branches, worth=worth
+        )
+
+    return Solver(solve(None), Limits(prepared, exact, None), leaner=None if allowed.work is None else solve)
 
 
 def _split(targets: Sequence[Target]) -> Mapping[bool, list[Target]]:

@@ -1,20 +1,28 @@
 """Decides which units are removed, by targets or by a threshold; compares several candidate decisions by trial."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from onnxprune.allocation.decide import Decision, by_threshold
 from onnxprune.allocation.widths import Widths
+from onnxprune.allocation.work import KernelWork
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, Limits, others, rather_branches, solver_for
+from onnxprune.pipeline.candidates import Candidates, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import best, judged, least_lost, on_fewer_rows, worthwhile
-from onnxprune.structure.kernels import kernel_steps
+from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
+# Times the damage that less work in the kernels may do: predicted and then measured, or predicted alone.
+_WORTH = 1.2
+_UNTRIED_WORTH = 1.05
 
 
 def decide(
@@ -62,32 +70,45 @@ def decide(
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
         raise missed
     if not tried:
-        return found[0]
+        return found[0] if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)(scores, False)
     with clock.stage("trials"):
+        judge = partial(_judge, trial, candidates, config, progress, executor)
+        leaner = None if solver.leaner is None else solver.leaner(_WORTH)
+        if found and leaner is not None and _is_worth_it(found[0], lean := leaner(scores, False), judge):
+            solver = replace(solver, solve=leaner)
+            candidates.drop(found[0])
+            found = [lean]
         found += others(solver, scores, plain=missed is None)
         if not found and missed is not None:
             raise missed
-        return _best(trial, found, solver.limits, candidates, config, progress, executor)
+        if not candidates.shared and len({decision.removed.tobytes() for decision in found}) == 1:
+            return found[0]
+        judge(found)
+        return least_lost(prepared, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
-def _best(
+def _is_worth_it(plain: Decision, lean: Decision, judge: Callable[[Sequence[Decision]], list[float]]) -> bool:
+    """Whether less work in the kernels costs hardly anything, measured by trial."""
+    if np.array_equal(plain.removed, lean.removed):
+        return False
+    lost, more = judge([plain, lean])
+    return more <= _WORTH * lost
+
+
+def _judge(
     prepared: Prepared,
-    found: Sequence[Decision],
-    limits: Limits,
     candidates: Candidates,
     config: PruneConfig,
     progress: Progress,
     executor: Executor | None,
-) -> Decision:
-    """The best of what was decided now and of what meets the budgets among earlier decisions."""
-    if not candidates.shared:
-        return best(prepared, found, config, progress, executor)
-    fresh = {decision.removed.tobytes(): decision for decision in reversed(found)}
-    fresh = {key: fresh[key] for key in reversed(fresh) if key not in candidates.judged}
-    if fresh:
-        new = list(fresh.values())
+    decisions: Sequence[Decision],
+) -> list[float]:
+    """How much decisions lose by trial; those that were judged before are not judged again."""
+    fresh = {decision.removed.tobytes(): decision for decision in reversed(decisions)}
+    new = [fresh[key] for key in reversed(fresh) if key not in candidates.judged]
+    if new:
         candidates.add(new, judged(prepared, new, config, progress, executor))
-    return least_lost(prepared, candidates.fitting(limits) or [(found[0], 0.0)])
+    return [candidates.judged[decision.removed.tobytes()][1] for decision in decisions]
 
 
 def _threshold(config: PruneConfig) -> str | None:
@@ -113,7 +134,9 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
         return Widths.multiples(sizes, config.round_to)
     if config.round_to == "kernel":
         liked = kernel_steps(prepared.analysis, config.kernels)
-        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}")
+        blocked = BLOCKED.get(config.kernels)
+        work = None if blocked is None else KernelWork(prepared.analysis, blocked)
+        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}", work=work)
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -51,32 +51,6 @@ def trial_rows(prepared: Prepared) -> Dataset | None:
     return None if prepared.data is None else set_apart(prepared.data, _HELD_OUT)[0]
 
 
-def best(
-    prepared: Prepared,
-    decisions: Sequence[Decision],
-    config: PruneConfig,
-    progress: Progress = no_progress,
-    executor: Executor | None = None,
-) -> Decision:
-    """The candidate that is closest to the original after pruning and repair, measured on held-out rows.
-
-    Args:
-        prepared: the model and calibration rows.
-        decisions: alternatives, the likeliest first; each is tried once.
-        config: options of the repair.
-        progress: told of trials.
-        executor: where trials run; by default where `config.executor` says.
-    """
-    different: dict[bytes, Decision] = {}
-    for decision in decisions:
-        different.setdefault(decision.removed.tobytes(), decision)
-    decisions = list(different.values())
-    if len(decisions) == 1:
-        return decisions[0]
-    losses = judged(prepared, decisions, config, progress, executor)
-    return least_lost(prepared, list(zip(decisions, losses, strict=True)))
-
-
 def judged(
     prepared: Prepared,
     decisions: Sequence[Decision],
@@ -84,7 +58,15 @@ def judged(
     progress: Progress = no_progress,
     executor: Executor | None = None,
 ) -> list[float]:
-    """How far each pruned and repaired candidate is from the original on held-out rows; arguments as in `best`."""
+    """How far each pruned and repaired candidate is from the original on held-out rows.
+
+    Args:
+        prepared: the model and calibration rows.
+        decisions: the candidates; each is tried once.
+        config: options of the repair.
+        progress: told of trials.
+        executor: where trials run; by default where `config.executor` says.
+    """
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
     meaning = read_meaning(prepared.analysis, config.outputs)
