@@ -14,14 +14,16 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, others, rather_branches, solver_for
+from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
-# Times the damage that less work in the kernels may do: predicted and then measured, or predicted alone.
-_WORTH = 1.2
+# Times the damage that less work in the kernels may do: predicted and then measured; measured once, for more to be
+# tried; and predicted, where nothing is tried.
+_WORTH = 1.25
+_HOPEFUL = 1.5
 _UNTRIED_WORTH = 1.05
 
 
@@ -73,11 +75,11 @@ def decide(
         return found[0] if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)(scores, False)
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
-        leaner = None if solver.leaner is None else solver.leaner(_WORTH)
-        if found and leaner is not None and _is_worth_it(found[0], lean := leaner(scores, False), judge):
-            solver = replace(solver, solve=leaner)
-            candidates.drop(found[0])
-            found = [lean]
+        if found and solver.leaner is not None:
+            lean = _lean(replace(solver, solve=solver.leaner(_WORTH)), scores, found[0], judge)
+            if lean:
+                candidates.drop(found[0])
+                return least_lost(prepared, candidates.fitting(solver.limits))
         found += others(solver, scores, plain=missed is None)
         if not found and missed is not None:
             raise missed
@@ -87,12 +89,25 @@ def decide(
         return least_lost(prepared, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
-def _is_worth_it(plain: Decision, lean: Decision, judge: Callable[[Sequence[Decision]], list[float]]) -> bool:
-    """Whether less work in the kernels costs hardly anything, measured by trial."""
-    if np.array_equal(plain.removed, lean.removed):
-        return False
-    lost, more = judge([plain, lean])
-    return more <= _WORTH * lost
+def _lean(
+    solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[float]]
+) -> list[Decision]:
+    """Decisions with less work in the kernels; none where a trial shows that they lose too much.
+
+    Args:
+        solver: decides so.
+        scores: the scores.
+        plain: what is decided whatever the kernels do.
+        judge: how much decisions lose.
+    """
+    first = solver.solve(scores, False)
+    if np.array_equal(plain.removed, first.removed):
+        return []
+    most, least = judge([plain, first])
+    if least > _HOPEFUL * most:
+        return []
+    found = [first, *others(solver, scores, plain=True)]
+    return found if min(judge(found)) <= _WORTH * most else []
 
 
 def _judge(
