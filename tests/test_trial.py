@@ -1,5 +1,6 @@
 """Trials between allocations."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +13,13 @@ import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
-from onnxprune.core.clock import Clock, no_progress
+from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.results import ProgramReport
 from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import best, worthwhile
+from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -41,19 +42,21 @@ def without(prepared: Prepared, units: int) -> Decision:
     return Decision(removed, ProgramReport("optimal"), {}, float(units), notes=("known",))
 
 
+def best(
+    prepared: Prepared, decisions: Sequence[Decision], config: PruneConfig, progress: Progress = no_progress
+) -> Decision:
+    """The decision that loses least by trial."""
+    return least_lost(prepared, list(zip(decisions, judged(prepared, decisions, config, progress), strict=True)))
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepared, turned: bool) -> None:
     much, little = without(prepared, len(prepared.analysis.groups[-1]) - 2), without(prepared, 3)
-    found = best(prepared, [much, little] if turned else [little, much], PruneConfig())
+    candidates = [much, little] if turned else [little, much]
+    found = best(prepared, candidates, PruneConfig())
     assert np.array_equal(found.removed, little.removed)
     assert found.notes[0] == "known"
     assert "of 2 allocations" in found.notes[1]
-
-
-def test_equal_decisions_need_no_trial(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.trials.shrink", None)
-    one = without(prepared, 3)
-    assert best(prepared, [one, without(prepared, 3)], PruneConfig()).notes == one.notes
 
 
 def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepared) -> None:
@@ -102,7 +105,7 @@ def test_the_other_allocations_and_their_repair_are_no_part_of_the_first(
         stages.append("solve")
         return by_budget(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnxprune.pipeline.decide.by_budget", solve)
+    monkeypatch.setattr("onnxprune.pipeline.candidates.by_budget", solve)
     steps: list[tuple[str, int, int]] = []
     found = decide(prepared, scores, config, clock, lambda *step: steps.append(step))
     assert stages == ["allocate", "solve", "trials", "solve", "solve"]
@@ -140,3 +143,15 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
     decisions = [without(prepared, units) for units in (6, 3)]
     best(prepared, decisions, PruneConfig(executor="serial"), lambda stage, done, total: told.append(str(done)))
     assert told == ["0", "trial", "1", "trial", "2"]
+
+
+def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared: Prepared) -> None:
+    assert on_fewer_rows(prepared) is prepared
+    large = on_fewer_rows(replace(prepared, before=replace(prepared.before, macs=5 * 10**8)))
+    assert large.data is not None
+    assert prepared.data is not None
+    assert len(large.data) == 100
+    assert {*large.data.rows.tolist()} < {*prepared.data.rows.tolist()}
+    assert worthwhile(large, PruneConfig())
+    too_large = replace(prepared, before=replace(prepared.before, macs=10**9))
+    assert not worthwhile(on_fewer_rows(too_large), PruneConfig())

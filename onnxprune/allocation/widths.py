@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnxprune.allocation.work import KernelWork
+
 
 @dataclass(frozen=True, slots=True)
 class Widths:
@@ -18,6 +20,7 @@ class Widths:
         chosen: ascending widths by group, where single ones were chosen; steps hold beside them.
         strict: whether the steps hold whatever it costs; where not, `finer` gives way.
         halvings: how often the steps were halved.
+        work: of the kernels that the rule is for, where it is known.
     """
 
     sizes: tuple[int, ...]
@@ -27,6 +30,7 @@ class Widths:
     chosen: Mapping[int, np.ndarray] = field(default_factory=dict)
     strict: bool = False
     halvings: int = 0
+    work: KernelWork | None = None
 
     @classmethod
     def multiples(cls, sizes: Sequence[int], step: int = 1) -> "Widths":
@@ -63,4 +67,4 @@ class Widths:
             return None
         steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)
         floors = tuple(floor // 2 for floor in self.floors)
-        return replace(self, steps=steps, floors=floors, chosen={}, halvings=self.halvings + 1)
+        return replace(self, steps=steps, floors=floors, chosen={}, halvings=self.halvings + 1, work=None)

@@ -14,7 +14,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.files import place, read_text
 from onnxprune.runtime.library import onnxruntime
 
-SCHEMA = 1
+SCHEMA = 2
 OFF = "off"
 _MOST_BYTES = 1 << 28
 _LONGEST = 1e9  # microseconds that one kernel may take

@@ -1,21 +1,30 @@
 """Decides which units are removed, by targets or by a threshold; compares several candidate decisions by trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 
-from onnxprune.allocation.costs import budgets
-from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+import numpy as np
+
+from onnxprune.allocation.decide import Decision, by_threshold
 from onnxprune.allocation.widths import Widths
+from onnxprune.allocation.work import KernelWork
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
-from onnxprune.core.costs import COST_KINDS
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
+from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import best, worthwhile
-from onnxprune.structure.kernels import kernel_steps
+from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
+# Times the damage that less work in the kernels may do: predicted and then measured; measured once, for more to be
+# tried; and predicted, where nothing is tried.
+_WORTH = 1.25
+_HOPEFUL = 1.5
+_UNTRIED_WORTH = 1.05
 
 
 def decide(
@@ -25,39 +34,103 @@ def decide(
     clock: Clock,
     progress: Progress,
     executor: Executor | None = None,
+    candidates: Candidates | None = None,
 ) -> Decision:
     """Choose the units to remove. Where the scorer asks for it, several decisions are tried and the best is taken.
 
+    Args:
+        prepared: the model.
+        scores: of all groups.
+        config: the budgets, and all other options.
+        clock: times of the stages.
+        progress: told of steps.
+        executor: where trials run; by default where `config.executor` says.
+        candidates: what was decided for other budgets of this run; extended.
+
     Raises:
-        InputError: neither is given.
+        InputError: there is neither a budget nor a threshold, or both.
         BudgetError: the budgets cannot be met.
         SolverError: the solver failed.
     """
+    threshold = _threshold(config)
+    if threshold is not None:
+        with clock.stage("allocate"):
+            return by_threshold(
+                prepared.analysis, scores, threshold, allowed_widths(prepared, config, progress), config
+            )
+    candidates = Candidates() if candidates is None else candidates
+    found: list[Decision] = []
+    missed: BudgetError | None = None
     with clock.stage("allocate"):
-        solve = _solver(prepared, config, progress)
-        found = solve(scores)
-    by_program_alone = config.threshold is None and found.latency is None
-    if not (scores.powers and by_program_alone and worthwhile(prepared, config)):
-        return found
+        solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
+        try:
+            found.append(solver.solve(scores, rather_branches(solver, scores)))
+        except BudgetError as error:
+            missed = error
+    trial = prepared if not solver.timed else on_fewer_rows(prepared)
+    tried = bool(scores.powers) and worthwhile(trial, config)
+    if missed is not None and not (tried and any(score.whole for score in scores.groups)):
+        raise missed
+    if not tried:
+        return found[0] if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)(scores, False)
     with clock.stage("trials"):
-        others = [solve(scores.raised(power)) for power in scores.powers]
-        if any(score.whole for score in scores.groups):
-            powers = [scores, *(scores.raised(power) for power in scores.powers)]
-            with_branches = _solver(prepared, config, progress, branches=True)
-            others += [with_branches(raised) for raised in powers]
-        return best(prepared, [found, *others], config, progress, executor)
+        judge = partial(_judge, trial, candidates, config, progress, executor)
+        if found and solver.leaner is not None:
+            lean = _lean(replace(solver, solve=solver.leaner(_WORTH)), scores, found[0], judge)
+            if lean:
+                candidates.drop(found[0])
+                return least_lost(prepared, candidates.fitting(solver.limits))
+        found += others(solver, scores, plain=missed is None)
+        if not found and missed is not None:
+            raise missed
+        if not candidates.shared and len({decision.removed.tobytes() for decision in found}) == 1:
+            return found[0]
+        judge(found)
+        return least_lost(prepared, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
-def _solver(
-    prepared: Prepared, config: PruneConfig, progress: Progress, *, branches: bool = False
-) -> Callable[[Scores], Decision]:
-    """How the options say that scores become a decision.
+def _lean(
+    solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[float]]
+) -> list[Decision]:
+    """Decisions with less work in the kernels; none where a trial shows that they lose too much.
 
     Args:
-        prepared: the model.
-        config: the options.
-        progress: told of measurements.
-        branches: whether whole branches may go.
+        solver: decides so.
+        scores: the scores.
+        plain: what is decided whatever the kernels do.
+        judge: how much decisions lose.
+    """
+    first = solver.solve(scores, False)
+    if np.array_equal(plain.removed, first.removed):
+        return []
+    most, least = judge([plain, first])
+    if least > _HOPEFUL * most:
+        return []
+    found = [first, *others(solver, scores, plain=True)]
+    return found if min(judge(found)) <= _WORTH * most else []
+
+
+def _judge(
+    prepared: Prepared,
+    candidates: Candidates,
+    config: PruneConfig,
+    progress: Progress,
+    executor: Executor | None,
+    decisions: Sequence[Decision],
+) -> list[float]:
+    """How much decisions lose by trial; those that were judged before are not judged again."""
+    fresh = {decision.removed.tobytes(): decision for decision in reversed(decisions)}
+    new = [fresh[key] for key in reversed(fresh) if key not in candidates.judged]
+    if new:
+        candidates.add(new, judged(prepared, new, config, progress, executor))
+    return [candidates.judged[decision.removed.tobytes()][1] for decision in decisions]
+
+
+def _threshold(config: PruneConfig) -> str | None:
+    """The threshold that decides; None where budgets do.
+
+    Raises:
+        InputError: there is neither, or both.
     """
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
@@ -66,17 +139,7 @@ def _solver(
         raise InputError("give either --target or --threshold, not both")
     if not config.targets and threshold is None:
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
-    latency = [target for target in config.targets if COST_KINDS[target.kind].measured]
-    exact = budgets(prepared.analysis, [target for target in config.targets if target not in latency], prepared.before)
-    if latency:
-        from onnxprune.latency.target import by_latency, timed
-
-        whole = timed(prepared.analysis, config, progress)
-        return lambda scores: by_latency(whole, scores, latency, exact, config)
-    widths = allowed_widths(prepared, config, progress)
-    if threshold is not None:
-        return lambda scores: by_threshold(prepared.analysis, scores, threshold, widths, config)
-    return lambda scores: by_budget(prepared.analysis, scores, exact, widths, config, branches=branches)
+    return threshold
 
 
 def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Widths:
@@ -86,7 +149,9 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
         return Widths.multiples(sizes, config.round_to)
     if config.round_to == "kernel":
         liked = kernel_steps(prepared.analysis, config.kernels)
-        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}")
+        blocked = BLOCKED.get(config.kernels)
+        work = None if blocked is None else KernelWork(prepared.analysis, blocked)
+        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}", work=work)
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -149,6 +149,7 @@ def score(
                 config.oamip,
                 config.outputs,
                 config.branches,
+                config.is_timed,
             )
         ).finite()
     if scores.unjudged:

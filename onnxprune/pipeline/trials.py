@@ -38,28 +38,35 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
 
 
-def best(
+def on_fewer_rows(prepared: Prepared) -> Prepared:
+    """The model with as many of its rows, evenly spread, as keep trials quick; with all of them where it is small."""
+    data, most = prepared.data, int(_MOST_WORK // max(1, prepared.before.macs))
+    if data is None or not _LEAST_ROWS <= most < len(data):
+        return prepared
+    return dataclasses.replace(prepared, data=data.take(np.linspace(0, len(data) - 1, most).astype(np.int64)))
+
+
+def trial_rows(prepared: Prepared) -> Dataset | None:
+    """The rows that candidates are repaired with; the others judge."""
+    return None if prepared.data is None else set_apart(prepared.data, _HELD_OUT)[0]
+
+
+def judged(
     prepared: Prepared,
     decisions: Sequence[Decision],
     config: PruneConfig,
     progress: Progress = no_progress,
     executor: Executor | None = None,
-) -> Decision:
-    """The candidate that is closest to the original after pruning and repair, measured on held-out rows.
+) -> list[float]:
+    """How far each pruned and repaired candidate is from the original on held-out rows.
 
     Args:
         prepared: the model and calibration rows.
-        decisions: alternatives, the likeliest first; each is tried once.
+        decisions: the candidates; each is tried once.
         config: options of the repair.
         progress: told of trials.
         executor: where trials run; by default where `config.executor` says.
     """
-    different: dict[bytes, Decision] = {}
-    for decision in decisions:
-        different.setdefault(decision.removed.tobytes(), decision)
-    decisions = list(different.values())
-    if len(decisions) == 1:
-        return decisions[0]
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
     meaning = read_meaning(prepared.analysis, config.outputs)
@@ -78,12 +85,21 @@ def best(
             for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
                 losses.append(future.result())
                 progress("trials", len(losses), len(decisions))
-    chosen_one = decisions[int(np.argmin(losses))]
+    return losses
+
+
+def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, float]]) -> Decision:
+    """Of candidates with their losses the one that lost least, with a note on how many there were to choose from."""
+    losses = [loss for _, loss in candidates]
+    chosen, _ = candidates[int(np.argmin(losses))]
+    if len(candidates) == 1 or prepared.data is None:
+        return chosen
+    rows = len(set_apart(prepared.data, _HELD_OUT)[1])
     note = (
-        f"of {len(decisions)} allocations that were tried, the one was taken whose outputs differ least from the "
-        f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
+        f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
     )
-    return dataclasses.replace(chosen_one, notes=(*chosen_one.notes, note))
+    return dataclasses.replace(chosen, notes=(*chosen.notes, note))
 
 
 @dataclass(frozen=True, slots=True)

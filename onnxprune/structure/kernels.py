@@ -36,6 +36,36 @@ STEPS: Mapping[str, Mapping[ChannelUse, int]] = MappingProxyType(
 BLOCKS: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 8, "tensorrt": 32, "int8": 16, "arm": 8})
 """Channels that a kernel takes at once. A convolution of fewer takes them in another layout than its neighbours."""
 
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """What blocked convolutions take, in multiply-adds.
+
+    Attributes:
+        block: channels in a block.
+        written: an element of the output, beside its sums.
+        reordered: an element whose layout is changed.
+    """
+
+    block: int
+    written: float
+    reordered: float
+
+    def padded(self, width: np.ndarray) -> np.ndarray:
+        """Channels that are computed."""
+        return np.asarray(-(-width // self.block) * self.block, dtype=np.float64)
+
+    def read(self, width: np.ndarray) -> np.ndarray:
+        """Input channels that are gone through: fewer than a block as they are."""
+        return np.where(width < self.block, width, self.padded(width))
+
+    def narrow(self, width: np.ndarray) -> np.ndarray:
+        """Input channels whose layout is changed."""
+        return np.where(width < self.block, width, 0).astype(np.float64)
+
+
+BLOCKED: Mapping[str, Blocked] = MappingProxyType({"cpu": Blocked(16, 11.0, 53.0)})
+
 _BLOCKED = (ChannelUse.CONVOLVED, ChannelUse.DEPTHWISE)
 
 # Groups with fewer units do not mind a use: a convolution of fewer inputs than a block takes any number of them, and in

@@ -1,0 +1,168 @@
+"""What a run has decided and tried so far, which serves the budgets that follow: those of a sweep, or of a search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from onnxprune.allocation.costs import budgets
+from onnxprune.allocation.decide import Decision, by_budget
+from onnxprune.allocation.problem import Budget
+from onnxprune.allocation.widths import Widths
+from onnxprune.config import PruneConfig, Target
+from onnxprune.core.clock import Progress
+from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.errors import BudgetError
+from onnxprune.core.scores import Scores
+from onnxprune.latency.search import NOISE, LatencySearch
+from onnxprune.pipeline.prepare import Prepared
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Decisions of one run, with what their trials said. A later budget may take one that an earlier one made.
+
+    Attributes:
+        shared: whether several budgets are to be met: then every decision is judged, also where it has no rival.
+        judged: decisions and their losses on rows kept apart, by removal mask.
+        search: what is known of the model's time; None before the first budget of time.
+    """
+
+    shared: bool = False
+    judged: dict[bytes, tuple[Decision, float]] = field(default_factory=dict)
+    search: LatencySearch | None = None
+
+    def add(self, decisions: Sequence[Decision], losses: Sequence[float]) -> None:
+        """Keep decisions with their losses."""
+        for decision, loss in zip(decisions, losses, strict=True):
+            self.judged.setdefault(decision.removed.tobytes(), (decision, loss))
+
+    def drop(self, decision: Decision) -> None:
+        """Forget a decision: there is a better one."""
+        self.judged.pop(decision.removed.tobytes(), None)
+
+    def fitting(self, limits: "Limits") -> list[tuple[Decision, float]]:
+        """The judged decisions that meet some budgets, the first made first."""
+        return [(decision, loss) for decision, loss in self.judged.values() if limits.hold(decision)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The budgets that a decision has to meet.
+
+    Attributes:
+        prepared: the model.
+        exact: those on counted costs.
+        goal: share of the original's time; None where no budget is on time.
+    """
+
+    prepared: Prepared
+    exact: tuple[Budget, ...]
+    goal: float | None
+
+    def hold(self, decision: Decision) -> bool:
+        """Whether a decision meets all budgets."""
+        kept = self.prepared.analysis.kept(decision.removed)
+        if any(budget.cost(kept) > budget.limit for budget in self.exact):
+            return False
+        if self.goal is None:
+            return True
+        return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
+
+
+Solve = Callable[[Scores, bool], Decision]
+"""From scores, and whether whole branches may go, to a decision that meets all budgets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """What decides under the budgets of a run.
+
+    Attributes:
+        solve: meets all of them.
+        limits: the budgets.
+        timed: whether a budget is on time.
+        leaner: from how many times the predicted damage may be done to what meets all of them with less work in the
+            kernels; None where that work is not known.
+    """
+
+    solve: Solve
+    limits: Limits
+    timed: bool = False
+    leaner: Callable[[float], Solve] | None = None
+
+
+def solver_for(
+    prepared: Prepared,
+    config: PruneConfig,
+    candidates: Candidates,
+    widths: Callable[[], Widths],
+    progress: Progress,
+) -> Solver:
+    """What decides under the budgets of the options.
+
+    Args:
+        prepared: the model.
+        config: the options.
+        candidates: gets what is known of the model's time.
+        widths: the widths that groups may be given where no budget is on time.
+        progress: told of measurements.
+    """
+    by_kind = _split(config.targets)
+    exact = budgets(prepared.analysis, by_kind[False], prepared.before)
+    if by_kind[True]:
+        search = candidates.search
+        if search is None:
+            from onnxprune.latency.target import timed
+
+            search = candidates.search = LatencySearch(timed(prepared.analysis, config, progress), config)
+        return Solver(
+            lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
+            Limits(prepared, exact, search.goal(by_kind[True])),
+            timed=True,
+        )
+    allowed = widths()
+
+    def solve(worth: float | None) -> Solve:
+        return lambda scores, branches: by_budget(
+            prepared.analysis, scores, exact, allowed, config, branches=branches, worth=worth
+        )
+
+    return Solver(solve(None), Limits(prepared, exact, None), leaner=None if allowed.work is None else solve)
+
+
+def _split(targets: Sequence[Target]) -> Mapping[bool, list[Target]]:
+    """Targets by whether their cost is measured."""
+    return {
+        measured: [target for target in targets if COST_KINDS[target.kind].measured == measured]
+        for measured in (False, True)
+    }
+
+
+def rather_branches(solver: Solver, scores: Scores) -> bool:
+    """Whether all candidates may lose whole branches.
+
+    A single channel takes about as long as a block of them, so budgets of time want branches gone rather than narrow.
+    """
+    return solver.timed and any(score.whole for score in scores.groups)
+
+
+def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
+    """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
+
+    Args:
+        solver: decides.
+        scores: the scores.
+        plain: whether the budgets can be met without whole branches.
+    """
+    raised = [scores.raised(power) for power in scores.powers]
+    if rather_branches(solver, scores):
+        variants = [(each, True) for each in raised]
+    else:
+        variants = [(each, False) for each in raised] if plain else []
+        if any(score.whole for score in scores.groups):
+            variants += [(each, True) for each in (scores, *raised)]
+    found = []
+    for each, branches in variants:
+        with suppress(BudgetError):
+            found.append(solver.solve(each, branches))
+    return found
