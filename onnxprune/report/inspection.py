@@ -11,7 +11,7 @@ from onnxprune.outputs.reading import read_meaning
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
     from onnxprune.structure.analysis import Analysis
-    from onnxprune.structure.units import Layer
+    from onnxprune.structure.units import Layer, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Inspection:
         floor: costs with one unit left in each group.
         units: channels in all; `prunable` of them may go.
         prunable: see above.
-        layers: contracting operators, in graph order.
+        layers: nodes with multiply-adds, in graph order.
         groups: in graph order.
         not_pruned: what stays and why.
         op_types: operator by node name, for `not_pruned`.
@@ -91,14 +91,18 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> I
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
-    macs = {layer.node: analysis.layer_macs(layer, nothing) for layer in analysis.layers}
+    macs = {operation.node: analysis.macs(operation, nothing) for operation in analysis.operations}
+    layers = {layer.node: layer for layer in analysis.layers}
     return Inspection(
         model=analysis.name,
         costs=analysis.costs(),
         floor=analysis.costs(most),
         units=analysis.total,
         prunable=analysis.prunable,
-        layers=tuple(_layer(analysis, layer, macs[layer.node]) for layer in analysis.layers),
+        layers=tuple(
+            _layer(analysis, operation, layers.get(operation.node), macs[operation.node])
+            for operation in analysis.operations
+        ),
         groups=tuple(
             GroupRow(
                 name=group.name,
@@ -130,18 +134,32 @@ def _outputs(meaning: Meaning) -> tuple[OutputRow, ...]:
     )
 
 
-def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
-    shape = analysis.shape(layer.weight)
-    labels = analysis.labels.get(layer.weight, (None,) * len(shape))
-    free = [ids is not None and bool(ids.any()) for ids in labels]
-    grouped_inputs = 1 if layer.transposed else layer.group
+def _layer(analysis: "Analysis", operation: "Operation", layer: "Layer | None", macs: int) -> LayerRow:
+    """Widths are those of the weight where it is a matrix or a filter, else those of what is read and made."""
+    if layer is None:
+        read, made = ((name, operation.axis) for name in (operation.input, operation.output))
+        repeats = 1, 1
+    else:
+        read, made = (layer.weight, layer.in_axis), (layer.weight, layer.out_axis)
+        repeats = (1, layer.group) if layer.transposed else (layer.group, 1)
     return LayerRow(
-        node=layer.node,
-        op_type=layer.op_type,
-        inputs=shape[layer.in_axis] * grouped_inputs,
-        outputs=shape[layer.out_axis] * (layer.group if layer.transposed else 1),
+        node=operation.node,
+        op_type=operation.op_type,
+        inputs=_width(analysis, *read) * repeats[0],
+        outputs=_width(analysis, *made) * repeats[1],
         macs=macs,
-        params=analysis.layer_params(layer, analysis.none_removed()),
-        inputs_prunable=free[layer.in_axis],
-        outputs_prunable=free[layer.out_axis],
+        params=analysis.params(operation, analysis.none_removed()),
+        inputs_prunable=_is_prunable(analysis, *read),
+        outputs_prunable=_is_prunable(analysis, *made),
     )
+
+
+def _width(analysis: "Analysis", tensor: str, axis: int) -> int:
+    shape = analysis.shape(tensor)
+    return shape[axis] if shape else 1
+
+
+def _is_prunable(analysis: "Analysis", tensor: str, axis: int) -> bool:
+    axes = analysis.labels.get(tensor)
+    ids = axes[axis] if axes else None
+    return ids is not None and bool(ids.any())

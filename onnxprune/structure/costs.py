@@ -8,7 +8,8 @@ from onnxprune.graph.model import Model, merged
 from onnxprune.graph.nodes import is_float
 from onnxprune.graph.operators import Shape
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.coupling import analyse, is_weight
+from onnxprune.structure.coupling import analyse
+from onnxprune.structure.units import is_weight
 
 
 def count_costs(
@@ -26,6 +27,6 @@ def count_costs(
     stored = merged(model).constants
     return Costs(
         params=sum(prod(array.shape) for array in stored.values() if is_float(array)),
-        macs=sum(analysis.layer_macs(layer, none) for layer in analysis.layers),
+        macs=sum(analysis.macs(operation, none) for operation in analysis.operations),
         bytes=sum(int(array.nbytes) for array in stored.values() if is_weight(array)),
     )

@@ -24,7 +24,8 @@ from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
 from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Group, Layer, Mask, Stored
+from onnxprune.structure.operations import find_operations
+from onnxprune.structure.units import Group, Layer, Mask, Stored, is_weight
 
 # Positions along an axis up to which they may be channels: labels take eight bytes each.
 _LONGEST_AXIS = 1 << 26
@@ -143,6 +144,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
     units = int(unit.max()) + 1
     groups = _groups(units, arrays, masks, _producers(labels, unit, units))
     products, recurrences = _products(model, graph, facts, labels)
+    operations, uncounted = find_operations(model, graph, facts, labels, unit)
     materialised, dropped = _folded_weights(model, graph, facts, labels)
     stored = {name: array for name, array in model.constants.items() if name not in dropped}
     stored |= {name: facts.folded[name] for name in materialised}
@@ -153,7 +155,8 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         groups=groups,
         labels=arrays,
         constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
-        layers=_layers(model, graph, facts, labels, unit),
+        layers=_layers(model, graph, facts, labels),
+        operations=operations,
         products=products,
         recurrences=recurrences,
         masks=masks,
@@ -162,12 +165,8 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         facts=facts,
         uses=_uses(model, graph, labels, unit),
         omitted=tuple(sorted(labels.omitted)),
+        uncounted=uncounted,
     )
-
-
-def is_weight(array: np.ndarray) -> bool:
-    """Whether a constant counts in the cost `bytes`: floating-point, or quantised (integers of at most 8 bits)."""
-    return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
 
 
 def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
@@ -242,7 +241,7 @@ def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:
             yield node
 
 
-def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
+def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[Layer, ...]:
     layers = []
     for node in _followed(graph, facts, labels):
         with named_failures(model, node):
@@ -264,7 +263,6 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
                 group=found.group,
                 window=found.window,
                 transposed=found.transposed,
-                factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
                 gain=found.gain,
                 bias_gain=found.bias_gain,
                 fused=found.fused,
