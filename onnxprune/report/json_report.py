@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
+from onnxprune.core.costs import MACS_CONVENTION
 from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
@@ -47,7 +48,13 @@ def plain(value: Any) -> Any:
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
     """What all reports begin with."""
-    found: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "onnxprune": __version__,
+        "command": command,
+        "model": model,
+        "macs_convention": MACS_CONVENTION,
+    }
     if origin is not None:
         found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
     return found
