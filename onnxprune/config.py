@@ -248,6 +248,19 @@ class OutputConfig:
     )
 
 
+SHAPES_HELP = (
+    "Sizes of an input that the file leaves open, batch first, for example images=1,3,640,640; may be given several "
+    "times. Without it sizes are those of the data, else guessed."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SizesConfig:
+    """Sizes of inputs."""
+
+    shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options for running models and tasks, which scorers and repair use.
@@ -322,6 +335,7 @@ class PruneConfig:
         False, "Fail with exit code 7, and write nothing, where the result takes over 97 % of the original's time."
     )
     strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
+    shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(
@@ -361,8 +375,15 @@ class PruneConfig:
         return _ROOM if self.memory is None else parse_size(self.memory) // 16
 
 
+def shape_texts(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Shapes by input name as `--shape` takes them."""
+    return tuple(f"{name}={','.join(str(int(size)) for size in sizes)}" for name, sizes in shapes.items())
+
+
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
     """A copy of a config with single fields changed and all values checked; `targets` and `keep` may be text.
+
+    `shapes` may be a mapping from names of inputs to their sizes.
 
     Raises:
         InputError: a field that does not exist, a value that is not allowed, or a target in another form.
@@ -376,8 +397,11 @@ def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig
         given: str | Sequence[str | Target] = changed["targets"]
         items = [given] if isinstance(given, str | Target) else list(given)
         changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
-    if isinstance(changed.get("keep"), str):
-        changed["keep"] = (changed["keep"],)
+    for name in ("keep", "shapes"):
+        if isinstance(changed.get(name), str):
+            changed[name] = (changed[name],)
+    if isinstance(changed.get("shapes"), Mapping):
+        changed["shapes"] = shape_texts(changed["shapes"])
     found = dataclasses.replace(config, **changed)
     check(found)
     return found

@@ -15,6 +15,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.fused_kernels import fused_kernels
@@ -68,20 +69,28 @@ class Timed:
 
     def milliseconds(self, others: Sequence[Model]) -> tuple[float, ...]:
         """Measured times of the original and of other models, in milliseconds."""
-        return milliseconds([self.analysis.model, *others], self.config.batch, self.config.threads)
+        models = [self.analysis.model, *others]
+        return milliseconds(models, self.config.batch, self.config.threads, _shapes(self.analysis))
 
 
-def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
+def milliseconds(
+    models: Sequence[Model], batch: int, threads: int, known: OpenShapes | None = None
+) -> tuple[float, ...]:
     """Measured times of models in milliseconds (10th percentile), run in turn."""
     seconds = _MEASURE_S * len(models)
-    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False)
+    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False, known=known)
     return tuple(each.p10_ms for each in found)
 
 
-def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyReport:
+def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:
     """The report with measured times of the final model added."""
-    before, measured = milliseconds([original, result], report.batch, report.threads)
+    before, measured = milliseconds([original, result], report.batch, report.threads, known)
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=measured)
+
+
+def _shapes(analysis: Analysis) -> OpenShapes:
+    """The input sizes of an analysis."""
+    return {name: analysis.facts.shapes[name] for name in analysis.graph.inputs if name in analysis.facts.shapes}
 
 
 def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
@@ -91,7 +100,7 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
         ModelError: the model cannot be run.
     """
     settings = config.latency
-    feed = random_feed(analysis.model, settings.batch)
+    feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, settings.threads)
     times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, settings.threads, progress)

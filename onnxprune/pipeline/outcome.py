@@ -11,6 +11,7 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import (
     GroupResult,
+    InputSize,
     LatencyReport,
     LayerCost,
     MetricChange,
@@ -57,6 +58,7 @@ class PruneOutcome:
         files: the files that rows were read from; those of the model are in `model`.
         original: the model before.
         warnings: losses so heavy that the result may be of no use.
+        sizes: the sizes of inputs that the file leaves open, as the run took them.
     """
 
     model: Model
@@ -82,6 +84,7 @@ class PruneOutcome:
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     original: Model | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    sizes: tuple[InputSize, ...] = ()
 
 
 def group_results(

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import NotPruned
+from onnxprune.core.results import InputSize, NotPruned
+from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
 from onnxprune.outputs.reading import read_meaning
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
+    from onnxprune.graph.sizes import Given
     from onnxprune.structure.analysis import Analysis
     from onnxprune.structure.units import Layer, Operation
 
@@ -66,6 +68,7 @@ class Inspection:
         not_pruned: what stays and why.
         op_types: operator by node name, for `not_pruned`.
         outputs: what the outputs are taken for.
+        sizes: the sizes of inputs that the file leaves open, as they were taken.
         notes: what was put right when the file was read, and what is not counted.
     """
 
@@ -80,14 +83,16 @@ class Inspection:
     op_types: dict[str, str]
     outputs: tuple[OutputRow, ...]
     notes: tuple[str, ...] = ()
+    sizes: tuple[InputSize, ...] = ()
 
 
-def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> Inspection:
+def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shapes: "Given" = ()) -> Inspection:
     """Collect what `inspect` shows.
 
     Args:
         analysis: of the model.
         outputs: what the user says of outputs.
+        shapes: what the user says of sizes.
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
@@ -117,6 +122,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> I
         op_types={node.name: node.op_type for node in analysis.graph.nodes},
         notes=(*analysis.model.notes, *analysis.incomplete),
         outputs=_outputs(read_meaning(analysis, outputs)),
+        sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes),
     )
 
 

@@ -77,6 +77,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "importance": result.plan.importance,
         "widths": result.plan.widths,
         "settings": _settings(result.settings),
+        "sizes": plain(result.sizes),
         "warnings": plain(result.warnings),
         "notes": plain(result.notes),
     }
@@ -123,6 +124,7 @@ def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[
         "layers": plain(found.layers),
         "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
         "outputs": plain(found.outputs),
+        "sizes": plain(found.sizes),
         "notes": plain(found.notes),
     }
 
@@ -168,6 +170,7 @@ def validate_report(found: "Comparison", origin: Provenance | None = None) -> di
         "metrics": metrics_entry(found.metrics),
         **({} if found.time is None else {"time": plain(found.time)}),
         "rows": found.rows,
+        "sizes": plain(found.sizes),
         "warnings": plain(found.warnings),
         "notes": plain(found.notes),
     }

@@ -15,9 +15,10 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
-from onnxprune.graph.operators import Shape
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
+from onnxprune.graph.sizes import Given, fitting, given_sizes
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, classes, tensors_of
@@ -31,22 +32,23 @@ from onnxprune.structure.units import Group, Layer, Mask, Stored, is_weight
 _LONGEST_AXIS = 1 << 26
 
 
-def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
     """Find what can be pruned in a model, what cannot and why, and what each layer costs.
 
     Args:
         model: a path, a protobuf or a loaded model.
-        input_shapes: concrete shapes of inputs with symbolic dimensions; guessed where absent.
+        input_shapes: shapes of inputs that the file leaves open; guessed where absent.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a shape does not fit it.
         ModelError: the model is invalid.
     """
-    loaded = load(model)
-    return analyse(loaded, input_shapes=input_shapes)
+    loaded, given = load(model), input_shapes or {}
+    with fitting(given):
+        return analyse(loaded, given_sizes(loaded, given))
 
 
-def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
     model = separated(model)
     graph = read_graph(model)
