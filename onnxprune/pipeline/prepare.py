@@ -32,7 +32,7 @@ from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
-from onnxprune.structure.coupling import analyse, require_understood
+from onnxprune.structure.coupling import analyse, require_prunable, require_understood
 
 Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
@@ -102,6 +102,7 @@ def prepare(
             analysis = analyse(model, known)
         if config.strict:
             require_understood(analysis)
+        require_prunable(analysis)
         check_said(config.outputs, analysis)
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)

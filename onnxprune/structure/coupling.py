@@ -30,6 +30,7 @@ from onnxprune.structure.units import Group, Layer, Mask, Stored, is_weight
 
 # Positions along an axis up to which they may be channels: labels take eight bytes each.
 _LONGEST_AXIS = 1 << 26
+_SHOWN = 3  # reasons in a message
 
 
 def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
@@ -87,6 +88,29 @@ def require_understood(analysis: Analysis) -> None:
             f"{analysis.name}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
             f"{len(found)} such tensors in all; leave out --strict to keep their channels"
         )
+
+
+def require_prunable(analysis: Analysis) -> None:
+    """Refuse a model in which nothing can be pruned.
+
+    Raises:
+        ModelError: says why, the reasons that concern most tensors first.
+    """
+    if analysis.groups:
+        return
+    where: dict[str, list[str]] = {}
+    for item in analysis.not_pruned:
+        where.setdefault(item.reason, []).append(item.node or item.tensor)
+    reasons = sorted(where, key=lambda reason: -len(where[reason]))
+    told = [f"{reason} ({where[reason][0]!r}{_more(len(where[reason]))})" for reason in reasons[:_SHOWN]]
+    if len(reasons) > _SHOWN:
+        told.append(f"and {len(reasons) - _SHOWN} more reasons")
+    why = "; ".join(told) or "it has no layers with channels between them"
+    raise ModelError(f"{analysis.name}: nothing can be pruned: {why}; `onnxprune inspect` shows all")
+
+
+def _more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
 
 
 def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
