@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from onnxprune.core.errors import InputError, SizesError
+from onnxprune.core.errors import InputError, ModelError, SizesError
 from onnxprune.core.patterns import alike
 from onnxprune.core.results import InputSize
 from onnxprune.graph.inputs import Dim, InputSpec, input_specs
@@ -63,8 +63,10 @@ def given_sizes(model: Model, given: Given, data: Mapping[str, Shape] | None = N
     Raises:
         InputError: a shape names no input, has another number of axes, or contradicts file, data or another shape.
     """
-    specs = {spec.name: spec for spec in input_specs(model)}
     shapes = parse_shapes(given)
+    if not shapes and not data:
+        return {}
+    specs = {spec.name: spec for spec in input_specs(model)}
     named: dict[str, tuple[int, str]] = {}
     for name, shape in shapes.items():
         if name not in specs:
@@ -124,7 +126,10 @@ def input_sizes(
         given: what the user says.
         data: shapes of one row, by input.
     """
-    specs = input_specs(model)
+    try:
+        specs = input_specs(model)
+    except ModelError:  # an input that is no tensor, of which sizes say nothing
+        return ()
     said = given_sizes(model, given)
     found: dict[str, InputSize] = {}
     for spec in specs:

@@ -123,3 +123,18 @@ def test_transformer_of_the_corpus(corpus_path: object) -> None:
     assert [each.size for each in input_sizes(model, onnxprune.analyze(path, {"ids": (1, 48)}).facts.shapes, {})] == [
         48
     ]
+
+
+def test_inputs_that_are_no_tensors_are_inspected_all_the_same() -> None:
+    proto = example(
+        """g (seq(float[N,6]) s) => (float[N,3] y) {
+        x = SequenceAt (s, zero)
+        h = MatMul (x, w1)
+        y = MatMul (h, w2) }""",
+        {"w1": (6, 8), "w2": (8, 3)},
+        {"zero": np.array(0)},
+        full_check=False,
+    )
+    model = load(proto)
+    assert input_sizes(model, {}) == ()
+    assert given_sizes(model, ()) == {}

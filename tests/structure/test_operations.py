@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from oracle import analysed, check_removal, random_feed, random_removal
 
+import onnxprune
 from onnxprune.allocation.costs import CostModel
+from onnxprune.core.errors import BudgetError
+from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.ops.examples import example
 from onnxprune.structure.analysis import Analysis
@@ -239,6 +242,21 @@ def counted_in_a_run(model: Model, feed: dict[str, np.ndarray]) -> int:
         elif node.op_type in ("LSTM", "GRU", "RNN"):
             total += prod(read[0][:2]) * (prod(read[1]) + prod(read[2]))
     return total
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(sequence_models(), st.sampled_from([0.4, 0.7]))
+def test_a_budget_holds_by_the_count_of_a_run(proto: onnx.ModelProto, share: float) -> None:
+    try:
+        found = onnxprune.prune(
+            proto, importance="magnitude", repair=False, round_to=1, time=False, targets=f"macs={share}"
+        )
+    except BudgetError:  # most is in what stays
+        return
+    feed = {"x": np.zeros((1, 5, 4), np.float32)}
+    before = counted_in_a_run(load(proto), feed)
+    assert counted_in_a_run(found.model, feed) <= share * before
+    assert (found.before.macs, found.after.macs) == (before, counted_in_a_run(found.model, feed))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
