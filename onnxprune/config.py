@@ -376,8 +376,15 @@ class PruneConfig:
 
 
 def shape_texts(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """Shapes by input name as `--shape` takes them."""
-    return tuple(f"{name}={','.join(str(int(size)) for size in sizes)}" for name, sizes in shapes.items())
+    """Shapes by input name as `--shape` takes them.
+
+    Raises:
+        InputError: a shape is no list of sizes.
+    """
+    try:
+        return tuple(f"{name}={','.join(map(str, sizes))}" for name, sizes in shapes.items())
+    except TypeError:
+        raise InputError(f"shapes: {dict(shapes)!r}: give whole numbers by input, batch first") from None
 
 
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:

@@ -7,6 +7,7 @@ it, else guessed (`graph.shapes.GUESSES`; a batch is 1). A name of an open size 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 
 from onnxprune.core.errors import InputError, ModelError, SizesError
 from onnxprune.core.patterns import alike
@@ -29,9 +30,13 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
         InputError: a text has another form, a size is below 1, or an input is named twice.
     """
     found: dict[str, Shape] = {}
-    pairs = given.items() if isinstance(given, Mapping) else (_pair(text) for text in given)
+    texts = (given,) if isinstance(given, str) else given
+    pairs = texts.items() if isinstance(texts, Mapping) else (_pair(text) for text in texts)
     for name, shape in pairs:
-        sizes = tuple(int(size) for size in shape)
+        try:
+            sizes = tuple(index(size) for size in shape)
+        except TypeError:
+            raise InputError(f"the shape of input {name!r} is {shape!r}: give whole numbers, batch first") from None
         if name in found:
             raise InputError(f"--shape names input {name!r} twice")
         if min(sizes, default=1) < 1:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from onnxprune.core.errors import InputError
+from onnxprune.core.memory import require
 from onnxprune.graph.inference import pinned_shape
 from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
@@ -90,7 +91,9 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes |
         shape = shapes.get(spec.name)
         if shape is None:
             raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
-        feed[spec.name] = random_array(rng, spec.dtype, _with_batch(shape, spec, specs, batch))
+        size = _with_batch(shape, spec, specs, batch)
+        require(prod(size) * max(4, spec.dtype.itemsize), f"random rows for input {spec}")
+        feed[spec.name] = random_array(rng, spec.dtype, size)
     return feed
 
 

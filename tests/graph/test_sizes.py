@@ -10,7 +10,7 @@ import pytest
 import onnxprune
 from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
-from onnxprune.graph.sizes import given_sizes, input_sizes, parse_shapes
+from onnxprune.graph.sizes import Given, given_sizes, input_sizes, parse_shapes
 from onnxprune.ops.examples import example
 from onnxprune.report.text import sizes_line
 
@@ -70,6 +70,8 @@ def test_inspect_prune_validate_bench_and_sweep_take_the_same_sizes() -> None:
     ("shape", "told"),
     [
         ("x", "not of the form"),
+        ({"x": 5}, "give whole numbers"),
+        ({"x": (1, 5.5, 6)}, "give whole numbers|not of the form"),
         ("x=", "not of the form"),
         ("x=1,a,6", "not of the form"),
         ("x=1,-5,6", "not of the form"),
@@ -83,14 +85,13 @@ def test_inspect_prune_validate_bench_and_sweep_take_the_same_sizes() -> None:
         ("m=1,9,1", "x=1,9,6 contradicts the data"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_before_any_work(shape: str | tuple[str, ...], told: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_before_any_work(shape: Given, told: str) -> None:
     with pytest.raises(InputError, match=told):
         onnxprune.prune(two_inputs(), ROWS, shapes=shape, **OPTIONS)
-    given = (shape,) if isinstance(shape, str) else shape
     with pytest.raises(InputError, match=told):
-        onnxprune.validate(two_inputs(), two_inputs(), ROWS, shapes=given)
+        onnxprune.validate(two_inputs(), two_inputs(), ROWS, shapes=shape)
     with pytest.raises(InputError, match=told):
-        onnxprune.bench([two_inputs()], ROWS, shapes=given)
+        onnxprune.bench([two_inputs()], ROWS, shapes=shape)
 
 
 def test_sizes_that_the_graph_cannot_take_are_the_users() -> None:
