@@ -375,22 +375,8 @@ class PruneConfig:
         return _ROOM if self.memory is None else parse_size(self.memory) // 16
 
 
-def shape_texts(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """Shapes by input name as `--shape` takes them.
-
-    Raises:
-        InputError: a shape is no list of sizes.
-    """
-    try:
-        return tuple(f"{name}={','.join(map(str, sizes))}" for name, sizes in shapes.items())
-    except TypeError:
-        raise InputError(f"shapes: {dict(shapes)!r}: give whole numbers by input, batch first") from None
-
-
 def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
     """A copy of a config with single fields changed and all values checked; `targets` and `keep` may be text.
-
-    `shapes` may be a mapping from names of inputs to their sizes.
 
     Raises:
         InputError: a field that does not exist, a value that is not allowed, or a target in another form.
@@ -404,11 +390,8 @@ def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig
         given: str | Sequence[str | Target] = changed["targets"]
         items = [given] if isinstance(given, str | Target) else list(given)
         changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
-    for name in ("keep", "shapes"):
-        if isinstance(changed.get(name), str):
-            changed[name] = (changed[name],)
-    if isinstance(changed.get("shapes"), Mapping):
-        changed["shapes"] = shape_texts(changed["shapes"])
+    if isinstance(changed.get("keep"), str):
+        changed["keep"] = (changed["keep"],)
     found = dataclasses.replace(config, **changed)
     check(found)
     return found

@@ -45,6 +45,11 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
     return found
 
 
+def shape_texts(given: Given) -> tuple[str, ...]:
+    """Shapes as `--shape` takes them; errors as in `parse_shapes`."""
+    return tuple(shown(name, shape) for name, shape in parse_shapes(given).items())
+
+
 def _pair(text: str) -> tuple[str, Shape]:
     name, equals, sizes = text.rpartition("=")
     if not equals or not name or not _SHAPE.fullmatch(sizes.strip()):
