@@ -90,7 +90,8 @@ def pretend_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Model]
 
     def use(clock: Callable[[Model], float]) -> None:
         monkeypatch.setattr(
-            "onnxprune.latency.target.milliseconds", lambda models, batch, threads: tuple(clock(m) for m in models)
+            "onnxprune.latency.target.milliseconds",
+            lambda models, batch, threads, known=None: tuple(clock(m) for m in models),
         )
 
     return use
