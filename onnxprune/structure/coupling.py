@@ -12,6 +12,7 @@ import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
+from onnxprune.core.text import visible
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
@@ -102,7 +103,9 @@ def require_prunable(analysis: Analysis) -> None:
     for item in analysis.not_pruned:
         where.setdefault(item.reason, []).append(item.node or item.tensor)
     reasons = sorted(where, key=lambda reason: -len(where[reason]))
-    told = [f"{reason} ({where[reason][0]!r}{_more(len(where[reason]))})" for reason in reasons[:_SHOWN]]
+    told = [
+        f"{visible(reason)} ({visible(where[reason][0])!r}{_more(len(where[reason]))})" for reason in reasons[:_SHOWN]
+    ]
     if len(reasons) > _SHOWN:
         told.append(f"and {len(reasons) - _SHOWN} more reasons")
     why = "; ".join(told) or "it has no layers with channels between them"
