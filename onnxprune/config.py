@@ -248,6 +248,19 @@ class OutputConfig:
     )
 
 
+SHAPES_HELP = (
+    "Sizes of an input that the file leaves open, batch first, for example images=1,3,640,640; may be given several "
+    "times. Without it sizes are those of the data, else guessed."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SizesConfig:
+    """Sizes of inputs."""
+
+    shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options for running models and tasks, which scorers and repair use.
@@ -330,6 +343,7 @@ class PruneConfig:
         False, "Fail with exit code 7, and write nothing, where the result takes over 97 % of the original's time."
     )
     strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
+    shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
     images: int = option(1000, "Calibration rows used at most.", minimum=1)
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(

@@ -209,8 +209,8 @@ def test_a_name_as_inspect_prints_it_keeps_its_group_alone(name):
     analysis = onnxprune.analyze(proto)
     for option in (name, visible(name)):
         assert kept_groups(analysis, (option,)) == {name}
-        (layer,) = (layer for layer in analysis.layers if layer.node == name)
-        assert CostModel(analysis).macs(option)([8] * last) == analysis.layer_macs(layer, analysis.none_removed())
+        (layer,) = (layer for layer in analysis.operations if layer.node == name)
+        assert CostModel(analysis).macs(option)([8] * last) == analysis.macs(layer, analysis.none_removed())
     found = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", keep=name)
     assert {group.name: group.kept for group in found.groups}[name] == 8
 
@@ -227,7 +227,7 @@ def test_kept_groups_and_rounding_are_respected(network, images):
 
 def test_target_for_a_layer_pattern_leaves_the_others_free(network, images):
     analysis = onnxprune.analyze(network)
-    heavy = max(analysis.layers, key=lambda layer: analysis.layer_macs(layer, analysis.none_removed())).node
+    heavy = max(analysis.operations, key=lambda layer: analysis.macs(layer, analysis.none_removed())).node
     result = onnxprune.prune(network, images, targets=f"macs:^{heavy}$=0.4", importance="magnitude", repair=False)
     cost = {layer.node: layer for layer in result.layers}[heavy]
     assert cost.macs_after <= 0.4 * cost.macs_before

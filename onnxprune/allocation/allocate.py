@@ -108,8 +108,10 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
         widest = tuple(len(widths) - 1 for widths in form.widths)
         return widest, form.objective(widest), 0
     every = tuple(np.arange(len(widths)) for widths in form.widths)
-    best = spend(form, first_grid(form, max(_GRID_POINTS)), form.smallest)
+    best = spend(form, first_grid(form, max(_GRID_POINTS)), form.start)
     objective = form.objective(best)
+    if objective <= (least := sum(float(damage[-1]) for damage in form.damage)):
+        return best, least, 0
     lower, grid, rounded = _tighten(form, objective, limits)
     if rounded is not None and form.objective(rounded) < objective:
         best, objective = rounded, form.objective(rounded)

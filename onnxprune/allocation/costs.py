@@ -11,7 +11,7 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.errors import InputError
 from onnxprune.core.patterns import alike, matching
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Ids, Layer
+from onnxprune.structure.units import Ids, Operation
 
 LinearForm = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
@@ -61,7 +61,7 @@ class CostModel:
 
     def macs(self, layers: str | None = None) -> CostPolynomial:
         """Multiply-adds, for one input row, of the layers whose names match a pattern; of all without one."""
-        whole = total(self.product(layer.factors) for layer in self._chosen(layers))
+        whole = total(self.product(factors) for operation in self._chosen(layers) for factors in operation.terms)
         return _scaled(whole, 1 / max(1, self._analysis.facts.batch))
 
     def params(self, layers: str | None = None) -> CostPolynomial:
@@ -81,20 +81,20 @@ class CostModel:
         count: Callable[[str | None], CostPolynomial] = getattr(self, kind)
         return count(layers)
 
-    def _chosen(self, layers: str | None) -> list[Layer]:
-        """The layers whose names match a pattern; see `core.patterns.matching`."""
+    def _chosen(self, layers: str | None) -> list[Operation]:
+        """The nodes with multiply-adds whose names match a pattern; see `core.patterns.matching`."""
+        every = self._analysis.operations
         if layers is None:
-            return [*self._analysis.layers]
-        found = matching(layers, (layer.node for layer in self._analysis.layers), "target")
-        return [layer for layer in self._analysis.layers if layer.node in found]
+            return [*every]
+        found = matching(layers, (operation.node for operation in every), "target")
+        return [operation for operation in every if operation.node in found]
 
     def _names(self, layers: str | None) -> list[str]:
         constants = self._analysis.constants
         if layers is None:
             return list(constants)
-        chosen = self._chosen(layers)
-        names = [name for layer in chosen for name in (layer.weight, layer.bias) if name in constants]
-        return [str(name) for name in dict.fromkeys(names)]
+        names = [name for operation in self._chosen(layers) for name in operation.weights if name in constants]
+        return [*dict.fromkeys(names)]
 
     def _stored(self, name: str) -> CostPolynomial:
         shape = self._analysis.constants[name].shape
@@ -132,7 +132,7 @@ def check_layers(analysis: Analysis, targets: Iterable[Target]) -> None:
     Raises:
         InputError: a layer pattern that matches no layer or is not a regular expression.
     """
-    names = [layer.node for layer in analysis.layers]
+    names = [operation.node for operation in analysis.operations]
     for target in targets:
         if target.layers is not None and not matching(target.layers, names, f"target {str(target)!r}:"):
             raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}{alike(target.layers, names)}")

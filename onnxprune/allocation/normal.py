@@ -19,11 +19,12 @@ class NormalForm:
 
     Attributes:
         widths: `G` ascending arrays.
-        damage: `G` strictly decreasing arrays of the same lengths.
+        damage: `G` decreasing arrays of the same lengths; strictly, unless a measured cost shrinks with the width.
         pairs: `P` pairs of groups `(g, h)`, `g < h`, that meet in an operator.
         alone: per budget, `G` arrays of the same lengths.
         product: `(B, P)`.
         tables: `(len(widths[g]), len(widths[h]))` by budget and pair, where a budget's cost is tabulated.
+        start: a choice that meets the budgets.
     """
 
     widths: tuple[np.ndarray, ...]
@@ -32,11 +33,7 @@ class NormalForm:
     alone: tuple[tuple[np.ndarray, ...], ...]
     product: np.ndarray
     tables: Mapping[tuple[int, int], np.ndarray]
-
-    @property
-    def smallest(self) -> tuple[int, ...]:
-        """The cheapest choice: the smallest width in every group."""
-        return (0,) * len(self.widths)
+    start: tuple[int, ...]
 
     def kept(self, choice: Sequence[int]) -> np.ndarray:
         """The widths `(G,)` of a choice."""
@@ -64,20 +61,21 @@ _LEAST_ROOM = 1e-9  # of a budget, in which nothing fits
 def normal_form(problem: AllocationProblem) -> NormalForm:
     """Convert a problem to arrays. Its budgets must be reachable.
 
-    Removed are: widths that another width dominates, namely those with the same damage as a narrower one (every cost of
-    the narrower one is at most theirs). So units that do no damage go even where the budget would let them stay. Then
-    budgets that hold even at the widest of what is left are removed.
+    Removed are: widths that another width dominates, namely those with the same damage as a narrower one whose costs
+    are at most theirs. So units that do no damage go even where the budget would let them stay. Then budgets that hold
+    at all that is left are removed.
     """
+    start = problem.cheapest()
     widths: list[np.ndarray] = []
     damage: list[np.ndarray] = []
     for g, curve in enumerate(problem.damage):
         allowed = problem.widths(g)
         value = monotone(curve if g in problem.whole | problem.gone else np.append(curve[1:2], curve[1:]))[allowed]
-        useful = np.append(True, value[1:] < value[:-1])
+        useful = np.append(True, value[1:] < value[:-1]) | _cheaper(problem, g, allowed, value) | (allowed == start[g])
         widths.append(allowed[useful])
         damage.append(value[useful])
     full = [int(allowed[-1]) for allowed in widths]
-    budgets = [budget for budget in problem.budgets if budget.cost(full) > budget.limit]
+    budgets = [budget for budget in problem.budgets if _most(budget, widths, full) > budget.limit]
     pairs = sorted({pair for budget in budgets for pair in _pairs(budget)})
     number = {pair: p for p, pair in enumerate(pairs)}
     product = np.zeros((len(budgets), len(pairs)))
@@ -103,7 +101,36 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
                 else:
                     product[b, number[g, h]] = value * scale
         alone.append(tuple(own))
-    return NormalForm(tuple(widths), tuple(damage), tuple(pairs), tuple(alone), product, tables)
+    first = tuple(int(np.searchsorted(own, kept)) for own, kept in zip(widths, start, strict=True))
+    return NormalForm(tuple(widths), tuple(damage), tuple(pairs), tuple(alone), product, tables, first)
+
+
+def _most(budget: Budget, widths: Sequence[np.ndarray], full: Sequence[int]) -> float:
+    """The most that a cost can be: that of the full widths where it is counted, a bound where it is measured."""
+    cost = budget.cost
+    if not isinstance(cost, CostTable):
+        return cost(full)
+    at = {g: cost.positions(g, widths[g]) for g in cost.groups}
+    parts = [float(values[at[g]].max()) for g, values in cost.alone.items()]
+    parts += [float(values[np.ix_(at[g], at[h])].max()) for (g, h), values in cost.pairs.items()]
+    return cost.constant + sum(parts)
+
+
+def _cheaper(problem: AllocationProblem, group: int, widths: np.ndarray, damage: np.ndarray) -> np.ndarray:
+    """Whether a measured cost is less at a width than at all narrower ones of equal damage, for some partner."""
+    found = np.zeros(len(widths), bool)
+    first = np.searchsorted(-damage, -damage)  # the narrowest width of the same damage
+    for budget in problem.budgets:
+        if not isinstance(budget.cost, CostTable) or group not in budget.cost.groups:
+            continue
+        at = budget.cost.positions(group, widths)
+        own = budget.cost.alone.get(group, np.zeros(int(at.max()) + 1))[at][:, None]
+        parts = [own, *(own + each[at] for (g, _), each in budget.cost.pairs.items() if g == group)]
+        parts += [own + each.T[at] for (_, h), each in budget.cost.pairs.items() if h == group]
+        for costs in parts:
+            for i in np.flatnonzero(first < np.arange(len(widths))):
+                found[i] |= bool((costs[i] < costs[first[i] : i].min(axis=0)).any())
+    return found
 
 
 def _pairs(budget: Budget) -> list[tuple[int, int]]:

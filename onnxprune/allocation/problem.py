@@ -49,6 +49,15 @@ class CostPolynomial:
         total = self.constant + sum(value * k[g] for g, value in self.linear.items())
         return float(total + sum(value * k[g] * k[h] for (g, h), value in self.quadratic.items()))
 
+    def along(self, group: int, widths: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+        """The part of the cost that one group's width decides, at each of the given widths; the others keep `kept`."""
+        k = widths.astype(np.float64)
+        found = self.linear.get(group, 0.0) * k
+        for (g, h), value in self.quadratic.items():
+            if group in (g, h):
+                found = found + value * k * (k if g == h else kept[h if group == g else g])
+        return np.asarray(found)
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -129,16 +138,45 @@ class AllocationProblem:
         found = np.append(multiples[multiples >= least], units)
         return np.insert(found, 0, 0) if group in self.whole else found
 
-    def check_reachable(self) -> None:
-        """Check that the budgets can be met: they must hold at the smallest allowed widths.
+    def cheapest(self) -> tuple[int, ...]:
+        """Widths that meet every budget where that is possible: the smallest ones, unless those miss a measured budget.
 
-        Costs grow with every width (measured ones, up to noise), so that this point has the least value of *each* cost
-        at once: if every budget holds there, the budgets are compatible; if one does not, no choice meets it.
+        Counted costs grow with every width, so that the smallest widths have the least of each. Measured ones need not:
+        there one group at a time gets the width with the least excess, until none is left or nothing helps. With
+        measured costs of pairs of groups that may miss a way.
+        """
+        choices = [self.widths(g) for g in range(len(self.damage))]
+        kept = [int(widths[0]) for widths in choices]
+        measured = sorted(
+            {g for budget in self.budgets if isinstance(budget.cost, CostTable) for g in budget.cost.groups}
+        )
+        excess = self._excess(kept)
+        while excess > 0 and measured:
+            before = excess
+            for g in measured:
+                excesses = np.zeros(len(choices[g]))
+                for budget in self.budgets:
+                    own = budget.cost.along(g, choices[g], kept)
+                    now = own[np.searchsorted(choices[g], kept[g])]
+                    excesses += np.maximum(0.0, _share(budget, budget.cost(kept) - now + own))
+                kept[g] = int(choices[g][np.argmin(excesses)])
+            excess = self._excess(kept)
+            if not excess < before:
+                break
+        return tuple(kept)
+
+    def _excess(self, kept: Sequence[int]) -> float:
+        """By how much widths miss the budgets: shares of the limits, summed; 0 where all hold."""
+        costs = [(budget, budget.cost(kept)) for budget in self.budgets]
+        return sum(max(0.0, float(_share(budget, cost))) for budget, cost in costs if cost > budget.limit)
+
+    def check_reachable(self) -> None:
+        """Check that the budgets can be met: the cheapest widths must meet them.
 
         Raises:
             BudgetError: names each budget that cannot be met, with the least value its cost can take.
         """
-        least = [int(self.widths(g)[0]) for g in range(len(self.damage))]
+        least = self.cheapest()
         missed = [
             f"{budget.name} cannot go below {_plain(budget.cost(least))} (asked for at most {_plain(budget.limit)})"
             for budget in self.budgets
@@ -148,6 +186,11 @@ class AllocationProblem:
             raise BudgetError(
                 f"budget cannot be met: {'; '.join(missed)}; raise the target, lower --round-to, or free kept groups"
             )
+
+
+def _share(budget: Budget, cost: float | np.ndarray) -> float | np.ndarray:
+    """By what share of its limit a cost exceeds a budget."""
+    return (cost - budget.limit) / max(abs(budget.limit), 1e-30)
 
 
 @dataclass(frozen=True, slots=True)

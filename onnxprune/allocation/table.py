@@ -11,7 +11,7 @@ class CostTable:
     """A cost given by tables: one per group and one per pair of groups that interact.
 
     `cost(k) = constant + sum_g alone[g][i_g] + sum_(g<h) pairs[g, h][i_g, i_h]`, where `i_g` is the position of `k_g`
-    in `widths[g]`. Costs ought to grow with every width.
+    in `widths[g]`. Measured costs need not grow with every width.
 
     Attributes:
         widths: ascending widths per group.
@@ -51,6 +51,21 @@ class CostTable:
         at = {g: int(self.positions(g, np.array([kept[g]]))[0]) for g in self.groups}
         total = self.constant + sum(values[at[g]] for g, values in self.alone.items())
         return float(total + sum(values[at[g], at[h]] for (g, h), values in self.pairs.items()))
+
+    def along(self, group: int, widths: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+        """The part of the cost that one group's width decides, at each of the given widths; the others keep `kept`.
+
+        Raises:
+            ValueError: a width is not in the table.
+        """
+        at = self.positions(group, widths)
+        found = np.asarray(self.alone[group][at] if group in self.alone else np.zeros(len(at)), np.float64)
+        for (g, h), values in self.pairs.items():
+            if group in (g, h):
+                other = h if group == g else g
+                column = int(self.positions(other, np.array([kept[other]]))[0])
+                found = found + (values[at, column] if group == g else values[column, at])
+        return found
 
     def affine(self, factor: float, offset: float = 0.0) -> "CostTable":
         """The cost multiplied by a factor, plus an offset."""

@@ -49,8 +49,9 @@ class KernelWork:
         pairs: dict[tuple[int, int], np.ndarray] = {}
         constant = 0.0
         group_of = self._group_of()
+        terms = {operation.node: operation.terms for operation in self.analysis.operations}
         for layer in self.analysis.layers:
-            for factor, left, right in self._terms(layer, widths, group_of):
+            for factor, left, right in self._terms(layer, terms.get(layer.node, ()), widths, group_of):
                 for g, a in left.items():
                     for h, b in right.items():
                         if g == h == _CONSTANT:
@@ -80,12 +81,14 @@ class KernelWork:
             found[group.units] = index
         return found
 
-    def _terms(self, layer: Layer, widths: _Widths, group_of: Ids) -> Iterator[tuple[float, _Form, _Form]]:
+    def _terms(
+        self, layer: Layer, terms: tuple[tuple[int | Ids, ...], ...], widths: _Widths, group_of: Ids
+    ) -> Iterator[tuple[float, _Form, _Form]]:
         """What a layer adds: a factor times two forms each."""
-        if layer.window is None or len(layer.window.kernel) != 2 or layer.transposed:
+        if layer.window is None or len(layer.window.kernel) != 2 or layer.transposed or len(terms) != 1:
             return
         blocked, one = self.blocked, {_CONSTANT: np.ones(1)}
-        out, ins, *others = layer.factors
+        ((out, ins, *others),) = terms
         positions = prod(f if isinstance(f, int) else len(f) for f in others[2:])
         kernel = prod(layer.window.kernel)
         channels, *sizes = self.analysis.facts.shapes[layer.input][1:]

@@ -1,6 +1,7 @@
 """Compares existing models: by their outputs on data, and by their speed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
@@ -10,9 +11,12 @@ from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
+from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
+from onnxprune.structure.coupling import analyse
 
 
 def validate(
@@ -26,6 +30,7 @@ def validate(
     seed: int = 0,
     threads: int = 0,
     time: bool = True,
+    shapes: Given = (),
     progress: Progress = no_progress,
 ) -> Comparison:
     """Compare a model with its original on data.
@@ -40,6 +45,7 @@ def validate(
         seed: seed of the choice of rows.
         threads: threads of onnxruntime; 0 takes all cores. Time is measured with one.
         time: whether to measure how long a run of both takes.
+        shapes: sizes that the files leave open, by input name.
         progress: told of steps.
 
     Raises:
@@ -47,7 +53,11 @@ def validate(
         ModelError: a model cannot be run.
     """
     first, second = load(original), load(other)
-    rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed)
+    known = given_sizes(first, shapes)
+    with fitting(shapes):
+        rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed, known=known)
+        known = given_sizes(first, shapes, rows.shapes)
+        analysed = analyse(first, known)
     progress("compare", 0, 0)
     metrics = compare(first, second, rows, config=outputs, threads=threads)
     measured = None
@@ -57,14 +67,15 @@ def validate(
     return Comparison(
         original=first.name,
         other=second.name,
-        before=count_costs(first, input_shapes=rows.shapes),
-        after=count_costs(second, input_shapes=rows.shapes),
+        before=count_costs(first, analysed),
+        after=count_costs(second, input_shapes=known),
         metrics=metrics,
         time=measured,
         warnings=(*slow_result(measured), *heavy_losses(metrics)),
         rows=len(rows),
         source=rows.source,
-        notes=rows.notes,
+        notes=(*rows.notes, *analysed.incomplete),
+        sizes=input_sizes(first, analysed.facts.shapes, shapes, rows.shapes),
     )
 
 
@@ -80,6 +91,7 @@ def bench(
     rounds: int = 10,
     memory: bool = True,
     seed: int = 0,
+    shapes: Given = (),
     progress: Progress = no_progress,
 ) -> tuple[Latency, ...]:
     """Measure the latency of models in onnxruntime, run in turn so that they see the same conditions.
@@ -95,19 +107,24 @@ def bench(
         rounds: measured rounds at least, whatever the time.
         memory: whether to measure peak memory too, each model in a process of its own.
         seed: seed of random rows.
+        shapes: sizes that the files leave open, by input name; the batch is `batch`.
         progress: told of steps.
 
     Raises:
-        InputError: a file cannot be read, or the data do not fit.
+        InputError: a file cannot be read, or data or sizes do not fit.
         ModelError: a model cannot be run.
     """
     loaded = [load(model) for model in models]
-    feeds = None
-    if data is not None:
-        rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed)
-        feeds = [first_feed(model, rows, batch) for model in loaded]
+    known = [given_sizes(model, shapes) for model in loaded]
+    with fitting(shapes):
+        if data is not None:
+            rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed, known=known[0])
+            given_sizes(loaded[0], shapes, rows.shapes)
+            feeds = [first_feed(model, rows, batch) for model in loaded]
+        else:
+            feeds = [random_feed(model, batch, seed, own) for model, own in zip(loaded, known, strict=True)]
     progress("measure", 0, 0)
-    return time_models(
+    measured = time_models(
         loaded,
         batch=batch,
         threads=threads,
@@ -116,5 +133,9 @@ def bench(
         rounds=rounds,
         memory=memory,
         feeds=feeds,
-        seed=seed,
+    )
+    chosen = [{name: array.shape for name, array in feed.items()} for feed in feeds]
+    return tuple(
+        replace(entry, sizes=input_sizes(model, shapes_of_feed, shapes, None if data is None else rows.shapes))
+        for entry, model, shapes_of_feed in zip(measured, loaded, chosen, strict=True)
     )

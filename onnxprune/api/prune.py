@@ -8,6 +8,7 @@ from onnxprune.api.result import PruneResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, check, with_options
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.plan import PrunePlan
+from onnxprune.graph.sizes import shape_texts
 from onnxprune.importance import named
 from onnxprune.pipeline import prune as one
 from onnxprune.pipeline import sweep as many
@@ -38,7 +39,8 @@ def prune(
         preprocess: how integer images become the model's input.
         executor: where independent tasks run, or `config.executor` in its place.
         progress: told of steps.
-        **options: fields of `PruneConfig`; `targets` and `keep` may be text.
+        **options: fields of `PruneConfig`; `targets` and `keep` may be text, `shapes` may be
+            a mapping.
 
     Returns:
         The pruned model and everything that was found out.
@@ -49,6 +51,8 @@ def prune(
     """
     if isinstance(executor, str):
         options, executor = {**options, "executor": executor}, None
+    if "shapes" in options:
+        options = {**options, "shapes": shape_texts(options["shapes"])}
     outcome = one.prune(
         model,
         data,

@@ -22,6 +22,7 @@ from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.memory import require
 from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.runtime.feeds import input_shapes, random_array
 
 DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
@@ -52,6 +53,7 @@ def load_data(
     *,
     limit: int | None = None,
     seed: int = 0,
+    known: OpenShapes | None = None,
 ) -> Dataset:
     """Read data for a model.
 
@@ -63,6 +65,7 @@ def load_data(
         preprocess: scaling, layout and size of images.
         limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped once it gave that many.
         seed: seed of the choice, and of random rows.
+        known: sizes of random rows, as far as they are known.
 
     Returns:
         The rows; in an evenly spread, ascending selection where `limit` is smaller than their number.
@@ -81,7 +84,7 @@ def load_data(
         return _given(spec, specs, limit, seed)
     notes: tuple[str, ...] = ()
     if isinstance(spec, str) and spec == RANDOM and not Path(spec).exists():
-        rows, notes = _random_rows(model, specs, limit or RANDOM_ROWS, seed), (_RANDOM_NOTE,)
+        rows, notes = _random_rows(model, specs, limit or RANDOM_ROWS, seed, known), (_RANDOM_NOTE,)
         preprocess = PreprocessConfig()
     elif isinstance(spec, str | Path):
         try:
@@ -128,9 +131,9 @@ def _read(
     return rows_of(parts, specs, preprocess.layout, source, limit), ()
 
 
-def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int) -> Rows:
+def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int, known: OpenShapes | None) -> Rows:
     rng = np.random.default_rng(seed)
-    shapes = input_shapes(model, specs)
+    shapes = input_shapes(model, specs, known)
     arrays: dict[str, np.ndarray] = {}
     for spec in specs:
         shape = shapes.get(spec.name)

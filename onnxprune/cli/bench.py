@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, PreprocessConfig, option
+from onnxprune.config import MOST_THREADS, PreprocessConfig, SizesConfig, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class BenchConfig:
 @command(
     Section("Files", BenchFiles, "bench"),
     Section("Measurement", BenchConfig, "bench"),
+    Section("Sizes", SizesConfig),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
 def bench(
@@ -53,10 +54,12 @@ def bench(
 
     from onnxprune.api import compare
     from onnxprune.graph.load import load
+    from onnxprune.graph.sizes import parse_shapes
     from onnxprune.report.json_report import bench_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import bench_summary
 
+    shapes = parse_shapes(given.get(SizesConfig).shapes)
     loaded = [load(model) for model in models]
     outputs.guard(loaded, [files.data])
     with terminal.progress() as progress:
@@ -71,6 +74,7 @@ def bench(
             rounds=config.rounds,
             memory=config.memory,
             seed=config.seed,
+            shapes=shapes,
             progress=progress,
         )
     terminal.show(bench_summary(measured))

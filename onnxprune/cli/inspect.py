@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import OutputConfig, option
+from onnxprune.config import OutputConfig, SizesConfig, option
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,11 @@ class InspectFiles:
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
 
 
-@command(Section("Files", InspectFiles, "inspect"), Section("Outputs", OutputConfig, "outputs", omit=("metric",)))
+@command(
+    Section("Files", InspectFiles, "inspect"),
+    Section("Sizes", SizesConfig),
+    Section("Outputs", OutputConfig, "outputs", omit=("metric",)),
+)
 def inspect(
     model: Annotated[Path, typer.Argument(help="The .onnx file.", metavar="MODEL.onnx")],
     given: Options,
@@ -32,14 +36,16 @@ def inspect(
     outputs = Outputs({"--json": files.json}, [model, given.file])
 
     from onnxprune.graph.load import load
+    from onnxprune.graph.sizes import parse_shapes
     from onnxprune.report.inspection import inspection
     from onnxprune.report.json_report import inspect_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import inspect_summary
     from onnxprune.structure.coupling import analyze
 
+    shapes = parse_shapes(given.get(SizesConfig).shapes)
     loaded = load(model)
     outputs.guard([loaded])
-    found = inspection(analyze(loaded), given.get(OutputConfig))
+    found = inspection(analyze(loaded, shapes), given.get(OutputConfig), shapes)
     terminal.show(inspect_summary(found))
     terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))

@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, option
+from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, SizesConfig, option
 from onnxprune.core.errors import InputError
 
 
@@ -39,6 +39,7 @@ class ValidateConfig:
     Section("Files", ValidateFiles, "validate"),
     Section("Comparison", ValidateConfig, "validate"),
     Section("Outputs", OutputConfig, "outputs"),
+    Section("Sizes", SizesConfig),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
 def validate(
@@ -55,11 +56,13 @@ def validate(
 
     from onnxprune.api import compare
     from onnxprune.graph.load import load
+    from onnxprune.graph.sizes import parse_shapes
     from onnxprune.pipeline.floor import check_floor
     from onnxprune.report.json_report import validate_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import validate_summary
 
+    shapes = parse_shapes(given.get(SizesConfig).shapes)
     original, changed = load(model), load(other)
     outputs.guard([original, changed], [files.data])
     with terminal.progress() as progress:
@@ -71,6 +74,7 @@ def validate(
             preprocess=given.get(PreprocessConfig),
             images=config.images,
             seed=config.seed,
+            shapes=shapes,
             threads=config.threads,
             progress=progress,
         )

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MACS_CONVENTION = 2
+"""Version of what counts as multiply-adds. 1: only Conv, ConvTranspose, Gemm and MatMul with a constant matrix."""
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -10,7 +13,9 @@ class Costs:
 
     Attributes:
         params: elements of floating-point weights (initializers and Constant nodes).
-        macs: multiply-adds of Conv, ConvTranspose, Gemm and MatMul with a constant operand at batch 1, without biases.
+        macs: multiply-adds, for one row, of all products that are summed: convolutions, matrix products, recurrent
+            layers, Einsum and attention, with weights or of two activations. Biases, element-wise operators, pools and
+            normalisations do not count.
         bytes: size of the stored weights, floating-point or of at most 8 bits (shapes and indices are not weights).
     """
 

@@ -22,6 +22,10 @@ class ModelError(OnnxPruneError):
     exit_code = 3
 
 
+class SizesError(ModelError):
+    """The model cannot take inputs of the sizes that were chosen."""
+
+
 class BudgetError(OnnxPruneError):
     """The budget cannot be met; the message says what can be reached."""
 

@@ -19,6 +19,23 @@ class NotPruned:
 
 
 @dataclass(frozen=True, slots=True)
+class InputSize:
+    """A size of inputs that the file leaves open, as it was chosen for the run.
+
+    Attributes:
+        name: the file's name for it, or which axis of which input.
+        size: the number.
+        origin: "given" by the user, of the "data", or a "guess".
+        inputs: the inputs that have it.
+    """
+
+    name: str
+    size: int
+    origin: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MetricChange:
     """One metric of the original and of the result, in the metric's own unit (accuracies lie in [0, 1]).
 

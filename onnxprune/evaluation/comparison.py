@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.results import InputSize, MetricChange, TimeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Comparison:
         notes: what the user should know.
         time: the other model beside the original; None where it was not measured.
         warnings: losses so heavy that the other model may be of no use.
+        sizes: the sizes of inputs that the files leave open, as they were taken.
     """
 
     original: str
@@ -34,3 +35,4 @@ class Comparison:
     notes: tuple[str, ...] = ()
     time: TimeReport | None = None
     warnings: tuple[str, ...] = ()
+    sizes: tuple[InputSize, ...] = ()

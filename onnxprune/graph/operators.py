@@ -10,6 +10,9 @@ from onnxprune.graph.nodes import Node
 
 Shape = tuple[int, ...]
 
+OpenShapes = Mapping[str, tuple[int | None, ...]]
+"""Shapes by input name; None where a size is not told."""
+
 
 class Rules(Protocol):
     """What folding and inference need to know about one operator: the part of `OpHandler` that involves no channels."""

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 
-from onnxprune.core.errors import ModelError
+from onnxprune.core.errors import SizesError
 from onnxprune.core.text import first_line
 from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
 from onnxprune.graph.inference import FAILURES, declared, infer, not_inferred, pinned_shape, symbolic_axes
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.operators import Operators, Runtime, Seen, Shape
+from onnxprune.graph.operators import OpenShapes, Operators, Runtime, Seen, Shape
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
 GUESSES = (64, 224, 512, 320, 16, 1)
@@ -93,7 +93,7 @@ def infer_facts(
     model: Model,
     graph: Graph,
     operators: Operators,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: OpenShapes | None = None,
     runtime: Runtime | None = None,
 ) -> Facts:
     """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
@@ -104,11 +104,11 @@ def infer_facts(
         model: the model.
         graph: its nodes.
         operators: asked what an operator is.
-        input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
+        input_shapes: shapes of the inputs as far as they are told; other sizes are guessed.
         runtime: asked for what inference and folding cannot tell; without it, that stays unknown.
 
     Raises:
-        ModelError: shape inference finds a contradiction for every size tried.
+        SizesError: shape inference finds a contradiction for every size tried.
     """
     pins = _Pins(model, graph, operators, fold_constants(model, graph, operators, runtime), runtime)
     first = pins.first(input_shapes or {})
@@ -166,7 +166,7 @@ class _Pins:
         self._symbolic = {v.name: axes for v in self._inputs if (axes := symbolic_axes(v))}
         self._strict = True
 
-    def first(self, known: Mapping[str, Shape]) -> _Pinned:
+    def first(self, known: OpenShapes) -> _Pinned:
         """Inference with the first guessed sizes that give every tensor a shape, or else the most tensors."""
         sizes = guesses(self._model)
         pinned = [{v.name: self._pinned(v, known.get(v.name), size) for v in self._inputs} for size in sizes]
@@ -179,7 +179,7 @@ class _Pins:
             inferred = [pins for pins in self._tried(tried)[1][:_RUNS] if self._runs(pins)][:1]
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
-            raise ModelError(f"{self._model.name}: shapes contradict each other: {reason}")
+            raise SizesError(f"{self._model.name}: shapes contradict each other: {reason}")
         inferred.sort(key=lambda pins: -len(pins.shapes))
         completed = []
         for pins in inferred[:_RUNS]:
@@ -188,13 +188,16 @@ class _Pins:
                 return completed[-1]
         return max(completed, key=lambda pins: len(pins.shapes))
 
-    def _pinned(self, value: onnx.ValueInfoProto, known: Shape | None, guess: int) -> Shape | None:
+    def _pinned(self, value: onnx.ValueInfoProto, known: tuple[int | None, ...] | None, guess: int) -> Shape | None:
         """Sizes that the file fixes, then known ones: rows of another batch are regrouped to that of the file."""
         guessed = pinned_shape(value, guess)
-        if known is None or guessed is None or len(known) != len(guessed):
-            return known or guessed
+        if known is None:
+            return guessed
+        if guessed is None or len(known) != len(guessed):
+            return tuple(guess if size is None else size for size in known)
         symbolic = self._symbolic.get(value.name, frozenset())
-        return tuple(known[axis] if axis in symbolic else size for axis, size in enumerate(guessed))
+        told = [size if axis not in symbolic else known[axis] for axis, size in enumerate(guessed)]
+        return tuple(size if own is None else own for own, size in zip(told, guessed, strict=True))
 
     def _runs(self, pins: _Pinned) -> bool:
         return self._runtime is not None and bool(self._runtime.shapes(pins.inputs, self._graph.outputs))
@@ -254,7 +257,7 @@ class _Pins:
         try:
             unpinned = self._settle({}, {}, rounds=1)
         except FAILURES as error:
-            raise ModelError(f"{self._model.name}: shapes contradict each other: {first_line(error)}") from error
+            raise SizesError(f"{self._model.name}: shapes contradict each other: {first_line(error)}") from error
         return [*found, replace(unpinned, inputs=first.inputs)]
 
     def _at(self, inputs: Mapping[str, Shape], first: _Pinned) -> _Pinned | None:

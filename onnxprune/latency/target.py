@@ -9,6 +9,7 @@ from onnxprune.config import LatencyConfig, PruneConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.results import LatencyReport
 from onnxprune.graph.model import Model
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
@@ -51,11 +52,21 @@ class Timed:
 
     def beside(self, other: Model) -> tuple[float, float]:
         """The original's time in milliseconds, and another model's relative to it, measured side by side."""
-        return beside(self.analysis.model, other, self.config.batch, self.config.threads)
+        known = _shapes(self.analysis)
+        return beside(self.analysis.model, other, self.config.batch, self.config.threads, known)
 
 
-def beside(original: Model, other: Model, batch: int, threads: int) -> tuple[float, float]:
+def beside(
+    original: Model, other: Model, batch: int, threads: int, known: OpenShapes | None = None
+) -> tuple[float, float]:
     """Time two models in turn. On one thread its own time on the processor counts, which no other process prolongs.
+
+    Args:
+        original: the first model.
+        other: the second model.
+        batch: rows a run.
+        threads: of onnxruntime.
+        known: sizes of the inputs, as far as they are known.
 
     Returns:
         The original's time in milliseconds (10th percentile: other processes only ever make a run slower), and the
@@ -68,22 +79,30 @@ def beside(original: Model, other: Model, batch: int, threads: int) -> tuple[flo
         seconds=_MEASURE_S,
         rounds=_PAIRS,
         memory=False,
+        known=known,
         clock=time.thread_time if threads == 1 else time.perf_counter,
     )
     return before.p10_ms, after.ratio
 
 
-def milliseconds(models: Sequence[Model], batch: int, threads: int) -> tuple[float, ...]:
+def milliseconds(
+    models: Sequence[Model], batch: int, threads: int, known: OpenShapes | None = None
+) -> tuple[float, ...]:
     """Times of models in milliseconds, run in turn: of the first, and of the others by their ratio to it."""
     seconds = _SWEEP_S * len(models)
-    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False)
+    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False, known=known)
     return tuple(each.ratio * found[0].p10_ms for each in found)
 
 
-def confirmed(report: LatencyReport, original: Model, result: Model) -> LatencyReport:
+def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:
     """The report with measured times of the final model added."""
-    before, ratio = beside(original, result, report.batch, report.threads)
+    before, ratio = beside(original, result, report.batch, report.threads, known)
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=ratio * before)
+
+
+def _shapes(analysis: Analysis) -> OpenShapes:
+    """The input sizes of an analysis."""
+    return {name: analysis.facts.shapes[name] for name in analysis.graph.inputs if name in analysis.facts.shapes}
 
 
 def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
@@ -93,7 +112,7 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
         ModelError: the model cannot be run.
     """
     settings = config.latency
-    feed = random_feed(analysis.model, settings.batch)
+    feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, settings.threads)
     times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, settings.threads, progress)

@@ -34,6 +34,12 @@ def handler_of(op_type: str) -> OpHandler:
     return _ADDED.get(op_type) or _built_in().get(op_type, _UNKNOWN)
 
 
+def multiplies(op_type: str) -> bool:
+    """Whether an operator may sum products: its handler has a rule for how many, or for what it is as a layer."""
+    kind = type(handler_of(op_type))
+    return kind.multiply_adds is not OpHandler.multiply_adds or kind.linear is not OpHandler.linear
+
+
 def register_operator(handler: OpHandler) -> None:
     """Add a handler of your own: channels are followed through its operators from now on, in worker processes too.
 

@@ -15,7 +15,7 @@ import onnx
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.linear import Linear, Product, Recurrence
+from onnxprune.ops.linear import Factors, Linear, Product, Recurrence
 from onnxprune.ops.traits import Affine, Carried, ChannelValues, Flow, Kinks, Range
 
 
@@ -172,6 +172,21 @@ class OpHandler(ABC):
     def linear(self, node: Node, labels: Labels) -> Linear | None:  # noqa: ARG002 (the default ignores its arguments)
         """The node as a layer with a constant weight; None where it is none."""
         return None
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...] | None:
+        """Multiply-adds of the node at the analysed sizes: a sum of products of `Factors`.
+
+        Counted are products that are summed: with weights, and of two computed tensors. Biases, element-wise
+        operators, pools and normalisations are not.
+
+        Returns:
+            None where the node sums products, but their number is not known; by default what `linear` tells.
+        """
+        found = self.linear(node, labels)
+        return () if found is None else (found.factors,)
+
+    channel_axis: ClassVar[int] = -1
+    """The axis of input and output whose width reports show beside the multiply-adds, where there is no `linear`."""
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """All products of two tensors that the node computes; by default the one of `linear`."""
@@ -356,8 +371,6 @@ class Unknown(OpHandler):
 
     op_types: ClassVar[tuple[str, ...]] = ()
     follows = False
-    multiplies: ClassVar[bool] = False
-    """For operators of a name: whether they multiply with weights, which no count of multiply-adds then sees."""
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Mark all channels that the node touches as never removed."""

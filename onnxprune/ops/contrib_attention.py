@@ -12,7 +12,7 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.linear import Product
+from onnxprune.ops.linear import Factors, Product, axis_factors
 
 _DOMAIN = "com.microsoft"
 
@@ -51,6 +51,16 @@ class MultiHeadAttention(OpHandler):
             for axis, ids in enumerate(labels.get(name)):
                 if axis != 2 or name == node.input(4):
                     labels.freeze_ids(ids, name, f"{node.op_type} mixes these positions", node)
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...] | None:
+        """Those of the scores, and of the scores with the values; not known for packed operands."""
+        query, keys = node.input(0), node.input(1)
+        axis = {3: 1, 4: 2}.get(labels.rank(keys))  # (B, S, width), or (B, heads, S, width) from another part
+        if labels.rank(query) != 3 or axis is None or not node.input(2):
+            return None
+        past = labels.shape(node.input(6))
+        reached = labels.shape(keys)[axis] + (past[2] if len(past) == 4 else 0)
+        return (*axis_factors(labels, query), reached), (*axis_factors(labels, node.output()), reached)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As many heads as stay."""
@@ -106,6 +116,21 @@ class Attention(OpHandler):
         if not labels.is_constant(weight):
             return ()
         return (Product(node.name, weight, node.input(0), ((0, 2),), (1,)),)
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...] | None:
+        """Those with the weight, of the scores, and of the scores with the values."""
+        weight, past = axis_factors(labels, node.input(1)), labels.shape(node.input(4))
+        rows = labels.shape(node.input(0))[:2]
+        if len(weight) != 2:
+            return None
+        made = labels.axis(node.input(1), 1)
+        queries = (node.ints("qkv_hidden_sizes") or (labels.shape(node.input(1))[1] // 3,))[0]
+        reached = rows[1] + (past[3] if len(past) == 5 else 0)
+        return (
+            (*rows, *weight),
+            (*rows, reached, queries if made is None else made[:queries]),
+            (*axis_factors(labels, node.output()), reached),
+        )
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As many heads as stay."""

@@ -11,8 +11,8 @@ from onnxprune.ops.conv import Conv
 from onnxprune.ops.dense import Gemm
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
-from onnxprune.ops.linear import Linear, Product
-from onnxprune.ops.product import Letters, couple_product, named_products
+from onnxprune.ops.linear import Factors, Linear, Product
+from onnxprune.ops.product import Letters, couple_product, named_products, product_factors
 
 _DOMAIN = "com.microsoft"
 
@@ -38,6 +38,12 @@ class FusedConv(OpHandler):
         """As Conv, but the output is not the product alone."""
         found = Conv().linear(node, labels)
         return None if found is None else replace(found, fused=True)
+
+    channel_axis = 1
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """As Conv."""
+        return Conv().multiply_adds(node, labels)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As Conv."""
@@ -77,6 +83,10 @@ class FusedGemm(OpHandler):
         """As Gemm."""
         return Gemm().products(node, labels)
 
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """As Gemm."""
+        return Gemm().multiply_adds(node, labels)
+
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Between two layers."""
         yield example(
@@ -109,9 +119,6 @@ class FusedMatMul(OpHandler):
         if labels.is_constant(a) or not labels.is_constant(b) or labels.rank(b) != 2 or not _letters(node, labels)[0]:
             return None
         turned = node.int("transB", 0)
-        result, arrays = labels.shape(y), labels.get(y)
-        rows = [n if ids is None else ids for n, ids in zip(result[:-1], arrays[:-1], strict=True)]
-        factors = [n if ids is None else ids for n, ids in zip(labels.shape(b), labels.get(b), strict=True)]
         rank = labels.rank(a)
         return Linear(
             input=a,
@@ -121,14 +128,19 @@ class FusedMatMul(OpHandler):
             in_axis=1 if turned else 0,
             out_axis=0 if turned else 1,
             input_axis=rank - 2 if node.int("transA", 0) else rank - 1,
-            output_axis=len(result) - 1,
-            factors=(*factors, *rows),
+            output_axis=labels.rank(y) - 1,
+            factors=product_factors(node, labels, *_letters(node, labels))[0],
             gain=float(node.attributes.get("alpha", 1.0)),
         )
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """That of both operands."""
         return named_products(node, labels, *_letters(node, labels))
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...] | None:
+        """Those of the product; unknown where batch axes are moved."""
+        operands, output = _letters(node, labels)
+        return product_factors(node, labels, operands, output) if operands else None
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """A transposed weight, and the scores of attention."""

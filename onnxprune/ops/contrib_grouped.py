@@ -9,6 +9,7 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
+from onnxprune.ops.linear import Factors, axis_factors
 
 _DOMAIN = "com.microsoft"
 _PER_HEAD = 10  # from this input on: biases of scores and sinks, which may have an axis of query heads
@@ -47,6 +48,12 @@ class GroupQueryAttention(OpHandler):
             labels.tie(same[:, 0], column)
         labels.contract(node, query, 2, ids)
         labels.set(node.output(), 2, grid.ravel())
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of the scores, and of the scores with the values."""
+        result, past, present = (labels.shape(name) for name in (node.output(), node.input(3), node.output(1)))
+        reached = present[2] if len(present) == 4 else result[1] + (past[2] if len(past) == 4 else 0)
+        return ((2, *axis_factors(labels, node.output()), reached),)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As many query heads as stay."""

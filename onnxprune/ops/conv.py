@@ -10,7 +10,7 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Backward, Change, ChannelUse, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.linear import Linear
+from onnxprune.ops.linear import Factors, Linear, axis_factors
 from onnxprune.ops.torch_tools import along_channels, pad
 from onnxprune.ops.window import Window, window_pads
 
@@ -27,6 +27,12 @@ class Conv(OpHandler):
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """As a layer: one sum over input channels per output position."""
         return _linear(node, labels, in_axis=1, out_axis=0)
+
+    channel_axis = 1
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of all output positions; a computed weight counts as any other."""
+        return (_factors(node, labels, node.output()),)
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
         """The input channels; of a grouped convolution, the inputs and outputs of one group."""
@@ -145,6 +151,12 @@ class ConvTranspose(OpHandler):
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """As a layer: one sum over input channels per input position."""
         return _linear(node, labels, in_axis=0, out_axis=1)
+
+    channel_axis = 1
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of all input positions."""
+        return (_factors(node, labels, node.input(0)),)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: a depthwise convolution has as many groups as channels left."""
@@ -272,12 +284,10 @@ def _couple_grouped(
 
 def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear | None:
     source, weight, output = node.input(0), node.input(1), node.output()
-    shape, positions = labels.shape(weight), labels.shape(output if out_axis == 0 else source)
+    shape = labels.shape(weight)
     if not labels.is_constant(weight):
         return None
     n = len(shape) - 2
-    arrays = labels.get(weight)
-    factors = [ids if ids is not None else size for ids, size in zip(arrays, shape, strict=True)]
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
     sizes, kernel = labels.shape(source)[2:], shape[2:]
     if out_axis == 1:
@@ -296,11 +306,17 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
         out_axis=out_axis,
         input_axis=1,
         output_axis=1,
-        factors=(*factors, positions[0], *positions[2:]),
+        factors=_factors(node, labels, output if out_axis == 0 else source),
         group=node.int("group", 1),
         window=Window(tuple(shape[2:]), strides, pads, dilations),
         transposed=out_axis == 1,
     )
+
+
+def _factors(node: Node, labels: Labels, positions: str) -> Factors:
+    """The whole weight meets each position of the output (Conv) or of the input (ConvTranspose)."""
+    batch, _, *space = labels.shape(positions)
+    return (*axis_factors(labels, node.input(1)), batch, *space)
 
 
 def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ from onnxprune.ops.backward_tools import unbroadcast
 from onnxprune.ops.base import Backward, Change, ChannelUse, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.linear import Linear, Product
-from onnxprune.ops.product import Letters, couple_product, named_products
+from onnxprune.ops.linear import Factors, Linear, Product
+from onnxprune.ops.product import Letters, couple_product, named_products, product_factors
 
 
 class Gemm(OpHandler):
@@ -50,15 +50,16 @@ class Gemm(OpHandler):
         """The product of both operands."""
         return named_products(node, labels, *self._letters(node))
 
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of the product."""
+        return product_factors(node, labels, *self._letters(node))
+
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """As a layer: one sum over input channels per row, at batch 1."""
         b, y = node.input(1), node.output()
-        weight, result = labels.shape(b), labels.shape(y)
         if not labels.is_constant(b):
             return None
         in_axis, out_axis = _weight_axes(node)
-        factors = [ids if ids is not None else n for ids, n in zip(labels.get(b), weight, strict=True)]
-        rows = labels.axis(y, 0)
         return Linear(
             input=node.input(0),
             weight=b,
@@ -68,7 +69,7 @@ class Gemm(OpHandler):
             out_axis=out_axis,
             input_axis=0 if node.int("transA", 0) else 1,
             output_axis=1,
-            factors=(*factors, result[0] if rows is None else rows),
+            factors=self.multiply_adds(node, labels)[0],
             gain=float(node.attributes.get("alpha", 1.0)),
             bias_gain=float(node.attributes.get("beta", 1.0)),
         )
@@ -195,6 +196,10 @@ class MatMul(OpHandler):
         """The product of both operands."""
         return named_products(node, labels, *self._letters(node, labels))
 
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of the product."""
+        return product_factors(node, labels, *self._letters(node, labels))
+
     @staticmethod
     def _letters(node: Node, labels: Labels) -> tuple[list[tuple[str, Letters]], Letters]:
         a, b, y = node.input(0), node.input(1), node.output()
@@ -224,9 +229,6 @@ class MatMul(OpHandler):
         if len(shape) != 2 or len(result) < 2:
             return None
         out = len(result) - (2 if first else 1)
-        arrays = labels.get(y)
-        rows = [n if ids is None else ids for i, (n, ids) in enumerate(zip(result, arrays, strict=True)) if i != out]
-        factors = [ids if ids is not None else n for ids, n in zip(labels.get(weight), shape, strict=True)]
         rank = labels.rank(source)
         return Linear(
             input=source,
@@ -237,7 +239,7 @@ class MatMul(OpHandler):
             out_axis=0 if first else 1,
             input_axis=rank - 2 if first else rank - 1,
             output_axis=out,
-            factors=(*factors, *rows),
+            factors=self.multiply_adds(node, labels)[0],
         )
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:

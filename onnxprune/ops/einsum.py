@@ -9,12 +9,12 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
-from onnxprune.ops.linear import Product
-from onnxprune.ops.product import couple_product, named_products
+from onnxprune.ops.linear import Factors, Product
+from onnxprune.ops.product import couple_product, named_products, product_factors
 
 
 class Einsum(OpHandler):
-    """Einsum. Its multiply-adds do not count in `macs`."""
+    """Einsum: sums of products over named axes."""
 
     op_types = ("Einsum",)
 
@@ -31,6 +31,13 @@ class Einsum(OpHandler):
         terms, output = _terms(node)
         operands = list(zip(node.inputs, terms, strict=True))
         return named_products(node, labels, operands, output) if _is_plain(terms, output) else ()
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...] | None:
+        """Those of multiplying the operands one after the other; unknown with a diagonal or an ellipsis."""
+        terms, output = _terms(node)
+        if not _is_plain(terms, output):
+            return None if len(terms) > 1 else ()
+        return product_factors(node, labels, list(zip(node.inputs, terms, strict=True)), output)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: the same sum of products."""

@@ -7,20 +7,23 @@ import numpy as np
 from onnxprune.graph import folding, shapes
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
-from onnxprune.graph.operators import Runtime, Shape
+from onnxprune.graph.operators import OpenShapes, Runtime
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of
 
 
 def gather_facts(
-    model: Model, graph: Graph, input_shapes: Mapping[str, Shape] | None = None, runtime: Runtime | None = None
+    model: Model,
+    graph: Graph,
+    input_shapes: OpenShapes | None = None,
+    runtime: Runtime | None = None,
 ) -> Facts:
     """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
 
     Args:
         model: the model.
         graph: its nodes.
-        input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
+        input_shapes: shapes of the inputs as far as they are told; other sizes are guessed.
         runtime: asked for what inference and folding cannot tell; without it, that stays unknown.
 
     Raises:

@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from onnxprune.ops.labels import Ids
+from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.window import Window
+
+Factors = tuple[int | Ids, ...]
+"""Factors of a number of multiply-adds: sizes, or the channels along an axis (those that stay count)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A node as a layer with a constant weight. Fields as in `structure.units.Layer`, which is made from it."""
+    """A node as a layer with a constant weight. Fields as in `structure.units.Layer`, which is made from it.
+
+    `factors` are those of its multiply-adds at the batch that was analysed.
+    """
 
     input: str
     weight: str
@@ -19,7 +25,7 @@ class Linear:
     out_axis: int
     input_axis: int
     output_axis: int
-    factors: tuple[int | Ids, ...]
+    factors: Factors
     group: int = 1
     window: Window | None = None
     transposed: bool = False
@@ -83,3 +89,8 @@ class Recurrence:
     backward: tuple[bool, ...]
     gates: tuple[tuple[int, int, Reads], ...]
     reset: int = -1
+
+
+def axis_factors(labels: Labels, tensor: str) -> Factors:
+    """The sizes of a tensor's axes, each as its channels where it has some."""
+    return tuple(n if ids is None else ids for n, ids in zip(labels.shape(tensor), labels.get(tensor), strict=True))

@@ -1,10 +1,11 @@
 """Shared by MatMul and Einsum: products over named axes. Repeated letters are tied, missing ones are summed over."""
 
 from collections.abc import Hashable, Sequence
+from operator import itemgetter
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.labels import Labels
-from onnxprune.ops.linear import Product
+from onnxprune.ops.labels import Ids, Labels
+from onnxprune.ops.linear import Factors, Product, axis_factors
 
 Letters = Sequence[Hashable | None]
 """A name per axis; None for an axis that takes no part (of size 1, broadcast)."""
@@ -71,4 +72,32 @@ def named_products(
         contracted = tuple((axis, own.index(letters[axis])) for axis in ended if letters[axis] in own)
         made = tuple(axis for axis, letter in enumerate(letters) if letter in output and labels.is_constant(tensor))
         found.append(Product(node.name, tensor, source, contracted, made))
+    return tuple(found)
+
+
+def product_factors(
+    node: Node, labels: Labels, operands: Sequence[tuple[str, Letters]], output: Letters
+) -> tuple[Factors, ...]:
+    """Multiply-adds of a product over named axes, where the operands are multiplied one after the other.
+
+    A step makes one for each combination of positions of all axes that its two factors have; axes that neither a later
+    operand nor the output has are then summed over.
+
+    Args:
+        node: the node.
+        labels: the labels.
+        operands: each operand's tensor and letters.
+        output: letters of the node's first output.
+    """
+    sizes: dict[Hashable, list[tuple[int, bool, int | Ids]]] = {}
+    for tensor, letters in (*operands, (node.output(), output)):
+        for letter, size, factor in zip(letters, labels.shape(tensor), axis_factors(labels, tensor), strict=True):
+            sizes.setdefault(letter, []).append((size, not isinstance(factor, int), factor))
+    axes = {letter: max(given, key=itemgetter(0, 1))[2] for letter, given in sizes.items()}
+    held, found = [letter for letter in operands[0][1] if letter is not None], []
+    for number, (_, letters) in enumerate(operands[1:], start=2):
+        both = [letter for letter in dict.fromkeys((*held, *letters)) if letter is not None]
+        found.append(tuple(axes[letter] for letter in both))
+        needed = {letter for _, later in operands[number:] for letter in later} | set(output)
+        held = [letter for letter in both if letter in needed]
     return tuple(found)

@@ -10,16 +10,13 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.linear import Product, Reads, Recurrence
+from onnxprune.ops.linear import Factors, Product, Reads, Recurrence, axis_factors
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 class Recurrent(OpHandler):
-    """Weights `W (dirs, gates * H, I)`, `R (dirs, gates * H, H)`, `B (dirs, 2 * gates * H)`; directions share units.
-
-    Their multiply-adds do not count in `macs`.
-    """
+    """Weights `W (dirs, gates * H, I)`, `R (dirs, gates * H, H)`, `B (dirs, 2 * gates * H)`; directions share units."""
 
     op_types = ("LSTM", "GRU", "RNN")
 
@@ -72,6 +69,14 @@ class Recurrent(OpHandler):
             Product(node.name, w, node.input(0), ((2, 2),), (1,)),
             Product(node.name, r, states, ((2, last),), (1,)),
         )
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of the input with W and of the hidden states with R, at each step of each sequence.
+
+        Sequences count at their full length.
+        """
+        steps = labels.shape(node.input(0))[:2]
+        return tuple((*steps, *axis_factors(labels, name)) for name in node.inputs[1:3])
 
     def recurrence(self, node: Node, labels: Labels) -> Recurrence | None:
         """Of sequences of one length, in the usual layout."""

@@ -20,6 +20,7 @@ from onnxprune.lossless import Lossless
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
+from onnxprune.runtime.feeds import random_feed
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
@@ -39,7 +40,6 @@ def finish(
 ) -> PruneOutcome:
     """Measure the pruned model, and collect everything that the run found out."""
     exact = lossless_part(prepared, decision.removed, clock)
-    shapes = prepared.analysis.facts.shapes
     metrics: Mapping[str, MetricChange] = {}
     if measured_on is not None:
         from onnxprune.evaluation.metrics import compare
@@ -58,7 +58,7 @@ def finish(
         from onnxprune.latency.target import confirmed
 
         with clock.stage("time"):
-            latency = confirmed(latency, prepared.model, smaller)
+            latency = confirmed(latency, prepared.model, smaller, prepared.shapes)
     time = _timed(prepared, smaller, config, clock) if config.time else None
     blocks = removed_blocks(prepared.analysis, decision.removed)
     return PruneOutcome(
@@ -66,9 +66,7 @@ def finish(
         plan=plan,
         source=prepared.model.name,
         before=prepared.before,
-        after=count_costs(
-            smaller, input_shapes={name: shapes[name] for name in prepared.analysis.graph.inputs if name in shapes}
-        ),
+        after=count_costs(smaller, input_shapes=prepared.shapes),
         metrics=metrics,
         time=time,
         warnings=(*slow_result(time), *heavy_losses(metrics)),
@@ -86,6 +84,7 @@ def finish(
         check=_check(prepared, exact, decision.removed, config),
         files=tuple({f: None for rows in (prepared.data, measured_on) if rows is not None for f in rows.files}),
         original=prepared.model,
+        sizes=prepared.sizes,
         notes=(
             *decision.notes,
             *_went(blocks),
@@ -112,6 +111,7 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
                 threads=config.latency.threads,
                 seconds=min(MOST_S, _TIMED * spent),
                 feeds=None if feeds is None else (feeds[0], feeds[1]),
+                known=prepared.shapes,
             )
         except (InputError, ModelError):
             if prepared.data is not None:
@@ -130,11 +130,16 @@ def _went(blocks: Sequence[RemovedBlock]) -> tuple[str, ...]:
 def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:
     """The check that the written file must pass, on the first calibration row or on random inputs."""
     fitted = prepared.data is not None and not config.lossless
+    feed = None
+    if prepared.data is not None:
+        feed = first_feed(prepared.model, prepared.data)
+    elif config.shapes:
+        feed = random_feed(prepared.model, known=prepared.shapes)
     return RemovalCheck(
         analysis=exact.analysis,
         removed=removed,
         changed=fitted and (config.repair or config.distill > 0),
-        feed=None if prepared.data is None else first_feed(prepared.model, prepared.data),
+        feed=feed,
         original=prepared.model if exact.found else None,
     )
 

@@ -11,6 +11,7 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import (
     GroupResult,
+    InputSize,
     LatencyReport,
     LayerCost,
     MetricChange,
@@ -41,7 +42,7 @@ class PruneOutcome:
         after: costs of the result, recounted on the result itself.
         metrics: by name; which ones there are follows from what the outputs mean, "relative_error" always is.
         groups: what became of each group.
-        layers: costs of each contracting operator, in graph order.
+        layers: costs of each node with multiply-adds, in graph order.
         not_pruned: what stays and why.
         removed_blocks: branches that went as a whole.
         program: the deciding program's status.
@@ -57,6 +58,7 @@ class PruneOutcome:
         files: the files that rows were read from; those of the model are in `model`.
         original: the model before.
         warnings: losses so heavy that the result may be of no use.
+        sizes: the sizes of inputs that the file leaves open, as the run took them.
     """
 
     model: Model
@@ -82,6 +84,7 @@ class PruneOutcome:
     files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     original: Model | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    sizes: tuple[InputSize, ...] = ()
 
 
 def group_results(
@@ -94,7 +97,7 @@ def group_results(
     for group, kept, step in zip(
         analysis.groups, analysis.kept(removed), steps or (1,) * len(analysis.groups), strict=True
     ):
-        own = [layer for layer in analysis.layers if layer.node in group.consumers]
+        own = [operation for operation in analysis.operations if operation.node in group.consumers]
         score = by_name.get(group.name)
         found.append(
             GroupResult(
@@ -104,8 +107,8 @@ def group_results(
                 producers=group.producers,
                 consumers=group.consumers,
                 step=step,
-                macs_before=sum(analysis.layer_macs(layer, none) for layer in own),
-                macs_after=sum(analysis.layer_macs(layer, removed) for layer in own),
+                macs_before=sum(analysis.macs(operation, none) for operation in own),
+                macs_after=sum(analysis.macs(operation, removed) for operation in own),
                 scores=() if score is None else tuple(float(s) for s in score.scores),
                 damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
             )
@@ -125,18 +128,18 @@ def removed_blocks(analysis: Analysis, removed: Ids) -> tuple[RemovedBlock, ...]
 
 
 def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
-    """Multiply-adds and parameters of each layer, before and after."""
+    """Multiply-adds and parameters of each node that has some, before and after."""
     none = analysis.none_removed()
     return tuple(
         LayerCost(
-            layer.node,
-            layer.op_type,
-            analysis.layer_macs(layer, none),
-            analysis.layer_macs(layer, removed),
-            analysis.layer_params(layer, none),
-            analysis.layer_params(layer, removed),
+            operation.node,
+            operation.op_type,
+            analysis.macs(operation, none),
+            analysis.macs(operation, removed),
+            analysis.params(operation, none),
+            analysis.params(operation, removed),
         )
-        for layer in analysis.layers
+        for operation in analysis.operations
     )
 
 

@@ -1,5 +1,6 @@
 """The first stages: load model and data, analyse the model, find units that can go without loss, score the others."""
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,17 +19,20 @@ from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.execution import TaskExecutor, open_executor
+from onnxprune.core.results import InputSize
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
+from onnxprune.graph.operators import Shape
+from onnxprune.graph.sizes import fitting, given_sizes, input_sizes
 from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
-from onnxprune.structure.coupling import analyse, require_understood
+from onnxprune.structure.coupling import analyse, require_prunable, require_understood
 
 Source = Path | str | onnx.ModelProto | Model
 DataSource = Any
@@ -48,17 +52,25 @@ class Prepared:
         data: calibration rows, or None.
         before: the original's costs.
         lossless: the units that can go without loss, but for kept groups.
+        sizes: the sizes of inputs that the file leaves open.
     """
 
     analysis: Analysis
     data: Dataset | None
     before: Costs
     lossless: Lossless
+    sizes: tuple[InputSize, ...] = ()
 
     @property
     def model(self) -> Model:
         """The original model."""
         return self.analysis.model
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shapes of the inputs that everything is counted and, without data, timed at."""
+        shapes = self.analysis.facts.shapes
+        return {name: shapes[name] for name in self.analysis.graph.inputs if name in shapes}
 
 
 def prepare(
@@ -81,13 +93,17 @@ def prepare(
         give_back_freed()
     with clock.stage("load"):
         model = load(source)
-        rows = None
+        known, rows = given_sizes(model, config.shapes), None
         if data is not None:
-            rows = load_data(data, model, preprocess, limit=config.images, seed=config.seed)
+            with fitting(config.shapes):
+                rows = load_data(data, model, preprocess, limit=config.images, seed=config.seed, known=known)
+            known = given_sizes(model, config.shapes, rows.shapes)
     with clock.stage("analyse"):
-        analysis = analyse(model, None if rows is None else rows.shapes)
+        with fitting(config.shapes):
+            analysis = analyse(model, known)
         if config.strict:
             require_understood(analysis)
+        require_prunable(analysis)
         check_said(config.outputs, analysis)
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
@@ -98,7 +114,9 @@ def prepare(
         free = analysis.none_removed()
         for group in analysis.groups:
             free[group.units] = group.name not in kept
-        return Prepared(analysis, rows, before, lossless(analysis, free))
+        prepared = Prepared(analysis, rows, before, lossless(analysis, free))
+        row = None if rows is None else rows.shapes
+        return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 
 def _require_groups(analysis: Analysis) -> None:

@@ -11,6 +11,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
+from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_floor, check_floor_rows, check_time, smallest
@@ -83,3 +84,4 @@ def _check_options(config: PruneConfig, plan: PrunePlan | None) -> None:
     if config.fail_if_slower and not config.time:
         raise InputError("--fail-if-slower needs the time: leave out --no-time")
     check_metric(config.outputs)
+    parse_shapes(config.shapes)

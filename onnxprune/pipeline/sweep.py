@@ -14,10 +14,11 @@ from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
-from onnxprune.core.results import MetricChange
+from onnxprune.core.results import InputSize, MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric
 from onnxprune.evaluation.user_metric import check_metric
+from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.finish import finish
@@ -64,6 +65,7 @@ class SweepResult(Generic[Result_co]):
         milliseconds: the original's time a run; None where it was not measured.
         points: the results.
         missed: budgets that cannot be met, and why.
+        sizes: the sizes of inputs that the file leaves open, as the run took them.
         seconds: time per stage that the points share.
     """
 
@@ -74,6 +76,7 @@ class SweepResult(Generic[Result_co]):
     points: tuple[SweepPoint[Result_co], ...]
     missed: Mapping[str, str]
     seconds: Mapping[str, float]
+    sizes: tuple[InputSize, ...] = ()
 
     def __repr__(self) -> str:
         return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets missed)"
@@ -117,6 +120,7 @@ def sweep(
     """Prune a model to several budgets, scored once. Arguments and errors as in `api.sweep`."""
     targets = budgets_of(points)
     check_metric(config.outputs)
+    parse_shapes(config.shapes)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
     measured_on = prepared.data
@@ -148,7 +152,7 @@ def sweep(
 
         with clock.stage("time"):
             models = [prepared.model, *(result.model for _, result in results)]
-            times = milliseconds(models, config.latency.batch, config.latency.threads)
+            times = milliseconds(models, config.latency.batch, config.latency.threads, prepared.shapes)
     metric = _metric([result for _, result in results])
     return SweepResult(
         source=prepared.model.name,
@@ -158,6 +162,7 @@ def sweep(
         points=tuple(_point(*result, times, n, metric) for n, result in enumerate(results)),
         missed=missed,
         seconds=dict(clock.seconds),
+        sizes=prepared.sizes,
     )
 
 

@@ -23,6 +23,7 @@ from onnxprune.report.text import (
     obstacles,
     percent,
     size,
+    sizes_line,
     some,
     threads_of,
 )
@@ -54,6 +55,7 @@ def html_report(result: PruneOutcome, origin: Provenance) -> str:
         _tiles(result),
         *(element("div", warning, class_="note warning") for warning in result.warnings),
         *(element("div", note, class_="note") for note in result.notes),
+        *([element("div", f"sizes: {sizes}", class_="note")] if (sizes := sizes_line(result.sizes)) else []),
         width_section(result),
         macs_section(result),
         groups_section(result),

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import NotPruned
+from onnxprune.core.results import InputSize, NotPruned
+from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
 from onnxprune.outputs.reading import read_meaning
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
+    from onnxprune.graph.sizes import Given
     from onnxprune.structure.analysis import Analysis
-    from onnxprune.structure.units import Layer
+    from onnxprune.structure.units import Layer, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,12 @@ class Inspection:
         floor: costs with one unit left in each group.
         units: channels in all; `prunable` of them may go.
         prunable: see above.
-        layers: contracting operators, in graph order.
+        layers: nodes with multiply-adds, in graph order.
         groups: in graph order.
         not_pruned: what stays and why.
         op_types: operator by node name, for `not_pruned`.
         outputs: what the outputs are taken for.
+        sizes: the sizes of inputs that the file leaves open, as they were taken.
         notes: what was put right when the file was read, and what is not counted.
     """
 
@@ -80,25 +83,31 @@ class Inspection:
     op_types: dict[str, str]
     outputs: tuple[OutputRow, ...]
     notes: tuple[str, ...] = ()
+    sizes: tuple[InputSize, ...] = ()
 
 
-def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> Inspection:
+def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shapes: "Given" = ()) -> Inspection:
     """Collect what `inspect` shows.
 
     Args:
         analysis: of the model.
         outputs: what the user says of outputs.
+        shapes: what the user says of sizes.
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
-    macs = {layer.node: analysis.layer_macs(layer, nothing) for layer in analysis.layers}
+    macs = {operation.node: analysis.macs(operation, nothing) for operation in analysis.operations}
+    layers = {layer.node: layer for layer in analysis.layers}
     return Inspection(
         model=analysis.name,
         costs=analysis.costs(),
         floor=analysis.costs(most),
         units=analysis.total,
         prunable=analysis.prunable,
-        layers=tuple(_layer(analysis, layer, macs[layer.node]) for layer in analysis.layers),
+        layers=tuple(
+            _layer(analysis, operation, layers.get(operation.node), macs[operation.node])
+            for operation in analysis.operations
+        ),
         groups=tuple(
             GroupRow(
                 name=group.name,
@@ -113,6 +122,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> I
         op_types={node.name: node.op_type for node in analysis.graph.nodes},
         notes=(*analysis.model.notes, *analysis.incomplete),
         outputs=_outputs(read_meaning(analysis, outputs)),
+        sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes),
     )
 
 
@@ -130,18 +140,32 @@ def _outputs(meaning: Meaning) -> tuple[OutputRow, ...]:
     )
 
 
-def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
-    shape = analysis.shape(layer.weight)
-    labels = analysis.labels.get(layer.weight, (None,) * len(shape))
-    free = [ids is not None and bool(ids.any()) for ids in labels]
-    grouped_inputs = 1 if layer.transposed else layer.group
+def _layer(analysis: "Analysis", operation: "Operation", layer: "Layer | None", macs: int) -> LayerRow:
+    """Widths are those of the weight where it is a matrix or a filter, else those of what is read and made."""
+    if layer is None:
+        read, made = ((name, operation.axis) for name in (operation.input, operation.output))
+        repeats = 1, 1
+    else:
+        read, made = (layer.weight, layer.in_axis), (layer.weight, layer.out_axis)
+        repeats = (1, layer.group) if layer.transposed else (layer.group, 1)
     return LayerRow(
-        node=layer.node,
-        op_type=layer.op_type,
-        inputs=shape[layer.in_axis] * grouped_inputs,
-        outputs=shape[layer.out_axis] * (layer.group if layer.transposed else 1),
+        node=operation.node,
+        op_type=operation.op_type,
+        inputs=_width(analysis, *read) * repeats[0],
+        outputs=_width(analysis, *made) * repeats[1],
         macs=macs,
-        params=analysis.layer_params(layer, analysis.none_removed()),
-        inputs_prunable=free[layer.in_axis],
-        outputs_prunable=free[layer.out_axis],
+        params=analysis.params(operation, analysis.none_removed()),
+        inputs_prunable=_is_prunable(analysis, *read),
+        outputs_prunable=_is_prunable(analysis, *made),
     )
+
+
+def _width(analysis: "Analysis", tensor: str, axis: int) -> int:
+    shape = analysis.shape(tensor)
+    return shape[axis] if shape else 1
+
+
+def _is_prunable(analysis: "Analysis", tensor: str, axis: int) -> bool:
+    axes = analysis.labels.get(tensor)
+    ids = axes[axis] if axes else None
+    return ids is not None and bool(ids.any())

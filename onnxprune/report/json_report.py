@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig, PruneConfig, Target
+from onnxprune.core.costs import MACS_CONVENTION
 from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
@@ -47,7 +48,13 @@ def plain(value: Any) -> Any:
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
     """What all reports begin with."""
-    found: dict[str, Any] = {"schema": SCHEMA, "onnxprune": __version__, "command": command, "model": model}
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "onnxprune": __version__,
+        "command": command,
+        "model": model,
+        "macs_convention": MACS_CONVENTION,
+    }
     if origin is not None:
         found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
     return found
@@ -70,6 +77,7 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "importance": result.plan.importance,
         "widths": result.plan.widths,
         "settings": _settings(result.settings),
+        "sizes": plain(result.sizes),
         "warnings": plain(result.warnings),
         "notes": plain(result.notes),
     }
@@ -116,6 +124,7 @@ def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[
         "layers": plain(found.layers),
         "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
         "outputs": plain(found.outputs),
+        "sizes": plain(found.sizes),
         "notes": plain(found.notes),
     }
 
@@ -161,6 +170,7 @@ def validate_report(found: "Comparison", origin: Provenance | None = None) -> di
         "metrics": metrics_entry(found.metrics),
         **({} if found.time is None else {"time": plain(found.time)}),
         "rows": found.rows,
+        "sizes": plain(found.sizes),
         "warnings": plain(found.warnings),
         "notes": plain(found.notes),
     }

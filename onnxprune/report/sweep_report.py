@@ -18,7 +18,16 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.svg import HEIGHT, number, picture
 from onnxprune.report.terminal import GOOD, shown, table, warning_lines
-from onnxprune.report.text import count, is_share, metric_change, metric_name, metric_value, percent, size
+from onnxprune.report.text import (
+    count,
+    is_share,
+    metric_change,
+    metric_name,
+    metric_value,
+    percent,
+    size,
+    sizes_line,
+)
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
 
@@ -32,7 +41,9 @@ def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
         made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(swept, point)))
     missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in swept.missed.items()]
     notes = [shown(f"note: {note}", "yellow") for note in _notes(swept)]
-    return Group(made, *missed, *notes, *warning_lines(_warnings(swept)))
+    sizes = sizes_line(swept.sizes)
+    told = [Text(f"sizes {sizes}")] if sizes else []
+    return Group(made, *told, *missed, *notes, *warning_lines(_warnings(swept)))
 
 
 def sweep_report(
@@ -72,6 +83,7 @@ def sweep_report(
         "seed": first.seed,
         "versions": plain(first.versions),
         "settings": plain({key: value for key, value in first.settings.items() if key != "targets"}),
+        "sizes": plain(swept.sizes),
         "notes": _notes(swept),
     }
 

@@ -10,7 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import GroupResult, LatencyReport, MetricChange, NotPruned, ProgramReport, TimeReport
+from onnxprune.core.results import (
+    GroupResult,
+    InputSize,
+    LatencyReport,
+    MetricChange,
+    NotPruned,
+    ProgramReport,
+    TimeReport,
+)
 from onnxprune.core.text import MESSAGE, NAME, several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.text import (
@@ -25,6 +33,7 @@ from onnxprune.report.text import (
     percent,
     ratio,
     size,
+    sizes_line,
     some,
     threads_of,
 )
@@ -51,6 +60,7 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
         _program_line(result.program, result.plan.importance, result.plan.widths),
         *([] if result.latency is None else [_latency_line(result.latency)]),
         _timings_line(result.timings),
+        *_sizes(result.sizes),
         *_notes(result.notes),
     ]
     written = f" ({size(output_bytes)})" if output_bytes is not None else ""
@@ -62,7 +72,7 @@ def validate_summary(found: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
     what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
     table_of_changes = _change_table(found.before, found.after, found.metrics, found.time)
-    return Group(table_of_changes, what, *_notes(found.notes), *warning_lines(found.warnings))
+    return Group(table_of_changes, what, *_sizes(found.sizes), *_notes(found.notes), *warning_lines(found.warnings))
 
 
 def inspect_summary(found: "Inspection") -> RenderableType:
@@ -76,8 +86,14 @@ def inspect_summary(found: "Inspection") -> RenderableType:
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
         _inspect_outputs(found),
         _inspect_totals(found),
+        *_sizes(found.sizes),
         *_notes(found.notes),
     )
+
+
+def _sizes(sizes: Iterable[InputSize]) -> list[Text]:
+    line = sizes_line(sizes)
+    return [Text.assemble(("sizes ", DIM), line)] if line else []
 
 
 def _notes(notes: Iterable[str]) -> list[Text]:
@@ -278,7 +294,7 @@ def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
     first = measured[0]
     threads = "all threads" if first.threads == 0 else f"{first.threads} thread" + "s" * (first.threads > 1)
     how = f"batch {first.batch}, {threads}, {first.rounds} interleaved rounds after {first.warmup} to warm up"
-    return Group(made, Text(how, style=DIM))
+    return Group(made, Text(how, style=DIM), *_sizes(first.sizes))
 
 
 def epoch_line(epoch: "Epoch") -> Text:

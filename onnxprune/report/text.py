@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.config import Target
-from onnxprune.core.results import MetricChange, NotPruned, TimeReport
+from onnxprune.core.results import InputSize, MetricChange, NotPruned, TimeReport
 from onnxprune.core.text import SHARE_METRICS, several, visible
 
 _RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
 _NAMES = {**SHARE_METRICS, **_RATIOS, "latency_ms": "latency"}
 
 _DIGITS = 3
+_MOST_SIZES = 6
 
 
 def count(value: float) -> str:
@@ -130,6 +131,18 @@ def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
     if settings.get("threshold") is not None:
         found.append(f"threshold {settings['threshold']}")
     return tuple(found)
+
+
+_ORIGINS = {"given": "as given", "data": "from the data", "guess": "a guess"}
+
+
+def sizes_line(sizes: Iterable[InputSize]) -> str:
+    """The sizes of inputs that the file leaves open, in words; empty where there are none."""
+    sizes = list(sizes)
+    told = "; ".join(f"{visible(each.name)} {each.size}, {_ORIGINS[each.origin]}" for each in sizes[:_MOST_SIZES])
+    more = f"; and {len(sizes) - _MOST_SIZES} more" if len(sizes) > _MOST_SIZES else ""
+    hint = " (--shape sets it)" if any(each.origin == "guess" for each in sizes) else ""
+    return f"{told}{more}{hint}"
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph
-from onnxprune.graph.operators import Shape
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import facts
 from onnxprune.runtime.apart import Apart
@@ -15,7 +15,7 @@ from onnxprune.runtime.apart import Apart
 def gather_facts(
     model: Model,
     graph: Graph,
-    input_shapes: Mapping[str, Shape] | None = None,
+    input_shapes: OpenShapes | None = None,
     feed: Mapping[str, np.ndarray] | None = None,
 ) -> Facts:
     """Infer the shapes of all tensors at concrete input sizes, and compute all constant values.
@@ -23,7 +23,7 @@ def gather_facts(
     Args:
         model: the model.
         graph: its nodes.
-        input_shapes: shapes of the inputs where the user's data tell them; others are guessed.
+        input_shapes: shapes of the inputs as far as they are told; other sizes are guessed.
         feed: inputs to run the model on where nothing else tells a shape; random ones by default.
 
     Raises:

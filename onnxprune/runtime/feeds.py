@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 
 from onnxprune.core.errors import InputError
+from onnxprune.core.memory import require
 from onnxprune.graph.inference import pinned_shape
 from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.shapes import guesses
 from onnxprune.ops.facts import gather_facts
 
@@ -21,11 +23,13 @@ Feed = Mapping[str, np.ndarray]
 """An array for each input of a model, by name."""
 
 
-def input_shapes(model: Model, specs: Sequence[InputSpec]) -> Mapping[str, tuple[int, ...]]:
-    """Concrete input shapes: batch size 1, other free dimensions as the analysis chooses them."""
+def input_shapes(
+    model: Model, specs: Sequence[InputSpec], known: OpenShapes | None = None
+) -> Mapping[str, tuple[int, ...]]:
+    """Concrete input shapes: as they are known, else batch size 1 and sizes as the analysis guesses them."""
     if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
         return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
-    return gather_facts(model, read_graph(model)).shapes
+    return gather_facts(model, read_graph(model), known).shapes
 
 
 def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
@@ -66,22 +70,30 @@ def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, shape: tuple[i
     return rng.standard_normal(shape).astype(dtype)
 
 
-def random_feed(model: Model, batch: int = 1, seed: int = 0) -> Feed:
+def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes | None = None) -> Feed:
     """Random inputs with `batch` rows, or with the model's fixed batch size.
+
+    Args:
+        model: the model.
+        batch: rows.
+        seed: of the values.
+        known: sizes of inputs, as far as they are known; others are guessed.
 
     Raises:
         InputError: an input has no known shape.
     """
     specs = input_specs(model)
     batch = fixed_batch(specs) or batch
-    shapes = input_shapes(model, specs)
+    shapes = input_shapes(model, specs, known)
     rng = np.random.default_rng(seed)
     feed = {}
     for spec in specs:
         shape = shapes.get(spec.name)
         if shape is None:
             raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
-        feed[spec.name] = random_array(rng, spec.dtype, _with_batch(shape, spec, specs, batch))
+        size = _with_batch(shape, spec, specs, batch)
+        require(prod(size) * max(4, spec.dtype.itemsize), f"random rows for input {spec}")
+        feed[spec.name] = random_array(rng, spec.dtype, size)
     return feed
 
 

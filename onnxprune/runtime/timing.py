@@ -12,9 +12,10 @@ import numpy as np
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import temporary_folder
-from onnxprune.core.results import TimeReport
+from onnxprune.core.results import InputSize, TimeReport
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.write import write
 from onnxprune.runtime.feeds import Feed, random_feed
 from onnxprune.runtime.session import open_session, runtime_errors
@@ -48,6 +49,7 @@ class Latency:
         runs: runs that one sample averages (more than 1 for models of well under a millisecond).
         peak_bytes: peak memory of a process that runs this model alone; None where it was not measured.
         file_bytes: size of the model's file, with its external data.
+        sizes: the sizes of inputs that the file leaves open, as they were taken.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Latency:
     runs: int
     peak_bytes: int | None
     file_bytes: int
+    sizes: tuple[InputSize, ...] = ()
 
 
 def time_models(
@@ -74,6 +77,7 @@ def time_models(
     rounds: int = 10,
     memory: bool = True,
     feeds: Sequence[Feed] | None = None,
+    known: OpenShapes | None = None,
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> tuple[Latency, ...]:
@@ -88,6 +92,7 @@ def time_models(
         rounds: measured rounds at least, whatever the time.
         memory: whether to measure peak memory too, each model in a process of its own.
         feeds: what each model runs on; by default random rows.
+        known: sizes of random rows, as far as they are known.
         seed: seed of random rows.
         clock: what counts seconds. On one thread `time.thread_time` leaves out what other processes take.
 
@@ -97,7 +102,7 @@ def time_models(
     """
     if not models or batch < 1 or rounds < 1 or warmup < 0:
         raise InputError("latency needs at least one model, one row and one round")
-    feeds = [random_feed(model, batch, seed) for model in models] if feeds is None else feeds
+    feeds = [random_feed(model, batch, seed, known) for model in models] if feeds is None else feeds
     sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
     sizes = [_file_and_memory(m, f, threads, memory) for m, f in zip(models, feeds, strict=True)]
     runs = []
@@ -137,6 +142,7 @@ def time_pair(
     threads: int = 1,
     seconds: float = MOST_S,
     feeds: tuple[Feed, Feed] | None = None,
+    known: OpenShapes | None = None,
 ) -> TimeReport:
     """Measure a result beside its original: the two in turn, so that a slow moment meets both.
 
@@ -147,13 +153,14 @@ def time_pair(
         threads: threads of onnxruntime; 0 takes all cores.
         seconds: time to go on measuring once there are enough pairs.
         feeds: what each of them runs on; by default random rows.
+        known: sizes of random rows, as far as they are known.
 
     Raises:
         InputError: an input has no known shape to make random rows of.
         ModelError: a model cannot be run.
     """
     models = (original, result)
-    given = tuple(random_feed(model, batch) for model in models) if feeds is None else feeds
+    given = tuple(random_feed(model, batch, known=known) for model in models) if feeds is None else feeds
     sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
     runs, first = [], 0.0
     for model, session, feed in zip(models, sessions, given, strict=True):

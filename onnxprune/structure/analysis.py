@@ -10,16 +10,11 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Graph
+from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.shapes import Facts
-from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, Unknown
+from onnxprune.ops.base import ChannelUse
 from onnxprune.ops.linear import Product, Recurrence
-from onnxprune.structure.units import Group, Ids, Layer, Mask, Stored
-
-
-def _is_matrix(stored: Stored) -> bool:
-    return stored.is_weight and sum(size > 1 for size in stored.shape) > 1
+from onnxprune.structure.units import Group, Ids, Layer, Mask, Operation, Stored
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,7 +28,8 @@ class Analysis:
         groups: prunable groups, in graph order.
         labels: units along each axis of each labelled tensor (None: axis without channels).
         constants: what is stored, by name.
-        layers: contracting operators, in graph order.
+        layers: layers with a constant weight that is a matrix or a filter, in graph order.
+        operations: all nodes with multiply-adds, in graph order; the layers are among them.
         products: all products with constants or of two activations, in graph order.
         recurrences: recurrent layers, in graph order.
         masks: all places where consumers contract over units.
@@ -42,6 +38,7 @@ class Analysis:
         facts: shapes and folded constants that the analysis used.
         uses: how kernels go through units, each use once.
         omitted: `(node, position)` of inputs that nodes can do without, and that removal leaves out.
+        uncounted: nodes that sum products, but how many is not known.
     """
 
     model: Model
@@ -51,6 +48,7 @@ class Analysis:
     labels: Mapping[str, tuple[Ids | None, ...]]
     constants: Mapping[str, Stored]
     layers: tuple[Layer, ...]
+    operations: tuple[Operation, ...]
     products: tuple[Product, ...]
     recurrences: tuple[Recurrence, ...]
     masks: tuple[Mask, ...]
@@ -59,6 +57,7 @@ class Analysis:
     facts: Facts
     uses: tuple[tuple[ChannelUse, Ids], ...] = ()
     omitted: tuple[tuple[str, int], ...] = ()
+    uncounted: tuple[Node, ...] = ()
 
     def __repr__(self) -> str:
         return f"Analysis({self.name!r}: {self.prunable} of {self.total} units prunable, in {len(self.groups)} groups)"
@@ -115,18 +114,14 @@ class Analysis:
 
     @property
     def incomplete(self) -> tuple[str, ...]:
-        """What the count of multiply-adds leaves out: operators that nothing is known of, and that read weights."""
-        left = [
-            node
-            for node in self.graph.nodes
-            if isinstance(handler := handler_of(node.op_type), Unknown)
-            and (type(handler) is Unknown or handler.multiplies)
-            and any(name in self.constants and _is_matrix(self.constants[name]) for name in node.inputs)
-        ]
-        if not left:
+        """What the count of multiply-adds leaves out, in a sentence; none where it is complete."""
+        if not self.uncounted:
             return ()
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        return (f"MACs leave out {left[0]}{more}, which is not understood; a budget on MACs does not count it",)
+        more = f" and {len(self.uncounted) - 1} more" if len(self.uncounted) > 1 else ""
+        it = "them" if more else "it"
+        return (
+            f"MACs leave out {self.uncounted[0]}{more}, which cannot be counted; a budget on MACs does not see {it}",
+        )
 
     def none_removed(self) -> Ids:
         """The removal mask `(units,)` that removes nothing (all False)."""
@@ -177,15 +172,17 @@ class Analysis:
                 array = np.compress(~removed[ids], array, axis=axis)
         return array
 
-    def layer_macs(self, layer: Layer, removed: Ids) -> int:
-        """Multiply-adds (MACs) of a layer for one input row, after a removal."""
-        found = prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
+    def macs(self, operation: Operation, removed: Ids) -> int:
+        """Multiply-adds (MACs) of a node for one input row, after a removal."""
+        found = sum(
+            prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in factors)
+            for factors in operation.terms
+        )
         return found // max(1, self.facts.batch)
 
-    def layer_params(self, layer: Layer, removed: Ids) -> int:
-        """Number of elements in a layer's weight and bias, after a removal."""
-        names = [name for name in (layer.weight, layer.bias) if name is not None and self.value(name) is not None]
-        return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in names)
+    def params(self, operation: Operation, removed: Ids) -> int:
+        """Number of elements in a node's weights and bias, after a removal."""
+        return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in operation.weights)
 
     def costs(self, removed: Ids | None = None) -> Costs:
         """Exact costs of the model (MACs, parameters, bytes) after a removal; of the original by default."""
@@ -195,6 +192,6 @@ class Analysis:
         weights = {name for name in once if self.constants[name].is_weight}
         return Costs(
             params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
-            macs=sum(self.layer_macs(layer, removed) for layer in self.layers),
+            macs=sum(self.macs(operation, removed) for operation in self.operations),
             bytes=sum(sizes[name] * self.constants[name].itemsize for name in weights),
         )

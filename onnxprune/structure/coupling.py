@@ -12,42 +12,47 @@ import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
+from onnxprune.core.text import visible
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
-from onnxprune.graph.operators import Shape
+from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
+from onnxprune.graph.sizes import Given, fitting, given_sizes
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, tensors_of
 from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Group, Layer, Mask, Stored
+from onnxprune.structure.operations import find_operations
+from onnxprune.structure.units import Group, Layer, Mask, Stored, is_weight
 
 # Positions along an axis up to which they may be channels: labels take eight bytes each.
 _LONGEST_AXIS = 1 << 26
 # Analyses of one model at most, each with other choices (heads, or positions within a head).
 _MOST_TURNS = 4
+_SHOWN = 3  # reasons in a message
 
 
-def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
     """Find what can be pruned in a model, what cannot and why, and what each layer costs.
 
     Args:
         model: a path, a protobuf or a loaded model.
-        input_shapes: concrete shapes of inputs with symbolic dimensions; guessed where absent.
+        input_shapes: shapes of inputs that the file leaves open; guessed where absent.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a shape does not fit it.
         ModelError: the model is invalid.
     """
-    loaded = load(model)
-    return analyse(loaded, input_shapes=input_shapes)
+    loaded, given = load(model), input_shapes or {}
+    with fitting(given):
+        return analyse(loaded, given_sizes(loaded, given))
 
 
-def analyse(model: Model, input_shapes: Mapping[str, Shape] | None = None) -> Analysis:
+def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
     model = separated(model)
     graph = read_graph(model)
@@ -115,6 +120,31 @@ def require_understood(analysis: Analysis) -> None:
         )
 
 
+def require_prunable(analysis: Analysis) -> None:
+    """Refuse a model in which nothing can be pruned.
+
+    Raises:
+        ModelError: says why, the reasons that concern most tensors first.
+    """
+    if analysis.groups:
+        return
+    where: dict[str, list[str]] = {}
+    for item in analysis.not_pruned:
+        where.setdefault(item.reason, []).append(item.node or item.tensor)
+    reasons = sorted(where, key=lambda reason: -len(where[reason]))
+    told = [
+        f"{visible(reason)} ({visible(where[reason][0])!r}{_more(len(where[reason]))})" for reason in reasons[:_SHOWN]
+    ]
+    if len(reasons) > _SHOWN:
+        told.append(f"and {len(reasons) - _SHOWN} more reasons")
+    why = "; ".join(told) or "it has no layers with channels between them"
+    raise ModelError(f"{analysis.name}: nothing can be pruned: {why}; `onnxprune inspect` shows all")
+
+
+def _more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
+
+
 def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
     """Implements `Labels.read_positions`."""
     found = np.zeros(labels.shape(tensor)[axis], bool)
@@ -172,6 +202,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
     units = int(unit.max()) + 1
     groups = _groups(units, arrays, masks, _producers(labels, unit, units))
     products, recurrences = _products(model, graph, facts, labels)
+    operations, uncounted = find_operations(model, graph, facts, labels, unit)
     materialised, dropped = _folded_weights(model, graph, facts, labels)
     stored = {name: array for name, array in model.constants.items() if name not in dropped}
     stored |= {name: facts.folded[name] for name in materialised}
@@ -182,7 +213,8 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         groups=groups,
         labels=arrays,
         constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
-        layers=_layers(model, graph, facts, labels, unit),
+        layers=_layers(model, graph, facts, labels),
+        operations=operations,
         products=products,
         recurrences=recurrences,
         masks=masks,
@@ -191,12 +223,8 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         facts=facts,
         uses=_uses(model, graph, labels, unit),
         omitted=tuple(sorted(labels.omitted)),
+        uncounted=uncounted,
     )
-
-
-def is_weight(array: np.ndarray) -> bool:
-    """Whether a constant counts in the cost `bytes`: floating-point, or quantised (integers of at most 8 bits)."""
-    return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
 
 
 def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
@@ -271,7 +299,7 @@ def _followed(graph: Graph, facts: Facts, labels: Labels) -> Iterator[Node]:
             yield node
 
 
-def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[Layer, ...]:
+def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[Layer, ...]:
     layers = []
     for node in _followed(graph, facts, labels):
         with named_failures(model, node):
@@ -293,7 +321,6 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids)
                 group=found.group,
                 window=found.window,
                 transposed=found.transposed,
-                factors=tuple(f if isinstance(f, int) else unit[f] for f in found.factors),
                 gain=found.gain,
                 bias_gain=found.bias_gain,
                 fused=found.fused,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.nodes import is_float
 from onnxprune.ops.window import Window
 
 Ids = np.ndarray
@@ -31,8 +32,6 @@ class Layer:
         group: number of convolution groups.
         window: geometry for Conv and ConvTranspose, else None.
         transposed: ConvTranspose.
-        factors: MACs at the analysed batch are the product over these: a number, or the units along an axis (the kept
-            ones count).
         gain: factor of the product itself (`alpha` of Gemm).
         bias_gain: factor of the bias (`beta` of Gemm).
         fused: whether the node adds to the product, or puts it through an activation, before it gives `output`.
@@ -51,10 +50,33 @@ class Layer:
     group: int
     window: Window | None
     transposed: bool
-    factors: tuple[int | Ids, ...]
     gain: float = 1.0
     bias_gain: float = 1.0
     fused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A node whose multiply-adds count: a layer, a recurrent layer, or a product of two computed tensors.
+
+    Attributes:
+        node: the node's name.
+        op_type: its operator.
+        terms: multiply-adds at the analysed batch, a sum of products: each factor is a number, or the units along an
+            axis (the kept ones count).
+        weights: its constants.
+        input: what it contracts.
+        output: the result.
+        axis: the channel axis of both.
+    """
+
+    node: str
+    op_type: str
+    terms: tuple[tuple[int | Ids, ...], ...]
+    weights: tuple[str, ...]
+    input: str
+    output: str
+    axis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +122,8 @@ class Mask:
     tensor: str
     axis: int
     units: Ids
+
+
+def is_weight(array: np.ndarray) -> bool:
+    """Whether a constant counts in the cost `bytes`: floating-point, or quantised (integers of at most 8 bits)."""
+    return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name

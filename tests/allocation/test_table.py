@@ -94,3 +94,34 @@ def test_allowed_widths_are_kept_to() -> None:
     )
     assert problem.widths(0).tolist() == [4, 8, 16]
     assert allocate(problem).kept == (8,)
+
+
+def test_measured_costs_that_shrink_with_the_width_are_reachable() -> None:
+    table = CostTable({0: np.array([1, 4, 8])}, alone={0: np.array([0.9, 0.5, 1.0])})
+    damage = np.array([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    problem = AllocationProblem((damage,), (Budget("latency", table, 0.6),), allowed=table.widths)
+    assert allocate(problem).kept == (4,)
+    flat = AllocationProblem((np.zeros(9),), (Budget("latency", table, 0.6),), allowed=table.widths)
+    assert allocate(flat).kept == (4,)
+    with pytest.raises(BudgetError, match=r"latency cannot go below 0\.5"):
+        allocate(AllocationProblem((damage,), (Budget("latency", table, 0.4),), allowed=table.widths))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_no_choice_is_better_where_measured_costs_rise_and_fall(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(4, 9, 3)
+    widths = {g: np.arange(1, n + 1) for g, n in enumerate(sizes)}
+    table = CostTable(widths, 0.1, {g: rng.random(n) for g, n in enumerate(sizes)})
+    damage = tuple(np.concatenate([np.cumsum(rng.integers(0, 2, n))[::-1], [0.0]]) for n in sizes)
+    problem = AllocationProblem(damage, (Budget("latency", table, 0.1 + rng.random()),), allowed=widths)
+    every = [k for k in product(*widths.values()) if table(k) <= problem.budgets[0].limit]
+    if not every:
+        with pytest.raises(BudgetError):
+            allocate(problem)
+        return
+    best = min(sum(d[k_g] for d, k_g in zip(damage, k, strict=True)) for k in every)
+    found = allocate(problem, gap=1e-6)
+    assert table(found.kept) <= problem.budgets[0].limit
+    assert found.objective == pytest.approx(best, rel=1e-5)

@@ -82,6 +82,6 @@ def test_endless_names_are_cut(run, tmp_path: Path, change: str) -> None:
     assert len(done.stderr) < 20_000
     done = run("prune", "net.onnx", *PRUNE, "-o", "out.onnx", "--html", "page.html", cwd=tmp_path)
     assert len(done.stderr) < 20_000
-    assert done.returncode in (0, 4)
+    assert done.returncode in (0, 3, 4)
     if done.returncode == 0:
         assert (tmp_path / "page.html").stat().st_size < 200_000

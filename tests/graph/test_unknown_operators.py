@@ -46,8 +46,8 @@ KNOWN = [layer.node for layer in TWIN.layers]
 def test_operators_of_onnxruntime_are_asked_for_their_shapes(sizes):
     a = analysed(network("com.microsoft", "Trilu", sizes))
     twin = analysed(network("", "Relu", sizes))
-    assert [(layer.node, layer.factors[-2:]) for layer in a.layers] == [
-        (layer.node, layer.factors[-2:]) for layer in twin.layers
+    assert [(layer.node, layer.terms[0][-2:]) for layer in a.operations] == [
+        (layer.node, layer.terms[0][-2:]) for layer in twin.operations
     ]
     assert a.costs() == twin.costs()
     assert {group.name for group in a.groups} == {"a", "c"}

@@ -346,8 +346,9 @@ def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: 
 
 
 def test_prune_refuses_to_distil_what_has_no_rule_before_it_scores() -> None:
-    proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3,3] x) => (float[N] y) { d = Relu (x) y = Det (d) }'
+    proto = example(
+        "g (float[N,3,3] x) => (float[N] y) { h = MatMul (x, w1) d = MatMul (h, w2) y = Det (d) }",
+        {"w1": (3, 4), "w2": (4, 3)},
     )
     stages: list[str] = []
     with pytest.raises(ModelError, match="node 'y': Det"):

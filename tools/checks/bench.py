@@ -193,10 +193,10 @@ def check(holds: bool, otherwise: str) -> None:
         raise CaseError(otherwise)
 
 
-def own_macs(model: onnx.ModelProto, feeds: Rows, *, products: bool = True) -> int:
-    """Multiply-adds of one run, of recurrent layers too; of products of two activations where asked for."""
+def own_macs(model: onnx.ModelProto, feeds: Rows) -> int:
+    """Multiply-adds of one run, of recurrent layers and of products of two activations too."""
     held = values(model, feeds)
-    return sum(macs(node, held) for node in (model.graph.node if products else contracting(model)))
+    return sum(macs(node, held) for node in model.graph.node)
 
 
 def contracting(model: onnx.ModelProto) -> list[onnx.NodeProto]:
