@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.costs import COST_KINDS, COUNTED
 from onnxprune.core.errors import InputError
 
 _UNITS = COST_KINDS["bytes"].units
@@ -273,7 +273,15 @@ class PruneConfig:
         (), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE", name="target"
     )
     max_drop: float | None = option(
-        None, "Smallest model whose metric on --eval falls by at most P points.", metavar="P", minimum=0
+        None,
+        "Smallest model (see --minimise) whose metric on --eval falls by at most P points.",
+        metavar="P",
+        minimum=0,
+    )
+    minimise: str = option(
+        "macs",
+        "With --max-drop: what is made as small as the floor allows; time finds the fastest model.",
+        choices=("time", *COUNTED),
     )
     allow_overlap: bool = option(False, "With --max-drop: let calibration rows be among those of --eval.")
     importance: str = option(
@@ -349,6 +357,12 @@ class PruneConfig:
     outputs: OutputConfig = dataclasses.field(default_factory=OutputConfig)
     latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a budget is on time: one of the targets, or what the search within a floor makes small."""
+        searched = self.max_drop is not None and self.minimise == "time"
+        return searched or any(COST_KINDS[target.kind].measured for target in self.targets)
 
     @property
     def run(self) -> RunOptions:

@@ -1,7 +1,8 @@
 """Decides which units are removed: those below a score threshold, or as the allocation program says to meet budgets."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -73,22 +74,62 @@ def by_budget(
         BudgetError: no choice meets the budgets.
         SolverError: the solver failed.
     """
+    problem = _problem(analysis, scores, budgets, config, minimum, branches=branches)
+    return _decided(analysis, scores, problem, widths, partial(allocate, seed=config.seed))
+
+
+def narrowest(
+    analysis: Analysis, scores: Scores, widths: Widths, config: PruneConfig, *, branches: bool = False
+) -> Decision:
+    """Give every group the smallest width that it may have; arguments as in `by_budget`."""
+    problem = _problem(analysis, scores, (), config, None, branches=branches)
+    return _decided(analysis, scores, problem, widths, _smallest)
+
+
+def _problem(
+    analysis: Analysis,
+    scores: Scores,
+    budgets: Sequence[Budget],
+    config: PruneConfig,
+    minimum: Mapping[str, int] | None,
+    *,
+    branches: bool,
+) -> AllocationProblem:
+    """The allocation problem; arguments as in `by_budget`."""
     stays = kept_groups(analysis, config.keep)
     least = tuple(max((minimum or {}).get(score.group, 1), score.least) for score in scores.groups)
     fixed = frozenset(index for index, group in enumerate(analysis.groups) if group.name in stays)
     whole = {g for g, score in enumerate(scores.groups) if branches and score.whole and least[g] == 1} - fixed
-    problem = AllocationProblem(
+    return AllocationProblem(
         damage=tuple(score.damage for score in scores.groups),
         budgets=tuple(budgets),
         minimum=least,
         fixed=fixed,
         whole=frozenset(whole),
     )
-    found, widths, removed = _solved(analysis, scores, problem, widths, config.seed)
+
+
+def _smallest(problem: AllocationProblem) -> Allocation:
+    """The smallest allowed width of each group."""
+    kept = tuple(int(problem.widths(g)[0]) for g in range(len(problem.damage)))
+    damage = float(sum(curve[k] for curve, k in zip(problem.damage, kept, strict=True)))
+    predicted = tuple(budget.cost(kept) for budget in problem.budgets)
+    return Allocation(kept, damage, 0.0, 1.0, "none", 0.0, 0, predicted)
+
+
+def _decided(
+    analysis: Analysis,
+    scores: Scores,
+    problem: AllocationProblem,
+    widths: Widths,
+    choose: Callable[[AllocationProblem], Allocation],
+) -> Decision:
+    """The decision that a choice of widths comes to."""
+    found, widths, removed = _solved(analysis, scores, problem, widths, choose)
     return Decision(
         removed=removed,
         program=ProgramReport(found.status, found.objective, found.bound, found.gap, found.seconds),
-        predicted={b.name: value for b, value in zip(budgets, found.predicted, strict=True)},
+        predicted={b.name: value for b, value in zip(problem.budgets, found.predicted, strict=True)},
         damage=found.objective,
         notes=() if widths.note is None else (widths.note,),
         rule=widths.rule,
@@ -97,7 +138,11 @@ def by_budget(
 
 
 def _solved(
-    analysis: Analysis, scores: Scores, problem: AllocationProblem, widths: Widths, seed: int
+    analysis: Analysis,
+    scores: Scores,
+    problem: AllocationProblem,
+    widths: Widths,
+    choose: Callable[[AllocationProblem], Allocation],
 ) -> tuple[Allocation, Widths, Ids]:
     """The program's answer, the widths that it was allowed, and which units go.
 
@@ -108,7 +153,7 @@ def _solved(
     cuts = Cuts(analysis) if problem.whole else None
     for left in reversed(range(_SOLVED)):
         widths, at_widths = _reachable(problem, widths)
-        found = allocate(at_widths, seed=seed)
+        found = choose(at_widths)
         removed = analysis.none_removed()
         for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
             removed[group.units[score.order[: len(group) - kept]]] = True

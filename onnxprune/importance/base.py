@@ -27,6 +27,7 @@ class ScoreContext:
         oamip: options of the paper's program.
         outputs: what the user says of the outputs.
         branches: whether groups may lose all their units where the graph can do without.
+        narrow: whether the damage of very small widths matters: budgets of time ask for them.
     """
 
     analysis: Analysis
@@ -38,6 +39,7 @@ class ScoreContext:
     oamip: OamipConfig = field(default_factory=OamipConfig)
     outputs: OutputConfig = field(default_factory=OutputConfig)
     branches: bool = False
+    narrow: bool = False
 
     @property
     def model(self) -> Model:

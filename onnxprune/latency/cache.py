@@ -13,7 +13,7 @@ from pathlib import Path
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import place, read_text
 
-SCHEMA = 1
+SCHEMA = 2
 OFF = "off"
 _MOST_BYTES = 1 << 28
 _LONGEST = 1e9  # microseconds that one kernel may take

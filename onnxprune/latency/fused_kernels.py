@@ -21,6 +21,7 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.cut import Cuts
 from onnxprune.structure.removal import remove
 from onnxprune.structure.units import Ids
 
@@ -50,18 +51,28 @@ class FusedKernel:
     forms: tuple[LinearForm, ...]
 
     def widths(self, kept: Sequence[int]) -> tuple[int, ...]:
-        """Widths of the kernel's groups where the whole model's groups keep `kept` units."""
-        return tuple(
-            max(1, round(sum(n * (1 if g == CONSTANT else int(kept[g])) for g, n in form.items())))
-            for form in self.forms
-        )
+        """Widths of the kernel's groups where the whole model's groups keep `kept` units; 0 where nothing is left."""
+        sums = (sum(n * (1 if g == CONSTANT else int(kept[g])) for g, n in form.items()) for form in self.forms)
+        return tuple(max(1, round(width)) if width else 0 for width in sums)
 
-    def at(self, widths: Sequence[int]) -> Model:
-        """The small model at the given widths."""
+    @property
+    def full(self) -> tuple[int, ...]:
+        """Widths of the kernel's groups where nothing is removed."""
+        return tuple(len(group) for group in self.analysis.groups)
+
+    def at(self, widths: Sequence[int]) -> Model | None:
+        """The small model at the given widths; None where nothing is left of it.
+
+        Without an end the kernel is what removal leaves of it: of a convolution with a residual Add the sum with a
+        constant, of a convolution alone nothing.
+        """
         removed = self.analysis.none_removed()
         for group, width in zip(self.analysis.groups, widths, strict=True):
             removed[group.units[width:]] = True
-        return remove(self.analysis, removed)
+        if all(widths):
+            return remove(self.analysis, removed)
+        cut = Cuts(self.analysis, apart=False).find(removed)
+        return None if cut.problem is not None else remove(self.analysis, removed, cut)
 
 
 def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:

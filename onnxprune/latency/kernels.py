@@ -15,8 +15,7 @@ from onnxprune.latency.fused_kernels import STUB
 from onnxprune.runtime.feeds import Feed, random_feed
 from onnxprune.runtime.session import open_session, runtime_errors
 
-# Sessions open at a time, rounds through them, and bounds of a session's runs per round.
-_TOGETHER = 48
+# Rounds through all sessions, and bounds of a session's runs per round.
 _ROUNDS = 5
 _RUNS = (2, 20)
 _ROUND_S = 0.004
@@ -32,31 +31,30 @@ class _Running:
     runs: int
 
 
-def kernel_times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
-    """Microseconds that each small model spends in its kernel in one run, without the nodes around it.
+def round_times(models: Sequence[Model], *, threads: int) -> np.ndarray:
+    """Microseconds that each small model spends in its kernel in one run, without the nodes around it, round by round.
 
-    Fused kernels run in turn, several times over, so that a change of the machine's speed meets all alike. Of a
-    kernel's runs the faster half counts: other processes only ever make a run slower.
+    All models run in turn, several rounds over: what is compared within a round met the same speed of the machine. Of a
+    kernel's runs in a round the faster half counts: other processes only ever make a run slower.
 
     Args:
         models: small models of kernels, see `latency.fused_kernels`.
         threads: threads of onnxruntime; 0 takes all cores.
 
+    Returns:
+        `(rounds, models)`.
+
     Raises:
         ModelError: onnxruntime cannot run a kernel.
     """
-    times: list[float] = []
-    for start in range(0, len(models), _TOGETHER):
-        part = models[start : start + _TOGETHER]
-        with temporary_folder() as folder:
-            running = [_start(model, folder / str(i), threads) for i, model in enumerate(part)]
-            for backwards in range(_ROUNDS):
-                for each in reversed(running) if backwards % 2 else running:
-                    for _ in range(each.runs):
-                        each.session.run(None, each.feed)
-            for each in running:
-                times.append(own_time(json.loads(Path(each.session.end_profiling()).read_text(encoding="utf-8"))))
-    return tuple(times)
+    with temporary_folder() as folder:
+        running = [_start(model, folder / str(i), threads) for i, model in enumerate(models)]
+        for backwards in range(_ROUNDS):
+            for each in reversed(running) if backwards % 2 else running:
+                for _ in range(each.runs):
+                    each.session.run(None, each.feed)
+        profiles = (Path(each.session.end_profiling()) for each in running)
+        return np.stack([own_times(json.loads(path.read_text(encoding="utf-8")), _ROUNDS) for path in profiles], axis=1)
 
 
 def _start(model: Model, prefix: Path, threads: int) -> _Running:
@@ -70,15 +68,15 @@ def _start(model: Model, prefix: Path, threads: int) -> _Running:
     return _Running(session, feed, int(np.clip(_ROUND_S / (time.perf_counter() - began), least, most)))
 
 
-def own_time(events: Sequence[dict[str, Any]]) -> float:
-    """Mean kernel time over the faster half of the runs, in microseconds.
+def own_times(events: Sequence[dict[str, Any]], rounds: int) -> np.ndarray:
+    """Mean kernel time over the faster half of the runs of each round, `(rounds,)` microseconds.
 
     Conversions of layout belong to whoever reads the tensor: those behind the kernel's last node are not its own,
     unless the kernel's result is not read by a stub.
     """
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_KERNEL)]
     if not kernels:  # onnxruntime computes nothing: it removes the nodes, or folds them when it loads the model
-        return 0.0
+        return np.zeros(rounds)
     kernels.sort(key=lambda event: event["ts"])
     first = kernels[0]["name"]
     runs: list[list[dict[str, Any]]] = []
@@ -93,8 +91,8 @@ def own_time(events: Sequence[dict[str, Any]]) -> float:
         last = max((i for i, event in enumerate(run) if own[i] and not _is_conversion(event)), default=-1)
         end = last + 1 if reads > last else len(run)
         totals.append(sum(event["dur"] for event, is_own in zip(run[:end], own[:end], strict=True) if is_own))
-    fast = np.sort(np.asarray(totals, dtype=np.float64))[: max(1, len(totals) // 2)]
-    return float(fast.mean())
+    parts = (np.sort(part)[: max(1, len(part) // 2)] for part in np.array_split(np.asarray(totals, float), rounds))
+    return np.array([part.mean() for part in parts])
 
 
 def _is_conversion(event: dict[str, Any]) -> bool:

@@ -1,18 +1,17 @@
 """Decides which units are removed, by targets or by a threshold; compares several candidate decisions by trial."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
-from onnxprune.allocation.costs import budgets
-from onnxprune.allocation.decide import Decision, by_budget, by_threshold
+from onnxprune.allocation.decide import Decision, by_threshold
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
-from onnxprune.core.costs import COST_KINDS
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
+from onnxprune.pipeline.candidates import Candidates, Limits, others, solver
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import best, worthwhile
+from onnxprune.pipeline.trials import best, judged, least_lost, worthwhile
 from onnxprune.structure.kernels import kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
@@ -25,39 +24,78 @@ def decide(
     clock: Clock,
     progress: Progress,
     executor: Executor | None = None,
+    candidates: Candidates | None = None,
 ) -> Decision:
     """Choose the units to remove. Where the scorer asks for it, several decisions are tried and the best is taken.
 
+    Args:
+        prepared: the model.
+        scores: of all groups.
+        config: the budgets, and all other options.
+        clock: times of the stages.
+        progress: told of steps.
+        executor: where trials run; by default where `config.executor` says.
+        candidates: what was decided for other budgets of this run; extended.
+
     Raises:
-        InputError: neither is given.
+        InputError: there is neither a budget nor a threshold, or both.
         BudgetError: the budgets cannot be met.
         SolverError: the solver failed.
     """
+    threshold = _threshold(config)
+    if threshold is not None:
+        with clock.stage("allocate"):
+            return by_threshold(
+                prepared.analysis, scores, threshold, allowed_widths(prepared, config, progress), config
+            )
+    candidates = Candidates() if candidates is None else candidates
+    tried = bool(scores.powers) and worthwhile(prepared, config)
+    found: list[Decision] = []
+    missed: BudgetError | None = None
     with clock.stage("allocate"):
-        solve = _solver(prepared, config, progress)
-        found = solve(scores)
-    by_program_alone = config.threshold is None and found.latency is None
-    if not (scores.powers and by_program_alone and worthwhile(prepared, config)):
-        return found
+        solve, limits = solver(
+            prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress
+        )
+        try:
+            found.append(solve(scores, False))
+        except BudgetError as error:
+            missed = error
+    if missed is not None and not (tried and any(score.whole for score in scores.groups)):
+        raise missed
+    if not tried:
+        return found[0]
     with clock.stage("trials"):
-        others = [solve(scores.raised(power)) for power in scores.powers]
-        if any(score.whole for score in scores.groups):
-            powers = [scores, *(scores.raised(power) for power in scores.powers)]
-            with_branches = _solver(prepared, config, progress, branches=True)
-            others += [with_branches(raised) for raised in powers]
-        return best(prepared, [found, *others], config, progress, executor)
+        found += others(solve, scores, plain=missed is None)
+        if not found and missed is not None:
+            raise missed
+        return _best(prepared, found, limits, candidates, config, progress, executor)
 
 
-def _solver(
-    prepared: Prepared, config: PruneConfig, progress: Progress, *, branches: bool = False
-) -> Callable[[Scores], Decision]:
-    """How the options say that scores become a decision.
+def _best(
+    prepared: Prepared,
+    found: Sequence[Decision],
+    limits: Limits,
+    candidates: Candidates,
+    config: PruneConfig,
+    progress: Progress,
+    executor: Executor | None,
+) -> Decision:
+    """The best of what was decided now and of what meets the budgets among earlier decisions."""
+    if not candidates.shared:
+        return best(prepared, found, config, progress, executor)
+    fresh = {decision.removed.tobytes(): decision for decision in reversed(found)}
+    fresh = {key: fresh[key] for key in reversed(fresh) if key not in candidates.judged}
+    if fresh:
+        new = list(fresh.values())
+        candidates.add(new, judged(prepared, new, config, progress, executor))
+    return least_lost(prepared, candidates.fitting(limits) or [(found[0], 0.0)])
 
-    Args:
-        prepared: the model.
-        config: the options.
-        progress: told of measurements.
-        branches: whether whole branches may go.
+
+def _threshold(config: PruneConfig) -> str | None:
+    """The threshold that decides; None where budgets do.
+
+    Raises:
+        InputError: there is neither, or both.
     """
     threshold = config.threshold
     if threshold is None and not config.targets and config.importance == "oamip":
@@ -66,17 +104,7 @@ def _solver(
         raise InputError("give either --target or --threshold, not both")
     if not config.targets and threshold is None:
         raise InputError("say how small the model must get, for example --target macs=0.5 (or --max-drop, --threshold)")
-    latency = [target for target in config.targets if COST_KINDS[target.kind].measured]
-    exact = budgets(prepared.analysis, [target for target in config.targets if target not in latency], prepared.before)
-    if latency:
-        from onnxprune.latency.target import by_latency, timed
-
-        whole = timed(prepared.analysis, config, progress)
-        return lambda scores: by_latency(whole, scores, latency, exact, config)
-    widths = allowed_widths(prepared, config, progress)
-    if threshold is not None:
-        return lambda scores: by_threshold(prepared.analysis, scores, threshold, widths, config)
-    return lambda scores: by_budget(prepared.analysis, scores, exact, widths, config, branches=branches)
+    return threshold
 
 
 def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) -> Widths:

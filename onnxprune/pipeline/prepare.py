@@ -133,6 +133,7 @@ def score(
                 config.oamip,
                 config.outputs,
                 config.branches,
+                config.is_timed,
             )
         ).finite()
     if scores.unjudged:

@@ -60,6 +60,18 @@ def best(
     decisions = list(different.values())
     if len(decisions) == 1:
         return decisions[0]
+    losses = judged(prepared, decisions, config, progress, executor)
+    return least_lost(prepared, list(zip(decisions, losses, strict=True)))
+
+
+def judged(
+    prepared: Prepared,
+    decisions: Sequence[Decision],
+    config: PruneConfig,
+    progress: Progress = no_progress,
+    executor: Executor | None = None,
+) -> list[float]:
+    """How far each candidate is from the original after pruning and repair, on held-out rows; arguments as in `best`."""
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
     meaning = read_meaning(prepared.analysis, config.outputs)
@@ -78,12 +90,21 @@ def best(
             for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
                 losses.append(future.result())
                 progress("trials", len(losses), len(decisions))
-    chosen_one = decisions[int(np.argmin(losses))]
+    return losses
+
+
+def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, float]]) -> Decision:
+    """Of candidates with their losses the one that lost least, with a note on how many there were to choose from."""
+    losses = [loss for _, loss in candidates]
+    chosen, _ = candidates[int(np.argmin(losses))]
+    if len(candidates) == 1 or prepared.data is None:
+        return chosen
+    rows = len(set_apart(prepared.data, _HELD_OUT)[1])
     note = (
-        f"of {len(decisions)} allocations that were tried, the one was taken whose outputs differ least from the "
-        f"original's on {len(held_out)} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
+        f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
     )
-    return dataclasses.replace(chosen_one, notes=(*chosen_one.notes, note))
+    return dataclasses.replace(chosen, notes=(*chosen.notes, note))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,15 +54,17 @@ class Cuts:
 
     Args:
         analysis: the model's.
+        apart: whether every output must go on depending on each of the model's inputs; where not, any of them will do.
     """
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, *, apart: bool = True) -> None:
         self.analysis = analysis
+        self.apart = apart
         graph = analysis.graph
         self.place = {node.name: index for index, node in enumerate(graph.nodes)}
         self.outputs = frozenset(graph.outputs)
         self.omitted = frozenset(analysis.omitted)
-        self.depends = _dependence(analysis, {}, ())
+        self.depends = self.dependence({}, ())
         self.groups: dict[str, list[int]] = {}
         for index, group in enumerate(analysis.groups):
             for tensor in dict.fromkeys(tensor for tensor, _ in group.places):
@@ -72,28 +74,26 @@ class Cuts:
         """The part that is left out when these units are removed."""
         return _Search(self, removed).find()
 
+    def dependence(self, losses: Mapping[str, Collection[str]], gone: Collection[str]) -> dict[str, int]:
+        """For each tensor, a bit mask of the model inputs that it depends on; one bit for all where not `apart`.
+
+        Args:
+            losses: inputs that nodes do not read any more, by node.
+            gone: nodes that are not there any more.
+        """
+        graph = self.analysis.graph
+        found = {name: 1 << (index if self.apart else 0) for index, name in enumerate(graph.inputs)}
+        for node in graph.nodes:
+            if node.name not in gone:
+                reads = {*node.inputs, *node.captured}.difference(losses.get(node.name, ()))
+                own = reduce(lambda bits, name: bits | found.get(name, 0), reads, 0)
+                found.update(dict.fromkeys((name for name in node.outputs if name), own))
+        return found
+
 
 def find_cut(analysis: Analysis, removed: Ids) -> Cut:
     """The part that is left out when these units are removed; for a single removal. See `Cuts`."""
     return Cuts(analysis).find(removed)
-
-
-def _dependence(analysis: Analysis, losses: Mapping[str, Collection[str]], gone: Collection[str]) -> dict[str, int]:
-    """For each tensor, a bit mask of the model inputs that it depends on.
-
-    Args:
-        analysis: the model's.
-        losses: inputs that nodes do not read any more, by node.
-        gone: nodes that are not there any more.
-    """
-    graph = analysis.graph
-    found = {name: 1 << index for index, name in enumerate(graph.inputs)}
-    for node in graph.nodes:
-        if node.name not in gone:
-            reads = {*node.inputs, *node.captured}.difference(losses.get(node.name, ()))
-            own = reduce(lambda bits, name: bits | found.get(name, 0), reads, 0)
-            found.update(dict.fromkeys((name for name in node.outputs if name), own))
-    return found
 
 
 class _Search:
@@ -250,7 +250,7 @@ class _Search:
     def _problem(self) -> str | None:
         depends = self._cuts.depends
         if any(name not in self._gone for name in self._weakened):
-            depends = _dependence(self._analysis, self._losses, self._gone)
+            depends = self._cuts.dependence(self._losses, self._gone)
         for name in self._graph.outputs:
             if depends.get(name) != self._cuts.depends.get(name) or name in self._empty or name in self._constants:
                 return f"output {name!r} would not depend on the model's inputs as before"

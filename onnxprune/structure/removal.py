@@ -14,14 +14,14 @@ from onnxprune.graph.model import Model, release
 from onnxprune.graph.nodes import named_failures, read_graph
 from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.cut import find_cut
+from onnxprune.structure.cut import Cut, find_cut
 from onnxprune.structure.gaps import close_gaps
 from onnxprune.structure.rewrite import Rewrite
 from onnxprune.structure.shape_arithmetic import keep_shape_arithmetic
 from onnxprune.structure.units import Ids
 
 
-def remove(analysis: Analysis, removed: Ids) -> Model:
+def remove(analysis: Analysis, removed: Ids, cut: Cut | None = None) -> Model:
     """Build the smaller model: without the removed units, and without what only they were used for.
 
     Where an axis loses all its channels, the layers that contract over it give their bias: constants, which go into
@@ -30,6 +30,7 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
     Args:
         analysis: the model's; not changed.
         removed: `(units,)` True where a unit goes.
+        cut: the part that is left out, where it is known.
 
     Returns:
         The smaller model; the given one where nothing is removed.
@@ -41,7 +42,7 @@ def remove(analysis: Analysis, removed: Ids) -> Model:
     model, graph = analysis.model, analysis.graph
     if not removed.any():
         return model
-    cut = find_cut(analysis, removed)
+    cut = find_cut(analysis, removed) if cut is None else cut
     if cut.problem is not None:
         tensor, axis = _emptied(analysis, removed)
         raise ModelError(

@@ -49,6 +49,7 @@ _LEAST_MEASURED = 16
 _MOST_MACS = 8e12  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
 _MOST_PENDING = 32  # curves handed out at a time: each takes the weights of its variants along
 _WIDTHS = (3 / 4, 1 / 2, 1 / 4)
+_NARROW = 1 / 8
 
 
 def score(context: ScoreContext) -> Scores:
@@ -67,7 +68,7 @@ def score(context: ScoreContext) -> Scores:
     cache = Cache(None)
     if context.run.cache is not None:
         options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}
-        options |= {"whole": sorted(plan.whole)}
+        options |= {"whole": sorted(plan.whole)} | ({"narrow": True} if context.narrow else {})
         options |= {"outputs": context.outputs.kinds, "weights": context.outputs.weights}
         cache = Cache(context.run.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
@@ -89,13 +90,21 @@ def score(context: ScoreContext) -> Scores:
 def _measured_rows(context: ScoreContext, whole: Collection[str]) -> int:
     """Number of rows to measure damage on. Each row costs half a run for every width of every group."""
     macs = count_costs(context.model, context.analysis).macs
-    runs = sum(len(widths(len(group), whole=group.name in whole)) for group in context.analysis.groups)
+    groups = context.analysis.groups
+    runs = sum(len(widths(len(g), whole=g.name in whole, narrow=context.narrow)) for g in groups)
     return int(np.clip(_MOST_MACS // max(macs * runs // 2, 1), _LEAST_MEASURED, _MOST_MEASURED))
 
 
-def widths(units: int, *, whole: bool = False) -> tuple[int, ...]:
-    """The widths at which a group's damage is measured, descending; 0 too where the group may go as a whole."""
-    found = {max(1, round(units * share)) for share in _WIDTHS} - {units}
+def widths(units: int, *, whole: bool = False, narrow: bool = False) -> tuple[int, ...]:
+    """The widths at which a group's damage is measured, descending.
+
+    Args:
+        units: of the group.
+        whole: whether the group may go as a whole: then 0 is one of them.
+        narrow: whether an eighth of the units, and a single one, are too.
+    """
+    shares = (*_WIDTHS, _NARROW, 0.0) if narrow else _WIDTHS
+    found = {max(1, round(units * share)) for share in shares} - {units}
     return tuple(sorted(found | ({0} if whole else set()), reverse=True))
 
 
@@ -190,7 +199,7 @@ def _eliminate(
             if node in waiting.get(group.name, ()):
                 waiting[group.name].remove(node)
                 if not waiting[group.name]:
-                    task = _task(group, statistics, moments, whole=group.name in plan.whole)
+                    task = _task(context, plan, group, statistics, moments)
                     futures.append(_submitted(context, task, cache))
         needed = {name for group in analysis.groups if waiting.get(group.name) for name in group.consumers}
         moments = {name: value for name, value in moments.items() if name in needed}
@@ -241,10 +250,15 @@ def _submitted(context: ScoreContext, task: EliminationTask, cache: Cache) -> "F
 
 
 def _task(
-    group: Group, statistics: Mapping[str, Source], moments: Mapping[str, Sequence[Moments]], *, whole: bool
+    context: ScoreContext,
+    plan: _Plan,
+    group: Group,
+    statistics: Mapping[str, Source],
+    moments: Mapping[str, Sequence[Moments]],
 ) -> EliminationTask:
     consumers = [consumer for node in group.consumers for consumer in statistics[node].consumers(group, moments[node])]
-    return EliminationTask(group.name, tuple(consumers), widths(len(group), whole=whole), _RIDGE)
+    wanted = widths(len(group), whole=group.name in plan.whole, narrow=context.narrow)
+    return EliminationTask(group.name, tuple(consumers), wanted, _RIDGE)
 
 
 def _damages(
@@ -318,7 +332,7 @@ def _masked_damage(
     """Damage of a group at a few widths without any correction, measured with its units set to zero."""
     measured = {}
     meaning = reference.meaning
-    for width in widths(len(group), whole=whole):
+    for width in widths(len(group), whole=whole, narrow=context.narrow):
         removed = context.analysis.none_removed()
         removed[group.units[elimination.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)

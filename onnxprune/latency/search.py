@@ -1,0 +1,209 @@
+"""Meets latency budgets: solves the allocation on measured kernel times, times the result, corrects, and repeats.
+
+A run takes `offset + slope * kernels` of the original's time. The line goes through the original and the last result
+that was timed beside it, so that what no kernel shows (calls, conversions between them) is part of it. What one
+solution taught serves the next: tables, lines and times are kept for all scores and budgets of a run.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxprune.allocation.decide import Decision, by_budget, narrowest
+from onnxprune.allocation.problem import Budget
+from onnxprune.allocation.table import CostTable
+from onnxprune.allocation.widths import Widths
+from onnxprune.config import PruneConfig, Target
+from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.results import LatencyReport
+from onnxprune.core.scores import Scores
+from onnxprune.latency.cost import cost_table
+from onnxprune.latency.target import Timed
+from onnxprune.structure.removal import remove
+from onnxprune.structure.units import Ids
+
+NOISE = 0.01
+"""A result that misses its budget by less than this share is as good as the measurement."""
+_ROUNDS = 5
+# A budget that is met and used up to this is not worth another round.
+_UNUSED = 0.03
+# Where the table and the summed kernels differ by more, the table is expanded anew around the result.
+_EXPANSION_ERROR = 0.02
+# How far the slope of the end-to-end time may be from the original's time over its kernels'.
+_STEEPEST = 3.0
+_BUDGET = "latency"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A decision that was built and timed beside the original.
+
+    Attributes:
+        decision: what was removed.
+        kept: width per group.
+        kernels: summed times of its kernels, in microseconds.
+        ratio: its time relative to the original's.
+        before: the original's time in the same rounds, in milliseconds.
+    """
+
+    decision: Decision
+    kept: tuple[int, ...]
+    kernels: float
+    ratio: float
+    before: float
+
+    def fits(self, goal: float) -> bool:
+        return self.ratio <= goal * (1 + NOISE)
+
+
+class LatencySearch:
+    """Solves the allocation within latency budgets, for any number of scores and budgets of one model.
+
+    Args:
+        whole: the original.
+        config: options of the program.
+    """
+
+    def __init__(self, whole: Timed, config: PruneConfig) -> None:
+        self._whole, self._config = whole, config
+        self._widths = replace(whole.fast_widths(config), strict=True)  # the table knows no others
+        self._full_us = whole.times.total(whole.full)
+        self._tables: dict[bool, CostTable] = {}
+        self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
+        self._last: dict[bool, _Try] = {}
+        self._before_ms: float | None = None
+
+    @property
+    def widths(self) -> Widths:
+        """The widths that groups may be given."""
+        return self._widths
+
+    def goal(self, targets: Sequence[Target]) -> float:
+        """The share of the original's time that the smallest of some latency targets asks for.
+
+        Raises:
+            InputError: a latency target for some layers only.
+        """
+        return min(self._share(target) for target in targets)
+
+    def solve(
+        self, scores: Scores, targets: Sequence[Target], budgets: Sequence[Budget], *, branches: bool = False
+    ) -> Decision:
+        """Choose widths that meet latency targets together with other budgets.
+
+        Nothing is refused on a prediction: the fastest model is built and timed first.
+
+        Args:
+            scores: order and damage curve of each group.
+            targets: the latency targets; the smallest counts.
+            budgets: other budgets.
+            branches: whether whole branches may go.
+
+        Raises:
+            InputError: a latency target for some layers only.
+            BudgetError: a budget cannot be met; of the latency, as measured.
+            SolverError: the solver failed.
+        """
+        goal, config = self.goal(targets), self._config
+        fastest = self._try(narrowest(self._whole.analysis, scores, self._widths, config, branches=branches))
+        if not fastest.fits(goal):
+            raise BudgetError(
+                f"budget cannot be met: the fastest model takes {100 * fastest.ratio:.1f} % of the original's "
+                f"{fastest.before:.3g} ms, measured side by side (asked for at most {100 * goal:.1f} %); raise the "
+                "target, lower --round-to, or free kept groups"
+            )
+        table, last = self._table(branches), self._last.get(branches, fastest)
+        tries: list[_Try] = []
+        predicted = fastest.ratio
+        for _ in range(_ROUNDS):
+            cost = table.affine(*self._line(last))
+            limit = max(goal, cost(fastest.kept))
+            budget = Budget(_BUDGET, cost, limit)
+            try:
+                decision = by_budget(
+                    self._whole.analysis, scores, [*budgets, budget], self._widths, config, branches=branches
+                )
+            except BudgetError:
+                if _reachable(self._whole, scores, budgets, self._widths, config, branches):
+                    break
+                raise
+            known = {each.kept for each in tries}
+            last = self._try(decision)
+            tries.append(last)
+            predicted = decision.predicted[_BUDGET]
+            _log.debug("latency: predicted %.3f, measured %.3f", predicted, last.ratio)
+            if goal * (1 - _UNUSED) <= last.ratio <= goal * (1 + NOISE) or last.kept in known:
+                break
+            if abs(table(last.kept) / max(last.kernels, 1e-9) - 1) > _EXPANSION_ERROR:
+                table = cost_table(self._whole.times, last.kept, table.widths)
+        met = [each for each in tries if each.fits(goal)]
+        best = min(met, key=lambda each: each.decision.damage, default=fastest)
+        self._last[branches] = best
+        return self._reported(best, predicted, max(1, len(tries)))
+
+    def _reported(self, best: _Try, predicted: float, rounds: int) -> Decision:
+        report = LatencyReport(
+            before=best.before,
+            predicted=predicted * best.before,
+            measured=best.ratio * best.before,
+            batch=self._whole.config.batch,
+            threads=self._whole.config.threads,
+            rounds=rounds,
+        )
+        return replace(best.decision, latency=report)
+
+    def _share(self, target: Target) -> float:
+        if target.layers is not None:
+            raise InputError(
+                f"target {str(target)!r}: a latency budget holds for the whole model; leave out the layers"
+            )
+        if target.is_share:
+            return target.value
+        if self._before_ms is None:
+            self._before_ms, _ = self._whole.beside(self._whole.analysis.model)
+        return target.value / (1e3 * self._before_ms)
+
+    def _table(self, branches: bool) -> CostTable:
+        """Times over the groups' widths, in microseconds; with width 0 where branches may go."""
+        if branches not in self._tables:
+            chosen = self._widths.chosen
+            widths = {g: np.append(0, own) if branches else own for g, own in chosen.items()}
+            self._tables[branches] = cost_table(self._whole.times, self._whole.full, widths)
+        return self._tables[branches]
+
+    def _line(self, last: _Try) -> tuple[float, float]:
+        """Slope and offset of the line from kernel times to shares of the original's time.
+
+        The slope is kept near that of the line through 0: where original and last try are close, it is mostly noise.
+        """
+        through_zero = 1 / max(self._full_us, 1e-9)
+        shorter = self._full_us - last.kernels
+        slope = (1 - last.ratio) / shorter if shorter > 0 else through_zero
+        slope = float(np.clip(slope, through_zero / _STEEPEST, through_zero * _STEEPEST))
+        return slope, last.ratio - slope * last.kernels
+
+    def _try(self, decision: Decision) -> _Try:
+        """Build what was decided, and time it beside the original; equal widths are timed once."""
+        kept = self._whole.analysis.kept(decision.removed)
+        if kept not in self._timed:
+            self._timed[kept] = self._time(decision.removed)
+        before, ratio = self._timed[kept]
+        return _Try(decision, kept, self._whole.times.total(kept), ratio, before)
+
+    def _time(self, removed: Ids) -> tuple[float, float]:
+        return self._whole.beside(remove(self._whole.analysis, removed))
+
+
+def _reachable(
+    whole: Timed, scores: Scores, budgets: Sequence[Budget], widths: Widths, config: PruneConfig, branches: bool
+) -> bool:
+    """Whether the other budgets alone can be met."""
+    try:
+        by_budget(whole.analysis, scores, budgets, widths, config, branches=branches)
+    except BudgetError:
+        return False
+    return True

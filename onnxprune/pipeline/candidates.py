@@ -1,0 +1,132 @@
+"""What a run has decided and tried so far, which serves the budgets that follow: those of a sweep, or of a search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from onnxprune.allocation.costs import budgets
+from onnxprune.allocation.decide import Decision, by_budget
+from onnxprune.allocation.problem import Budget
+from onnxprune.allocation.widths import Widths
+from onnxprune.config import PruneConfig, Target
+from onnxprune.core.clock import Progress
+from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.errors import BudgetError
+from onnxprune.core.scores import Scores
+from onnxprune.latency.search import NOISE, LatencySearch
+from onnxprune.pipeline.prepare import Prepared
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Decisions of one run, with what their trials said. A later budget may take one that an earlier one made.
+
+    Attributes:
+        shared: whether several budgets are to be met: then every decision is judged, also where it has no rival.
+        judged: decisions and their losses on rows kept apart, by removal mask.
+        search: what is known of the model's time; None before the first budget of time.
+    """
+
+    shared: bool = False
+    judged: dict[bytes, tuple[Decision, float]] = field(default_factory=dict)
+    search: LatencySearch | None = None
+
+    def add(self, decisions: Sequence[Decision], losses: Sequence[float]) -> None:
+        """Keep decisions with their losses."""
+        for decision, loss in zip(decisions, losses, strict=True):
+            self.judged.setdefault(decision.removed.tobytes(), (decision, loss))
+
+    def fitting(self, limits: "Limits") -> list[tuple[Decision, float]]:
+        """The judged decisions that meet some budgets, the first made first."""
+        return [(decision, loss) for decision, loss in self.judged.values() if limits.hold(decision)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The budgets that a decision has to meet.
+
+    Attributes:
+        prepared: the model.
+        exact: those on counted costs.
+        goal: share of the original's time; None where no budget is on time.
+    """
+
+    prepared: Prepared
+    exact: tuple[Budget, ...]
+    goal: float | None
+
+    def hold(self, decision: Decision) -> bool:
+        """Whether a decision meets all budgets."""
+        kept = self.prepared.analysis.kept(decision.removed)
+        if any(budget.cost(kept) > budget.limit for budget in self.exact):
+            return False
+        if self.goal is None:
+            return True
+        return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
+
+
+Solve = Callable[[Scores, bool], Decision]
+"""From scores, and whether whole branches may go, to a decision that meets all budgets."""
+
+
+def solver(
+    prepared: Prepared,
+    config: PruneConfig,
+    candidates: Candidates,
+    widths: Callable[[], Widths],
+    progress: Progress,
+) -> tuple[Solve, Limits]:
+    """What decides under the budgets of the options, and what these budgets are.
+
+    Args:
+        prepared: the model.
+        config: the options.
+        candidates: gets what is known of the model's time.
+        widths: the widths that groups may be given where no budget is on time.
+        progress: told of measurements.
+    """
+    by_kind = _split(config.targets)
+    exact = budgets(prepared.analysis, by_kind[False], prepared.before)
+    if by_kind[True]:
+        search = candidates.search
+        if search is None:
+            from onnxprune.latency.target import timed
+
+            search = candidates.search = LatencySearch(timed(prepared.analysis, config, progress), config)
+        goal = search.goal(by_kind[True])
+        return (
+            lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
+            Limits(prepared, exact, goal),
+        )
+    allowed = widths()
+    return (
+        lambda scores, branches: by_budget(prepared.analysis, scores, exact, allowed, config, branches=branches),
+        Limits(prepared, exact, None),
+    )
+
+
+def _split(targets: Sequence[Target]) -> Mapping[bool, list[Target]]:
+    """Targets by whether their cost is measured."""
+    return {
+        measured: [target for target in targets if COST_KINDS[target.kind].measured == measured]
+        for measured in (False, True)
+    }
+
+
+def others(solve: Solve, scores: Scores, *, plain: bool) -> list[Decision]:
+    """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
+
+    Args:
+        solve: decides.
+        scores: the scores.
+        plain: whether the budgets can be met without whole branches.
+    """
+    raised = [scores.raised(power) for power in scores.powers]
+    variants = [(each, False) for each in raised] if plain else []
+    if any(score.whole for score in scores.groups):
+        variants += [(each, True) for each in (scores, *raised)]
+    found = []
+    for each, branches in variants:
+        with suppress(BudgetError):
+            found.append(solve(each, branches))
+    return found
