@@ -274,7 +274,7 @@ class PruneConfig:
     )
     max_drop: float | None = option(
         None,
-        "Smallest model (see --minimise) whose metric on --eval falls by at most P points.",
+        "Smallest model (--minimise) whose metric on --eval falls by at most P points.",
         metavar="P",
         minimum=0,
     )

@@ -102,7 +102,7 @@ def test_the_other_allocations_and_their_repair_are_no_part_of_the_first(
         stages.append("solve")
         return by_budget(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnxprune.pipeline.decide.by_budget", solve)
+    monkeypatch.setattr("onnxprune.pipeline.candidates.by_budget", solve)
     steps: list[tuple[str, int, int]] = []
     found = decide(prepared, scores, config, clock, lambda *step: steps.append(step))
     assert stages == ["allocate", "solve", "trials", "solve", "solve"]

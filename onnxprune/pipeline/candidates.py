@@ -69,14 +69,29 @@ Solve = Callable[[Scores, bool], Decision]
 """From scores, and whether whole branches may go, to a decision that meets all budgets."""
 
 
-def solver(
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """What decides under the budgets of a run.
+
+    Attributes:
+        solve: meets all of them.
+        limits: the budgets.
+        towards: meets a share of the original's time only; None where no budget is on time.
+    """
+
+    solve: Solve
+    limits: Limits
+    towards: Callable[[Scores, float], Decision] | None = None
+
+
+def solver_for(
     prepared: Prepared,
     config: PruneConfig,
     candidates: Candidates,
     widths: Callable[[], Widths],
     progress: Progress,
-) -> tuple[Solve, Limits]:
-    """What decides under the budgets of the options, and what these budgets are.
+) -> Solver:
+    """What decides under the budgets of the options.
 
     Args:
         prepared: the model.
@@ -93,13 +108,13 @@ def solver(
             from onnxprune.latency.target import timed
 
             search = candidates.search = LatencySearch(timed(prepared.analysis, config, progress), config)
-        goal = search.goal(by_kind[True])
-        return (
+        return Solver(
             lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
-            Limits(prepared, exact, goal),
+            Limits(prepared, exact, search.goal(by_kind[True])),
+            lambda scores, share: search.solve(scores, [Target("latency", share)], (), branches=config.branches),
         )
     allowed = widths()
-    return (
+    return Solver(
         lambda scores, branches: by_budget(prepared.analysis, scores, exact, allowed, config, branches=branches),
         Limits(prepared, exact, None),
     )

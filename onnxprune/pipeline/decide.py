@@ -9,8 +9,9 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, Limits, others, solver
+from onnxprune.pipeline.candidates import Candidates, Limits, others, solver_for
 from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.rescore import stepwise
 from onnxprune.pipeline.trials import best, judged, least_lost, worthwhile
 from onnxprune.structure.kernels import kernel_steps
 
@@ -53,11 +54,9 @@ def decide(
     found: list[Decision] = []
     missed: BudgetError | None = None
     with clock.stage("allocate"):
-        solve, limits = solver(
-            prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress
-        )
+        solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         try:
-            found.append(solve(scores, False))
+            found.append(solver.solve(scores, False))
         except BudgetError as error:
             missed = error
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
@@ -65,10 +64,11 @@ def decide(
     if not tried:
         return found[0]
     with clock.stage("trials"):
-        found += others(solve, scores, plain=missed is None)
+        found += others(solver.solve, scores, plain=missed is None)
+        found += stepwise(prepared, scores, solver, config, executor)
         if not found and missed is not None:
             raise missed
-        return _best(prepared, found, limits, candidates, config, progress, executor)
+        return _best(prepared, found, solver.limits, candidates, config, progress, executor)
 
 
 def _best(

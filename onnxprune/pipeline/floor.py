@@ -17,11 +17,13 @@ from onnxprune.core.text import main_metric, points_lost
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.graph.model import Model
+from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
 
-_RESOLUTION = 0.01  # of the original's multiply-adds
+_RESOLUTION = 0.01  # of the original's cost
+_TITLES = {"time": "time", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
 def main_loss(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
@@ -101,16 +103,16 @@ def smallest(
     progress: Progress,
     executor: Executor | None = None,
 ) -> tuple[Decision, Model]:
-    """Find the model with the fewest multiply-adds whose metric stays within the floor.
+    """Find the model of least cost whose metric stays within the floor.
 
-    Bisects the budget as a share of the original's multiply-adds, down to one per cent. Scores are computed once; each
-    step allocates, removes, repairs and measures.
+    Bisects the budget as a share of the original's cost (that of `config.minimise`), down to one per cent. Scores are
+    computed once; each step allocates, removes, repairs and measures.
 
     Args:
         prepared: the model and calibration rows.
         scores: scores of all groups.
         evaluation: rows that the metric is measured on.
-        config: `max_drop` and all that shrinking takes.
+        config: `max_drop`, `minimise` and all that shrinking takes.
         clock: times of the stages.
         progress: told of steps.
         executor: where independent tasks run; by default where `config.executor` says.
@@ -120,12 +122,13 @@ def smallest(
     """
     assert config.max_drop is not None
     best: tuple[Decision, Model] | None = None
+    candidates = Candidates()
     low, high = 0.0, 1.0
     total = ceil(log2((high - low) / _RESOLUTION))
     for step in range(total):
         share = (low + high) / 2
         progress("search", step, total)
-        found = _at(share, prepared, scores, config, clock, progress, executor)
+        found = _at(share, prepared, scores, config, clock, progress, executor, candidates)
         if found is None:  # below what can be reached
             low = share
             continue
@@ -146,11 +149,12 @@ def smallest(
             low = share
     progress("search", total, total)
     if best is None and prepared.lossless.found:
-        best = _at(1.0, prepared, scores, config, clock, progress, executor)
+        best = _at(1.0, prepared, scores, config, clock, progress, executor, candidates)
     if best is None:
         raise AccuracyError(
             f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
-            f"(down from {high:.0%} of the MACs); allow a larger --max-drop, or give more calibration rows"
+            f"(down from {high:.0%} of the {_TITLES[config.minimise]}); allow a larger --max-drop, or give more "
+            "calibration rows"
         )
     return best
 
@@ -163,11 +167,13 @@ def _at(
     clock: Clock,
     progress: Progress,
     executor: Executor | None,
+    candidates: Candidates,
 ) -> tuple[Decision, Model] | None:
-    """The model pruned to a share of its multiply-adds; None where that cannot be reached."""
-    own = replace(config, targets=(Target("macs", share),))
+    """The model pruned to a share of its cost; None where that cannot be reached."""
+    kind = "latency" if config.minimise == "time" else config.minimise
+    own = replace(config, targets=(Target(kind, share),))
     try:
-        decision = decide(prepared, scores, own, clock, progress, executor)
+        decision = decide(prepared, scores, own, clock, progress, executor, candidates)
     except BudgetError:
         return None
     return decision, shrink(prepared, decision.removed, own, clock, progress)

@@ -18,6 +18,7 @@ from onnxprune.core.results import MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import main_metric
 from onnxprune.evaluation.user_metric import check_metric
+from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.outcome import PruneOutcome
@@ -123,18 +124,21 @@ def sweep(
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, preprocess)
     with clock.stage("score"):
-        scores = score(prepared, config, executor, progress)
+        scores = score(prepared, replace(config, targets=targets), executor, progress)
+    candidates = Candidates(shared=True)
     results: list[tuple[Target, PruneOutcome]] = []
     missed: dict[str, str] = {}
-    for number, target in enumerate(targets):
+    # The smallest budget first: a larger one may then take what was made for it, where that lost less.
+    for number, target in enumerate(reversed(targets)):
         progress("points", number, len(targets))
         try:
-            result = _at(target, prepared, scores, measured_on, config, progress, executor)
+            result = _at(target, prepared, scores, measured_on, config, progress, executor, candidates)
         except BudgetError as error:
             missed[str(target)] = str(error)
             continue
         if not any(other.plan.removed == result.plan.removed for _, other in results):
-            results.append((target, result))
+            results.insert(0, (target, result))
+    missed = dict(reversed(missed.items()))
     progress("points", len(targets), len(targets))
     if not results:
         raise BudgetError(next(iter(missed.values())))
@@ -180,11 +184,12 @@ def _at(
     config: PruneConfig,
     progress: Progress,
     executor: Executor | None,
+    candidates: Candidates,
 ) -> PruneOutcome:
     """The result at one budget."""
     clock = Clock()
     config = replace(config, targets=(target,), threshold=None, max_drop=None, lossless=False, time=False)
-    decision = decide(prepared, scores, config, clock, progress, executor)
+    decision = decide(prepared, scores, config, clock, progress, executor, candidates)
     plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
     return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)

@@ -38,6 +38,11 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
 
 
+def trial_rows(prepared: Prepared) -> Dataset | None:
+    """The rows that candidates are repaired with; the others judge."""
+    return None if prepared.data is None else set_apart(prepared.data, _HELD_OUT)[0]
+
+
 def best(
     prepared: Prepared,
     decisions: Sequence[Decision],
@@ -71,7 +76,7 @@ def judged(
     progress: Progress = no_progress,
     executor: Executor | None = None,
 ) -> list[float]:
-    """How far each candidate is from the original after pruning and repair, on held-out rows; arguments as in `best`."""
+    """How far each pruned and repaired candidate is from the original on held-out rows; arguments as in `best`."""
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT)
     meaning = read_meaning(prepared.analysis, config.outputs)

@@ -67,14 +67,14 @@ def pretended_time(model: Model) -> float:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Replaces the measurement of kernels; holds how many were asked for, call by call."""
+    """Replaces the measurement of kernels; holds how many were asked for, call by call. Every round is slower."""
     calls: list[int] = []
 
-    def times(models: Sequence[Model], *, threads: int) -> tuple[float, ...]:
+    def times(models: Sequence[Model], *, threads: int) -> np.ndarray:
         calls.append(len(models))
-        return tuple(pretended_time(model) for model in models)
+        return np.outer([1.0, 2.0, 3.0], [pretended_time(model) for model in models]) / 2
 
-    monkeypatch.setattr("onnxprune.latency.times.kernel_times", times)
+    monkeypatch.setattr("onnxprune.latency.times.round_times", times)
     return calls
 
 
@@ -90,7 +90,8 @@ def pretend_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Model]
 
     def use(clock: Callable[[Model], float]) -> None:
         monkeypatch.setattr(
-            "onnxprune.latency.target.milliseconds", lambda models, batch, threads: tuple(clock(m) for m in models)
+            "onnxprune.latency.target.beside",
+            lambda original, other, batch, threads: (clock(original), clock(other) / clock(original)),
         )
 
     return use

@@ -19,13 +19,12 @@ CONFIG = PruneConfig(importance="magnitude", latency=LatencyConfig(cache="off"))
 def test_the_budget_is_met_though_the_table_is_wrong(
     network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
 ) -> None:
-    """Half of the end-to-end time is overhead that no kernel shows, so the first prediction is far too low."""
+    """Half of the end-to-end time is overhead that no kernel shows; the fastest model, timed first, tells."""
     overhead = macs_clock(network)
     pretend_clock(lambda model: overhead + macs_clock(model))
     result = onnxprune.prune(network, config=CONFIG, targets="latency=0.9")
     assert result.latency is not None
     assert result.latency.measured <= 0.91 * result.latency.before
-    assert result.latency.rounds > 1
     assert result.latency.predicted == pytest.approx(result.latency.measured, rel=0.15)
     assert result.notes == ()
 
@@ -68,7 +67,7 @@ def test_a_budget_out_of_reach_says_the_least_time(
     network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
 ) -> None:
     pretend_clock(macs_clock)
-    with pytest.raises(BudgetError, match="latency in ms cannot go below"):
+    with pytest.raises(BudgetError, match=r"the fastest model takes .* measured"):
         onnxprune.prune(network, config=CONFIG, targets="latency=0.01")
 
 
