@@ -84,6 +84,12 @@ def macs_clock() -> Callable[[Model], float]:
     return lambda model: 2.0 + pretended_time(model) / 10
 
 
+@pytest.fixture(scope="session")
+def kernel_clock() -> Callable[[Model], float]:
+    """Microseconds that a pretended kernel takes."""
+    return pretended_time
+
+
 @pytest.fixture
 def pretend_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Model], float]], None]:
     """Replaces the measurement of whole models."""

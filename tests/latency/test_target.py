@@ -114,3 +114,31 @@ def test_a_real_measurement_is_reported(tmp_path) -> None:
     assert np.isfinite([result.latency.before, result.latency.predicted, result.latency.measured]).all()
     assert result.latency.before > 0
     assert list(tmp_path.iterdir())
+
+
+def test_nothing_is_refused_on_a_prediction_alone(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    """The kernels say that half of the time is out of reach; end to end a model takes a third of it."""
+    full = macs_clock(network)
+    pretend_clock(lambda model: full if macs_clock(model) == full else 0.33 * macs_clock(model))
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.3")
+    assert result.latency is not None
+    assert result.latency.ratio <= 0.3 * 1.01
+
+
+def test_what_cannot_be_met_says_what_was_measured(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    full = macs_clock(network)
+    pretend_clock(lambda model: 1.0 if macs_clock(model) == full else 0.7)
+    with pytest.raises(BudgetError, match=r"takes 70\.0 % of the original's 1 ms, measured .* at most 60\.0 %"):
+        onnxprune.prune(network, config=CONFIG, targets="latency=0.6")
+
+
+def test_another_budget_that_cannot_be_met_is_named(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    pretend_clock(macs_clock)
+    with pytest.raises(BudgetError, match="params cannot go below"):
+        onnxprune.prune(network, config=CONFIG, targets=("latency=0.9", "params=0.01"))

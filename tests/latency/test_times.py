@@ -1,0 +1,90 @@
+"""Kernel times that hold on a busy machine: ratios within a round, and kept times that are checked."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxprune.core.clock import no_progress
+from onnxprune.graph.model import Model
+from onnxprune.latency.cache import TimeCache
+from onnxprune.latency.fused_kernels import FusedKernel, fused_kernels
+from onnxprune.latency.times import FusedKernelTimes
+from onnxprune.structure.coupling import analyse
+
+Clock = Callable[[Model], float]
+
+
+@pytest.fixture(scope="module")
+def kernels(network: Model) -> tuple[FusedKernel, ...]:
+    return fused_kernels(analyse(network))
+
+
+def measured(kernels: Sequence[FusedKernel], cache: TimeCache) -> dict[str, float]:
+    times = FusedKernelTimes(kernels, cache, 1, no_progress)
+    for width in (4, 8, 12, 16):
+        times.measure([(kernel, tuple(min(width, n) for n in kernel.full)) for kernel in kernels])
+    return dict(cache.times)
+
+
+@given(paces=st.lists(st.floats(0.5, 20.0), min_size=5, max_size=5), first=st.integers(0, 9))
+def test_a_slow_minute_changes_no_proportion(
+    kernels: tuple[FusedKernel, ...], kernel_clock: Clock, paces: list[float], first: int
+) -> None:
+    """Every call meets another speed of the machine, and every round too; all that is compared meets the same."""
+    called = first
+
+    def times(models: Sequence[Model], *, threads: int) -> np.ndarray:
+        nonlocal called
+        called += 1
+        return np.outer(np.roll(paces, called), [kernel_clock(model) for model in models]) * (1 + called % 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxprune.latency.times.round_times", times)
+        found = measured(kernels, TimeCache(None, {}))
+    by_key = {kernel.key: kernel for kernel in kernels}
+    for key, kernel in by_key.items():
+        full = kernel_clock(kernel.analysis.model)
+        scale = found[f"{key}:{','.join(map(str, kernel.full))}"] / full
+        for name, time in found.items():
+            if name.startswith(key):
+                small = kernel.at(tuple(map(int, name.partition(":")[2].split(","))))
+                assert small is not None
+                assert time == pytest.approx(scale * kernel_clock(small))
+
+
+def test_kept_times_that_disagree_are_measured_again(
+    kernels: tuple[FusedKernel, ...], pretended: list[int], tmp_path: Path
+) -> None:
+    good = measured(kernels, TimeCache.open(str(tmp_path), 1))
+    cache = TimeCache.open(str(tmp_path), 1)
+    key = next(kernel.key for kernel in kernels if kernel.nodes[0] == "a0")
+    wrong = {name: 9 * time if name.startswith(key) else time for name, time in cache.times.items()}
+    cache.times = wrong
+    cache.save()
+    pretended.clear()
+    again = measured(kernels, TimeCache.open(str(tmp_path), 1))
+    assert again == pytest.approx(good)
+    assert 1 < len(pretended) < 10
+
+
+def test_kept_times_that_agree_are_taken_on_a_slower_machine(
+    kernels: tuple[FusedKernel, ...],
+    kernel_clock: Clock,
+    pretended: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = measured(kernels, TimeCache.open(str(tmp_path), 1))
+    calls = []
+
+    def slower(models: Sequence[Model], *, threads: int) -> np.ndarray:
+        calls.append(len(models))
+        return np.outer(np.ones(3), [3 * kernel_clock(model) for model in models])
+
+    monkeypatch.setattr("onnxprune.latency.times.round_times", slower)
+    assert measured(kernels, TimeCache.open(str(tmp_path), 1)) == good
+    assert len(calls) == 1  # the check
