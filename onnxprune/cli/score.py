@@ -14,7 +14,7 @@ from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, option
 
 NOT_FOR_SCORES = (
-    *("targets", "max_drop", "allow_overlap", "threshold", "lossless", "round_to", "kernels", "latency"),
+    *("targets", "max_drop", "minimise", "allow_overlap", "threshold", "lossless", "round_to", "kernels", "latency"),
     *("repair", "distill", "flip", "shift", "time", "fail_if_slower", "branches"),
 )
 

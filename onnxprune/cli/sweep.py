@@ -14,7 +14,7 @@ from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target, option
 from onnxprune.core.errors import InputError
 
-NOT_FOR_SWEEPS = ("targets", "max_drop", "allow_overlap", "threshold", "lossless", "time", "fail_if_slower")
+NOT_FOR_SWEEPS = ("targets", "max_drop", "minimise", "allow_overlap", "threshold", "lossless", "time", "fail_if_slower")
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,20 +128,31 @@ def _split(targets: Sequence[Target]) -> Mapping[bool, list[Target]]:
     }
 
 
-def others(solve: Solve, scores: Scores, *, plain: bool) -> list[Decision]:
+def rather_branches(solver: Solver, scores: Scores) -> bool:
+    """Whether all candidates may lose whole branches.
+
+    A single channel takes about as long as a block of them, so budgets of time want branches gone rather than narrow.
+    """
+    return solver.towards is not None and any(score.whole for score in scores.groups)
+
+
+def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
     """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
 
     Args:
-        solve: decides.
+        solver: decides.
         scores: the scores.
         plain: whether the budgets can be met without whole branches.
     """
     raised = [scores.raised(power) for power in scores.powers]
-    variants = [(each, False) for each in raised] if plain else []
-    if any(score.whole for score in scores.groups):
-        variants += [(each, True) for each in (scores, *raised)]
+    if rather_branches(solver, scores):
+        variants = [(each, True) for each in raised]
+    else:
+        variants = [(each, False) for each in raised] if plain else []
+        if any(score.whole for score in scores.groups):
+            variants += [(each, True) for each in (scores, *raised)]
     found = []
     for each, branches in variants:
         with suppress(BudgetError):
-            found.append(solve(each, branches))
+            found.append(solver.solve(each, branches))
     return found

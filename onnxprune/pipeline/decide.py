@@ -9,7 +9,7 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, Limits, others, solver_for
+from onnxprune.pipeline.candidates import Candidates, Limits, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.rescore import stepwise
 from onnxprune.pipeline.trials import best, judged, least_lost, worthwhile
@@ -56,7 +56,7 @@ def decide(
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         try:
-            found.append(solver.solve(scores, False))
+            found.append(solver.solve(scores, tried and rather_branches(solver, scores)))
         except BudgetError as error:
             missed = error
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
@@ -64,7 +64,7 @@ def decide(
     if not tried:
         return found[0]
     with clock.stage("trials"):
-        found += others(solver.solve, scores, plain=missed is None)
+        found += others(solver, scores, plain=missed is None)
         found += stepwise(prepared, scores, solver, config, executor)
         if not found and missed is not None:
             raise missed

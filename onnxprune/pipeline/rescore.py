@@ -26,7 +26,7 @@ from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.units import Group, Ids
 
-_STEP = 0.75  # share of the time that a step leaves, or more
+_STEP = 0.62  # share of the time that a step leaves, or more
 
 
 def stepwise(
