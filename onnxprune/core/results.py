@@ -82,7 +82,8 @@ class ProgramReport:
 class LatencyReport:
     """A latency budget: predicted and measured times.
 
-    Times are milliseconds a run, the 10th percentile of interleaved runs: other processes only ever make a run slower.
+    Times are milliseconds a run. Original and result run in turn: the original's time is the 10th percentile (other
+    processes only ever make a run slower), the result's that times the median ratio of the pairs.
 
     Attributes:
         before: time of the original.

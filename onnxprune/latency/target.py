@@ -20,7 +20,7 @@ from onnxprune.structure.analysis import Analysis
 
 # Seconds that a pair of models runs for, and pairs at least.
 _MEASURE_S = 1.2
-_PAIRS = 20
+_PAIRS = 10
 _SWEEP_S = 2.0
 
 
