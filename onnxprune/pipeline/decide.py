@@ -12,7 +12,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import Candidates, Limits, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.rescore import stepwise
-from onnxprune.pipeline.trials import best, judged, least_lost, worthwhile
+from onnxprune.pipeline.trials import best, judged, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
@@ -50,25 +50,26 @@ def decide(
                 prepared.analysis, scores, threshold, allowed_widths(prepared, config, progress), config
             )
     candidates = Candidates() if candidates is None else candidates
-    tried = bool(scores.powers) and worthwhile(prepared, config)
     found: list[Decision] = []
     missed: BudgetError | None = None
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         try:
-            found.append(solver.solve(scores, tried and rather_branches(solver, scores)))
+            found.append(solver.solve(scores, rather_branches(solver, scores)))
         except BudgetError as error:
             missed = error
+    trial = prepared if solver.towards is None else on_fewer_rows(prepared)
+    tried = bool(scores.powers) and worthwhile(trial, config)
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
         raise missed
     if not tried:
         return found[0]
     with clock.stage("trials"):
         found += others(solver, scores, plain=missed is None)
-        found += stepwise(prepared, scores, solver, config, executor)
+        found += stepwise(trial, scores, solver, config, executor)
         if not found and missed is not None:
             raise missed
-        return _best(prepared, found, solver.limits, candidates, config, progress, executor)
+        return _best(trial, found, solver.limits, candidates, config, progress, executor)
 
 
 def _best(

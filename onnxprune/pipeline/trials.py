@@ -38,6 +38,14 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
 
 
+def on_fewer_rows(prepared: Prepared) -> Prepared:
+    """The model with as many of its rows, evenly spread, as keep trials quick; with all of them where it is small."""
+    data, most = prepared.data, int(_MOST_WORK // max(1, prepared.before.macs))
+    if data is None or not _LEAST_ROWS <= most < len(data):
+        return prepared
+    return dataclasses.replace(prepared, data=data.take(np.linspace(0, len(data) - 1, most).astype(np.int64)))
+
+
 def trial_rows(prepared: Prepared) -> Dataset | None:
     """The rows that candidates are repaired with; the others judge."""
     return None if prepared.data is None else set_apart(prepared.data, _HELD_OUT)[0]
