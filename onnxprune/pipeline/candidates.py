@@ -16,6 +16,10 @@ from onnxprune.core.scores import Scores
 from onnxprune.latency.search import NOISE, LatencySearch
 from onnxprune.pipeline.prepare import Prepared
 
+# Further powers of the curves under budgets of time. Where whole branches go, flatter curves often do better: ResNet-56
+# at half its time loses 0.28 nats with the divergences as they are, 0.22 with their power 0.7, 0.17 with 0.5.
+_FLATTER = (0.5, 0.35)
+
 
 @dataclass(slots=True)
 class Candidates:
@@ -76,12 +80,12 @@ class Solver:
     Attributes:
         solve: meets all of them.
         limits: the budgets.
-        towards: meets a share of the original's time only; None where no budget is on time.
+        timed: whether a budget is on time.
     """
 
     solve: Solve
     limits: Limits
-    towards: Callable[[Scores, float], Decision] | None = None
+    timed: bool = False
 
 
 def solver_for(
@@ -111,7 +115,7 @@ def solver_for(
         return Solver(
             lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
             Limits(prepared, exact, search.goal(by_kind[True])),
-            lambda scores, share: search.solve(scores, [Target("latency", share)], (), branches=config.branches),
+            timed=True,
         )
     allowed = widths()
     return Solver(
@@ -133,7 +137,7 @@ def rather_branches(solver: Solver, scores: Scores) -> bool:
 
     A single channel takes about as long as a block of them, so budgets of time want branches gone rather than narrow.
     """
-    return solver.towards is not None and any(score.whole for score in scores.groups)
+    return solver.timed and any(score.whole for score in scores.groups)
 
 
 def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
@@ -146,7 +150,7 @@ def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
     """
     raised = [scores.raised(power) for power in scores.powers]
     if rather_branches(solver, scores):
-        variants = [(each, True) for each in raised]
+        variants = [(each, True) for each in (*raised, *(scores.raised(power) for power in _FLATTER))]
     else:
         variants = [(each, False) for each in raised] if plain else []
         if any(score.whole for score in scores.groups):

@@ -11,7 +11,6 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import Candidates, Limits, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.rescore import stepwise
 from onnxprune.pipeline.trials import best, judged, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import kernel_steps
 
@@ -58,7 +57,7 @@ def decide(
             found.append(solver.solve(scores, rather_branches(solver, scores)))
         except BudgetError as error:
             missed = error
-    trial = prepared if solver.towards is None else on_fewer_rows(prepared)
+    trial = prepared if not solver.timed else on_fewer_rows(prepared)
     tried = bool(scores.powers) and worthwhile(trial, config)
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
         raise missed
@@ -66,7 +65,6 @@ def decide(
         return found[0]
     with clock.stage("trials"):
         found += others(solver, scores, plain=missed is None)
-        found += stepwise(trial, scores, solver, config, executor)
         if not found and missed is not None:
             raise missed
         return _best(trial, found, solver.limits, candidates, config, progress, executor)
