@@ -18,7 +18,7 @@ from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import best, worthwhile
+from onnxprune.pipeline.trials import best, on_fewer_rows, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -140,3 +140,15 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
     decisions = [without(prepared, units) for units in (6, 3)]
     best(prepared, decisions, PruneConfig(executor="serial"), lambda stage, done, total: told.append(str(done)))
     assert told == ["0", "trial", "1", "trial", "2"]
+
+
+def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared: Prepared) -> None:
+    assert on_fewer_rows(prepared) is prepared
+    large = on_fewer_rows(replace(prepared, before=replace(prepared.before, macs=5 * 10**8)))
+    assert large.data is not None
+    assert prepared.data is not None
+    assert len(large.data) == 100
+    assert {*large.data.rows.tolist()} < {*prepared.data.rows.tolist()}
+    assert worthwhile(large, PruneConfig())
+    too_large = replace(prepared, before=replace(prepared.before, macs=10**9))
+    assert not worthwhile(on_fewer_rows(too_large), PruneConfig())

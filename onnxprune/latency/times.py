@@ -113,9 +113,8 @@ class FusedKernelTimes:
         if not models:
             return
         samples = self._samples(models)
-        typical = {name: float(np.median(values)) for name, values in samples.items()}
-        pace = np.median([samples[name] / max(typical[name], 1e-9) for name in full.values()], axis=0)
-        now = {key: float(np.median(samples[name] / np.maximum(pace, 1e-9))) for key, name in full.items()}
+        pace = _pace([samples[name] for name in full.values()])
+        now = {key: float(np.median(samples[name] / pace)) for key, name in full.items()}
         kept = [key for key in kernels if full[key] in self.cache.times]
         # The machine may be slower or faster than it was; that is no disagreement.
         speed = float(np.median([now[key] / self.cache.times[full[key]] for key in kept])) if kept else 1.0
@@ -138,6 +137,12 @@ def _relative(samples: np.ndarray, full: np.ndarray, full_us: float) -> float:
     if full_us <= 0 or np.any(full <= 0):
         return float(np.median(samples))
     return float(np.median(samples / full)) * full_us
+
+
+def _pace(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """How slow the machine was in each round, beside what was typical; kernels that take no time say nothing of it."""
+    relative = [values / np.median(values) for values in samples if np.all(values > 0)]
+    return np.asarray(np.median(relative, axis=0)) if relative else np.ones(len(samples[0]))
 
 
 def _differ(now_us: float, was_us: float) -> bool:

@@ -88,3 +88,22 @@ def test_kept_times_that_agree_are_taken_on_a_slower_machine(
     monkeypatch.setattr("onnxprune.latency.times.round_times", slower)
     assert measured(kernels, TimeCache.open(str(tmp_path), 1)) == good
     assert len(calls) == 1  # the check
+
+
+def test_kernels_that_take_no_time_say_nothing_of_the_others(
+    kernels: tuple[FusedKernel, ...], kernel_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime removes most of these kernels: what is left was divided by a pace of nothing."""
+    layers = {k.key for k in kernels if k.nodes[0] == "a0"}
+    sizes = {k.analysis.model.proto.SerializeToString(): k.key for k in kernels}
+
+    def times(models: Sequence[Model], *, threads: int) -> np.ndarray:
+        own = [sizes.get(model.proto.SerializeToString()) for model in models]
+        values = [kernel_clock(m) if key in layers else 0.0 for m, key in zip(models, own, strict=True)]
+        return np.outer([1.0, 3.0, 2.0], values)
+
+    monkeypatch.setattr("onnxprune.latency.times.round_times", times)
+    found = FusedKernelTimes(kernels, TimeCache(None, {}), 1, no_progress)
+    found.measure([])
+    a0 = next(kernel for kernel in kernels if kernel.key in layers)
+    assert found.time(a0, a0.full) == pytest.approx(2 * kernel_clock(a0.analysis.model))
