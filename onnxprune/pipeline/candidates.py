@@ -16,10 +16,6 @@ from onnxprune.core.scores import Scores
 from onnxprune.latency.search import NOISE, LatencySearch
 from onnxprune.pipeline.prepare import Prepared
 
-# Further powers of the curves under budgets of time. Where whole branches go, flatter curves often do better: ResNet-56
-# at half its time loses 0.28 nats with the divergences as they are, 0.22 with their power 0.7, 0.17 with 0.5.
-_FLATTER = (0.5, 0.35)
-
 
 @dataclass(slots=True)
 class Candidates:
@@ -150,7 +146,7 @@ def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
     """
     raised = [scores.raised(power) for power in scores.powers]
     if rather_branches(solver, scores):
-        variants = [(each, True) for each in (*raised, *(scores.raised(power) for power in _FLATTER))]
+        variants = [(each, True) for each in raised]
     else:
         variants = [(each, False) for each in raised] if plain else []
         if any(score.whole for score in scores.groups):
