@@ -60,3 +60,18 @@ def test_a_budget_of_time_takes_whole_branches(
     assert any("allocations that were tried" in note for note in found.notes)
     without = onnxprune.prune(network, rows, config=config, targets="latency=0.9", branches=False)
     assert not without.removed_blocks
+
+
+def test_every_point_of_a_sweep_meets_its_budget(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Callable[[Model], float]
+) -> None:
+    pretend_clock(macs_clock)
+    rows = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    config = PruneConfig(latency=LatencyConfig(cache="off"), executor="serial", threads=1)
+    points = onnxprune.SweepConfig(target="latency", points=3, highest=0.9, lowest=0.6, latency=False)
+    swept = onnxprune.sweep(network, rows, points=points, config=config)
+    budgets = [point.target.value for point in swept.points]
+    assert budgets == sorted(budgets, reverse=True)
+    for point in swept.points:
+        assert point.result.latency is not None
+        assert point.result.latency.ratio <= 1.01 * point.target.value
