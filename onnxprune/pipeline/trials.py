@@ -46,10 +46,6 @@ def on_fewer_rows(prepared: Prepared) -> Prepared:
     return dataclasses.replace(prepared, data=data.take(np.linspace(0, len(data) - 1, most).astype(np.int64)))
 
 
-def trial_rows(prepared: Prepared) -> Dataset | None:
-    """The rows that candidates are repaired with; the others judge."""
-    return None if prepared.data is None else set_apart(prepared.data, _HELD_OUT)[0]
-
 
 def judged(
     prepared: Prepared,
