@@ -21,6 +21,7 @@ from onnxprune.graph.subgraph import subgraph
 Arrays = dict[str, np.ndarray]
 
 _BATCH_BYTES = 16 << 20  # of a batch's largest tensor, whatever the memory: samples are drawn by batch
+_BATCHES = 5  # at least: repair keeps every fifth apart, so that no row both fits and judges
 _LARGEST_BATCH = 64
 _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 
@@ -140,7 +141,7 @@ class Feeds(Sequence[Arrays]):
 
 
 def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:
-    """Split the rows into batches of equal size; the last one may be shorter.
+    """Split the rows into batches of equal size, at least five where there are as many rows; the last may be shorter.
 
     A batch size that the model declares is kept to, unless its nodes prove to take others: what is left of the rows
     after whole batches is not run, and too few rows for one batch are repeated.
@@ -151,7 +152,7 @@ def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Fe
         data: the rows.
         row_bytes: size of one row's largest tensor.
     """
-    size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _LARGEST_BATCH))
+    size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, min(_LARGEST_BATCH, max(1, len(data) // _BATCHES))))
     fixed = fixed_batch(input_specs(model))
     if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
         return Feeds(data, size)

@@ -27,6 +27,7 @@ from onnxprune.pipeline.shrink import shrink
 from onnxprune.structure.units import Ids
 
 _HELD_OUT = 4  # every fourth row judges
+_TURN = 3  # which of the four: not the one that damage curves are measured on
 _LEAST_ROWS = 64
 _MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
@@ -46,7 +47,6 @@ def on_fewer_rows(prepared: Prepared) -> Prepared:
     return dataclasses.replace(prepared, data=data.take(np.linspace(0, len(data) - 1, most).astype(np.int64)))
 
 
-
 def judged(
     prepared: Prepared,
     decisions: Sequence[Decision],
@@ -64,7 +64,7 @@ def judged(
         executor: where trials run; by default where `config.executor` says.
     """
     assert prepared.data is not None  # see `worthwhile`
-    fit, held_out = set_apart(prepared.data, _HELD_OUT)
+    fit, held_out = set_apart(prepared.data, _HELD_OUT, last=_TURN)
     meaning = read_meaning(prepared.analysis, config.outputs)
     outputs = collect(prepared.model, held_out, meaning.outputs, threads=config.threads, row_axes=meaning.row_axes)
     reference = Reference(meaning, outputs)
@@ -90,7 +90,7 @@ def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, float]])
     chosen, _ = candidates[int(np.argmin(losses))]
     if len(candidates) == 1 or prepared.data is None:
         return chosen
-    rows = len(set_apart(prepared.data, _HELD_OUT)[1])
+    rows = len(set_apart(prepared.data, _HELD_OUT, last=_TURN)[1])
     note = (
         f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
         f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
