@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
 from onnxprune.ops.examples import example
 from onnxprune.structure.costs import count_costs
+
+MODELS = Path(__file__).parents[1] / "models"
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +240,16 @@ def test_target_for_a_layer_pattern_leaves_the_others_free(network, images):
 def test_pattern_without_a_layer_is_refused(network, images):
     with pytest.raises(InputError, match="no layer matches"):
         onnxprune.prune(network, images, targets="macs:nowhere=0.4", importance="magnitude", repair=False)
+
+
+def test_figures_are_of_rows_that_nothing_was_fitted_to_where_some_can_be_spared() -> None:
+    rows = np.load(MODELS / "mnist_calibration.npz")["x"]
+    given = {"targets": "params=0.3", "importance": "activation", "time": False}
+    many = onnxprune.prune(MODELS / "fc3_mnist.onnx", rows[:400], **given)
+    few = onnxprune.prune(MODELS / "fc3_mnist.onnx", rows[:300], **given)
+    assert any("40 calibration rows kept apart" in note for note in many.notes)
+    assert any("measured on the calibration rows" in note for note in few.notes)
+    # Other figures' rows change nothing about the result.
+    kept = rows[:400].copy()
+    kept[9::10] = rows[400:440]
+    assert onnxprune.prune(MODELS / "fc3_mnist.onnx", kept, **given).plan.removed == many.plan.removed

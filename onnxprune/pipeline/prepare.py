@@ -11,13 +11,13 @@ import onnx
 
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
-from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.dataset import Dataset, set_apart
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
-from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.errors import InputError
 from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.results import InputSize
 from onnxprune.core.scores import Scores
@@ -40,7 +40,9 @@ DataSource = Any
 
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
-_SHOWN = 5  # names of groups in a note, and reasons in a message
+_SHOWN = 5  # names of groups in a note
+_REPORTED = 10  # every tenth row is for the report alone
+_SPARING = 320  # rows from which on they can be spared
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,6 @@ def prepare(
     Raises:
         InputError: a file cannot be read, or the data do not fit.
         ModelError: the model cannot be processed.
-        BudgetError: nothing can be pruned.
     """
     clock = clock or Clock()
     scorer_row(config.importance)  # an unknown one is refused before any work
@@ -108,8 +109,6 @@ def prepare(
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
-        if config.targets:
-            _require_groups(analysis)
     with clock.stage("lossless"):
         free = analysis.none_removed()
         for group in analysis.groups:
@@ -119,17 +118,20 @@ def prepare(
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 
-def _require_groups(analysis: Analysis) -> None:
-    """Refuse a budget on a model of which nothing can be pruned, and whose costs are not all known.
+def rows_to_report(prepared: Prepared) -> tuple[Prepared, Dataset | None]:
+    """Keep some calibration rows apart for the report's figures: then nothing else is done with them.
 
-    Raises:
-        BudgetError: gives the reasons.
+    With few rows none can be spared: all of them are fitted to, and the figures are of them all.
+
+    Returns:
+        The model with the other rows, and those kept apart.
     """
-    if analysis.groups or not analysis.incomplete:
-        return
-    reasons = list(dict.fromkeys(item.reason for item in analysis.not_pruned if item.limitation))[:_SHOWN]
-    reason = "; ".join(reasons or analysis.incomplete)
-    raise BudgetError(f"{analysis.name}: nothing can be pruned: {reason}; `onnxprune inspect` lists where")
+    data = prepared.data
+    if data is None or len(data) < _SPARING:
+        return prepared, data
+    others, apart = set_apart(data, _REPORTED)
+    note = f"metrics were measured on {len(apart)} calibration rows kept apart, which nothing was fitted to"
+    return replace(prepared, data=others), replace(apart, notes=(note,))
 
 
 def score(

@@ -16,7 +16,7 @@ from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_floor, check_floor_rows, check_time, smallest
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.prepare import DataSource, Source, prepare, score
+from onnxprune.pipeline.prepare import DataSource, Source, prepare, rows_to_report, score
 from onnxprune.pipeline.shrink import shrink
 
 
@@ -39,8 +39,9 @@ def prune(
         from onnxprune.torchnet.network import Network
 
         Network(prepared.model)  # says before any work what cannot be trained
-    measured_on = prepared.data
-    if evaluation is not None:
+    if evaluation is None:
+        prepared, measured_on = rows_to_report(prepared)
+    else:
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, preprocess)
     if config.max_drop is not None:

@@ -23,7 +23,7 @@ from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, score
+from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, rows_to_report, score
 from onnxprune.pipeline.shrink import shrink
 
 Result_co = TypeVar("Result_co", bound=PruneOutcome, covariant=True)
@@ -123,8 +123,9 @@ def sweep(
     parse_shapes(config.shapes)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
-    measured_on = prepared.data
-    if evaluation is not None:
+    if evaluation is None:
+        prepared, measured_on = rows_to_report(prepared)
+    else:
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, preprocess)
     with clock.stage("score"):
