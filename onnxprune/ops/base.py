@@ -16,7 +16,17 @@ from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Linear, Product, Recurrence
-from onnxprune.ops.traits import Affine, Carried, ChannelValues, Flow, Kinks, Range
+from onnxprune.ops.traits import (
+    Affine,
+    Carried,
+    ChannelValues,
+    Flow,
+    Kinks,
+    LinearMap,
+    Operands,
+    Range,
+    WindowMaximum,
+)
 
 
 class ChannelUse(Enum):
@@ -266,6 +276,10 @@ class OpHandler(ABC):
 
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:  # noqa: ARG002
         """The node as a piecewise-linear activation function; None where it is none."""
+        return None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:  # noqa: ARG002
+        """The node as matrices, or as a maximum over windows, for the paper's program; None where it is neither."""
         return None
 
     def activates(self, node: Node) -> bool:  # noqa: ARG002

@@ -14,7 +14,7 @@ from onnxprune.ops.backward_tools import unbroadcast, where_true
 from onnxprune.ops.base import Backward, Change, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class Elementwise(OpHandler):
@@ -99,6 +99,20 @@ class Elementwise(OpHandler):
     def scales(self, node: Node) -> tuple[int, ...]:
         """Affine in: every term and factor, and what is divided."""
         return {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,)}.get(node.op_type, ())
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """Sums, and products with a constant, as matrices."""
+        from onnxprune.ops import matrix_forms
+
+        match node.op_type:
+            case "Add" | "Sum":
+                return matrix_forms.addition(node, operands, [1.0] * len(node.inputs))
+            case "Sub":
+                return matrix_forms.addition(node, operands, [1.0, -1.0])
+            case "Mul" | "Div":
+                return matrix_forms.scaling(node, operands, divides=node.op_type == "Div")
+            case _:
+                return None
 
     def jumps(self, node: Node) -> bool:
         """Not continuous: comparisons and remainders."""

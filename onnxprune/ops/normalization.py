@@ -11,7 +11,7 @@ from onnxprune.ops.base import Backward, Change, Known, OpHandler, Rewriting, To
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class PerChannelNormalization(OpHandler):
@@ -74,6 +74,12 @@ class PerChannelNormalization(OpHandler):
         edit.set_input(1, (scale * factor).astype(scale.dtype))
         edit.set_input(2, (bias * factor + shift).astype(bias.dtype))
         return True
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """As a matrix: BatchNormalization with the stored statistics."""
+        from onnxprune.ops import matrix_forms
+
+        return matrix_forms.batch_normalization(node, operands) if _uses_stored(node) else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""

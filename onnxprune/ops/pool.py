@@ -1,7 +1,7 @@
 """Pooling, resizing, and other operators that treat each channel separately."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
-from onnxprune.ops.traits import Flow, Range
+from onnxprune.ops.traits import Flow, LinearMap, Operands, Range, WindowMaximum
 from onnxprune.ops.window import covered, window_pads
 
 
@@ -59,6 +59,18 @@ class Pool(OpHandler):
         if value is None or padded or "Lp" in node.op_type or node.output(1):
             return None
         return value if set(value.shape[2:]) <= {1} else None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:
+        """Means as a matrix, maxima over windows."""
+        from onnxprune.ops import matrix_forms
+
+        forms: dict[str, Callable[[Node, Operands], LinearMap | WindowMaximum]] = {
+            "AveragePool": matrix_forms.window_average,
+            "GlobalAveragePool": matrix_forms.global_average,
+            "MaxPool": matrix_forms.window_maximum,
+            "GlobalMaxPool": matrix_forms.global_maximum,
+        }
+        return forms[node.op_type](node, operands) if node.op_type in forms else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: windows over the padded input; global forms reduce all spatial axes."""

@@ -1,10 +1,17 @@
 """Plain data with which handlers describe an operator's values: dependence on channels, bounds, slopes, breakpoints."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.nodes import Node
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Flow(Enum):
@@ -93,6 +100,45 @@ class Kinks:
     def flat(self) -> tuple[float, float]:
         """The interval outside of which different inputs give the same result."""
         return (self.low if not np.any(self.below) else -np.inf, self.high)
+
+
+class Operands(Protocol):
+    """Access to shapes and constants for `OpHandler.matrices`."""
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Shape of a tensor at batch size 1."""
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        """Value of a tensor that does not depend on the input; None for others and for an omitted tensor ("")."""
+
+    def run(self, node: Node, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """The node's first output with these arrays in place of its inputs that depend on the model's input."""
+
+    def fail(self, node: Node, why: str) -> ModelError:
+        """The error for a node that has no such form."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """An operator that is linear in flattened tensors: `sum_i matrices[i] inputs[i] + bias`.
+
+    Attributes:
+        inputs: names of the operands that are not constant.
+        matrices: per operand, a matrix `(n_out, n_in)`; None is the identity.
+        bias: `(n_out,)`.
+    """
+
+    inputs: tuple[str, ...]
+    matrices: "tuple[csr_array | None, ...]"
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMaximum:
+    """A maximum over windows: `output[i] = max_t input[windows[i, t]]`; entries of -1 lie outside of the tensor."""
+
+    input: str
+    windows: np.ndarray
 
 
 def times(p: np.ndarray, q: np.ndarray) -> np.ndarray:
