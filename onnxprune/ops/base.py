@@ -5,7 +5,6 @@ A handler is one class in one file of this package; it is found automatically. M
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +18,7 @@ from onnxprune.ops.linear import Linear, Product, Recurrence
 from onnxprune.ops.traits import (
     Affine,
     Carried,
+    Change,
     ChannelValues,
     Flow,
     Kinks,
@@ -97,37 +97,6 @@ class Known(Protocol):
 
     def evaluate(self, node: Node) -> np.ndarray | None:
         """The node's first output, computed from constant inputs; None where that is not possible."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """An affine change of a tensor, channel by channel: `factor * x + shift`.
-
-    Attributes:
-        axis: the axis of channels; None where all elements change alike.
-        factor: `(C,)`, or `(1,)` without an axis; and `shift` alike.
-        shift: see `factor`.
-    """
-
-    axis: int | None
-    factor: np.ndarray
-    shift: np.ndarray
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the change leaves every value as it is."""
-        return not self.shift.any() and self.only_shifts
-
-    @property
-    def only_shifts(self) -> bool:
-        """Whether every factor is 1."""
-        return bool((self.factor == 1).all())
-
-    def along(self, axis: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Factor and shift as `(width,)` along an axis; None where the change varies along another axis."""
-        if self.axis not in (None, axis):
-            return None
-        return np.broadcast_to(self.factor, (width,)), np.broadcast_to(self.shift, (width,))
 
 
 class Backward(Protocol):

@@ -11,10 +11,10 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast, where_true
-from onnxprune.ops.base import Backward, Change, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, LinearMap, Operands, Range, times
+from onnxprune.ops.traits import Affine, Change, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class Elementwise(OpHandler):

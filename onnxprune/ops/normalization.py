@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, Change, Known, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, LinearMap, Operands, Range, times
+from onnxprune.ops.traits import Affine, Change, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class PerChannelNormalization(OpHandler):

@@ -24,10 +24,23 @@ from onnxprune.pipeline.shrink import shrink
 _RESOLUTION = 0.01  # of the original's multiply-adds
 
 
-def main_loss(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
-    """The metric that the floor applies to, and by how many points it fell; None where there is none."""
-    name = main_metric(metrics)
-    return None if name is None else (name, points_lost(metrics[name]))
+def main_loss(name: str, metrics: Mapping[str, MetricChange]) -> tuple[str, float]:
+    """The metric that the floor applies to, and by how many points it fell.
+
+    Raises:
+        InputError: nothing measured is a share.
+    """
+    metric = main_metric(metrics)
+    if metric is None:
+        raise InputError(
+            f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
+        )
+    return metric, points_lost(metrics[metric])
+
+
+def holds(lost: float, max_drop: float) -> bool:
+    """Whether a loss of so many points is within the floor; one that is no number is not."""
+    return lost <= max_drop
 
 
 def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: PruneConfig) -> None:
@@ -66,13 +79,8 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float,
         AccuracyError: it fell by more than `max_drop` points.
         InputError: nothing measured is a share.
     """
-    found = main_loss(metrics)
-    if found is None:
-        raise InputError(
-            f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
-        )
-    metric, lost = found
-    if not lost <= max_drop:
+    metric, lost = main_loss(name, metrics)
+    if not holds(lost, max_drop):
         told = f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed"
         raise AccuracyError(f"{told}; {advice}" if advice else told)
 
@@ -138,9 +146,8 @@ def smallest(
                 analysis=prepared.analysis,
                 threads=config.threads,
             )
-        check_floor(prepared.model.name, metrics, float("inf"))
-        lost = main_loss(metrics)
-        if lost is not None and lost[1] <= config.max_drop:
+        _, lost = main_loss(prepared.model.name, metrics)
+        if holds(lost, config.max_drop):
             best, high = found, share
         else:
             low = share

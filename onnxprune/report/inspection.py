@@ -30,7 +30,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group; `macs` are those of the layers that produce or use it."""
+    """One group; `macs` are those of the layers that contract over its channels."""
 
     name: str
     units: int
@@ -91,21 +91,20 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None) -> I
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
-    macs = {layer.node: analysis.layer_macs(layer, nothing) for layer in analysis.layers}
     return Inspection(
         model=analysis.name,
         costs=analysis.costs(),
         floor=analysis.costs(most),
         units=analysis.total,
         prunable=analysis.prunable,
-        layers=tuple(_layer(analysis, layer, macs[layer.node]) for layer in analysis.layers),
+        layers=tuple(_layer(analysis, layer, analysis.layer_macs(layer, nothing)) for layer in analysis.layers),
         groups=tuple(
             GroupRow(
                 name=group.name,
                 units=len(group),
                 producers=group.producers,
                 consumers=group.consumers,
-                macs=sum(macs.get(node, 0) for node in {*group.producers, *group.consumers}),
+                macs=analysis.group_macs(group, nothing),
             )
             for group in analysis.groups
         ),

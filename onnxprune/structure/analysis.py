@@ -181,6 +181,10 @@ class Analysis:
         found = prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in layer.factors)
         return found // max(1, self.facts.batch)
 
+    def group_macs(self, group: Group, removed: Ids) -> int:
+        """Multiply-adds of the layers that sum over a group's channels, after a removal."""
+        return sum(self.layer_macs(layer, removed) for layer in self.layers if layer.node in group.consumers)
+
     def layer_params(self, layer: Layer, removed: Ids) -> int:
         """Number of elements in a layer's weight and bias, after a removal."""
         names = [name for name in (layer.weight, layer.bias) if name is not None and self.value(name) is not None]

@@ -8,8 +8,7 @@ import numpy as np
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import Change
-from onnxprune.ops.traits import Flow
+from onnxprune.ops.traits import Change, Flow
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.cut import Cut
 from onnxprune.structure.rewrite import Rewrite

@@ -7,6 +7,7 @@ import onnx
 
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
+from onnxprune.runtime.feeds import random_array
 from onnxprune.runtime.session import open_session, runtime_errors
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
@@ -45,9 +46,7 @@ def random_feed(a: Analysis, rng: np.random.Generator, batch: int = 1) -> dict[s
         if shape and not declared[name].shape.dim[0].HasField("dim_value"):
             shape[0] *= batch
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
-        kind = np.dtype(dtype).kind
-        value = rng.standard_normal(shape) if kind == "f" else rng.integers(0, 5 if kind == "i" else 2, shape)
-        feed[name] = value.astype(dtype)
+        feed[name] = random_array(rng, dtype, tuple(shape), integers=5)
     return feed
 
 
