@@ -57,9 +57,9 @@ class Conv(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap:
         """As a matrix: each output position sums over its window."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.convolution(node, operands)
+        return forms.convolution(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: convolution; pads that differ between the ends are added first."""
@@ -171,9 +171,9 @@ class ConvTranspose(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap:
         """As a matrix: that of the convolution with the same weight, transposed."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.convolution(node, operands, transposed=True)
+        return forms.convolution(node, operands, transposed=True)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""

@@ -110,9 +110,9 @@ class Gemm(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap:
         """As a matrix: the product with a constant matrix, and the bias."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.gemm(node, operands)
+        return forms.gemm(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: a matrix product, scaled and shifted."""
@@ -264,9 +264,9 @@ class MatMul(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap:
         """As a matrix: the product with a constant matrix."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.product(node, operands)
+        return forms.product(node, operands)
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same product in torch."""

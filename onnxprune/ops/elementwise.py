@@ -102,15 +102,15 @@ class Elementwise(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
         """Sums, and products with a constant, as matrices."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
         match node.op_type:
             case "Add" | "Sum":
-                return matrix_forms.addition(node, operands, [1.0] * len(node.inputs))
+                return forms.addition(node, operands, [1.0] * len(node.inputs))
             case "Sub":
-                return matrix_forms.addition(node, operands, [1.0, -1.0])
+                return forms.addition(node, operands, [1.0, -1.0])
             case "Mul" | "Div":
-                return matrix_forms.scaling(node, operands, divides=node.op_type == "Div")
+                return forms.scaling(node, operands, divides=node.op_type == "Div")
             case _:
                 return None
 

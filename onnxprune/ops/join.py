@@ -102,6 +102,10 @@ class Concat(OpHandler):
                 back.add(name, part)
         return True
 
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Joined by numpy."""
+        return np.concatenate(inputs, axis=node.int("axis", 1 if node.opset < 4 else 0))
+
     def moves(self, node: Node) -> tuple[int, ...]:
         """Moves the values of all inputs."""
         return tuple(range(len(node.inputs)))

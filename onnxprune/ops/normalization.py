@@ -77,9 +77,9 @@ class PerChannelNormalization(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
         """As a matrix: BatchNormalization with the stored statistics."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.batch_normalization(node, operands) if _uses_stored(node) else None
+        return forms.batch_normalization(node, operands) if _uses_stored(node) else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""

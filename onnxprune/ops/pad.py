@@ -75,9 +75,9 @@ class Pad(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap:
         """As a matrix: values move, and what is added is constant or copied."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.movement(node, operands)
+        return forms.movement(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: a constant, or positions picked as numpy's `pad` picks them."""

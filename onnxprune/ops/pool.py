@@ -62,15 +62,15 @@ class Pool(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:
         """Means as a matrix, maxima over windows."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        forms: dict[str, Callable[[Node, Operands], LinearMap | WindowMaximum]] = {
-            "AveragePool": matrix_forms.window_average,
-            "GlobalAveragePool": matrix_forms.global_average,
-            "MaxPool": matrix_forms.window_maximum,
-            "GlobalMaxPool": matrix_forms.global_maximum,
+        made: dict[str, Callable[[Node, Operands], LinearMap | WindowMaximum]] = {
+            "AveragePool": forms.window_average,
+            "GlobalAveragePool": forms.global_average,
+            "MaxPool": forms.window_maximum,
+            "GlobalMaxPool": forms.global_maximum,
         }
-        return forms[node.op_type](node, operands) if node.op_type in forms else None
+        return made[node.op_type](node, operands) if node.op_type in made else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: windows over the padded input; global forms reduce all spatial axes."""

@@ -63,11 +63,11 @@ class Reduce(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
         """Sums and means as a matrix."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
         if node.op_type not in ("ReduceMean", "ReduceSum"):
             return None
-        return matrix_forms.reduction(node, operands, mean=node.op_type == "ReduceMean")
+        return forms.reduction(node, operands, mean=node.op_type == "ReduceMean")
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: the same reduction over the axes, all where none are given."""

@@ -1,6 +1,6 @@
 """Slice and Gather: select positions along axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -231,6 +231,10 @@ class Gather(OpHandler):
                 gradient = back.node("Reshape", [gradient, back.constant(single)])
             back.add(source, selected_back(back, gradient, len(shape), axis, indices.reshape(-1), shape[axis]))
         return True
+
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Picked by numpy."""
+        return np.asarray(np.take(inputs[0], inputs[1], axis=node.int("axis", 0)))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Moves the values of the first input."""

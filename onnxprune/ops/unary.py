@@ -97,9 +97,9 @@ class Unary(OpHandler):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
         """A change of sign as a matrix."""
-        from onnxprune.ops import matrix_forms
+        from onnxprune.ops.matrix import forms
 
-        return matrix_forms.negative(node, operands) if node.op_type == "Neg" else None
+        return forms.negative(node, operands) if node.op_type == "Neg" else None
 
     def jumps(self, node: Node) -> bool:
         """Not continuous: rounding, the sign, and casts, which may be to integers."""

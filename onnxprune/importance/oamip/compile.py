@@ -10,8 +10,9 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.order import needed_nodes
 from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, Step, StepNetwork
-from onnxprune.ops import handler_of, matrix_forms
+from onnxprune.ops import handler_of
 from onnxprune.ops.facts import evaluate
+from onnxprune.ops.matrix import forms
 from onnxprune.ops.traits import Flow, Kinks, LinearMap
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.channel_constants import ChannelConstants
@@ -147,10 +148,10 @@ class _Compiler:
             if name and name not in feeds:
                 known = self.value(name)
                 feeds[name] = left.pop(0) if known is None else known
-        found = evaluate(self.analysis.model, node, feeds)
-        if found is None:
+        results = evaluate(self.analysis.model, node, feeds)
+        if results is None:
             raise self.fail(node, "it cannot be evaluated")
-        return found[node.output()]
+        return results[node.output()]
 
     def fail(self, node: Node, why: str) -> ModelError:
         return ModelError(
@@ -165,9 +166,9 @@ class _Compiler:
                 self.give(name)
         known = {name: value for name in node.inputs if name and (value := self.value(name)) is not None}
         if not node.captured and all(name in known for name in node.inputs if name):
-            found = evaluate(self.analysis.model, node, known)
-            if found is not None:
-                self._values.update(found)
+            results = evaluate(self.analysis.model, node, known)
+            if results is not None:
+                self._values.update(results)
                 return
         self._add(node.output(), node.name, self._step(node))
 
@@ -179,7 +180,7 @@ class _Compiler:
         form = handler.matrices(node, self)
         if form is None and (moved := handler.moves(node)):
             kept = moved == (0,) and handler.flow(node) is Flow.ELEMENTWISE
-            form = (matrix_forms.identity if kept else matrix_forms.movement)(node, self)
+            form = (forms.identity if kept else forms.movement)(node, self)
         if form is None:
             raise self.fail(node, "the operator is not known to be piecewise linear")
         if isinstance(form, LinearMap):

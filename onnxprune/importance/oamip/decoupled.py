@@ -20,7 +20,8 @@ from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.steps import LinearStep, StepNetwork
 from onnxprune.importance.oamip.task import ProgramTask
-from onnxprune.ops import handler_of, matrices
+from onnxprune.ops import handler_of
+from onnxprune.ops.matrix import matrices
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "auxiliary heads"
@@ -228,5 +229,5 @@ def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
     scored = np.zeros(context.analysis.units, dtype=bool)
     for units in module.points.values():
         scored[units] = True
-    found = (group.units[scored[group.units]] for group in context.analysis.groups)
-    return tuple(units for units in found if len(units))
+    layers = (group.units[scored[group.units]] for group in context.analysis.groups)
+    return tuple(units for units in layers if len(units))

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops import matrices
+from onnxprune.ops.matrix import matrices
 from onnxprune.ops.traits import LinearMap, Operands, WindowMaximum
 from onnxprune.ops.window import transposed_pads, window_pads
 
