@@ -378,6 +378,6 @@ def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig
         changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
     if isinstance(changed.get("keep"), str):
         changed["keep"] = (changed["keep"],)
-    found = dataclasses.replace(config, **changed)
-    check(found)
-    return found
+    checked = dataclasses.replace(config, **changed)
+    check(checked)
+    return checked

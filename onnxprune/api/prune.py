@@ -93,7 +93,7 @@ def sweep(
     points, config = points or SweepConfig(), _with_scorer(config or PruneConfig())
     check(points)
     check(config)
-    found = many.sweep(
+    swept = many.sweep(
         model,
         data,
         points,
@@ -104,9 +104,9 @@ def sweep(
         progress=progress,
     )
     points_held = tuple(
-        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in found.points
+        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in swept.points
     )
-    return SweepResult(**{**_fields(found), "points": points_held})
+    return SweepResult(**{**_fields(swept), "points": points_held})
 
 
 def _fields(data: Any) -> dict[str, Any]:

@@ -40,6 +40,6 @@ def inspect(
 
     loaded = load(model)
     outputs.guard([loaded])
-    found = inspection(analyze(loaded), given.get(OutputConfig))
-    terminal.show(inspect_summary(found))
-    terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))
+    inspected = inspection(analyze(loaded), given.get(OutputConfig))
+    terminal.show(inspect_summary(inspected))
+    terminal.report(files.json, lambda: inspect_report(inspected, provenance(sys.argv[1:], model=model)))

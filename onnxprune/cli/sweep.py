@@ -68,7 +68,7 @@ def sweep(
     loaded = load(model)
     outputs.guard([loaded], [files.data, files.eval])
     with terminal.progress() as progress:
-        found = library.sweep(
+        swept = library.sweep(
             loaded,
             files.data,
             evaluation=files.eval,
@@ -78,14 +78,14 @@ def sweep(
             progress=progress,
         )
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
-    names = [str(kept[point.target]) if kept else None for point in found.points]
-    for point in found.points if kept else ():
+    names = [str(kept[point.target]) if kept else None for point in swept.points]
+    for point in swept.points if kept else ():
         point.result.save(kept[point.target], outputs.protected(kept[point.target]))
     if pages:
-        terminal.file(pages[0], lambda: sweep_page(found, origin))
-        terminal.report(pages[1], lambda: sweep_report(found, names, origin))
-    terminal.report(files.json, lambda: sweep_report(found, names, origin))
-    terminal.show(sweep_summary(found))
+        terminal.file(pages[0], lambda: sweep_page(swept, origin))
+        terminal.report(pages[1], lambda: sweep_report(swept, names, origin))
+    terminal.report(files.json, lambda: sweep_report(swept, names, origin))
+    terminal.show(sweep_summary(swept))
 
 
 def _model(files: SweepFiles, model: Path, target: Target) -> Path:

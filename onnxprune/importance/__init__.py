@@ -67,16 +67,16 @@ def scorer_row(name: str) -> ScorerRow:
         InputError: there is no such scorer.
     """
     _from_packages()
-    found = _ROWS.get(name) or _CALLED.get(name)
-    if found is None:
+    row = _ROWS.get(name) or _CALLED.get(name)
+    if row is None:
         raise InputError(f"importance: {name!r} is unknown; use one of {', '.join(_ROWS)}")
     if name in _OFFERED:  # only now is it imported, and can say what it needs
         _OFFERED.remove(name)
-        function = found.load()
-        if _ROWS[name] is found:  # its module has not registered it by itself
+        function = row.load()
+        if _ROWS[name] is row:  # its module has not registered it by itself
             _ROWS[name] = _row_of(name, function)
         return _ROWS[name]
-    return found
+    return row
 
 
 def _row_of(name: str, function: "Scorer", *, needs_data: bool = True) -> ScorerRow:

@@ -236,12 +236,12 @@ def _file(mark: FileMark) -> Markup:
 
 
 def _flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            found[prefix + name] = ", ".join(map(str, value)) or "–"
+            flat[prefix + name] = ", ".join(map(str, value)) or "–"
         else:
-            found[prefix + name] = "–" if value is None else str(value)
-    return found
+            flat[prefix + name] = "–" if value is None else str(value)
+    return flat

@@ -132,7 +132,7 @@ def _outputs(meaning: Meaning) -> tuple[OutputRow, ...]:
 def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
     shape = analysis.shape(layer.weight)
     labels = analysis.labels.get(layer.weight, (None,) * len(shape))
-    free = [ids is not None and bool(ids.any()) for ids in labels]
+    prunable = [ids is not None and bool(ids.any()) for ids in labels]
     grouped_inputs = 1 if layer.transposed else layer.group
     return LayerRow(
         node=layer.node,
@@ -141,6 +141,6 @@ def _layer(analysis: "Analysis", layer: "Layer", macs: int) -> LayerRow:
         outputs=shape[layer.out_axis] * (layer.group if layer.transposed else 1),
         macs=macs,
         params=analysis.layer_params(layer, analysis.none_removed()),
-        inputs_prunable=free[layer.in_axis],
-        outputs_prunable=free[layer.out_axis],
+        inputs_prunable=prunable[layer.in_axis],
+        outputs_prunable=prunable[layer.out_axis],
     )

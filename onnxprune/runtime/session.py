@@ -137,5 +137,5 @@ def _raised() -> tuple[type[Exception], ...]:
     """The exception types that onnxruntime raises: its own, which share no base class, and two of Python's."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (*own, RuntimeError, ValueError)
+    defined = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*defined, RuntimeError, ValueError)

@@ -123,8 +123,8 @@ def _in_torch(model: Model, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
     network = Network(model)
     with import_torch().no_grad():
-        found = network(network.inputs(feed))
-    return [found[name].numpy() for name in network.outputs]
+        outputs = network(network.inputs(feed))
+    return [outputs[name].numpy() for name in network.outputs]
 
 
 def followed() -> list[OpHandler]:

@@ -61,9 +61,9 @@ def run(model: Model, feed: Mapping[str, np.ndarray], *, optimise: bool = False)
         return list(session.run(None, dict(feed)))
 
 
-def assert_close(found: list[np.ndarray], wanted: list[np.ndarray], scales: list[np.ndarray]) -> None:
+def assert_close(actual: list[np.ndarray], wanted: list[np.ndarray], scales: list[np.ndarray]) -> None:
     """Equal shapes, equal integers, and numbers within `TOLERANCE` of the scale of the wanted (and original) output."""
-    for a, b, c in zip(found, wanted, scales, strict=True):
+    for a, b, c in zip(actual, wanted, scales, strict=True):
         assert a.shape == b.shape == c.shape
         assert a.dtype == b.dtype
         if a.dtype.kind != "f":
@@ -98,12 +98,12 @@ def check_removal(a: Analysis, removed: Ids, seed: int = 0, batch: int = 1, run:
     if run is not None:
         assert_close(run(smaller, feed), run(oracle, feed), run(a.model, feed))
     sizes = {name: a.facts.shapes[name] for name in a.graph.inputs}
-    found, predicted, cut = analysed(smaller, sizes).costs(), a.costs(removed), find_cut(a, removed)
+    counted, predicted, cut = analysed(smaller, sizes).costs(), a.costs(removed), find_cut(a, removed)
     if not cut.gone:
-        assert predicted == found
+        assert predicted == counted
     else:  # what a branch gives without its channels may be folded away, or stay as a number where there was no bias
-        assert predicted.macs >= found.macs
-        assert predicted.params + len(cut.losses) >= found.params
+        assert predicted.macs >= counted.macs
+        assert predicted.params + len(cut.losses) >= counted.params
     return smaller
 
 

@@ -95,8 +95,8 @@ def _measured_rows(context: ScoreContext, whole: Collection[str]) -> int:
 
 def widths(units: int, *, whole: bool = False) -> tuple[int, ...]:
     """The widths at which a group's damage is measured, descending; 0 too where the group may go as a whole."""
-    found = {max(1, round(units * share)) for share in _WIDTHS} - {units}
-    return tuple(sorted(found | ({0} if whole else set()), reverse=True))
+    chosen = {max(1, round(units * share)) for share in _WIDTHS} - {units}
+    return tuple(sorted(chosen | ({0} if whole else set()), reverse=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _eliminate(
             statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)
         if known is None:
             cache.put("moments", node, _as_arrays(moments[node]))
-        if not all(np.isfinite(each.covariance).all() for each in moments[node]):
+        if not all(np.isfinite(sums.covariance).all() for sums in moments[node]):
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
                 "finite; check the scale of the inputs (--mean, --std, --scale)"
