@@ -50,7 +50,7 @@ class Replay:
         self._threads = threads
         self._done = 0
         self._moves: list[tuple[Model, int, Sequence[str]]] = []
-        # Constants are no results: segments hold those that they read.
+        # Constants are no results: subgraphs hold those that they read.
         made = ((index, node) for index, node in enumerate(nodes) if not node.is_constant)
         self._place = {name: index for index, node in made for name in node.outputs if name}
         self._last = last_uses(node.reads for node in nodes)

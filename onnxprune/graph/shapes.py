@@ -239,8 +239,8 @@ class _Pins:
         if not symbolic:
             return by_data
         every, batches, spaces = (
-            _varied(first.inputs, symbolic, batch=batch, space=space)
-            for batch, space in ((True, True), (True, False), (False, True))
+            _varied(first.inputs, symbolic, batch=batch, spatial=spatial)
+            for batch, spatial in ((True, True), (True, False), (False, True))
         )
         for attempt in ([every], [entry for entry in (batches, spaces) if entry != first.inputs]):
             varied = [pins for inputs in attempt if (pins := self._at(inputs, first)) is not None]
@@ -297,7 +297,7 @@ class _Pins:
 
 
 def _varied(
-    inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, space: bool
+    inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, spatial: bool
 ) -> dict[str, Shape]:
     """Different input sizes: one more in the batch, and another factor for each other axis, so that ratios change."""
     return {
@@ -306,7 +306,7 @@ def _varied(
             if axis not in symbolic.get(name, ())
             else size + batch
             if size == 1 or axis == 0
-            else size * (1 + axis if space else 1)
+            else size * (1 + axis if spatial else 1)
             for axis, size in enumerate(shape)
         )
         for name, shape in inputs.items()

@@ -20,7 +20,7 @@ def eliminate_by_energy(context: ScoreContext, groups: Sequence[Group], data: Da
     """Order the units of such groups by their mean square values; no weights are corrected.
 
     Args:
-        context: model, space and options.
+        context: model, analysis and options.
         groups: the groups.
         data: calibration rows.
     """
