@@ -39,7 +39,7 @@ class PerChannelNormalization(OpHandler):
         """Bounds of BatchNormalization: `scale (x - mean) / sqrt(var + epsilon) + bias` at both ends."""
         if len(operands) != 5 or None in operands or node.int("training_mode", 0):
             return None
-        source, scale, bias, mean, variance = (each for each in operands if each is not None)
+        source, scale, bias, mean, variance = (operand for operand in operands if operand is not None)
         factor = scale.low / np.sqrt(variance.low + float(node.attributes.get("epsilon", 1e-5)))
         ends = np.stack([times(end - mean.low, factor) + bias.low for end in (source.low, source.high)])
         return Range(ends.min(axis=0), ends.max(axis=0))
@@ -67,10 +67,10 @@ class PerChannelNormalization(OpHandler):
         scale, bias = edit.after(1), edit.after(2)
         if scale is None or bias is None or not _uses_stored(node):
             return False
-        found = change.along(1, len(scale))
-        if found is None:
+        along = change.along(1, len(scale))
+        if along is None:
             return False
-        factor, shift = found
+        factor, shift = along
         edit.set_input(1, (scale * factor).astype(scale.dtype))
         edit.set_input(2, (bias * factor + shift).astype(bias.dtype))
         return True

@@ -38,11 +38,11 @@ class Pad(OpHandler):
             if max(begin, end) > 0 and not constant:
                 labels.freeze_ids(ids, source, "Pad copies channels", node)
                 continue
-            own = ids[max(0, -begin) : len(ids) - max(0, -end)]
+            ids_after = ids[max(0, -begin) : len(ids) - max(0, -end)]
             if max(begin, end) > 0:
                 new = labels.fresh(max(0, begin) + max(0, end), node, output)
-                own = np.concatenate([new[: max(0, begin)], own, new[max(0, begin) :]])
-            labels.set(output, axis, own)
+                ids_after = np.concatenate([new[: max(0, begin)], ids_after, new[max(0, begin) :]])
+            labels.set(output, axis, ids_after)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: amounts on labelled axes count the inserted (or cut) positions that stay."""

@@ -255,8 +255,8 @@ def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
     }
 
     def spread(tensor: str, weight: np.ndarray) -> str:
-        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
-        return back.node("ConvTranspose", [tensor, each], output_padding=rest, **shape)
+        kernel_weight = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        return back.node("ConvTranspose", [tensor, kernel_weight], output_padding=rest, **shape)
 
     if node.op_type == "AveragePool":
         if node.int("count_include_pad", 0):
@@ -275,8 +275,8 @@ def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
     for place in np.ndindex(*kernel):
         weight = np.zeros(kernel)
         weight[place] = 1.0
-        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
-        value = back.node("Conv", [source, each], **shape)
+        kernel_weight = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        value = back.node("Conv", [source, kernel_weight], **shape)
         mask = back.node("Where", [back.node("Equal", [value, y]), *map(back.constant, (1.0, 0.0))])
         picks.append((weight, mask))
     total = functools.reduce(lambda a, b: back.node("Add", [a, b]), [mask for _, mask in picks])

@@ -48,8 +48,8 @@ class Reduce(OpHandler):
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """Sums over channels, as products without a weight."""
         axes = _reduced(node, labels) if node.op_type in _SUMS else None
-        found = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
-        return (Product(node.name, "", node.input(0), found, ()),) if found else ()
+        contracted = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
+        return (Product(node.name, "", node.input(0), contracted, ()),) if contracted else ()
 
     def jumps(self, node: Node) -> bool:
         """ArgMax and ArgMin are not continuous: the position of an extreme can jump."""

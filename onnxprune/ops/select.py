@@ -47,9 +47,9 @@ class Slice(OpHandler):
         limits = slice_limits(node, labels.constant, labels.rank(node.input(0)))
         if limits is None or axis not in limits:
             return None
-        found = np.zeros(labels.shape(node.input(0))[axis], bool)
-        found[limits[axis]] = True
-        return found
+        mask = np.zeros(labels.shape(node.input(0))[axis], bool)
+        mask[limits[axis]] = True
+        return mask
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: limits on labelled axes count the positions that stay before them."""
@@ -202,9 +202,9 @@ class Gather(OpHandler):
         chosen = labels.constant(node.input(1))
         if chosen is None or axis != normal_axis(node.int("axis", 0), rank):
             return None
-        found = np.zeros(size, bool)
-        found[chosen] = True
-        return found
+        mask = np.zeros(size, bool)
+        mask[chosen] = True
+        return mask
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: indices count the positions that stay."""
