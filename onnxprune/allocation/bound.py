@@ -90,10 +90,10 @@ def lower_bound(
             sent[p] = to_g, to_h
             local[g], local[h] = rest_g + to_g, rest_h + to_h
         order.reverse()
-        found = _collect(local, prices)
-        if found.bound <= best.bound + _STALLED * abs(best.bound):
-            return max(best, found, key=lambda each: each.bound)
-        best = found
+        collected = _collect(local, prices)
+        if collected.bound <= best.bound + _STALLED * abs(best.bound):
+            return max(best, collected, key=lambda candidate: candidate.bound)
+        best = collected
     return best
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.allocation.lean import lean
+from onnxprune.allocation.options import AllocationOptions
 from onnxprune.allocation.problem import Allocation, AllocationProblem, Budget
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import PruneConfig
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
@@ -53,7 +53,7 @@ def by_budget(
     scores: Scores,
     budgets: Sequence[Budget],
     widths: Widths,
-    config: PruneConfig,
+    config: AllocationOptions,
     *,
     minimum: Mapping[str, int] | None = None,
     branches: bool = False,
@@ -86,7 +86,7 @@ def by_budget(
 
 
 def narrowest(
-    analysis: Analysis, scores: Scores, widths: Widths, config: PruneConfig, *, branches: bool = False
+    analysis: Analysis, scores: Scores, widths: Widths, config: AllocationOptions, *, branches: bool = False
 ) -> Decision:
     """Give every group the smallest width that it may have; arguments as in `by_budget`."""
     problem = _problem(analysis, scores, (), config, None, branches=branches)
@@ -97,7 +97,7 @@ def _problem(
     analysis: Analysis,
     scores: Scores,
     budgets: Sequence[Budget],
-    config: PruneConfig,
+    config: AllocationOptions,
     minimum: Mapping[str, int] | None,
     *,
     branches: bool,
@@ -211,7 +211,9 @@ def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, Allo
             return widths, at_widths
 
 
-def by_threshold(analysis: Analysis, scores: Scores, threshold: str, widths: Widths, config: PruneConfig) -> Decision:
+def by_threshold(
+    analysis: Analysis, scores: Scores, threshold: str, widths: Widths, config: AllocationOptions
+) -> Decision:
     """Remove the units whose score is below a fixed value, or below the mean of their group.
 
     The best unit of each group stays; counts are rounded up to the next allowed width. What goes without loss goes

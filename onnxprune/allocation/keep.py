@@ -19,11 +19,11 @@ def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
     """
     kept: set[str] = set()
     for pattern in patterns:
-        found = matching(pattern, _names(analysis), _OPTION)
-        if not found:
+        matched = matching(pattern, _names(analysis), _OPTION)
+        if not matched:
             hint = alike(pattern, _prunable(analysis))
             raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{hint}")
-        kept.update(g.name for g in analysis.groups if g.name in found or not found.isdisjoint(g.producers))
+        kept.update(g.name for g in analysis.groups if g.name in matched or not matched.isdisjoint(g.producers))
     return frozenset(kept)
 
 

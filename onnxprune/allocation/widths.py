@@ -48,8 +48,8 @@ class Widths:
 
     def at_least(self, group: int, width: int) -> int:
         """The smallest allowed width of a group that is at least `width`."""
-        own = self.of(group)
-        return int(own[np.searchsorted(own, min(width, self.sizes[group]))])
+        allowed = self.of(group)
+        return int(allowed[np.searchsorted(allowed, min(width, self.sizes[group]))])
 
     @property
     def note(self) -> str | None:

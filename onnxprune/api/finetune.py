@@ -94,5 +94,5 @@ def finetune(
         on_epoch=on_epoch,
     )
     files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
-    found = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
-    return TrainedModel(**found, files=tuple(files))
+    trained_fields = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
+    return TrainedModel(**trained_fields, files=tuple(files))

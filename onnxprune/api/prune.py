@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from onnxprune.api.result import PruneResult
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, check, with_options
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, with_options
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.options import check
 from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.sizes import shape_texts
 from onnxprune.importance import named
@@ -97,7 +98,7 @@ def sweep(
     points, config = points or SweepConfig(), _with_scorer(config or PruneConfig())
     check(points)
     check(config)
-    found = many.sweep(
+    swept = many.sweep(
         model,
         data,
         points,
@@ -108,9 +109,9 @@ def sweep(
         progress=progress,
     )
     points_held = tuple(
-        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in found.points
+        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in swept.points
     )
-    return SweepResult(**{**_fields(found), "points": points_held})
+    return SweepResult(**{**_fields(swept), "points": points_held})
 
 
 def _fields(data: Any) -> dict[str, Any]:

@@ -61,8 +61,8 @@ class Dataset:
     @property
     def classes(self) -> np.ndarray | None:
         """Class numbers of the selected rows, `(rows,)`; None where there are no labels of that form."""
-        found = self.targets
-        return found if found is not None and found.ndim == 1 and found.dtype.kind == "i" else None
+        labels = self.targets
+        return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind == "i" else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -42,11 +42,11 @@ def positions(
     """
     shape = tuple(n for a, n in enumerate(output_shape) if a != layer.output_axis)
     size = prod(shape)
-    found = None if weights is None else weights(shape)
-    if found is None:
+    weighted = None if weights is None else weights(shape)
+    if weighted is None:
         return Positions(shape, _evenly(size, count, generator))
     even = _evenly(size, count - count // 2, generator)
-    return Positions(shape, np.sort(np.concatenate([even, drawn(found, count // 2, generator)])))
+    return Positions(shape, np.sort(np.concatenate([even, drawn(weighted, count // 2, generator)])))
 
 
 def _evenly(size: int, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -98,8 +98,8 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
     rows = index[0].reshape(-1, *(1,) * n)
     # Channels last while gathering: every gathered piece is then contiguous.
     last = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
-    found = last[(rows, *places)].reshape(len(at.chosen), prod(window.kernel), layer.group, channels // layer.group)
-    return _single(np.ascontiguousarray(found.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1))
+    gathered = last[(rows, *places)].reshape(len(at.chosen), prod(window.kernel), layer.group, channels // layer.group)
+    return _single(np.ascontiguousarray(gathered.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1))
 
 
 def _single(values: np.ndarray) -> np.ndarray:

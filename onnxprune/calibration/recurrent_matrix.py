@@ -113,17 +113,17 @@ class GateMatrices:
         """The layer's constants where blocks have other weights `(K, C)`, and biases shifted by `(C,)`."""
         names = [self.recurrence.weight, self.recurrence.recurrent]
         names += [] if self.recurrence.bias is None else [self.recurrence.bias]
-        found = {name: np.array(self._constants[name], np.float64) for name in names}
+        constants = {name: np.array(self._constants[name], np.float64) for name in names}
         for block, matrix, shift in changes:
             start = 0
             for name in self._read(block):
-                rows = found[name][block.direction, self.gates(block)]
+                rows = constants[name][block.direction, self.gates(block)]
                 rows[:] = matrix[start : start + rows.shape[1]].T
                 start += rows.shape[1]
             if self.recurrence.bias is not None:
-                halves = found[self.recurrence.bias][block.direction].reshape(2, -1)
+                halves = constants[self.recurrence.bias][block.direction].reshape(2, -1)
                 halves[0 if block.reads_input else 1, self.gates(block)] += shift
-        return {name: value.astype(self._constants[name].dtype) for name, value in found.items()}
+        return {name: value.astype(self._constants[name].dtype) for name, value in constants.items()}
 
     def _read(self, block: Block) -> list[str]:
         names = (self.recurrence.weight, block.reads_input), (self.recurrence.recurrent, block.reads_states)

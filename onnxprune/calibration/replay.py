@@ -51,7 +51,7 @@ class Replay:
         self._threads = threads
         self._done = 0
         self._moves: list[tuple[Model, int, Sequence[str]]] = []
-        # Constants are no results: segments hold those that they read.
+        # Constants are no results: subgraphs hold those that they read.
         made = ((index, node) for index, node in enumerate(nodes) if not node.is_constant)
         self._place = {name: index for index, node in made for name in node.outputs if name}
         self._last = last_uses(node.reads for node in nodes)
@@ -71,7 +71,7 @@ class Replay:
 
     def before(self, node: str) -> int:
         """Number of nodes that run before a node."""
-        return next(index for index, each in enumerate(self.nodes) if each.name == node)
+        return next(index for index, at in enumerate(self.nodes) if at.name == node)
 
     def after(self, tensor: str) -> int:
         """Number of nodes that must run until a tensor is known."""
@@ -86,19 +86,23 @@ class Replay:
         """Tensors that nodes before number `stop` compute, per batch, without moving on."""
         batches = self.batches
         made = [name for name in wanted if self._place.get(name, -1) >= self._done]
-        for known, found in zip(batches, self._run(self.model, stop, made), strict=True):
+        for known, computed in zip(batches, self._run(self.model, stop, made), strict=True):
             yield {
-                name: found[name] if name in found else known[name] if name in known else self.model.constants[name]
+                name: computed[name]
+                if name in computed
+                else known[name]
+                if name in known
+                else self.model.constants[name]
                 for name in wanted
             }
 
     def _advance(self, model: Model, stop: int, wanted: Sequence[str]) -> None:
         live = [name for name, last in self._last.items() if last >= stop]
         made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
-        found = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
+        computed = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
         keep = {*live, *wanted}
         self._room.new_file()
-        for index, values in enumerate(found):
+        for index, values in enumerate(computed):
             self._batches[index].change(keep, {name: values[name] for name in made})
         self._done = stop
 
@@ -129,7 +133,7 @@ class Feeds(Sequence[Arrays]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self.size
@@ -171,11 +175,11 @@ def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size
     runner = Runner(model, wanted, threads=1)
     expected = [runner.run_feed(part) for part in few.batches(fixed)]
     try:
-        found = Runner(subgraph(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
+        outputs = Runner(subgraph(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
     except ModelError:
         return False
     for name in wanted:
         whole = np.concatenate([np.atleast_1d(part[name]) for part in expected])
-        if whole.shape != found[name].shape or not np.allclose(whole, found[name], rtol=1e-3, atol=1e-5):
+        if whole.shape != outputs[name].shape or not np.allclose(whole, outputs[name], rtol=1e-3, atol=1e-5):
             return False
     return True

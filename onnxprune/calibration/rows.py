@@ -78,15 +78,15 @@ def rows_of(
     Raises:
         InputError: there are no rows, an input has no array, or an array fits its input in no way.
     """
-    found: list[Rows] = []
+    collected: list[Rows] = []
     count = 0
     for held in parts:
         for part in _by_input(held, specs):
-            found.append(_rows(part, specs, layout))
-            count += len(found[-1])
+            collected.append(_rows(part, specs, layout))
+            count += len(collected[-1])
         if limit is not None and count >= limit:
             break
-    return _join(found, source)
+    return _join(collected, source)
 
 
 def _by_input(held: Held, specs: Sequence[InputSpec]) -> Iterator[Held]:
@@ -141,9 +141,9 @@ def _leading(
     by_name = {spec.name: spec for spec in specs}
     if all(spec.batched for spec in specs):
         both = {name: _batched(array, by_name[name], layout, origin, single) for name, array in arrays.items()}
-        found = {name: array for name, (array, _) in both.items()}
+        with_rows = {name: array for name, (array, _) in both.items()}
         arranged = {name: arrangement for name, (_, arrangement) in both.items()}
-        return Rows(_same_length(found, origin), labels, arranged, frozenset(), origin)
+        return Rows(_same_length(with_rows, origin), labels, arranged, frozenset(), origin)
     if _is_one_feed(arrays, specs):
         whole = dict.fromkeys(arrays, Arrangement())
         return Rows({name: array[None] for name, array in arrays.items()}, labels, whole, frozenset(arrays), origin)
@@ -154,12 +154,12 @@ def _batched(
     array: np.ndarray, spec: InputSpec, layout: str, origin: str, single: bool
 ) -> tuple[np.ndarray, Arrangement]:
     """The array with a leading axis of rows, and how the axes of each row are rearranged."""
-    if array.ndim and (found := arrange(array.shape[1:], spec.row, layout)) is not None:
-        return array, found
+    if array.ndim and (arrangement := arrange(array.shape[1:], spec.row, layout)) is not None:
+        return array, arrangement
     if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
         return array.reshape(-1, *array.shape[2:]), Arrangement()
-    if single and (found := arrange(array.shape, spec.row, layout)) is not None:
-        return array[None], found
+    if single and (arrangement := arrange(array.shape, spec.row, layout)) is not None:
+        return array[None], arrangement
     raise _misfit(array, spec, origin)
 
 
@@ -179,14 +179,14 @@ def _is_one_feed(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -
 def _whole_feeds(
     arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, specs: Sequence[InputSpec], layout: str, origin: str
 ) -> Rows:
-    found: dict[str, np.ndarray] = {}
+    feed: dict[str, np.ndarray] = {}
     shared: dict[str, np.ndarray] = {}
     arranged: dict[str, Arrangement] = {}
     feeds = set()
     for spec in specs:
         array = arrays[spec.name]
         if spec.dims is not None and array.ndim and fits(array.shape[1:], spec.dims):
-            found[spec.name] = array
+            feed[spec.name] = array
             feeds.add(spec.name)
         elif not spec.batched and (spec.dims is None or fits(array.shape, spec.dims)):
             shared[spec.name] = array
@@ -194,15 +194,15 @@ def _whole_feeds(
         elif (
             spec.batched
             and fixed_batch(specs) in (None, 1)
-            and (own := arrange(array.shape[1:], spec.row, layout)) is not None
+            and (arrangement := arrange(array.shape[1:], spec.row, layout)) is not None
         ):
-            found[spec.name], arranged[spec.name] = array, own
+            feed[spec.name], arranged[spec.name] = array, arrangement
         else:
             raise _misfit(array, spec, origin)
-    count = len(next(iter(_same_length(found, origin).values()))) if found else 1
+    count = len(next(iter(_same_length(feed, origin).values()))) if feed else 1
     spread = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in shared.items()}
     every = {spec.name: arranged.get(spec.name, Arrangement()) for spec in specs}
-    return Rows({spec.name: (found | spread)[spec.name] for spec in specs}, labels, every, frozenset(feeds), origin)
+    return Rows({spec.name: (feed | spread)[spec.name] for spec in specs}, labels, every, frozenset(feeds), origin)
 
 
 def _same_length(arrays: dict[str, np.ndarray], origin: str) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ class MomentSums:
         """Add columns `(groups, R, K)`."""
         if columns.shape[1]:
             self._waiting.append(columns)
-        if sum(each.nbytes for each in self._waiting) >= _WAITING_BYTES:
+        if sum(waiting.nbytes for waiting in self._waiting) >= _WAITING_BYTES:
             self._multiply()
 
     def _multiply(self) -> None:

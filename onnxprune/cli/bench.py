@@ -11,7 +11,8 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, PreprocessConfig, SizesConfig, option
+from onnxprune.config import MOST_THREADS, PreprocessConfig, SizesConfig
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from onnxprune.cli import config_file
 from onnxprune.cli.commands import commands
 from onnxprune.cli.options import Option, Section, build, options
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import option
 from onnxprune.core.clock import StageMemoryError
 from onnxprune.core.errors import OnnxPruneError
+from onnxprune.core.options import option
 from onnxprune.core.plugins import import_plugin
 from onnxprune.core.text import MESSAGE, visible, visible_lines
 

@@ -6,8 +6,8 @@ from onnxprune.cli.command import command, known_sections
 from onnxprune.cli.config_file import template
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import option
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig, option
+from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import OutputConfig, SizesConfig, option
+from onnxprune.config import OutputConfig, SizesConfig
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,6 @@ def inspect(
     shapes = parse_shapes(given.get(SizesConfig).shapes)
     loaded = load(model)
     outputs.guard([loaded])
-    found = inspection(analyze(loaded, shapes), given.get(OutputConfig), shapes)
-    terminal.show(inspect_summary(found))
-    terminal.report(files.json, lambda: inspect_report(found, provenance(sys.argv[1:], model=model)))
+    inspected = inspection(analyze(loaded, shapes), given.get(OutputConfig), shapes)
+    terminal.show(inspect_summary(inspected))
+    terminal.report(files.json, lambda: inspect_report(inspected, provenance(sys.argv[1:], model=model)))

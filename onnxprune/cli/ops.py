@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from onnxprune.cli.command import command
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import option
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs, read_plan
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, PruneConfig, option
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)

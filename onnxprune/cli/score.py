@@ -11,7 +11,8 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, PruneConfig, option
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.core.options import option
 
 NOT_FOR_SCORES = (
     *("targets", "max_drop", "minimise", "allow_overlap", "threshold", "lossless", "round_to", "kernels", "latency"),

@@ -11,8 +11,9 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target, option
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import option
 
 NOT_FOR_SWEEPS = ("targets", "max_drop", "minimise", "allow_overlap", "threshold", "lossless", "time", "fail_if_slower")
 
@@ -68,7 +69,7 @@ def sweep(
     loaded = load(model)
     outputs.guard([loaded], [files.data, files.eval])
     with terminal.progress() as progress:
-        found = library.sweep(
+        swept = library.sweep(
             loaded,
             files.data,
             evaluation=files.eval,
@@ -78,14 +79,14 @@ def sweep(
             progress=progress,
         )
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
-    names = [str(kept[point.target]) if kept else None for point in found.points]
-    for point in found.points if kept else ():
+    names = [str(kept[point.target]) if kept else None for point in swept.points]
+    for point in swept.points if kept else ():
         point.result.save(kept[point.target], outputs.protected(kept[point.target]))
     if pages:
-        terminal.file(pages[0], lambda: sweep_page(found, origin))
-        terminal.report(pages[1], lambda: sweep_report(found, names, origin))
-    terminal.report(files.json, lambda: sweep_report(found, names, origin))
-    terminal.show(sweep_summary(found))
+        terminal.file(pages[0], lambda: sweep_page(swept, origin))
+        terminal.report(pages[1], lambda: sweep_report(swept, names, origin))
+    terminal.report(files.json, lambda: sweep_report(swept, names, origin))
+    terminal.show(sweep_summary(swept))
 
 
 def _model(files: SweepFiles, model: Path, target: Target) -> Path:

@@ -77,18 +77,18 @@ class Terminal:
 
     def _listen(self) -> None:
         """Show what is logged: all, or what it warns of. What other packages warn of is shown with all only."""
-        own, packages = logging.getLogger("onnxprune"), logging.getLogger("py.warnings")
+        ours, packages = logging.getLogger("onnxprune"), logging.getLogger("py.warnings")
         logging.captureWarnings(True)
         self._open.callback(logging.captureWarnings, False)
         packages.propagate = False
         if self.verbose:
             from rich.logging import RichHandler
 
-            own.setLevel(logging.DEBUG)
+            ours.setLevel(logging.DEBUG)
             handler: logging.Handler = RichHandler(console=self.console, show_path=False, show_level=False)
-            handlers = {own: handler, packages: handler}
+            handlers = {ours: handler, packages: handler}
         else:
-            handlers = {own: _Notes(self), packages: logging.NullHandler()}
+            handlers = {ours: _Notes(self), packages: logging.NullHandler()}
         for logger, chosen in handlers.items():
             logger.addHandler(chosen)
             self._open.callback(logger.removeHandler, chosen)

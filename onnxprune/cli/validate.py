@@ -11,8 +11,9 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, SizesConfig, option
+from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, SizesConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import option
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def validate(
     original, changed = load(model), load(other)
     outputs.guard([original, changed], [files.data])
     with terminal.progress() as progress:
-        found = compare.validate(
+        comparison = compare.validate(
             original,
             changed,
             files.data,
@@ -78,8 +79,8 @@ def validate(
             threads=config.threads,
             progress=progress,
         )
-    terminal.show(validate_summary(found))
+    terminal.show(validate_summary(comparison))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
-    terminal.report(files.json, lambda: validate_report(found, origin))
+    terminal.report(files.json, lambda: validate_report(comparison, origin))
     if config.max_drop is not None:
-        check_floor(str(other), found.metrics, config.max_drop)
+        check_floor(str(other), comparison.metrics, config.max_drop)

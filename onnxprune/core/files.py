@@ -178,8 +178,8 @@ def read_text(path: Path, most: int) -> str:
 
 def same_file(first: Path, second: Path) -> bool:
     """Whether two paths lead to the same file, also through symbolic and hard links."""
-    own = _identity(first)
-    return os.path.realpath(first) == os.path.realpath(second) if own is None else own == _identity(second)
+    identity = _identity(first)
+    return os.path.realpath(first) == os.path.realpath(second) if identity is None else identity == _identity(second)
 
 
 def refuse_inputs(place: Place, read: Iterable[Path], name: str = "") -> None:
@@ -188,11 +188,11 @@ def refuse_inputs(place: Place, read: Iterable[Path], name: str = "") -> None:
     Raises:
         InputError: it is.
     """
-    own = None if place.file is None else _identity(place.file)
-    if own is None:  # there is nothing yet that anybody could have read
+    identity = None if place.file is None else _identity(place.file)
+    if identity is None:  # there is nothing yet that anybody could have read
         return
     for source in read:
-        if _identity(source) == own:
+        if _identity(source) == identity:
             what = f"{name} {place.path}".strip()
             raise InputError(f"{what} is an input of this run ({source}), which is never changed; give another name")
 

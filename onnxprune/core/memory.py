@@ -11,8 +11,8 @@ _FILE_PAGES = ("inactive_file", "active_file")
 
 def available() -> int | None:
     """Bytes of memory that this process can still use; None where the system does not tell."""
-    found = [free for free in (_of_machine(), _of_group()) if free is not None]
-    return min(found, default=None)
+    limits = [limit for limit in (_of_machine(), _of_group()) if limit is not None]
+    return min(limits, default=None)
 
 
 def require(size: int, what: str) -> None:
@@ -25,9 +25,9 @@ def require(size: int, what: str) -> None:
     Raises:
         InputError: there is less.
     """
-    free = available()
-    if free is not None and size > free:
-        raise InputError(f"{what} takes {size / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free")
+    memory = available()
+    if memory is not None and size > memory:
+        raise InputError(f"{what} takes {size / 1e9:.3g} GB of memory, and {memory / 1e9:.3g} GB are free")
 
 
 def _of_machine() -> int | None:

@@ -92,7 +92,7 @@ class Scores:
             free: `(units,)` True where a unit goes without loss.
         """
         pairs = zip(self.groups, units, strict=True)
-        groups = (score.with_free(free[own]) if free[own].any() else score for score, own in pairs)
+        groups = (score.with_free(free[members]) if free[members].any() else score for score, members in pairs)
         return replace(self, groups=tuple(groups))
 
     @property

@@ -24,7 +24,7 @@ def visible(text: str, most: int = NAME) -> str:
     """
     if len(text) > most:
         text = f"{text[: most // 2]}...{text[len(text) - most // 2 :]} ({len(text)} characters)"
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def visible_lines(text: str) -> str:

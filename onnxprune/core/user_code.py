@@ -30,8 +30,8 @@ def module_file(spec: str) -> Path | None:
     match = _FORM.fullmatch(spec)
     if match is None:
         return None
-    found = getattr(sys.modules.get(match["module"]), "__file__", None)
-    path = Path(*match["module"].split(".")).with_suffix(".py").absolute() if found is None else Path(found)
+    file = getattr(sys.modules.get(match["module"]), "__file__", None)
+    path = Path(*match["module"].split(".")).with_suffix(".py").absolute() if file is None else Path(file)
     return path if path.is_file() else None
 
 
@@ -84,8 +84,8 @@ class UserFunction:
         function = getattr(module, match["function"], None)
         if not callable(function):
             raise InputError(f"{self._spec}: module {match['module']!r} has no function {match['function']!r}")
-        found: Callable[..., Any] = function
-        return found
+        usable: Callable[..., Any] = function
+        return usable
 
 
 def told(error: BaseException) -> str:

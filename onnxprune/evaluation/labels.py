@@ -65,9 +65,9 @@ class Accuracy:
         sizes = _without_ones(labels.shape[1:])
         ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
         for part in ordered if labels.dtype.kind in "iu" else ():
-            own = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
+            extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
             several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
-            if several and _without_ones(tuple(own[1:])) == sizes:
+            if several and _without_ones(tuple(extents[1:])) == sizes:
                 return part, "classes"
         for part in ordered:
             if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
@@ -141,10 +141,10 @@ class _Counts:
         if fit == "values":
             variance = self._square - self._sum**2 / max(self._count, 1)
             return {"label_fit": max(0.0, 1 - self._error / variance) if variance > 0 else 0.0}
-        found = {"top1" if one else "accuracy": self._first / max(self._count, 1)}
+        shares = {"top1" if one else "accuracy": self._first / max(self._count, 1)}
         if self._classes >= _TOP_FROM_CLASSES:
-            found["top5"] = self._among / max(self._count, 1)
-        return found
+            shares["top5"] = self._among / max(self._count, 1)
+        return shares
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
             by_output.append((part.output, Classes(part)))
         elif part.kind == "probabilities" and number not in judged:
             is_map = sum(size > 1 for size in part.positions) > 1
-            by_output.append((part.output, Mask(part) if is_map else Chances(part)))
+            by_output.append((part.output, Masks(part) if is_map else Chances(part)))
         elif part.kind == "embedding":
             by_output.append((part.output, Vectors(part)))
         elif part.kind == "labels":
@@ -96,7 +96,7 @@ class Classes:
         return metrics
 
 
-class Mask:
+class Masks:
     """Metric `mask_iou`: intersection over union of the positions where the models' masks are above 0.5."""
 
     def __init__(self, part: Part) -> None:
@@ -144,7 +144,7 @@ class Chances:
         return metrics
 
 
-class _Found:
+class _Detections:
     """Base of metrics at positions with confident scores (detections): for boxes and keypoints."""
 
     def __init__(self, part: Part, scores: Sequence[Part]) -> None:
@@ -166,7 +166,7 @@ class _Found:
         return np.asarray(1 - shares[..., shares.mean(axis=(0, 1)).argmax()])
 
 
-class Boxes(_Found):
+class Boxes(_Detections):
     """Metrics `found_again` (detections that the other model finds too) and `new_detections` (only the other finds).
 
     A box is found again at the same position with an overlap (IoU) of more than 0.5.
@@ -212,7 +212,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(intersection / np.maximum(areas[0] + areas[1] - intersection, 1e-30))
 
 
-class Keypoints(_Found):
+class Keypoints(_Detections):
     """Metric `keypoints_kept`: confident keypoints that move by less than 5% of the image size.
 
     The image has size 1 where coordinates say so, else the range that they take.

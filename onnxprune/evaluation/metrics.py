@@ -91,18 +91,18 @@ def compare(
         if config.metric is not None:
             kept[0].append(ours)
             kept[1].append(others)
-    own = {}
+    by_user = {}
     if config.metric is not None:
         whole, theirs = (
             {name: np.concatenate([part[name] for part in parts]) for name in meaning.outputs} for parts in kept
         )
-        own = user_metric(config.metric, whole, theirs, targets)
+        by_user = user_metric(config.metric, whole, theirs, targets)
     by_labels = {} if accuracy is None else {**accuracy.changes(), **accuracy.agreement()}
     by_part = shares([(output, meter.changes()) for output, meter in judges])
-    found = {**by_labels, **by_part, "relative_error": MetricChange(0.0, _ratio(error, energy))}
-    ruling = own or by_labels or by_part
-    found = {name: replace(change, rules=change.rules and name in ruling) for name, change in found.items()}
-    return {**own, **{name: change for name, change in found.items() if name not in own}}
+    metrics = {**by_labels, **by_part, "relative_error": MetricChange(0.0, _ratio(error, energy))}
+    ruling = by_user or by_labels or by_part
+    metrics = {name: replace(change, rules=change.rules and name in ruling) for name, change in metrics.items()}
+    return {**by_user, **{name: change for name, change in metrics.items() if name not in by_user}}
 
 
 def _both(
@@ -112,11 +112,11 @@ def _both(
     theirs = _matched(original, other, meaning.outputs)
     pairs = [*zip(meaning.outputs, theirs, strict=True)]
     first = Runner(original, meaning.outputs, threads=threads, row_axes=meaning.row_axes)
-    second = Runner(other, theirs, threads=threads, row_axes={their: meaning.row_axes[own] for own, their in pairs})
+    second = Runner(other, theirs, threads=threads, row_axes={their: meaning.row_axes[our] for our, their in pairs})
     step = lcm(first.fixed_batch or 1, second.fixed_batch or 1)
     size = max(step, first.default_batch(dataset) // step * step)
     for ours, results in zip(first.run(dataset, size), second.run(dataset, size), strict=True):
-        yield ours, {own: results[their] for own, their in pairs}
+        yield ours, {our: results[their] for our, their in pairs}
 
 
 def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
         metrics: of `evaluation.metrics.compare`.
     """
     labelled = any(name in metrics for name in ("top1", "accuracy"))
-    found = []
+    warnings = []
     for name, change in metrics.items():
         base, _, output = name.partition("[")
         where = f" of {output.rstrip(']')!r}" if output else ""
@@ -54,12 +54,12 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
             if labelled and base in ("agreement", "worst_class", "same_highest"):
                 continue
             if not change.after >= _LEFT[base]:
-                found.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {change.after:.1%}{detail}")
+                warnings.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {change.after:.1%}{detail}")
         elif base in SHARE_METRICS and not change.before - change.after < _HEAVY:
-            found.append(
+            warnings.append(
                 f"heavy loss: {SHARE_METRICS[base]}{where} falls from {change.before:.1%} to {change.after:.1%}"
             )
     error = metrics.get("relative_error")
-    if error is not None and not found and not labelled and not error.after < _HEAVY_ERROR:
-        found.append(f"heavy loss: the outputs differ from the original's by {error.after:.1%} of their size")
-    return tuple(found)
+    if error is not None and not warnings and not labelled and not error.after < _HEAVY_ERROR:
+        warnings.append(f"heavy loss: the outputs differ from the original's by {error.after:.1%} of their size")
+    return tuple(warnings)

@@ -61,13 +61,13 @@ def corrected(model: Model) -> Model:
     """
     if _inferred(model, strict=True) is not None:
         return model
-    found = _inferred(model, strict=False)
-    if found is None:
+    inferred = _inferred(model, strict=False)
+    if inferred is None:
         return model
     proto = onnx.ModelProto()
     wrong = []
     for index, value in enumerate(model.proto.graph.output):
-        shape = found.get(value.name)
+        shape = inferred.get(value.name)
         if shape is not None and _contradicts(value.type.tensor_type, shape):
             wrong.append((index, shape))
     if not wrong:
@@ -96,10 +96,10 @@ def _inferred(model: Model, *, strict: bool) -> dict[str, onnx.TensorShapeProto]
     return {name: tensor.shape for name, tensor in outputs.items() if tensor.HasField("shape")}
 
 
-def _contradicts(declared: onnx.TypeProto.Tensor, found: onnx.TensorShapeProto) -> bool:
+def _contradicts(declared: onnx.TypeProto.Tensor, inferred: onnx.TensorShapeProto) -> bool:
     if not declared.HasField("shape"):
         return False
-    if len(declared.shape.dim) != len(found.dim):
+    if len(declared.shape.dim) != len(inferred.dim):
         return True
-    pairs = zip(declared.shape.dim, found.dim, strict=True)
+    pairs = zip(declared.shape.dim, inferred.dim, strict=True)
     return any(a.HasField("dim_value") and b.HasField("dim_value") and a.dim_value != b.dim_value for a, b in pairs)

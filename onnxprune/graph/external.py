@@ -135,8 +135,8 @@ class DataFolder:
             raise ModelError(f"{what} keeps its data in {shown!r}; pass the model's path")
         path = self._folder / location
         try:
-            found = path.resolve()
-            inside = found.is_relative_to(self._folder.resolve())
+            target = path.resolve()
+            inside = target.is_relative_to(self._folder.resolve())
             if not location or Path(location).is_absolute() or not inside or path.is_symlink():
                 raise ModelError(f"{what} points to {shown!r}, outside the model's folder; it is not read")
             if not path.is_file():
@@ -144,7 +144,7 @@ class DataFolder:
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a NUL, or links in a circle
             reason = (isinstance(error, OSError) and error.strerror) or visible(str(error))
             raise ModelError(f"{what} has an impossible external-data location {shown!r} ({reason})") from None
-        return found
+        return target
 
     def _stored(self, tensor: TensorProto, file: BinaryIO, offset: int, size: int, dtype: np.dtype) -> np.ndarray:
         too_short = ModelError(

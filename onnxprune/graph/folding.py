@@ -20,6 +20,8 @@ _CONSTANT_LIMIT = 1 << 26
 _SHAPE_LIMIT = 1 << 16
 # Elements of all results together; a model that stores more may have as many.
 _TOTAL_LIMIT = 1 << 27
+# What computing a node may raise where its inputs do not fit.
+_WRONG = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError)
 # A result whose size cannot be told before is not larger than its inputs by more than a factor of their axes.
 _UNTOLD = 32
 
@@ -153,15 +155,17 @@ def evaluate(
     model: Model, node: Node, feeds: Mapping[str, np.ndarray], operators: Operators
 ) -> dict[str, np.ndarray] | None:
     """Compute one node, by its handler or by onnx's reference implementation; None where neither can."""
-    from onnx.reference import ReferenceEvaluator
-
     rules = operators(node.op_type)
-    own = rules.fold(node, [feeds[name] for name in node.inputs if name])
-    if own is not None:
-        return {node.output(): own}
-
+    try:
+        value = rules.fold(node, [feeds[name] for name in node.inputs if name])
+    except _WRONG:
+        return None
+    if value is not None:
+        return {node.output(): value}
     if not 0 <= node.index < len(model.proto.graph.node):
         return None
+    from onnx.reference import ReferenceEvaluator
+
     graph = onnx.helper.make_graph(
         [model.proto.graph.node[node.index]],
         "fold",
@@ -173,21 +177,21 @@ def evaluate(
     single = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
     try:
         values = ReferenceEvaluator(single).run([name for name in node.outputs if name], dict(feeds))
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError, AssertionError):
+    except _WRONG:
         return None  # not folded: the node's output then counts as computed, which is always safe
     return dict(zip((name for name in node.outputs if name), map(np.asarray, values), strict=True))
 
 
 def transparent(model: Model, graph: Graph, folded: Mapping[str, np.ndarray], operators: Operators) -> frozenset[str]:
     """Constant tensors whose node stays in the file: stored weights behind a Cast or dequantisation."""
-    found: set[str] = set()
+    passed: set[str] = set()
     for node in graph.nodes:
         source, value = node.input(0), folded.get(node.output())
-        if value is None or (source not in found and source not in model.constants):
+        if value is None or (source not in passed and source not in model.constants):
             continue
         if operators(node.op_type).decodes(node, model.constants.get(source, folded.get(source)), value):
-            found.add(node.output())
-    return frozenset(found)
+            passed.add(node.output())
+    return frozenset(passed)
 
 
 def read_shapes(
@@ -201,15 +205,15 @@ def read_shapes(
         folded: those of them whose values do not depend on the sizes.
         operators: asked what an operator is.
     """
-    found: dict[str, frozenset[str]] = {}
+    sources: dict[str, frozenset[str]] = {}
     for node in graph.nodes:
         made = [name for name in node.outputs if name in known or name in folded]
         if not made:
             continue
-        read = {found[name] for name in node.inputs if name in found}
+        read = {sources[name] for name in node.inputs if name in sources}
         if operators(node.op_type).reads_shape(node):
             read.add(frozenset({node.input(0)}))
         if read:
             every = next(iter(read)) if len(read) == 1 else frozenset[str]().union(*read)
-            found.update(dict.fromkeys(made, every))
-    return {name: read for name, read in found.items() if name in folded}
+            sources.update(dict.fromkeys(made, every))
+    return {name: read for name, read in sources.items() if name in folded}

@@ -52,9 +52,9 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
-def _expanded(nodes: Iterable[onnx.NodeProto], size: Mapping[_Key, tuple[int, int]], own: int) -> tuple[int, int]:
+def _expanded(nodes: Iterable[onnx.NodeProto], size: Mapping[_Key, tuple[int, int]], own_bytes: int) -> tuple[int, int]:
     """Number of nodes and bytes once all calls are expanded."""
-    count, taken = 0, own
+    count, taken = 0, own_bytes
     for node in _all_nodes(nodes):
         more, room = size.get(_key(node.domain, node.op_type, node.overload), (1, 0))
         count, taken = count + more, taken + room

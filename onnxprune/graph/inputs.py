@@ -63,7 +63,7 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
     """
     values = [value for value in model.proto.graph.input if value.name not in model.constants]
     shapes = [_dims(value, model) for value in values]
-    batch = next((found for dims in shapes if (found := _batch_of(dims)) is not None), None)
+    batch = next((size for dims in shapes if (size := _batch_of(dims)) is not None), None)
     return tuple(
         InputSpec(value.name, _dtype(value), dims, _is_batched(dims, batch))
         for value, dims in zip(values, shapes, strict=True)

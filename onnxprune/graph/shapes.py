@@ -114,12 +114,12 @@ def infer_facts(
     first = pins.first(input_shapes or {})
     others = pins.others(first)
     shapes, folded = dict(first.shapes), dict(pins.constants)
-    free: dict[str, frozenset[int]] = {}
+    symbolic: dict[str, frozenset[int]] = {}
     for name, shape in first.shapes.items():
         seen_shapes = [other.shapes.get(name, ()) for other in others]
         varying = {a for a, size in enumerate(shape) if any(s[a : a + 1] != (size,) for s in seen_shapes)}
         if varying:
-            free[name] = frozenset(varying)
+            symbolic[name] = frozenset(varying)
     sizes: dict[str, Sizes] = {}
     for name, value in first.values.items():
         seen = [other.values.get(name) for other in others]
@@ -135,14 +135,14 @@ def infer_facts(
             sizes[name] = Sizes(value, varies)
     for name, array in (*model.constants.items(), *folded.items()):
         shapes[name] = array.shape
-        free.pop(name, None)
+        symbolic.pop(name, None)
     leading = first.inputs.get(graph.inputs[0], ()) if graph.inputs else ()
     return Facts(
         shapes=shapes,
         dtypes=first.dtypes,
         folded=folded,
         batch=leading[0] if len(leading) > 1 else 1,
-        free=free,
+        free=symbolic,
         sizes=sizes,
         read=read_shapes(graph, first.values, folded, operators),
         transparent=transparent(model, graph, folded, operators),
@@ -241,24 +241,24 @@ class _Pins:
 
         All symbolic dimensions change at once, or, where no such size fits the graph, the batch and the others in turn.
         """
-        found = self._data_varied(first)
+        by_data = self._data_varied(first)
         symbolic = {name: axes for name, axes in self._symbolic.items() if name in first.inputs}
         if not symbolic:
-            return found
+            return by_data
         every, batches, spaces = (
-            _varied(first.inputs, symbolic, batch=batch, space=space)
-            for batch, space in ((True, True), (True, False), (False, True))
+            _varied(first.inputs, symbolic, batch=batch, spatial=spatial)
+            for batch, spatial in ((True, True), (True, False), (False, True))
         )
         for attempt in ([every], [entry for entry in (batches, spaces) if entry != first.inputs]):
             varied = [pins for inputs in attempt if (pins := self._at(inputs, first)) is not None]
             if varied:
-                return [*found, *varied]
+                return [*by_data, *varied]
         # No other size fits: what inference cannot tell without pins counts as varying.
         try:
             unpinned = self._settle({}, {}, rounds=1)
         except FAILURES as error:
             raise SizesError(f"{self._model.name}: shapes contradict each other: {first_line(error)}") from error
-        return [*found, replace(unpinned, inputs=first.inputs)]
+        return [*by_data, replace(unpinned, inputs=first.inputs)]
 
     def _at(self, inputs: Mapping[str, Shape], first: _Pinned) -> _Pinned | None:
         try:
@@ -315,7 +315,7 @@ def guesses(model: Model) -> tuple[int, ...]:
 
 
 def _varied(
-    inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, space: bool
+    inputs: Mapping[str, Shape], symbolic: Mapping[str, frozenset[int]], *, batch: bool, spatial: bool
 ) -> dict[str, Shape]:
     """Different input sizes: one more in the batch, and another factor for each other axis, so that ratios change."""
     return {
@@ -324,7 +324,7 @@ def _varied(
             if axis not in symbolic.get(name, ())
             else size + batch
             if size == 1 or axis == 0
-            else size * (1 + axis if space else 1)
+            else size * (1 + axis if spatial else 1)
             for axis, size in enumerate(shape)
         )
         for name, shape in inputs.items()

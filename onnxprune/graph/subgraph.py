@@ -37,7 +37,7 @@ def subgraph(
         functions=model.proto.functions,
     )
     graph = proto.graph
-    graph.name = "segment"
+    graph.name = "subgraph"
     constants: dict[str, np.ndarray] = {}
     inputs: dict[str, int] = {}
     for node in nodes:

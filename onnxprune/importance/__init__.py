@@ -51,6 +51,7 @@ _ROWS: dict[str, ScorerRow] = {
     )
 }
 _CALLED: dict[str, ScorerRow] = {}
+_OFFERED: set[str] = set()  # names in _ROWS that installed packages offer, not imported yet
 
 
 def scorer_names() -> tuple[str, ...]:
@@ -66,10 +67,23 @@ def scorer_row(name: str) -> ScorerRow:
         InputError: there is no such scorer.
     """
     _from_packages()
-    found = _ROWS.get(name) or _CALLED.get(name)
-    if found is None:
+    row = _ROWS.get(name) or _CALLED.get(name)
+    if row is None:
         raise InputError(f"importance: {name!r} is unknown; use one of {', '.join(_ROWS)}")
-    return found
+    if name in _OFFERED:  # only now is it imported, and can say what it needs
+        _OFFERED.remove(name)
+        function = row.load()
+        if _ROWS[name] is row:  # its module has not registered it by itself
+            _ROWS[name] = _row_of(name, function)
+        return _ROWS[name]
+    return row
+
+
+def _row_of(name: str, function: "Scorer", *, needs_data: bool = True) -> ScorerRow:
+    """The row of a user's function, whose attribute `needs_data` counts where it has one."""
+    if not callable(function):
+        raise InputError(f"scorer {name!r}: {function!r} is no function")
+    return ScorerRow(name, lambda: function, bool(getattr(function, "needs_data", needs_data)))
 
 
 def register_scorer(name: str, function: "Scorer", *, needs_data: bool = True) -> None:
@@ -84,17 +98,16 @@ def register_scorer(name: str, function: "Scorer", *, needs_data: bool = True) -
     Raises:
         InputError: the name is taken by another function, or the function cannot be called.
     """
-    if not callable(function):
-        raise InputError(f"scorer {name!r}: {function!r} is no function")
+    row = _row_of(name, function, needs_data=needs_data)
     if name in _ROWS and _ROWS[name].load() is not function:
         raise InputError(f"scorer {name!r} exists already; choose another name")
-    _ROWS[name] = ScorerRow(name, lambda: function, bool(getattr(function, "needs_data", needs_data)))
+    _ROWS[name] = row
 
 
 def named(function: "Scorer") -> str:
     """A name for a function that was given in place of one; it says itself where it lacks data."""
     name = str(getattr(function, "__name__", type(function).__name__))
-    _CALLED[name] = ScorerRow(name, lambda: function, bool(getattr(function, "needs_data", False)))
+    _CALLED[name] = _row_of(name, function, needs_data=False)
     return name
 
 
@@ -105,3 +118,4 @@ def _from_packages() -> None:
         if name in _ROWS:
             raise InputError(f"{ENTRY_POINTS}: scorer {name!r} exists already")
         _ROWS[name] = ScorerRow(name, load)
+        _OFFERED.add(name)

@@ -27,13 +27,13 @@ def weight_energy(analysis: Analysis, power: int) -> tuple[np.ndarray, np.ndarra
 
 def touched(analysis: Analysis, places: Iterable[Place]) -> np.ndarray:
     """`(units,)` mask of the units that appear on any of the given axes."""
-    found = analysis.none_removed()
+    mask = analysis.none_removed()
     for tensor, axis in places:
         ids = units_on(analysis, tensor, axis)
         if ids is not None:
-            found[ids] = True
-    found[0] = False  # unit 0 stands for all fixed channels
-    return found
+            mask[ids] = True
+    mask[0] = False  # unit 0 stands for all fixed channels
+    return mask
 
 
 def units_on(analysis: Analysis, tensor: str, axis: int) -> np.ndarray | None:

@@ -42,12 +42,12 @@ def score(context: ScoreContext) -> Scores:
     batch = context.data.take(range(min(_BATCH, len(context.data))))
     name, axes = classifier.output, meaning.row_axes
     outputs = collect(context.model, batch, [name], threads=context.run.threads, row_axes=axes)
-    own = classifier.class_scores(outputs[name])[:, 0]
-    labels = own.argmax(1) if batch.classes is None else batch.classes
+    logits = classifier.class_scores(outputs[name])[:, 0]
+    labels = logits.argmax(1) if batch.classes is None else batch.classes
     notes = (
         ("there are no labels: SNIP's loss is that of the model's own predictions",) if batch.classes is None else ()
     )
-    objective = choose_objective(context.model.name, meaning, labels, own.shape[1], None, FinetuneConfig())
+    objective = choose_objective(context.model.name, meaning, labels, logits.shape[1], None, FinetuneConfig())
     sensitivity = _sensitivity(context, name, batch, labels, objective)
     places = [(name, axis) for name, array in sensitivity.items() for axis in range(array.ndim)]
     energy, known = _per_unit(context.analysis, sensitivity), touched(context.analysis, places)

@@ -40,16 +40,16 @@ def cost_table(
         coupled: whether pairs of groups are expanded too.
     """
     expansions = [_Expansion(kernel, reference, widths, coupled) for kernel in times.kernels]
-    times.measure([cell for each in expansions for cell in each.cells()])
-    alone = {g: np.zeros(len(each)) for g, each in widths.items()}
+    times.measure([cell for expansion in expansions for cell in expansion.cells()])
+    alone = {g: np.zeros(len(allowed)) for g, allowed in widths.items()}
     pairs: dict[tuple[int, int], np.ndarray] = {}
     constant = 0.0
-    for each, count in _counted(expansions).items():
-        constant += count * times.time(each.kernel, each.kernel.widths(reference))
-        for g in each.groups:
-            alone[g] += count * each.single(times, g)
-        for g, h in each.pairs:
-            pairs[g, h] = pairs.get((g, h), 0.0) + count * each.double(times, g, h)
+    for expansion, count in _counted(expansions).items():
+        constant += count * times.time(expansion.kernel, expansion.kernel.widths(reference))
+        for g in expansion.groups:
+            alone[g] += count * expansion.single(times, g)
+        for g, h in expansion.pairs:
+            pairs[g, h] = pairs.get((g, h), 0.0) + count * expansion.double(times, g, h)
     # The time that no choice changes is shared out among the groups: the allocation program takes a budget's rest as a
     # number of at least 0, which a separate constant could make negative.
     spread = {g: values + constant / len(alone) for g, values in alone.items()}
@@ -115,7 +115,7 @@ def _meet(forms: Sequence[LinearForm], g: int, h: int) -> bool:
 def _counted(expansions: Sequence[_Expansion]) -> dict[_Expansion, int]:
     """Each different expansion, with the number of kernels that share it."""
     first: dict[_Identity, _Expansion] = {}
-    for each in expansions:
-        first.setdefault(each.identity, each)
-    counts = Counter(each.identity for each in expansions)
-    return {each: counts[identity] for identity, each in first.items()}
+    for expansion in expansions:
+        first.setdefault(expansion.identity, expansion)
+    counts = Counter(expansion.identity for expansion in expansions)
+    return {expansion: counts[identity] for identity, expansion in first.items()}

@@ -26,14 +26,14 @@ def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1)
     widths = {g: grid(units, round_to) for g, units in enumerate(full)}
     table = cost_table(times, full, widths, coupled=False)
     mixed = {g for kernel in times.kernels for form in kernel.forms if len(form) > 1 for g in form}
-    found = {}
-    for g, own in widths.items():
+    fast = {}
+    for g, allowed in widths.items():
         cost = table.alone[g]
         tolerance = _SAME * max(0.0, cost[-1] - cost.min())
-        bar = np.full(len(own), cost[-1]) if g in mixed else np.minimum.accumulate(cost[::-1])[::-1]
+        bar = np.full(len(allowed), cost[-1]) if g in mixed else np.minimum.accumulate(cost[::-1])[::-1]
         limit = np.append(bar[1:], np.inf)
-        found[g] = own[cost < limit - tolerance]
-    return found
+        fast[g] = allowed[cost < limit - tolerance]
+    return fast
 
 
 def grid(units: int, round_to: int) -> np.ndarray:

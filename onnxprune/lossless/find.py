@@ -112,7 +112,7 @@ class _Work:
         """Add the weights of copied units to those of the unit that they equal. Returns the number of copies."""
         numbers = Numbering(self._analysis).channels
         known = [self._numbers(use, numbers) for use in self._uses]
-        places = self._places([_repeated(own) for own in known])
+        places = self._places([_repeated(numbered) for numbered in known])
         count = 0
         for group in self._analysis.groups:
             alike: dict[object, list[int]] = {}
@@ -131,11 +131,11 @@ class _Work:
     def changed(self) -> dict[str, np.ndarray]:
         """The new values of the constants that were changed."""
         constants = self._analysis.model.constants
-        found = {name: bias.astype(constants[name].dtype) for name, bias in self._biases.items()}
+        values = {name: bias.astype(constants[name].dtype) for name, bias in self._biases.items()}
         for node, matrix in self._matrices.items():
             layer = self._points[node].layer
-            found[layer.weight] = from_matrix(layer, matrix, constants[layer.weight])
-        return found
+            values[layer.weight] = from_matrix(layer, matrix, constants[layer.weight])
+        return values
 
     def _places(self, fitting: list[np.ndarray]) -> dict[int, Places]:
         """Where each unit is used, for the units all of whose positions qualify.
@@ -148,12 +148,12 @@ class _Work:
             every[use.mask.units[~fits]] = False
             used[use.mask.units] = True
         every &= used
-        found: dict[int, Places] = {}
+        by_unit: dict[int, Places] = {}
         for number, use in enumerate(self._uses):
             units = use.mask.units
             for unit in np.unique(units[every[units]]):
-                found.setdefault(int(unit), []).append((number, np.flatnonzero(units == unit)))
-        return found
+                by_unit.setdefault(int(unit), []).append((number, np.flatnonzero(units == unit)))
+        return by_unit
 
     def _fold(self, at: Places, fixed: list[np.ndarray]) -> bool:
         """Move a constant unit's effect into biases; False where a bias is missing or would overflow."""
@@ -212,8 +212,8 @@ class _Work:
     def _is_plain(self, point: FitTarget) -> bool:
         """Whether the layer has one group, and a weight that is read once."""
         weight = self._analysis.model.constants.get(point.layer.weight)
-        own = self._analysis.graph.reads(point.layer.weight) == 1
-        return weight is not None and is_float(weight) and own and point.layer.group == 1
+        read_once = self._analysis.graph.reads(point.layer.weight) == 1
+        return weight is not None and is_float(weight) and read_once and point.layer.group == 1
 
     def _matrix(self, point: FitTarget) -> np.ndarray:
         node = point.layer.node
@@ -233,11 +233,11 @@ def _constants(use: _Use, known: Mapping[str, Interval]) -> np.ndarray:
     layer = None if use.point is None else use.point.layer
     source, axis = (use.mask.tensor, use.mask.axis) if layer is None else (layer.input, layer.input_axis)
     groups = 1 if layer is None or layer.transposed else layer.group
-    found = known.get(source)
-    if found is None or found.axis != axis:
+    carried = known.get(source)
+    if carried is None or carried.axis != axis:
         return np.full((groups, len(use.mask.units)), np.nan)
-    one = (found.low == found.high) & np.isfinite(found.low)
-    return np.where(one, found.low, np.nan).reshape(groups, -1)
+    one = (carried.low == carried.high) & np.isfinite(carried.low)
+    return np.where(one, carried.low, np.nan).reshape(groups, -1)
 
 
 def _repeated(numbers: np.ndarray) -> np.ndarray:

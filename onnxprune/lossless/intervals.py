@@ -53,9 +53,9 @@ def bounds(analysis: Analysis) -> dict[str, Interval]:
         if layer is not None and layer.fused:
             continue
         with np.errstate(over="ignore", invalid="ignore"):
-            found = _layer(node, layer, known, analysis) if layer else _other(node, known, analysis)
-        if found is not None and not (np.isnan(found.low).any() or np.isnan(found.high).any()):
-            known[node.output()] = found
+            interval = _layer(node, layer, known, analysis) if layer else _other(node, known, analysis)
+        if interval is not None and not (np.isnan(interval.low).any() or np.isnan(interval.high).any()):
+            known[node.output()] = interval
     return known
 
 
@@ -148,17 +148,17 @@ def _other(node: Node, known: Mapping[str, Interval], analysis: Analysis) -> Int
     axis = next((known[name].axis for name in node.inputs if name in known), None)
     if axis is None:
         return None
-    found: Range | None = None
+    bounded: Range | None = None
     if flow is Flow.ELEMENTWISE and axis < len(shape):
-        found = rules.bounds(node, [_side(name, axis, shape, known, analysis) for name in node.inputs])
+        bounded = rules.bounds(node, [_side(name, axis, shape, known, analysis) for name in node.inputs])
     elif flow is Flow.CHANNELWISE and axis == 1 and node.input(0) in known:
         parameters = [_constant(analysis.value(name)) for name in node.inputs[1:]]
-        found = rules.bounds(node, [known[node.input(0)].range, *parameters])
+        bounded = rules.bounds(node, [known[node.input(0)].range, *parameters])
     elif flow is None and moved:
         return _carried(
             node, rules, [part for part in moved if part is not None and part.axis == axis], len(moved), shape
         )
-    return None if found is None else Interval(axis, found.low, found.high)
+    return None if bounded is None else Interval(axis, bounded.low, bounded.high)
 
 
 def _carried(
@@ -167,11 +167,11 @@ def _carried(
     """Bounds of values that a node only moves; None unless those of all `count` inputs are known."""
     if len(parts) < count:
         return None
-    found = rules.carried(node, parts[0].axis, [len(part.low) for part in parts], shape)
-    if found is None:
+    carried = rules.carried(node, parts[0].axis, [len(part.low) for part in parts], shape)
+    if carried is None:
         return None
-    low, high = (np.concatenate(ends)[found.channels] for ends in zip(*((p.low, p.high) for p in parts), strict=True))
-    return Interval(found.axis, low, high)
+    low, high = (np.concatenate(ends)[carried.channels] for ends in zip(*((p.low, p.high) for p in parts), strict=True))
+    return Interval(carried.axis, low, high)
 
 
 def _constant(values: np.ndarray | None) -> Range | None:
@@ -192,8 +192,8 @@ def _side(
         others = tuple(a for a in range(full.ndim) if a != axis)
         low, high = full.min(axis=others), full.max(axis=others)
         return Range(np.broadcast_to(low, (width,)), np.broadcast_to(high, (width,)))
-    found = known.get(name)
-    if found is None or found.axis != axis or analysis.facts.shapes.get(name) != shape:
+    interval = known.get(name)
+    if interval is None or interval.axis != axis or analysis.facts.shapes.get(name) != shape:
         unknown = np.full(width, -np.inf)
         return Range(unknown, -unknown)
-    return found.range
+    return interval.range

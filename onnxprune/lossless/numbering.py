@@ -42,9 +42,9 @@ class Numbering:
             layer = layers.get(node.name)
             if layer is not None and layer.fused:
                 continue
-            found = self._layer(node, layer) if layer else self._other(node)
-            if found is not None:
-                self.channels[node.output()] = found
+            numbers = self._layer(node, layer) if layer else self._other(node)
+            if numbers is not None:
+                self.channels[node.output()] = numbers
 
     def _number(self, *key: Any) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
@@ -117,19 +117,19 @@ class Numbering:
         parts = [part[1] for name in moved if (part := self.channels.get(name)) is not None and part[0] == axis]
         if not parts or len(parts) < len(moved):
             return None
-        found = rules.carried(node, axis, [len(part) for part in parts], shape)
-        if found is None:
+        carried = rules.carried(node, axis, [len(part) for part in parts], shape)
+        if carried is None:
             return None
-        numbers = np.concatenate(parts)[found.channels]
-        if found.places is not None:
-            pairs = zip(numbers, found.places, strict=True)
+        numbers = np.concatenate(parts)[carried.channels]
+        if carried.places is not None:
+            pairs = zip(numbers, carried.places, strict=True)
             numbers = np.array([self._number("place", int(n), int(place)) for n, place in pairs])
-        return found.axis, numbers
+        return carried.axis, numbers
 
     def _parameter(self, name: str, width: int) -> list[Any] | None:
         """A key for each channel of a parameter with one number per channel."""
         values = self._analysis.value(name)
-        return None if values is None or len(values) != width else [each.tobytes() for each in values]
+        return None if values is None or len(values) != width else [value.tobytes() for value in values]
 
     def _side(self, name: str, axis: int, shape: tuple[int, ...]) -> list[Any] | None:
         """A key for each channel of one operand of an elementwise operator."""
@@ -142,11 +142,11 @@ class Numbering:
             slices = np.moveaxis(
                 np.broadcast_to(full, (*full.shape[:axis], shape[axis], *full.shape[axis + 1 :])), axis, 0
             )
-            return [(each.shape, each.tobytes()) for each in slices]
-        found = self.channels.get(name)
-        if found is None or found[0] != axis or self._analysis.facts.shapes.get(name) != shape:
+            return [(part.shape, part.tobytes()) for part in slices]
+        numbered = self.channels.get(name)
+        if numbered is None or numbered[0] != axis or self._analysis.facts.shapes.get(name) != shape:
             return None
-        return [int(n) for n in found[1]]
+        return [int(n) for n in numbered[1]]
 
 
 def _samples(rows: np.ndarray) -> list[bytes]:

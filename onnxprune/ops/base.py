@@ -5,7 +5,6 @@ A handler is one class in one file of this package; it is found automatically. M
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
@@ -16,7 +15,18 @@ from onnxprune.graph.nodes import Node
 from onnxprune.graph.shapes import Sizes
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Factors, Linear, Product, Recurrence
-from onnxprune.ops.traits import Affine, Carried, ChannelValues, Flow, Kinks, Range
+from onnxprune.ops.traits import (
+    Affine,
+    Carried,
+    Change,
+    ChannelValues,
+    Flow,
+    Kinks,
+    LinearMap,
+    Operands,
+    Range,
+    WindowMaximum,
+)
 
 
 class ChannelUse(Enum):
@@ -87,37 +97,6 @@ class Known(Protocol):
 
     def evaluate(self, node: Node) -> np.ndarray | None:
         """The node's first output, computed from constant inputs; None where that is not possible."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """An affine change of a tensor, channel by channel: `factor * x + shift`.
-
-    Attributes:
-        axis: the axis of channels; None where all elements change alike.
-        factor: `(C,)`, or `(1,)` without an axis; and `shift` alike.
-        shift: see `factor`.
-    """
-
-    axis: int | None
-    factor: np.ndarray
-    shift: np.ndarray
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the change leaves every value as it is."""
-        return not self.shift.any() and self.only_shifts
-
-    @property
-    def only_shifts(self) -> bool:
-        """Whether every factor is 1."""
-        return bool((self.factor == 1).all())
-
-    def along(self, axis: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Factor and shift as `(width,)` along an axis; None where the change varies along another axis."""
-        if self.axis not in (None, axis):
-            return None
-        return np.broadcast_to(self.factor, (width,)), np.broadcast_to(self.shift, (width,))
 
 
 class Backward(Protocol):
@@ -281,6 +260,10 @@ class OpHandler(ABC):
 
     def kinks(self, node: Node, constant: Callable[[str], np.ndarray | None]) -> Kinks | None:  # noqa: ARG002
         """The node as a piecewise-linear activation function; None where it is none."""
+        return None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:  # noqa: ARG002
+        """The node as matrices, or as a maximum over windows, for the paper's program; None where it is neither."""
         return None
 
     def activates(self, node: Node) -> bool:  # noqa: ARG002

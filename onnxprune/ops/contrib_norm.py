@@ -22,16 +22,16 @@ class SkipNormalization(OpHandler):
         first, second = node.input(0), node.input(1)
         rank = labels.rank(first)
         for axis in range(rank):
-            own, other = labels.axis(first, axis), labels.axis(second, axis - rank)
-            if axis == rank - 1 or own is None or other is None:
+            first_ids, other = labels.axis(first, axis), labels.axis(second, axis - rank)
+            if axis == rank - 1 or first_ids is None or other is None:
                 reason = "normalises across these channels" if axis == rank - 1 else "adds what is not prunable"
-                for name, ids in ((first, own), (second, other)):
+                for name, ids in ((first, first_ids), (second, other)):
                     labels.freeze_ids(ids, name, f"{node.op_type} {reason}", node)
             else:
-                labels.tie(own, other)
+                labels.tie(first_ids, other)
             for output in filter(None, node.outputs):
                 if labels.rank(output) == rank:
-                    labels.set(output, axis, own if own is not None else other)
+                    labels.set(output, axis, first_ids if first_ids is not None else other)
         for name in node.inputs[2:]:
             for ids in labels.get(name):
                 labels.freeze_ids(ids, name, f"{node.op_type} normalises across these channels", node)

@@ -1,18 +1,19 @@
 """Conv and ConvTranspose: 1D to 3D, grouped and depthwise."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, Change, ChannelUse, Known, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Factors, Linear, axis_factors
 from onnxprune.ops.torch_tools import along_channels, pad
-from onnxprune.ops.window import Window, window_pads
+from onnxprune.ops.traits import Change, LinearMap, Operands
+from onnxprune.ops.window import Window, transposed_pads, window_pads
 
 
 class Conv(OpHandler):
@@ -59,6 +60,12 @@ class Conv(OpHandler):
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
         """Merges an affine change into the filters and the bias."""
         return _absorb(node, edit, change, out_axis=0)
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap:
+        """As a matrix: each output position sums over its window."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.convolution(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: convolution; pads that differ between the ends are added first."""
@@ -174,6 +181,12 @@ class ConvTranspose(OpHandler):
         """Merges an affine change into the filters and the bias."""
         return _absorb(node, edit, change, out_axis=1)
 
+    def matrices(self, node: Node, operands: Operands) -> LinearMap:
+        """As a matrix: that of the convolution with the same weight, transposed."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.convolution(node, operands, transposed=True)
+
     def torch(self, node: Node) -> TorchRule:
         """In torch: transposed convolution without pads, then cut (or extended) to the size that ONNX gives."""
         from torch.nn import functional
@@ -187,7 +200,7 @@ class ConvTranspose(OpHandler):
             extra = node.ints("output_padding") or (0,) * n
             y = convolve(x, weight, None, strides, 0, 0, group, dilations)
             y = pad(y, (*(0,) * n, *extra))
-            y = pad(y, [-p for p in _transposed_pads(node, x.shape[2:], y.shape[2:], strides)])
+            y = pad(y, [-p for p in transposed_pads(node, x.shape[2:], weight.shape[2:])])
             return y if bias is None else y + along_channels(bias, y)
 
         return run
@@ -290,12 +303,7 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
     n = len(shape) - 2
     strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
     sizes, kernel = labels.shape(source)[2:], shape[2:]
-    if out_axis == 1:
-        extra = node.ints("output_padding") or (0,) * n
-        full = [(sizes[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + extra[i] for i in range(n)]
-        pads = _transposed_pads(node, sizes, full, strides)
-    else:
-        pads = window_pads(node, sizes, kernel)
+    pads = (transposed_pads if out_axis == 1 else window_pads)(node, sizes, kernel)
     bias = node.input(2)
     return Linear(
         input=source,
@@ -317,18 +325,6 @@ def _factors(node: Node, labels: Labels, positions: str) -> Factors:
     """The whole weight meets each position of the output (Conv) or of the input (ConvTranspose)."""
     batch, _, *space = labels.shape(positions)
     return (*axis_factors(labels, node.input(1)), batch, *space)
-
-
-def _transposed_pads(node: Node, sizes: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """Pads by which ConvTranspose cuts its full result: begins, then ends."""
-    auto, target = str(node.attributes.get("auto_pad", "NOTSET")), node.ints("output_shape")
-    if auto.startswith("SAME") and target is None:
-        target = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
-    if target is None:
-        return node.ints("pads") or (0,) * (2 * len(sizes)) if auto == "NOTSET" else (0,) * (2 * len(sizes))
-    total = [a - b for a, b in zip(full, target[-len(full) :], strict=True)]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
 
 
 def _rewrite(node: Node, edit: Rewriting) -> None:

@@ -9,11 +9,12 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast
-from onnxprune.ops.base import Backward, Change, ChannelUse, Known, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Factors, Linear, Product
 from onnxprune.ops.product import Letters, couple_product, named_products, product_factors
+from onnxprune.ops.traits import Change, LinearMap, Operands
 
 
 class Gemm(OpHandler):
@@ -107,6 +108,12 @@ class Gemm(OpHandler):
         if c is not None or shift.any():
             edit.set_input(2, ((0 if c is None else c * factor) + shift / beta).astype(weight.dtype))
         return True
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap:
+        """As a matrix: the product with a constant matrix, and the bias."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.gemm(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: a matrix product, scaled and shifted."""
@@ -256,6 +263,12 @@ class MatMul(OpHandler):
         if all(known.value(name) is None for name in node.inputs):
             return None
         return np.zeros((1,) * len(known.shape(node.output())), known.dtype(node.output()))
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap:
+        """As a matrix: the product with a constant matrix."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.product(node, operands)
 
     def torch(self, node: Node) -> TorchRule:  # noqa: ARG002
         """The same product in torch."""

@@ -171,10 +171,10 @@ class Expand(OpHandler):
         before, after = labels.shape(source), labels.shape(output)
         shift = len(after) - len(before)
         for axis, size in enumerate(after):
-            own = axis - shift
-            ids = labels.axis(source, own) if own >= 0 else None
-            if own >= 0 and before[own] == size:
-                labels.follow(node, source, own, output, axis)
+            source_axis = axis - shift
+            ids = labels.axis(source, source_axis) if source_axis >= 0 else None
+            if source_axis >= 0 and before[source_axis] == size:
+                labels.follow(node, source, source_axis, output, axis)
             else:
                 labels.freeze_ids(ids, source, "the only channel of an axis that is broadcast", node)
                 if not labels.is_free(output, axis):
@@ -188,10 +188,10 @@ class Expand(OpHandler):
             return
         changed = {}
         for axis, size in enumerate(after):
-            own, index = axis - (len(after) - len(before)), axis - (len(after) - len(target.value))
+            source_axis, index = axis - (len(after) - len(before)), axis - (len(after) - len(target.value))
             width = edit.width(node.output(), axis)
             if width is not None and index >= 0 and target.value[index] != 1:
-                changed[index] = 1 if own >= 0 and before[own] == size else width
+                changed[index] = 1 if source_axis >= 0 and before[source_axis] == size else width
         if changed and any(edit.width(node.output(), axis) != size for axis, size in enumerate(after)):
             edit.set_elements(1, changed)
 

@@ -11,10 +11,10 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast, where_true
-from onnxprune.ops.base import Backward, Change, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
+from onnxprune.ops.traits import Affine, Change, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class Elementwise(OpHandler):
@@ -33,24 +33,24 @@ class Elementwise(OpHandler):
         shape = labels.shape(output)
         operands = [name for name in node.inputs if name]
         for axis, size in enumerate(shape):
-            found: list[tuple[str, int, Ids | None]] = []
+            aligned: list[tuple[str, int, Ids | None]] = []
             for name in operands:
-                own = labels.shape(name)
-                position = axis - (len(shape) - len(own))
-                if position >= 0 and (own[position] == size):
-                    found.append((name, position, labels.axis(name, position)))
-            self._couple_axis(node, labels, output, axis, found)
+                sizes = labels.shape(name)
+                position = axis - (len(shape) - len(sizes))
+                if position >= 0 and (sizes[position] == size):
+                    aligned.append((name, position, labels.axis(name, position)))
+            self._couple_axis(node, labels, output, axis, aligned)
 
     def _couple_axis(
-        self, node: Node, labels: Labels, output: str, axis: int, found: list[tuple[str, int, Ids | None]]
+        self, node: Node, labels: Labels, output: str, axis: int, aligned: list[tuple[str, int, Ids | None]]
     ) -> None:
-        labelled = [ids for name, _, ids in found if ids is not None and not labels.is_constant(name)]
+        labelled = [ids for name, _, ids in aligned if ids is not None and not labels.is_constant(name)]
         if not labelled:
-            if all(labels.adapts(name, position) for name, position, _ in found):
-                for name, position, _ in found:
+            if all(labels.adapts(name, position) for name, position, _ in aligned):
+                for name, position, _ in aligned:
                     labels.adapt(output, axis, node, name, position)
             return
-        for name, position, ids in found:
+        for name, position, ids in aligned:
             if labels.is_constant(name) or (ids is None and labels.adapts(name, position)):
                 labels.set(name, position, labelled[0])
             elif ids is None:
@@ -100,6 +100,20 @@ class Elementwise(OpHandler):
         """Affine in: every term and factor, and what is divided."""
         return {"Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Div": (0,)}.get(node.op_type, ())
 
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """Sums, and products with a constant, as matrices."""
+        from onnxprune.ops.matrix import forms
+
+        match node.op_type:
+            case "Add" | "Sum":
+                return forms.addition(node, operands, [1.0] * len(node.inputs))
+            case "Sub":
+                return forms.addition(node, operands, [1.0, -1.0])
+            case "Mul" | "Div":
+                return forms.scaling(node, operands, divides=node.op_type == "Div")
+            case _:
+                return None
+
     def jumps(self, node: Node) -> bool:
         """Not continuous: comparisons and remainders."""
         return node.op_type in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "Mod")
@@ -111,17 +125,19 @@ class Elementwise(OpHandler):
     def absorb(self, node: Node, edit: Rewriting, change: Change) -> bool:
         """Merges an affine change into a constant operand: shifts of a sum, factors of a product."""
         position = 0 if edit.after(0) is not None else 1
-        own, rank = edit.after(position), len(edit.shape(node.output()) or ())
-        if own is None or own.dtype.kind != "f" or len(node.inputs) != 2:
+        constant, rank = edit.after(position), len(edit.shape(node.output()) or ())
+        if constant is None or constant.dtype.kind != "f" or len(node.inputs) != 2:
             return False
         sizes = [-1 if axis == change.axis else 1 for axis in range(rank)]
         if node.op_type == "Add" and change.only_shifts:
-            value = own + change.shift.reshape(sizes)
+            value = constant + change.shift.reshape(sizes)
         elif node.op_type == "Mul" and not change.shift.any():
-            value = own * change.factor.reshape(sizes)
+            value = constant * change.factor.reshape(sizes)
         else:
             return False
-        edit.set_input(position, (value.reshape(own.shape) if value.size == own.size else value).astype(own.dtype))
+        edit.set_input(
+            position, (value.reshape(constant.shape) if value.size == constant.size else value).astype(constant.dtype)
+        )
         return True
 
     def torch(self, node: Node) -> TorchRule:

@@ -55,12 +55,12 @@ class Concat(OpHandler):
         return {n for n, part in parts.items() if not part.any() and len(part) in lengths and not labels.is_constant(n)}
 
     def _tie(self, node: Node, labels: Labels, axis: int, unread: set[str]) -> None:
-        found = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs) if name not in unread]
-        present = [ids for name, ids in found if ids is not None]
-        if not present and all(labels.adapts(name, axis) for name, _ in found):
-            for name, _ in found:
+        parts = [(name, labels.axis(name, axis)) for name in dict.fromkeys(node.inputs) if name not in unread]
+        present = [ids for name, ids in parts if ids is not None]
+        if not present and all(labels.adapts(name, axis) for name, _ in parts):
+            for name, _ in parts:
                 labels.adapt(node.output(), axis, node, name, axis)
-        for name, ids in found:
+        for name, ids in parts:
             if not present:
                 return
             if ids is None and labels.adapts(name, axis):
@@ -101,6 +101,10 @@ class Concat(OpHandler):
             if back.needs(name):
                 back.add(name, part)
         return True
+
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Joined by numpy."""
+        return np.concatenate(inputs, axis=node.int("axis", 1 if node.opset < 4 else 0))
 
     def moves(self, node: Node) -> tuple[int, ...]:
         """Moves the values of all inputs."""

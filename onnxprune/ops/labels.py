@@ -348,18 +348,29 @@ def classes(count: int, ties: Sequence[tuple[Ids, Ids]], fixed: Sequence[Ids]) -
     Returns:
         `(count,)` class numbers in order of first appearance, so that the fixed class is 0.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     pairs = [*ties, *((ids, np.zeros_like(ids)) for ids in fixed)]
     rows = np.concatenate([a for a, _ in pairs]) if pairs else np.zeros(0, np.int64)
     cols = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, np.int64)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    _, numbers = np.unique(_least_of_component(count, rows, cols), return_inverse=True)
+    return numbers
+
+
+def _least_of_component(count: int, first: Ids, second: Ids) -> Ids:
+    """`(count,)` the least id that each is connected with, where `first[i]` is tied to `second[i]`.
+
+    Trees of ids, each below a lesser one, are flattened and joined at their roots until no tie leads out of a tree.
+    (scipy's `connected_components` does the same, but takes longer to import than most models to analyse.)
+    """
+    root = np.arange(count)
+    while True:
+        a, b = root[first], root[second]
+        open_ = a != b
+        if not open_.any():
+            return root
+        first, second = first[open_], second[open_]
+        np.minimum.at(root, np.maximum(a, b)[open_], np.minimum(a, b)[open_])
+        while not np.array_equal(above := root[root], root):
+            root = above
 
 
 def tensors_of(arrays: Mapping[str, AxisLabels]) -> list[tuple[str, int, Ids]]:

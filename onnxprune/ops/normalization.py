@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, Change, Known, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, normal_axis, pass_through
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import along_channels, as_matrix
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, Range, times
+from onnxprune.ops.traits import Affine, Change, ChannelValues, Flow, LinearMap, Operands, Range, times
 
 
 class PerChannelNormalization(OpHandler):
@@ -39,7 +39,7 @@ class PerChannelNormalization(OpHandler):
         """Bounds of BatchNormalization: `scale (x - mean) / sqrt(var + epsilon) + bias` at both ends."""
         if len(operands) != 5 or None in operands or node.int("training_mode", 0):
             return None
-        source, scale, bias, mean, variance = (each for each in operands if each is not None)
+        source, scale, bias, mean, variance = (operand for operand in operands if operand is not None)
         factor = scale.low / np.sqrt(variance.low + float(node.attributes.get("epsilon", 1e-5)))
         ends = np.stack([times(end - mean.low, factor) + bias.low for end in (source.low, source.high)])
         return Range(ends.min(axis=0), ends.max(axis=0))
@@ -67,13 +67,19 @@ class PerChannelNormalization(OpHandler):
         scale, bias = edit.after(1), edit.after(2)
         if scale is None or bias is None or not _uses_stored(node):
             return False
-        found = change.along(1, len(scale))
-        if found is None:
+        along = change.along(1, len(scale))
+        if along is None:
             return False
-        factor, shift = found
+        factor, shift = along
         edit.set_input(1, (scale * factor).astype(scale.dtype))
         edit.set_input(2, (bias * factor + shift).astype(bias.dtype))
         return True
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """As a matrix: BatchNormalization with the stored statistics."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.batch_normalization(node, operands) if _uses_stored(node) else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""

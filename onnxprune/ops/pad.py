@@ -13,6 +13,7 @@ from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import integers, pad, select
+from onnxprune.ops.traits import LinearMap, Operands
 
 
 class Pad(OpHandler):
@@ -37,11 +38,11 @@ class Pad(OpHandler):
             if max(begin, end) > 0 and not constant:
                 labels.freeze_ids(ids, source, "Pad copies channels", node)
                 continue
-            own = ids[max(0, -begin) : len(ids) - max(0, -end)]
+            ids_after = ids[max(0, -begin) : len(ids) - max(0, -end)]
             if max(begin, end) > 0:
                 new = labels.fresh(max(0, begin) + max(0, end), node, output)
-                own = np.concatenate([new[: max(0, begin)], own, new[max(0, begin) :]])
-            labels.set(output, axis, own)
+                ids_after = np.concatenate([new[: max(0, begin)], ids_after, new[max(0, begin) :]])
+            labels.set(output, axis, ids_after)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: amounts on labelled axes count the inserted (or cut) positions that stay."""
@@ -71,6 +72,12 @@ class Pad(OpHandler):
         pads = node.ints("pads") or tuple(values.get(node.input(1), np.zeros(0, int)).tolist())
         shape = shapes.get(node.input(0), ())
         return len(pads) != 2 * len(shape) or not any(p >= n > 0 for p, n in zip(pads, shape * 2, strict=True))
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap:
+        """As a matrix: values move, and what is added is constant or copied."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.movement(node, operands)
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: a constant, or positions picked as numpy's `pad` picks them."""

@@ -1,7 +1,7 @@
 """Pooling, resizing, and other operators that treat each channel separately."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
-from onnxprune.ops.traits import Flow, Range
+from onnxprune.ops.traits import Flow, LinearMap, Operands, Range, WindowMaximum
 from onnxprune.ops.window import covered, window_pads
 
 
@@ -59,6 +59,18 @@ class Pool(OpHandler):
         if value is None or padded or "Lp" in node.op_type or node.output(1):
             return None
         return value if set(value.shape[2:]) <= {1} else None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:
+        """Means as a matrix, maxima over windows."""
+        from onnxprune.ops.matrix import forms
+
+        made: dict[str, Callable[[Node, Operands], LinearMap | WindowMaximum]] = {
+            "AveragePool": forms.window_average,
+            "GlobalAveragePool": forms.global_average,
+            "MaxPool": forms.window_maximum,
+            "GlobalMaxPool": forms.global_maximum,
+        }
+        return made[node.op_type](node, operands) if node.op_type in made else None
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: windows over the padded input; global forms reduce all spatial axes."""
@@ -243,8 +255,8 @@ def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
     }
 
     def spread(tensor: str, weight: np.ndarray) -> str:
-        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
-        return back.node("ConvTranspose", [tensor, each], output_padding=rest, **shape)
+        kernel_weight = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        return back.node("ConvTranspose", [tensor, kernel_weight], output_padding=rest, **shape)
 
     if node.op_type == "AveragePool":
         if node.int("count_include_pad", 0):
@@ -263,8 +275,8 @@ def _windows_back(node: Node, back: Backward, gradient: str) -> str | None:
     for place in np.ndindex(*kernel):
         weight = np.zeros(kernel)
         weight[place] = 1.0
-        each = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
-        value = back.node("Conv", [source, each], **shape)
+        kernel_weight = back.constant(np.broadcast_to(weight, (channels, 1, *kernel)).copy())
+        value = back.node("Conv", [source, kernel_weight], **shape)
         mask = back.node("Where", [back.node("Equal", [value, y]), *map(back.constant, (1.0, 0.0))])
         picks.append((weight, mask))
     total = functools.reduce(lambda a, b: back.node("Add", [a, b]), [mask for _, mask in picks])

@@ -14,6 +14,7 @@ from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.linear import Product
 from onnxprune.ops.torch_tools import given_axes
+from onnxprune.ops.traits import LinearMap, Operands
 
 # To a sum, a channel that is not there is a zero.
 _SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
@@ -47,8 +48,8 @@ class Reduce(OpHandler):
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """Sums over channels, as products without a weight."""
         axes = _reduced(node, labels) if node.op_type in _SUMS else None
-        found = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
-        return (Product(node.name, "", node.input(0), found, ()),) if found else ()
+        contracted = tuple((-1, axis) for axis in axes or () if labels.axis(node.input(0), axis) is not None)
+        return (Product(node.name, "", node.input(0), contracted, ()),) if contracted else ()
 
     def jumps(self, node: Node) -> bool:
         """ArgMax and ArgMin are not continuous: the position of an extreme can jump."""
@@ -59,6 +60,14 @@ class Reduce(OpHandler):
         value = known.value(node.input(0))
         result = known.evaluate(node) if node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin") else None
         return result if value is not None and result is not None and result.size == value.size else None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """Sums and means as a matrix."""
+        from onnxprune.ops.matrix import forms
+
+        if node.op_type not in ("ReduceMean", "ReduceSum"):
+            return None
+        return forms.reduction(node, operands, mean=node.op_type == "ReduceMean")
 
     def torch(self, node: Node) -> TorchRule:
         """In torch: the same reduction over the axes, all where none are given."""

@@ -25,14 +25,14 @@ def resampling(node: Node) -> Method | None:
     def method(shape: Sequence[int], given: Sequence[Any]) -> dict[int, np.ndarray]:
         chosen = node.ints("axes") or tuple(range(len(shape)))
         scales, sizes = _scales_and_sizes(node, given)
-        found = {}
+        matrices = {}
         for position, axis in enumerate(chosen):
             before = shape[axis]
             after = int(sizes[position]) if sizes is not None else int(np.floor(before * scales[position]))
             scale = after / before if sizes is not None else float(scales[position])
             if after != before or scale != 1:
-                found[axis] = _weights(node, _source(transform, before, after, scale), before)
-        return found
+                matrices[axis] = _weights(node, _source(transform, before, after, scale), before)
+        return matrices
 
     return method
 

@@ -1,6 +1,6 @@
 """Slice and Gather: select positions along axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -47,9 +47,9 @@ class Slice(OpHandler):
         limits = slice_limits(node, labels.constant, labels.rank(node.input(0)))
         if limits is None or axis not in limits:
             return None
-        found = np.zeros(labels.shape(node.input(0))[axis], bool)
-        found[limits[axis]] = True
-        return found
+        mask = np.zeros(labels.shape(node.input(0))[axis], bool)
+        mask[limits[axis]] = True
+        return mask
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: limits on labelled axes count the positions that stay before them."""
@@ -202,9 +202,9 @@ class Gather(OpHandler):
         chosen = labels.constant(node.input(1))
         if chosen is None or axis != normal_axis(node.int("axis", 0), rank):
             return None
-        found = np.zeros(size, bool)
-        found[chosen] = True
-        return found
+        mask = np.zeros(size, bool)
+        mask[chosen] = True
+        return mask
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: indices count the positions that stay."""
@@ -231,6 +231,10 @@ class Gather(OpHandler):
                 gradient = back.node("Reshape", [gradient, back.constant(single)])
             back.add(source, selected_back(back, gradient, len(shape), axis, indices.reshape(-1), shape[axis]))
         return True
+
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Picked by numpy."""
+        return np.asarray(np.take(inputs[0], inputs[1], axis=node.int("axis", 0)))
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Moves the values of the first input."""

@@ -293,6 +293,13 @@ class Squeeze(OpHandler):
         named = node.op_type == "Unsqueeze" or node.ints("axes") is not None or bool(node.input(1))
         return known.evaluate(node) if named else None
 
+    def fold(self, node: Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Unsqueeze in numpy."""
+        axes = inputs[1].ravel() if len(inputs) > 1 else node.ints("axes")
+        if node.op_type != "Unsqueeze" or axes is None:
+            return None
+        return np.expand_dims(inputs[0], tuple(int(axis) for axis in axes))
+
     def torch(self, node: Node) -> TorchRule:
         """In torch: drop or add the axes."""
 

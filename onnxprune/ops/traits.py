@@ -1,10 +1,17 @@
 """Plain data with which handlers describe an operator's values: dependence on channels, bounds, slopes, breakpoints."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from onnxprune.core.errors import ModelError
+from onnxprune.graph.nodes import Node
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Flow(Enum):
@@ -44,6 +51,37 @@ class Carried:
     axis: int
     channels: np.ndarray
     places: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An affine change of a tensor, channel by channel: `factor * x + shift`.
+
+    Attributes:
+        axis: the axis of channels; None where all elements change alike.
+        factor: `(C,)`, or `(1,)` without an axis; and `shift` alike.
+        shift: see `factor`.
+    """
+
+    axis: int | None
+    factor: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the change leaves every value as it is."""
+        return not self.shift.any() and self.only_shifts
+
+    @property
+    def only_shifts(self) -> bool:
+        """Whether every factor is 1."""
+        return bool((self.factor == 1).all())
+
+    def along(self, axis: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Factor and shift as `(width,)` along an axis; None where the change varies along another axis."""
+        if self.axis not in (None, axis):
+            return None
+        return np.broadcast_to(self.factor, (width,)), np.broadcast_to(self.shift, (width,))
 
 
 class ChannelValues(Protocol):
@@ -93,6 +131,45 @@ class Kinks:
     def flat(self) -> tuple[float, float]:
         """The interval outside of which different inputs give the same result."""
         return (self.low if not np.any(self.below) else -np.inf, self.high)
+
+
+class Operands(Protocol):
+    """Access to shapes and constants for `OpHandler.matrices`."""
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Shape of a tensor at batch size 1."""
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        """Value of a tensor that does not depend on the input; None for others and for an omitted tensor ("")."""
+
+    def run(self, node: Node, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """The node's first output with these arrays in place of its inputs that depend on the model's input."""
+
+    def fail(self, node: Node, why: str) -> ModelError:
+        """The error for a node that has no such form."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """An operator that is linear in flattened tensors: `sum_i matrices[i] inputs[i] + bias`.
+
+    Attributes:
+        inputs: names of the operands that are not constant.
+        matrices: per operand, a matrix `(n_out, n_in)`; None is the identity.
+        bias: `(n_out,)`.
+    """
+
+    inputs: tuple[str, ...]
+    matrices: "tuple[csr_array | None, ...]"
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMaximum:
+    """A maximum over windows: `output[i] = max_t input[windows[i, t]]`; entries of -1 lie outside of the tensor."""
+
+    input: str
+    windows: np.ndarray
 
 
 def times(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, pass_t
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.torch_tools import dtype
-from onnxprune.ops.traits import Affine, ChannelValues, Flow, Kinks, Range
+from onnxprune.ops.traits import Affine, ChannelValues, Flow, Kinks, LinearMap, Operands, Range
 
 _ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign"}
@@ -94,6 +94,12 @@ class Unary(OpHandler):
                 return None if low is None or high is None else Kinks(low, high)
             case _:
                 return None
+
+    def matrices(self, node: Node, operands: Operands) -> LinearMap | None:
+        """A change of sign as a matrix."""
+        from onnxprune.ops.matrix import forms
+
+        return forms.negative(node, operands) if node.op_type == "Neg" else None
 
     def jumps(self, node: Node) -> bool:
         """Not continuous: rounding, the sign, and casts, which may be to integers."""

@@ -38,6 +38,22 @@ def window_pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tupl
     return (0,) * (2 * n) if auto == "VALID" else node.ints("pads") or (0,) * (2 * n)
 
 
+def transposed_pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """Pads by which a transposed convolution of the given spatial sizes cuts its full result: begins, then ends."""
+    n = len(kernel)
+    strides, dilations = node.ints("strides") or (1,) * n, node.ints("dilations") or (1,) * n
+    auto, target = str(node.attributes.get("auto_pad", "NOTSET")), node.ints("output_shape")
+    if auto.startswith("SAME") and target is None:
+        target = tuple(size * stride for size, stride in zip(sizes, strides, strict=True))
+    if target is None:
+        return node.ints("pads") or (0,) * (2 * n) if auto == "NOTSET" else (0,) * (2 * n)
+    extra = node.ints("output_padding") or (0,) * n
+    full = [(sizes[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + extra[i] for i in range(n)]
+    total = [a - b for a, b in zip(full, target[-n:], strict=True)]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
+
+
 def covered(
     sizes: Sequence[int],
     kernel: Sequence[int],

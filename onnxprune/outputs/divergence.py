@@ -54,12 +54,12 @@ class Reference:
 
         Infinite where a value is not finite.
         """
-        found = [self._rows(number, outputs) for number in range(len(self.meaning.parts))]
+        by_part = [self._rows(number, outputs) for number in range(len(self.meaning.parts))]
         axes = self.meaning.row_axes
         counts = [len(self.outputs[name]) for name, axis in axes.items() if axis is not None]
-        count = counts[0] if counts else max(len(rows) for rows in found)
+        count = counts[0] if counts else max(len(rows) for rows in by_part)
         # An output without rows counts as a whole.
-        even = [rows if len(rows) == count else np.full(count, rows.mean()) for rows in found]
+        even = [rows if len(rows) == count else np.full(count, rows.mean()) for rows in by_part]
         total = np.average(even, axis=0, weights=self.meaning.weights) if len(even) > 1 else even[0]
         return np.where(np.isfinite(total), total, np.inf)
 
@@ -72,11 +72,11 @@ class Reference:
         part, unit = self.meaning.parts[number], self.units[number]
         given, (weights, _) = np.asarray(outputs[part.output]), self._weights[number]
         with np.errstate(invalid="ignore", over="ignore"):
-            found = []
+            differences = []
             for rows, a in self._blocks(part):
-                own = None if weights is None else weights[rows]
-                found.append(_DIVERGENCE[part.kind](part, a, part.values(given[rows]), unit, own))
-        return np.concatenate(found)
+                here = None if weights is None else weights[rows]
+                differences.append(_DIVERGENCE[part.kind](part, a, part.values(given[rows]), unit, here))
+        return np.concatenate(differences)
 
     def _blocks(self, part: Part) -> Iterator[tuple[slice, np.ndarray]]:
         array = self.outputs[part.output]
@@ -93,11 +93,11 @@ class Reference:
         scores = [self.meaning.parts[number] for number in part.confidence]
         if not scores:
             return None, 0.0
-        found = np.min([self._confidence(score) for score in scores], axis=0)
-        if not found.max(initial=0.0) >= CONFIDENT:
+        confidence = np.min([self._confidence(score) for score in scores], axis=0)
+        if not confidence.max(initial=0.0) >= CONFIDENT:
             return None, 0.0
-        mean = float(found.mean())
-        return np.asarray((found / mean + FLOOR) / (1 + FLOOR)), mean
+        mean = float(confidence.mean())
+        return np.asarray((confidence / mean + FLOOR) / (1 + FLOOR)), mean
 
     def _confidence(self, part: Part) -> np.ndarray:
         """Confidence `(rows, positions)` that there is something to find (not background) at a position.
@@ -163,15 +163,15 @@ def divergence(reference: Outputs, outputs: Outputs, meaning: Meaning) -> float:
 def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, _: np.ndarray | None) -> np.ndarray:
     """Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, averaged over positions."""
     p, q = _log_probabilities(a, part.form), _log_probabilities(b, part.form)
-    each = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=2)
-    return np.asarray(np.maximum(each, 0.0).mean(axis=1) / unit)
+    divergences = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=2)
+    return np.asarray(np.maximum(divergences, 0.0).mean(axis=1) / unit)
 
 
 def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
     """Sum over a row of binary divergences `p log(p / q) + (1 - p) log((1 - p) / (1 - q))`, in nats."""
     p, q = (np.clip(x, SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for x in (a, b))
-    each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    return np.asarray(np.maximum(each.sum(axis=(1, 2)), 0.0) / unit)
+    divergences = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return np.asarray(np.maximum(divergences.sum(axis=(1, 2)), 0.0) / unit)
 
 
 def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -180,8 +180,8 @@ def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights
     relative = (
         np.where(square == 0, 0.0, square / np.where(unit > 0, unit, 0.0)) if (unit <= 0).any() else square / unit
     )
-    each = relative.mean(axis=2)
-    return np.asarray(each.mean(axis=1) if weights is None else (each * weights).mean(axis=1))
+    errors = relative.mean(axis=2)
+    return np.asarray(errors.mean(axis=1) if weights is None else (errors * weights).mean(axis=1))
 
 
 def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:

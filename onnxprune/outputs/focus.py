@@ -36,15 +36,15 @@ class Focus:
         return partial(self._weights, self.starts[index])
 
     def _weights(self, start: int, shape: tuple[int, ...]) -> np.ndarray | None:
-        found = None
-        for own in self.maps:
-            part = own[start : start + shape[0]]
+        weights = None
+        for score_map in self.maps:
+            part = score_map[start : start + shape[0]]
             if part.ndim != len(shape) or len(part) != shape[0]:
                 return None
             for axis, size in enumerate(shape[1:], 1):
                 part = _resized(part, axis, size)
-            found = part if found is None else np.maximum(found, part)
-        return None if found is None else found.ravel()
+            weights = part if weights is None else np.maximum(weights, part)
+        return None if weights is None else weights.ravel()
 
 
 def _resized(array: np.ndarray, axis: int, size: int) -> np.ndarray:
@@ -74,21 +74,21 @@ def focus_of(meaning: Meaning, analysis: Analysis, runs: Callable[[Sequence[str]
         return None
     maps: dict[tuple[int, ...], list[np.ndarray]] = {sizes: [] for _, _, sizes in scores}
     for run in runs([*dict.fromkeys(part.output for part, _, _ in scores)]):
-        own: dict[tuple[int, ...], np.ndarray] = {}
+        by_sizes: dict[tuple[int, ...], np.ndarray] = {}
         for part, origin, sizes in scores:
             confidence = part.values(meaning.rows_first(part.output, run[part.output])).max(axis=2)
             if origin.positions.max() >= confidence.shape[1]:  # other sizes of the input than were analysed
                 return None
-            found = own.setdefault(sizes, np.zeros((len(confidence), *sizes), np.float32))
+            score_map = by_sizes.setdefault(sizes, np.zeros((len(confidence), *sizes), np.float32))
             at = (np.arange(len(confidence))[:, None], *(place[None] for place in origin.places))
-            np.maximum.at(found, at, confidence[:, origin.positions])
-        for sizes, array in own.items():
+            np.maximum.at(score_map, at, confidence[:, origin.positions])
+        for sizes, array in by_sizes.items():
             smaller = array
             for axis, size in enumerate(sizes, 1):
                 smaller = _resized(smaller, axis, min(size, _MOST_PLACES))
             maps[sizes].append(smaller)
     joined = tuple(np.concatenate(parts) for parts in maps.values())
-    starts = np.cumsum([0, *(len(each) for each in next(iter(maps.values())))])[:-1]
+    starts = np.cumsum([0, *(len(score_map) for score_map in next(iter(maps.values())))])[:-1]
     confident = sum(np.count_nonzero(scores >= CONFIDENT) for scores in joined)
     sparse = 0 < confident < _SPARSE * sum(scores.size for scores in joined)
     return Focus(joined, tuple(starts.tolist())) if sparse else None

@@ -18,12 +18,12 @@ def kinds_said(config: OutputConfig, analysis: Analysis) -> dict[str, Kind]:
         InputError: an output or a kind that does not exist.
     """
     kinds: dict[str, Any] = {kind: kind for kind in (*KINDS, IGNORED) if kind != "labels"}
-    found = {}
+    by_output = {}
     for name, text in _by_output(config.kinds, "--output", analysis).items():
         if text not in kinds:
             raise InputError(f"--output {name}={text}: unknown kind; use one of {', '.join(kinds)}")
-        found[name] = kinds[text]
-    return found
+        by_output[name] = kinds[text]
+    return by_output
 
 
 def weights_said(config: OutputConfig, analysis: Analysis, compared: Sequence[str]) -> dict[str, float]:
@@ -60,12 +60,12 @@ def check_said(config: OutputConfig, analysis: Analysis) -> None:
 
 def _by_output(given: Sequence[str], flag: str, analysis: Analysis) -> Mapping[str, str]:
     known = {value.name for value in analysis.model.proto.graph.output}
-    found = {}
+    by_output = {}
     for text in given:
         name, equals, value = text.rpartition("=")
         if not equals or not name or not value:
             raise InputError(f"{flag} {text!r} is not of the form NAME=VALUE; the name of the file to write goes to -o")
         if name not in known:
             raise InputError(f"{flag}: {analysis.name} has no output {name!r}; it has {', '.join(sorted(known))}")
-        found[name] = value
-    return found
+        by_output[name] = value
+    return by_output

@@ -102,8 +102,8 @@ class Meaning:
     @property
     def classifier(self) -> Part | None:
         """The first part that gives each row one class; None where there is none. Class scores come first."""
-        found = [part for part in self.parts if part.classifies and part.count == 1 and part.columns is None]
-        return min(found, key=lambda part: part.kind != "classes", default=None)
+        parts = [part for part in self.parts if part.classifies and part.count == 1 and part.columns is None]
+        return min(parts, key=lambda part: part.kind != "classes", default=None)
 
     def rows_first(self, output: str, array: np.ndarray) -> np.ndarray:
         """An output of one run with its batch axis first. Without a batch axis, the run counts as one row."""

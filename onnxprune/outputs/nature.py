@@ -69,17 +69,17 @@ def nature(tensor: str, analysis: Analysis) -> Nature:
         ]
         if not open_ends:
             break
-        node = max(open_ends, key=lambda each: each.index)
+        node = max(open_ends, key=lambda candidate: candidate.index)
         nodes[node.name] = node
         entries = {name for name in (*entries, *node.inputs) if name and name not in node.outputs}
         entries = {name for name in entries if analysis.value(name) is None}
         if len(entries) == 1:
             (entry,) = entries
-            found = _tried(entry, tensor, nodes.values(), analysis)
-            if found.kind not in ("bounded", "other"):
-                return replace(found, entry=entry)
-            if found.kind == "bounded" or not nearest.entry:
-                nearest = replace(found, entry=nearest.entry or entry)
+            tried = _tried(entry, tensor, nodes.values(), analysis)
+            if tried.kind not in ("bounded", "other"):
+                return replace(tried, entry=entry)
+            if tried.kind == "bounded" or not nearest.entry:
+                nearest = replace(tried, entry=nearest.entry or entry)
     return nearest
 
 
@@ -123,8 +123,8 @@ def _recognised(function: Callable[[np.ndarray], np.ndarray], before: Shape, aft
     if not np.array_equal(least, low) or not np.array_equal(high, most):
         return OTHER
     varies = np.ptp(np.concatenate([result.ravel() for result in results])) > 0
-    found = all(np.abs(r - wanted).max(initial=0.0) < _NEAR for r, wanted in ((low, 0), (middle, 0.5), (high, 1)))
-    return Nature("probabilities" if varies and found else "bounded")
+    recognised = all(np.abs(r - wanted).max(initial=0.0) < _NEAR for r, wanted in ((low, 0), (middle, 0.5), (high, 1)))
+    return Nature("probabilities" if varies and recognised else "bounded")
 
 
 def _are_ones(values: np.ndarray) -> bool:

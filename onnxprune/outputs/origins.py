@@ -46,7 +46,7 @@ def origins(part: Part, rows: int | None, analysis: Analysis) -> list[Origin]:
         rows: the output's axis of rows.
         analysis: of the model.
     """
-    found = []
+    reached = []
     for layer, functions, arrays in _made(part.output, analysis, 0):
         shape = analysis.facts.shapes[layer.output]
         if row_axis(layer.output, analysis) != 0 or shape[0] != analysis.facts.batch:
@@ -58,10 +58,10 @@ def origins(part: Part, rows: int | None, analysis: Analysis) -> list[Origin]:
         if not len(inside) or (channels[inside] != channels[inside[0]]).any():
             continue
         first = tuple(place[inside, 0] for place in places)
-        if any((place[inside] != own[:, None]).any() for place, own in zip(places, first, strict=True)):
+        if any((place[inside] != firsts[:, None]).any() for place, firsts in zip(places, first, strict=True)):
             continue
-        found.append(Origin(layer, inside, first, channels[inside[0]], factor[inside], offset[inside], functions))
-    return found
+        reached.append(Origin(layer, inside, first, channels[inside[0]], factor[inside], offset[inside], functions))
+    return reached
 
 
 def _of_part(array: np.ndarray, part: Part, rows: int | None) -> np.ndarray:

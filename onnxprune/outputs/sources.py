@@ -116,13 +116,13 @@ class Path:
             ones = [self.run({name: np.ones(self._facts.shapes[name])}) for name in self.starts]
         except ModelError:
             return whole
-        found = []
+        sources = []
         for name, values in zip(self.starts, ones, strict=True):
             mask = values != base
             if values.shape != shape or not mask.any():
                 continue
-            found.append(Source(name, mask, values - base, base))
-        return found or whole
+            sources.append(Source(name, mask, values - base, base))
+        return sources or whole
 
     def coordinates(self, source: Source, axis: int) -> np.ndarray:
         """For each value of the output, its index along an axis of the source tensor; valid within the mask."""

@@ -26,10 +26,23 @@ _RESOLUTION = 0.01  # of the original's cost
 _TITLES = {"time": "time", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
-def main_loss(metrics: Mapping[str, MetricChange]) -> tuple[str, float] | None:
-    """The metric that the floor applies to, and by how many points it fell; None where there is none."""
-    name = main_metric(metrics)
-    return None if name is None else (name, points_lost(metrics[name]))
+def main_loss(name: str, metrics: Mapping[str, MetricChange]) -> tuple[str, float]:
+    """The metric that the floor applies to, and by how many points it fell.
+
+    Raises:
+        InputError: nothing measured is a share.
+    """
+    metric = main_metric(metrics)
+    if metric is None:
+        raise InputError(
+            f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
+        )
+    return metric, points_lost(metrics[metric])
+
+
+def holds(lost: float, max_drop: float) -> bool:
+    """Whether a loss of so many points is within the floor; one that is no number is not."""
+    return lost <= max_drop
 
 
 def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: PruneConfig) -> None:
@@ -68,13 +81,8 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float,
         AccuracyError: it fell by more than `max_drop` points.
         InputError: nothing measured is a share.
     """
-    found = main_loss(metrics)
-    if found is None:
-        raise InputError(
-            f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
-        )
-    metric, lost = found
-    if not lost <= max_drop:
+    metric, lost = main_loss(name, metrics)
+    if not holds(lost, max_drop):
         told = f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed"
         raise AccuracyError(f"{told}; {advice}" if advice else told)
 
@@ -141,9 +149,8 @@ def smallest(
                 analysis=prepared.analysis,
                 threads=config.threads,
             )
-        check_floor(prepared.model.name, metrics, float("inf"))
-        lost = main_loss(metrics)
-        if lost is not None and lost[1] <= config.max_drop:
+        _, lost = main_loss(prepared.model.name, metrics)
+        if holds(lost, config.max_drop):
             best, high = found, share
         else:
             low = share

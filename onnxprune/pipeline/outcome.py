@@ -97,7 +97,6 @@ def group_results(
     for group, kept, step in zip(
         analysis.groups, analysis.kept(removed), steps or (1,) * len(analysis.groups), strict=True
     ):
-        own = [operation for operation in analysis.operations if operation.node in group.consumers]
         score = by_name.get(group.name)
         found.append(
             GroupResult(
@@ -107,8 +106,8 @@ def group_results(
                 producers=group.producers,
                 consumers=group.consumers,
                 step=step,
-                macs_before=sum(analysis.macs(operation, none) for operation in own),
-                macs_after=sum(analysis.macs(operation, removed) for operation in own),
+                macs_before=analysis.group_macs(group, none),
+                macs_after=analysis.group_macs(group, removed),
                 scores=() if score is None else tuple(float(s) for s in score.scores),
                 damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
             )

@@ -102,9 +102,9 @@ class GrowingProgram:
 
     def solve(self) -> np.ndarray | None:
         """Solve the whole program; None where the time ran out."""
-        while (found := self.step()) is not None:
-            if found[1] == 0:
-                return found[0]
+        while (step := self.step()) is not None:
+            if step[1] == 0:
+                return step[0]
         return None
 
     def _finite(self, values: np.ndarray) -> list[float]:

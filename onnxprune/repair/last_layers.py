@@ -71,7 +71,7 @@ def last_layers(meaning: Meaning, analysis: Analysis) -> list[tuple[Part, Origin
         meaning: of the outputs.
         analysis: of the model whose layers they are.
     """
-    found = []
+    layers = []
     for part in meaning.parts:
         functions = {"probabilities": 1, "classes": int(part.form != "logits")}.get(part.kind)
         if functions is None:
@@ -79,8 +79,8 @@ def last_layers(meaning: Meaning, analysis: Analysis) -> list[tuple[Part, Origin
         for origin in origins(part, meaning.row_axes[part.output], analysis):
             even = (origin.factor == origin.factor[0]).all() and len(set(origin.channels)) == len(origin.channels)
             if origin.functions == functions and even and origin.layer.group == 1:
-                found.append((part, origin))
-    return found
+                layers.append((part, origin))
+    return layers
 
 
 def score_rows(
@@ -208,12 +208,12 @@ def _loss(kind: str, logits: np.ndarray, rows: ScoreRows) -> tuple[float, np.nda
     """Mean loss of a calibration row, and its gradient in the logits."""
     weights = rows.weights[:, None]
     if kind == "probabilities":
-        each = np.logaddexp(0, logits) - rows.wanted * logits
-        return float((weights * each).sum()), weights * (_squashed(kind, logits) - rows.wanted)
+        losses = np.logaddexp(0, logits) - rows.wanted * logits
+        return float((weights * losses).sum()), weights * (_squashed(kind, logits) - rows.wanted)
     top = logits.max(axis=1, keepdims=True)
     total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-    each = total - (rows.wanted * logits).sum(axis=1)
-    return float((rows.weights * each).sum()), weights * (_squashed(kind, logits) - rows.wanted)
+    losses = total - (rows.wanted * logits).sum(axis=1)
+    return float((rows.weights * losses).sum()), weights * (_squashed(kind, logits) - rows.wanted)
 
 
 def refit_scores(
@@ -254,16 +254,16 @@ def refit_scores(
         start += len(wanted)
     model = analysis.model
     for (part, origin), parts in zip(layers, gathered, strict=True):
-        known = [each for each in parts if each is not None]
+        known = [part_rows for part_rows in parts if part_rows is not None]
         if start < _HELD_OUT or len(known) < len(parts):
             continue
         rows = joined(known)
         apart = rows.source % _HELD_OUT == _HELD_OUT - 1
         fit, held_out = rows.part(~apart), rows.part(apart)
         point = points[origin.layer.node]
-        found = fit_scores(part.kind, fit, held_out, has_bias=point.bias is not None)
-        if found is not None:
-            model = model.with_constants(corrected(point, model, _in_layer(origin, point, *found)))
+        fitted = fit_scores(part.kind, fit, held_out, has_bias=point.bias is not None)
+        if fitted is not None:
+            model = model.with_constants(corrected(point, model, _in_layer(origin, point, *fitted)))
     return model
 
 

@@ -77,7 +77,7 @@ class PairLoss:
     def value(self, rows: PairFit, corrections: list[np.ndarray]) -> float:
         """Mean squared error on prepared rows."""
         squares = (np.square(self._forward(rows.part(piece), corrections)[-1]) for piece in _pieces(rows))
-        return sum(float(np.sum(each, dtype=np.float64)) for each in squares) / rows.target.size
+        return sum(float(np.sum(errors, dtype=np.float64)) for errors in squares) / rows.target.size
 
     def gradient(self, rows: PairFit, corrections: list[np.ndarray]) -> list[np.ndarray]:
         """Gradient of `value` in the corrections."""
@@ -177,7 +177,7 @@ def fit_pair(
             best, least = corrections, reached
     if best is None:
         return None
-    weight, bias, kernel, shift = (each.astype(np.float64) for each in best)
+    weight, bias, kernel, shift = (array.astype(np.float64) for array in best)
     second = kernel.transpose(1, 0, 2).reshape(1, -1, kernel.shape[2])
     return Correction(weight, bias), Correction(second, shift)
 

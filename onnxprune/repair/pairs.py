@@ -160,9 +160,9 @@ def pair_rows(
         rows = generator.integers(0, shape[0], tiles)[:, None]
         spans = tile.steps.max(axis=1)
         corners = [generator.integers(0, n - s, tiles)[:, None] for n, s in zip(shape[1:], spans, strict=True)]
-        found = None if weights is None else weights(shape)
-        if found is not None:
-            centres = np.unravel_index(drawn(found, tiles // 2, generator), shape)
+        weighted = None if weights is None else weights(shape)
+        if weighted is not None:
+            centres = np.unravel_index(drawn(weighted, tiles // 2, generator), shape)
             half = len(centres[0])
             rows[:half, 0] = centres[0]
             for corner, place, span, n in zip(corners, centres[1:], spans, shape[1:], strict=True):

@@ -53,14 +53,14 @@ class _Layer:
 
     def sequences(self, constants: Constants) -> list[Sequences]:
         """What the layer reads and makes with these weights, batch by batch."""
-        found = []
+        sequences = []
         for rows in self._rows:
             feed = {name: constants[name] for name in self._names} | {name: rows.known[name] for name in self._inputs}
             values = self._runner.run_feed(feed)
             for name in filter(None, (self._recurrence.input, self._recurrence.states)):
                 values[name] = rows.known[name] if name in rows.known else constants[name]
-            found.append(Sequences.read(self._recurrence, values))
-        return found
+            sequences.append(Sequences.read(self._recurrence, values))
+        return sequences
 
 
 def refit_recurrent(
@@ -87,13 +87,13 @@ def refit_recurrent(
         generator: draws steps.
     """
     layer = _Layer(model, node, recurrence, rows)
-    targets = [_kept_states(each.original, kept) for each in rows]
-    count = sum(each.original.inputs.shape[1] for each in rows)
+    targets = [_kept_states(batch_rows.original, kept) for batch_rows in rows]
+    count = sum(batch_rows.original.inputs.shape[1] for batch_rows in rows)
     apart = np.arange(count) % _HELD_OUT == _HELD_OUT - 1 if count >= 2 * _HELD_OUT else np.ones(count, bool)
     fitted = ~apart if not apart.all() else apart
 
-    def error(found: Sequence[Sequences]) -> float:
-        pairs = zip(found, targets, strict=True)
+    def error(changed_rows: Sequence[Sequences]) -> float:
+        pairs = zip(changed_rows, targets, strict=True)
         differences = [_outcome(f.states - t.states, recurrence, last_only=last_only) for f, t in pairs]
         return float(np.square(np.concatenate(differences, axis=1)[:, apart], dtype=np.float64).sum())
 
@@ -108,12 +108,12 @@ def refit_recurrent(
             gates = GateMatrices(recurrence, current)
             changes = [_refit(block, gates, original, kept, states, rows, at, ridge) for block in gates.blocks]
             candidate = gates.changed(changes)
-            found = layer.sequences({**current, **candidate})
-            tried.append((error(found), candidate, found))
-        reached, candidate, found = min(tried, key=lambda each: each[0])
+            changed_rows = layer.sequences({**current, **candidate})
+            tried.append((error(changed_rows), candidate, changed_rows))
+        reached, candidate, changed_rows = min(tried, key=lambda attempt: attempt[0])
         if not reached < least:
             break
-        least, best, states, current = reached, candidate, found, {**current, **candidate}
+        least, best, states, current = reached, candidate, changed_rows, {**current, **candidate}
     return best
 
 
@@ -132,14 +132,14 @@ def _steps(
     rows: Sequence[RecurrentRows], fitted: np.ndarray, most: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
     """Positions among each batch's steps, drawn from the sequences that may be fitted."""
-    found, start = [], 0
+    positions, start = [], 0
     share = min(1.0, most / max(1, sum(r.original.rows for r in rows) * fitted.mean()))
-    for each in rows:
-        length, batch = each.original.inputs.shape[:2]
-        own = np.broadcast_to(fitted[start : start + batch], (length, batch)).ravel()
-        found.append(np.flatnonzero(own & (generator.random(own.size) < share)))
+    for batch_rows in rows:
+        length, batch = batch_rows.original.inputs.shape[:2]
+        may_fit = np.broadcast_to(fitted[start : start + batch], (length, batch)).ravel()
+        positions.append(np.flatnonzero(may_fit & (generator.random(may_fit.size) < share)))
         start += batch
-    return found
+    return positions
 
 
 def _refit(
@@ -156,9 +156,9 @@ def _refit(
     columns, values = [], []
     matrix, bias = original.matrix(block), original.bias(block)
     made = np.tile(kept, block.end - block.first)
-    for own, each, steps in zip(states, rows, at, strict=True):
-        columns.append(gates.columns(block, own, steps).astype(np.float64))
-        values.append((original.columns(block, each.original, steps) @ matrix + bias)[:, made])
+    for states_here, batch_rows, steps in zip(states, rows, at, strict=True):
+        columns.append(gates.columns(block, states_here, steps).astype(np.float64))
+        values.append((original.columns(block, batch_rows.original, steps) @ matrix + bias)[:, made])
     x, wanted = np.concatenate(columns), np.concatenate(values)
     before = gates.matrix(block)
     rest = wanted - (x @ before + gates.bias(block))
@@ -175,11 +175,11 @@ def _refit(
 def refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
     """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
     before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
-    found = {}
+    layers = {}
     for recurrence in smaller.recurrences:
         names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
         constants = [smaller.model.constants.get(name) for name in names]
-        own = all(smaller.graph.reads(name) == 1 for name in names)
-        if own and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
-            found[recurrence.node] = (recurrence, before[recurrence.node])
-    return found
+        read_once = all(smaller.graph.reads(name) == 1 for name in names)
+        if read_once and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
+            layers[recurrence.node] = (recurrence, before[recurrence.node])
+    return layers

@@ -79,8 +79,8 @@ class FitRows:
             room = [np.empty((self._most, values.shape[1]), values.dtype) for values in (part.current, part.target)]
             columns = np.empty((groups, self._most, width), part.columns.dtype)
             self._whole = Fit(columns, room[0], room[1], part.slope, part.bounds, part.has_bias)
-        own = self._whole.part(slice(self._count, self._count + len(part.target)))
-        own.columns[:], own.current[:], own.target[:] = part.columns, part.current, part.target
+        reserved = self._whole.part(slice(self._count, self._count + len(part.target)))
+        reserved.columns[:], reserved.current[:], reserved.target[:] = part.columns, part.current, part.target
         self._count += len(part.target)
 
     def fit(self) -> Fit | None:
@@ -148,7 +148,7 @@ class Solver:
         from scipy.linalg import LinAlgError, cho_factor
 
         try:
-            self._inverse = [cho_factor(each, lower=True, overwrite_a=True, check_finite=False) for each in matrix]
+            self._inverse = [cho_factor(gram, lower=True, overwrite_a=True, check_finite=False) for gram in matrix]
         except LinAlgError:
             return False
         return True
@@ -253,13 +253,13 @@ def fit_correction(fit: Fit, held_out: Fit, ridges: tuple[float, ...], steps: in
     for ridge in ridges:
         if not solver.prepare(ridge):
             continue
-        found = solver.solve(projected)
-        if (reached := loss(held_out, found)) < least or chosen is None:
-            chosen = (ridge, found)
+        corrections = solver.solve(projected)
+        if (reached := loss(held_out, corrections)) < least or chosen is None:
+            chosen = (ridge, corrections)
             if reached < least:
-                best, least = found, reached
+                best, least = corrections, reached
     if chosen is None or not np.isfinite(fit.bounds).any():
         return best
     solver.prepare(chosen[0])
-    found = one_sided(solver, chosen[1], steps)
-    return found if loss(held_out, found) < least else best
+    corrections = one_sided(solver, chosen[1], steps)
+    return corrections if loss(held_out, corrections) < least else best

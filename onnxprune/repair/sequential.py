@@ -94,7 +94,7 @@ def repair(
     plan = fit_schedule(smaller)
     # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
     feeds = min(
-        (batch_feeds(each.model, each.graph, data, analysis.row_bytes) for each in (analysis, smaller)),
+        (batch_feeds(analysed.model, analysed.graph, data, analysis.row_bytes) for analysed in (analysis, smaller)),
         key=lambda feeds: feeds.size,
     )
     known = {point.layer.node: point.tensor for point in ahead.points}
@@ -144,8 +144,8 @@ def repair(
         for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
     )
     targets = {point.layer.node: point for point in points}
-    found, before = refit_scores(meaning, refitted, targets, ours, made, run.seed).constants, smaller.model.constants
-    return pruned.with_constants({name: found[name] for name in pruned.constants if found[name] is not before[name]})
+    refit, before = refit_scores(meaning, refitted, targets, ours, made, run.seed).constants, smaller.model.constants
+    return pruned.with_constants({name: refit[name] for name in pruned.constants if refit[name] is not before[name]})
 
 
 class _Sweep:

@@ -26,7 +26,7 @@ def find_shifts(analysis: Analysis, smaller: Analysis) -> list[Shift]:
         analysis: of the original.
         smaller: of the model after removal.
     """
-    found = []
+    shifts = []
     for node in smaller.graph.nodes:
         for position, name in enumerate(node.inputs):
             value = smaller.model.constants.get(name)
@@ -34,14 +34,14 @@ def find_shifts(analysis: Analysis, smaller: Analysis) -> list[Shift]:
             if value is None or not computed or not is_float(value):
                 continue
             rank = len(smaller.facts.shapes.get(node.output(), ()))
-            own = value.ndim == rank and smaller.graph.reads(name) == 1
-            if not own or len(node.inputs) != 2 or node.output() not in analysis.graph.producer:
+            alone = value.ndim == rank and smaller.graph.reads(name) == 1
+            if not alone or len(node.inputs) != 2 or node.output() not in analysis.graph.producer:
                 continue
             axis = int(np.argmax(value.shape))
             affine = handler_of(node.op_type).affine(node, 1 - position, ConstantValues(axis, {name: value}))
             if affine is not None and affine.shift == position and affine.sign == 1:
-                found.append(Shift(name, node))
-    return found
+                shifts.append(Shift(name, node))
+    return shifts
 
 
 def shifted(constant: np.ndarray, missing: Iterable[np.ndarray]) -> np.ndarray:

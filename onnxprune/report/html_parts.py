@@ -1,6 +1,7 @@
 """Building blocks of the HTML report: tables, legends, plots and badges."""
 
 from collections.abc import Callable, Sequence
+from importlib import resources
 
 from onnxprune.core.text import MESSAGE, visible
 from onnxprune.report import svg
@@ -10,6 +11,27 @@ NAMED_ROWS = 12
 """Layers that a chart names in rows; more of them become columns."""
 LABELLED_COLUMNS = 60
 """Columns that fit on a page; more of them scroll sideways."""
+
+
+def page(name: str, maker: str, *content: object) -> str:
+    """A complete, self-contained HTML page without scripts.
+
+    Args:
+        name: what the window is called.
+        maker: the program that made it, with its version; also at the foot.
+        content: what stands between.
+    """
+    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content=maker),
+        element("title", name),
+        element("style", Markup(style)),
+    )
+    body = element("body", element("main", *content, element("footer", maker)))
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
 def section(title: str, explanation: str | None, *content: object) -> Markup:

@@ -1,13 +1,22 @@
 """The HTML report of `prune`: one self-contained file without scripts, for large and small screens, light and dark."""
 
-from importlib import resources
-
 from onnxprune.core.results import LatencyReport, MetricChange, TimeReport
 from onnxprune.core.text import several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_network import groups_section, macs_section, width_section
-from onnxprune.report.html_parts import badge, card, command_line, definitions, folded, legend, mono, section, table
+from onnxprune.report.html_parts import (
+    badge,
+    card,
+    command_line,
+    definitions,
+    folded,
+    legend,
+    mono,
+    page,
+    section,
+    table,
+)
 from onnxprune.report.json_report import plain
 from onnxprune.report.markup import Markup, element, join
 from onnxprune.report.provenance import FileMark, Provenance
@@ -40,17 +49,9 @@ def html_report(result: PruneOutcome, origin: Provenance) -> str:
         origin: command line, files and machine, for "how to reproduce".
     """
     title = result.source.replace("\\", "/").rpartition("/")[2]
-    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="generator", content=f"onnxprune {origin.onnxprune}"),
-        element("title", f"{title} pruned"),
-        element("style", Markup(style)),
-    )
-    body = element(
-        "main",
+    return page(
+        f"{title} pruned",
+        f"onnxprune {origin.onnxprune}",
         _header(title, result),
         _tiles(result),
         *(element("div", warning, class_="note warning") for warning in result.warnings),
@@ -62,9 +63,7 @@ def html_report(result: PruneOutcome, origin: Provenance) -> str:
         _not_pruned(result),
         _decision(result),
         _reproduce(result, origin),
-        element("footer", f"onnxprune {origin.onnxprune}"),
     )
-    return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
 def _header(title: str, result: PruneOutcome) -> Markup:
@@ -239,12 +238,12 @@ def _file(mark: FileMark) -> Markup:
 
 
 def _flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            found[prefix + name] = ", ".join(map(str, value)) or "–"
+            flat[prefix + name] = ", ".join(map(str, value)) or "–"
         else:
-            found[prefix + name] = "–" if value is None else str(value)
-    return found
+            flat[prefix + name] = "–" if value is None else str(value)
+    return flat

@@ -32,7 +32,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group; `macs` are those of the layers that produce or use it."""
+    """One group; `macs` are those of the layers that contract over its channels."""
 
     name: str
     units: int
@@ -96,7 +96,6 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
-    macs = {operation.node: analysis.macs(operation, nothing) for operation in analysis.operations}
     layers = {layer.node: layer for layer in analysis.layers}
     return Inspection(
         model=analysis.name,
@@ -105,7 +104,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
         units=analysis.total,
         prunable=analysis.prunable,
         layers=tuple(
-            _layer(analysis, operation, layers.get(operation.node), macs[operation.node])
+            _layer(analysis, operation, layers.get(operation.node), analysis.macs(operation, nothing))
             for operation in analysis.operations
         ),
         groups=tuple(
@@ -114,7 +113,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
                 units=len(group),
                 producers=group.producers,
                 consumers=group.consumers,
-                macs=sum(macs.get(node, 0) for node in {*group.producers, *group.consumers}),
+                macs=analysis.group_macs(group, nothing),
             )
             for group in analysis.groups
         ),

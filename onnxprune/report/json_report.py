@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
 
 def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
     """What all reports begin with."""
-    found: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "schema": SCHEMA,
         "onnxprune": __version__,
         "command": command,
@@ -56,8 +56,8 @@ def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
         "macs_convention": MACS_CONVENTION,
     }
     if origin is not None:
-        found |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
-    return found
+        entries |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
+    return entries
 
 
 def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict[str, Any]:
@@ -113,19 +113,19 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def inspect_report(found: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
+def inspect_report(inspected: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `inspect`: `before` are the model's costs, `floor` those with one unit left in each group."""
-    return head("inspect", found.model, origin) | {
-        "before": plain(found.costs),
-        "floor": plain(found.floor),
-        "units": found.units,
-        "prunable": found.prunable,
-        "groups": plain(found.groups),
-        "layers": plain(found.layers),
-        "not_pruned": [_with_operator(item, found.op_types) for item in found.not_pruned],
-        "outputs": plain(found.outputs),
-        "sizes": plain(found.sizes),
-        "notes": plain(found.notes),
+    return head("inspect", inspected.model, origin) | {
+        "before": plain(inspected.costs),
+        "floor": plain(inspected.floor),
+        "units": inspected.units,
+        "prunable": inspected.prunable,
+        "groups": plain(inspected.groups),
+        "layers": plain(inspected.layers),
+        "not_pruned": [_with_operator(item, inspected.op_types) for item in inspected.not_pruned],
+        "outputs": plain(inspected.outputs),
+        "sizes": plain(inspected.sizes),
+        "notes": plain(inspected.notes),
     }
 
 
@@ -161,18 +161,18 @@ def score_report(
     return report
 
 
-def validate_report(found: "Comparison", origin: Provenance | None = None) -> dict[str, Any]:
+def validate_report(comparison: "Comparison", origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `validate`: `before` is the first model, `after` the other."""
-    return head("validate", found.original, origin) | {
-        "other": found.other,
-        "before": plain(found.before),
-        "after": plain(found.after),
-        "metrics": metrics_entry(found.metrics),
-        **({} if found.time is None else {"time": plain(found.time)}),
-        "rows": found.rows,
-        "sizes": plain(found.sizes),
-        "warnings": plain(found.warnings),
-        "notes": plain(found.notes),
+    return head("validate", comparison.original, origin) | {
+        "other": comparison.other,
+        "before": plain(comparison.before),
+        "after": plain(comparison.after),
+        "metrics": metrics_entry(comparison.metrics),
+        **({} if comparison.time is None else {"time": plain(comparison.time)}),
+        "rows": comparison.rows,
+        "sizes": plain(comparison.sizes),
+        "warnings": plain(comparison.warnings),
+        "notes": plain(comparison.notes),
     }
 
 

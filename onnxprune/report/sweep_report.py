@@ -1,7 +1,6 @@
 """Reports of a sweep: terminal table, JSON, and an HTML page with charts."""
 
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,7 +10,7 @@ from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
-from onnxprune.report.html_parts import card, command_line, section, solid
+from onnxprune.report.html_parts import card, command_line, page, section, solid
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, metrics_entry, plain
 from onnxprune.report.markup import Markup, element
@@ -91,29 +90,19 @@ def sweep_report(
 def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     """A self-contained HTML page with a chart for each cost, and the table."""
     title = swept.source.replace("\\", "/").rpartition("/")[2]
-    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
-    top = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="generator", content=f"onnxprune {origin.onnxprune}"),
-        element("title", f"{title}: sweep"),
-        element("style", Markup(style)),
-    )
     charts = [_chart(swept, cost) for cost in COST_KINDS if swept.front(cost) and not _repeats(swept, cost)]
     rows = [[str(point.target), *_cells(swept, point)] for point in swept.points]
     columns = [*_COLUMNS, _quality_title(swept), "change"]
-    body = element(
-        "main",
+    return page(
+        f"{title}: sweep",
+        f"onnxprune {origin.onnxprune}",
         element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
         *(element("div", warning, class_="note warning") for warning in _warnings(swept)),
         *(element("div", note, class_="note") for note in _notes(swept)),
         *charts,
         section("All points", None, html_table(columns, rows, range(1, len(columns)))),
         section("How to reproduce", None, card(command_line(origin.command))),
-        element("footer", f"onnxprune {origin.onnxprune}"),
     )
-    return f"<!doctype html>\n{element('html', top, element('body', body), lang='en')}\n"
 
 
 def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:

@@ -68,26 +68,34 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     return Group(*parts, *warning_lines(result.warnings))
 
 
-def validate_summary(found: "Comparison") -> RenderableType:
+def validate_summary(comparison: "Comparison") -> RenderableType:
     """Costs and metrics of two models side by side."""
-    what = Text(f"{found.rows} rows; before: {visible(found.original)}, after: {visible(found.other)}", style=DIM)
-    table_of_changes = _change_table(found.before, found.after, found.metrics, found.time)
-    return Group(table_of_changes, what, *_sizes(found.sizes), *_notes(found.notes), *warning_lines(found.warnings))
+    what = Text(
+        f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
+    )
+    table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
+    return Group(
+        table_of_changes,
+        what,
+        *_sizes(comparison.sizes),
+        *_notes(comparison.notes),
+        *warning_lines(comparison.warnings),
+    )
 
 
-def inspect_summary(found: "Inspection") -> RenderableType:
+def inspect_summary(inspected: "Inspection") -> RenderableType:
     """Layers, groups, what stays, and the totals last, where the eye is."""
     return Group(
         Text("Layers", style="bold"),
-        _inspect_layers(found),
+        _inspect_layers(inspected),
         Text("Groups (channels that go or stay together)", style="bold"),
-        _inspect_groups(found),
-        *_not_pruned(found.not_pruned, found.op_types, limit=None),
+        _inspect_groups(inspected),
+        *_not_pruned(inspected.not_pruned, inspected.op_types, limit=None),
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
-        _inspect_outputs(found),
-        _inspect_totals(found),
-        *_sizes(found.sizes),
-        *_notes(found.notes),
+        _inspect_outputs(inspected),
+        _inspect_totals(inspected),
+        *_sizes(inspected.sizes),
+        *_notes(inspected.notes),
     )
 
 
@@ -221,10 +229,10 @@ def _timings_line(timings: Mapping[str, float]) -> Text:
     return Text.assemble(("time ", DIM), duration(sum(timings.values())), (f" ({parts})" if parts else "", DIM))
 
 
-def _inspect_layers(found: "Inspection") -> RenderableType:
+def _inspect_layers(inspected: "Inspection") -> RenderableType:
     made = table("node", "operator", "in", "out", "MACs", "share", "parameters", left=(0, 1))
-    for layer in found.layers:
-        share = layer.macs / found.costs.macs if found.costs.macs else 0.0
+    for layer in inspected.layers:
+        share = layer.macs / inspected.costs.macs if inspected.costs.macs else 0.0
         made.add_row(
             shown(layer.node),
             shown(layer.op_type),
@@ -237,17 +245,17 @@ def _inspect_layers(found: "Inspection") -> RenderableType:
     return Padding(Group(made, Text("prunable widths are coloured", style=DIM)), (0, 0, 1, 0))
 
 
-def _inspect_groups(found: "Inspection") -> RenderableType:
+def _inspect_groups(inspected: "Inspection") -> RenderableType:
     made = table("group", "units", "made by", "read by", left=(0, 2, 3))
-    for group in found.groups:
+    for group in inspected.groups:
         others = [node for node in group.producers if node != group.name]
         made.add_row(shown(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 
-def _inspect_outputs(found: "Inspection") -> RenderableType:
+def _inspect_outputs(inspected: "Inspection") -> RenderableType:
     made = table("output", "kind", "columns", "positions", "weight", left=(0, 1))
-    for row in found.outputs:
+    for row in inspected.outputs:
         beside = f", weighed by the scores of {some(row.beside)}" if row.beside else ""
         positions = " x ".join(map(str, row.positions)) or "1"
         made.add_row(
@@ -256,15 +264,15 @@ def _inspect_outputs(found: "Inspection") -> RenderableType:
     return Padding(made, (0, 0, 1, 0))
 
 
-def _inspect_totals(found: "Inspection") -> RenderableType:
-    costs, floor = found.costs, found.floor
+def _inspect_totals(inspected: "Inspection") -> RenderableType:
+    costs, floor = inspected.costs, inspected.floor
     made = table("", "MACs", "parameters", "weights")
-    made.add_row(shown(found.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
+    made.add_row(shown(inspected.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
     made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
-    share = found.prunable / found.units if found.units else 0.0
+    share = inspected.prunable / inspected.units if inspected.units else 0.0
     line = Text.assemble(
-        (f"{found.prunable} of {found.units} channels ({percent(share)}) can be pruned", "bold"),
-        f", in {several(len(found.groups), 'group')}",
+        (f"{inspected.prunable} of {inspected.units} channels ({percent(share)}) can be pruned", "bold"),
+        f", in {several(len(inspected.groups), 'group')}",
     )
     return Group(made, Text(), line)
 

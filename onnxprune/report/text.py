@@ -110,27 +110,27 @@ class Obstacle:
 
 def obstacles(not_pruned: Iterable[NotPruned]) -> tuple[Obstacle, ...]:
     """What is not pruned, by reason; the reason that concerns most tensors comes first."""
-    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    by_reason: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for item in not_pruned:
-        nodes, tensors = found.setdefault(item.reason, ({}, {}))
+        nodes, tensors = by_reason.setdefault(item.reason, ({}, {}))
         tensors[item.tensor] = None
         if item.node:
             nodes[item.node] = None
-    grouped = [Obstacle(reason, tuple(nodes), tuple(tensors)) for reason, (nodes, tensors) in found.items()]
+    grouped = [Obstacle(reason, tuple(nodes), tuple(tensors)) for reason, (nodes, tensors) in by_reason.items()]
     return tuple(sorted(grouped, key=lambda o: -len(o.tensors)))
 
 
 def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The limits that the user set, from `PruneOutcome.settings`."""
-    found = [
+    limits = [
         str(Target(**target)) if isinstance(target, Mapping) else str(target)
         for target in settings.get("targets") or ()
     ]
     if settings.get("max_drop") is not None:
-        found.append(f"at most {settings['max_drop']:g} points lost")
+        limits.append(f"at most {settings['max_drop']:g} points lost")
     if settings.get("threshold") is not None:
-        found.append(f"threshold {settings['threshold']}")
-    return tuple(found)
+        limits.append(f"threshold {settings['threshold']}")
+    return tuple(limits)
 
 
 _ORIGINS = {"given": "as given", "data": "from the data", "guess": "a guess"}

@@ -48,12 +48,12 @@ class Apart:
         if feed is None:
             return {}
         nodes = needed_nodes(self._graph.nodes, wanted)
-        found = self._run(nodes, feed, [name for name in wanted if name not in feed], values=False, most=LARGEST_FEED)
-        if found is None:
+        seen = self._run(nodes, feed, [name for name in wanted if name not in feed], values=False, most=LARGEST_FEED)
+        if seen is None:
             return {}
         return {
             name: Seen(tuple(sizes), _element(kind), frozenset(a for a, size in enumerate(told) if size is None))
-            for name, told, sizes, kind in found[0]
+            for name, told, sizes, kind in seen[0]
             if kind.startswith("tensor(")
         }
 
@@ -73,8 +73,8 @@ class Apart:
         if not usable or sum(value.size for value in known.values()) > limit:
             return {}
         computed = {name: value for name, value in known.items() if name not in self._model.constants}
-        found = self._run(usable, computed, made, values=True, most=limit)
-        return {} if found is None else dict(zip(made, found[1], strict=True))
+        results = self._run(usable, computed, made, values=True, most=limit)
+        return {} if results is None else dict(zip(made, results[1], strict=True))
 
     def _inputs(self, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray] | None:
         rng = np.random.default_rng(0)
@@ -121,11 +121,11 @@ class Apart:
                 return None
             if done.returncode:
                 return None
-            found = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+            described = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
             if not values:
-                return found, []
+                return described, []
             with np.load(folder / "values.npz", allow_pickle=False) as held:
-                return found, [held[str(i)] for i in range(len(wanted))]
+                return described, [held[str(i)] for i in range(len(wanted))]
 
 
 def _element(kind: str) -> int:

@@ -32,8 +32,16 @@ def input_shapes(
     return gather_facts(model, read_graph(model), known).shapes
 
 
-def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
+def random_array(
+    rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...], integers: int | None = None
+) -> np.ndarray:
     """Random values: standard normal; 0 to 255 for uint8, 0 to 9 for other integers (often valid as indices).
+
+    Args:
+        rng: where they come from.
+        dtype: their type.
+        size: shape of the array.
+        integers: how many different integers there are, where a model may take few as indices.
 
     Raises:
         InputError: strings, for which there is no random value.
@@ -43,7 +51,7 @@ def random_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...
     if dtype.kind == "b":
         return rng.integers(0, 2, size).astype(bool)
     if dtype.kind in "iu":
-        return rng.integers(0, 256 if dtype == np.uint8 else 10, size).astype(dtype)
+        return rng.integers(0, integers or (256 if dtype == np.uint8 else 10), size).astype(dtype)
     return rng.standard_normal(size, np.float32).astype(dtype)
 
 
@@ -57,17 +65,13 @@ def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
         if shapes in tried or sum(prod(shape) for shape in shapes.values() if shape is not None) > LARGEST_FEED:
             continue
         tried.append(shapes)
+        dtypes = {v.name: onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in values}
+        if any(dtype.kind == "O" for dtype in dtypes.values()):
+            return
         rng = np.random.default_rng(seed)
-        feed = {v.name: _random(rng, v, shape) for v in values if (shape := shapes[v.name]) is not None}
-        if len(feed) == len(values) and all(array.dtype.kind != "O" for array in feed.values()):
-            yield feed
-
-
-def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> np.ndarray:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    if dtype.kind in "iub":
-        return rng.integers(0, 2, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+        known = {name: shape for name, shape in shapes.items() if shape is not None}
+        if len(known) == len(values):
+            yield {name: random_array(rng, dtypes[name], shape, integers=2) for name, shape in known.items()}
 
 
 def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes | None = None) -> Feed:

@@ -49,12 +49,12 @@ def main(folder: str, memory: str, seconds: str) -> None:
             np.savez(here / "values.npz", allow_pickle=False, **{str(i): value for i, value in enumerate(results)})
         sizes = [list(value.shape) for value in results]
     else:
-        sizes = [[int(size or 0) for size in each] for each in told]
-    found = [
+        sizes = [[int(size or 0) for size in dims] for dims in told]
+    shapes = [
         [output.name, known if len(known) == len(size) else [None] * len(size), size, output.type]
         for output, known, size in zip(outputs, told, sizes, strict=True)
     ]
-    (here / "shapes.json").write_text(json.dumps(found), encoding="utf-8")
+    (here / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
 
 
 def _elements(sizes: list[int | None]) -> int:

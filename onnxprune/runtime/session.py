@@ -136,5 +136,5 @@ def runtime_errors(what: str) -> Iterator[None]:
 def _raised() -> tuple[type[Exception], ...]:
     """The exception types that onnxruntime raises: its own, which share no base class, and two of Python's."""
     state = onnxruntime().capi.onnxruntime_pybind11_state
-    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (*own, RuntimeError, ValueError)
+    defined = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*defined, RuntimeError, ValueError)

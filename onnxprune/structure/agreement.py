@@ -17,19 +17,19 @@ _SHARE, _REST = 1e-3, 1e-5
 _HALF_FACTOR = 100
 
 
-def close(found: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
+def close(actual: np.ndarray, wanted: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays are equal up to floating-point rounding.
 
     The tolerance is relative to the largest of the wanted values and of `other`. Where a wanted value is not finite
     (a mask of attention, an overflow), any value will do.
     """
-    compared = np.isfinite(wanted) if found.dtype.kind == "f" else np.zeros(0, bool)
+    compared = np.isfinite(wanted) if actual.dtype.kind == "f" else np.zeros(0, bool)
     if not compared.any():
         return True
-    found, wanted = found[compared], wanted[compared]
-    factor = 1 if found.dtype.itemsize > 2 else _HALF_FACTOR
+    actual, wanted = actual[compared], wanted[compared]
+    factor = 1 if actual.dtype.itemsize > 2 else _HALF_FACTOR
     scale = max(float(np.abs(wanted).max()), float(np.abs(other).max()) if np.isfinite(other).all() else 0.0)
-    difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
+    difference = float(np.abs(actual.astype(np.float64) - wanted.astype(np.float64)).max())
     return difference <= factor * (_SHARE * scale + _REST)  # False for NaN
 
 

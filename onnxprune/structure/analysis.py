@@ -180,6 +180,10 @@ class Analysis:
         )
         return found // max(1, self.facts.batch)
 
+    def group_macs(self, group: Group, removed: Ids) -> int:
+        """Multiply-adds of the nodes that sum over a group's channels, after a removal."""
+        return sum(self.macs(operation, removed) for operation in self.operations if operation.node in group.consumers)
+
     def params(self, operation: Operation, removed: Ids) -> int:
         """Number of elements in a node's weights and bias, after a removal."""
         return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in operation.weights)

@@ -35,7 +35,7 @@ def branches(analysis: Analysis, among: Collection[int] | None = None) -> tuple[
         among: numbers of the groups to look at; all by default.
     """
     cuts = Cuts(analysis)
-    found = []
+    removable = []
     for index, group in enumerate(analysis.groups):
         if among is not None and index not in among:
             continue
@@ -44,7 +44,9 @@ def branches(analysis: Analysis, among: Collection[int] | None = None) -> tuple[
         cut = cuts.find(removed)
         if cut.problem is None:
             along = (
-                other for other, each in enumerate(analysis.groups) if other != index and cut.removed[each.units].all()
+                other
+                for other, other_group in enumerate(analysis.groups)
+                if other != index and cut.removed[other_group.units].all()
             )
-            found.append(Branch(index, tuple(along), cut.gone, tuple(cut.losses.items())))
-    return tuple(found)
+            removable.append(Branch(index, tuple(along), cut.gone, tuple(cut.losses.items())))
+    return tuple(removable)

@@ -143,19 +143,19 @@ def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]
     known = all(values.get(name) is not None or name in made for name in others)
     if not known or node.inputs.count(tensor) != 1 or values.shape(node.output()) != values.shape(tensor):
         return None
-    found = handler_of(node.op_type).affine(
+    affine = handler_of(node.op_type).affine(
         node, node.inputs.index(tensor), values.beside(tensor, point.layer.output_axis)
     )
-    return None if found is None else (node, _behind(node, point, found, values))
+    return None if affine is None else (node, _behind(node, point, affine, values))
 
 
-def _behind(node: Node, point: FitTarget, found: Affine, values: _Values) -> FitTarget:
+def _behind(node: Node, point: FitTarget, affine: Affine, values: _Values) -> FitTarget:
     """The fit target after an affine node. A per-channel constant that the node adds can serve as the bias."""
-    slope, bias_slope, bias = point.slope * found.slope, point.bias_slope * found.slope, point.bias
-    shift = "" if found.shift is None or bias is not None else node.input(found.shift)
+    slope, bias_slope, bias = point.slope * affine.slope, point.bias_slope * affine.slope, point.bias
+    shift = "" if affine.shift is None or bias is not None else node.input(affine.shift)
     value = values.get(shift) if shift else None
     if value is not None and value.size == len(slope) and values.is_own(shift):
-        bias, bias_slope = shift, np.full(len(slope), found.sign)
+        bias, bias_slope = shift, np.full(len(slope), affine.sign)
     return replace(point, tensor=node.output(), slope=slope, bias=bias, bias_slope=bias_slope)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 from onnxprune.graph.edit import GraphEdit
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import Change
-from onnxprune.ops.traits import Flow
+from onnxprune.ops.traits import Change, Flow
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.cut import Cut
 from onnxprune.structure.rewrite import Rewrite
@@ -92,14 +91,14 @@ class _Gaps:
         if len(varying) > 1 or value.dtype.kind != "f":
             return None
         axis = varying[0] if varying else None
-        found = handler_of(node.op_type).affine(
+        affine = handler_of(node.op_type).affine(
             node, 1 - lost[0], ConstantValues(0 if axis is None else axis, {node.input(lost[0]): value})
         )
-        if found is None:
+        if affine is None:
             return None
         values = value.reshape(-1).astype(np.float64)
-        shift = np.zeros(len(values)) if found.shift is None else found.sign * values
-        return Change(axis, np.broadcast_to(found.slope, values.shape), shift)
+        shift = np.zeros(len(values)) if affine.shift is None else affine.sign * values
+        return Change(axis, np.broadcast_to(affine.slope, values.shape), shift)
 
     def _absorbed(self, tensor: str, change: Change) -> bool:
         """Whether the producer of a tensor, or of one of its summands, could take an affine change over."""
@@ -134,5 +133,5 @@ class _Gaps:
             or shapes.get(name) != shapes[node.output()]
         ):
             return False
-        found = handler.affine(node, node.inputs.index(name), ConstantValues(0))
-        return node.inputs.count(name) == 1 and found is not None and bool(np.all(found.slope == 1))
+        affine = handler.affine(node, node.inputs.index(name), ConstantValues(0))
+        return node.inputs.count(name) == 1 and affine is not None and bool(np.all(affine.slope == 1))

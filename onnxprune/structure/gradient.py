@@ -41,13 +41,13 @@ def gradient_model(analysis: Analysis, output: str, wanted: Mapping[str, int]) -
     """
     graph = _Gradients(analysis, output, set(wanted))
     graph.walk()
-    found = {}
+    gradients = {}
     for tensor, axis in wanted.items():
         if graph.arrived(tensor):
             product = graph.node("Mul", [graph.gradient(tensor), tensor])
             others = [a for a in range(1, len(analysis.shape(tensor))) if a != axis]
-            found[tensor] = graph.sum(product, others, keep=False) if others else product
-    return graph.model(tuple(found.values())), found
+            gradients[tensor] = graph.sum(product, others, keep=False) if others else product
+    return graph.model(tuple(gradients.values())), gradients
 
 
 class _Gradients:

@@ -89,7 +89,7 @@ def _tried(
 ) -> Path:
     """Write the model to a temporary folder and run all checks on it."""
     write(model, written, apart)
-    validate(model, written, original)
+    check_valid(model, written, original)
     if check is None:
         runs(written, model)
     else:
@@ -135,7 +135,7 @@ def _own_data(file: Path) -> list[Path]:
     return [data for name in locations(old) if pattern.fullmatch(name) and (data := file.with_name(name)).is_file()]
 
 
-def validate(model: Model, path: Path, original: Model | None = None) -> None:
+def check_valid(model: Model, path: Path, original: Model | None = None) -> None:
     """Run the ONNX checker and strict shape inference on a written file.
 
     Args:

@@ -17,6 +17,7 @@ from onnxprune.ops import handlers, only_now
 from onnxprune.ops.base import OpHandler
 from onnxprune.structure.analysis import Analysis
 from onnxprune.testing.oracle import Run, analysed, assert_close, check_removal, random_feed, random_removal, run
+from onnxprune.testing.steps import check_steps
 
 # Domains whose operators onnxruntime knows.
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
@@ -26,9 +27,9 @@ def check_operator(handler: OpHandler) -> None:
     """Check a handler as onnxprune checks its own: its examples, pruned at random, do what the oracle does.
 
     The oracle is the original model whose consumers see zero in place of what was removed. Costs are counted again on
-    the result, and a rule for torch is compared with onnxruntime. Examples with operators of a domain that onnxruntime
-    does not know run in torch where the handler has a rule, else only forms and costs are checked. The handler need not
-    be registered.
+    the result, and matrices and a rule for torch are compared with onnxruntime. Examples with operators of a domain
+    that onnxruntime does not know run in torch where the handler has a rule, else only forms and costs are checked. The
+    handler need not be registered.
 
     Args:
         handler: an instance of the handler.
@@ -52,7 +53,7 @@ def check_operator(handler: OpHandler) -> None:
 
 
 def check_example(proto: onnx.ModelProto) -> None:
-    """Check one model: removal of random shares and of single units, and torch against onnxruntime.
+    """Check one model: removal of random shares and of single units, and matrices and torch against onnxruntime.
 
     Raises:
         AssertionError: something differs.
@@ -62,6 +63,8 @@ def check_example(proto: onnx.ModelProto) -> None:
     runner = _runner(analysis)
     check_shares(analysis, runner)
     check_single_units(analysis, runner)
+    if runner is run:
+        check_steps(analysis)
     if runner is run and _torch_rules(proto):
         feed = random_feed(analysis, np.random.default_rng(2), 3)
         expected = run(analysis.model, feed)
@@ -123,8 +126,8 @@ def _in_torch(model: Model, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
     network = Network(model)
     with import_torch().no_grad():
-        found = network(network.inputs(feed))
-    return [found[name].numpy() for name in network.outputs]
+        outputs = network(network.inputs(feed))
+    return [outputs[name].numpy() for name in network.outputs]
 
 
 def followed() -> list[OpHandler]:

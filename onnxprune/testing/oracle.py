@@ -7,6 +7,7 @@ import onnx
 
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
+from onnxprune.runtime.feeds import random_array
 from onnxprune.runtime.session import open_session, runtime_errors
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
@@ -45,9 +46,7 @@ def random_feed(a: Analysis, rng: np.random.Generator, batch: int = 1) -> dict[s
         if shape and not declared[name].shape.dim[0].HasField("dim_value"):
             shape[0] *= batch
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared[name].elem_type)
-        kind = np.dtype(dtype).kind
-        value = rng.standard_normal(shape) if kind == "f" else rng.integers(0, 5 if kind == "i" else 2, shape)
-        feed[name] = value.astype(dtype)
+        feed[name] = random_array(rng, dtype, tuple(shape), integers=5)
     return feed
 
 
@@ -62,9 +61,9 @@ def run(model: Model, feed: Mapping[str, np.ndarray], *, optimise: bool = False)
         return list(session.run(None, dict(feed)))
 
 
-def assert_close(found: list[np.ndarray], wanted: list[np.ndarray], scales: list[np.ndarray]) -> None:
+def assert_close(actual: list[np.ndarray], wanted: list[np.ndarray], scales: list[np.ndarray]) -> None:
     """Equal shapes, equal integers, and numbers within `TOLERANCE` of the scale of the wanted (and original) output."""
-    for a, b, c in zip(found, wanted, scales, strict=True):
+    for a, b, c in zip(actual, wanted, scales, strict=True):
         assert a.shape == b.shape == c.shape
         assert a.dtype == b.dtype
         if a.dtype.kind != "f":
@@ -99,12 +98,12 @@ def check_removal(a: Analysis, removed: Ids, seed: int = 0, batch: int = 1, run:
     if run is not None:
         assert_close(run(smaller, feed), run(oracle, feed), run(a.model, feed))
     sizes = {name: a.facts.shapes[name] for name in a.graph.inputs}
-    found, predicted, cut = analysed(smaller, sizes).costs(), a.costs(removed), find_cut(a, removed)
+    counted, predicted, cut = analysed(smaller, sizes).costs(), a.costs(removed), find_cut(a, removed)
     if not cut.gone:
-        assert predicted == found
+        assert predicted == counted
     else:  # what a branch gives without its channels may be folded away, or stay as a number where there was no bias
-        assert predicted.macs >= found.macs
-        assert predicted.params + len(cut.losses) >= found.params
+        assert predicted.macs >= counted.macs
+        assert predicted.params + len(cut.losses) >= counted.params
     return smaller
 
 

@@ -185,13 +185,13 @@ def bound_network(
         tensors = network.inputs(feed)
         try:
             with torch.no_grad():
-                found = network(tensors)
+                results = network(tensors)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise ModelError(f"{model.name}: the graph cannot be run in torch: {first_line(error)}") from error
         for name, array in reference.items():
-            own = found[name].cpu().numpy()
+            computed = results[name].cpu().numpy()
             scale = max(float(np.abs(array).max(initial=0.0)), 1e-3)
-            if own.shape != array.shape or not np.abs(own - array).max(initial=0.0) <= tolerance * scale:
+            if computed.shape != array.shape or not np.abs(computed - array).max(initial=0.0) <= tolerance * scale:
                 raise ModelError(
                     f"{model.name}: output {name!r} in torch is not what onnxruntime gives; the model cannot be trained"
                 )
@@ -226,15 +226,15 @@ def _tensor(array: np.ndarray) -> "torch.Tensor":
 
 def _trained(graph: Graph, nodes: Sequence[Node], model: Model, folded: Mapping[str, np.ndarray]) -> set[str]:
     """The floating-point constants to train: those that handlers name as weights."""
-    found, constants = set(), {*model.constants, *folded}
+    trained, constants = set(), {*model.constants, *folded}
     for node in nodes:
         handler = handler_of(node.op_type)
         for name in handler.trained(node):
             stored = _stored(name, graph, constants)
             array = model.constants.get(stored)
             if array is not None and is_float(array) and (array.size > 1 or handler.trains_numbers):
-                found.add(stored)
-    return found
+                trained.add(stored)
+    return trained
 
 
 def _stored(name: str, graph: Graph, constants: Collection[str]) -> str:
@@ -268,8 +268,8 @@ def _rules(model: Model, node: Node) -> tuple[TorchRule, TorchRule]:
 def _last_uses(nodes: Sequence[Node], outputs: Sequence[str]) -> list[tuple[str, ...]]:
     """For each node, the tensors that no later node reads."""
     last = last_uses((node.reads for node in nodes), outputs)
-    found: list[list[str]] = [[] for _ in nodes]
+    released: list[list[str]] = [[] for _ in nodes]
     for position, name in ((position, name) for position, node in enumerate(nodes) for name in node.outputs if name):
         if (end := last.get(name, position)) < len(nodes):
-            found[end].append(name)
-    return [tuple(names) for names in found]
+            released[end].append(name)
+    return [tuple(names) for names in released]

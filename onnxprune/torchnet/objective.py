@@ -90,19 +90,19 @@ class Objective:
             unit = torch.as_tensor(self.teacher.units[number], dtype=b.dtype, device=b.device)
             if part.kind == "classes":
                 p, q = (self._log_softmax(part, values, self.temperature) for values in (a, b))
-                found = self.temperature**2 * (p.exp() * (p - q)).sum(2).mean() / unit
+                divergence = self.temperature**2 * (p.exp() * (p - q)).sum(2).mean() / unit
             elif part.kind == "probabilities":
                 p, q = (values.clamp(SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for values in (a, b))
-                each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-                found = each.sum((1, 2)).mean() / unit
+                binary = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+                divergence = binary.sum((1, 2)).mean() / unit
             elif part.kind == "embedding":
-                found = (1 - torch.nn.functional.cosine_similarity(a, b, dim=2)).mean() / unit
+                divergence = (1 - torch.nn.functional.cosine_similarity(a, b, dim=2)).mean() / unit
             elif part.kind == "quantities":
                 square = ((a - b).square() / unit.clamp(min=SMALLEST_PROBABILITY)).mean(2)
-                found = (square * self._weights(number, wanted)).mean()
+                divergence = (square * self._weights(number, wanted)).mean()
             else:
                 continue
-            total = total + self.meaning.weights[number] * found.sum()
+            total = total + self.meaning.weights[number] * divergence.sum()
         return total
 
     def _weights(self, number: int, wanted: Mapping[str, Any]) -> Any:
@@ -112,13 +112,13 @@ class Objective:
         if not mean:
             return 1.0
         torch = import_torch()
-        scores = [self.meaning.parts[each] for each in self.meaning.parts[number].confidence]
-        found = [self._values(score, wanted) for score in scores]
+        scores = [self.meaning.parts[beside] for beside in self.meaning.parts[number].confidence]
+        confidences = [self._values(score, wanted) for score in scores]
         sure = [
             values.amax(2)
             if score.kind == "probabilities"
             else 1 - self._log_softmax(score, values, 1.0).exp()[..., self.teacher.usual_class(score)]
-            for score, values in zip(scores, found, strict=True)
+            for score, values in zip(scores, confidences, strict=True)
         ]
         return (torch.stack(sure).amin(0) / mean + FLOOR) / (1 + FLOOR)
 

@@ -35,12 +35,12 @@ def read_checkpoint(path: Path, wanted: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["training_identity"]
+        identity = state["training_identity"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         raise InputError(
             f"{path} is not a checkpoint of onnxprune ({type(error).__name__}); give another file"
         ) from error
-    if found != wanted:
+    if identity != wanted:
         raise InputError(
             f"{path} belongs to another training (other model, teacher, data or options); give another file"
         )

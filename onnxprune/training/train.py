@@ -12,9 +12,10 @@ import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
-from onnxprune.config import FinetuneConfig, OutputConfig, check
+from onnxprune.config import FinetuneConfig, OutputConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.options import check
 from onnxprune.graph.model import Model
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.meaning import Meaning
@@ -269,9 +270,11 @@ def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: Output
 def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, threads: int) -> Reference:
     """The teacher's outputs on some rows, under the model's output names."""
     some = rows.take(range(min(_REFERENCE_ROWS, len(rows))))
-    axes = {name: meaning.row_axes[own] for own, name in zip(meaning.outputs, theirs, strict=True)}
+    axes = {name: meaning.row_axes[name_here] for name_here, name in zip(meaning.outputs, theirs, strict=True)}
     outputs = collect(teacher, some, theirs, threads=threads, row_axes=axes)
-    return Reference(meaning, {own: outputs[name] for own, name in zip(meaning.outputs, theirs, strict=True)})
+    return Reference(
+        meaning, {name_here: outputs[name] for name_here, name in zip(meaning.outputs, theirs, strict=True)}
+    )
 
 
 def _matching(model: Model, teacher: Model, meaning: Meaning) -> tuple[str, ...]:
@@ -283,12 +286,12 @@ def _matching(model: Model, teacher: Model, meaning: Meaning) -> tuple[str, ...]
     inputs = [[v.name for v in m.proto.graph.input if v.name not in m.constants] for m in (model, teacher)]
     if set(inputs[0]) != set(inputs[1]):
         raise InputError(f"{teacher.name} takes {', '.join(inputs[1])}, {model.name} {', '.join(inputs[0])}")
-    own, theirs = ([v.name for v in m.proto.graph.output] for m in (model, teacher))
+    ours, theirs = ([v.name for v in m.proto.graph.output] for m in (model, teacher))
     if set(meaning.outputs) <= set(theirs):
         return meaning.outputs
-    if len(own) != len(theirs):
-        raise InputError(f"{teacher.name} has {len(theirs)} outputs and {model.name} {len(own)}; it cannot teach it")
-    return tuple(theirs[own.index(name)] for name in meaning.outputs)
+    if len(ours) != len(theirs):
+        raise InputError(f"{teacher.name} has {len(theirs)} outputs and {model.name} {len(ours)}; it cannot teach it")
+    return tuple(theirs[ours.index(name)] for name in meaning.outputs)
 
 
 def _classes(student: Network, probe: Dataset, meaning: Meaning) -> int | None:

@@ -13,8 +13,9 @@ from onnxprune.calibration import store
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
-from onnxprune.config import PruneConfig, parse_size
+from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import parse_size
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.cli.options import Section, build, options
-from onnxprune.config import PreprocessConfig, PruneConfig, Target, option
+from onnxprune.config import PreprocessConfig, PruneConfig, Target
 from onnxprune.core.errors import InputError
+from onnxprune.core.options import option
 
 PRUNING = Section("Pruning", PruneConfig)
 IMAGES = Section("Images", PreprocessConfig, "preprocess")

@@ -39,12 +39,12 @@ def affine_scores(
     solved: list[tuple[OamipProgram, Solution]] = []
     for number, rows in enumerate(sets):
         context.progress("importance programs", number, len(sets))
-        own = np.asarray(labels[rows])
-        found = linearise(analysis, context.data.take(rows), logits, points, own, context.run.threads)
-        program = affine_program(found, None if context.data.classes is None else own, layers, config.lambda_)
+        classes = np.asarray(labels[rows])
+        linear = linearise(analysis, context.data.take(rows), logits, points, classes, context.run.threads)
+        program = affine_program(linear, None if context.data.classes is None else classes, layers, config.lambda_)
         solution = solve(program, f"program of {analysis.name}", time_limit=config.time_limit, seed=context.run.seed)
         total[units] += np.clip(solution.x[np.concatenate(program.layers)], 0.0, 1.0)
-        parts.append(found.contribution())
+        parts.append(linear.contribution())
         squares += np.sum(parts[-1].astype(np.float64) ** 2, axis=(0, 1))
         solved.append((program, solution))
     context.progress("importance programs", len(sets), len(sets))
@@ -80,8 +80,8 @@ def _reports(
         gap=(objective - bound) / max(1.0, abs(objective)),
         seconds=seconds,
     )
-    free = np.concatenate([scores[group.units] for group in analysis.groups])
-    if not reached and (free >= 1.0).all():
+    chosen = np.concatenate([scores[group.units] for group in analysis.groups])
+    if not reached and (chosen >= 1.0).all():
         raise InputError(
             f"{analysis.name}: the program of --importance oamip ended at its limit with all scores at 1, which say "
             "nothing; give more --oamip-time-limit, or fewer --oamip-images"

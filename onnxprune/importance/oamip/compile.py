@@ -2,17 +2,18 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.order import needed_nodes
-from onnxprune.importance.oamip.rules import RULES
-from onnxprune.importance.oamip.steps import Activation, Step, StepNetwork
+from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, Step, StepNetwork
 from onnxprune.ops import handler_of
 from onnxprune.ops.facts import evaluate
-from onnxprune.ops.traits import Flow
+from onnxprune.ops.matrix import forms
+from onnxprune.ops.traits import Flow, Kinks, LinearMap
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.channel_constants import ChannelConstants
 
@@ -106,7 +107,7 @@ def compile_network(
         given: tensors whose values are given for each image instead of the model's inputs; a score at one applies.
 
     Raises:
-        ModelError: an operator has no rule, or its shapes are unknown.
+        ModelError: an operator is not piecewise linear, or its shapes are unknown.
     """
     compiler = _Compiler(analysis, points, set(given) | set(analysis.graph.inputs))
     known = compiler.given
@@ -123,7 +124,7 @@ def compile_network(
 
 
 class _Compiler:
-    """Translates node by node; implements the `Context` of the rules."""
+    """Translates node by node; implements the `Operands` that handlers ask."""
 
     def __init__(self, analysis: Analysis, points: ScorePoints, given: set[str]) -> None:
         self.analysis = analysis
@@ -140,17 +141,17 @@ class _Compiler:
         value = self._values.get(tensor)
         return self.analysis.pinned_value(tensor) if value is None else value
 
-    def move(self, node: Node, operands: Sequence[np.ndarray]) -> np.ndarray:
-        left = list(operands)
+    def run(self, node: Node, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        left = list(arrays)
         feeds = {}
         for name in node.inputs:
             if name and name not in feeds:
                 known = self.value(name)
                 feeds[name] = left.pop(0) if known is None else known
-        found = evaluate(self.analysis.model, node, feeds)
-        if found is None:
+        results = evaluate(self.analysis.model, node, feeds)
+        if results is None:
             raise self.fail(node, "it cannot be evaluated")
-        return found[node.output()]
+        return results[node.output()]
 
     def fail(self, node: Node, why: str) -> ModelError:
         return ModelError(
@@ -165,24 +166,45 @@ class _Compiler:
                 self.give(name)
         known = {name: value for name in node.inputs if name and (value := self.value(name)) is not None}
         if not node.captured and all(name in known for name in node.inputs if name):
-            found = evaluate(self.analysis.model, node, known)
-            if found is not None:
-                self._values.update(found)
+            results = evaluate(self.analysis.model, node, known)
+            if results is not None:
+                self._values.update(results)
                 return
-        rule = RULES.get(node.op_type)
-        if rule is None:
-            raise self.fail(node, "the operator is not piecewise linear, or has no rule")
-        self._add(node.output(), node.name, rule(node, self))
+        self._add(node.output(), node.name, self._step(node))
 
-    def _add(self, tensor: str, node: str, steps: list[Step]) -> None:
-        """Add the steps that compute a tensor, and apply its score."""
+    def _step(self, node: Node) -> Step:
+        """The node as its handler describes it: an activation, a linear map or maximum, or values that move."""
+        handler = handler_of(node.op_type)
+        if (kinks := handler.kinks(node, self.value)) is not None:
+            return self._activation(node, kinks)
+        form = handler.matrices(node, self)
+        if form is None and (moved := handler.moves(node)):
+            kept = moved == (0,) and handler.flow(node) is Flow.ELEMENTWISE
+            form = (forms.identity if kept else forms.movement)(node, self)
+        if form is None:
+            raise self.fail(node, "the operator is not known to be piecewise linear")
+        if isinstance(form, LinearMap):
+            return LinearStep(node.name, node.output(), form.inputs, form.matrices, form.bias)
+        return Maximum(node.name, node.output(), form.input, form.windows)
+
+    def _activation(self, node: Node, kinks: Kinks) -> Activation:
+        """The step without a score; `_add` adds the units."""
+        shape = self.shape(node.output())
+        slope = np.asarray(kinks.below, dtype=np.float64)
+        step = Activation(node.name, node.output(), node.input(0), np.zeros(prod(shape), np.int64), cap=kinks.high)
+        if not slope.any():
+            return replace(step, floor=kinks.low)
+        return replace(step, slope=np.broadcast_to(slope, shape).ravel() if slope.ndim else slope)
+
+    def _add(self, tensor: str, node: str, step: Step) -> None:
+        """Add the step that computes a tensor, and apply its score."""
         units = self.points.get(tensor)
         if units is None:
-            self.steps += steps
-        elif isinstance(steps[-1], Activation):
-            self.steps += [*steps[:-1], replace(steps[-1], units=units)]
+            self.steps.append(step)
+        elif isinstance(step, Activation):
+            self.steps.append(replace(step, units=units))
         else:
-            self.steps += [*steps[:-1], replace(steps[-1], output=tensor + _UNSCORED)]
+            self.steps.append(replace(step, output=tensor + _UNSCORED))
             self.steps.append(Activation(node, tensor, tensor + _UNSCORED, units))
 
     def give(self, tensor: str) -> None:

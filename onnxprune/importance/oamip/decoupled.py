@@ -15,13 +15,13 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.oamip import linear_maps
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.steps import LinearStep, StepNetwork
 from onnxprune.importance.oamip.task import ProgramTask
 from onnxprune.ops import handler_of
+from onnxprune.ops.matrix import matrices
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "auxiliary heads"
@@ -176,16 +176,16 @@ def _with_head(analysis: Analysis, context: ScoreContext, module: Module, head: 
     """The module's steps with its auxiliary classifier: mean over positions, then a linear layer."""
     network = compile_network(analysis, module.points, module.sinks, module.given)
     steps, first = list(network.steps), 0
-    names, matrices = [], []
+    names, maps = [], []
     for position, sink in enumerate(module.sinks):
         shape, axis = analysis.shape(sink), _channel_axis(analysis, context, sink)
-        pool = linear_maps.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
+        pool = matrices.reduction(shape, [a for a in range(len(shape)) if a != axis], mean=True)
         name = f"{_FEATURES}{position}"
         steps.append(LinearStep(sink, name, (sink,), (pool,), np.zeros(pool.shape[0])))
         names.append(name)
-        matrices.append(linear_maps.dense(head.weight[:, first : first + pool.shape[0]]))
+        maps.append(matrices.dense(head.weight[:, first : first + pool.shape[0]]))
         first += pool.shape[0]
-    steps.append(LinearStep("auxiliary head", _LOGITS, tuple(names), tuple(matrices), head.bias))
+    steps.append(LinearStep("auxiliary head", _LOGITS, tuple(names), tuple(maps), head.bias))
     return replace(network, steps=tuple(steps), output=_LOGITS)
 
 
@@ -229,5 +229,5 @@ def _layers(context: ScoreContext, module: Module) -> tuple[np.ndarray, ...]:
     scored = np.zeros(context.analysis.units, dtype=bool)
     for units in module.points.values():
         scored[units] = True
-    found = (group.units[scored[group.units]] for group in context.analysis.groups)
-    return tuple(units for units in found if len(units))
+    layers = (group.units[scored[group.units]] for group in context.analysis.groups)
+    return tuple(units for units in layers if len(units))

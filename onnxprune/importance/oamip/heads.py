@@ -37,13 +37,13 @@ def fit_head(features: np.ndarray, labels: np.ndarray, ridge: float = _RIDGE) ->
     """
     from scipy.optimize import minimize
 
-    classes, own = np.unique(labels, return_inverse=True)
+    classes, numbers = np.unique(labels, return_inverse=True)
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     scale = np.where(deviation > 1e-12, 1.0 / np.maximum(deviation, 1e-12), 0.0)
     x = (features - mean) * scale
     rows, size = x.shape
     count = len(classes)
-    at = (np.arange(rows), own)
+    at = (np.arange(rows), numbers)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight = flat.reshape(count, size + 1)
@@ -58,8 +58,10 @@ def fit_head(features: np.ndarray, labels: np.ndarray, ridge: float = _RIDGE) ->
         gradient = np.concatenate([slope.T @ x + ridge * weight[:, :-1], slope.sum(axis=0)[:, None]], axis=1)
         return value, gradient.ravel()
 
-    found = minimize(loss, np.zeros(count * (size + 1)), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
-    weight = found.x.reshape(count, size + 1)
-    accuracy = float(np.mean(np.argmax(x @ weight[:, :-1].T + weight[:, -1], axis=1) == own))
+    optimum = minimize(
+        loss, np.zeros(count * (size + 1)), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
+    )
+    weight = optimum.x.reshape(count, size + 1)
+    accuracy = float(np.mean(np.argmax(x @ weight[:, :-1].T + weight[:, -1], axis=1) == numbers))
     scaled = weight[:, :-1] * scale
     return Head(scaled, weight[:, -1] - scaled @ mean, classes, accuracy)

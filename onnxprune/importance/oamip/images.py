@@ -63,11 +63,11 @@ def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: in
 
 def _balanced(shuffled: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     """Rows in turns over the classes: the first row of each class, then the second, and so on."""
-    own = classes[shuffled]
-    turn = np.zeros(len(own), dtype=np.int64)
-    for c in np.unique(own):
-        turn[own == c] = np.arange(np.count_nonzero(own == c))
-    order = np.lexsort((own, turn))
+    drawn = classes[shuffled]
+    turn = np.zeros(len(drawn), dtype=np.int64)
+    for c in np.unique(drawn):
+        turn[drawn == c] = np.arange(np.count_nonzero(drawn == c))
+    order = np.lexsort((drawn, turn))
     return np.asarray(np.sort(shuffled[order[:count]]))
 
 

@@ -60,12 +60,12 @@ class _Smooth:
     def at(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient, and a factor `F` of the Hessian `F' F` at a point."""
         z = (self.jacobian @ x + self.offset).reshape(-1, self.classes)
-        own = np.sum(self.targets * z, axis=1)
+        target_logits = np.sum(self.targets * z, axis=1)
         top = z.max(axis=1, keepdims=True)
         p = np.exp(z - top)
         total = p.sum(axis=1, keepdims=True)
         p /= total
-        value = self.weight * float(np.sum(np.log(total[:, 0]) + top[:, 0] - own))
+        value = self.weight * float(np.sum(np.log(total[:, 0]) + top[:, 0] - target_logits))
         slope = p - self.targets
         gradient = self.weight * (self.jacobian.T @ slope.ravel())
         # diag(p) - p p' = R' R with R = diag(sqrt p) (I - 1 p'), since p sums to 1.

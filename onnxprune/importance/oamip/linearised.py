@@ -85,8 +85,8 @@ def linearise(
             direction = np.zeros((count, flat.shape[1]), np.float32)
             direction[np.arange(count), classes[start : start + count, position]] = 1.0
             shaped = direction.reshape(count, *values.shape[1:])
-            found = _run(session, analysis, {**feed, SEED: shaped}, names)
-            for tensor, products in zip(outputs, found, strict=True):
+            computed = _run(session, analysis, {**feed, SEED: shaped}, names)
+            for tensor, products in zip(outputs, computed, strict=True):
                 units = places[tensor][1]
                 np.add.at(gains[start : start + count, position].T, units, products.reshape(count, -1).T)
         start += count
@@ -110,8 +110,8 @@ def _feeds(analysis: Analysis, data: Dataset) -> Iterator[Mapping[str, np.ndarra
 
 def _run(session: object, analysis: Analysis, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
     with runtime_errors(f"{analysis.name}: onnxruntime cannot run the model"):
-        found: list[np.ndarray] = session.run(names, dict(feed))  # type: ignore[attr-defined]
-    return found
+        values: list[np.ndarray] = session.run(names, dict(feed))  # type: ignore[attr-defined]
+    return values
 
 
 def _most_likely(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -133,39 +133,39 @@ def _rest(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def affine_program(
-    found: Linearised, labels: np.ndarray | None, layers: tuple[np.ndarray, ...], lambda_: float
+    linear: Linearised, labels: np.ndarray | None, layers: tuple[np.ndarray, ...], lambda_: float
 ) -> OamipProgram:
     """The program whose only unknowns are the scores.
 
     Args:
-        found: logits and gains.
+        linear: logits and gains.
         labels: `(M,)` classes; None takes the original's own softmax as the target, so that the loss is the
             divergence from it (up to a constant).
         layers: per layer, units whose scores are columns.
         lambda_: weight of the loss.
     """
     builder = Builder()
-    columns = start_columns(builder, layers, len(found.logits))
+    columns = start_columns(builder, layers, len(linear.logits))
     units, scores = np.concatenate(layers), np.concatenate(columns.scores)
     logits, targets = [], []
-    for image, gains in enumerate(found.gains):
+    for image, gains in enumerate(linear.gains):
         matrix = gains[:, units].astype(np.float64)
-        constant = found.logits[image] - matrix.sum(axis=1)
+        constant = linear.logits[image] - matrix.sum(axis=1)
         wide = np.zeros((len(matrix) + 1, builder.columns))
         wide[:-1, scores] = matrix
         # The other classes as one, with a logit that no score changes; of no weight where there are none.
-        rest = found.rest[image]
+        rest = linear.rest[image]
         full = np.append(constant, rest if np.isfinite(rest) else constant.min() - 1e3)
         logits.append((full, csr_array(wide)))
-        targets.append(_target(found, image, None if labels is None else int(labels[image])))
+        targets.append(_target(linear, image, None if labels is None else int(labels[image])))
     return assemble(builder, columns, logits, targets, lambda_)
 
 
-def _target(found: Linearised, image: int, label: int | None) -> np.ndarray:
-    own = np.append(found.logits[image], found.rest[image])
+def _target(linear: Linearised, image: int, label: int | None) -> np.ndarray:
+    logits = np.append(linear.logits[image], linear.rest[image])
     if label is not None:
-        return one_hot(int(np.flatnonzero(found.classes[image] == label)[0]), len(own))
-    weights = np.exp(own - own.max())
+        return one_hot(int(np.flatnonzero(linear.classes[image] == label)[0]), len(logits))
+    weights = np.exp(logits - logits.max())
     return np.asarray(weights / weights.sum())
 
 

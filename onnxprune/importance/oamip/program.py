@@ -164,8 +164,8 @@ def build(
     builder = Builder()
     columns = start_columns(builder, layers, len(images))
     column = np.full(len(fixed), -1)
-    for units, own in zip(layers, columns.scores, strict=True):
-        column[units] = own
+    for units, numbers in zip(layers, columns.scores, strict=True):
+        column[units] = numbers
     outputs = []
     largest = np.zeros(len(fixed))
     for image in images:

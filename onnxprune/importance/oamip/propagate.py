@@ -181,16 +181,16 @@ def _scored(
     active = np.maximum(a.upper, 0.0)
     scored = units > 0
     column = np.where(scored, scores.column[units], -1)
-    free = column >= 0
-    value = np.where(scored & ~free, scores.value[units], 1.0)
-    drop = np.where(free, active, (1.0 - value) * active)
-    rows = np.flatnonzero(free)
+    variable = column >= 0
+    value = np.where(scored & ~variable, scores.value[units], 1.0)
+    drop = np.where(variable, active, (1.0 - value) * active)
+    rows = np.flatnonzero(variable)
     shape = (len(units), builder.columns)
     matrix = widened(a.matrix, builder.columns)
     if len(rows):
         matrix = csr_array(matrix + sparse(rows, column[rows], active[rows], shape))
     lower = a.lower if gating.imposed else a.lower - drop
-    upper = a.upper if gating.imposed else np.where(free, a.upper, a.upper - drop)
+    upper = a.upper if gating.imposed else np.where(variable, a.upper, a.upper - drop)
     return AffineFunctions(a.constant - drop, matrix, lower, upper), active
 
 

@@ -98,8 +98,8 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
     if not program.linear.integer.any():
         return replace(relaxed, seconds=perf_counter() - began)
     seconds_left = None if time_limit is None else time_limit - (perf_counter() - began)
-    found = _solve_integer(program, name, relaxed, seconds_left, cuts, seed)
-    return replace(found, rounds=found.rounds + relaxed.rounds, seconds=perf_counter() - began)
+    solution = _solve_integer(program, name, relaxed, seconds_left, cuts, seed)
+    return replace(solution, rounds=solution.rounds + relaxed.rounds, seconds=perf_counter() - began)
 
 
 def _close(objective: float, bound: float) -> bool:

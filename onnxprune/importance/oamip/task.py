@@ -83,19 +83,19 @@ def run_task(task: ProgramTask) -> TaskResult:
         SolverError: there is no solution, or a solver failed.
     """
     program, largest = build(task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how)
-    found = solve(program, task.name, time_limit=task.time_limit, seed=task.seed)
+    solution = solve(program, task.name, time_limit=task.time_limit, seed=task.seed)
     units = np.concatenate(task.layers)
     return TaskResult(
         units=units,
-        scores=np.clip(found.x[np.concatenate(program.layers)], 0.0, 1.0),
+        scores=np.clip(solution.x[np.concatenate(program.layers)], 0.0, 1.0),
         activity=largest[units],
-        objective=found.objective,
-        bound=found.bound,
-        sparsity_term=program.sparsity_term(found.x),
-        loss_term=program.loss_term(found.x),
-        status=found.status,
-        rounds=found.rounds,
-        seconds=found.seconds,
+        objective=solution.objective,
+        bound=solution.bound,
+        sparsity_term=program.sparsity_term(solution.x),
+        loss_term=program.loss_term(solution.x),
+        status=solution.status,
+        rounds=solution.rounds,
+        seconds=solution.seconds,
         rows=program.linear.A.shape[0],
         columns=len(program.linear.c),
         gates=int(program.linear.integer.sum()),

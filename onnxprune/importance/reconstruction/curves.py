@@ -100,7 +100,7 @@ def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Refere
     part = subgraph(replay.model, needed_nodes(left, later), replay.batches[0], later, changed)
     runner = Runner(part, later, threads=threads)
     inputs = [value.name for value in part.proto.graph.input]
-    found = {}
+    divergences = {}
     for variant in variants:
         values = {name: variant.constants.get(name, replay.model.constants[name]) for name in changed}
         results = [
@@ -108,8 +108,8 @@ def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Refere
             for known in replay.batches
         ]
         outputs = {**reference.outputs, **meaning.joined(results, later)}
-        found[variant.width] = reference.divergence(outputs)
-    return found
+        divergences[variant.width] = reference.divergence(outputs)
+    return divergences
 
 
 def interpolate(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray:

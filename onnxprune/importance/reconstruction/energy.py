@@ -20,12 +20,12 @@ def eliminate_by_energy(context: ScoreContext, groups: Sequence[Group], data: Da
     """Order the units of such groups by their mean square values; no weights are corrected.
 
     Args:
-        context: model, space and options.
+        context: model, analysis and options.
         groups: the groups.
         data: calibration rows.
     """
     masks = {group.name: _masks(context.analysis, group) for group in groups}
-    tensors = dict.fromkeys(mask.tensor for own in masks.values() for mask in own)
+    tensors = dict.fromkeys(mask.tensor for group_masks in masks.values() for mask in group_masks)
     energy = _mean_squares(context, tensors, data) if tensors else {}
     return {group.name: _ordered(group, context.analysis, masks[group.name], energy) for group in groups}
 
@@ -37,16 +37,16 @@ def _masks(analysis: Analysis, group: Group) -> list[Mask]:
 def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Dataset) -> dict[str, np.ndarray]:
     """Mean square of every element of the tensors over all rows (of constants, their squares)."""
     constants = {**context.analysis.facts.folded, **context.model.constants}
-    found = {name: np.square(constants[name], dtype=np.float64) for name in tensors if name in constants}
+    means = {name: np.square(constants[name], dtype=np.float64) for name in tensors if name in constants}
     computed = [name for name in tensors if name not in constants]
     if not computed:
-        return found
+        return means
     sums: dict[str, np.ndarray] = {}
     for values in Runner(context.model, computed, threads=context.run.threads).run(data, 1):
         for name in computed:
             square = np.square(values[name], dtype=np.float64) / len(data)
             sums[name] = square if name not in sums else sums[name] + square
-    return found | sums
+    return means | sums
 
 
 def _ordered(group: Group, analysis: Analysis, masks: Sequence[Mask], energy: Mapping[str, np.ndarray]) -> Elimination:
@@ -56,7 +56,7 @@ def _ordered(group: Group, analysis: Analysis, masks: Sequence[Mask], energy: Ma
         others = tuple(axis for axis in range(values.ndim) if axis != mask.axis)
         per_position = values.mean(axis=others)
         total += np.bincount(mask.units, per_position / max(per_position.sum(), 1e-30), minlength=analysis.units)
-    own = total[group.units]
-    order = np.argsort(own, kind="stable")
-    lost = np.concatenate([[0.0], np.cumsum(own[order])])[::-1]
+    energies = total[group.units]
+    order = np.argsort(energies, kind="stable")
+    lost = np.concatenate([[0.0], np.cumsum(energies[order])])[::-1]
     return Elimination(group.name, order, lost.copy(), {})

@@ -71,9 +71,9 @@ class Statistics:
         """How many consumers the layer is: one per convolution group."""
         return 1 if self.point.layer.window is None else self.point.layer.group
 
-    def consumers(self, group: Group, found: Sequence[Moments]) -> list[Consumer]:
-        """The layer as the elimination uses it; `found` has the second moments of its (reduced) columns."""
-        blocks, (moments,) = self._blocks(group), found
+    def consumers(self, group: Group, collected: Sequence[Moments]) -> list[Consumer]:
+        """The layer as the elimination uses it; `collected` has the second moments of its (reduced) columns."""
+        blocks, (moments,) = self._blocks(group), collected
         consumers = []
         has_bias = self.point.bias is not None
         grams = moments.covariance if has_bias else moments.second()
@@ -94,14 +94,14 @@ class Statistics:
         """The layer's weight and bias with units removed and the others corrected."""
         layer, point = self.point.layer, self.point
         if self.reduction is None:
-            matrix = np.stack([each.weight for each in corrected])
+            matrix = np.stack([columns.weight for columns in corrected])
         else:
             matrix = to_matrix(layer, self.weight)
-            (each,) = corrected
-            self.reduction.add(each.weight - self.reduction.weight(matrix[0]), matrix[0])
+            (columns,) = corrected
+            self.reduction.add(columns.weight - self.reduction.weight(matrix[0]), matrix[0])
             matrix[0, column_positions(layer, np.flatnonzero(removed[self.ids]))] = 0.0
         changed = {layer.weight: from_matrix(layer, matrix, current[layer.weight])}
-        shift = np.concatenate([each.shift for each in corrected]) * point.gain
+        shift = np.concatenate([columns.shift for columns in corrected]) * point.gain
         if point.bias is not None and shift.any():
             changed[point.bias] = point.shifted_bias(current[point.bias], shift)
         return changed

@@ -41,23 +41,23 @@ class RecurrentStatistics:
 
     def consumers(self, group: Group, moments: Sequence[Moments]) -> list[Consumer]:
         """Every block that reads units of the group."""
-        found = []
-        for block, own in zip(self.gates.blocks, moments, strict=True):
+        reading = []
+        for block, block_moments in zip(self.gates.blocks, moments, strict=True):
             columns = self._columns(block)
             if not np.isin(group.units, columns).any():
                 continue
             made = np.tile(self.states, block.end - block.first)
-            found.append(
+            reading.append(
                 Consumer(
-                    gram=own.covariance[0] if self.has_bias else own.second()[0],
-                    mean=own.mean[0] if self.has_bias else np.zeros(len(columns)),
+                    gram=block_moments.covariance[0] if self.has_bias else block_moments.second()[0],
+                    mean=block_moments.mean[0] if self.has_bias else np.zeros(len(columns)),
                     weight=self.gates.matrix(block),
                     blocks=_places(columns, group.units),
                     metric=np.ones(len(made)),
                     outputs=_places(made, group.units) if np.isin(group.units, made).any() else None,
                 )
             )
-        return found
+        return reading
 
     def count(self, group: Group) -> int:
         """How many consumers a group has here."""
@@ -72,7 +72,7 @@ class RecurrentStatistics:
     ) -> dict[str, np.ndarray]:
         """The layer's constants with units removed and the other columns corrected."""
         reading = (block for block in self.gates.blocks if np.isin(group.units, self._columns(block)).any())
-        changes = [(block, each.weight, each.shift) for block, each in zip(reading, corrected, strict=True)]
+        changes = [(block, columns.weight, columns.shift) for block, columns in zip(reading, corrected, strict=True)]
         return GateMatrices(self.recurrence, current).changed(changes)
 
     def _columns(self, block: Block) -> Ids:
@@ -105,13 +105,13 @@ def collect_recurrent(
     gates = GateMatrices(recurrence, constants)
     width = constants[recurrence.weight].shape[2]
     inputs, states = analysis.labels[recurrence.weight][2], analysis.labels[recurrence.recurrent][2]
-    own = recurrence.bias is not None and analysis.graph.reads(recurrence.bias) == 1
+    may_shift = recurrence.bias is not None and analysis.graph.reads(recurrence.bias) == 1
     statistics = RecurrentStatistics(
         recurrence,
         gates,
         np.zeros(width, np.int64) if inputs is None else inputs,
         np.zeros(gates.hidden, np.int64) if states is None else states,
-        own,
+        may_shift,
     )
     if known is not None:
         return statistics, tuple(known)

@@ -104,8 +104,8 @@ def widths(units: int, *, whole: bool = False, narrow: bool = False) -> tuple[in
         narrow: whether an eighth of the units, and a single one, are too.
     """
     shares = (*_WIDTHS, _NARROW, 0.0) if narrow else _WIDTHS
-    found = {max(1, round(units * share)) for share in shares} - {units}
-    return tuple(sorted(found | ({0} if whole else set()), reverse=True))
+    chosen = {max(1, round(units * share)) for share in shares} - {units}
+    return tuple(sorted(chosen | ({0} if whole else set()), reverse=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _eliminate(
             statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)
         if known is None:
             cache.put("moments", node, _as_arrays(moments[node]))
-        if not all(np.isfinite(each.covariance).all() for each in moments[node]):
+        if not all(np.isfinite(sums.covariance).all() for sums in moments[node]):
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
                 "finite; check the scale of the inputs (--mean, --std, --scale)"
