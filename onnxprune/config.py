@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxprune.core.costs import COST_KINDS, COUNTED
 from onnxprune.core.errors import InputError
-from onnxprune.core.options import option, parse_size
+from onnxprune.core.options import check, option, parse_size
 
 MOST_THREADS = 1024
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
