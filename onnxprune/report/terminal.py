@@ -30,6 +30,7 @@ from onnxprune.report.text import (
     metric_value,
     milliseconds,
     obstacles,
+    on_provider,
     percent,
     ratio,
     size,
@@ -207,7 +208,7 @@ def _latency_line(latency: LatencyReport) -> Text:
     return Text.assemble(
         ("latency ", DIM),
         f"{latency.before:.3g} to {latency.measured:.3g} ms, measured {measured} (predicted {predicted})",
-        (f"   batch {latency.batch}, {threads}", DIM),
+        (f"   batch {latency.batch}, {threads}{on_provider(latency.provider)}", DIM),
     )
 
 
@@ -301,6 +302,7 @@ def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
         made.add_row(shown(entry.model), *times, relative, memory, size(entry.file_bytes))
     first = measured[0]
     threads = "all threads" if first.threads == 0 else f"{first.threads} thread" + "s" * (first.threads > 1)
+    threads += on_provider(first.provider)
     how = f"batch {first.batch}, {threads}, {first.rounds} interleaved rounds after {first.warmup} to warm up"
     return Group(made, Text(how, style=DIM), *_sizes(first.sizes))
 
