@@ -18,7 +18,10 @@ import onnxprune
 from onnxprune.api.compare import bench, validate
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.results import TimeReport
+from onnxprune.graph.load import load
 from onnxprune.importance.reconstruction.curves import Original
+from onnxprune.latency import kernels
 from onnxprune.latency.cache import TimeCache
 from onnxprune.ops.examples import example
 from onnxprune.report.terminal import bench_summary
@@ -154,3 +157,23 @@ def test_kernel_times_are_kept_by_provider_and_options(tmp_path: Path) -> None:
     texts = ("OpenVINO:device_type=CPU", "openvino", "openvino:device_type=GPU", "cpu")
     found = [TimeCache.open(str(tmp_path), Engine(1, Provider.parse(text))).times for text in texts]
     assert found == [{"kernel:4": 2.5}, {}, {}, {}]
+
+
+@needs_second
+def test_a_kernel_that_the_provider_fails_on_is_timed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fails = kernels.open_session, iter([True, False])
+
+    def start(model: Any, *, engine: Engine, **options: Any) -> Any:
+        if engine.provider.name == "azure" and next(fails):
+            raise ModelError("a width that it does not take")
+        return real(model, engine=engine, **options)
+
+    monkeypatch.setattr(kernels, "open_session", start)
+    times = kernels.round_times([load(PROTO), load(PROTO)], engine=Engine(1, Provider("azure")))
+    assert times.shape[1] == 2
+    assert (times > 0).all()
+
+
+def test_tables_name_the_provider_without_its_options() -> None:
+    time = TimeReport(0.5, 0.4, 0.6, 2.0, 1.0, 20, 1, 1, "openvino:device_type=CPU,num_of_threads=1")
+    assert threads_of(time) == "1 thread, on openvino"

@@ -6,6 +6,7 @@ any width; the line between kernel times and end-to-end times takes it in (`late
 """
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.core.engine import Engine
+from onnxprune.core.errors import ModelError
 from onnxprune.core.files import temporary_folder
 from onnxprune.graph.model import Model
 from onnxprune.latency.fused_kernels import STUB
@@ -26,6 +28,8 @@ _ROUNDS = 5
 _RUNS = (2, 20)
 _ROUND_S = 0.004
 _KERNEL = "_kernel_time"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,7 +59,7 @@ def round_times(models: Sequence[Model], *, engine: Engine) -> np.ndarray:
         ModelError: onnxruntime cannot run a kernel.
     """
     if not engine.provider.is_cpu:
-        return _run_times([_start(model, None, engine) for model in models])
+        return _run_times([_start_anywhere(model, engine) for model in models])
     with temporary_folder() as folder:
         running = [_start(model, folder / str(i), engine) for i, model in enumerate(models)]
         for backwards in range(_ROUNDS):
@@ -75,6 +79,18 @@ def _start(model: Model, prefix: Path | None, engine: Engine) -> _Running:
         session.run(None, feed)
     least, most = _RUNS
     return _Running(session, feed, int(np.clip(_ROUND_S / (time.perf_counter() - began), least, most)))
+
+
+def _start_anywhere(model: Model, engine: Engine) -> _Running:
+    """A kernel on the provider, or on the CPU where the provider fails on it alone (OpenVINO does at some widths of 1).
+
+    The whole model may run there nevertheless; what is chosen in the end is built and timed as a whole.
+    """
+    try:
+        return _start(model, None, engine)
+    except ModelError as error:
+        _log.debug("%s; timed on the CPU", error)
+        return _start(model, None, Engine(engine.threads))
 
 
 def _run_times(running: Sequence[_Running]) -> np.ndarray:

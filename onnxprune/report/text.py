@@ -66,9 +66,10 @@ def milliseconds(value: float) -> str:
 
 
 def threads_of(time: TimeReport) -> str:
-    """How a time was measured: its threads, the batch where that is not 1, the provider where it is not the CPU's."""
+    """How a time was measured: threads, the batch if not 1, the provider (without its options) if not the CPU's."""
     threads = several(time.threads, "thread") if time.threads else "all cores"
-    return (threads if time.batch == 1 else f"{threads}, batch {time.batch}") + on_provider(time.provider)
+    batch = "" if time.batch == 1 else f", batch {time.batch}"
+    return threads + batch + on_provider(time.provider.partition(":")[0])
 
 
 def on_provider(provider: str) -> str:

@@ -80,5 +80,5 @@ def test_the_names_of_timing_and_their_defaults_are_in_every_help(run: Callable[
     for command in ("prune", "sweep", "validate", "bench"):
         said = " ".join(run(command, "--help", COLUMNS="200").stdout.replace("│", " ").split())
         for name in ("--latency-batch", "--latency-threads"):
-            assert "default: 1]" in said.partition(name)[2][:200], (command, name)
-        assert "default: cpu]" in said.partition("--provider NAME")[2][:400], command
+            assert "default: 1]" in said.partition(f"{name} N")[2][:200], (command, name)
+        assert "default: cpu]" in said.partition("--provider NAME[:OPTIONS]")[2][:400], command
