@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.core.costs import Costs
+from onnxprune.core.engine import CPU_NAME
 from onnxprune.core.results import (
     GroupResult,
     InputSize,
@@ -321,9 +322,10 @@ def epoch_line(epoch: "Epoch") -> Text:
 def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
     """What training brought."""
     first, best = trained.history[0], trained.history[trained.best]
+    taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
     gain = Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),
         f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
-        (f"   {duration(trained.seconds)} on {trained.device}", DIM),
+        (f"   {duration(trained.seconds)} on {trained.device}{taught}", DIM),
     )
     return Group(gain, Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold")))

@@ -105,7 +105,9 @@ def finetune(
                 write_checkpoint(checkpoint, {"training_identity": mark, **run.state()})
         student.load_state(run.best_state)
     trained = student.written_back(model) if run.best else model
-    return FinetuneResult(trained, model, tuple(run.history), run.best, objective.name, device, perf_counter() - began)
+    seconds = perf_counter() - began
+    history = tuple(run.history)
+    return FinetuneResult(trained, model, history, run.best, objective.name, device, seconds, str(provider))
 
 
 class Training:

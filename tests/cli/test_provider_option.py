@@ -82,3 +82,15 @@ def test_the_names_of_timing_and_their_defaults_are_in_every_help(run: Callable[
         for name in ("--latency-batch", "--latency-threads"):
             assert "default: 1]" in said.partition(f"{name} N")[2][:200], (command, name)
         assert "default: cpu]" in said.partition("--provider NAME[:OPTIONS]")[2][:400], command
+
+
+@pytest.mark.skipif(SECOND not in onnxruntime.get_available_providers(), reason="no second provider")
+def test_a_teacher_runs_on_the_provider(
+    run: Callable[..., Any], lenet: Path, calibration: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    words = ["finetune", lenet, "-o", tmp_path / "out.onnx", "--data", calibration, "--teacher", lenet, "--images", 32]
+    done = run(*words, "--epochs", 1, "--provider", "azure", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["provider"] == "azure"
+    assert "the teacher on azure" in " ".join(done.stderr.split())
