@@ -138,6 +138,17 @@ def test_a_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPa
     assert capfd.readouterr().out == ""  # where onnxruntime announces a fallback
 
 
+def test_an_option_that_a_provider_does_not_know_is_told_in_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "CUDA", "CPU")
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("/onnxruntime/state.cc:1053 F<X> Create(const Options&, const Map&) Invalid option: foo")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(InputError, match=r"'cuda:foo=1' does not start in onnxruntime [0-9.]+: Invalid option: foo$"):
+        require_provider(Provider.parse("cuda:foo=1"))
+
+
 def test_a_provider_that_onnxruntime_goes_on_without_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, "CUDA", "CPU")
     real = onnxruntime.InferenceSession

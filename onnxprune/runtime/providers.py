@@ -1,12 +1,18 @@
 """Execution providers of the installed onnxruntime: which there are, and whether one starts."""
 
+import re
+
 from onnx import TensorProto, helper
 
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.text import first_line
 from onnxprune.runtime.library import onnxruntime
 from onnxprune.runtime.session import installed_name, load_session
 
+# What onnxruntime's messages begin with: a code, then the place in its source and the function's signature.
+_PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(\S+\.cc:\d+ .*?\) (?=[A-Z]))?")
+_NAME = "a model of one node"
 _IR_VERSION, _OPSET = 8, 13  # which every onnxruntime that is supported reads
 
 
@@ -31,7 +37,10 @@ def require_provider(provider: Provider) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "one_node", values[:1], values[1:])
     model = helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", _OPSET)])
     try:
-        load_session(model.SerializeToString(), "a model of one node", engine=Engine(1, provider))
+        load_session(model.SerializeToString(), _NAME, engine=Engine(1, provider))
     except ModelError as error:
-        version = onnxruntime().__version__
-        raise InputError(f"provider {str(provider)!r} does not start in onnxruntime {version}: {error}") from error
+        version, reason = (
+            onnxruntime().__version__,
+            _PLACE.sub("", first_line(error.__cause__ or error)).removeprefix(f"{_NAME}: "),
+        )
+        raise InputError(f"provider {str(provider)!r} does not start in onnxruntime {version}: {reason}") from error
