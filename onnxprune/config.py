@@ -12,10 +12,13 @@ from math import isfinite
 from typing import Any
 
 from onnxprune.core.costs import COST_KINDS, COUNTED
+from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import check, option, parse_size
 
 MOST_THREADS = 1024
+KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")
+"""The rules of `--kernels`."""
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
 
@@ -141,10 +144,16 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class LatencyConfig:
-    """How latency is measured, for `--target latency=0.6` and `--round-to auto`."""
+    """How time is measured: of results beside their originals, and for budgets on latency."""
 
-    batch: int = option(1, "Rows a run.", minimum=1)
-    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
+    batch: int = option(1, "Rows a run where time is measured; a fixed batch holds.", minimum=1, flag="--latency-batch")
+    threads: int = option(
+        1,
+        "Threads of onnxruntime where time is measured; 0 takes all cores.",
+        minimum=0,
+        maximum=MOST_THREADS,
+        flag="--latency-threads",
+    )
     cache: str | None = option(
         None,
         "Folder of the measured kernel times, or off [default: onnxprune in the user's cache folder].",
@@ -191,6 +200,20 @@ SHAPES_HELP = (
 )
 
 
+PROVIDER_FORM = "NAME[:OPTIONS]"
+PROVIDER_HELP = (
+    "Execution provider that onnxruntime runs models on, one of those that the installed onnxruntime has, in short "
+    "(cuda) or in full, with its options (openvino:device_type=CPU); what it cannot run, the CPU does."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """What onnxruntime runs models on."""
+
+    provider: str = option("cpu", PROVIDER_HELP, metavar=PROVIDER_FORM, form=Provider.parse)
+
+
 @dataclass(frozen=True, slots=True)
 class SizesConfig:
     """Sizes of inputs."""
@@ -205,6 +228,7 @@ class RunOptions:
     Attributes:
         seed: of everything random.
         threads: for onnxruntime and linear algebra; 0 takes all cores.
+        provider: execution provider of onnxruntime.
         room: bytes of a run's tensors that may be held in memory.
         cache: folder where finished steps are kept; None keeps none.
     """
@@ -213,6 +237,12 @@ class RunOptions:
     threads: int = 0
     room: float = _ROOM
     cache: str | None = None
+    provider: Provider = dataclasses.field(default_factory=Provider)
+
+    @property
+    def engine(self) -> Engine:
+        """How onnxruntime runs models."""
+        return Engine(self.threads, self.provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +283,10 @@ class PruneConfig:
         words=("kernel", "measured", "auto"),
     )
     kernels: str = option(
-        "cpu",
-        "What the result will run on: the rule of --round-to kernel.",
-        choices=("cpu", "cuda", "tensorrt", "int8", "arm"),
+        "auto",
+        "What the result will run on: the rule of --round-to kernel; auto: cuda or tensorrt for that --provider, else "
+        "cpu.",
+        choices=("auto", *KERNELS),
     )
     lossless: bool = option(
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
@@ -286,6 +317,7 @@ class PruneConfig:
     threads: int = option(
         0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0, maximum=MOST_THREADS
     )
+    provider: str = option("cpu", PROVIDER_HELP, metavar=PROVIDER_FORM, form=Provider.parse)
     executor: str = option(
         "auto",
         "Where independent tasks run: serial (this process), processes, dask://HOST:PORT (a scheduler), or auto: local "
@@ -318,7 +350,23 @@ class PruneConfig:
     @property
     def run(self) -> RunOptions:
         """The options for running models and tasks."""
-        return RunOptions(self.seed, self.threads, self.room, self.cache)
+        return RunOptions(self.seed, self.threads, self.room, self.cache, Provider.parse(self.provider))
+
+    @property
+    def engine(self) -> Engine:
+        """How onnxruntime runs models: for calibration, checks and figures."""
+        return self.run.engine
+
+    @property
+    def timing_engine(self) -> Engine:
+        """How onnxruntime runs models whose time is measured."""
+        return Engine(self.latency.threads, self.run.provider)
+
+    @property
+    def kernel_rule(self) -> str:
+        """Whose kernels `--round-to kernel` asks: the user's choice, else the provider's where it has a rule."""
+        name = self.run.provider.name if self.kernels == "auto" else self.kernels
+        return name if name in KERNELS else "cpu"
 
     @property
     def room(self) -> float:

@@ -86,11 +86,11 @@ def test_the_search_finds_the_fastest_within_the_floor(
 
     monkeypatch.setattr(
         "onnxprune.latency.times.round_times",
-        lambda models, threads: np.outer(np.ones(3), [microseconds(model) for model in models]),
+        lambda models, engine: np.outer(np.ones(3), [microseconds(model) for model in models]),
     )
     monkeypatch.setattr(
         "onnxprune.latency.target.beside",
-        lambda original, other, batch, threads: (1.0, microseconds(other) / microseconds(original)),
+        lambda original, other, batch, engine, known=None: (1.0, microseconds(other) / microseconds(original)),
     )
     found = searched(rows, minimise="time", latency=onnxprune.LatencyConfig(cache="off"))
     assert found.latency is not None

@@ -10,6 +10,7 @@ import pytest
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
 
@@ -34,7 +35,7 @@ def test_accuracy_on_the_shipped_test_rows_is_near_that_on_the_whole_test_set(en
     preprocess = PreprocessConfig(mean=tuple(how["mean"]), std=tuple(how["std"]))
     rows = load_data(FOLDER / "mnist_test.npz", model, preprocess)
     assert len(rows) == 2000
-    assert evaluate(model, rows, threads=1)["top1"] == pytest.approx(entry["top1_test"], abs=0.01)
+    assert evaluate(model, rows, engine=ONE_CORE)["top1"] == pytest.approx(entry["top1_test"], abs=0.01)
 
 
 def test_the_calibration_rows_are_balanced_and_disjoint_from_the_test_rows() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune.core.engine import Engine
 from onnxprune.core.errors import InputError, SlowerError
 from onnxprune.core.results import TimeReport
 from onnxprune.graph.load import load
@@ -33,7 +34,7 @@ def test_every_result_has_its_time(proto):
 
 
 def test_pairs_are_of_the_rows_and_threads_that_were_asked_for(proto):
-    time = time_pair(load(proto), load(proto), batch=4, threads=2, seconds=0)
+    time = time_pair(load(proto), load(proto), batch=4, engine=Engine(2), seconds=0)
     assert (time.batch, time.threads, time.pairs) == (4, 2, 20)
 
 

@@ -22,6 +22,7 @@ from onnxprune import prune
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, OamipConfig, PreprocessConfig, PruneConfig
+from onnxprune.core.engine import Engine
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.scores import Scores
@@ -136,7 +137,7 @@ def repaired(run: Run) -> float:
 
 def measure(run: Run) -> dict[str, float]:
     """Everything the paper's table says of one network."""
-    setting, threads = run.setting, run.threads
+    setting, engine = run.setting, Engine(run.threads)
     trained, initial = run.path("trained"), run.path("initial")
     if not trained.exists():
         make_models.train(setting.network, run.images, trained, seed=run.seed, epochs=run.epochs, initial=initial)
@@ -153,13 +154,13 @@ def measure(run: Run) -> dict[str, float]:
     for name, plan in _baselines(prepared, found.plan, config).items():
         results[name] = prune(model, held_out, evaluation=test, plan=plan, config=config).metrics["top1"].after
     results["repaired"] = repaired(run)
-    results["fine-tuned"] = evaluate(_trained(found.model, run, run.images, 1), test, threads=threads)["top1"]
+    results["fine-tuned"] = evaluate(_trained(found.model, run, run.images, 1), test, engine=engine)["top1"]
     if run.other is not None:
         whole = load(initial)
         part = prune(whole, plan=found.plan, config=PruneConfig(repair=False)).model
         other_test = rows(run.other, "test", run.seed, whole)
         for name, start in (("transferred", part), ("transferred whole", whole)):
-            results[name] = evaluate(_trained(start, run, run.other, run.epochs), other_test, threads=threads)["top1"]
+            results[name] = evaluate(_trained(start, run, run.other, run.epochs), other_test, engine=engine)["top1"]
     return results | {"seconds": seconds}
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
-from onnxprune.config import OutputConfig, PreprocessConfig
+from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.engine import Engine, Provider
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
@@ -14,6 +15,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.runtime.feeds import random_feed
+from onnxprune.runtime.providers import ran_on, require_provider
 from onnxprune.runtime.timing import Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
@@ -29,7 +31,9 @@ def validate(
     images: int | None = None,
     seed: int = 0,
     threads: int = 0,
+    provider: str = "cpu",
     time: bool = True,
+    latency: LatencyConfig | None = None,
     shapes: Given = (),
     progress: Progress = no_progress,
 ) -> Comparison:
@@ -43,15 +47,20 @@ def validate(
         preprocess: how integer images become the models' input.
         images: rows used at most; all by default.
         seed: seed of the choice of rows.
-        threads: threads of onnxruntime; 0 takes all cores. Time is measured with one.
+        threads: threads of onnxruntime for the metrics; 0 takes all cores.
+        provider: execution provider of onnxruntime, with its options, for example "openvino:device_type=CPU".
         time: whether to measure how long a run of both takes.
+        latency: rows a run and threads for that; by default one of each.
         shapes: sizes that the files leave open, by input name.
         progress: told of steps.
 
     Raises:
-        InputError: a file cannot be read, the data do not fit, or the models' outputs do not correspond.
+        InputError: a file cannot be read, the data do not fit, the models' outputs do not correspond, or the installed
+            onnxruntime does not have the provider.
         ModelError: a model cannot be run.
     """
+    engine, latency = Engine(threads, Provider.parse(provider)), latency or LatencyConfig()
+    require_provider(engine.provider)
     first, second = load(original), load(other)
     known = given_sizes(first, shapes)
     with fitting(shapes):
@@ -59,11 +68,12 @@ def validate(
         known = given_sizes(first, shapes, rows.shapes)
         analysed = analyse(first, known)
     progress("compare", 0, 0)
-    metrics = compare(first, second, rows, config=outputs, threads=threads)
+    metrics = compare(first, second, rows, config=outputs, engine=engine)
     measured = None
     if time:
         progress("time", 0, 0)
-        measured = time_pair(first, second, feeds=(first_feed(first, rows), first_feed(second, rows)))
+        feeds = (first_feed(first, rows, latency.batch), first_feed(second, rows, latency.batch))
+        measured = time_pair(first, second, engine=Engine(latency.threads, engine.provider), feeds=feeds)
     return Comparison(
         original=first.name,
         other=second.name,
@@ -74,7 +84,7 @@ def validate(
         warnings=(*slow_result(measured), *heavy_losses(metrics)),
         rows=len(rows),
         source=rows.source,
-        notes=(*rows.notes, *analysed.incomplete),
+        notes=(*rows.notes, *analysed.incomplete, *ran_on(engine.provider)),
         sizes=input_sizes(first, analysed.facts.shapes, shapes, rows.shapes),
     )
 
@@ -86,6 +96,7 @@ def bench(
     preprocess: PreprocessConfig | None = None,
     batch: int = 1,
     threads: int = 0,
+    provider: str = "cpu",
     seconds: float = 5.0,
     warmup: int = 3,
     rounds: int = 10,
@@ -102,6 +113,7 @@ def bench(
         preprocess: how integer images become the models' input.
         batch: rows a run; a model with a fixed batch runs at its own.
         threads: threads of onnxruntime; 0 takes all cores.
+        provider: execution provider of onnxruntime, with its options, for example "openvino:device_type=CPU".
         seconds: time to spend on measured rounds, for all models together.
         warmup: rounds that are not counted.
         rounds: measured rounds at least, whatever the time.
@@ -111,9 +123,12 @@ def bench(
         progress: told of steps.
 
     Raises:
-        InputError: a file cannot be read, or data or sizes do not fit.
+        InputError: a file cannot be read, data or sizes do not fit, or the installed onnxruntime does not have the
+            provider.
         ModelError: a model cannot be run.
     """
+    engine = Engine(threads, Provider.parse(provider))
+    require_provider(engine.provider)
     loaded = [load(model) for model in models]
     known = [given_sizes(model, shapes) for model in loaded]
     with fitting(shapes):
@@ -127,7 +142,7 @@ def bench(
     measured = time_models(
         loaded,
         batch=batch,
-        threads=threads,
+        engine=engine,
         seconds=seconds,
         warmup=warmup,
         rounds=rounds,

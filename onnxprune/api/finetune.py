@@ -7,8 +7,10 @@ from pathlib import Path
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.engine import Provider
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.runtime.providers import require_provider
 from onnxprune.structure.save import save
 from onnxprune.training import Epoch, FinetuneResult
 from onnxprune.training import finetune as train
@@ -55,6 +57,7 @@ def finetune(
     preprocess: PreprocessConfig | None = None,
     images: int | None = None,
     checkpoint: Path | str | None = None,
+    provider: str = "cpu",
     progress: Progress = no_progress,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> TrainedModel:
@@ -70,14 +73,18 @@ def finetune(
         preprocess: how integer images become the model's input.
         images: training rows used at most; all by default.
         checkpoint: file that the state is written to after every epoch; where it exists, training goes on from it.
+        provider: execution provider of onnxruntime that runs the teacher; training itself runs in torch.
         progress: told of steps.
         on_epoch: called after every epoch, also for epoch 0 (the model as it came).
 
     Raises:
-        InputError: a file cannot be read; neither teacher nor labels; torch is missing.
+        InputError: a file cannot be read; neither teacher nor labels; torch is missing; the installed onnxruntime does
+            not have the provider.
         ModelError: an operator has no rule for torch, or nothing can be trained.
     """
     config, preprocess = config or FinetuneConfig(), preprocess or PreprocessConfig()
+    runs_on = Provider.parse(provider)
+    require_provider(runs_on)
     loaded = load(model)
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
     guide = None if teacher is None else load(teacher)
@@ -90,6 +97,7 @@ def finetune(
         outputs=outputs,
         validation=chosen_on,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        provider=runs_on,
         progress=progress,
         on_epoch=on_epoch,
     )

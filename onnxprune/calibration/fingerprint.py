@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.core.engine import Provider
 from onnxprune.graph.model import Model
 from onnxprune.runtime.library import onnxruntime
 from onnxprune.version import __version__
@@ -22,6 +23,11 @@ def fingerprint(model: Model, data: Dataset, options: Mapping[str, object]) -> s
         for name, array in feed.items():
             _add(digest, name, array)
     return digest.hexdigest()
+
+
+def provider_entry(provider: Provider) -> Mapping[str, object]:
+    """The option that says which execution provider ran the model; none for the plain CPU."""
+    return {} if provider == Provider() else {"provider": str(provider)}
 
 
 def content(model: Model) -> bytes:

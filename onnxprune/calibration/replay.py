@@ -11,6 +11,7 @@ import numpy as np
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
+from onnxprune.core.engine import ONE_CORE, Engine
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
@@ -34,6 +35,7 @@ class Replay:
     Attributes:
         model: whose constants later steps use; may be replaced by the same graph with other constants.
         nodes: all nodes, in the order of execution.
+        engine: what steps run on.
     """
 
     def __init__(
@@ -41,14 +43,14 @@ class Replay:
         model: Model,
         nodes: Sequence[Node],
         feeds: Iterable[Mapping[str, np.ndarray]],
-        threads: int,
+        engine: Engine,
         room: Room | None = None,
     ) -> None:
         self.model = model
         self.nodes = tuple(nodes)
         self._room = room or Room()
         self._batches = [Batch(self._room, feed) for feed in feeds]
-        self._threads = threads
+        self.engine = engine
         self._done = 0
         self._moves: list[tuple[Model, int, Sequence[str]]] = []
         # Constants are no results: subgraphs hold those that they read.
@@ -110,7 +112,7 @@ class Replay:
         """The wanted tensors of each batch, with the inputs they were computed from."""
         nodes = needed_nodes(self.nodes[self._done : stop], wanted)
         part = subgraph(model, nodes, self._batches[0], wanted)
-        runner = Runner(part, wanted, threads=self._threads)
+        runner = Runner(part, wanted, engine=self.engine)
         inputs = [value.name for value in part.proto.graph.input]
         for known in self._batches:
             feed = {name: known[name] for name in inputs}
@@ -172,10 +174,10 @@ def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size
     few = data.take(range(count))
     feed = next(few.batches(count))
     wanted = list(graph.outputs)
-    runner = Runner(model, wanted, threads=1)
+    runner = Runner(model, wanted, engine=ONE_CORE)
     expected = [runner.run_feed(part) for part in few.batches(fixed)]
     try:
-        outputs = Runner(subgraph(model, graph.nodes, feed, wanted), wanted, threads=1).run_feed(feed)
+        outputs = Runner(subgraph(model, graph.nodes, feed, wanted), wanted, engine=ONE_CORE).run_feed(feed)
     except ModelError:
         return False
     for name in wanted:

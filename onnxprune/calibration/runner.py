@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.core.engine import ALL_CORES, Engine
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.model import Model
@@ -30,7 +31,7 @@ class Runner:
     Args:
         model: the model; not changed.
         outputs: names of the tensors to hand out, any in the main graph; the model's (tensor) outputs by default.
-        threads: threads of onnxruntime; 0 takes all cores.
+        engine: threads and execution provider of onnxruntime.
         optimise: whether onnxruntime may rewrite the graph.
         row_axes: per output of the model, its axis of rows, which `run` puts first; None where it has none, so that
             the results of runs are stacked. Axis 0 where it is not given.
@@ -44,7 +45,7 @@ class Runner:
         model: Model,
         outputs: Sequence[str] | None = None,
         *,
-        threads: int = 0,
+        engine: Engine = ALL_CORES,
         optimise: bool = True,
         row_axes: Mapping[str, int | None] | None = None,
     ) -> None:
@@ -68,7 +69,7 @@ class Runner:
         self._takes_batches: bool | None = None
         self._row_axes = {} if row_axes is None else row_axes
         taps = [name for name in self._fetched if name not in declared]
-        self._session = open_session(model, taps, threads=threads, optimise=optimise)
+        self._session = open_session(model, taps, engine=engine, optimise=optimise)
 
     def run_feed(self, feed: Feed) -> Arrays:
         """Run the model once on exactly these inputs.
@@ -212,12 +213,12 @@ def collect(
     dataset: Dataset,
     outputs: Sequence[str] | None = None,
     *,
-    threads: int = 0,
+    engine: Engine = ALL_CORES,
     batch_size: int | None = None,
     row_axes: Mapping[str, int | None] | None = None,
 ) -> Arrays:
     """Run a model on a dataset, and return the wanted tensors on all rows; see `Runner`."""
-    return Runner(model, outputs, threads=threads, row_axes=row_axes).collect(dataset, batch_size)
+    return Runner(model, outputs, engine=engine, row_axes=row_axes).collect(dataset, batch_size)
 
 
 def _filled(feed: Feed, size: int) -> Arrays:

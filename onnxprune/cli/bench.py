@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, PreprocessConfig, SizesConfig
+from onnxprune.config import MOST_THREADS, LatencyConfig, PreprocessConfig, ProviderConfig, SizesConfig
 from onnxprune.core.options import option
 
 
@@ -27,8 +27,8 @@ class BenchFiles:
 class BenchConfig:
     """How `bench` measures."""
 
-    batch: int = option(1, "Rows a run; a model with a fixed batch runs at its own.", minimum=1)
-    threads: int = option(1, "Threads of onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
+    batch_: int | None = option(None, "The same as --latency-batch.", minimum=1)
+    threads_: int | None = option(None, "The same as --latency-threads.", minimum=0, maximum=MOST_THREADS)
     seconds: float = option(5.0, "Time to measure, for all models together.", minimum=0)
     warmup: int = option(3, "Rounds that are not counted.", minimum=0)
     rounds: int = option(10, "Measured rounds at least, whatever the time.", minimum=1)
@@ -39,6 +39,8 @@ class BenchConfig:
 @command(
     Section("Files", BenchFiles, "bench"),
     Section("Measurement", BenchConfig, "bench"),
+    Section("Time", LatencyConfig, "latency", omit=("cache",)),
+    Section("Provider", ProviderConfig),
     Section("Sizes", SizesConfig),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
@@ -50,7 +52,7 @@ def bench(
     terminal: Terminal,
 ) -> None:
     """Measure how long models take in onnxruntime, side by side, with their memory and file size."""
-    files, config = given.get(BenchFiles), given.get(BenchConfig)
+    files, config, latency = given.get(BenchFiles), given.get(BenchConfig), given.get(LatencyConfig)
     outputs = Outputs({"--json": files.json}, [*models, files.data, given.file])
 
     from onnxprune.api import compare
@@ -68,8 +70,9 @@ def bench(
             loaded,
             files.data,
             preprocess=given.get(PreprocessConfig),
-            batch=config.batch,
-            threads=config.threads,
+            batch=latency.batch if config.batch_ is None else config.batch_,
+            threads=latency.threads if config.threads_ is None else config.threads_,
+            provider=given.get(ProviderConfig).provider,
             seconds=config.seconds,
             warmup=config.warmup,
             rounds=config.rounds,

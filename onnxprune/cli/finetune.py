@@ -11,7 +11,7 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
+from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig, ProviderConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import option
 
@@ -34,6 +34,7 @@ class FinetuneFiles:
 @command(
     Section("Files", FinetuneFiles, "finetune"),
     Section("Training", FinetuneConfig, "finetune"),
+    Section("Provider", ProviderConfig),
     Section("Outputs", OutputConfig, "outputs", omit=("metric",)),
     Section("Image input", PreprocessConfig, "preprocess"),
 )
@@ -72,6 +73,7 @@ def finetune(
             preprocess=given.get(PreprocessConfig),
             images=files.images,
             checkpoint=files.checkpoint,
+            provider=given.get(ProviderConfig).provider,
             progress=progress,
             on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
         )

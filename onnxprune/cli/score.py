@@ -50,6 +50,7 @@ def score(
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
+    from onnxprune.runtime.providers import ran_on
 
     loaded = load(model)
     outputs.guard([loaded], [files.data])
@@ -58,7 +59,7 @@ def score(
         prepared = prepare(loaded, files.data, config, given.get(PreprocessConfig), clock)
         with clock.stage("score"):
             scores = score_groups(prepared, config, progress=progress)
-    notes = [] if prepared.data is None else [*prepared.data.notes]
+    notes = [*ran_on(config.engine.provider), *(() if prepared.data is None else prepared.data.notes)]
     if prepared.lossless.found:
         notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
     scores = replace(scores, notes=(*notes, *scores.notes))

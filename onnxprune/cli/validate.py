@@ -11,7 +11,14 @@ from onnxprune.cli.command import command
 from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import MOST_THREADS, OutputConfig, PreprocessConfig, SizesConfig
+from onnxprune.config import (
+    MOST_THREADS,
+    LatencyConfig,
+    OutputConfig,
+    PreprocessConfig,
+    ProviderConfig,
+    SizesConfig,
+)
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import option
 
@@ -33,12 +40,16 @@ class ValidateConfig:
     )
     images: int | None = option(None, "Rows used at most [default: all].", minimum=1)
     seed: int = option(0, "Seed of the choice of rows.", minimum=0)
-    threads: int = option(0, "Threads for onnxruntime; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
+    threads: int = option(
+        0, "Threads for onnxruntime, but where time is measured; 0 takes all cores.", minimum=0, maximum=MOST_THREADS
+    )
 
 
 @command(
     Section("Files", ValidateFiles, "validate"),
     Section("Comparison", ValidateConfig, "validate"),
+    Section("Time", LatencyConfig, "latency", omit=("cache",)),
+    Section("Provider", ProviderConfig),
     Section("Outputs", OutputConfig, "outputs"),
     Section("Sizes", SizesConfig),
     Section("Image input", PreprocessConfig, "preprocess"),
@@ -77,6 +88,8 @@ def validate(
             seed=config.seed,
             shapes=shapes,
             threads=config.threads,
+            provider=given.get(ProviderConfig).provider,
+            latency=given.get(LatencyConfig),
             progress=progress,
         )
     terminal.show(validate_summary(comparison))

@@ -20,9 +20,9 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
     """A dataclass field with help text and limits.
 
     `metadata` may add `choices` (or the `registry` that holds them), `minimum`, `maximum` (of whole numbers; by default
-    2^31 - 1), `words` (what a number may be instead), `size` (a text that `parse_size` takes), `metavar` (how the help
-    writes the value), `name` (where the option is not called as the field) and `flag` (where the command line calls it
-    otherwise than the file does).
+    2^31 - 1), `words` (what a number may be instead), `size` (a text that `parse_size` takes), `form` (a function that
+    refuses values of another form), `metavar` (how the help writes the value), `name` (where the option is not called
+    as the field) and `flag` (where the command line calls it otherwise than the file does).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 
@@ -43,6 +43,9 @@ def check(config: Any) -> None:
         words = field.metadata.get("words")
         if words and isinstance(value, str) and value not in words:
             raise InputError(f"{name}: {value!r} is neither a number nor {' or '.join(words)}")
+        form = field.metadata.get("form")
+        if form is not None:
+            form(value)
         if field.metadata.get("size") and value is not None:
             parse_size(value)
         if minimum is not None and isinstance(value, int | float) and not value >= minimum:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from onnxprune.core.engine import CPU_NAME
+
 
 @dataclass(frozen=True, slots=True)
 class NotPruned:
@@ -109,6 +111,7 @@ class LatencyReport:
         batch: rows a run.
         threads: threads of onnxruntime; 0 is all cores.
         rounds: how often the program was solved; after each but the last the table was corrected by the measurement.
+        provider: execution provider of onnxruntime.
     """
 
     before: float
@@ -117,6 +120,7 @@ class LatencyReport:
     batch: int
     threads: int
     rounds: int
+    provider: str = CPU_NAME
 
     @property
     def ratio(self) -> float:
@@ -137,6 +141,7 @@ class TimeReport:
         pairs: number of pairs.
         batch: rows a run.
         threads: threads of onnxruntime; 0 is all cores.
+        provider: execution provider of onnxruntime.
     """
 
     ratio: float
@@ -147,6 +152,7 @@ class TimeReport:
     pairs: int
     batch: int
     threads: int
+    provider: str = CPU_NAME
 
 
 @dataclass(frozen=True, slots=True)

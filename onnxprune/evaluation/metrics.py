@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import OutputConfig
+from onnxprune.core.engine import ALL_CORES, Engine
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.evaluation.labels import Accuracy
@@ -24,7 +25,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
 
 
-def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, float]:
+def evaluate(model: Model, dataset: Dataset, *, engine: Engine = ALL_CORES) -> dict[str, float]:
     """Accuracy of a model on labelled rows, as shares in [0, 1]; empty without labels.
 
     Raises:
@@ -35,7 +36,7 @@ def evaluate(model: Model, dataset: Dataset, *, threads: int = 0) -> dict[str, f
         return {}
     meaning = read_meaning(analyse(model, dataset.shapes))
     accuracy = Accuracy(meaning, dataset.targets, dataset.source, model.name)
-    runner = Runner(model, meaning.outputs, threads=threads, row_axes=meaning.row_axes)
+    runner = Runner(model, meaning.outputs, engine=engine, row_axes=meaning.row_axes)
     for outputs in runner.run(dataset):
         accuracy.add(outputs, outputs)
     return {name: change.before for name, change in accuracy.changes().items()}
@@ -48,7 +49,7 @@ def compare(
     *,
     config: OutputConfig | None = None,
     analysis: Analysis | None = None,
-    threads: int = 0,
+    engine: Engine = ALL_CORES,
 ) -> dict[str, MetricChange]:
     """Metrics of two models on the same rows.
 
@@ -61,7 +62,7 @@ def compare(
         dataset: the rows.
         config: what the user says of the outputs, and a measure of their own.
         analysis: of the original; made by default.
-        threads: threads of onnxruntime; 0 takes all cores.
+        engine: threads and execution provider of onnxruntime.
 
     Raises:
         InputError: labels fit no output, the models' outputs do not correspond, or the user's measure fails.
@@ -74,7 +75,7 @@ def compare(
     judges = meters(meaning)
     kept: tuple[list[Outputs], list[Outputs]] = ([], [])
     error = energy = 0.0
-    for ours, others in _both(original, other, dataset, meaning, threads):
+    for ours, others in _both(original, other, dataset, meaning, engine):
         for name in meaning.outputs:
             a, b = _numbers(ours[name]), _numbers(others[name])
             if a.shape != b.shape:
@@ -106,13 +107,13 @@ def compare(
 
 
 def _both(
-    original: Model, other: Model, dataset: Dataset, meaning: Meaning, threads: int
+    original: Model, other: Model, dataset: Dataset, meaning: Meaning, engine: Engine
 ) -> Iterator[tuple[Outputs, Outputs]]:
     """Outputs of both models batch by batch, under the original's output names."""
     theirs = _matched(original, other, meaning.outputs)
     pairs = [*zip(meaning.outputs, theirs, strict=True)]
-    first = Runner(original, meaning.outputs, threads=threads, row_axes=meaning.row_axes)
-    second = Runner(other, theirs, threads=threads, row_axes={their: meaning.row_axes[our] for our, their in pairs})
+    first = Runner(original, meaning.outputs, engine=engine, row_axes=meaning.row_axes)
+    second = Runner(other, theirs, engine=engine, row_axes={their: meaning.row_axes[our] for our, their in pairs})
     step = lcm(first.fixed_batch or 1, second.fixed_batch or 1)
     size = max(step, first.default_batch(dataset) // step * step)
     for ours, results in zip(first.run(dataset, size), second.run(dataset, size), strict=True):

@@ -64,7 +64,7 @@ def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place])
     sums: dict[Place, np.ndarray] = dict.fromkeys(places, np.zeros(0))
     counts = dict.fromkeys(sums, 0)
     names = list(dict.fromkeys(tensor for tensor, _ in sums))
-    for done, values in enumerate(Runner(context.model, names, threads=context.run.threads).run(data), start=1):
+    for done, values in enumerate(Runner(context.model, names, engine=context.run.engine).run(data), start=1):
         for place, sum_ in sums.items():
             tensor, axis = place
             back = axis - len(context.analysis.shape(tensor))  # runs of single rows may be stacked in front

@@ -41,7 +41,7 @@ def score(context: ScoreContext) -> Scores:
         raise InputError(f"{context.model.name} has no class scores; --importance snip is for classifiers")
     batch = context.data.take(range(min(_BATCH, len(context.data))))
     name, axes = classifier.output, meaning.row_axes
-    outputs = collect(context.model, batch, [name], threads=context.run.threads, row_axes=axes)
+    outputs = collect(context.model, batch, [name], engine=context.run.engine, row_axes=axes)
     logits = classifier.class_scores(outputs[name])[:, 0]
     labels = logits.argmax(1) if batch.classes is None else batch.classes
     notes = (

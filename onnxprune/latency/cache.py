@@ -1,4 +1,4 @@
-"""Stores measured kernel times on disk: one file for each machine, onnxruntime version and number of threads."""
+"""Stores measured kernel times on disk: one file for each machine, onnxruntime version, threads and provider."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import place, read_text
 from onnxprune.runtime.library import onnxruntime
@@ -28,16 +29,18 @@ def default_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "onnxprune"
 
 
-def machine(threads: int) -> dict[str, str]:
-    """A description of everything that kernel times depend on: processor, cores, onnxruntime, threads."""
+def machine(engine: Engine) -> dict[str, str]:
+    """A description of everything that kernel times depend on: processor, cores, onnxruntime, threads, provider."""
     about = {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": platform.processor(),
         "cores": str(os.cpu_count()),
         "onnxruntime": onnxruntime().__version__,
-        "threads": str(threads),
+        "threads": str(engine.threads),
     }
+    if engine.provider != Provider():
+        about["provider"] = str(engine.provider)
     with suppress(OSError, UnicodeDecodeError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -61,16 +64,16 @@ class TimeCache:
     times: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: str | None, threads: int) -> "TimeCache":
+    def open(cls, folder: str | None, engine: Engine) -> "TimeCache":
         """Open the cache of this machine.
 
         A file that cannot be read, or that another machine or version wrote, counts as empty.
 
         Args:
             folder: where the file is; None means the user's cache folder, "off" none at all.
-            threads: threads of onnxruntime.
+            engine: threads and execution provider of onnxruntime.
         """
-        about = machine(threads)
+        about = machine(engine)
         if folder == OFF:
             return cls(None, about)
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

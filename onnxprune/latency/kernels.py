@@ -1,6 +1,12 @@
-"""Measures kernel times with onnxruntime's profiler, running many small models in turn."""
+"""Measures kernel times, running many small models in turn: with onnxruntime's profiler where it tells them.
+
+It tells them on the CPU. Other providers fuse whole graphs, or only start a kernel on a device when its node runs:
+there whole runs are timed, which end when the outputs are back. What such a run costs besides its kernel is the same at
+any width; the line between kernel times and end-to-end times takes it in (`latency.search`).
+"""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.core.engine import Engine
+from onnxprune.core.errors import ModelError
 from onnxprune.core.files import temporary_folder
 from onnxprune.graph.model import Model
 from onnxprune.latency.fused_kernels import STUB
@@ -21,25 +29,28 @@ _RUNS = (2, 20)
 _ROUND_S = 0.004
 _KERNEL = "_kernel_time"
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class _Running:
-    """An onnxruntime session with its profiler switched on."""
+    """An onnxruntime session on a small model, and its runs per round."""
 
     session: Any
     feed: Feed
     runs: int
 
 
-def round_times(models: Sequence[Model], *, threads: int) -> np.ndarray:
+def round_times(models: Sequence[Model], *, engine: Engine) -> np.ndarray:
     """Microseconds that each small model spends in its kernel in one run, without the nodes around it, round by round.
 
     All models run in turn, several rounds over: what is compared within a round met the same speed of the machine. Of a
-    kernel's runs in a round the faster half counts: other processes only ever make a run slower.
+    kernel's runs in a round the faster half counts: other processes only ever make a run slower. On another provider
+    than the CPU's these are times of whole runs.
 
     Args:
         models: small models of kernels, see `latency.fused_kernels`.
-        threads: threads of onnxruntime; 0 takes all cores.
+        engine: threads and execution provider of onnxruntime.
 
     Returns:
         `(rounds, models)`.
@@ -47,8 +58,10 @@ def round_times(models: Sequence[Model], *, threads: int) -> np.ndarray:
     Raises:
         ModelError: onnxruntime cannot run a kernel.
     """
+    if not engine.provider.is_cpu:
+        return _run_times([_start_anywhere(model, engine) for model in models])
     with temporary_folder() as folder:
-        running = [_start(model, folder / str(i), threads) for i, model in enumerate(models)]
+        running = [_start(model, folder / str(i), engine) for i, model in enumerate(models)]
         for backwards in range(_ROUNDS):
             for each in reversed(running) if backwards % 2 else running:
                 for _ in range(each.runs):
@@ -57,8 +70,8 @@ def round_times(models: Sequence[Model], *, threads: int) -> np.ndarray:
         return np.stack([own_times(json.loads(path.read_text(encoding="utf-8")), _ROUNDS) for path in profiles], axis=1)
 
 
-def _start(model: Model, prefix: Path, threads: int) -> _Running:
-    session = open_session(model, threads=threads, profile=prefix)
+def _start(model: Model, prefix: Path | None, engine: Engine) -> _Running:
+    session = open_session(model, engine=engine, profile=prefix)
     feed = random_feed(model)
     with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
         session.run(None, feed)
@@ -66,6 +79,33 @@ def _start(model: Model, prefix: Path, threads: int) -> _Running:
         session.run(None, feed)
     least, most = _RUNS
     return _Running(session, feed, int(np.clip(_ROUND_S / (time.perf_counter() - began), least, most)))
+
+
+def _start_anywhere(model: Model, engine: Engine) -> _Running:
+    """A kernel on the provider, or on the CPU where the provider fails on it alone (OpenVINO does at some widths of 1).
+
+    The whole model may run there nevertheless; what is chosen in the end is built and timed as a whole.
+    """
+    try:
+        return _start(model, None, engine)
+    except ModelError as error:
+        _log.debug("%s; timed on the CPU", error)
+        return _start(model, None, Engine(engine.threads))
+
+
+def _run_times(running: Sequence[_Running]) -> np.ndarray:
+    """Microseconds of whole runs, `(rounds, models)`: the mean over the faster half of each round's runs."""
+    rounds = np.zeros((_ROUNDS, len(running)))
+    for number in range(_ROUNDS):
+        turn = [*enumerate(running)]
+        for index, each in reversed(turn) if number % 2 else turn:
+            taken = []
+            for _ in range(each.runs):
+                began = time.perf_counter()
+                each.session.run(None, each.feed)
+                taken.append(time.perf_counter() - began)
+            rounds[number, index] = 1e6 * float(np.mean(np.sort(taken)[: max(1, len(taken) // 2)]))
+    return rounds
 
 
 def own_times(events: Sequence[dict[str, Any]], rounds: int) -> np.ndarray:

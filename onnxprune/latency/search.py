@@ -151,8 +151,9 @@ class LatencySearch:
             predicted=predicted * best.before,
             measured=best.ratio * best.before,
             batch=self._whole.config.batch,
-            threads=self._whole.config.threads,
+            threads=self._whole.engine.threads,
             rounds=rounds,
+            provider=str(self._whole.engine.provider),
         )
         return replace(best.decision, latency=report)
 

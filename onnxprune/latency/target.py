@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import LatencyConfig, PruneConfig
 from onnxprune.core.clock import Progress
+from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.results import LatencyReport
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
@@ -32,12 +33,14 @@ class Timed:
     Attributes:
         analysis: the original's.
         times: its kernels.
-        config: batch size and threads.
+        config: batch size and cache.
+        engine: threads and execution provider.
     """
 
     analysis: Analysis
     times: FusedKernelTimes
     config: LatencyConfig
+    engine: Engine
 
     @property
     def full(self) -> tuple[int, ...]:
@@ -53,19 +56,19 @@ class Timed:
     def beside(self, other: Model) -> tuple[float, float]:
         """The original's time in milliseconds, and another model's relative to it, measured side by side."""
         known = _shapes(self.analysis)
-        return beside(self.analysis.model, other, self.config.batch, self.config.threads, known)
+        return beside(self.analysis.model, other, self.config.batch, self.engine, known)
 
 
 def beside(
-    original: Model, other: Model, batch: int, threads: int, known: OpenShapes | None = None
+    original: Model, other: Model, batch: int, engine: Engine, known: OpenShapes | None = None
 ) -> tuple[float, float]:
-    """Time two models in turn. On one thread its own time on the processor counts, which no other process prolongs.
+    """Time two models in turn. On one thread of the CPU its own time counts, which no other process prolongs.
 
     Args:
         original: the first model.
         other: the second model.
         batch: rows a run.
-        threads: of onnxruntime.
+        engine: threads and execution provider.
         known: sizes of the inputs, as far as they are known.
 
     Returns:
@@ -75,28 +78,29 @@ def beside(
     before, after = time_models(
         [original, other],
         batch=batch,
-        threads=threads,
+        engine=engine,
         seconds=_MEASURE_S,
         rounds=_PAIRS,
         memory=False,
         known=known,
-        clock=time.thread_time if threads == 1 else time.perf_counter,
+        clock=time.thread_time if engine.threads == 1 and engine.provider.is_cpu else time.perf_counter,
     )
     return before.p10_ms, after.ratio
 
 
 def milliseconds(
-    models: Sequence[Model], batch: int, threads: int, known: OpenShapes | None = None
+    models: Sequence[Model], batch: int, engine: Engine, known: OpenShapes | None = None
 ) -> tuple[float, ...]:
     """Times of models in milliseconds, run in turn: of the first, and of the others by their ratio to it."""
     seconds = _SWEEP_S * len(models)
-    found = time_models(models, batch=batch, threads=threads, seconds=seconds, memory=False, known=known)
+    found = time_models(models, batch=batch, engine=engine, seconds=seconds, memory=False, known=known)
     return tuple(each.ratio * found[0].p10_ms for each in found)
 
 
 def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:
     """The report with measured times of the final model added."""
-    before, ratio = beside(original, result, report.batch, report.threads, known)
+    engine = Engine(report.threads, Provider.parse(report.provider))
+    before, ratio = beside(original, result, report.batch, engine, known)
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=ratio * before)
 
 
@@ -111,9 +115,9 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
     Raises:
         ModelError: the model cannot be run.
     """
-    settings = config.latency
+    settings, engine = config.latency, config.timing_engine
     feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
-    cache = TimeCache.open(settings.cache, settings.threads)
-    times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, settings.threads, progress)
-    return Timed(analysis, times, settings)
+    cache = TimeCache.open(settings.cache, engine)
+    times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, engine, progress)
+    return Timed(analysis, times, settings, engine)

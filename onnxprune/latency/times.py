@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.core.clock import Progress
+from onnxprune.core.engine import Engine
 from onnxprune.graph.model import Model
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.fused_kernels import FusedKernel
@@ -32,7 +33,7 @@ class FusedKernelTimes:
     Attributes:
         kernels: all kernels of the model.
         cache: what is known.
-        threads: threads of onnxruntime.
+        engine: threads and execution provider of onnxruntime.
         progress: told of measured cells.
         checked: whether the kept times were compared with the machine as it is now.
         nothing: names of cells of which removal leaves no node.
@@ -40,7 +41,7 @@ class FusedKernelTimes:
 
     kernels: Sequence[FusedKernel]
     cache: TimeCache
-    threads: int
+    engine: Engine
     progress: Progress
     checked: bool = False
     nothing: set[str] = field(default_factory=set)
@@ -86,7 +87,7 @@ class FusedKernelTimes:
 
     def _samples(self, models: Mapping[str, Model]) -> dict[str, np.ndarray]:
         """Microseconds of each model in each round."""
-        samples = round_times(list(models.values()), threads=self.threads)
+        samples = round_times(list(models.values()), engine=self.engine)
         return {name: samples[:, index] for index, name in enumerate(models)}
 
     def _check(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.subgraph import subgraph
@@ -143,7 +144,7 @@ class Path:
         read = {name for node in nodes for name in node.inputs if name} - made - {*self._model.constants}
         feed = {name: self._value(name, given) for name in read}
         part = subgraph(self._model, nodes, feed, [self.output])
-        return np.asarray(Runner(part, [self.output], threads=1).run_feed(feed)[self.output], np.float64)
+        return np.asarray(Runner(part, [self.output], engine=ONE_CORE).run_feed(feed)[self.output], np.float64)
 
     def _value(self, name: str, given: Mapping[str, np.ndarray]) -> np.ndarray:
         """What a tensor is fed with: given values, sizes where they are known, else 0."""

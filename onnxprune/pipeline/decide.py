@@ -148,10 +148,10 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
     if isinstance(config.round_to, int):
         return Widths.multiples(sizes, config.round_to)
     if config.round_to == "kernel":
-        liked = kernel_steps(prepared.analysis, config.kernels)
-        blocked = BLOCKED.get(config.kernels)
+        liked = kernel_steps(prepared.analysis, config.kernel_rule)
+        blocked = BLOCKED.get(config.kernel_rule)
         work = None if blocked is None else KernelWork(prepared.analysis, blocked)
-        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernels}", work=work)
+        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work)
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config, progress).fast_widths(config)

@@ -21,6 +21,7 @@ from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs,
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
 from onnxprune.runtime.feeds import random_feed
+from onnxprune.runtime.providers import ran_on
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
@@ -51,7 +52,7 @@ def finish(
                 measured_on,
                 config=config.outputs,
                 analysis=prepared.analysis,
-                threads=config.threads,
+                engine=config.engine,
             )
     latency = decision.latency
     if latency is not None:
@@ -108,7 +109,7 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
                 prepared.model,
                 smaller,
                 batch=batch,
-                threads=config.latency.threads,
+                engine=config.timing_engine,
                 seconds=min(MOST_S, _TIMED * spent),
                 feeds=None if feeds is None else (feeds[0], feeds[1]),
                 known=prepared.shapes,
@@ -141,6 +142,7 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
         changed=fitted and (config.repair or config.distill > 0),
         feed=feed,
         original=prepared.model if exact.found else None,
+        engine=config.engine,
     )
 
 
@@ -149,6 +151,7 @@ def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, con
     notes += [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
     for pattern in without_groups(prepared.analysis, config.keep):
         notes.append(f"--keep {pattern!r} matches only what cannot be pruned anyway")
+    notes += ran_on(config.engine.provider)
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if measured_on is not None and measured_on is prepared.data:

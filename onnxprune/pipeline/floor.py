@@ -147,7 +147,7 @@ def smallest(
                 evaluation,
                 config=config.outputs,
                 analysis=prepared.analysis,
-                threads=config.threads,
+                engine=config.engine,
             )
         _, lost = main_loss(prepared.model.name, metrics)
         if holds(lost, config.max_drop):

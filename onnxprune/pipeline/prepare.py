@@ -30,6 +30,7 @@ from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
+from onnxprune.runtime.providers import require_provider
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_prunable, require_understood
@@ -90,6 +91,7 @@ def prepare(
     """
     clock = clock or Clock()
     scorer_row(config.importance)  # an unknown one is refused before any work
+    require_provider(config.engine.provider)
     if config.memory is not None:
         give_back_freed()
     with clock.stage("load"):

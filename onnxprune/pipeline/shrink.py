@@ -47,6 +47,7 @@ def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, 
                 config=training,
                 outputs=config.outputs,
                 validation=held_out,
+                provider=config.engine.provider,
                 progress=progress,
             ).model
     return smaller

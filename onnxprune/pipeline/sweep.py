@@ -153,7 +153,7 @@ def sweep(
 
         with clock.stage("time"):
             models = [prepared.model, *(result.model for _, result in results)]
-            times = milliseconds(models, config.latency.batch, config.latency.threads, prepared.shapes)
+            times = milliseconds(models, config.latency.batch, config.timing_engine, prepared.shapes)
     metric = _metric([result for _, result in results])
     return SweepResult(
         source=prepared.model.name,

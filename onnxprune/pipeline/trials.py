@@ -66,7 +66,7 @@ def judged(
     assert prepared.data is not None  # see `worthwhile`
     fit, held_out = set_apart(prepared.data, _HELD_OUT, last=_TURN)
     meaning = read_meaning(prepared.analysis, config.outputs)
-    outputs = collect(prepared.model, held_out, meaning.outputs, threads=config.threads, row_axes=meaning.row_axes)
+    outputs = collect(prepared.model, held_out, meaning.outputs, engine=config.engine, row_axes=meaning.row_axes)
     reference = Reference(meaning, outputs)
     large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
     losses: list[float] = []
@@ -113,5 +113,5 @@ def _loss(handle: Any, removed: Ids) -> float:
     trial: _Trial = shared(handle)
     smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
     meaning = trial.reference.meaning
-    outputs = collect(smaller, trial.held_out, meaning.outputs, threads=trial.config.threads, row_axes=meaning.row_axes)
+    outputs = collect(smaller, trial.held_out, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
     return trial.reference.divergence(outputs)

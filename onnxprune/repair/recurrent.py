@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.calibration.recurrent_matrix import Block, GateMatrices, Sequences
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import Engine
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node, is_float
 from onnxprune.graph.subgraph import subgraph
@@ -43,10 +44,12 @@ class RecurrentRows:
 class _Layer:
     """The pruned layer, which runs with any weights."""
 
-    def __init__(self, model: Model, node: Node, recurrence: Recurrence, rows: Sequence[RecurrentRows]) -> None:
+    def __init__(
+        self, model: Model, node: Node, recurrence: Recurrence, rows: Sequence[RecurrentRows], engine: Engine
+    ) -> None:
         self._names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
         part = subgraph(model, [node], rows[0].known, [recurrence.output], self._names)
-        self._runner = Runner(part, [recurrence.output], threads=1)
+        self._runner = Runner(part, [recurrence.output], engine=engine.on_one_thread)
         self._inputs = [value.name for value in part.proto.graph.input if value.name not in self._names]
         self._recurrence = recurrence
         self._rows = rows
@@ -73,6 +76,7 @@ def refit_recurrent(
     *,
     last_only: bool,
     generator: np.random.Generator,
+    engine: Engine,
 ) -> dict[str, np.ndarray]:
     """New weights and biases of a recurrent layer; empty where none does better on the sequences kept apart.
 
@@ -85,8 +89,9 @@ def refit_recurrent(
         rows: all batches.
         last_only: whether only the last states are read.
         generator: draws steps.
+        engine: what the layer runs on, on one thread.
     """
-    layer = _Layer(model, node, recurrence, rows)
+    layer = _Layer(model, node, recurrence, rows, engine)
     targets = [_kept_states(batch_rows.original, kept) for batch_rows in rows]
     count = sum(batch_rows.original.inputs.shape[1] for batch_rows in rows)
     apart = np.arange(count) % _HELD_OUT == _HELD_OUT - 1 if count >= 2 * _HELD_OUT else np.ones(count, bool)

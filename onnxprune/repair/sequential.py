@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.fingerprint import content, fingerprint
+from onnxprune.calibration.fingerprint import content, fingerprint, provider_entry
 from onnxprune.calibration.layer_matrix import input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
 from onnxprune.calibration.replay import Replay, batch_feeds
@@ -109,13 +109,14 @@ def repair(
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         options |= {"outputs": () if outputs is None else outputs.kinds}
+        options |= provider_entry(run.provider)
         cache = Cache(run.cache, fingerprint(original, data, options))
     recurrences = refittable(analysis, smaller)
-    reference = Replay(original, ahead.nodes, feeds, run.threads, Room(run.room))
+    reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
     focus = focus_of(meaning, analysis, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
-        Replay(smaller.model, plan.nodes, feeds, run.threads, Room(run.room)),
+        Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
         _Original(reference, analysis, removed, focus),
         _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
         run.seed,
@@ -140,7 +141,7 @@ def repair(
         progress("repair", done, len(nodes))
     refitted = smaller.with_model(sweep.replay.model)
     ours, made = (
-        Replay(model, nodes, feeds, run.threads, Room(run.room))
+        Replay(model, nodes, feeds, run.engine, Room(run.room))
         for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
     )
     targets = {point.layer.node: point for point in points}
@@ -203,9 +204,8 @@ class _Sweep:
         gates = GateMatrices(original, constants)
         kept = np.ones(gates.hidden, bool) if states is None else ~self._reference.removed[states]
         read = original.output in analysis.graph.consumers or original.output in analysis.graph.outputs
-        return refit_recurrent(
-            self.replay.model, node, recurrence, gates, kept, rows, last_only=not read, generator=generator
-        )
+        given = (self.replay.model, node, recurrence, gates, kept, rows)
+        return refit_recurrent(*given, last_only=not read, generator=generator, engine=self.replay.engine)
 
     def settle(self, shift: Shift) -> None:
         """Give a constant that stands for a branch the value at which the sum has the original's mean."""

@@ -30,6 +30,7 @@ from onnxprune.report.text import (
     metric_value,
     milliseconds,
     obstacles,
+    on_provider,
     percent,
     size,
     sizes_line,
@@ -192,6 +193,7 @@ def _decision(result: PruneOutcome) -> Markup:
 def _latency(latency: LatencyReport) -> list[tuple[str, object]]:
     """Section with predicted and measured latency."""
     threads = several(latency.threads, "thread") if latency.threads else "all cores"
+    threads += on_provider(latency.provider)
     predicted, measured = percent(latency.predicted / latency.before), percent(latency.ratio)
     return [
         ("latency left", f"{measured} measured, {predicted} predicted"),

@@ -190,6 +190,7 @@ def finetune_report(
         "best": trained.best,
         "history": plain(trained.history),
         "device": trained.device,
+        "provider": trained.provider,
         "seconds": trained.seconds,
         "seed": config.seed,
         "settings": plain(config),

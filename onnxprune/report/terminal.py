@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.core.costs import Costs
+from onnxprune.core.engine import CPU_NAME
 from onnxprune.core.results import (
     GroupResult,
     InputSize,
@@ -30,6 +31,7 @@ from onnxprune.report.text import (
     metric_value,
     milliseconds,
     obstacles,
+    on_provider,
     percent,
     ratio,
     size,
@@ -207,7 +209,7 @@ def _latency_line(latency: LatencyReport) -> Text:
     return Text.assemble(
         ("latency ", DIM),
         f"{latency.before:.3g} to {latency.measured:.3g} ms, measured {measured} (predicted {predicted})",
-        (f"   batch {latency.batch}, {threads}", DIM),
+        (f"   batch {latency.batch}, {threads}{on_provider(latency.provider)}", DIM),
     )
 
 
@@ -301,6 +303,7 @@ def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
         made.add_row(shown(entry.model), *times, relative, memory, size(entry.file_bytes))
     first = measured[0]
     threads = "all threads" if first.threads == 0 else f"{first.threads} thread" + "s" * (first.threads > 1)
+    threads += on_provider(first.provider)
     how = f"batch {first.batch}, {threads}, {first.rounds} interleaved rounds after {first.warmup} to warm up"
     return Group(made, Text(how, style=DIM), *_sizes(first.sizes))
 
@@ -319,9 +322,10 @@ def epoch_line(epoch: "Epoch") -> Text:
 def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
     """What training brought."""
     first, best = trained.history[0], trained.history[trained.best]
+    taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
     gain = Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),
         f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
-        (f"   {duration(trained.seconds)} on {trained.device}", DIM),
+        (f"   {duration(trained.seconds)} on {trained.device}{taught}", DIM),
     )
     return Group(gain, Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold")))

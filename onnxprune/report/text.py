@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.config import Target
+from onnxprune.core.engine import CPU_NAME
 from onnxprune.core.results import InputSize, MetricChange, NotPruned, TimeReport
 from onnxprune.core.text import SHARE_METRICS, several, visible
 
@@ -65,9 +66,15 @@ def milliseconds(value: float) -> str:
 
 
 def threads_of(time: TimeReport) -> str:
-    """How a time was measured: its threads, and the batch where that is not 1."""
+    """How a time was measured: threads, the batch if not 1, the provider (without its options) if not the CPU's."""
     threads = several(time.threads, "thread") if time.threads else "all cores"
-    return threads if time.batch == 1 else f"{threads}, batch {time.batch}"
+    batch = "" if time.batch == 1 else f", batch {time.batch}"
+    return threads + batch + on_provider(time.provider.partition(":")[0])
+
+
+def on_provider(provider: str) -> str:
+    """The provider that a time was measured on, behind a comma; nothing for the CPU's."""
+    return "" if provider == CPU_NAME else f", on {provider}"
 
 
 def metric_name(name: str) -> str:

@@ -3,13 +3,17 @@
 It imports nothing of the package, so that what is measured is onnxruntime and the model.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
 
-def main(model: str, feeds: str, threads: str) -> None:
-    """Run the model file `model` three times on the arrays of the `.npz` file `feeds`, which are named by position."""
+def main(model: str, feeds: str, threads: str, providers: str) -> None:
+    """Run the model file `model` three times on the arrays of the `.npz` file `feeds`, which are named by position.
+
+    `providers` is a JSON list of execution providers with their options.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its file would stay behind
     import numpy as np
     import onnxruntime as ort
@@ -17,7 +21,8 @@ def main(model: str, feeds: str, threads: str) -> None:
     options = ort.SessionOptions()
     options.intra_op_num_threads = int(threads)
     options.log_severity_level = 4
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    given = [(name, chosen) for name, chosen in json.loads(providers)]
+    session = ort.InferenceSession(model, options, providers=given, enable_fallback=0)
     with np.load(feeds, allow_pickle=False) as held:
         feed = {value.name: held[str(position)] for position, value in enumerate(session.get_inputs())}
     for _ in range(3):

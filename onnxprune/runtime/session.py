@@ -1,4 +1,4 @@
-"""Opens onnxruntime sessions, without log output, on the CPU."""
+"""Opens onnxruntime sessions, without log output."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.core.errors import ModelError
+from onnxprune.core.engine import ALL_CORES, Engine, Provider
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import temporary_folder
 from onnxprune.core.text import first_line
 from onnxprune.graph.model import Model, to_proto
@@ -21,6 +22,8 @@ from onnxprune.runtime.library import onnxruntime
 # A protobuf message ends at 2 GiB; larger models go through a folder with external data.
 INLINE_LIMIT = 1_800_000_000
 
+_SUFFIX = "ExecutionProvider"
+_CPU = "CPU" + _SUFFIX
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
@@ -28,7 +31,7 @@ def open_session(
     model: Model,
     taps: Sequence[str] = (),
     *,
-    threads: int = 0,
+    engine: Engine = ALL_CORES,
     optimise: bool = True,
     entries: Mapping[str, str] | None = None,
     profile: Path | None = None,
@@ -38,29 +41,30 @@ def open_session(
     Args:
         model: the model; not changed.
         taps: tensors to add to the outputs.
-        threads: threads inside an operator; 0 takes all cores.
+        engine: threads and execution provider.
         optimise: whether onnxruntime may rewrite the graph.
         entries: configuration entries of the session. By default idle threads do not spin: sessions share the cores.
         profile: what the name of the profiler's file begins with; None leaves the profiler off.
 
     Raises:
+        InputError: the installed onnxruntime does not have the provider.
         ModelError: onnxruntime cannot load the model.
     """
     tapped = _with_outputs(model, taps) if taps else model
     if model.stored_bytes <= INLINE_LIMIT:
         data = to_proto(tapped).SerializeToString()
-        return load_session(data, model.name, threads=threads, optimise=optimise, entries=entries, profile=profile)
+        return load_session(data, model.name, engine=engine, optimise=optimise, entries=entries, profile=profile)
     with temporary_folder() as folder:
         path = folder / "model.onnx"
         write(replace(tapped, external=True), path)
-        return load_session(path, model.name, threads=threads, optimise=optimise, entries=entries, profile=profile)
+        return load_session(path, model.name, engine=engine, optimise=optimise, entries=entries, profile=profile)
 
 
 def load_session(
     source: Path | bytes,
     name: str,
     *,
-    threads: int = 0,
+    engine: Engine = ALL_CORES,
     optimise: bool = True,
     entries: Mapping[str, str] | None = None,
     profile: Path | None = None,
@@ -71,18 +75,21 @@ def load_session(
     Args:
         source: the file or the bytes.
         name: what messages begin with.
-        threads: threads inside an operator; 0 takes all cores.
+        engine: threads and execution provider.
         optimise: whether onnxruntime may rewrite the graph.
         entries: configuration entries of the session; by default idle threads do not spin.
         profile: what the name of the profiler's file begins with; None leaves the profiler off.
         what: what messages call the model.
 
     Raises:
-        ModelError: onnxruntime cannot load it.
+        InputError: the installed onnxruntime does not have the provider.
+        ModelError: onnxruntime cannot load it, or the provider does not start.
     """
     ort = onnxruntime()
+    providers = session_providers(engine.provider)
+    first, _ = providers[0]
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = engine.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     for key, value in (entries or {"session.intra_op.allow_spinning": "0"}).items():
@@ -94,7 +101,41 @@ def load_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     with runtime_errors(f"{name}: onnxruntime cannot load {what}"):
         given = str(source) if isinstance(source, Path) else source
-        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        # Without `enable_fallback=0` it prints on stdout, and goes on with the CPU, where a provider fails.
+        session = ort.InferenceSession(given, options, providers=providers, enable_fallback=0)
+    if first not in session.get_providers():  # its libraries are missing, and onnxruntime went on without it
+        raise ModelError(f"{name}: onnxruntime cannot start {first}; install what it needs, or use another --provider")
+    return session
+
+
+def session_providers(provider: Provider) -> list[tuple[str, dict[str, str]]]:
+    """What a session is opened with: the provider with its options, and the CPU's behind it.
+
+    Raises:
+        InputError: the installed onnxruntime does not have it.
+    """
+    wanted = (installed_name(provider), dict(provider.options))
+    return [wanted] if provider.is_cpu else [wanted, (_CPU, {})]
+
+
+def installed_name(provider: Provider) -> str:
+    """The name by which the installed onnxruntime knows a provider.
+
+    Raises:
+        InputError: it does not have it; the message says which it has.
+    """
+    if provider.is_cpu:
+        return _CPU
+    ort = onnxruntime()
+    installed: list[str] = ort.get_available_providers()
+    for name in installed:
+        if name.removesuffix(_SUFFIX).lower() == provider.name:
+            return name
+    has = ", ".join(name.removesuffix(_SUFFIX) for name in installed)
+    raise InputError(
+        f"provider {provider.name!r} is not in the installed onnxruntime {ort.__version__}, which has {has}; "
+        "install the build of onnxruntime that brings it"
+    )
 
 
 def run_session(session: Any, feed: Mapping[str, np.ndarray], name: str, what: str = "the model") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Measures latency, peak memory and file size of models in onnxruntime, run in turn."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.core.engine import ALL_CORES, CPU_NAME, ONE_CORE, Engine
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import temporary_folder
 from onnxprune.core.results import InputSize, TimeReport
@@ -18,7 +20,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.write import write
 from onnxprune.runtime.feeds import Feed, random_feed
-from onnxprune.runtime.session import open_session, runtime_errors
+from onnxprune.runtime.session import open_session, runtime_errors, session_providers
 
 Clock = Callable[[], float]
 
@@ -50,6 +52,7 @@ class Latency:
         peak_bytes: peak memory of a process that runs this model alone; None where it was not measured.
         file_bytes: size of the model's file, with its external data.
         sizes: the sizes of inputs that the file leaves open, as they were taken.
+        provider: execution provider of onnxruntime.
     """
 
     model: str
@@ -65,13 +68,14 @@ class Latency:
     peak_bytes: int | None
     file_bytes: int
     sizes: tuple[InputSize, ...] = ()
+    provider: str = CPU_NAME
 
 
 def time_models(
     models: Sequence[Model],
     *,
     batch: int = 1,
-    threads: int = 0,
+    engine: Engine = ALL_CORES,
     seconds: float = 5.0,
     warmup: int = 3,
     rounds: int = 10,
@@ -86,7 +90,7 @@ def time_models(
     Args:
         models: the first is what the others are compared with.
         batch: rows a run; a model with a fixed batch runs at its own.
-        threads: threads of onnxruntime; 0 takes all cores.
+        engine: threads and execution provider.
         seconds: time to spend on measured rounds, for all models together.
         warmup: rounds that are not counted.
         rounds: measured rounds at least, whatever the time.
@@ -103,8 +107,8 @@ def time_models(
     if not models or batch < 1 or rounds < 1 or warmup < 0:
         raise InputError("latency needs at least one model, one row and one round")
     feeds = [random_feed(model, batch, seed, known) for model in models] if feeds is None else feeds
-    sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
-    sizes = [_file_and_memory(m, f, threads, memory) for m, f in zip(models, feeds, strict=True)]
+    sessions = [open_session(model, engine=engine, entries=_ENTRIES) for model in models]
+    sizes = [_file_and_memory(m, f, engine, memory) for m, f in zip(models, feeds, strict=True)]
     runs = []
     for model, session, feed in zip(models, sessions, feeds, strict=True):
         with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
@@ -123,12 +127,13 @@ def time_models(
                 p90_ms=high,
                 ratio=float(np.median(samples[:, index] / samples[:, 0])),
                 batch=_rows(model, feed),
-                threads=threads,
+                threads=engine.threads,
                 warmup=warmup,
                 rounds=len(samples),
                 runs=runs[index],
                 peak_bytes=peak,
                 file_bytes=file_bytes,
+                provider=str(engine.provider),
             )
         )
     return tuple(results)
@@ -139,7 +144,7 @@ def time_pair(
     result: Model,
     *,
     batch: int = 1,
-    threads: int = 1,
+    engine: Engine = ONE_CORE,
     seconds: float = MOST_S,
     feeds: tuple[Feed, Feed] | None = None,
     known: OpenShapes | None = None,
@@ -150,7 +155,7 @@ def time_pair(
         original: the original.
         result: the model that came out of it.
         batch: rows a run; a model with a fixed batch runs at its own.
-        threads: threads of onnxruntime; 0 takes all cores.
+        engine: threads and execution provider.
         seconds: time to go on measuring once there are enough pairs.
         feeds: what each of them runs on; by default random rows.
         known: sizes of random rows, as far as they are known.
@@ -161,7 +166,7 @@ def time_pair(
     """
     models = (original, result)
     given = tuple(random_feed(model, batch, known=known) for model in models) if feeds is None else feeds
-    sessions = [open_session(model, threads=threads, entries=_ENTRIES) for model in models]
+    sessions = [open_session(model, engine=engine, entries=_ENTRIES) for model in models]
     runs, first = [], 0.0
     for model, session, feed in zip(models, sessions, given, strict=True):
         with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
@@ -174,7 +179,8 @@ def time_pair(
     ratios = samples[:, 1] / samples[:, 0]
     low, median, high = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
     before, after = (float(value) * 1e3 for value in np.median(samples, axis=0))
-    return TimeReport(median, low, high, before, after, len(samples), _rows(original, given[0]), threads)
+    rows, provider = _rows(original, given[0]), str(engine.provider)
+    return TimeReport(median, low, high, before, after, len(samples), rows, engine.threads, provider)
 
 
 def _interleaved(
@@ -216,7 +222,7 @@ def _rows(model: Model, feed: Feed) -> int:
     return len(feed[batched[0]]) if batched else 1
 
 
-def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tuple[int, int | None]:
+def _file_and_memory(model: Model, feed: Feed, engine: Engine, memory: bool) -> tuple[int, int | None]:
     """Size of the model's file, and peak memory of a process that runs it, in bytes."""
     with temporary_folder() as folder:
         path = folder / "model.onnx"
@@ -230,7 +236,8 @@ def _file_and_memory(model: Model, feed: Feed, threads: int, memory: bool) -> tu
         ordered = {str(position): feed[spec.name] for position, spec in enumerate(input_specs(model))}
         np.savez(feeds, allow_pickle=False, **ordered)
         script = Path(__file__).with_name("peak_memory.py")
-        command = [sys.executable, str(script), str(path), str(feeds), str(threads)]
+        providers = json.dumps(session_providers(engine.provider))
+        command = [sys.executable, str(script), str(path), str(feeds), str(engine.threads), providers]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.core.engine import ALL_CORES, Engine
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, constant_nodes, to_proto
@@ -68,6 +69,7 @@ class RemovalCheck:
             against the oracle, and of the file only shapes, types and finite values are asked.
         feed: inputs to compare on; random ones by default.
         original: the model whose outputs that one must have; None where it is the same one.
+        engine: what the file must run on too. Values are compared on the CPU, whose rounding the comparison knows.
     """
 
     analysis: Analysis
@@ -75,6 +77,7 @@ class RemovalCheck:
     changed: bool = True
     feed: Feed | None = None
     original: Model | None = None
+    engine: Engine = ALL_CORES
 
     def __call__(self, path: Path) -> None:
         """Check one written file.
@@ -98,6 +101,7 @@ class RemovalCheck:
                 self._same_form(found, original)
                 if not self.changed and optimise == optimised:
                     self._same_values(found, original, feed, path, optimise=optimise)
+        self._runs_on_engine(path, feed, original)
         if self.changed:
             plain = to_proto(remove(self.analysis, self.removed)).SerializeToString()
             outputs = _run(_session(plain, self.analysis.name, optimise=optimised), feed, self.analysis.name)
@@ -114,6 +118,15 @@ class RemovalCheck:
             found = self._outputs(path, feed, optimise=optimise)
             if found is not None:
                 self._same_form(found, original)
+        self._runs_on_engine(path, feed, original)
+
+    def _runs_on_engine(self, path: Path, feed: Feed, original: Outputs) -> None:
+        """Check that the written file runs on another provider than the CPU's, with outputs of the same form."""
+        if self.engine.provider.is_cpu:
+            return
+        found = self._outputs(path, feed, optimise=True, engine=self.engine)
+        if found is not None:
+            self._same_form(found, original)
 
     def _feeds(self) -> list[Feed]:
         return [self.feed] if self.feed is not None else list(random_feeds(self.analysis.model))
@@ -139,13 +152,15 @@ class RemovalCheck:
             raise failure
         return None
 
-    def _outputs(self, path: Path, feed: Feed, *, optimise: bool) -> Outputs | None:
+    def _outputs(self, path: Path, feed: Feed, *, optimise: bool, engine: Engine = ALL_CORES) -> Outputs | None:
         """Outputs of the written file; None where it fails to run only as the original fails too."""
         try:
-            return _run(_session(path, self.analysis.name, optimise=optimise), feed, self.analysis.name)
+            session = _session(path, self.analysis.name, optimise=optimise, engine=engine)
+            return _run(session, feed, self.analysis.name)
         except ModelError:
             try:
-                _run(open_session(self.analysis.model, optimise=optimise), feed, self.analysis.name)
+                session = open_session(self.analysis.model, optimise=optimise, engine=engine)
+                _run(session, feed, self.analysis.name)
             except ModelError:
                 return None
             raise
@@ -250,10 +265,17 @@ def _tapped(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, label: str
     return _run(_session(tapped.SerializeToString(), label, optimise=optimise), feed, label)
 
 
-def _session(source: Path | bytes, name: str, *, optimise: bool = False, what: str = "the result") -> Any:
+def _session(
+    source: Path | bytes,
+    name: str,
+    *,
+    optimise: bool = False,
+    what: str = "the result",
+    engine: Engine = ALL_CORES,
+) -> Any:
     # One run a session: packing weights would only copy them.
     entries = {"session.disable_prepacking": "1"}
-    return load_session(source, name, optimise=optimise, entries=entries, what=what)
+    return load_session(source, name, engine=engine, optimise=optimise, entries=entries, what=what)
 
 
 def _run(session: Any, feed: Feed, name: str, what: str = "the result") -> Outputs:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
 from onnxprune.runtime.feeds import random_array
@@ -56,7 +57,7 @@ def run(model: Model, feed: Mapping[str, np.ndarray], *, optimise: bool = False)
     Raises:
         ModelError: it cannot load or run the model.
     """
-    session = open_session(model, threads=1, optimise=optimise)
+    session = open_session(model, engine=ONE_CORE, optimise=optimise)
     with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
         return list(session.run(None, dict(feed)))
 

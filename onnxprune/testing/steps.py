@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.importance.oamip.compile import compile_network
@@ -31,7 +32,7 @@ def check_steps(analysis: Analysis) -> frozenset[str]:
     feed = random_feed(analysis, np.random.default_rng(1))
     tensors = [name for node in nodes for name in node.outputs if name]
     taps = [name for name in tensors if name not in analysis.graph.outputs]
-    session = open_session(analysis.model, taps, threads=1, optimise=False)
+    session = open_session(analysis.model, taps, engine=ONE_CORE, optimise=False)
     with runtime_errors(f"{analysis.name}: onnxruntime cannot run the model"):
         values = feed | dict(zip(tensors, session.run(tensors, feed), strict=True))
     compared = set()

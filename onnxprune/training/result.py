@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from onnxprune.core.engine import CPU_NAME
 from onnxprune.graph.model import Model
 
 
@@ -40,6 +41,7 @@ class FinetuneResult:
             "distillation+labels".
         device: where torch ran: "cpu" or "cuda".
         seconds: wall-clock time in all.
+        provider: execution provider of onnxruntime for the teacher's outputs.
     """
 
     model: Model
@@ -49,3 +51,4 @@ class FinetuneResult:
     loss: str
     device: str
     seconds: float
+    provider: str = CPU_NAME

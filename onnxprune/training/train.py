@@ -14,6 +14,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig, OutputConfig
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.options import check
 from onnxprune.graph.model import Model
@@ -30,6 +31,7 @@ from onnxprune.training.result import Epoch, FinetuneResult
 # Gradients are scaled down to this norm: the first, large errors of a pruned model must not undo what repair did.
 _LARGEST_GRADIENT = 1.0
 _PROBED_ROWS = 4
+_CPU = Provider()
 _REFERENCE_ROWS = 256  # of the teacher, which settle what its outputs are measured in
 
 
@@ -42,6 +44,7 @@ def finetune(
     outputs: OutputConfig | None = None,
     validation: Dataset | None = None,
     checkpoint: Path | None = None,
+    provider: Provider = _CPU,
     progress: Progress = no_progress,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> FinetuneResult:
@@ -59,6 +62,7 @@ def finetune(
         outputs: what the user says of the outputs.
         validation: rows that choose the best epoch; by default a share of `data` is held out for it.
         checkpoint: file that the state is written to after every epoch; where it exists, training goes on from it.
+        provider: execution provider that runs the teacher in onnxruntime.
         progress: told of steps ("finetune", steps done, steps in all).
         on_epoch: called after every epoch, also for epoch 0 (the model as it came).
 
@@ -83,7 +87,9 @@ def finetune(
         config = settled(config, probe, teacher is not None)
         classes = _classes(student, probe, meaning)
         labels = data.classes if validation is None else _both(data.classes, validation.classes)
-        taught = None if teacher is None else _reference(teacher, theirs, meaning, rows, config.threads)
+        taught = (
+            None if teacher is None else _reference(teacher, theirs, meaning, rows, Engine(config.threads, provider))
+        )
         objective = choose_objective(model.name, meaning, labels, classes, taught, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
         if checkpoint is not None:
@@ -99,7 +105,9 @@ def finetune(
                 write_checkpoint(checkpoint, {"training_identity": mark, **run.state()})
         student.load_state(run.best_state)
     trained = student.written_back(model) if run.best else model
-    return FinetuneResult(trained, model, tuple(run.history), run.best, objective.name, device, perf_counter() - began)
+    seconds = perf_counter() - began
+    history = tuple(run.history)
+    return FinetuneResult(trained, model, history, run.best, objective.name, device, seconds, str(provider))
 
 
 class Training:
@@ -267,11 +275,11 @@ def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: Output
     return read_meaning(analyse(source, rows.shapes), outputs)
 
 
-def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, threads: int) -> Reference:
+def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, engine: Engine) -> Reference:
     """The teacher's outputs on some rows, under the model's output names."""
     some = rows.take(range(min(_REFERENCE_ROWS, len(rows))))
     axes = {name: meaning.row_axes[name_here] for name_here, name in zip(meaning.outputs, theirs, strict=True)}
-    outputs = collect(teacher, some, theirs, threads=threads, row_axes=axes)
+    outputs = collect(teacher, some, theirs, engine=engine, row_axes=axes)
     return Reference(
         meaning, {name_here: outputs[name] for name_here, name in zip(meaning.outputs, theirs, strict=True)}
     )

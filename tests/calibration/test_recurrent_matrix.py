@@ -5,6 +5,7 @@ import pytest
 
 from onnxprune.calibration.recurrent_matrix import Block, GateMatrices, Sequences
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.structure.complete import completed
@@ -31,7 +32,7 @@ def layer(op_type, more, direction, *, bias=True, start=True):
     a = completed(analyse(load(proto), {"x": (6, 3, 5)}))
     (recurrence,) = a.recurrences
     x = np.random.default_rng(0).standard_normal((6, 3, 5)).astype(np.float32)
-    states = Runner(a.model, [recurrence.output], threads=1).run_feed({"x": x})
+    states = Runner(a.model, [recurrence.output], engine=ONE_CORE).run_feed({"x": x})
     constants = dict(a.model.constants)
     return GateMatrices(recurrence, constants), Sequences.read(recurrence, {"x": x, **constants, **states})
 

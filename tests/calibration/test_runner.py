@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import Runner, collect
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
@@ -48,7 +49,7 @@ def expected(model, x):
 def test_results_do_not_depend_on_how_rows_are_cut(batch, count, size):
     model, x = network(batch), rows(count)
     hidden, y = expected(model, x)
-    batches = list(Runner(model, ["y", "h"], threads=1).run(dataset(model, x), size))
+    batches = list(Runner(model, ["y", "h"], engine=ONE_CORE).run(dataset(model, x), size))
     assert all(list(batch) == ["y", "h"] for batch in batches)
     np.testing.assert_allclose(np.concatenate([b["y"] for b in batches]), y, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.concatenate([b["h"] for b in batches]), hidden, rtol=1e-5, atol=1e-6)
@@ -88,7 +89,7 @@ def test_unknown_tensor_is_refused():
 def counted(model, monkeypatch):
     """A runner and the list of the batch sizes that it gives to onnxruntime."""
     sizes = []
-    runner = Runner(model, threads=1)
+    runner = Runner(model, engine=ONE_CORE)
     run = runner._run
 
     def counting(feed, names):
@@ -233,8 +234,8 @@ REAL = [
 def test_real_models_give_the_same_in_batches_and_alone(corpus_path, name):
     model = load(corpus_path(f"models/{name}"))
     data = load_data("random", model, limit=3)
-    runner = Runner(model, threads=1)
-    together, alone = runner.collect(data, 2), Runner(model, threads=1).collect(data, 1)
+    runner = Runner(model, engine=ONE_CORE)
+    together, alone = runner.collect(data, 2), Runner(model, engine=ONE_CORE).collect(data, 1)
     assert together.keys() == alone.keys()
     for output, values in together.items():
         assert len(values) == 3

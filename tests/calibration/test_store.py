@@ -14,6 +14,7 @@ from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Batch, Room
 from onnxprune.config import PruneConfig
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import parse_size
 from onnxprune.graph.load import load
@@ -77,7 +78,7 @@ def test_tensors_of_a_session_are_held_in_memory_of_their_own():
 def test_what_a_step_reads_and_hands_out_is_read_once(reads):
     model = load(example(NETWORK, WEIGHTS))
     feeds = [{"x": np.full((2, 3, 8, 8), value, np.float32)} for value in (1, 2)]
-    replay = Replay(model, read_graph(model).nodes, feeds, 1, Room(0))
+    replay = Replay(model, read_graph(model).nodes, feeds, ONE_CORE, Room(0))
     replay.advance(replay.after("s"))
     found = replay.peek(replay.after("a"), ["s", "a"])
     next(found)

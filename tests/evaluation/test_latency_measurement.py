@@ -8,6 +8,7 @@ import pytest
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
@@ -21,7 +22,7 @@ def network(width, batch="N"):
 
 
 def test_sizes_belong_to_their_models():
-    results = time_models([network(20_000), network(8)], batch=4, threads=1, seconds=0, warmup=1, rounds=5)
+    results = time_models([network(20_000), network(8)], batch=4, engine=ONE_CORE, seconds=0, warmup=1, rounds=5)
     for result in results:
         assert 0 < result.p10_ms <= result.median_ms <= result.p90_ms
         assert (result.batch, result.threads, result.warmup, result.rounds) == (4, 1, 1, 5)
@@ -34,7 +35,7 @@ def test_sizes_belong_to_their_models():
 def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
     speeds, calls = {}, []
 
-    def sample(session, feed, runs):
+    def sample(session, feed, runs, clock):
         base = speeds.setdefault(id(session), 2e-3 / 2 ** len(speeds))
         calls.append(base)
         # Each pair of calls takes twice the time of the pair before.
@@ -51,7 +52,7 @@ def test_a_machine_that_slows_down_meets_all_models_alike(monkeypatch):
 
 def test_peak_memory_is_that_of_a_process_of_its_own():
     ballast = np.ones(25_000_000)
-    (result,) = time_models([network(8)], seconds=0, warmup=0, rounds=1, threads=1)
+    (result,) = time_models([network(8)], seconds=0, warmup=0, rounds=1, engine=ONE_CORE)
     assert 10_000_000 < result.peak_bytes < ballast.nbytes
 
 
@@ -64,7 +65,8 @@ def test_memory_is_left_out_on_request():
 def test_time_budget_adds_rounds(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr("onnxprune.runtime.timing.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    results = [time_models([network(8)], seconds=s, warmup=0, rounds=1, memory=False)[0] for s in (0, 10, 100)]
+    ticks = {"warmup": 0, "rounds": 1, "memory": False, "clock": lambda: float(next(clock))}
+    results = [time_models([network(8)], seconds=s, **ticks)[0] for s in (0, 10, 100)]
     assert results[0].rounds == 1 < results[1].rounds < results[2].rounds < 100
 
 
@@ -107,5 +109,5 @@ def test_models_that_cannot_run_are_reported():
 
 @pytest.mark.parametrize("name", ["silero_vad/silero_vad_16k_op15.onnx", "yunet/yunet_n_dynamic.onnx"])
 def test_real_models_with_several_or_free_dimensions(corpus_path, name):
-    (result,) = time_models([load(corpus_path(f"models/{name}"))], seconds=0, warmup=0, rounds=1, threads=1)
+    (result,) = time_models([load(corpus_path(f"models/{name}"))], seconds=0, warmup=0, rounds=1, engine=ONE_CORE)
     assert result.peak_bytes > result.file_bytes

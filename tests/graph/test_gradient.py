@@ -9,6 +9,7 @@ from onnx import helper
 from oracle import analysed, random_feed, run
 from random_graphs import graphs
 
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.ops import handler_of, handlers
@@ -61,7 +62,7 @@ def products(a: Analysis, feed: dict, direction: np.ndarray, wanted: dict[str, i
     model, outputs = gradient_model(a, a.graph.outputs[0], wanted)
     if not outputs:  # the first output does not depend on channels
         return {}
-    found = open_session(model, threads=1).run(list(outputs.values()), {**feed, SEED: direction})
+    found = open_session(model, engine=ONE_CORE).run(list(outputs.values()), {**feed, SEED: direction})
     return dict(zip(outputs, found, strict=True))
 
 

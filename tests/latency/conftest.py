@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from onnxprune.core.engine import Engine
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.structure.coupling import analyse
@@ -70,7 +71,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replaces the measurement of kernels; holds how many were asked for, call by call. Every round is slower."""
     calls: list[int] = []
 
-    def times(models: Sequence[Model], *, threads: int) -> np.ndarray:
+    def times(models: Sequence[Model], *, engine: Engine) -> np.ndarray:
         calls.append(len(models))
         return np.outer([1.0, 2.0, 3.0], [pretended_time(model) for model in models]) / 2
 
@@ -97,7 +98,7 @@ def pretend_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Model]
     def use(clock: Callable[[Model], float]) -> None:
         monkeypatch.setattr(
             "onnxprune.latency.target.beside",
-            lambda original, other, batch, threads, known=None: (clock(original), clock(other) / clock(original)),
+            lambda original, other, batch, engine, known=None: (clock(original), clock(other) / clock(original)),
         )
 
     return use

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
@@ -44,7 +45,7 @@ def test_widths_reach_the_small_model(network: Model) -> None:
     small = kernel.at((12, 5))
     assert (5, 12, 3, 3) in [array.shape for array in small.constants.values()]
     feed = random_feed(small)
-    outputs = open_session(small, threads=1).run(None, feed)
+    outputs = open_session(small, engine=ONE_CORE).run(None, feed)
     assert all(np.isfinite(output).all() for output in outputs)
 
 
@@ -54,7 +55,7 @@ def test_every_site_of_the_shipped_models_runs_at_least_width() -> None:
         analysis = analyse(model)
         for kernel in cut(model):
             small = kernel.at(kernel.widths([1] * len(analysis.groups)))
-            outputs = open_session(small, threads=1).run(None, random_feed(small))
+            outputs = open_session(small, engine=ONE_CORE).run(None, random_feed(small))
             assert all(np.isfinite(output).all() for output in outputs)
 
 

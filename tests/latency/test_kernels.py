@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.latency.fused_kernels import fused_kernels
@@ -49,7 +50,7 @@ def test_real_sites_have_times(network: Model) -> None:
     analysis = analyse(network)
     found = fused_kernels(analysis)
     by_key = {kernel.key: kernel for kernel in found}
-    times = round_times([kernel.analysis.model for kernel in by_key.values()], threads=1).mean(axis=0)
+    times = round_times([kernel.analysis.model for kernel in by_key.values()], engine=ONE_CORE).mean(axis=0)
     convolutions = [time for kernel, time in zip(by_key.values(), times, strict=True) if kernel.nodes[0][0] in "ab"]
     assert all(time >= 0 for time in times)
     assert all(time > 0 for time in convolutions)
@@ -69,7 +70,7 @@ def test_kernels_that_onnxruntime_removes_take_no_time() -> None:
         {"zero": np.array([0]), "one": np.array([1]), "minus": np.array([-1])},
     )
     found = fused_kernels(analyse(load(proto)))
-    times = round_times([kernel.analysis.model for kernel in found], threads=1).mean(axis=0)
+    times = round_times([kernel.analysis.model for kernel in found], engine=ONE_CORE).mean(axis=0)
     by_node = {kernel.nodes[0]: time for kernel, time in zip(found, times, strict=True)}
     assert by_node["s"] == 0
     assert by_node["h"] > 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.core.clock import no_progress
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.model import Model
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
@@ -15,7 +16,7 @@ from onnxprune.structure.coupling import analyse
 
 def site_times(model: Model) -> tuple[FusedKernelTimes, list[int]]:
     analysis = analyse(model)
-    times = FusedKernelTimes(fused_kernels(analysis), TimeCache(None, {}), 1, no_progress)
+    times = FusedKernelTimes(fused_kernels(analysis), TimeCache(None, {}), ONE_CORE, no_progress)
     return times, [len(group) for group in analysis.groups]
 
 

@@ -8,6 +8,7 @@ import pytest
 import onnxprune
 from onnxprune.config import LatencyConfig, PruneConfig
 from onnxprune.core.clock import no_progress
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.model import Model
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.cost import cost_table
@@ -29,14 +30,14 @@ def test_a_kernel_without_an_end_is_what_removal_leaves(network: Model) -> None:
     left = kernels["b0"].at((0, 16))
     assert left is not None
     assert [node.op_type for node in left.proto.graph.node if not node.name.startswith("stub")] == ["Add", "Relu"]
-    outputs = open_session(left, threads=1).run(None, random_feed(left))
+    outputs = open_session(left, engine=ONE_CORE).run(None, random_feed(left))
     assert all(np.isfinite(output).all() for output in outputs)
 
 
 def test_fixed_costs_vanish_with_the_branch(network: Model, pretended: Kernels) -> None:
     """A single channel costs as much as eight; none costs nothing."""
     analysis = analyse(network)
-    times = FusedKernelTimes(fused_kernels(analysis), TimeCache(None, {}), 1, no_progress)
+    times = FusedKernelTimes(fused_kernels(analysis), TimeCache(None, {}), ONE_CORE, no_progress)
     full = [len(group) for group in analysis.groups]
     table = cost_table(times, full, {g: np.array([0, 1, 8, n]) for g, n in enumerate(full)})
     a0 = next(g for g, group in enumerate(analysis.groups) if group.producers == ("a0",))

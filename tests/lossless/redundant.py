@@ -4,6 +4,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.ops.examples import example
 
 CHAIN = """g (float[N,3,6,6] x) => (float[N,4] y) {
@@ -31,7 +32,7 @@ def build(pads, change):
 
 def assert_same(model, other, seed=0):
     x = np.random.default_rng(seed).standard_normal((7, 3, 6, 6)).astype(np.float32) * 3
-    a, b = (Runner(m, threads=1).run_feed({"x": x})["y"] for m in (model, other))
+    a, b = (Runner(m, engine=ONE_CORE).run_feed({"x": x})["y"] for m in (model, other))
     np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(a).max())
 
 

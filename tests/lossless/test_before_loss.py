@@ -13,6 +13,7 @@ from onnxprune.api.result import PruneResult
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import AccuracyError, ModelError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.scores import GroupScore
@@ -100,9 +101,9 @@ def test_repair_finds_nothing_to_do(images):
 def test_repair_aims_at_the_original_behind_a_merged_unit(images):
     proto = build(0, wasteful)
     results = [onnxprune.prune(proto, images, targets="macs=0.25", repair=repair) for repair in (False, True)]
-    wanted = Runner(load(proto), threads=1).run_feed({"x": images})["y"]
+    wanted = Runner(load(proto), engine=ONE_CORE).run_feed({"x": images})["y"]
     plain, repaired = (
-        np.square(Runner(r.model, threads=1).run_feed({"x": images})["y"] - wanted).sum() for r in results
+        np.square(Runner(r.model, engine=ONE_CORE).run_feed({"x": images})["y"] - wanted).sum() for r in results
     )
     assert results[0].plan.removed == results[1].plan.removed
     assert repaired < plain

@@ -8,6 +8,7 @@ from onnxprune.calibration.layer_matrix import drawn
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.outputs.focus import Focus, focus_of
@@ -72,7 +73,10 @@ def test_values_picked_by_computed_places_have_no_origin() -> None:
 def focused(analysis, meaning, x):
     data = load_data(x, analysis.model, PreprocessConfig())
     replay = Replay(
-        analysis.model, fit_schedule(analysis).nodes, batch_feeds(analysis.model, analysis.graph, data, 1 << 22), 1
+        analysis.model,
+        fit_schedule(analysis).nodes,
+        batch_feeds(analysis.model, analysis.graph, data, 1 << 22),
+        ONE_CORE,
     )
     return focus_of(meaning, analysis, lambda names: replay.peek(len(replay.nodes), names))
 

@@ -14,6 +14,7 @@ from onnxprune import prune
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
 from onnxprune.config import FinetuneConfig
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, to_proto
@@ -78,12 +79,12 @@ def weights(model: Model) -> dict[str, bytes]:
 
 def test_labels_are_learned() -> None:
     model, data = classifier(), rows(5)
-    wanted = collect(classifier(), data, threads=1)["y"].argmax(1)
+    wanted = collect(classifier(), data, engine=ONE_CORE)["y"].argmax(1)
     start = disturbed(model, 1.0)
     labelled = rows(5, labels=wanted)
     result = finetune(start, labelled, config=FinetuneConfig(epochs=30, lr=0.01, batch=16, threads=1))
     assert result.loss == "cross-entropy"
-    hits = [(collect(m, data, threads=1)["y"].argmax(1) == wanted).mean() for m in (start, result.model)]
+    hits = [(collect(m, data, engine=ONE_CORE)["y"].argmax(1) == wanted).mean() for m in (start, result.model)]
     assert hits[1] > max(hits[0] + 0.1, 0.9)
 
 
@@ -117,13 +118,13 @@ def test_trained_normalisation_computes_the_same_in_onnxruntime() -> None:
     network = Network(model)
     with torch.no_grad():
         own = network(network.inputs(data.feeds()))["y"].numpy()
-    np.testing.assert_allclose(own, collect(model, data, threads=1)["y"], atol=1e-4)
+    np.testing.assert_allclose(own, collect(model, data, engine=ONE_CORE)["y"], atol=1e-4)
 
 
 def test_distillation_does_not_move_the_stored_statistics() -> None:
     """Statistics of batches undid what repair had fitted to the stored ones."""
     teacher = convolutional()
-    data = rows(3, 6, 6, labels=collect(teacher, rows(3, 6, 6), threads=1)["y"].argmax(1))
+    data = rows(3, 6, 6, labels=collect(teacher, rows(3, 6, 6), engine=ONE_CORE)["y"].argmax(1))
     start = disturbed(teacher)
     for guide, moved in ((None, True), (teacher, False)):
         trained = finetune(start, data, teacher=guide, config=FAST).model

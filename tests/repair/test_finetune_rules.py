@@ -9,6 +9,7 @@ from onnx import numpy_helper, parser
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
@@ -261,7 +262,7 @@ def _feed(model: Model) -> dict[str, np.ndarray]:
 
 
 def _assert_same(model: Model, feed: dict[str, np.ndarray]) -> None:
-    expected = Runner(model, threads=1).run_feed(feed)
+    expected = Runner(model, engine=ONE_CORE).run_feed(feed)
     network = Network(model)
     network.step = None
     with torch.no_grad():

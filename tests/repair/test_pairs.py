@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
@@ -48,7 +49,7 @@ def only_pair(model: Model) -> Pair:
 
 def values(model: Model, pair: Pair, x: np.ndarray) -> dict[str, np.ndarray]:
     names = [pair.producer.tensor, pair.consumer.tensor]
-    return Runner(model, names, threads=1, optimise=False).run_feed({"x": x}) | {"x": x}
+    return Runner(model, names, engine=ONE_CORE, optimise=False).run_feed({"x": x}) | {"x": x}
 
 
 def rows_of(model: Model, pair: Pair, x: np.ndarray, target: np.ndarray, count: int = 10**4, seed: int = 0) -> PairFit:

@@ -9,6 +9,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.config import RunOptions
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
@@ -108,7 +109,7 @@ def rows_for(model, count=48, seed=0) -> Dataset:
 
 
 def outputs(model, data):
-    (values,) = collect(model, data, threads=1).values()
+    (values,) = collect(model, data, engine=ONE_CORE).values()
     return values
 
 

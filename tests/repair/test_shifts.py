@@ -7,6 +7,7 @@ from residual import NETWORK, WEIGHTS
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.config import RunOptions
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.repair import repair
@@ -24,11 +25,11 @@ def test_a_constant_that_stands_for_a_branch_gets_the_branch_s_mean() -> None:
     rows = np.random.default_rng(0).standard_normal((80, 3, 8, 8)).astype(np.float32)
     data = load_data({"x": rows}, load(a.model))
     repaired = repair(a, pruned, removed, data, RunOptions(threads=1))
-    wanted = collect(a.model, data, ["k"], threads=1)["k"].mean(axis=(0, 2, 3))
+    wanted = collect(a.model, data, ["k"], engine=ONE_CORE)["k"].mean(axis=(0, 2, 3))
     assert (
         np.abs(repaired.constants["k"].reshape(-1) - wanted).max()
         < 0.2 * np.abs(wanted - a.model.constants["b2"]).max()
     )
-    outputs = [collect(model, data, ["y"], threads=1)["y"] for model in (a.model, pruned, repaired)]
+    outputs = [collect(model, data, ["y"], engine=ONE_CORE)["y"] for model in (a.model, pruned, repaired)]
     before, after = (np.square(each - outputs[0]).mean() for each in outputs[1:])
     assert after < before / 2

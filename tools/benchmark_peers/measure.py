@@ -18,6 +18,7 @@ import numpy as np
 from benchmark_peers.cases import CASES, Case
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import PreprocessConfig
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
 from onnxprune.runtime import timing
@@ -49,9 +50,9 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
     for key, model in models.items():
         data = load_data(folder / rows, model, _preprocess(case))
         if key not in request.get("skip", ()):
-            found[key] |= evaluate(model, data, threads=1)
+            found[key] |= evaluate(model, data, engine=ONE_CORE)
     if request["full"]:
-        times = timing.time_models(list(models.values()), threads=1, seconds=LATENCY_S, memory=False)
+        times = timing.time_models(list(models.values()), engine=ONE_CORE, seconds=LATENCY_S, memory=False)
         for (key, model), time in zip(models.items(), times, strict=True):
             costs = count_costs(model)
             found[key] |= {"macs": costs.macs, "params": costs.params}

@@ -40,7 +40,7 @@ def affine_scores(
     for number, rows in enumerate(sets):
         context.progress("importance programs", number, len(sets))
         classes = np.asarray(labels[rows])
-        linear = linearise(analysis, context.data.take(rows), logits, points, classes, context.run.threads)
+        linear = linearise(analysis, context.data.take(rows), logits, points, classes, context.run.engine)
         program = affine_program(linear, None if context.data.classes is None else classes, layers, config.lambda_)
         solution = solve(program, f"program of {analysis.name}", time_limit=config.time_limit, seed=context.run.seed)
         total[units] += np.clip(solution.x[np.concatenate(program.layers)], 0.0, 1.0)

@@ -197,7 +197,7 @@ def _fit_heads(context: ScoreContext, analysis: Analysis, modules: Sequence[Modu
     sinks = list(dict.fromkeys(sink for module in modules for sink in module.sinks))
     axes = {sink: _channel_axis(analysis, context, sink) for sink in sinks}
     pooled: dict[str, list[np.ndarray]] = {sink: [] for sink in sinks}
-    runner = Runner(context.model, sinks, threads=context.run.threads)
+    runner = Runner(context.model, sinks, engine=context.run.engine)
     done = 0
     context.progress(_STAGE, 0, len(context.data))
     for batch in runner.run(context.data):
@@ -217,7 +217,7 @@ def _captured(
     context: ScoreContext, data: Dataset, rows: np.ndarray, tensors: Sequence[str]
 ) -> dict[int, dict[str, np.ndarray]]:
     """Values of tensors, for one row at a time."""
-    runner = Runner(context.model, tensors, threads=context.run.threads)
+    runner = Runner(context.model, tensors, engine=context.run.engine)
     values: dict[int, dict[str, np.ndarray]] = {}
     for row in rows:
         values[int(row)] = next(iter(runner.run(data.take([int(row)]))))

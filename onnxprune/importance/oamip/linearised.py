@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.core.engine import Engine
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.importance.oamip.affine import Builder
 from onnxprune.importance.oamip.compile import ScorePoints
@@ -53,7 +54,7 @@ class Linearised:
 
 
 def linearise(
-    analysis: Analysis, data: Dataset, logits: str, points: ScorePoints, labels: np.ndarray, threads: int
+    analysis: Analysis, data: Dataset, logits: str, points: ScorePoints, labels: np.ndarray, engine: Engine
 ) -> Linearised:
     """Compute logits and their derivatives in the scores, by one backward pass per class.
 
@@ -63,20 +64,20 @@ def linearise(
         logits: name of the tensor of logits.
         points: where scores apply.
         labels: `(M,)` a class of each image that is among those looked at.
-        threads: for onnxruntime.
+        engine: threads and execution provider.
 
     Raises:
         ModelError: an operator has no backward rule.
     """
     places = {tensor: _channels(analysis, tensor, units) for tensor, units in points.items()}
     model, outputs = gradient_model(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
-    forward = open_session(analysis.model, [logits], threads=threads)
+    forward = open_session(analysis.model, [logits], engine=engine)
     values = np.concatenate([_run(forward, analysis, feed, [logits])[0] for feed in _feeds(analysis, data)])
     flat = values.reshape(len(values), -1).astype(np.float64)
     classes = _most_likely(flat, labels)
     chosen = np.take_along_axis(flat, classes, axis=1)
     gains = np.zeros((*classes.shape, analysis.units), np.float32)
-    session = open_session(model, threads=threads)
+    session = open_session(model, engine=engine)
     names = list(outputs.values())
     start = 0
     for feed in _feeds(analysis, data):

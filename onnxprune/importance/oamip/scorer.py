@@ -44,7 +44,7 @@ def score(context: ScoreContext) -> Scores:
         return Scores(())
     config, data = context.oamip, context.data
     analysis = _at_sizes(context, data)
-    logits = Runner(context.model, [logits_of(analysis)], threads=context.run.threads).collect(data)
+    logits = Runner(context.model, [logits_of(analysis)], engine=context.run.engine).collect(data)
     values = next(iter(logits.values()))
     values = values.reshape(len(data), -1)
     if values.shape[1] < 2:

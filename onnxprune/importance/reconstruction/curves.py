@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.store import Room
+from onnxprune.core.engine import Engine
 from onnxprune.core.execution import shared
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
@@ -38,7 +39,7 @@ class Original:
         nodes: its nodes in order.
         feeds: the rows, in batches.
         reference: its outputs on all rows.
-        threads: for onnxruntime.
+        engine: threads and execution provider.
         stops: ascending positions where curves start. A run halts at each of them, so that no tensor's last bits depend
             on which curves a worker measures.
         room: bytes of tensors that a run may hold in memory.
@@ -50,24 +51,24 @@ class Original:
         nodes: Sequence[Node],
         feeds: Sequence[Mapping[str, np.ndarray]],
         reference: Reference,
-        threads: int,
+        engine: Engine,
         stops: Sequence[int],
         room: float,
     ) -> None:
         self.model, self.nodes, self.feeds, self.reference = model, nodes, feeds, reference
-        self.threads, self.stops, self.room = threads, stops, room
+        self.engine, self.stops, self.room = engine, stops, room
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[type["Original"], tuple[object, ...]]:
         """Pickles without the run; a worker process starts its own."""
-        given = (self.model, self.nodes, self.feeds, self.reference, self.threads, self.stops, self.room)
+        given = (self.model, self.nodes, self.feeds, self.reference, self.engine, self.stops, self.room)
         return Original, given
 
     def at(self, start: int) -> Replay:
         """This thread's run, advanced to `start`."""
         replay: Replay | None = getattr(self._local, "replay", None)
         if replay is None or replay.done > start:
-            replay = Replay(self.model, self.nodes, self.feeds, self.threads, Room(self.room))
+            replay = Replay(self.model, self.nodes, self.feeds, self.engine, Room(self.room))
             self._local.replay = replay
         for stop in self.stops:
             if stop <= start:
@@ -78,17 +79,19 @@ class Original:
 def curve(handle: Any, start: int, variants: Sequence[Variant]) -> dict[int, float]:
     """Measure one group's damage curve in a worker; `handle` shares an `Original`."""
     original: Original = shared(handle)
-    return measure_curve(original.at(start), variants, original.reference, original.threads)
+    return measure_curve(original.at(start), variants, original.reference, original.engine)
 
 
-def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Reference, threads: int) -> dict[int, float]:
+def measure_curve(
+    replay: Replay, variants: Sequence[Variant], reference: Reference, engine: Engine
+) -> dict[int, float]:
     """Output divergence of each variant; the run must stand before the first node that reads a changed constant.
 
     Args:
         replay: the original model in the middle of its run.
         variants: what to measure.
         reference: the original's outputs on all rows.
-        threads: for onnxruntime.
+        engine: threads and execution provider.
     """
     changed = list(dict.fromkeys(name for variant in variants for name in variant.constants))
     left = replay.nodes[replay.done :]
@@ -98,7 +101,7 @@ def measure_curve(replay: Replay, variants: Sequence[Variant], reference: Refere
     if not later:
         return dict.fromkeys((variant.width for variant in variants), 0.0)
     part = subgraph(replay.model, needed_nodes(left, later), replay.batches[0], later, changed)
-    runner = Runner(part, later, threads=threads)
+    runner = Runner(part, later, engine=engine)
     inputs = [value.name for value in part.proto.graph.input]
     divergences = {}
     for variant in variants:

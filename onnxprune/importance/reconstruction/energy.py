@@ -42,7 +42,7 @@ def _mean_squares(context: ScoreContext, tensors: Mapping[str, None], data: Data
     if not computed:
         return means
     sums: dict[str, np.ndarray] = {}
-    for values in Runner(context.model, computed, threads=context.run.threads).run(data, 1):
+    for values in Runner(context.model, computed, engine=context.run.engine).run(data, 1):
         for name in computed:
             square = np.square(values[name], dtype=np.float64) / len(data)
             sums[name] = square if name not in sums else sums[name] + square

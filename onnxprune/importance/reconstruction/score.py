@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset, set_apart
-from onnxprune.calibration.fingerprint import fingerprint
+from onnxprune.calibration.fingerprint import fingerprint, provider_entry
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
 from onnxprune.calibration.statistics import Moments
@@ -70,6 +70,7 @@ def score(context: ScoreContext) -> Scores:
         options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}
         options |= {"whole": sorted(plan.whole)} | ({"narrow": True} if context.narrow else {})
         options |= {"outputs": context.outputs.kinds, "weights": context.outputs.weights}
+        options |= provider_entry(context.run.provider)
         cache = Cache(context.run.cache, fingerprint(context.model, data, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
@@ -166,7 +167,7 @@ def _eliminate(
     """Eliminate every group's units, as soon as the statistics of all its consumers are known."""
     analysis, run = plan.analysis, context.run
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, context.outputs)
     focus = focus_of(meaning, analysis, lambda names: replay.peek(len(replay.nodes), names))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
@@ -273,13 +274,13 @@ def _damages(
     analysis, run = context.analysis, context.run
     meaning = read_meaning(analysis, context.outputs)
     feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
-    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.threads, Room(run.room))
+    replay = Replay(plan.model, plan.schedule.nodes, feeds, run.engine, Room(run.room))
     outputs = list(replay.peek(len(replay.nodes), meaning.outputs))
     reference = Reference(meaning, meaning.joined(outputs))
     starts = {group.name: _first(group, replay) for group in analysis.groups if _correctable(group, plan)}
-    threads = run.threads if in_this_process(context.executor) else 1
+    engine = run.engine if in_this_process(context.executor) else run.engine.on_one_thread
     stops = sorted({*starts.values()})
-    original = Original(plan.model, plan.schedule.nodes, feeds, reference, threads, stops, run.room)
+    original = Original(plan.model, plan.schedule.nodes, feeds, reference, engine, stops, run.room)
     damages: dict[str, np.ndarray] = {}
     pending: deque[tuple[str, Future[dict[int, float]]]] = deque()
 
@@ -336,7 +337,7 @@ def _masked_damage(
         removed = context.analysis.none_removed()
         removed[group.units[elimination.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
-        outputs = run_model(model, data, meaning.outputs, threads=context.run.threads, row_axes=meaning.row_axes)
+        outputs = run_model(model, data, meaning.outputs, engine=context.run.engine, row_axes=meaning.row_axes)
         measured[width] = reference.divergence(outputs)
     return measured
 

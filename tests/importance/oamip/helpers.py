@@ -8,6 +8,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.calibration.runner import Runner
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.program import OamipProgram, build
@@ -57,7 +58,7 @@ def program_of(
     images = [{name: row[None]} for row in x]
     program, _ = build(network, images, labels, layers, np.ones(analysis.units), lambda_, how)
     logits = np.concatenate(
-        [Runner(model, threads=1).run_feed({name: row[None]})[analysis.graph.outputs[0]] for row in x]
+        [Runner(model, engine=ONE_CORE).run_feed({name: row[None]})[analysis.graph.outputs[0]] for row in x]
     )
     return Built(program, analysis, x, logits.reshape(len(x), -1))
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.config import OamipConfig, RunOptions
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
@@ -53,7 +54,7 @@ def linearised(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray):
     name = proto.graph.input[0].name
     analysis = analyse(load(proto), {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    found = linearise(analysis, data, logits_of(analysis), score_points(analysis), labels, 1)
+    found = linearise(analysis, data, logits_of(analysis), score_points(analysis), labels, ONE_CORE)
     return analysis, found
 
 

@@ -13,6 +13,7 @@ from helpers import mlp
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import OamipConfig, RunOptions
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores
@@ -70,7 +71,7 @@ def test_units_go_in_the_order_of_their_scores(oamip: OamipConfig) -> None:
 def test_without_labels_the_models_own_classes_serve() -> None:
     model = load(mlp())
     graph = read_graph(model)
-    logits = Runner(model, threads=1).run_feed({graph.inputs[0]: X})[graph.outputs[0]]
+    logits = Runner(model, engine=ONE_CORE).run_feed({graph.inputs[0]: X})[graph.outputs[0]]
     own = score(context(mlp(), X, None, OamipConfig(images="all")))
     given = score(context(mlp(), X, logits.argmax(axis=1), OamipConfig(images="all")))
     assert report(own)["objective"] == pytest.approx(report(given)["objective"])

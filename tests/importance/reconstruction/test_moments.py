@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.replay import Replay
+from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.importance.reconstruction import moments
 from onnxprune.importance.reconstruction.elimination import Corrected, EliminationTask, eliminate
@@ -33,7 +34,7 @@ def collected(monkeypatch):
 
     def collect(most):
         monkeypatch.setattr(moments, "_MOST_COLUMNS", most)
-        replay = Replay(MODEL, plan.nodes, [{"x": x}], 1)
+        replay = Replay(MODEL, plan.nodes, [{"x": x}], ONE_CORE)
         replay.advance(replay.before(point.layer.node), [point.layer.input])
         found = moments.collect(replay, point, analysis, MODEL.constants[point.layer.weight], np.random.default_rng(1))
         return *found, analysis
