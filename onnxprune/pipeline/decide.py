@@ -79,14 +79,14 @@ def decide(
             lean = _lean(replace(solver, solve=solver.leaner(_WORTH)), scores, found[0], judge)
             if lean:
                 candidates.drop(found[0])
-                return least_lost(prepared, candidates.fitting(solver.limits))
+                return least_lost(trial, candidates.fitting(solver.limits))
         found += others(solver, scores, plain=missed is None)
         if not found and missed is not None:
             raise missed
         if not candidates.shared and len({decision.removed.tobytes() for decision in found}) == 1:
             return found[0]
         judge(found)
-        return least_lost(prepared, candidates.fitting(solver.limits) or [(found[0], 0.0)])
+        return least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
 def _lean(
