@@ -90,7 +90,7 @@ def test_the_search_finds_the_fastest_within_the_floor(
     )
     monkeypatch.setattr(
         "onnxprune.latency.target.beside",
-        lambda original, other, batch, threads: (1.0, microseconds(other) / microseconds(original)),
+        lambda original, other, batch, threads, known=None: (1.0, microseconds(other) / microseconds(original)),
     )
     found = searched(rows, minimise="time", latency=onnxprune.LatencyConfig(cache="off"))
     assert found.latency is not None
