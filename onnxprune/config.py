@@ -342,10 +342,15 @@ class PruneConfig:
     oamip: OamipConfig = dataclasses.field(default_factory=OamipConfig)
 
     @property
+    def is_searched(self) -> bool:
+        """Whether the smallest model within the floor is searched for: no budget and no threshold says how small."""
+        return self.max_drop is not None and not self.targets and self.threshold is None
+
+    @property
     def is_timed(self) -> bool:
         """Whether a budget is on time: one of the targets, or what the search within a floor makes small."""
-        searched = self.max_drop is not None and self.minimise == "time"
-        return searched or any(COST_KINDS[target.kind].measured for target in self.targets)
+        measured = any(COST_KINDS[target.kind].measured for target in self.targets)
+        return measured or (self.is_searched and self.minimise == "time")
 
     @property
     def run(self) -> RunOptions:

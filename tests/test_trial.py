@@ -11,6 +11,7 @@ import pytest
 
 import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
+from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
 from onnxprune.core.clock import Clock, Progress, no_progress
@@ -152,6 +153,10 @@ def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared:
     assert prepared.data is not None
     assert len(large.data) == 100
     assert {*large.data.rows.tolist()} < {*prepared.data.rows.tolist()}
+    curves = set_apart(prepared.data, 4)[1].rows
+    assert not {*set_apart(large.data, 4, last=3)[1].rows.tolist()} & {*curves.tolist()}
+    note = least_lost(large, [(without(large, 3), 1.0), (without(large, 5), 2.0)]).notes[-1]
+    assert "on 25 calibration rows" in note
     assert worthwhile(large, PruneConfig())
     too_large = replace(prepared, before=replace(prepared.before, macs=10**9))
     assert not worthwhile(on_fewer_rows(too_large), PruneConfig())

@@ -153,9 +153,9 @@ def _solved(
 ) -> tuple[Allocation, Widths, Ids]:
     """The program's answer, the widths that it was allowed, and which units go.
 
-    Each branch may go alone, but not always all of them together: then those that do most damage stay, and the program
-    is solved anew. It is solved anew too where groups go along with a branch, without the cost that they had counted
-    for.
+    Each branch may go alone, but not always all of them together, and none that takes a kept group along: then those
+    that do most damage stay, and the program is solved anew. It is solved anew too where groups go along with a branch,
+    without the cost that they had counted for.
     """
     cuts = Cuts(analysis) if problem.whole else None
     for left in reversed(range(_SOLVED)):
@@ -167,25 +167,29 @@ def _solved(
         empty = {g for g in problem.whole if found.kept[g] == 0}
         if cuts is None or not empty:
             break
-        together = _together(analysis, scores, cuts, empty)
+        together = _together(analysis, scores, cuts, empty, problem.fixed)
         cut = cuts.find(removed)
         along = {g for g, group in enumerate(analysis.groups) if cut.removed[group.units].all()} - empty
         if together != empty:
             problem = replace(problem, whole=together if left > 1 else frozenset())
-        elif along - problem.gone and not along & problem.fixed and left:
+        elif along - problem.gone and left:
             problem = replace(problem, gone=frozenset(empty | along), whole=frozenset())
         else:
             return found, widths, cut.removed
     return found, widths, removed
 
 
-def _together(analysis: Analysis, scores: Scores, cuts: Cuts, groups: Collection[int]) -> frozenset[int]:
-    """Groups that can go as a whole together: as many as can, those that do least damage first."""
+def _together(
+    analysis: Analysis, scores: Scores, cuts: Cuts, groups: Collection[int], fixed: Collection[int]
+) -> frozenset[int]:
+    """Groups that can go as a whole together, without a fixed one: as many as can, those that do least damage first."""
     removed, found = analysis.none_removed(), set[int]()
+    stays = [analysis.groups[g].units for g in fixed]
     for g in sorted(groups, key=lambda g: (float(scores.groups[g].damage[0]), g)):
         more = removed.copy()
         more[analysis.groups[g].units] = True
-        if cuts.find(more).problem is None:
+        cut = cuts.find(more)
+        if cut.problem is None and not any(cut.removed[units].any() for units in stays):
             removed = more
             found.add(g)
     return frozenset(found)

@@ -32,7 +32,7 @@ def plan_mask(analysis: Analysis, plan: PrunePlan) -> Ids:
     units = {group.name: len(group) for group in analysis.groups}
     if dict(plan.units) != units:
         odd = sorted(set(plan.units.items()) ^ set(units.items()))[0][0]
-        raise InputError(f"the plan was made for another graph: group {odd!r} does not match {analysis.model}")
+        raise InputError(f"the plan was made for another graph: group {odd!r} is not the same in {analysis.name}")
     for name, positions in plan.removed.items():
         if name not in units or any(not 0 <= p < units[name] for p in positions):
             raise InputError(f"the plan removes units of {name!r} that do not exist")

@@ -118,7 +118,6 @@ class LatencySearch:
             )
         table, last = self._table(branches), self._last.get(branches, fastest)
         tries: list[_Try] = []
-        predicted = fastest.ratio
         for _ in range(_ROUNDS):
             cost = table.affine(*self._line(last))
             limit = max(goal, cost(fastest.kept))
@@ -134,8 +133,7 @@ class LatencySearch:
             known = {each.kept for each in tries}
             last = self._try(decision)
             tries.append(last)
-            predicted = decision.predicted[_BUDGET]
-            _log.debug("latency: predicted %.3f, measured %.3f", predicted, last.ratio)
+            _log.debug("latency: predicted %.3f, measured %.3f", decision.predicted[_BUDGET], last.ratio)
             if goal * (1 - _UNUSED) <= last.ratio <= goal * (1 + NOISE) or last.kept in known:
                 break
             if abs(table(last.kept) / max(last.kernels, 1e-9) - 1) > _EXPANSION_ERROR:
@@ -143,12 +141,12 @@ class LatencySearch:
         met = [each for each in tries if each.fits(goal)]
         best = min(met, key=lambda each: each.decision.damage, default=fastest)
         self._last[branches] = best
-        return self._reported(best, predicted, max(1, len(tries)))
+        return self._reported(best, max(1, len(tries)))
 
-    def _reported(self, best: _Try, predicted: float, rounds: int) -> Decision:
+    def _reported(self, best: _Try, rounds: int) -> Decision:
         report = LatencyReport(
             before=best.before,
-            predicted=predicted * best.before,
+            predicted=best.decision.predicted.get(_BUDGET, best.ratio) * best.before,  # the fastest is never predicted
             measured=best.ratio * best.before,
             batch=self._whole.config.batch,
             threads=self._whole.engine.threads,

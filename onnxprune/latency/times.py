@@ -5,6 +5,7 @@ meets both. The full kernels are timed beside each other, so that they too are c
 follows from paired runs of whole models (`latency.search`); here only proportions matter.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ Cell = tuple[FusedKernel, tuple[int, ...]]
 _TOGETHER = 40
 # Kept times of a kernel are measured again where a re-check differs by more than this share and so many microseconds.
 _DISAGREES, _CLOCK_US = 0.2, 2.0
+_WIDTHS = re.compile("[0-9]{1,9}(,[0-9]{1,9})*")
 
 
 @dataclass(slots=True)
@@ -99,18 +101,16 @@ class FusedKernelTimes:
             return
         self.checked = True
         kernels = {kernel.key: kernel for kernel in self.kernels}
-        known: dict[str, set[str]] = {key: set() for key in kernels}
-        for name in self.cache.times:
-            known.get(name.partition(":")[0], set()).add(name)
+        known = self._known(kernels)
         full = {key: _name(key, kernel.full) for key, kernel in kernels.items()}
         models = {full[key]: kernel.analysis.model for key, kernel in kernels.items()}
         probes: dict[str, str] = {}
         for key, kernel in kernels.items():
-            narrow = sorted(known[key] - {full[key]})
-            model = kernel.at(_widths(narrow[len(narrow) // 2])) if narrow else None
+            narrow = sorted(known[key].keys() - {full[key]})
+            probe = narrow[len(narrow) // 2] if narrow else full[key]
+            model = kernel.at(known[key][probe]) if narrow else None
             if model is not None:
-                probes[key] = narrow[len(narrow) // 2]
-                models[probes[key]] = model
+                probes[key], models[probe] = probe, model
         if not models:
             return
         samples = self._samples(models)
@@ -124,13 +124,27 @@ class FusedKernelTimes:
             was = self.cache.times.get(full[key])
             disagrees = was is None or _differ(now[key] / speed, was)
             if not disagrees and key in probes:
-                probe = _relative(samples[probes[key]], samples[full[key]], self.cache.times[full[key]])
-                disagrees = _differ(probe, self.cache.times[probes[key]])
+                again = _relative(samples[probes[key]], samples[full[key]], self.cache.times[full[key]])
+                disagrees = _differ(again, self.cache.times[probes[key]])
             if disagrees:
                 for name in known[key]:
                     del self.cache.times[name]
                 self.cache.times[full[key]] = now[key] / speed
         self.cache.save()
+
+    def _known(self, kernels: Mapping[str, FusedKernel]) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Names of the kept times of each kernel, with their widths; others of these kernels are forgotten."""
+        found: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in kernels}
+        for name in [*self.cache.times]:
+            kernel = kernels.get(name.partition(":")[0])
+            if kernel is None:
+                continue
+            widths = _widths(name)
+            if len(widths) == len(kernel.full) and all(k <= n for k, n in zip(widths, kernel.full, strict=True)):
+                found[kernel.key][name] = widths
+            else:
+                del self.cache.times[name]
+        return found
 
 
 def _relative(samples: np.ndarray, full: np.ndarray, full_us: float) -> float:
@@ -155,5 +169,6 @@ def _name(key: str, widths: tuple[int, ...]) -> str:
 
 
 def _widths(name: str) -> tuple[int, ...]:
-    """The widths in a cell's name."""
-    return tuple(int(width) for width in name.rpartition(":")[2].split(","))
+    """The widths in a cell's name; () where it holds none, which only a damaged file has."""
+    text = name.partition(":")[2]
+    return tuple(map(int, text.split(","))) if _WIDTHS.fullmatch(text) else ()

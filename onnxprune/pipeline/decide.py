@@ -20,10 +20,11 @@ from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwh
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
-# Times the damage that less work in the kernels may do: predicted and then measured; measured once, for more to be
-# tried; and predicted, where nothing is tried.
-_WORTH = 1.25
+# Times the damage that less work in the kernels may do: predicted, measured of the first for more to be tried, measured
+# of the best; and predicted where nothing is tried.
+_PREDICTED_WORTH = 1.25
 _HOPEFUL = 1.5
+_WORTH = 1.0
 _UNTRIED_WORTH = 1.05
 
 
@@ -76,17 +77,17 @@ def decide(
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
         if found and solver.leaner is not None:
-            lean = _lean(replace(solver, solve=solver.leaner(_WORTH)), scores, found[0], judge)
+            lean = _lean(replace(solver, solve=solver.leaner(_PREDICTED_WORTH)), scores, found[0], judge)
             if lean:
                 candidates.drop(found[0])
-                return least_lost(prepared, candidates.fitting(solver.limits))
+                return least_lost(trial, candidates.fitting(solver.limits))
         found += others(solver, scores, plain=missed is None)
         if not found and missed is not None:
             raise missed
         if not candidates.shared and len({decision.removed.tobytes() for decision in found}) == 1:
             return found[0]
         judge(found)
-        return least_lost(prepared, candidates.fitting(solver.limits) or [(found[0], 0.0)])
+        return least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
 def _lean(

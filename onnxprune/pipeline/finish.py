@@ -88,7 +88,7 @@ def finish(
         sizes=prepared.sizes,
         notes=(
             *decision.notes,
-            *_went(blocks),
+            *_went(blocks, decided=scores is not None),
             *_notes(prepared, exact, measured_on, config),
             *(() if scores is None else scores.notes),
         ),
@@ -120,12 +120,13 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
             return None  # the sizes of the random rows were only guessed
 
 
-def _went(blocks: Sequence[RemovedBlock]) -> tuple[str, ...]:
-    """What is said of branches that went as a whole."""
+def _went(blocks: Sequence[RemovedBlock], *, decided: bool) -> tuple[str, ...]:
+    """What is said of branches that went as a whole; a run that followed a plan did not decide it."""
     if not blocks:
         return ()
     names = ", ".join(repr(block.group) for block in blocks)
-    return (f"{several(len(blocks), 'block')} went as a whole, with all units of {names}; --no-branches keeps them",)
+    told = f"{several(len(blocks), 'block')} went as a whole, with all units of {names}"
+    return (f"{told}; --no-branches keeps them" if decided else told,)
 
 
 def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfig) -> RemovalCheck:

@@ -54,15 +54,16 @@ def prune(
     elif plan is None:
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
-        if config.max_drop is not None and not config.targets and config.threshold is None:
+        if config.is_searched:
             assert measured_on is not None  # checked above
             decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
         else:
             decision = decide(prepared, scores, config, clock, progress, executor)
         plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     else:
-        unused = config.targets or config.threshold is not None
-        notes = ("the plan says which units go: neither --target nor --threshold was used",) if unused else ()
+        given = {"--target": config.targets, "--threshold": config.threshold, "--keep": config.keep}
+        unused = [name for name, value in (given | {"--no-branches": not config.branches}).items() if value]
+        notes = (f"the plan says which units go: {', '.join(unused)} had no effect",) if unused else ()
         decision = Decision(plan_mask(prepared.analysis, plan), ProgramReport("none"), {}, 0.0, notes=notes)
     if smaller is None:
         smaller = shrink(prepared, decision.removed, config, clock, progress)
@@ -81,6 +82,11 @@ def _check_options(config: PruneConfig, plan: PrunePlan | None) -> None:
         raise InputError(
             "--lossless removes only what can go without loss, and trains nothing; leave out --target, --threshold, "
             "--plan and --distill"
+        )
+    if config.minimise != PruneConfig().minimise and (plan is not None or config.lossless or not config.is_searched):
+        raise InputError(
+            f"--minimise {config.minimise} says what is made as small as --max-drop allows: give --max-drop, and leave "
+            "out --target, --threshold, --plan and --lossless"
         )
     if config.fail_if_slower and not config.time:
         raise InputError("--fail-if-slower needs the time: leave out --no-time")

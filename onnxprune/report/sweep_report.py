@@ -1,6 +1,7 @@
 """Reports of a sweep: terminal table, JSON, and an HTML page with charts."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -29,11 +30,12 @@ from onnxprune.report.text import (
 )
 
 _COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
+_TITLE = 16  # characters of a column's title in a line, on a terminal
 
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
     """Terminal table with a line for each point; the Pareto-optimal ones stand out."""
-    made = table(*_COLUMNS, _quality_title(swept), "change")
+    made = table(*_COLUMNS, fill(_quality_title(swept), _TITLE), "change")
     front = set(swept.front(swept.points[0].target.kind))
     for n, point in enumerate(swept.points):
         style = GOOD if n in front else ""

@@ -15,6 +15,7 @@ from onnxprune.core.results import (
     GroupResult,
     InputSize,
     LatencyReport,
+    LayerCost,
     MetricChange,
     NotPruned,
     ProgramReport,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from onnxprune.runtime.timing import Latency
     from onnxprune.training.result import Epoch, FinetuneResult
 
-TOP_GROUPS = 8
+TOP_LAYERS = 8
 TOP_REASONS = 6
 BAR = 16
 GOOD, BAD, DIM = "green", "red", "dim"
@@ -57,7 +58,7 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
     """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
     parts: list[RenderableType] = [
         _change_table(result.before, result.after, result.metrics, result.time),
-        _groups_table(result.groups),
+        _saved_table(result.groups, result.layers),
         *_not_pruned(result.not_pruned),
         _program_line(result.program, result.plan.importance, result.plan.widths),
         *([] if result.latency is None else [_latency_line(result.latency)]),
@@ -164,25 +165,27 @@ def bar(share: float, width: int = BAR) -> Text:
     return Text.assemble((drawn, "cyan"), ("·" * (width - len(drawn)), DIM))
 
 
-def _groups_table(groups: tuple[GroupResult, ...]) -> RenderableType:
+def _saved_table(groups: Sequence[GroupResult], layers: Sequence[LayerCost]) -> RenderableType:
+    """How many channels went, and the layers that save most; each with its own multiply-adds and output channels."""
     units, kept = sum(g.units for g in groups), sum(g.kept for g in groups)
-    changed = sorted((g for g in groups if g.kept < g.units), key=lambda g: g.macs_after - g.macs_before)
-    head = Text.assemble(
-        (f"{units - kept} of {units} channels removed", "bold"), f" in {several(len(changed), 'group')}"
-    )
-    if not changed:
+    changed = sum(g.kept < g.units for g in groups)
+    head = Text.assemble((f"{units - kept} of {units} channels removed", "bold"), f" in {several(changed, 'group')}")
+    saving = [layer for layer in layers if layer.macs_after < layer.macs_before]
+    if not saving:
         return Padding(head, (0, 0, 1, 0))
-    made = table("where most was saved", "kept", "", "MACs before", "after", left=(0, 2))
-    for group in changed[:TOP_GROUPS]:
+    made_by = {node: group for group in groups for node in (group.name, *group.producers)}
+    made = table("where most was saved", "channels kept", "", "MACs before", "after", left=(0, 2))
+    for layer in sorted(saving, key=lambda layer: layer.macs_after - layer.macs_before)[:TOP_LAYERS]:
+        group = made_by.get(layer.node)
         made.add_row(
-            shown(group.name),
-            f"{group.kept}/{group.units}",
-            bar(group.kept / group.units),
-            count(group.macs_before),
-            count(group.macs_after),
+            shown(layer.node),
+            "all" if group is None else f"{group.kept}/{group.units}",
+            bar(layer.macs_after / layer.macs_before),
+            count(layer.macs_before),
+            count(layer.macs_after),
         )
-    more = len(changed) - TOP_GROUPS
-    tail = [Text(f"and {more} more groups (--html or --json shows all)", style=DIM)] if more > 0 else []
+    more = len(saving) - TOP_LAYERS
+    tail = [Text(f"and {more} more layers (--html or --json shows all)", style=DIM)] if more > 0 else []
     return Padding(Group(head, made, *tail), (0, 0, 1, 0))
 
 

@@ -1,12 +1,14 @@
 """The program lets whole branches go, and what goes along with them."""
 
 import numpy as np
+import pytest
 from oracle import analysed
 
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import by_budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig, Target
+from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.ops.examples import example
 from onnxprune.structure.analysis import Analysis
@@ -44,11 +46,11 @@ def scores(a: Analysis, lost: float) -> Scores:
     return Scores(tuple(groups))
 
 
-def kept(a: Analysis, share: float, **options: bool) -> dict[str, int]:
+def kept(a: Analysis, share: float, keep: tuple[str, ...] = (), **options: bool) -> dict[str, int]:
     before = count_costs(a.model, a)
     targets = budgets(a, [Target("macs", share)], before)
     widths = Widths.multiples([len(group) for group in a.groups])
-    decision = by_budget(a, scores(a, 1.0), targets, widths, PruneConfig(), **options)
+    decision = by_budget(a, scores(a, 1.0), targets, widths, PruneConfig(keep=keep), **options)
     after = count_costs(remove(a, decision.removed))
     assert after.macs <= share * before.macs
     return dict(zip((group.name for group in a.groups), a.kept(decision.removed), strict=True))
@@ -58,6 +60,14 @@ def test_a_branch_goes_with_what_only_feeds_it() -> None:
     a = analysed(CHAIN)
     assert kept(a, 0.1, branches=True) == {"a": 0, "b": 0}
     assert min(kept(a, 0.2).values()) > 0
+
+
+def test_a_kept_group_does_not_go_along_with_a_branch() -> None:
+    a = analysed(CHAIN)
+    assert kept(a, 0.1, branches=True) == {"a": 0, "b": 0}
+    with pytest.raises(BudgetError):
+        kept(a, 0.2, keep=("a",), branches=True)
+    assert kept(a, 0.35, keep=("a",), branches=True)["a"] == 5
 
 
 def test_not_all_parts_of_a_concat_go() -> None:

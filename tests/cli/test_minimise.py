@@ -34,6 +34,19 @@ def test_a_cost_that_does_not_exist_is_refused(run: Run, lenet: Path, digits: Pa
     assert "time" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options", [("--target", "macs=0.5"), ("--max-drop", 1, "--target", "macs=0.5"), ("--lossless",)]
+)
+def test_what_is_made_small_without_a_search_is_refused(
+    run: Run, lenet: Path, digits: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    """It had no effect, and nothing said so."""
+    words = ("-o", tmp_path / "s.onnx", "--data", digits, "--eval", digits, "--minimise", "time")
+    done = run("prune", lenet, *words, *options)
+    assert done.returncode == 2
+    assert "give --max-drop, and leave out --target" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("target", ["latency=0.001", "latency=1.01us"])
 def test_a_budget_of_time_is_refused_with_the_measured_figure(
     run: Run, lenet: Path, tmp_path: Path, target: str

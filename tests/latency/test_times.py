@@ -72,6 +72,19 @@ def test_kept_times_that_disagree_are_measured_again(
     assert 1 < len(pretended) < 10
 
 
+@pytest.mark.parametrize("widths", ["", "x", "-1", "4", "4,4,4,4,4", "999999999,1", "1" + "0" * 5000, "\u0664,4"])
+def test_kept_times_of_no_widths_are_forgotten(
+    kernels: tuple[FusedKernel, ...], pretended: list[int], tmp_path: Path, widths: str
+) -> None:
+    good = measured(kernels, TimeCache.open(str(tmp_path), 1))
+    cache = TimeCache.open(str(tmp_path), 1)
+    key = next(kernel.key for kernel in kernels if len(kernel.full) == 2)
+    cache.times[f"{key}:{widths}"] = 1.0
+    cache.save()
+    pretended.clear()
+    assert measured(kernels, TimeCache.open(str(tmp_path), 1)) == pytest.approx(good)
+
+
 def test_kept_times_that_agree_are_taken_on_a_slower_machine(
     kernels: tuple[FusedKernel, ...],
     kernel_clock: Clock,

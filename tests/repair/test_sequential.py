@@ -210,7 +210,7 @@ def test_the_other_branch_of_an_addition_is_corrected_too():
     )
     model = load(proto)
     analysis, removed, smaller = pruned(model, 0.5)
-    repaired = repair(analysis, smaller, removed, rows_for(model, 200), CONFIG)
+    repaired = repair(analysis, smaller, removed, rows_for(model, 40), CONFIG)
     without = repaired.with_constants({name: model.constants[name] for name in ("w3", "b3")})
     unseen = rows_for(model, seed=1)
     assert relative_error(model, repaired, unseen) < 0.9 * relative_error(model, without, unseen)

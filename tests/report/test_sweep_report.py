@@ -7,7 +7,7 @@ import jsonschema
 from rich.console import Console
 
 from onnxprune.config import Target
-from onnxprune.core.results import LatencyReport
+from onnxprune.core.results import LatencyReport, MetricChange
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.json_report import to_text
 from onnxprune.report.provenance import provenance
@@ -16,8 +16,8 @@ from onnxprune.report.sweep_report import sweep_page, sweep_report, sweep_summar
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "report-schema.json").read_text())
 
 
-def shown(swept: SweepResult) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def shown(swept: SweepResult, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(sweep_summary(swept))
     return console.file.getvalue()
 
@@ -31,6 +31,16 @@ def test_a_sweep_over_latency_fits_the_schema(result) -> None:
     assert report["points"][0]["latency"]["ratio"] == 0.6
     untimed = dataclasses.replace(whole, points=(dataclasses.replace(point, result=result()),))
     jsonschema.validate(json.loads(to_text(sweep_report(untimed, [None]))), SCHEMA)
+
+
+def test_budgets_of_time_stay_on_one_line(result) -> None:
+    """The title of a long metric left the first column six characters."""
+    cost = {"macs": 0.86, "params": 0.86, "latency": 0.85}
+    made = result(metrics={"agreement": MetricChange(1.0, 0.96)})
+    points = tuple(SweepPoint(Target("latency", share), made, 0.103, cost, 0.96) for share in (0.9, 0.675))
+    text = shown(SweepResult("m.onnx", "agreement", 1.0, 2.0, points, {}, {}), 110)
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["latency=0.9", "latency=0.675"]
+    assert "…" not in text
 
 
 def test_notes_name_the_budgets_that_they_are_about(result) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 from rich.console import Console, RenderableType
 
-from onnxprune.core.results import NotPruned, ProgramReport
+from onnxprune.core.results import GroupResult, LayerCost, NotPruned, ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.load import load
@@ -34,7 +34,16 @@ def test_prune_summary_says_what_a_person_asks_first(result) -> None:
 def test_summary_is_short(result) -> None:
     text = shown(prune_summary(result(groups=200), "out.onnx"))
     assert len(text.splitlines()) < 40
-    assert "more groups" in text
+    assert "more layers" in text
+
+
+def test_a_layer_stands_beside_its_own_figures(result) -> None:
+    """A group's name stood beside the multiply-adds of the layers that read it."""
+    group = GroupResult("a", 8, 2, ("a",), ("b",), macs_before=900, macs_after=225)
+    layers = (LayerCost("a", "Conv", 400, 100, 8, 2), LayerCost("b", "Conv", 900, 225, 8, 2))
+    text = shown(prune_summary(dataclasses.replace(result(), groups=(group,), layers=layers), "o"))
+    rows = [line.split() for line in text.splitlines() if line.startswith(("a ", "b "))]
+    assert [[row[0], row[1], *row[-2:]] for row in rows] == [["b", "all", "900", "225"], ["a", "2/8", "400", "100"]]
 
 
 def test_notes_are_shown(result) -> None:
@@ -44,8 +53,13 @@ def test_notes_are_shown(result) -> None:
 def test_names_with_brackets_are_shown_as_they_are(result) -> None:
     name = "model[0]/[red]conv[/red]"
     group = dataclasses.replace(result().groups[0], name=name)
+    layer = dataclasses.replace(result().layers[0], node=name)
     strange = dataclasses.replace(
-        result(), groups=(group,), not_pruned=(NotPruned("t", f"{name} is fixed", name),), notes=(name,)
+        result(),
+        groups=(group,),
+        layers=(layer,),
+        not_pruned=(NotPruned("t", f"{name} is fixed", name),),
+        notes=(name,),
     )
     text = shown(prune_summary(strange, "out[1].onnx"), width=200)
     assert text.count(name) == 4

@@ -64,7 +64,8 @@ def score(context: ScoreContext) -> Scores:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
     fit, measured = set_apart(data, _HELD_OUT)
     plan = _plan(context)
-    measured = measured.take(range(min(len(measured), _measured_rows(context, plan.whole))))
+    rows = min(len(measured), _measured_rows(context, plan.whole))
+    measured = measured.take(np.linspace(0, len(measured) - 1, rows).astype(np.int64))  # they may be sorted by class
     cache = Cache(None)
     if context.run.cache is not None:
         options = {"seed": context.run.seed, "importance": "reconstruction", "groups": _groups(context)}

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import onnx
@@ -44,6 +45,23 @@ def test_orders_are_permutations_and_curves_end_at_zero():
         assert found.scores.min() >= 0
         assert found.scores.max() <= 1
         assert np.all(np.diff(found.scores[found.order]) >= 0)
+
+
+def test_damage_in_large_networks_is_measured_on_rows_of_the_whole_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was on the first ones, which are of one class where rows are sorted."""
+    module = import_module("onnxprune.importance.reconstruction.score")
+    seen: list[np.ndarray] = []
+    whole = module._damages
+
+    def damages(*given):
+        seen.append(given[4].rows)
+        return whole(*given)
+
+    monkeypatch.setattr(module, "_damages", damages)
+    monkeypatch.setattr(module, "_MOST_MACS", 1)
+    score(context(example(NETWORK, WEIGHTS), rows=400))
+    assert len(seen[0]) == module._LEAST_MEASURED
+    assert np.bincount(seen[0] // 100, minlength=4).tolist() == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
