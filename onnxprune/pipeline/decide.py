@@ -73,7 +73,8 @@ def decide(
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
         raise missed
     if not tried:
-        return found[0] if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)(scores, False)
+        # Only measured damage tells what less work costs.
+        return solver.leaner(_UNTRIED_WORTH)(scores, False) if solver.leaner and scores.powers else found[0]
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
         if found and solver.leaner is not None:
