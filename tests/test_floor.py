@@ -26,10 +26,12 @@ def test_search_finds_the_smallest_model_within_the_floor(rows) -> None:
     found = onnxprune.prune(MODELS / "fc3_mnist.onnx", data, max_drop=1.0, **fixed)
     lost = found.metrics["top1"].before - found.metrics["top1"].after
     assert lost <= 0.01 + 1e-9
+    assert any("confirm them on other rows" in note for note in found.notes)
     share = found.after.macs / found.before.macs
     assert share < 0.8
     further = onnxprune.prune(MODELS / "fc3_mnist.onnx", data, targets=f"macs={share - 0.02}", **fixed)
     assert further.metrics["top1"].before - further.metrics["top1"].after > 0.01
+    assert not any("confirm them" in note for note in further.notes)
 
 
 def test_a_target_that_loses_too_much_fails(rows) -> None:

@@ -27,6 +27,10 @@ from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
+_CHOSEN = (
+    "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
+    "(onnxprune validate)"
+)
 
 
 def finish(
@@ -90,6 +94,7 @@ def finish(
             *decision.notes,
             *_went(blocks, decided=scores is not None),
             *_notes(prepared, exact, measured_on, config),
+            *((_CHOSEN,) if scores is not None and config.is_searched else ()),
             *(() if scores is None else scores.notes),
         ),
     )

@@ -213,15 +213,23 @@ def _oamip(result: PruneOutcome) -> Markup | None:
     return element("div", card(element("h3", "The paper's program"), definitions(facts)), style="margin-top:14px")
 
 
+_REPEATS = "The same command on the same files with the same versions gives the same model, byte for byte."
+_MEASURED = (
+    "Measured times chose the widths, and another run measures others. The plan of a run (--plan-out), given to --plan "
+    "with the same files and versions, gives the same model, byte for byte."
+)
+
+
 def _reproduce(result: PruneOutcome, origin: Provenance) -> Markup:
     facts: list[tuple[str, object]] = [(role, _file(mark)) for role, mark in origin.files.items()]
     facts.append(("seed", result.seed))
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
     facts.append(("machine", ", ".join(f"{name} {value}" for name, value in origin.machine.items())))
     settings = [(name, mono(value)) for name, value in _flat(plain(result.settings)).items()]
+    timed = result.latency is not None or result.settings.get("round_to") in ("measured", "auto")
     return section(
         "How to reproduce",
-        "The same command on the same files with the same versions gives the same model, byte for byte.",
+        _MEASURED if timed else _REPEATS,
         card(
             command_line(origin.command) if origin.command else None,
             definitions(facts),

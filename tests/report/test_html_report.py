@@ -81,6 +81,15 @@ def test_the_command_is_there_to_copy(result, command: str) -> None:
     assert command in "".join(Page(text).text)
 
 
+def test_the_same_bytes_are_not_promised_where_times_chose(result) -> None:
+    timed = LatencyReport(before=2.0, predicted=1.1, measured=1.2, batch=1, threads=1, rounds=2)
+    for changes in ({"latency": timed}, {"settings": {"round_to": "measured"}}):
+        page = html_report(result(**changes), ORIGIN)
+        assert "The same command" not in page
+        assert "--plan-out" in page
+    assert "The same command" in html_report(result(settings={"round_to": "kernel"}), ORIGIN)
+
+
 def test_rows_that_a_phone_stacks_name_their_columns(result) -> None:
     labels = [value for name, value in Page(html_report(result(), ORIGIN)).attributes if name == "data-label"]
     assert labels == ["because of", "tensors", "number"] * 2
