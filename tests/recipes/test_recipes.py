@@ -47,12 +47,12 @@ def test_quantize_int8(tmp_path: Path) -> None:
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "out.onnx").graph.node)
 
 
-@pytest.mark.parametrize(("max_drop", "passes"), [("5", True), ("0.0", False)])
+@pytest.mark.parametrize(("max_drop", "passes"), [("9", True), ("0.0", False)])
 def test_a_makefile_with_an_accuracy_floor(tmp_path: Path, max_drop: str, passes: bool) -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
-    # 30 % of the multiply-adds: about a point is lost
+    # 30 % of the multiply-adds, by magnitude: about five points are lost
     done = run(
         *(make, "-f", RECIPES / "ci" / "Makefile", f"MODEL={LENET}", f"DATA={CALIBRATION}", f"EVAL={DIGITS}"),
         *("TARGET=macs=0.3", f"MAX_DROP={max_drop}", "FLAGS=--importance magnitude --images 200"),
