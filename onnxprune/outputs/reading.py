@@ -9,6 +9,7 @@ import onnx
 
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.memory import require
 from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
@@ -97,7 +98,9 @@ class _Output:
         self.name = name
         self._analysis = analysis
         self.row_axis = row_axis(name, analysis)
-        self._shape = self._row(np.zeros(analysis.facts.shapes.get(name, ()), bool)).shape
+        shape = analysis.facts.shapes.get(name, ())
+        require(prod(shape), f"output {name!r}")
+        self._shape = self._row(np.broadcast_to(True, shape)).shape
         self._found = self._parts()
 
     @property

@@ -39,12 +39,12 @@ class Source:
     @property
     def scale(self) -> float:
         """The factor; nan where it differs from place to place."""
-        return _even(self.factor[self.mask])
+        return _even(self.factor, self.mask)
 
     @property
     def shift(self) -> float:
         """The offset; nan where it differs from place to place."""
-        return _even(self.offset[self.mask])
+        return _even(self.offset, self.mask)
 
     @property
     def is_even(self) -> bool:
@@ -106,7 +106,8 @@ class Path:
         The output itself where that cannot be found out.
         """
         shape = self._facts.shapes.get(self.output, ())
-        whole = [Source(self.output, np.ones(shape, bool), np.ones(shape), np.zeros(shape))]
+        one, zero = np.broadcast_to(1.0, shape), np.broadcast_to(0.0, shape)  # of an image they would be large
+        whole = [Source(self.output, np.broadcast_to(True, shape), one, zero)]
         if not self._nodes:
             return whole
         known = [self._facts.shapes.get(name) for name in self.starts]
@@ -158,10 +159,11 @@ class Path:
         return np.ascontiguousarray(given.get(name, np.zeros(facts.shapes[name])), dtype)
 
 
-def _even(values: np.ndarray) -> float:
-    """The common value of an array, nan where its values differ."""
+def _even(array: np.ndarray, mask: np.ndarray) -> float:
+    """The common value of an array where a mask is True, nan where its values differ."""
+    values = array[mask] if any(array.strides) or not array.size else array[(slice(1),) * array.ndim]
     low, high = float(values.min()), float(values.max())
     if high - low > _UNEVEN * max(abs(low), abs(high)):
         return float("nan")
-    middle = float(np.median(values))
+    middle = low if low == high else float(np.median(values))
     return float(round(middle)) if abs(middle - round(middle)) < 1e-6 else middle

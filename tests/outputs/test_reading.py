@@ -1,9 +1,13 @@
 """What outputs are taken for, read from graphs."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
+from onnxprune.core.errors import InputError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.outputs.meaning import Meaning, Part
@@ -261,3 +265,18 @@ def test_many_values_without_bias_are_features_rather_than_class_scores(end, wid
     weights = {"w1": (6, 3, 3, 3), "w2": (width, 6, 1, 1), "b": (width,), "bias": (width, 1, 1)}
     (part,) = read_meaning(analyse(load(example(text, weights)))).parts
     assert part.kind == kind
+
+
+def test_large_images_are_read_without_arrays_of_their_size() -> None:
+    """An output of 8000 x 8000 took 6 GB to look at."""
+    model = example("g (float[N,3,H,W] x) => (float[N,4,H,W] y) { y = Conv (x, w) }", {"w": (4, 3, 1, 1)})
+    analysis = analyse(load(model), {"x": (1, 3, 3000, 3000)})
+    tracemalloc.start()
+    meaning = read_meaning(analysis)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert meaning.parts[0].positions == (3000, 3000)
+    assert peak < 4 << 20
+    huge = replace(analysis, facts=replace(analysis.facts, shapes={**analysis.facts.shapes, "y": (1, 4, 10**9, 10**9)}))
+    with pytest.raises(InputError, match="output 'y' takes"):
+        read_meaning(huge)
