@@ -76,13 +76,13 @@ def test_kept_times_that_disagree_are_measured_again(
 def test_kept_times_of_no_widths_are_forgotten(
     kernels: tuple[FusedKernel, ...], pretended: list[int], tmp_path: Path, widths: str
 ) -> None:
-    good = measured(kernels, TimeCache.open(str(tmp_path), 1))
-    cache = TimeCache.open(str(tmp_path), 1)
+    good = measured(kernels, TimeCache.open(str(tmp_path), ONE_CORE))
+    cache = TimeCache.open(str(tmp_path), ONE_CORE)
     key = next(kernel.key for kernel in kernels if len(kernel.full) == 2)
     cache.times[f"{key}:{widths}"] = 1.0
     cache.save()
     pretended.clear()
-    assert measured(kernels, TimeCache.open(str(tmp_path), 1)) == pytest.approx(good)
+    assert measured(kernels, TimeCache.open(str(tmp_path), ONE_CORE)) == pytest.approx(good)
 
 
 def test_kept_times_that_agree_are_taken_on_a_slower_machine(
