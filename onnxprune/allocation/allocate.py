@@ -123,13 +123,13 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
         if attempt > 0:
             grid = promising_grid(form, lower.reduced, goal - lower.bound, _MOST_COLUMNS)
         grid = with_choice(grid, best)
-        found, proved, more = _solve(problem, form, grid, best, objective, limits, nodes)
+        choice, proved, more = _solve(problem, form, grid, best, objective, limits, nodes)
         nodes += more
         bound = max(bound, min(proved, lower.bound + least_outside(grid, lower.reduced)))
-        found = spend(form, every, found)
-        improved = form.objective(found) < objective
+        choice = spend(form, every, choice)
+        improved = form.objective(choice) < objective
         if improved:
-            best, objective = found, form.objective(found)
+            best, objective = choice, form.objective(choice)
         elif attempt > 0:
             break
     return best, bound, nodes
@@ -152,14 +152,14 @@ def _tighten(form: NormalForm, scale: float, limits: _Limits) -> tuple[LowerBoun
     for _ in range(_RELAXATIONS):
         built = build(form, grid, scale)
         # Upper bounds follow from the equalities; left out, their duals are part of the equalities' duals.
-        free = replace(built.program, column_upper=np.full(len(built.program.c), np.inf))
-        relaxed = relax(free, "allocation program", limits.seconds, interior=True)
+        unbounded = replace(built.program, column_upper=np.full(len(built.program.c), np.inf))
+        relaxed = relax(unbounded, "allocation program", limits.seconds, interior=True)
         if relaxed is None:
             break
         prices = np.maximum(0, -relaxed.duals[built.first_message[-1] :]) * scale
         messages = built.messages(form, relaxed.duals * scale)
         lower = lower_bound(form, grid, prices, messages)
-        best = max(best, lower, key=lambda each: each.bound)
+        best = max(best, lower, key=lambda bound_found: bound_found.bound)
         last, value = value, relaxed.value * scale
         used = built.used(relaxed.x)
         narrow = tuple(int(points[0]) for points in used)

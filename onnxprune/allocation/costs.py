@@ -86,8 +86,8 @@ class CostModel:
         every = self._analysis.operations
         if layers is None:
             return [*every]
-        found = matching(layers, (operation.node for operation in every), "target")
-        return [operation for operation in every if operation.node in found]
+        matched = matching(layers, (operation.node for operation in every), "target")
+        return [operation for operation in every if operation.node in matched]
 
     def _names(self, layers: str | None) -> list[str]:
         constants = self._analysis.constants
@@ -115,15 +115,15 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
     """
     check_layers(analysis, targets)
     costs = CostModel(analysis)
-    found = []
+    made = []
     for target in targets:
         polynomial = costs.of(target.kind, target.layers)
         whole = polynomial([len(group) for group in analysis.groups])
         if target.layers is None:
             whole = before.of(target.kind)
         name = target.kind if target.layers is None else f"{target.kind} of {target.layers}"
-        found.append(Budget(name, polynomial, target.value * whole if target.is_share else target.value))
-    return tuple(found)
+        made.append(Budget(name, polynomial, target.value * whole if target.is_share else target.value))
+    return tuple(made)
 
 
 def check_layers(analysis: Analysis, targets: Iterable[Target]) -> None:

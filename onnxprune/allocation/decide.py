@@ -132,12 +132,14 @@ def _decided(
     choose: Callable[[AllocationProblem], Allocation],
 ) -> Decision:
     """The decision that a choice of widths comes to."""
-    found, widths, removed = _solved(analysis, scores, problem, widths, choose)
+    allocation, widths, removed = _solved(analysis, scores, problem, widths, choose)
     return Decision(
         removed=removed,
-        program=ProgramReport(found.status, found.objective, found.bound, found.gap, found.seconds),
-        predicted={b.name: value for b, value in zip(problem.budgets, found.predicted, strict=True)},
-        damage=found.objective,
+        program=ProgramReport(
+            allocation.status, allocation.objective, allocation.bound, allocation.gap, allocation.seconds
+        ),
+        predicted={b.name: value for b, value in zip(problem.budgets, allocation.predicted, strict=True)},
+        damage=allocation.objective,
         notes=() if widths.note is None else (widths.note,),
         rule=widths.rule,
         steps=widths.steps,
@@ -160,11 +162,11 @@ def _solved(
     cuts = Cuts(analysis) if problem.whole else None
     for left in reversed(range(_SOLVED)):
         widths, at_widths = _reachable(problem, widths)
-        found = choose(at_widths)
+        allocation = choose(at_widths)
         removed = analysis.none_removed()
-        for group, score, kept in zip(analysis.groups, scores.groups, found.kept, strict=True):
+        for group, score, kept in zip(analysis.groups, scores.groups, allocation.kept, strict=True):
             removed[group.units[score.order[: len(group) - kept]]] = True
-        empty = {g for g in problem.whole if found.kept[g] == 0}
+        empty = {g for g in problem.whole if allocation.kept[g] == 0}
         if cuts is None or not empty:
             break
         together = _together(analysis, scores, cuts, empty, problem.fixed)
@@ -175,15 +177,15 @@ def _solved(
         elif along - problem.gone and left:
             problem = replace(problem, gone=frozenset(empty | along), whole=frozenset())
         else:
-            return found, widths, cut.removed
-    return found, widths, removed
+            return allocation, widths, cut.removed
+    return allocation, widths, removed
 
 
 def _together(
     analysis: Analysis, scores: Scores, cuts: Cuts, groups: Collection[int], fixed: Collection[int]
 ) -> frozenset[int]:
     """Groups that can go as a whole together, without a fixed one: as many as can, those that do least damage first."""
-    removed, found = analysis.none_removed(), set[int]()
+    removed, together = analysis.none_removed(), set[int]()
     stays = [analysis.groups[g].units for g in fixed]
     for g in sorted(groups, key=lambda g: (float(scores.groups[g].damage[0]), g)):
         more = removed.copy()
@@ -191,8 +193,8 @@ def _together(
         cut = cuts.find(more)
         if cut.problem is None and not any(cut.removed[units].any() for units in stays):
             removed = more
-            found.add(g)
-    return frozenset(found)
+            together.add(g)
+    return frozenset(together)
 
 
 def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, AllocationProblem]:
@@ -243,18 +245,18 @@ def by_threshold(
     return Decision(removed, ProgramReport("none"), {}, damage, rule=widths.rule, steps=widths.steps)
 
 
-def without_loss(analysis: Analysis, free: Ids, widths: Widths) -> Decision:
+def without_loss(analysis: Analysis, lossless: Ids, widths: Widths) -> Decision:
     """Remove only units whose removal does not change the outputs, as far as the allowed widths let it.
 
     Args:
         analysis: the analysed model.
-        free: `(units,)` True where a unit goes without loss.
+        lossless: `(units,)` True where a unit goes without loss.
         widths: the widths that groups may be given.
     """
     removed = analysis.none_removed()
     stay = 0
     for index, group in enumerate(analysis.groups):
-        gone = group.units[free[group.units]]
+        gone = group.units[lossless[group.units]]
         kept = widths.at_least(index, max(1, len(group) - len(gone)))
         removed[gone[: len(group) - kept]] = True
         stay += min(len(gone), len(group) - 1) - (len(group) - kept)

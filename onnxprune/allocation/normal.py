@@ -84,24 +84,24 @@ def normal_form(problem: AllocationProblem) -> NormalForm:
     for b, budget in enumerate(budgets):
         # The limit is above the constant, but for rounding: the budget can be met, and does not hold at full width.
         scale = 1 / max(budget.limit - budget.cost.constant, _LEAST_ROOM * max(1.0, abs(budget.limit)))
-        own = [np.zeros(len(each)) for each in widths]
+        costs_alone = [np.zeros(len(allowed_widths)) for allowed_widths in widths]
         cost = budget.cost
         if isinstance(cost, CostTable):
             at = {g: cost.positions(g, widths[g]) for g in cost.groups}
             for g, values in cost.alone.items():
-                own[g] += values[at[g]] * scale
+                costs_alone[g] += values[at[g]] * scale
             for pair, values in cost.pairs.items():
                 tables[b, number[pair]] = values[np.ix_(at[pair[0]], at[pair[1]])] * scale
         else:
             for g, value in cost.linear.items():
-                own[g] += value * scale * widths[g]
+                costs_alone[g] += value * scale * widths[g]
             for (g, h), value in cost.quadratic.items():
                 if g == h:
-                    own[g] += value * scale * widths[g].astype(np.float64) ** 2
+                    costs_alone[g] += value * scale * widths[g].astype(np.float64) ** 2
                 else:
                     product[b, number[g, h]] = value * scale
-        alone.append(tuple(own))
-    first = tuple(int(np.searchsorted(own, kept)) for own, kept in zip(widths, start, strict=True))
+        alone.append(tuple(costs_alone))
+    first = tuple(int(np.searchsorted(costs_alone, kept)) for costs_alone, kept in zip(widths, start, strict=True))
     return NormalForm(tuple(widths), tuple(damage), tuple(pairs), tuple(alone), product, tables, first)
 
 

@@ -135,8 +135,8 @@ class AllocationProblem:
         multiples = np.arange(self.round_to, units, self.round_to)
         if group in self.allowed:
             multiples = np.intersect1d(multiples, self.allowed[group])
-        found = np.append(multiples[multiples >= least], units)
-        return np.insert(found, 0, 0) if group in self.whole else found
+        allowed = np.append(multiples[multiples >= least], units)
+        return np.insert(allowed, 0, 0) if group in self.whole else allowed
 
     def cheapest(self) -> tuple[int, ...]:
         """Widths that meet every budget where that is possible: the smallest ones, unless those miss a measured budget.

@@ -82,8 +82,10 @@ class CostTable:
         Raises:
             ValueError: a width is not in the table.
         """
-        own = self.widths[group]
-        found = np.minimum(np.searchsorted(own, widths), len(own) - 1)
-        if not np.array_equal(own[found], widths):
-            raise ValueError(f"cost table of group {group} holds widths {own.tolist()}, not all of {widths.tolist()}")
-        return found
+        tabled = self.widths[group]
+        nearest = np.minimum(np.searchsorted(tabled, widths), len(tabled) - 1)
+        if not np.array_equal(tabled[nearest], widths):
+            raise ValueError(
+                f"cost table of group {group} holds widths {tabled.tolist()}, not all of {widths.tolist()}"
+            )
+        return nearest

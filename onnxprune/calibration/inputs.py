@@ -28,7 +28,7 @@ from onnxprune.runtime.feeds import input_shapes, random_array
 DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
 
 RANDOM = "random"
-RANDOM_ROWS = 100
+RANDOM_ROWS = 64
 _RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model's task cannot be seen in them"
 
 _RAW_NOTE = (

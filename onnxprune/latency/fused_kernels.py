@@ -85,7 +85,7 @@ def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:
     for index, group in enumerate(analysis.groups):
         group_of[group.units] = index
     known: dict[str, Analysis] = {}
-    found = []
+    kernels = []
     for nodes in _runs(analysis):
         cut = _Cut(analysis, nodes)
         if not cut.is_prunable:
@@ -94,11 +94,11 @@ def fused_kernels(analysis: Analysis) -> tuple[FusedKernel, ...]:
         key = _key(built)
         if key not in known:
             known[key] = analyse(built)
-        own = known[key]
-        forms = tuple(_form(group.units, own, analysis, cut.names, group_of) for group in own.groups)
+        positions = known[key]
+        forms = tuple(_form(group.units, positions, analysis, cut.names, group_of) for group in positions.groups)
         if any(set(form) != {CONSTANT} for form in forms):
-            found.append(FusedKernel(tuple(node.name for node in nodes), key, own, forms))
-    return tuple(found)
+            kernels.append(FusedKernel(tuple(node.name for node in nodes), key, positions, forms))
+    return tuple(kernels)
 
 
 def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
@@ -117,7 +117,7 @@ def _runs(analysis: Analysis) -> Iterator[tuple[Node, ...]]:
             if not handler_of(readers[0].op_type).joins_kernel(readers[0]) or readers[0].name in taken:
                 break
             run.append(readers[0])
-        taken |= {each.name for each in run}
+        taken |= {member.name for member in run}
         yield tuple(run)
 
 
@@ -192,8 +192,8 @@ class _Cut:
     def _axis(self, name: str) -> int | None:
         """The prunable channel axis of a tensor; None where there is none, or more than one."""
         axes = self._analysis.labels.get(name, ())
-        free = [axis for axis, ids in enumerate(axes) if ids is not None and ids.any()]
-        return free[0] if len(free) == 1 else None
+        prunable = [axis for axis, ids in enumerate(axes) if ids is not None and ids.any()]
+        return prunable[0] if len(prunable) == 1 else None
 
     def _stub_kind(self, name: str) -> str:
         """What produces or reads a tensor outside of the kernel: a convolution, a matrix product, or neither."""

@@ -93,8 +93,8 @@ def milliseconds(
 ) -> tuple[float, ...]:
     """Times of models in milliseconds, run in turn: of the first, and of the others by their ratio to it."""
     seconds = _SWEEP_S * len(models)
-    found = time_models(models, batch=batch, engine=engine, seconds=seconds, memory=False, known=known)
-    return tuple(each.ratio * found[0].p10_ms for each in found)
+    timed_models = time_models(models, batch=batch, engine=engine, seconds=seconds, memory=False, known=known)
+    return tuple(latency.ratio * timed_models[0].p10_ms for latency in timed_models)
 
 
 def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:

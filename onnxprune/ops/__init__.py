@@ -92,15 +92,15 @@ def _same(first: OpHandler | None, second: OpHandler) -> bool:
 def _from_packages() -> None:
     """Register the handlers of installed packages, once."""
     for _, load in installed(ENTRY_POINTS):
-        found = load()
-        handler = found() if isinstance(found, type) else found
+        offered = load()
+        handler = offered() if isinstance(offered, type) else offered
         if not all(_same(_ADDED.get(op_type), handler) for op_type in getattr(handler, "op_types", ())):
             register_operator(handler)
 
 
 @functools.cache
 def _built_in() -> Mapping[str, OpHandler]:
-    found: dict[str, OpHandler] = {}
+    by_operator: dict[str, OpHandler] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for value in vars(module).values():
@@ -110,7 +110,7 @@ def _built_in() -> Mapping[str, OpHandler]:
                 continue
             handler = value()
             for op_type in handler.op_types:
-                if op_type in found:
-                    raise RuntimeError(f"operator {op_type} has two handlers: {found[op_type]!r} and {handler!r}")
-                found[op_type] = handler
-    return found
+                if op_type in by_operator:
+                    raise RuntimeError(f"operator {op_type} has two handlers: {by_operator[op_type]!r} and {handler!r}")
+                by_operator[op_type] = handler
+    return by_operator

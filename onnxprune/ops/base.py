@@ -169,11 +169,11 @@ class OpHandler(ABC):
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """All products of two tensors that the node computes; by default the one of `linear`."""
-        found = self.linear(node, labels)
-        if found is None:
+        layer = self.linear(node, labels)
+        if layer is None:
             return ()
-        contracted = ((found.in_axis, found.input_axis),)
-        return (Product(node.name, found.weight, found.input, contracted, (found.out_axis,)),)
+        contracted = ((layer.in_axis, layer.input_axis),)
+        return (Product(node.name, layer.weight, layer.input, contracted, (layer.out_axis,)),)
 
     def recurrence(self, node: Node, labels: Labels) -> Recurrence | None:  # noqa: ARG002
         """What a recurrent layer multiplies; None for other nodes, and for forms whose products are not known."""

@@ -27,17 +27,17 @@ class FusedConv(OpHandler):
         Conv().couple(node, labels)
         added, output = node.input(3), node.output()
         for axis in range(labels.rank(added) if added else 0):
-            own, ids = labels.axis(added, axis), labels.axis(output, axis)
-            if ids is not None and (labels.adapts(added, axis) or own is not None):
+            addend, ids = labels.axis(added, axis), labels.axis(output, axis)
+            if ids is not None and (labels.adapts(added, axis) or addend is not None):
                 labels.set(added, axis, ids)
             else:
                 labels.freeze_ids(ids, output, f"added to {added!r}, which is not prunable", node)
-                labels.freeze_ids(own, added, f"added to {output!r}, which is not prunable", node)
+                labels.freeze_ids(addend, added, f"added to {output!r}, which is not prunable", node)
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """As Conv, but the output is not the product alone."""
-        found = Conv().linear(node, labels)
-        return None if found is None else replace(found, fused=True)
+        layer = Conv().linear(node, labels)
+        return None if layer is None else replace(layer, fused=True)
 
     channel_axis = 1
 
@@ -76,8 +76,8 @@ class FusedGemm(OpHandler):
 
     def linear(self, node: Node, labels: Labels) -> Linear | None:
         """As Gemm, but the output is not the product alone."""
-        found = Gemm().linear(node, labels)
-        return None if found is None else replace(found, fused=True)
+        layer = Gemm().linear(node, labels)
+        return None if layer is None else replace(layer, fused=True)
 
     def products(self, node: Node, labels: Labels) -> tuple[Product, ...]:
         """As Gemm."""

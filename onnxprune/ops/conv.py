@@ -43,7 +43,9 @@ class Conv(OpHandler):
             return ((ChannelUse.CONVOLVED, ids),)
         if group == len(ids):
             return ((ChannelUse.DEPTHWISE, ids),)
-        return tuple((ChannelUse.GROUPED, each[: len(each) // group]) for each in (ids, out) if each is not None)
+        return tuple(
+            (ChannelUse.GROUPED, axis_ids[: len(axis_ids) // group]) for axis_ids in (ids, out) if axis_ids is not None
+        )
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: a depthwise convolution has as many groups as channels left."""

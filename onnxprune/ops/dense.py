@@ -30,16 +30,16 @@ class Gemm(OpHandler):
         shape = labels.shape(c)
         for axis, size in enumerate(shape):
             position = axis + 2 - len(shape)
-            ids, own = labels.axis(y, position), labels.axis(c, axis)
+            ids, bias_ids = labels.axis(y, position), labels.axis(c, axis)
             if size != labels.shape(y)[position]:
                 continue
-            if labels.is_constant(c) or (own is None and labels.adapts(c, axis)):
+            if labels.is_constant(c) or (bias_ids is None and labels.adapts(c, axis)):
                 labels.set(c, axis, ids)
-            elif ids is not None and own is not None:
-                labels.tie(ids, own)
+            elif ids is not None and bias_ids is not None:
+                labels.tie(ids, bias_ids)
             else:
                 labels.freeze_ids(ids, y, f"added to {c!r}, which is not prunable", node)
-                labels.freeze_ids(own, c, f"added to {y!r}, which is not prunable", node)
+                labels.freeze_ids(bias_ids, c, f"added to {y!r}, which is not prunable", node)
 
     @staticmethod
     def _letters(node: Node) -> tuple[list[tuple[str, Letters]], Letters]:

@@ -126,15 +126,15 @@ class Labels:
         """Temporary ids for channels that lie on several of a node's axes, tied to the real ones."""
         if len(places) < 2:
             return {}
-        own, counts = np.unique(np.concatenate([np.unique(ids) for ids in places.values()]), return_counts=True)
-        several = own[counts > 1]
-        found = {}
+        distinct, counts = np.unique(np.concatenate([np.unique(ids) for ids in places.values()]), return_counts=True)
+        several = distinct[counts > 1]
+        temporary = {}
         for place, ids in places.items():
             if np.isin(ids, several).any():
-                found[place] = np.arange(self._next, self._next + len(ids))
+                temporary[place] = np.arange(self._next, self._next + len(ids))
                 self._next += len(ids)
-                self.tie(ids, found[place])
-        return found
+                self.tie(ids, temporary[place])
+        return temporary
 
     # What is known of tensors
 

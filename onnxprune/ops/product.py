@@ -64,15 +64,15 @@ def named_products(
     if not computed:
         return ()
     source, own = computed[0]
-    found = []
+    products = []
     for tensor, letters in operands:
         if (tensor, letters) == computed[0]:
             continue
         ended = [axis for axis, letter in enumerate(letters) if letter is not None and letter not in output]
         contracted = tuple((axis, own.index(letters[axis])) for axis in ended if letters[axis] in own)
         made = tuple(axis for axis, letter in enumerate(letters) if letter in output and labels.is_constant(tensor))
-        found.append(Product(node.name, tensor, source, contracted, made))
-    return tuple(found)
+        products.append(Product(node.name, tensor, source, contracted, made))
+    return tuple(products)
 
 
 def product_factors(

@@ -195,11 +195,11 @@ def _run(node: Node) -> TorchRule:
         sequences, last_h, last_c = [], [], []
         for d, turned in enumerate(backward):
             state = ((nothing if h is None else h)[d], (nothing if c is None else c)[d])
-            from_input, own = bias[d].chunk(2)
+            from_input, from_states = bias[d].chunk(2)
             inputs = (x.flip(0) if turned else x) @ w[d].t() + from_input
             outputs = []
             for row in inputs:
-                state = step(row, state, r[d], own, peepholes[d].chunk(3), reset_last)
+                state = step(row, state, r[d], from_states, peepholes[d].chunk(3), reset_last)
                 outputs.append(state[0])
             sequence = torch.stack(outputs)
             sequences.append(sequence.flip(0) if turned else sequence)

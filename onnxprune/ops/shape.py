@@ -343,7 +343,7 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ran
 
     Axes of size 1 attach to the run that ends before them, or to the first.
     """
-    found: list[tuple[range, range]] = []
+    pairs: list[tuple[range, range]] = []
     i = j = 0
     while i < len(before) or j < len(after):
         start_i, start_j = i, j
@@ -355,8 +355,8 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ran
                 left, i = left * before[i], i + 1
             else:
                 right, j = right * after[j], j + 1
-        found.append((range(start_i, i), range(start_j, j)))
-    return found
+        pairs.append((range(start_i, i), range(start_j, j)))
+    return pairs
 
 
 def _constant_off(grid: np.ndarray, axis: int) -> bool:

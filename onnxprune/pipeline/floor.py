@@ -136,14 +136,14 @@ def smallest(
     for step in range(total):
         share = (low + high) / 2
         progress("search", step, total)
-        found = _at(share, prepared, scores, config, clock, progress, executor, candidates)
-        if found is None:  # below what can be reached
+        candidate = _at(share, prepared, scores, config, clock, progress, executor, candidates)
+        if candidate is None:  # below what can be reached
             low = share
             continue
         with clock.stage("evaluate"):
             metrics = compare(
                 prepared.model,
-                found[1],
+                candidate[1],
                 evaluation,
                 config=config.outputs,
                 analysis=prepared.analysis,
@@ -151,7 +151,7 @@ def smallest(
             )
         _, lost = main_loss(prepared.model.name, metrics)
         if holds(lost, config.max_drop):
-            best, high = found, share
+            best, high = candidate, share
         else:
             low = share
     progress("search", total, total)
@@ -178,9 +178,9 @@ def _at(
 ) -> tuple[Decision, Model] | None:
     """The model pruned to a share of its cost; None where that cannot be reached."""
     kind = "latency" if config.minimise == "time" else config.minimise
-    own = replace(config, targets=(Target(kind, share),))
+    config_at = replace(config, targets=(Target(kind, share),))
     try:
-        decision = decide(prepared, scores, own, clock, progress, executor, candidates)
+        decision = decide(prepared, scores, config_at, clock, progress, executor, candidates)
     except BudgetError:
         return None
-    return decision, shrink(prepared, decision.removed, own, clock, progress)
+    return decision, shrink(prepared, decision.removed, config_at, clock, progress)

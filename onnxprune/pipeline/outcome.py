@@ -93,12 +93,12 @@ def group_results(
     """What became of each group: kept and removed units, damage, cost."""
     by_name = {} if scores is None else {s.group: s for s in scores.groups}
     none = analysis.none_removed()
-    found = []
+    results = []
     for group, kept, step in zip(
         analysis.groups, analysis.kept(removed), steps or (1,) * len(analysis.groups), strict=True
     ):
         score = by_name.get(group.name)
-        found.append(
+        results.append(
             GroupResult(
                 name=group.name,
                 units=len(group),
@@ -112,17 +112,17 @@ def group_results(
                 damage=() if score is None else tuple((k, float(score.damage[k])) for k in range(1, len(group) + 1)),
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def removed_blocks(analysis: Analysis, removed: Ids) -> tuple[RemovedBlock, ...]:
     """The branches that go as a whole, in graph order."""
     whole = [index for index, group in enumerate(analysis.groups) if removed[group.units].all()]
-    found = [branch for branch in branches(analysis, whole) if branch.nodes]
+    whole_branches = [branch for branch in branches(analysis, whole) if branch.nodes]
     names = [node.name for node in analysis.graph.nodes]
     return tuple(
         RemovedBlock(analysis.groups[branch.group].name, tuple(name for name in names if name in branch.nodes))
-        for branch in found
+        for branch in whole_branches
     )
 
 
@@ -144,10 +144,10 @@ def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
 
 def versions() -> dict[str, str]:
     """Versions of onnxprune and of the packages that its results depend on."""
-    found = {"onnxprune": __version__}
+    by_package = {"onnxprune": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = package_version(name)
+            by_package[name] = package_version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package

@@ -12,7 +12,7 @@ import onnx
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset, set_apart
-from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.inputs import RANDOM, RANDOM_ROWS, load_data
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
@@ -42,6 +42,7 @@ DataSource = Any
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
 _SHOWN = 5  # names of groups in a note
+_MOST_ROWS = 1000  # calibration rows, unless the user says otherwise
 _REPORTED = 10  # every tenth row is for the report alone
 _SPARING = 320  # rows from which on they can be spared
 
@@ -99,7 +100,8 @@ def prepare(
         known, rows = given_sizes(model, config.shapes), None
         if data is not None:
             with fitting(config.shapes):
-                rows = load_data(data, model, preprocess, limit=config.images, seed=config.seed, known=known)
+                limit = config.images or _rows_of(data)
+                rows = load_data(data, model, preprocess, limit=limit, seed=config.seed, known=known)
             known = given_sizes(model, config.shapes, rows.shapes)
     with clock.stage("analyse"):
         with fitting(config.shapes):
@@ -112,12 +114,17 @@ def prepare(
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
     with clock.stage("lossless"):
-        free = analysis.none_removed()
+        without_loss = analysis.none_removed()
         for group in analysis.groups:
-            free[group.units] = group.name not in kept
-        prepared = Prepared(analysis, rows, before, lossless(analysis, free))
+            without_loss[group.units] = group.name not in kept
+        prepared = Prepared(analysis, rows, before, lossless(analysis, without_loss))
         row = None if rows is None else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
+
+
+def _rows_of(data: DataSource) -> int:
+    """How many rows are used at most where the user does not say: noise tells no more with more rows."""
+    return RANDOM_ROWS if isinstance(data, str) and data == RANDOM else _MOST_ROWS
 
 
 def rows_to_report(prepared: Prepared) -> tuple[Prepared, Dataset | None]:

@@ -99,9 +99,10 @@ class SweepResult(Generic[Result_co]):
         ]
         return tuple(
             n
-            for n, own, quality in known
+            for n, cost_here, quality in known
             if not any(
-                other <= own and better >= quality and (other, -better) != (own, -quality) for _, other, better in known
+                other <= cost_here and better >= quality and (other, -better) != (cost_here, -quality)
+                for _, other, better in known
             )
         )
 
@@ -158,7 +159,7 @@ def sweep(
     return SweepResult(
         source=prepared.model.name,
         metric=metric,
-        quality=next((found.before for _, result in results if (found := _of(result, metric)) is not None), None),
+        quality=next((change.before for _, result in results if (change := _of(result, metric)) is not None), None),
         milliseconds=times[0] if times else None,
         points=tuple(_point(*result, times, n, metric) for n, result in enumerate(results)),
         missed=missed,
@@ -213,11 +214,11 @@ def _point(
 ) -> SweepPoint[PruneOutcome]:
     before, after = result.before, result.after
     cost = {name: after.of(name) / before.of(name) for name in COUNTED if before.of(name)}
-    own = times[number + 1] if times else None
-    if own is not None:
-        cost["latency"] = own / times[0]
-    found = _of(result, metric)
-    return SweepPoint(target, result, own, cost, None if found is None else found.after)
+    milliseconds_here = times[number + 1] if times else None
+    if milliseconds_here is not None:
+        cost["latency"] = milliseconds_here / times[0]
+    change = _of(result, metric)
+    return SweepPoint(target, result, milliseconds_here, cost, None if change is None else change.after)
 
 
 def _of(result: PruneOutcome, metric: str | None) -> MetricChange | None:

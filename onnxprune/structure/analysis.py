@@ -74,10 +74,10 @@ class Analysis:
 
     def pinned_value(self, name: str) -> np.ndarray | None:
         """Value of a tensor that depends only on constants and on the analysed input sizes, else None."""
-        found = self.value(name)
-        if found is None and name in self.facts.sizes:
-            found = self.facts.sizes[name].value
-        return found
+        value = self.value(name)
+        if value is None and name in self.facts.sizes:
+            value = self.facts.sizes[name].value
+        return value
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor at the input sizes that were analysed.
@@ -145,17 +145,17 @@ class Analysis:
 
     def same_copies(self, removed: Ids) -> set[str]:
         """Copies of constants (see `graph.separate`) that lose the same positions as the original does."""
-        found = set()
+        copies = set()
         for copy, original in self.model.copies.items():
             if copy in self.constants and original in self.constants:
                 pair = [
                     [None if ids is None else removed[ids] for ids in self.labels.get(name, ())]
                     for name in (copy, original)
                 ]
-                gone = [[each for each in axes if each is not None and each.any()] for axes in pair]
+                gone = [[mask for mask in axes if mask is not None and mask.any()] for axes in pair]
                 if len(gone[0]) == len(gone[1]) and all(map(np.array_equal, *gone)):
-                    found.add(copy)
-        return found
+                    copies.add(copy)
+        return copies
 
     def shape_after(self, tensor: str, shape: Sequence[int], removed: Ids) -> tuple[int, ...]:
         """Shape that a tensor has once the units of a removal mask are gone."""

@@ -96,11 +96,11 @@ class RemovalCheck:
         if self.original is not None:
             self._moved_rightly(self.original, original, feed, optimise=optimised)
         for optimise in (False, True):
-            found = self._outputs(path, feed, optimise=optimise)
-            if found is not None:
-                self._same_form(found, original)
+            actual = self._outputs(path, feed, optimise=optimise)
+            if actual is not None:
+                self._same_form(actual, original)
                 if not self.changed and optimise == optimised:
-                    self._same_values(found, original, feed, path, optimise=optimise)
+                    self._same_values(actual, original, feed, path, optimise=optimise)
         self._runs_on_engine(path, feed, original)
         if self.changed:
             plain = to_proto(remove(self.analysis, self.removed)).SerializeToString()
@@ -115,9 +115,9 @@ class RemovalCheck:
             return
         feed, original = outputs
         for optimise in (False, True):
-            found = self._outputs(path, feed, optimise=optimise)
-            if found is not None:
-                self._same_form(found, original)
+            actual = self._outputs(path, feed, optimise=optimise)
+            if actual is not None:
+                self._same_form(actual, original)
         self._runs_on_engine(path, feed, original)
 
     def _runs_on_engine(self, path: Path, feed: Feed, original: Outputs) -> None:
@@ -185,15 +185,15 @@ class RemovalCheck:
 
     def _same_form(self, outputs: Outputs, original: Outputs) -> None:
         for name, wanted in original.items():
-            found = outputs.get(name)
-            if found is None or found.dtype != wanted.dtype:
+            value = outputs.get(name)
+            if value is None or value.dtype != wanted.dtype:
                 raise ModelError(f"{self.analysis.name}: the result has no output {name!r} of type {wanted.dtype}")
-            if found.shape != wanted.shape:
+            if value.shape != wanted.shape:
                 raise ModelError(
-                    f"{self.analysis.name}: output {name!r} of the result has shape {found.shape}, "
+                    f"{self.analysis.name}: output {name!r} of the result has shape {value.shape}, "
                     f"expected {wanted.shape}"
                 )
-            if wanted.dtype.kind == "f" and np.isfinite(wanted).all() and not np.isfinite(found).all():
+            if wanted.dtype.kind == "f" and np.isfinite(wanted).all() and not np.isfinite(value).all():
                 raise ModelError(
                     f"{self.analysis.name}: output {name!r} of the result is not finite; "
                     "try other data or a larger target"
@@ -226,12 +226,12 @@ class RemovalCheck:
         made = {name for node in pruned.graph.node for name in node.output}
         jumping = jumping_outputs(self.analysis.graph.nodes)
         given = {name: expected[name] for name in jumping if name in expected and name in made}
-        found = _tapped(_fed(pruned, given), names, {**feed, **given}, self.analysis.name, optimise=optimise)
+        actual = _tapped(_fed(pruned, given), names, {**feed, **given}, self.analysis.name, optimise=optimise)
         for node in self.analysis.graph.nodes:
             for name in node.outputs:
-                if name in expected and name in found and name not in given:
+                if name in expected and name in actual and name not in given:
                     right = expected[name]
-                    if found[name].shape != right.shape or not close(found[name], right, right):
+                    if actual[name].shape != right.shape or not close(actual[name], right, right):
                         return str(node)
         return None if given else "an output"
 

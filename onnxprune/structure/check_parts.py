@@ -39,11 +39,11 @@ def parts(analysis: Analysis, most: int) -> Iterator[ComparedPart]:
     nodes = [node for node in analysis.graph.nodes if not node.is_constant]
     owned = [sum(sizes.get(name, 0) for name in (*node.inputs, *node.captured)) for node in nodes]
     starts, held = [0], 0
-    for index, own in enumerate(owned):
-        if held and held + own > most:
+    for index, constants_here in enumerate(owned):
+        if held and held + constants_here > most:
             starts.append(index)
             held = 0
-        held += own
+        held += constants_here
     last = last_uses((node.reads for node in nodes), analysis.graph.outputs)
     for start, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         made = (name for node in nodes[start:end] for name in node.outputs)
@@ -80,9 +80,9 @@ def compare_parts(
             if before is not None:
                 _compare_original(analysis, before, part, known, made)
             _compare_smaller(analysis, removed, smaller, graph, part, known, made)
-            later = {name for each in pieces[number + 1 :] for n in each.nodes for name in (*n.inputs, *n.captured)}
+            later = {name for piece in pieces[number + 1 :] for n in piece.nodes for name in (*n.inputs, *n.captured)}
             later |= {*analysis.graph.outputs}
-            made_later = {name for each in pieces[number + 1 :] for n in each.nodes for name in n.outputs}
+            made_later = {name for piece in pieces[number + 1 :] for n in piece.nodes for name in n.outputs}
             later |= _read_for(graph, {*known, *made} - made_later, made_later)
             known = {name: value for name, value in (known | made).items() if name in later}
         else:
@@ -130,10 +130,10 @@ def _compare_smaller(
 
     def same(names: Sequence[str], wanted: Outputs) -> Iterator[tuple[str, bool]]:
         model, there = _smaller_part(smaller, graph, small, names)
-        found = _run(model, there, small)
+        actual = _run(model, there, small)
         for name in there:
             expected = narrowed(wanted[name], analysis, name, removed)
-            yield name, found[name].shape == expected.shape and close(found[name], expected, expected)
+            yield name, actual[name].shape == expected.shape and close(actual[name], expected, expected)
 
     if all(right for _, right in same(part.made, made)):
         return

@@ -111,12 +111,12 @@ def require_understood(analysis: Analysis) -> None:
     Raises:
         ModelError: says where, and how many such places there are.
     """
-    found = [item for item in analysis.not_pruned if item.limitation]
-    if found:
-        first = found[0]
+    obstacles = [item for item in analysis.not_pruned if item.limitation]
+    if obstacles:
+        first = obstacles[0]
         raise ModelError(
             f"{analysis.name}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
-            f"{len(found)} such tensors in all; leave out --strict to keep their channels"
+            f"{len(obstacles)} such tensors in all; leave out --strict to keep their channels"
         )
 
 
@@ -147,14 +147,14 @@ def _more(count: int) -> str:
 
 def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
     """Implements `Labels.read_positions`."""
-    found = np.zeros(labels.shape(tensor)[axis], bool)
+    read = np.zeros(labels.shape(tensor)[axis], bool)
     for node in graph.consumers.get(tensor, ()):
         sole = node.input(0) == tensor and node.inputs.count(tensor) == 1 and tensor not in node.captured
         positions = handler_of(node.op_type).reads(node, axis, labels) if sole else None
         if positions is None:
             return None
-        found |= positions
-    return None if tensor in graph.outputs else found
+        read |= positions
+    return None if tensor in graph.outputs else read
 
 
 def _follow_zeros(node: Node, handler: OpHandler, labels: Labels) -> None:
@@ -194,7 +194,7 @@ def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
 
 def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analysis:
     unit = classes(labels.count, labels.ties, [ids for ids, _ in labels.freezes])
-    free = classes(labels.count, labels.ties, [])
+    tied = classes(labels.count, labels.ties, [])
     arrays: dict[str, tuple[Ids | None, ...]] = {
         tensor: tuple(None if ids is None else unit[ids] for ids in axes) for tensor, axes in labels.arrays.items()
     }
@@ -219,7 +219,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         recurrences=recurrences,
         masks=masks,
         not_pruned=_not_pruned(labels.freezes, unit),
-        total=int(free.max()),
+        total=int(tied.max()),
         facts=facts,
         uses=_uses(model, graph, labels, unit),
         omitted=tuple(sorted(labels.omitted)),
@@ -229,12 +229,12 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
 
 def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, str]]]:
     """For each unit, `(node, tensor)` of every layer that computes its channels, in graph order."""
-    found: list[list[tuple[str, str]]] = [[] for _ in range(units)]
+    by_unit: list[list[tuple[str, str]]] = [[] for _ in range(units)]
     for first, last, node, tensor in labels.origins:
         for u in np.unique(unit[first:last]):
             if u != FIXED:
-                found[u].append((node.name, tensor))
-    return found
+                by_unit[u].append((node.name, tensor))
+    return by_unit
 
 
 def _groups(
@@ -257,9 +257,9 @@ def _groups(
     for u in range(1, units):
         members.setdefault((tuple(signature[u]), tuple(readers[u]), tuple(producers[u])), []).append(u)
     groups, taken = [], set()
-    for own in members.values():
-        made = [node for node, _ in producers[own[0]]]
-        name = base = made[0] if made else f"units {own[0]}"
+    for alike in members.values():
+        made = [node for node, _ in producers[alike[0]]]
+        name = base = made[0] if made else f"units {alike[0]}"
         suffix = 2
         while name in taken:
             name, suffix = f"{base}#{suffix}", suffix + 1
@@ -267,10 +267,10 @@ def _groups(
         groups.append(
             Group(
                 name=name,
-                units=np.array(own),
+                units=np.array(alike),
                 producers=tuple(dict.fromkeys(made)),
-                consumers=tuple(dict.fromkeys(readers[own[0]])),
-                places=tuple((places[number][0], places[number][1]) for number, _ in signature[own[0]]),
+                consumers=tuple(dict.fromkeys(readers[alike[0]])),
+                places=tuple((places[number][0], places[number][1]) for number, _ in signature[alike[0]]),
             )
         )
     return tuple(groups)
@@ -303,27 +303,27 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[L
     layers = []
     for node in _followed(graph, facts, labels):
         with named_failures(model, node):
-            found = handler_of(node.op_type).linear(node, labels)
-        if found is None:
+            linear = handler_of(node.op_type).linear(node, labels)
+        if linear is None:
             continue
         layers.append(
             Layer(
                 node=node.name,
                 op_type=node.op_type,
-                input=found.input,
-                weight=found.weight,
-                bias=found.bias,
-                output=found.output,
-                in_axis=found.in_axis,
-                out_axis=found.out_axis,
-                input_axis=found.input_axis,
-                output_axis=found.output_axis,
-                group=found.group,
-                window=found.window,
-                transposed=found.transposed,
-                gain=found.gain,
-                bias_gain=found.bias_gain,
-                fused=found.fused,
+                input=linear.input,
+                weight=linear.weight,
+                bias=linear.bias,
+                output=linear.output,
+                in_axis=linear.in_axis,
+                out_axis=linear.out_axis,
+                input_axis=linear.input_axis,
+                output_axis=linear.output_axis,
+                group=linear.group,
+                window=linear.window,
+                transposed=linear.transposed,
+                gain=linear.gain,
+                bias_gain=linear.bias_gain,
+                fused=linear.fused,
             )
         )
     return tuple(layers)
@@ -331,7 +331,7 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[L
 
 def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[ChannelUse, Ids], ...]:
     """Per use of channels by kernels, the units it concerns; equal uses are listed once."""
-    found: dict[tuple[ChannelUse, bytes], Ids] = {}
+    by_units: dict[tuple[ChannelUse, bytes], Ids] = {}
     for node in graph.nodes:
         if not all(labels.is_labelled(name) for name in node.outputs if name):
             continue
@@ -339,17 +339,17 @@ def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[
             uses = tuple(handler_of(node.op_type).channel_uses(node, labels))
         for use, ids in uses:
             if ids is not None and unit[ids].any():
-                found.setdefault((use, unit[ids].tobytes()), unit[ids])
-    return tuple((use, units) for (use, _), units in found.items())
+                by_units.setdefault((use, unit[ids].tobytes()), unit[ids])
+    return tuple((use, units) for (use, _), units in by_units.items())
 
 
 def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned, ...]:
-    found = (
+    reasons = (
         NotPruned(freeze.tensor, freeze.reason, freeze.node, freeze.limitation)
         for ids, freeze in freezes
         if (unit[ids] == 0).any()
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(reasons))
 
 
 def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
@@ -370,7 +370,7 @@ def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) ->
     def is_read(name: str) -> bool:
         return name in outputs or any(
             name in user.captured
-            or any(each == name and (user.name, at) not in labels.omitted for at, each in enumerate(user.inputs))
+            or any(read == name and (user.name, at) not in labels.omitted for at, read in enumerate(user.inputs))
             for user in graph.consumers.get(name, ())
             if user.name not in dead
         )

@@ -202,18 +202,20 @@ class _Search:
     def _covers(self, node: Node, varying: Collection[str], known: "_Known") -> bool:
         """Whether the remaining inputs broadcast to the output's shape, for all sizes of the model's inputs."""
         facts = self._analysis.facts
-        shape, free = facts.shapes[node.output()], facts.free.get(node.output(), frozenset())
+        shape, symbolic = facts.shapes[node.output()], facts.free.get(node.output(), frozenset())
         for axis, size in enumerate(shape):
             back = axis - len(shape)
             if any(
                 -back <= len(facts.shapes[name])
                 and facts.shapes[name][back] == size
-                and (axis not in free or len(facts.shapes[name]) + back in facts.free.get(name, frozenset()))
+                and (axis not in symbolic or len(facts.shapes[name]) + back in facts.free.get(name, frozenset()))
                 for name in varying
             ):
                 continue
             sizes = [value.shape for name in node.inputs if name and (value := known.value(name)) is not None]
-            if axis in free or not any(-back <= len(each) and each[back] == size for each in sizes):
+            if axis in symbolic or not any(
+                -back <= len(sizes_there) and sizes_there[back] == size for sizes_there in sizes
+            ):
                 return False
         return True
 
