@@ -24,8 +24,9 @@ DEFAULT_OAMIP_THRESHOLD = "0.1"
 # of the best; and predicted where nothing is tried.
 _PREDICTED_WORTH = 1.25
 _HOPEFUL = 1.5
-_WORTH = 1.0
+_WORTH = 1.25
 _UNTRIED_WORTH = 1.05
+_SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 
 
 def decide(
@@ -105,11 +106,11 @@ def _lean(
     first = solver.solve(scores, False)
     if np.array_equal(plain.removed, first.removed):
         return []
-    most, least = judge([plain, first])
-    if least > _HOPEFUL * most:
+    lost, more = judge([plain, first])
+    if more > max(_HOPEFUL * lost, lost + _SLIGHT):
         return []
     found = [first, *others(solver, scores, plain=True)]
-    return found if min(judge(found)) <= _WORTH * most else []
+    return found if min(judge(found)) <= max(_WORTH * lost, lost + _SLIGHT) else []
 
 
 def _judge(
