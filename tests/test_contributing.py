@@ -103,16 +103,31 @@ def test_a_plugin_reaches_the_command_line_and_its_workers(folder: Path, options
         check_smaller(done, folder / f"small{number}.onnx")
 
 
-def test_a_plugin_reaches_the_workers_of_a_cluster(
-    folder: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+CLUSTER = """
+import sys
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        print(local.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_plugin_reaches_the_workers_of_a_cluster(folder: Path, options: tuple[str, ...], tmp_path: Path) -> None:
     """They and their scheduler find its module, as on a cluster where it is installed."""
-    distributed = pytest.importorskip("distributed")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as local:
-        spec = "dask://" + local.scheduler_address.removeprefix("tcp://")
+    pytest.importorskip("distributed")
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    # In a process of its own: a scheduler imports the plug-in, which other tests must not find.
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=paths
+    ) as cluster:
+        assert cluster.stdout is not None
+        spec = "dask://" + cluster.stdout.readline().strip().removeprefix("tcp://")
         done = command(folder, *options, *PLUGINS, "--executor", spec, "-o", "cluster.onnx")
+        cluster.communicate("")
     check_smaller(done, folder / "cluster.onnx")
 
 
