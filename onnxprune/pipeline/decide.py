@@ -78,24 +78,26 @@ def decide(
         return solver.leaner(_UNTRIED_WORTH)(scores, False) if solver.leaner and scores.powers else found[0]
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
+        lean: list[Decision] = []
         if found and solver.leaner is not None:
             lean = _lean(replace(solver, solve=solver.leaner(_PREDICTED_WORTH)), scores, found[0], judge)
-            if lean:
-                candidates.drop(found[0])
-                return least_lost(trial, candidates.fitting(solver.limits))
         found += others(solver, scores, plain=missed is None)
         if not found and missed is not None:
             raise missed
-        if not candidates.shared and len({decision.removed.tobytes() for decision in found}) == 1:
+        if not candidates.shared and len({decision.removed.tobytes() for decision in (*found, *lean)}) == 1:
             return found[0]
-        judge(found)
+        lost, of_lean = min(judge(found)), judge(lean)
+        if lean and min(of_lean) <= max(_WORTH * lost, lost + _SLIGHT):
+            for plain in found:
+                candidates.drop(plain)
+            candidates.add(lean, of_lean)
         return least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
 
 
 def _lean(
     solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[float]]
 ) -> list[Decision]:
-    """Decisions with less work in the kernels; none where a trial shows that they lose too much.
+    """Decisions with less work in the kernels; none where a trial of the first shows no hope that they lose little.
 
     Args:
         solver: decides so.
@@ -109,8 +111,7 @@ def _lean(
     lost, more = judge([plain, first])
     if more > max(_HOPEFUL * lost, lost + _SLIGHT):
         return []
-    found = [first, *others(solver, scores, plain=True)]
-    return found if min(judge(found)) <= max(_WORTH * lost, lost + _SLIGHT) else []
+    return [first, *others(solver, scores, plain=True)]
 
 
 def _judge(
