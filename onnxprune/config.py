@@ -1,7 +1,6 @@
 """All options of onnxprune. Command line, TOML file and Python API are generated from these dataclasses.
 
-The `help` in a field's metadata is the text of the command-line option. No validation against a model happens
-here; `Target.parse` only checks the form.
+The `help` in a field's metadata is the text of the command-line option. Nothing is checked against a model here.
 """
 
 import dataclasses
@@ -17,8 +16,7 @@ from onnxprune.core.errors import InputError
 from onnxprune.core.options import check, option, parse_size
 
 MOST_THREADS = 1024
-KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")
-"""The rules of `--kernels`."""
+KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")  # the rules of --kernels
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
 

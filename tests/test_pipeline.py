@@ -253,3 +253,18 @@ def test_figures_are_of_rows_that_nothing_was_fitted_to_where_some_can_be_spared
     kept = rows[:400].copy()
     kept[9::10] = rows[400:440]
     assert onnxprune.prune(MODELS / "fc3_mnist.onnx", kept, **given).plan.removed == many.plan.removed
+
+
+def test_a_run_whose_widths_keep_the_kernels_work_down_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"w1": (64, 3, 3, 3), "w2": (32, 64, 3, 3), "w3": (5, 32, 1, 1)}
+    text = """g (float[N,3,12,12] x) => (float[N,5,1,1] y) { a = Conv (x, w1)  r = Relu (a)  b = Conv (r, w2)
+        s = Relu (b)  p = GlobalAveragePool (s)  y = Conv (p, w3) }"""
+    proto = example(text, weights)
+    rows = np.random.default_rng(0).standard_normal((80, 3, 12, 12)).astype(np.float32)
+    monkeypatch.setattr("onnxprune.pipeline.decide._HOPEFUL", 1e9)
+    monkeypatch.setattr("onnxprune.pipeline.decide._PREDICTED_WORTH", 1e9)
+    for worth, said in ((1e9, True), (0.0, False)):
+        monkeypatch.setattr("onnxprune.pipeline.decide._WORTH", worth)
+        monkeypatch.setattr("onnxprune.pipeline.decide._SLIGHT", 0.0)
+        found = onnxprune.prune(proto, rows, targets="macs=0.7", time=False)
+        assert any("work of the kernels" in note for note in found.notes) == said

@@ -26,6 +26,10 @@ _PREDICTED_WORTH = 1.25
 _HOPEFUL = 1.5
 _WORTH = 1.25
 _UNTRIED_WORTH = 1.05
+_LEAN_NOTE = (
+    "widths keep the work of the kernels down too, at hardly any loss by trial, so that less than the budget may be "
+    "left; --round-to 1 spends the budget whole"
+)
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 
 
@@ -91,7 +95,10 @@ def decide(
             for plain in found:
                 candidates.drop(plain)
             candidates.add(lean, of_lean)
-        return least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
+        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
+        if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
+            chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
+        return chosen
 
 
 def _lean(
