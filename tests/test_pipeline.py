@@ -214,7 +214,7 @@ def test_a_name_as_inspect_prints_it_keeps_its_group_alone(name):
     for option in (name, visible(name)):
         assert kept_groups(analysis, (option,)) == {name}
         (layer,) = (layer for layer in analysis.operations if layer.node == name)
-        assert CostModel(analysis).macs(option)([8] * last) == analysis.macs(layer, analysis.none_removed())
+        assert CostModel(analysis).of("macs", option)([8] * last) == analysis.macs(layer, analysis.none_removed())
     found = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", keep=name)
     assert {group.name: group.kept for group in found.groups}[name] == 8
 

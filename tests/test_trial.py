@@ -14,6 +14,7 @@ from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
+from onnxprune.core.costs import Costs
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.results import ProgramReport
 from onnxprune.outputs.divergence import divergence
@@ -66,7 +67,7 @@ def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepare
     assert not worthwhile(replace(prepared, data=None), PruneConfig())
     assert prepared.data is not None
     assert not worthwhile(replace(prepared, data=prepared.data.take(range(63))), PruneConfig())
-    large = replace(prepared.before, macs=10**9)
+    large = Costs(**{**prepared.before, "macs": 10**9})
     assert not worthwhile(replace(prepared, before=large), PruneConfig())
 
 
@@ -148,7 +149,7 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
 
 def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared: Prepared) -> None:
     assert on_fewer_rows(prepared) is prepared
-    large = on_fewer_rows(replace(prepared, before=replace(prepared.before, macs=5 * 10**8)))
+    large = on_fewer_rows(replace(prepared, before=Costs(**{**prepared.before, "macs": 5 * 10**8})))
     assert large.data is not None
     assert prepared.data is not None
     assert len(large.data) == 100
@@ -158,5 +159,5 @@ def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared:
     note = least_lost(large, [(without(large, 3), 1.0), (without(large, 5), 2.0)]).notes[-1]
     assert "on 25 calibration rows" in note
     assert worthwhile(large, PruneConfig())
-    too_large = replace(prepared, before=replace(prepared.before, macs=10**9))
+    too_large = replace(prepared, before=Costs(**{**prepared.before, "macs": 10**9})
     assert not worthwhile(on_fewer_rows(too_large), PruneConfig())

@@ -1,17 +1,17 @@
 """Turns the user's targets into budgets: exact costs of a model as polynomials in the groups' widths."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from onnxprune.allocation.problem import Budget, CostPolynomial
 from onnxprune.config import Target
-from onnxprune.core.costs import Costs
+from onnxprune.core.costs import COST_KINDS, Costs, Countable, Sizes
 from onnxprune.core.errors import InputError
 from onnxprune.core.patterns import alike, matching
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.units import Ids, Operation
+from onnxprune.structure.units import Ids
 
 LinearForm = dict[int, float]
 """A width as a linear form in the groups' widths: coefficient per group index; key -1 is the constant."""
@@ -22,7 +22,7 @@ _MOST_GROUPED_FACTORS = 2
 
 
 class CostModel:
-    """Exact costs of a model (MACs, parameters, bytes) as polynomials in the number of units that groups keep."""
+    """Exact costs of a model as polynomials in the number of units that groups keep."""
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
@@ -39,7 +39,7 @@ class CostModel:
         groups, counts = np.unique(self._group[ids], return_counts=True)
         return {int(g): float(n if g == _CONSTANT else n / self._sizes[g]) for g, n in zip(groups, counts, strict=True)}
 
-    def product(self, factors: Sequence[int | Ids]) -> CostPolynomial:
+    def product(self, factors: Sizes) -> CostPolynomial:
         """Product of several sizes as a polynomial of degree two in the groups' widths.
 
         Of more than two factors that depend on groups, the smallest count at full width.
@@ -59,51 +59,26 @@ class CostModel:
                 constant *= len(factor)
         return _expand(constant, forms)
 
-    def macs(self, layers: str | None = None) -> CostPolynomial:
-        """Multiply-adds, for one input row, of the layers whose names match a pattern; of all without one."""
-        whole = total(self.product(factors) for operation in self._chosen(layers) for factors in operation.terms)
-        return _scaled(whole, 1 / max(1, self._analysis.facts.batch))
-
-    def params(self, layers: str | None = None) -> CostPolynomial:
-        """Number of floating-point parameters; with a pattern, of the weights and biases of matching layers."""
-        return total(self._stored(name) for name in self._names(layers) if self._analysis.constants[name].is_float)
-
-    def bytes(self, layers: str | None = None) -> CostPolynomial:
-        """Bytes of stored weights; with a pattern, of the weights and biases of matching layers."""
-        return total(
-            _scaled(self._stored(name), self._analysis.constants[name].itemsize)
-            for name in self._names(layers)
-            if self._analysis.constants[name].is_weight
-        )
-
     def of(self, kind: str, layers: str | None = None) -> CostPolynomial:
-        """The cost of a kind (`macs`, `params` or `bytes`), computed by the method of that name."""
-        count: Callable[[str | None], CostPolynomial] = getattr(self, kind)
-        return count(layers)
+        """The cost of a counted kind; with a pattern, of the matching layers with their weights and biases."""
+        about = COST_KINDS[kind]
+        assert about.terms is not None
+        whole = total(_scaled(self.product(sizes), factor) for factor, sizes in about.terms(self._counted(layers)))
+        return _scaled(whole, 1 / max(1, self._analysis.facts.batch)) if about.per_row else whole
 
-    def _chosen(self, layers: str | None) -> list[Operation]:
-        """The nodes with multiply-adds whose names match a pattern; see `core.patterns.matching`."""
-        every = self._analysis.operations
+    def _counted(self, layers: str | None) -> Countable:
+        """What counts: all, or the nodes whose names match a pattern; see `core.patterns.matching`."""
+        analysis = self._analysis
         if layers is None:
-            return [*every]
-        matched = matching(layers, (operation.node for operation in every), "target")
-        return [operation for operation in every if operation.node in matched]
-
-    def _names(self, layers: str | None) -> list[str]:
-        constants = self._analysis.constants
-        if layers is None:
-            return list(constants)
-        names = [name for operation in self._chosen(layers) for name in operation.weights if name in constants]
-        return [*dict.fromkeys(names)]
-
-    def _stored(self, name: str) -> CostPolynomial:
-        shape = self._analysis.constants[name].shape
-        axes = self._analysis.labels.get(name, (None,) * len(shape))
-        return self.product([size if ids is None else ids for size, ids in zip(shape, axes, strict=True)])
+            return analysis.countable()
+        matched = matching(layers, (operation.node for operation in analysis.operations), "target")
+        chosen = [operation for operation in analysis.operations if operation.node in matched]
+        names = (name for operation in chosen for name in operation.weights if name in analysis.constants)
+        return analysis.countable(chosen, dict.fromkeys(names))
 
 
 def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tuple[Budget, ...]:
-    """The budget of each target on macs, params or bytes.
+    """The budget of each target on a counted kind of cost.
 
     Args:
         analysis: the analysed model.
@@ -120,7 +95,7 @@ def budgets(analysis: Analysis, targets: Sequence[Target], before: Costs) -> tup
         polynomial = costs.of(target.kind, target.layers)
         whole = polynomial([len(group) for group in analysis.groups])
         if target.layers is None:
-            whole = before.of(target.kind)
+            whole = before[target.kind]
         name = target.kind if target.layers is None else f"{target.kind} of {target.layers}"
         made.append(Budget(name, polynomial, target.value * whole if target.is_share else target.value))
     return tuple(made)

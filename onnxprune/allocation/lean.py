@@ -44,10 +44,10 @@ def lean(problem: AllocationProblem, work: KernelWork, *, seed: int, worth: floa
     def within(share: float) -> Allocation | None:
         limited = replace(at_widths, budgets=(*problem.budgets, Budget("kernel work", table, share * whole)))
         try:
-            found = allocate(limited, seed=seed)
+            allocation = allocate(limited, seed=seed)
         except BudgetError:
             return None
-        return replace(found, predicted=found.predicted[: len(problem.budgets)])
+        return replace(allocation, predicted=allocation.predicted[: len(problem.budgets)])
 
     try:
         free = allocate(at_widths, seed=seed)
@@ -61,9 +61,9 @@ def lean(problem: AllocationProblem, work: KernelWork, *, seed: int, worth: floa
     low, high = 0, len(tried)
     while low < high:  # damage falls as the limit rises
         middle = (low + high) // 2
-        found = within(tried[middle])
-        if found is not None and found.objective <= worth * free.objective:
-            best, high = found, middle
+        leaner = within(tried[middle])
+        if leaner is not None and leaner.objective <= worth * free.objective:
+            best, high = leaner, middle
         else:
             low = middle + 1
     return best

@@ -118,7 +118,7 @@ def _most(budget: Budget, widths: Sequence[np.ndarray], full: Sequence[int]) -> 
 
 def _cheaper(problem: AllocationProblem, group: int, widths: np.ndarray, damage: np.ndarray) -> np.ndarray:
     """Whether a measured cost is less at a width than at all narrower ones of equal damage, for some partner."""
-    found = np.zeros(len(widths), bool)
+    cheaper = np.zeros(len(widths), bool)
     first = np.searchsorted(-damage, -damage)  # the narrowest width of the same damage
     for budget in problem.budgets:
         if not isinstance(budget.cost, CostTable) or group not in budget.cost.groups:
@@ -129,8 +129,8 @@ def _cheaper(problem: AllocationProblem, group: int, widths: np.ndarray, damage:
         parts += [own + each.T[at] for (_, h), each in budget.cost.pairs.items() if h == group]
         for costs in parts:
             for i in np.flatnonzero(first < np.arange(len(widths))):
-                found[i] |= bool((costs[i] < costs[first[i] : i].min(axis=0)).any())
-    return found
+                cheaper[i] |= bool((costs[i] < costs[first[i] : i].min(axis=0)).any())
+    return cheaper
 
 
 def _pairs(budget: Budget) -> list[tuple[int, int]]:

@@ -52,11 +52,11 @@ class CostPolynomial:
     def along(self, group: int, widths: np.ndarray, kept: Sequence[int]) -> np.ndarray:
         """The part of the cost that one group's width decides, at each of the given widths; the others keep `kept`."""
         k = widths.astype(np.float64)
-        found = self.linear.get(group, 0.0) * k
+        cost = self.linear.get(group, 0.0) * k
         for (g, h), value in self.quadratic.items():
             if group in (g, h):
-                found = found + value * k * (k if g == h else kept[h if group == g else g])
-        return np.asarray(found)
+                cost = cost + value * k * (k if g == h else kept[h if group == g else g])
+        return np.asarray(cost)
 
 
 @dataclass(frozen=True, slots=True)

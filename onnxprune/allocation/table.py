@@ -59,13 +59,13 @@ class CostTable:
             ValueError: a width is not in the table.
         """
         at = self.positions(group, widths)
-        found = np.asarray(self.alone[group][at] if group in self.alone else np.zeros(len(at)), np.float64)
+        cost = np.asarray(self.alone[group][at] if group in self.alone else np.zeros(len(at)), np.float64)
         for (g, h), values in self.pairs.items():
             if group in (g, h):
                 other = h if group == g else g
                 column = int(self.positions(other, np.array([kept[other]]))[0])
-                found = found + (values[at, column] if group == g else values[column, at])
-        return found
+                cost = cost + (values[at, column] if group == g else values[column, at])
+        return cost
 
     def affine(self, factor: float, offset: float = 0.0) -> "CostTable":
         """The cost multiplied by a factor, plus an offset."""

@@ -76,10 +76,10 @@ class KernelWork:
         return {g: own[work[g] <= np.minimum.accumulate(work[g][::-1])[::-1]] for g, own in widths.items()}
 
     def _group_of(self) -> Ids:
-        found = np.full(self.analysis.units, _CONSTANT, dtype=np.int64)
+        group_of = np.full(self.analysis.units, _CONSTANT, dtype=np.int64)
         for index, group in enumerate(self.analysis.groups):
-            found[group.units] = index
-        return found
+            group_of[group.units] = index
+        return group_of
 
     def _terms(
         self, layer: Layer, terms: tuple[tuple[int | Ids, ...], ...], widths: _Widths, group_of: Ids

@@ -43,7 +43,5 @@ class PruneResult(PruneOutcome):
         return save(self.model, path, self.check, (*self.files, *protected), self.original)
 
     def __repr__(self) -> str:
-        shares = (
-            f"{name} {self.after.of(name) / self.before.of(name):.0%}" for name in COUNTED if self.before.of(name)
-        )
+        shares = (f"{name} {self.after[name] / self.before[name]:.0%}" for name in COUNTED if self.before[name])
         return f"PruneResult({self.source!r}: {', '.join(shares)} left)"

@@ -29,7 +29,7 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
     Raises:
         InputError: a text has another form, a size is below 1, or an input is named twice.
     """
-    found: dict[str, Shape] = {}
+    parsed: dict[str, Shape] = {}
     texts = (given,) if isinstance(given, str) else given
     pairs = texts.items() if isinstance(texts, Mapping) else (_pair(text) for text in texts)
     for name, shape in pairs:
@@ -37,12 +37,12 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
             sizes = tuple(index(size) for size in shape)
         except TypeError:
             raise InputError(f"the shape of input {name!r} is {shape!r}: give whole numbers, batch first") from None
-        if name in found:
+        if name in parsed:
             raise InputError(f"--shape names input {name!r} twice")
         if min(sizes, default=1) < 1:
             raise InputError(f"--shape {shown(name, sizes)}: sizes are 1 or more")
-        found[name] = sizes
-    return found
+        parsed[name] = sizes
+    return parsed
 
 
 def shape_texts(given: Given) -> tuple[str, ...]:
@@ -87,19 +87,19 @@ def given_sizes(model: Model, given: Given, data: Mapping[str, Shape] | None = N
                 raise InputError(
                     f"--shape {shown(name, shape)}: {dim!r} is {size} here and {named[dim][0]} in {named[dim][1]!r}"
                 )
-    found: dict[str, tuple[int | None, ...]] = {name: shape for name, shape in (data or {}).items() if name in specs}
+    known: dict[str, tuple[int | None, ...]] = {name: shape for name, shape in (data or {}).items() if name in specs}
     for name, spec in specs.items():
         if name in shapes:
             _check_data(spec, shapes[name], (data or {}).get(name))
-            found[name] = shapes[name]
+            known[name] = shapes[name]
         elif any(dim in named for dim in spec.dims or ()):
-            own = found.get(name) or tuple(dim if isinstance(dim, int) else None for dim in spec.dims or ())
+            own = known.get(name) or tuple(dim if isinstance(dim, int) else None for dim in spec.dims or ())
             told = tuple(
                 named[dim][0] if dim in named else size for dim, size in zip(spec.dims or (), own, strict=False)
             )
             _check_data(spec, told, (data or {}).get(name))
-            found[name] = told
-    return found
+            known[name] = told
+    return known
 
 
 def _check_file(spec: InputSpec, shape: Shape) -> None:

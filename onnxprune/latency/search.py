@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.allocation.decide import Decision, by_budget, narrowest
+from onnxprune.allocation.options import AllocationOptions
 from onnxprune.allocation.problem import Budget
 from onnxprune.allocation.table import CostTable
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import Target
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
@@ -65,12 +66,13 @@ class LatencySearch:
 
     Args:
         whole: the original.
-        config: options of the program.
+        widths: those that groups may be given.
+        options: of the program.
     """
 
-    def __init__(self, whole: Timed, config: PruneConfig) -> None:
-        self._whole, self._config = whole, config
-        self._widths = replace(whole.fast_widths(config), strict=True)  # the table knows no others
+    def __init__(self, whole: Timed, widths: Widths, options: AllocationOptions) -> None:
+        self._whole, self._options = whole, options
+        self._widths = replace(widths, strict=True)  # the table knows no others
         self._full_us = whole.times.total(whole.full)
         self._tables: dict[bool, CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -108,8 +110,8 @@ class LatencySearch:
             BudgetError: a budget cannot be met; of the latency, as measured.
             SolverError: the solver failed.
         """
-        goal, config = self.goal(targets), self._config
-        fastest = self._try(narrowest(self._whole.analysis, scores, self._widths, config, branches=branches))
+        goal, options = self.goal(targets), self._options
+        fastest = self._try(narrowest(self._whole.analysis, scores, self._widths, options, branches=branches))
         if not fastest.fits(goal):
             raise BudgetError(
                 f"budget cannot be met: the fastest model takes {100 * fastest.ratio:.1f} % of the original's "
@@ -124,10 +126,10 @@ class LatencySearch:
             budget = Budget(_BUDGET, cost, limit)
             try:
                 decision = by_budget(
-                    self._whole.analysis, scores, [*budgets, budget], self._widths, config, branches=branches
+                    self._whole.analysis, scores, [*budgets, budget], self._widths, options, branches=branches
                 )
             except BudgetError:
-                if _reachable(self._whole, scores, budgets, self._widths, config, branches):
+                if _reachable(self._whole, scores, budgets, self._widths, options, branches):
                     break
                 raise
             known = {each.kept for each in tries}
@@ -148,7 +150,7 @@ class LatencySearch:
             before=best.before,
             predicted=best.decision.predicted.get(_BUDGET, best.ratio) * best.before,  # the fastest is never predicted
             measured=best.ratio * best.before,
-            batch=self._whole.config.batch,
+            batch=self._whole.settings.batch,
             threads=self._whole.engine.threads,
             rounds=rounds,
             provider=str(self._whole.engine.provider),
@@ -198,11 +200,11 @@ class LatencySearch:
 
 
 def _reachable(
-    whole: Timed, scores: Scores, budgets: Sequence[Budget], widths: Widths, config: PruneConfig, branches: bool
+    whole: Timed, scores: Scores, budgets: Sequence[Budget], widths: Widths, options: AllocationOptions, branches: bool
 ) -> bool:
     """Whether the other budgets alone can be met."""
     try:
-        by_budget(whole.analysis, scores, budgets, widths, config, branches=branches)
+        by_budget(whole.analysis, scores, budgets, widths, options, branches=branches)
     except BudgetError:
         return False
     return True

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import LatencyConfig, PruneConfig
+from onnxprune.config import LatencyConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.results import LatencyReport
@@ -33,13 +33,13 @@ class Timed:
     Attributes:
         analysis: the original's.
         times: its kernels.
-        config: batch size and cache.
+        settings: batch size and cache.
         engine: threads and execution provider.
     """
 
     analysis: Analysis
     times: FusedKernelTimes
-    config: LatencyConfig
+    settings: LatencyConfig
     engine: Engine
 
     @property
@@ -47,16 +47,15 @@ class Timed:
         """Number of units of each group."""
         return tuple(len(group) for group in self.analysis.groups)
 
-    def fast_widths(self, config: PruneConfig) -> Widths:
-        """The widths of each group that are fast on this machine; see `latency.widths.fast_widths`."""
-        step = config.round_to if isinstance(config.round_to, int) else 1
+    def fast_widths(self, step: int = 1) -> Widths:
+        """The widths of each group that are fast on this machine, multiples of `step`; see `latency.widths`."""
         chosen = fast_widths(self.times, self.full, step)
         return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
 
     def beside(self, other: Model) -> tuple[float, float]:
         """The original's time in milliseconds, and another model's relative to it, measured side by side."""
         known = _shapes(self.analysis)
-        return beside(self.analysis.model, other, self.config.batch, self.engine, known)
+        return beside(self.analysis.model, other, self.settings.batch, self.engine, known)
 
 
 def beside(
@@ -109,13 +108,18 @@ def _shapes(analysis: Analysis) -> OpenShapes:
     return {name: analysis.facts.shapes[name] for name in analysis.graph.inputs if name in analysis.facts.shapes}
 
 
-def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
+def timed(analysis: Analysis, settings: LatencyConfig, engine: Engine, progress: Progress) -> Timed:
     """Cut a model into kernels, and open the cache of kernel times.
+
+    Args:
+        analysis: of the model.
+        settings: batch size and cache.
+        engine: threads and execution provider.
+        progress: told of kernels timed.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    settings, engine = config.latency, config.timing_engine
     feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, engine)

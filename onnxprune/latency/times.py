@@ -134,17 +134,17 @@ class FusedKernelTimes:
 
     def _known(self, kernels: Mapping[str, FusedKernel]) -> dict[str, dict[str, tuple[int, ...]]]:
         """Names of the kept times of each kernel, with their widths; others of these kernels are forgotten."""
-        found: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in kernels}
+        wanted: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in kernels}
         for name in [*self.cache.times]:
             kernel = kernels.get(name.partition(":")[0])
             if kernel is None:
                 continue
             widths = _widths(name)
             if len(widths) == len(kernel.full) and all(k <= n for k, n in zip(widths, kernel.full, strict=True)):
-                found[kernel.key][name] = widths
+                wanted[kernel.key][name] = widths
             else:
                 del self.cache.times[name]
-        return found
+        return wanted
 
 
 def _relative(samples: np.ndarray, full: np.ndarray, full_us: float) -> float:

@@ -350,10 +350,10 @@ def _absorb(node: Node, edit: Rewriting, change: Change, out_axis: int) -> bool:
     if weight is None or weight.dtype.kind != "f" or (node.input(2) and bias is None):
         return False
     width = weight.shape[out_axis] if out_axis == 0 else weight.shape[1] * node.int("group", 1)
-    found = change.along(1, width)
-    if found is None or (node.int("group", 1) > 1 and out_axis == 1):
+    scale_and_shift = change.along(1, width)
+    if scale_and_shift is None or (node.int("group", 1) > 1 and out_axis == 1):
         return False
-    factor, shift = found
+    factor, shift = scale_and_shift
     if (factor != 1).any():
         along = factor.reshape([-1 if axis == out_axis else 1 for axis in range(weight.ndim)])
         edit.set_input(1, (weight * along).astype(weight.dtype))

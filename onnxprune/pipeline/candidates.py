@@ -114,7 +114,9 @@ def solver_for(
         if search is None:
             from onnxprune.latency.target import timed
 
-            search = candidates.search = LatencySearch(timed(prepared.analysis, config, progress), config)
+            whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
+            step = config.round_to if isinstance(config.round_to, int) else 1
+            search = candidates.search = LatencySearch(whole, whole.fast_widths(step), config)
         return Solver(
             lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
             Limits(prepared, exact, search.goal(by_kind[True])),
@@ -161,8 +163,8 @@ def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
         variants = [(each, False) for each in raised] if plain else []
         if any(score.whole for score in scores.groups):
             variants += [(each, True) for each in (scores, *raised)]
-    found = []
+    decisions = []
     for each, branches in variants:
         with suppress(BudgetError):
-            found.append(solver.solve(each, branches))
-    return found
+            decisions.append(solver.solve(each, branches))
+    return decisions

@@ -65,12 +65,12 @@ def decide(
                 prepared.analysis, scores, threshold, allowed_widths(prepared, config, progress), config
             )
     candidates = Candidates() if candidates is None else candidates
-    found: list[Decision] = []
+    decisions: list[Decision] = []
     missed: BudgetError | None = None
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         try:
-            found.append(solver.solve(scores, rather_branches(solver, scores)))
+            decisions.append(solver.solve(scores, rather_branches(solver, scores)))
         except BudgetError as error:
             missed = error
     trial = prepared if not solver.timed else on_fewer_rows(prepared)
@@ -79,23 +79,23 @@ def decide(
         raise missed
     if not tried:
         # Only measured damage tells what less work costs.
-        return solver.leaner(_UNTRIED_WORTH)(scores, False) if solver.leaner and scores.powers else found[0]
+        return solver.leaner(_UNTRIED_WORTH)(scores, False) if solver.leaner and scores.powers else decisions[0]
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
         lean: list[Decision] = []
-        if found and solver.leaner is not None:
-            lean = _lean(replace(solver, solve=solver.leaner(_PREDICTED_WORTH)), scores, found[0], judge)
-        found += others(solver, scores, plain=missed is None)
-        if not found and missed is not None:
+        if decisions and solver.leaner is not None:
+            lean = _lean(replace(solver, solve=solver.leaner(_PREDICTED_WORTH)), scores, decisions[0], judge)
+        decisions += others(solver, scores, plain=missed is None)
+        if not decisions and missed is not None:
             raise missed
-        if not candidates.shared and len({decision.removed.tobytes() for decision in (*found, *lean)}) == 1:
-            return found[0]
-        lost, of_lean = min(judge(found)), judge(lean)
+        if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
+            return decisions[0]
+        lost, of_lean = min(judge(decisions)), judge(lean)
         if lean and min(of_lean) <= max(_WORTH * lost, lost + _SLIGHT):
-            for plain in found:
+            for plain in decisions:
                 candidates.drop(plain)
             candidates.add(lean, of_lean)
-        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(found[0], 0.0)])
+        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], 0.0)])
         if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
             chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
         return chosen
@@ -165,4 +165,4 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
         return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work)
     from onnxprune.latency.target import timed
 
-    return timed(prepared.analysis, config, progress).fast_widths(config)
+    return timed(prepared.analysis, config.latency, config.timing_engine, progress).fast_widths()

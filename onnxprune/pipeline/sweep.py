@@ -213,7 +213,7 @@ def _point(
     target: Target, result: PruneOutcome, times: tuple[float, ...], number: int, metric: str | None
 ) -> SweepPoint[PruneOutcome]:
     before, after = result.before, result.after
-    cost = {name: after.of(name) / before.of(name) for name in COUNTED if before.of(name)}
+    cost = {name: after[name] / before[name] for name in COUNTED if before[name]}
     milliseconds_here = times[number + 1] if times else None
     if milliseconds_here is not None:
         cost["latency"] = milliseconds_here / times[0]

@@ -1,12 +1,12 @@
 """The analysis of a model: its graph, which channels must be removed together, and the exact cost after any removal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
-from onnxprune.core.costs import Costs
+from onnxprune.core.costs import Costs, Countable, Sizes, Stored, counted
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
@@ -14,7 +14,7 @@ from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops.base import ChannelUse
 from onnxprune.ops.linear import Product, Recurrence
-from onnxprune.structure.units import Group, Ids, Layer, Mask, Operation, Stored
+from onnxprune.structure.units import Group, Ids, Layer, Mask, Operation
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -174,11 +174,11 @@ class Analysis:
 
     def macs(self, operation: Operation, removed: Ids) -> int:
         """Multiply-adds (MACs) of a node for one input row, after a removal."""
-        found = sum(
+        total = sum(
             prod(f if isinstance(f, int) else int(np.count_nonzero(~removed[f])) for f in factors)
             for factors in operation.terms
         )
-        return found // max(1, self.facts.batch)
+        return total // max(1, self.facts.batch)
 
     def group_macs(self, group: Group, removed: Ids) -> int:
         """Multiply-adds of the nodes that sum over a group's channels, after a removal."""
@@ -189,13 +189,32 @@ class Analysis:
         return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in operation.weights)
 
     def costs(self, removed: Ids | None = None) -> Costs:
-        """Exact costs of the model (MACs, parameters, bytes) after a removal; of the original by default."""
-        removed = self.none_removed() if removed is None else removed
-        once = self.constants.keys() - self.same_copies(removed)
-        sizes = {name: prod(self.shape_after(name, self.constants[name].shape, removed)) for name in once}
-        weights = {name for name in once if self.constants[name].is_weight}
-        return Costs(
-            params=sum(size for name, size in sizes.items() if self.constants[name].is_float),
-            macs=sum(self.macs(operation, removed) for operation in self.operations),
-            bytes=sum(sizes[name] * self.constants[name].itemsize for name in weights),
+        """Exact costs of the model after a removal; of the original by default."""
+        mask = self.none_removed() if removed is None else removed
+        return counted(
+            self.countable(self.operations, self.constants.keys() - self.same_copies(mask)),
+            self.facts.batch,
+            lambda size: size if isinstance(size, int) else int(np.count_nonzero(~mask[size])),
         )
+
+    def countable(
+        self, operations: Sequence[Operation] | None = None, constants: Iterable[str] | None = None
+    ) -> Countable:
+        """What costs are counted on.
+
+        Args:
+            operations: those that count; all by default.
+            constants: names of those that count; all by default.
+        """
+        operations = self.operations if operations is None else operations
+        names = self.constants if constants is None else constants
+        return Countable(
+            [sizes for operation in operations for sizes in operation.terms],
+            [(self.constants[name], self.axes(name)) for name in names],
+        )
+
+    def axes(self, constant: str) -> Sizes:
+        """The sizes of a constant's axes: units where it has channels, numbers elsewhere."""
+        shape = self.constants[constant].shape
+        labels = self.labels.get(constant, (None,) * len(shape))
+        return tuple(size if ids is None else ids for size, ids in zip(shape, labels, strict=True))

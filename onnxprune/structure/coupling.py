@@ -15,7 +15,7 @@ from onnxprune.core.results import NotPruned
 from onnxprune.core.text import visible
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Graph, Node, is_float, named_failures, read_graph
+from onnxprune.graph.nodes import Graph, Node, named_failures, read_graph
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
@@ -27,7 +27,7 @@ from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.operations import find_operations
-from onnxprune.structure.units import Group, Layer, Mask, Stored, is_weight
+from onnxprune.structure.units import Group, Layer, Mask, as_stored
 
 # Positions along an axis up to which they may be channels: labels take eight bytes each.
 _LONGEST_AXIS = 1 << 26
@@ -212,7 +212,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         units=units,
         groups=groups,
         labels=arrays,
-        constants={name: Stored(a.shape, a.dtype.itemsize, is_float(a), is_weight(a)) for name, a in stored.items()},
+        constants={name: as_stored(array) for name, array in stored.items()},
         layers=_layers(model, graph, facts, labels),
         operations=operations,
         products=products,

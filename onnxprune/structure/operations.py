@@ -28,7 +28,7 @@ def find_operations(
     Returns:
         The nodes that can be counted, and those that sum products but cannot be.
     """
-    found: list[Operation] = []
+    operations: list[Operation] = []
     uncounted: list[Node] = []
     for node in graph.nodes:
         if labels.is_constant(node.output()):
@@ -44,7 +44,7 @@ def find_operations(
         if terms is None:
             uncounted.append(node)
         elif terms:
-            found.append(
+            operations.append(
                 Operation(
                     node=node.name,
                     op_type=node.op_type,
@@ -55,7 +55,7 @@ def find_operations(
                     axis=handler.channel_axis,
                 )
             )
-    return tuple(found), tuple(uncounted)
+    return tuple(operations), tuple(uncounted)
 
 
 def _weights(node: Node, handler: OpHandler, labels: Labels) -> tuple[str, ...]:

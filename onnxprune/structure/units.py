@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.core.costs import Stored
 from onnxprune.graph.nodes import is_float
 from onnxprune.ops.window import Window
 
@@ -102,16 +103,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Size of one constant of the model file, and whether it counts in `Costs.params` and `Costs.bytes`."""
-
-    shape: tuple[int, ...]
-    itemsize: int
-    is_float: bool
-    is_weight: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Mask:
     """A place where setting a removed unit to zero has the same effect as removing it; see `structure.removal.masked`.
 
@@ -125,5 +116,10 @@ class Mask:
 
 
 def is_weight(array: np.ndarray) -> bool:
-    """Whether a constant counts in the cost `bytes`: floating-point, or quantised (integers of at most 8 bits)."""
+    """Whether a constant counts as weights: floating-point, or quantised (integers of at most 8 bits)."""
     return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
+
+
+def as_stored(array: np.ndarray) -> Stored:
+    """What costs need to know of a constant."""
+    return Stored(array.shape, array.dtype.itemsize, is_float(array), is_weight(array))

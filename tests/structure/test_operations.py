@@ -270,12 +270,12 @@ def test_the_predicted_count_is_that_of_the_file_and_of_a_run(proto: onnx.ModelP
     predicted = a.costs(removed).macs
     assert a.costs().macs == counted_in_a_run(a.model, feed)
     assert predicted == counted_in_a_run(smaller, feed)
-    assert CostModel(a).macs()(a.kept(removed)) == predicted
-    assert CostModel(a).macs()([len(group) for group in a.groups]) == a.costs().macs
+    assert CostModel(a).of("macs")(a.kept(removed)) == predicted
+    assert CostModel(a).of("macs")([len(group) for group in a.groups]) == a.costs().macs
 
 
 def test_budgets_on_recurrent_layers_by_name() -> None:
     a = analysed(recurrent("LSTM", 4, 2))
     costs = CostModel(a)
-    assert costs.macs("h")([]) == 7 * 2 * 4 * 5 * (6 + 5)
-    assert costs.params("h")([]) == 2 * 4 * 5 * (6 + 5)
+    assert costs.of("macs", "h")([]) == 7 * 2 * 4 * 5 * (6 + 5)
+    assert costs.of("params", "h")([]) == 2 * 4 * 5 * (6 + 5)
