@@ -15,7 +15,7 @@ from onnxprune.core.errors import AccuracyError
 from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.pipeline.candidates import Candidates, Limits
 from onnxprune.pipeline.prepare import Prepared, prepare
-from onnxprune.pipeline.trials import least_lost
+from onnxprune.pipeline.trials import Loss, least_lost
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -42,8 +42,8 @@ def test_a_larger_budget_never_loses_more(prepared: Prepared, made: list[tuple[i
         removed[prepared.analysis.groups[-1].units[:units]] = True
         report = LatencyReport(1.0, ratio, ratio, 1, 1, 1)
         decision = Decision(removed, ProgramReport("optimal"), {}, 0.0, latency=report)
-        candidates.add([decision], [loss])
-    losses = {d.removed.tobytes(): loss for d, loss in candidates.judged.values()}
+        candidates.add([decision], [Loss(loss, loss)])
+    losses = {d.removed.tobytes(): loss.mean for d, loss in candidates.judged.values()}
     last = -1.0
     for goal in (1.2, 1.0, 0.8, 0.6, 0.4, 0.2):
         fitting = candidates.fitting(Limits(prepared, (), goal))

@@ -14,14 +14,14 @@ from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
 from onnxprune.config import PreprocessConfig, PruneConfig, Target
-from onnxprune.core.costs import Costs
 from onnxprune.core.clock import Clock, Progress, no_progress
+from onnxprune.core.costs import Costs
 from onnxprune.core.results import ProgramReport
 from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import Loss, judged, least_lost, on_fewer_rows, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -156,8 +156,20 @@ def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared:
     assert {*large.data.rows.tolist()} < {*prepared.data.rows.tolist()}
     curves = set_apart(prepared.data, 4)[1].rows
     assert not {*set_apart(large.data, 4, last=3)[1].rows.tolist()} & {*curves.tolist()}
-    note = least_lost(large, [(without(large, 3), 1.0), (without(large, 5), 2.0)]).notes[-1]
+    note = least_lost(large, [(without(large, 3), Loss(1.0, 1.0)), (without(large, 5), Loss(2.0, 2.0))]).notes[-1]
     assert "on 25 calibration rows" in note
     assert worthwhile(large, PruneConfig())
-    too_large = replace(prepared, before=Costs(**{**prepared.before, "macs": 10**9})
+    too_large = replace(prepared, before=Costs(**{**prepared.before, "macs": 10**9}))
     assert not worthwhile(on_fewer_rows(too_large), PruneConfig())
+
+
+def test_a_few_rows_that_lose_much_do_not_decide_alone() -> None:
+    """Thirty rows of which one loses a hundred times as much: the mean of the worse candidate may be the smaller."""
+    better, worse = np.ones(30), np.full(30, 2.0)
+    better[0] = 30.0
+    loss, more = Loss.of(better), Loss.of(worse)
+    assert more.mean <= 1.25 * loss.mean
+    assert not more.is_near(loss, 1.25, 1e-3)
+    assert not loss.is_near(Loss(1.0, 1.0), 1.25, 1e-3)
+    assert Loss.of(1.2 * better).is_near(loss, 1.25, 1e-3)
+    assert Loss(2e-4, 2e-4).is_near(Loss(1e-4, 1e-4), 1.25, 1e-3)

@@ -16,6 +16,37 @@ Weights = Callable[[tuple[int, ...]], "np.ndarray | None"]
 """From the shape of positions to a weight for each, in order; None where all count alike."""
 
 
+def _alike(shape: tuple[int, ...]) -> None:
+    """All positions count alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How positions of a batch are drawn.
+
+    Attributes:
+        real: which are no padding, as weights of 0 and 1; the others are never drawn.
+        focus: how much each counts; half of the positions are drawn in proportion to it.
+    """
+
+    real: Weights = _alike
+    focus: Weights = _alike
+
+    def weights(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The focus on real positions; None where all of them count alike."""
+        weights, real = self.focus(shape), self.real(shape)
+        return weights if weights is None or real is None else weights * real
+
+    def able(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The positions that may be drawn, ascending."""
+        real = self.real(shape)
+        return np.arange(prod(shape)) if real is None else np.flatnonzero(real)
+
+
+EVEN = Drawing()
+"""All positions alike."""
+
+
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Sampled positions of a layer's output: `(P,)` indices into the flattened axes other than the channel axis."""
@@ -29,7 +60,7 @@ def positions(
     output_shape: tuple[int, ...],
     count: int,
     generator: np.random.Generator,
-    weights: Weights | None = None,
+    drawing: Drawing = EVEN,
 ) -> Positions:
     """Draw `count` random positions of a layer's output; all of them where there are fewer.
 
@@ -38,19 +69,18 @@ def positions(
         output_shape: shape of its output.
         count: how many.
         generator: draws them.
-        weights: how much each position of a shape counts; half of the positions are then drawn in proportion to it.
+        drawing: which may be drawn, and which are drawn more often.
     """
     shape = tuple(n for a, n in enumerate(output_shape) if a != layer.output_axis)
-    size = prod(shape)
-    weighted = None if weights is None else weights(shape)
+    weighted, able = drawing.weights(shape), drawing.able(shape)
     if weighted is None:
-        return Positions(shape, _evenly(size, count, generator))
-    even = _evenly(size, count - count // 2, generator)
+        return Positions(shape, _evenly(able, count, generator))
+    even = _evenly(able, count - count // 2, generator)
     return Positions(shape, np.sort(np.concatenate([even, drawn(weighted, count // 2, generator)])))
 
 
-def _evenly(size: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    return np.arange(size) if size <= count else np.sort(generator.choice(size, count, replace=False))
+def _evenly(able: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    return able if len(able) <= count else able[np.sort(generator.choice(len(able), count, replace=False))]
 
 
 def drawn(weights: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:

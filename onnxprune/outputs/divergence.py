@@ -31,15 +31,18 @@ class Reference:
     Args:
         meaning: what the outputs mean.
         outputs: `(rows, ...)` per output name.
+        real: `(rows, positions)`, False where a position is padding: what a part with as many positions says there does
+            not count.
 
     Attributes:
         units: what each part's divergence is measured in: one number, or one per column.
         confidences: mean confidence beside each part of quantities; 0 where all positions count alike.
     """
 
-    def __init__(self, meaning: Meaning, outputs: Outputs) -> None:
+    def __init__(self, meaning: Meaning, outputs: Outputs, real: np.ndarray | None = None) -> None:
         self.meaning = meaning
         self.outputs = {name: np.asarray(outputs[name]) for name in meaning.outputs}
+        self._real = real
         self._weights = [self._position_weights(part) for part in meaning.parts]
         self.confidences = tuple(mean for _, mean in self._weights)
         alone = len(meaning.parts) == 1
@@ -85,19 +88,34 @@ class Reference:
             rows = slice(start, start + step)
             yield rows, part.values(array[rows])
 
-    def _position_weights(self, part: Part) -> tuple[np.ndarray | None, float]:
-        """Weights `(rows, positions)` of mean 1 for quantities (such as boxes), and the mean confidence.
+    def _said(self, part: Part) -> Iterator[np.ndarray]:
+        """The part's values at all positions but padding, `(positions, columns)` block by block."""
+        real = self._real_of(part)
+        for rows, a in self._blocks(part):
+            yield a.reshape(-1, a.shape[2]) if real is None else a[real[rows] > 0]
 
-        Where nothing is found, what stands beside it means nothing: the boxes of a detector's background.
+    def _position_weights(self, part: Part) -> tuple[np.ndarray | None, float]:
+        """Weights `(rows, positions)` of mean 1, and the mean confidence beside quantities (such as boxes).
+
+        Where nothing is found, what stands beside it means nothing: the boxes of a detector's background. Nor does what
+        stands at padding.
         """
+        real = self._real_of(part)
         scores = [self.meaning.parts[number] for number in part.confidence]
-        if not scores:
-            return None, 0.0
-        confidence = np.min([self._confidence(score) for score in scores], axis=0)
-        if not confidence.max(initial=0.0) >= CONFIDENT:
-            return None, 0.0
-        mean = float(confidence.mean())
-        return np.asarray((confidence / mean + FLOOR) / (1 + FLOOR)), mean
+        if scores:
+            confidence = np.min([self._confidence(score) for score in scores], axis=0)
+            if confidence.max(initial=0.0) >= CONFIDENT:
+                mean = float(confidence.mean())
+                weights = np.asarray((confidence / mean + FLOOR) / (1 + FLOOR))
+                return weights if real is None else weights * real, mean
+        return real, 0.0
+
+    def _real_of(self, part: Part) -> np.ndarray | None:
+        """Weights `(rows, positions)` that leave out padding, of mean 1 in each row; None where the part has none."""
+        real = self._real
+        if real is None or part.count != real.shape[1] or len(real) != len(self.outputs[part.output]):
+            return None
+        return np.asarray(real / real.mean(axis=1, keepdims=True))
 
     def _confidence(self, part: Part) -> np.ndarray:
         """Confidence `(rows, positions)` that there is something to find (not background) at a position.
@@ -120,9 +138,12 @@ class Reference:
         if part.kind == "labels" or (alone and part.kind != "embedding"):
             return np.ones(1)
         usual = self._usual(part)
+        real = self._real_of(part)
         told = [
-            _DIVERGENCE[part.kind](part, a, np.broadcast_to(usual, a.shape), np.ones(1), None)
-            for _, a in self._blocks(part)
+            _DIVERGENCE[part.kind](
+                part, a, np.broadcast_to(usual, a.shape), np.ones(1), None if real is None else real[rows]
+            )
+            for rows, a in self._blocks(part)
         ]
         least = _LEAST_TURN if part.kind == "embedding" else _LEAST_NATS
         return np.array([max(float(np.mean(np.concatenate(told))), least)])
@@ -130,13 +151,13 @@ class Reference:
     def _usual(self, part: Part) -> np.ndarray:
         """The best constant prediction: the mean over rows and positions, `(columns,)` in the part's form."""
         sums, count = np.zeros(1), 0
-        for _, a in self._blocks(part):
+        for a in self._said(part):
             said = a
             if part.kind == "classes":
                 said = np.exp(_log_probabilities(a, part.form))
             elif part.kind == "embedding":
                 said = _directions(a)
-            sums, count = sums + said.sum(axis=(0, 1)), count + a.shape[0] * a.shape[1]
+            sums, count = sums + said.sum(axis=0), count + len(a)
         mean = sums / max(count, 1)
         if part.kind == "classes" and part.form != "probabilities":
             return np.asarray(np.log(np.maximum(mean, SMALLEST_PROBABILITY)))
@@ -146,9 +167,9 @@ class Reference:
         """Variance of each column over rows and positions, `(columns,)`."""
         sums = squares = np.zeros(1)
         count = 0
-        for _, a in self._blocks(part):
-            sums, squares = sums + a.sum(axis=(0, 1)), squares + np.square(a).sum(axis=(0, 1))
-            count += a.shape[0] * a.shape[1]
+        for a in self._said(part):
+            sums, squares = sums + a.sum(axis=0), squares + np.square(a).sum(axis=0)
+            count += len(a)
         energy = squares / max(count, 1)
         variance = np.maximum(energy - np.square(sums / max(count, 1)), 0.0)
         least = _LEAST_SPREAD * energy
@@ -160,18 +181,24 @@ def divergence(reference: Outputs, outputs: Outputs, meaning: Meaning) -> float:
     return Reference(meaning, reference).divergence(outputs)
 
 
-def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """`(rows,)` the mean of `(rows, positions)` values, with weights of mean 1."""
+    return np.asarray((values if weights is None else values * weights).mean(axis=1))
+
+
+def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, averaged over positions."""
     p, q = _log_probabilities(a, part.form), _log_probabilities(b, part.form)
     divergences = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=2)
-    return np.asarray(np.maximum(divergences, 0.0).mean(axis=1) / unit)
+    return np.asarray(_mean(np.maximum(divergences, 0.0), weights) / unit)
 
 
-def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
+def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Sum over a row of binary divergences `p log(p / q) + (1 - p) log((1 - p) / (1 - q))`, in nats."""
     p, q = (np.clip(x, SMALLEST_CHANCE, 1 - SMALLEST_CHANCE) for x in (a, b))
     divergences = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    return np.asarray(np.maximum(divergences.sum(axis=(1, 2)), 0.0) / unit)
+    by_position = np.maximum(divergences, 0.0).sum(axis=2)
+    return np.asarray(_mean(by_position, weights) * by_position.shape[1] / unit)
 
 
 def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -180,19 +207,18 @@ def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights
     relative = (
         np.where(square == 0, 0.0, square / np.where(unit > 0, unit, 0.0)) if (unit <= 0).any() else square / unit
     )
-    errors = relative.mean(axis=2)
-    return np.asarray(errors.mean(axis=1) if weights is None else (errors * weights).mean(axis=1))
+    return _mean(relative.mean(axis=2), weights)
 
 
-def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, __: np.ndarray | None) -> np.ndarray:
+def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Cosine distance `1 - cos(a, b)` of two vectors, averaged over positions."""
     turn = 1 - np.sum(_directions(a) * _directions(b), axis=2)
-    return np.asarray(np.maximum(turn, 0.0).mean(axis=1) / unit)
+    return np.asarray(_mean(np.maximum(turn, 0.0), weights) / unit)
 
 
-def _labels(_: Part, a: np.ndarray, b: np.ndarray, __: np.ndarray, ___: np.ndarray | None) -> np.ndarray:
+def _labels(_: Part, a: np.ndarray, b: np.ndarray, __: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Share of labels that differ (error rate)."""
-    return np.asarray((a != b).mean(axis=(1, 2)))
+    return _mean((a != b).mean(axis=2), weights)
 
 
 _DIVERGENCE: dict[str, Callable[[Part, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]] = {

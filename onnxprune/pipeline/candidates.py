@@ -15,6 +15,7 @@ from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import Scores
 from onnxprune.latency.search import NOISE, LatencySearch
 from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.trials import Loss
 
 
 @dataclass(slots=True)
@@ -28,10 +29,10 @@ class Candidates:
     """
 
     shared: bool = False
-    judged: dict[bytes, tuple[Decision, float]] = field(default_factory=dict)
+    judged: dict[bytes, tuple[Decision, Loss]] = field(default_factory=dict)
     search: LatencySearch | None = None
 
-    def add(self, decisions: Sequence[Decision], losses: Sequence[float]) -> None:
+    def add(self, decisions: Sequence[Decision], losses: Sequence[Loss]) -> None:
         """Keep decisions with their losses."""
         for decision, loss in zip(decisions, losses, strict=True):
             self.judged.setdefault(decision.removed.tobytes(), (decision, loss))
@@ -40,7 +41,7 @@ class Candidates:
         """Forget a decision: there is a better one."""
         self.judged.pop(decision.removed.tobytes(), None)
 
-    def fitting(self, limits: "Limits") -> list[tuple[Decision, float]]:
+    def fitting(self, limits: "Limits") -> list[tuple[Decision, Loss]]:
         """The judged decisions that meet some budgets, the first made first."""
         return [(decision, loss) for decision, loss in self.judged.values() if limits.hold(decision)]
 

@@ -16,7 +16,7 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import Loss, judged, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
@@ -69,17 +69,18 @@ def decide(
     missed: BudgetError | None = None
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
+        trial = prepared if not solver.timed else on_fewer_rows(prepared)
+        tried = bool(scores.powers) and worthwhile(trial, config)
+        if not tried and solver.leaner and scores.powers:
+            return solver.leaner(_UNTRIED_WORTH)(scores, False)  # only measured damage tells what less work costs
         try:
             decisions.append(solver.solve(scores, rather_branches(solver, scores)))
         except BudgetError as error:
             missed = error
-    trial = prepared if not solver.timed else on_fewer_rows(prepared)
-    tried = bool(scores.powers) and worthwhile(trial, config)
     if missed is not None and not (tried and any(score.whole for score in scores.groups)):
         raise missed
     if not tried:
-        # Only measured damage tells what less work costs.
-        return solver.leaner(_UNTRIED_WORTH)(scores, False) if solver.leaner and scores.powers else decisions[0]
+        return decisions[0]
     with clock.stage("trials"):
         judge = partial(_judge, trial, candidates, config, progress, executor)
         lean: list[Decision] = []
@@ -90,19 +91,19 @@ def decide(
             raise missed
         if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
             return decisions[0]
-        lost, of_lean = min(judge(decisions)), judge(lean)
-        if lean and min(of_lean) <= max(_WORTH * lost, lost + _SLIGHT):
+        least, of_lean = _least(judge(decisions)), judge(lean)
+        if lean and _least(of_lean).is_near(least, _WORTH, _SLIGHT):
             for plain in decisions:
                 candidates.drop(plain)
             candidates.add(lean, of_lean)
-        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], 0.0)])
+        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], least)])
         if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
             chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
         return chosen
 
 
 def _lean(
-    solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[float]]
+    solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[Loss]]
 ) -> list[Decision]:
     """Decisions with less work in the kernels; none where a trial of the first shows no hope that they lose little.
 
@@ -115,10 +116,14 @@ def _lean(
     first = solver.solve(scores, False)
     if np.array_equal(plain.removed, first.removed):
         return []
-    lost, more = judge([plain, first])
-    if more > max(_HOPEFUL * lost, lost + _SLIGHT):
+    loss, of_first = judge([plain, first])
+    if not of_first.is_near(loss, _HOPEFUL, _SLIGHT):
         return []
     return [first, *others(solver, scores, plain=True)]
+
+
+def _least(losses: Sequence[Loss]) -> Loss:
+    return min(losses, key=lambda loss: loss.mean)
 
 
 def _judge(
@@ -128,7 +133,7 @@ def _judge(
     progress: Progress,
     executor: Executor | None,
     decisions: Sequence[Decision],
-) -> list[float]:
+) -> list[Loss]:
     """How much decisions lose by trial; those that were judged before are not judged again."""
     fresh = {decision.removed.tobytes(): decision for decision in reversed(decisions)}
     new = [fresh[key] for key in reversed(fresh) if key not in candidates.judged]

@@ -21,6 +21,7 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.execution import TaskExecutor, in_this_process, open_executor, share, shared
 from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.padding import real_positions
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
@@ -31,6 +32,33 @@ _TURN = 3  # which of the four: not the one that damage curves are measured on
 _LEAST_ROWS = 64
 _MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How far a candidate's outputs are from the original's, over the rows that judge.
+
+    Attributes:
+        mean: of the rows' divergences.
+        typical: square of the mean of their roots: a few rows that lose far more than the others move it less.
+    """
+
+    mean: float
+    typical: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "Loss":
+        """The loss of `(rows,)` divergences."""
+        return cls(float(rows.mean()), float(np.sqrt(rows).mean() ** 2))
+
+    def is_near(self, other: "Loss", factor: float, slight: float) -> bool:
+        """Whether this is at most so many times another, or that much more, however rows are weighed.
+
+        Few rows judge. Where some of them lose far more than the others, a mean says little, and that both agree says
+        more.
+        """
+        pairs = ((self.mean, other.mean), (self.typical, other.typical))
+        return all(mine <= max(factor * theirs, theirs + slight) for mine, theirs in pairs)
 
 
 def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
@@ -57,7 +85,7 @@ def judged(
     config: PruneConfig,
     progress: Progress = no_progress,
     executor: Executor | None = None,
-) -> list[float]:
+) -> list[Loss]:
     """How far each pruned and repaired candidate is from the original on held-out rows.
 
     Args:
@@ -71,9 +99,9 @@ def judged(
     fit, held_out = set_apart(prepared.data, _HELD_OUT, last=_TURN)
     meaning = read_meaning(prepared.analysis, config.outputs)
     outputs = collect(prepared.model, held_out, meaning.outputs, engine=config.engine, row_axes=meaning.row_axes)
-    reference = Reference(meaning, outputs)
+    reference = Reference(meaning, outputs, real_positions(prepared.model, meaning, held_out, config.engine))
     large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
-    losses: list[float] = []
+    losses: list[Loss] = []
     with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
         tasks = TaskExecutor(chosen)
         threads = config.threads if in_this_process(tasks) else 1
@@ -88,9 +116,9 @@ def judged(
     return losses
 
 
-def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, float]]) -> Decision:
+def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, Loss]]) -> Decision:
     """Of candidates with their losses the one that lost least, with a note on how many there were to choose from."""
-    losses = [loss for _, loss in candidates]
+    losses = [loss.mean for _, loss in candidates]
     chosen, _ = candidates[int(np.argmin(losses))]
     if len(candidates) == 1 or prepared.data is None:
         return chosen
@@ -112,10 +140,10 @@ class _Trial:
     reference: Reference
 
 
-def _loss(handle: Any, removed: Ids) -> float:
+def _loss(handle: Any, removed: Ids) -> Loss:
     """Divergence from the original's outputs, on held-out rows, after removing units and repairing."""
     trial: _Trial = shared(handle)
     smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
     meaning = trial.reference.meaning
     outputs = collect(smaller, trial.held_out, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
-    return trial.reference.divergence(outputs)
+    return Loss.of(trial.reference.rows(outputs))

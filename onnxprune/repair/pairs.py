@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.layer_matrix import Positions, Weights, drawn, input_rows, output_rows
+from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, drawn, input_rows, output_rows
 from onnxprune.graph.nodes import Graph
 from onnxprune.repair.ridge import Fit
 from onnxprune.structure.fit_targets import FitTarget
@@ -134,7 +134,7 @@ def pair_rows(
     target: np.ndarray,
     count: int,
     generator: np.random.Generator,
-    weights: Weights | None = None,
+    drawing: Drawing = EVEN,
 ) -> PairFit:
     """Sample tiles of one batch.
 
@@ -144,7 +144,7 @@ def pair_rows(
         target: the original's values at the consumer's fit target.
         count: about how many rows; dense layers have no more than there are.
         generator: draws the tiles.
-        weights: how much each position counts; half of the tiles then lie around positions drawn in proportion to it.
+        drawing: which positions may be drawn (of dense layers), and around which half of the tiles lie.
     """
     consumer, made = pair.consumer.layer, values[pair.producer.tensor]
     shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
@@ -152,7 +152,8 @@ def pair_rows(
     window = consumer.window
     tile = tile_of(consumer, shape[1:])
     if window is None:
-        chosen = np.sort(generator.choice(prod(shape), min(count, prod(shape)), replace=False))
+        able = drawing.able(shape)
+        chosen = np.sort(generator.choice(able, min(count, len(able)), replace=False))
         outputs = read = chosen[:, None]
         inside = np.ones(read.shape, bool)
     else:
@@ -160,7 +161,7 @@ def pair_rows(
         rows = generator.integers(0, shape[0], tiles)[:, None]
         spans = tile.steps.max(axis=1)
         corners = [generator.integers(0, n - s, tiles)[:, None] for n, s in zip(shape[1:], spans, strict=True)]
-        weighted = None if weights is None else weights(shape)
+        weighted = drawing.weights(shape)
         if weighted is not None:
             centres = np.unravel_index(drawn(weighted, tiles // 2, generator), shape)
             half = len(centres[0])

@@ -24,8 +24,8 @@ from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.linear import Recurrence
-from onnxprune.outputs.focus import Focus, focus_of
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.sampling import Sampling, sampling_of
 from onnxprune.repair.change import can_refit, corrected, is_product
 from onnxprune.repair.last_layers import refit_scores
 from onnxprune.repair.pair_fit import fit_pair, steps_for
@@ -58,7 +58,7 @@ class _Original:
     replay: Replay
     analysis: Analysis
     removed: Ids
-    focus: Focus | None
+    sampling: Sampling
 
 
 def repair(
@@ -114,10 +114,10 @@ def repair(
     recurrences = refittable(analysis, smaller)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
-    focus = focus_of(meaning, analysis, lambda names: reference.peek(len(ahead.nodes), names))
+    sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
-        _Original(reference, analysis, removed, focus),
+        _Original(reference, analysis, removed, sampling),
         _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
         run.seed,
         cache,
@@ -304,8 +304,7 @@ def _rows(
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
             count = _positions_per_batch(matrix.shape, batches)
             gathered = FitRows(count * (batches - batches // _HELD_OUT)), FitRows(count * (batches // _HELD_OUT))
-        weights = None if reference.focus is None else reference.focus.of_batch(index)
-        at = positions(layer, now.shape, count, generator, weights)
+        at = positions(layer, now.shape, count, generator, reference.sampling.of_batch(index))
         rows = Fit(
             input_rows(layer, values[layer.input], at),
             output_rows(layer, now, at),
@@ -358,12 +357,12 @@ def _refit_pair(
         target = reference.analysis.compressed(
             consumer.tensor, reference.replay.batches[index][consumer.tensor], reference.removed
         )
-        drawn_by = None if reference.focus is None else reference.focus.of_batch(index)
+        drawing = reference.sampling.of_batch(index)
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
             count = max(1, rows // len(replay.batches))
-        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator, drawn_by))
+        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator, drawing))
     if not parts[0] or not parts[1]:
         return {}
     fit, held_out = joined(parts[0]), joined(parts[1])

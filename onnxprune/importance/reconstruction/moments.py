@@ -10,7 +10,7 @@ from onnxprune.calibration.layer_matrix import column_positions, from_matrix, in
 from onnxprune.calibration.replay import Replay
 from onnxprune.calibration.statistics import Moments, MomentSums
 from onnxprune.importance.reconstruction.elimination import Consumer, Corrected
-from onnxprune.outputs.focus import Focus
+from onnxprune.outputs.sampling import EVERYWHERE, Sampling
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Group, Ids, Layer
@@ -127,7 +127,7 @@ def collect(
     weight: np.ndarray,
     generator: np.random.Generator,
     known: Sequence[Moments] | None = None,
-    focus: Focus | None = None,
+    sampling: Sampling = EVERYWHERE,
 ) -> tuple[Statistics, tuple[Moments, ...]]:
     """Second moments of a layer's input columns, from sampled positions of all rows.
 
@@ -138,7 +138,7 @@ def collect(
         weight: the layer's weight.
         generator: draws positions.
         known: the moments, where they are known already; then `replay` is not read.
-        focus: where positions are drawn more often.
+        sampling: which positions are drawn, and which more often.
     """
     layer = point.layer
     axis_ids = analysis.labels[layer.weight][layer.in_axis]
@@ -153,8 +153,8 @@ def collect(
     sums = MomentSums()
     for index, batch in enumerate(replay.batches):
         source = batch[layer.input]
-        weights = None if focus is None else focus.of_batch(index)
-        at = positions(layer, _output_shape(layer, source.shape, analysis), count, generator, weights)
+        shape = _output_shape(layer, source.shape, analysis)
+        at = positions(layer, shape, count, generator, sampling.of_batch(index))
         rows = input_rows(layer, source, at)
         sums.add(rows if reduction is None else reduction.columns(rows))
     return Statistics(point, ids, weight, reduction), (sums.finish(),)

@@ -27,8 +27,9 @@ from onnxprune.importance.reconstruction.moments import Statistics, collect
 from onnxprune.importance.reconstruction.recurrent import RecurrentStatistics, collect_recurrent
 from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.divergence import Reference
-from onnxprune.outputs.focus import focus_of
+from onnxprune.outputs.padding import real_positions
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.sampling import sampling_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.branches import branches
 from onnxprune.structure.complete import completed
@@ -170,7 +171,7 @@ def _eliminate(
     feeds = batch_feeds(plan.model, plan.graph, fit, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, context.outputs)
-    focus = focus_of(meaning, analysis, lambda names: replay.peek(len(replay.nodes), names))
+    sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: replay.peek(len(replay.nodes), names))
     # A group with a consumer that is no layer (a product of two activations) is ordered otherwise.
     waiting = {g.name: {*g.consumers} for g in analysis.groups if g.consumers and all(map(plan.weights, g.consumers))}
     used = {node for nodes in waiting.values() for node in nodes}
@@ -186,7 +187,7 @@ def _eliminate(
         if node in plan.points:
             point = plan.points[node]
             weight = plan.model.constants[point.layer.weight]
-            statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known, focus)
+            statistics[node], moments[node] = collect(replay, point, analysis, weight, generator, known, sampling)
         else:
             recurrence = plan.recurrences[node]
             statistics[node], moments[node] = collect_recurrent(replay, recurrence, analysis, generator, known)
@@ -277,7 +278,8 @@ def _damages(
     feeds = batch_feeds(plan.model, plan.graph, data, analysis.row_bytes)
     replay = Replay(plan.model, plan.schedule.nodes, feeds, run.engine, Room(run.room))
     outputs = list(replay.peek(len(replay.nodes), meaning.outputs))
-    reference = Reference(meaning, meaning.joined(outputs))
+    real = real_positions(plan.model, meaning, feeds.rows, run.engine)
+    reference = Reference(meaning, meaning.joined(outputs), real)
     starts = {group.name: _first(group, replay) for group in analysis.groups if _correctable(group, plan)}
     engine = run.engine if in_this_process(context.executor) else run.engine.on_one_thread
     stops = sorted({*starts.values()})

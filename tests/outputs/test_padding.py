@@ -1,0 +1,134 @@
+"""Padding is what a mask leaves out and the model does not read: nothing is fitted to it, and it is not judged."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as T
+from onnx import helper
+
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.layer_matrix import Drawing, positions
+from onnxprune.config import PruneConfig
+from onnxprune.core.engine import ONE_CORE
+from onnxprune.graph.load import load
+from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.padding import Padding, real_positions
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.coupling import analyse
+
+TOKENS, WIDTH = 6, 8
+
+
+def encoder(mask: str) -> onnx.ModelProto:
+    """Attention over embedded tokens, with a mask spelled in some way, or with one that is not used."""
+    generator = np.random.default_rng(0)
+    weights = {"table": (20, WIDTH), "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
+    constants = [
+        onnx.numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+        for name, shape in weights.items()
+    ]
+    constants += [
+        onnx.numpy_helper.from_array(np.float32(value), name)
+        for name, value in (("one", 1), ("far", -1e4), ("least", -np.inf), ("zero", 0))
+    ]
+    constants.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    node = helper.make_node
+    masked = {
+        "added": [
+            node("Cast", ["mask"], ["m"], to=T.FLOAT),
+            node("Sub", ["one", "m"], ["out"]),
+            node("Mul", ["out", "far"], ["bias"]),
+            node("Unsqueeze", ["bias", "axis"], ["wide"]),
+            node("Add", ["scores", "wide"], ["seen"]),
+        ],
+        "where": [
+            node("Cast", ["mask"], ["left"], to=T.BOOL),
+            node("Unsqueeze", ["left", "axis"], ["wide"]),
+            node("Where", ["wide", "least", "scores"], ["seen"]),
+        ],
+        "unused": [
+            node("Cast", ["mask"], ["m"], to=T.FLOAT),
+            node("Mul", ["m", "zero"], ["bias"]),
+            node("Unsqueeze", ["bias", "axis"], ["wide"]),
+            node("Add", ["scores", "wide"], ["seen"]),
+        ],
+    }[mask]
+    nodes = [
+        node("Gather", ["table", "tokens"], ["x"]),
+        *(node("MatMul", ["x", name], [f"x{name}"], name=name) for name in "qkv"),
+        node("Transpose", ["xk"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["xq", "kt"], ["scores"]),
+        *masked,
+        node("Softmax", ["seen"], ["p"], axis=-1),
+        node("MatMul", ["p", "xv"], ["mixed"], name="mix"),
+        node("MatMul", ["mixed", "o"], ["y"], name="o"),
+    ]
+    inputs = [helper.make_tensor_value_info(name, T.INT64, ["N", TOKENS]) for name in ("tokens", "mask")]
+    outputs = [helper.make_tensor_value_info("y", T.FLOAT, ["N", TOKENS, WIDTH])]
+    graph = helper.make_graph(nodes, "encoder", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def rows(count: int = 12) -> tuple[Dataset, np.ndarray]:
+    """Rows of 2 to 6 tokens, and which are real."""
+    generator = np.random.default_rng(1)
+    real = np.arange(TOKENS) < generator.integers(2, TOKENS + 1, (count, 1))
+    real[0] = True
+    real[1, 2:] = False
+    tokens = np.where(real, generator.integers(1, 20, real.shape), 0)
+    return Dataset({"tokens": tokens, "mask": real.astype(np.int64)}, None, "rows", np.arange(count)), real
+
+
+def found(mask: str, data: Dataset) -> np.ndarray | None:
+    model = load(encoder(mask))
+    return real_positions(model, read_meaning(analyse(model), PruneConfig().outputs), data, ONE_CORE)
+
+
+@pytest.mark.parametrize("mask", ["added", "where"])
+def test_a_mask_is_found_however_it_is_spelled(mask: str) -> None:
+    data, real = rows()
+    if mask == "where":  # ones where nothing is
+        data = Dataset({**data.arrays, "mask": (~real).astype(np.int64)}, None, "rows", data.rows)
+    kept = found(mask, data)
+    assert kept is not None
+    assert np.array_equal(kept, real)
+
+
+def test_an_input_of_zeros_and_ones_that_masks_nothing_is_no_mask() -> None:
+    assert found("unused", rows()[0]) is None
+
+
+def test_full_rows_have_no_padding() -> None:
+    data, real = rows()
+    full = Dataset({**data.arrays, "mask": np.ones_like(real, np.int64)}, None, "rows", data.rows)
+    assert found("added", full) is None
+
+
+def test_padding_is_never_drawn() -> None:
+    _, real = rows()
+    model = load(encoder("added"))
+    layer = analyse(model).layers[0]
+    padding = Padding(real, size=5)
+    for index in range(3):
+        batch = real[5 * index : 5 * index + 5]
+        for count in (3, 10**6):
+            for focus in (lambda shape: None, lambda shape: np.ones(np.prod(shape))):
+                drawing = Drawing(padding.of_batch(index), focus)
+                at = positions(layer, (*batch.shape, WIDTH), count, np.random.default_rng(index), drawing)
+                assert len(at.chosen)
+                assert batch.ravel()[at.chosen].all()
+
+
+def test_what_outputs_say_at_padding_does_not_count() -> None:
+    _, real = rows()
+    meaning = read_meaning(analyse(load(encoder("added"))), PruneConfig().outputs)
+    generator = np.random.default_rng(2)
+    outputs = generator.normal(size=(*real.shape, WIDTH))
+    at_padding = outputs + 5 * ~real[..., None]
+    at_words = outputs + 0.5 * real[..., None]
+    assert Reference(meaning, {"y": outputs}, real).divergence({"y": at_padding}) == 0
+    assert Reference(meaning, {"y": outputs}).divergence({"y": at_padding}) > 0
+    lost = Reference(meaning, {"y": at_padding}, real).rows({"y": at_words})
+    # Not the number of words but what each of them lost; nor does padding count in the spread.
+    assert lost == pytest.approx(np.full(len(real), lost[0]), rel=1e-9)
+    assert lost[0] == pytest.approx(Reference(meaning, {"y": outputs}, real).rows({"y": at_words})[0], rel=1e-9)
