@@ -1,6 +1,6 @@
 """Trials between allocations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -173,3 +173,27 @@ def test_a_few_rows_that_lose_much_do_not_decide_alone() -> None:
     assert not loss.is_near(Loss(1.0, 1.0), 1.25, 1e-3)
     assert Loss.of(1.2 * better).is_near(loss, 1.25, 1e-3)
     assert Loss(2e-4, 2e-4).is_near(Loss(1e-4, 1e-4), 1.25, 1e-3)
+
+
+@pytest.mark.parametrize(("once_more", "is_worth"), [(1.1, True), (3.0, False)])
+def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
+    corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, once_more: float, is_worth: bool
+) -> None:
+    """On 38 rows a mask lost 1.1 times as much, on 38 others three times: it was taken, and the masks were worse."""
+    rows = np.random.default_rng(0).random((80, 1, 28, 28), np.float32)
+    config = PruneConfig(targets=(Target("macs", 0.6),), importance="magnitude")
+    prepared = prepare(corpus_path("small/mb_ts.onnx"), rows, config, PreprocessConfig())
+    scores = replace(score(prepared, config), powers=(1.0,))
+    contest: list[bytes] = []
+
+    def losses(prepared: Prepared, decisions: Sequence[Decision], *_: object, turn: int = 3) -> list[Loss]:
+        contest.extend(decision.removed.tobytes() for decision in decisions)
+        known = {contest[0]: 1.0, contest[1]: 1.1 if turn == 3 else once_more}
+        values = (known.get(decision.removed.tobytes(), 9.0) for decision in decisions)
+        return [Loss(value, value) for value in values]
+
+    monkeypatch.setattr("onnxprune.pipeline.decide.judged", losses)
+    chosen = decide(prepared, scores, config, Clock(), no_progress)
+    assert contest[0] != contest[1]
+    assert chosen.removed.tobytes() == contest[1 if is_worth else 0]
+    assert any("the work of the kernels" in note for note in chosen.notes) == is_worth

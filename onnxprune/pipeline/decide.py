@@ -16,7 +16,7 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import Loss, judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import SECOND_TURN, Loss, judged, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
@@ -91,11 +91,16 @@ def decide(
             raise missed
         if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
             return decisions[0]
-        least, of_lean = _least(judge(decisions)), judge(lean)
-        if lean and _least(of_lean).is_near(least, _WORTH, _SLIGHT):
+        plain_losses, lean_losses = judge(decisions), judge(lean)
+        least = _least(plain_losses)
+        if lean and _is_worth(
+            (decisions[plain_losses.index(least)], least),
+            (lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)),
+            lambda both: judged(trial, both, config, progress, executor, turn=SECOND_TURN),
+        ):
             for plain in decisions:
                 candidates.drop(plain)
-            candidates.add(lean, of_lean)
+            candidates.add(lean, lean_losses)
         chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], least)])
         if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
             chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
@@ -120,6 +125,26 @@ def _lean(
     if not of_first.is_near(loss, _HOPEFUL, _SLIGHT):
         return []
     return [first, *others(solver, scores, plain=True)]
+
+
+def _is_worth(
+    plain: tuple[Decision, Loss],
+    lean: tuple[Decision, Loss],
+    closer: Callable[[Sequence[Decision]], list[Loss]],
+) -> bool:
+    """Whether less work in the kernels is worth what it loses; where it loses more, twice as many rows tell.
+
+    Args:
+        plain: the best decision whatever the kernels do, with its loss.
+        lean: the best with less work in them, with its loss.
+        closer: how much decisions lose on other rows.
+    """
+    if not lean[1].is_near(plain[1], _WORTH, _SLIGHT):
+        return False
+    if lean[1].is_near(plain[1], 1.0, 0.0):
+        return True
+    of_plain, of_lean = closer([plain[0], lean[0]])
+    return (lean[1] + of_lean).is_near(plain[1] + of_plain, _WORTH, 2 * _SLIGHT)
 
 
 def _least(losses: Sequence[Loss]) -> Loss:

@@ -29,6 +29,8 @@ from onnxprune.structure.units import Ids
 
 _HELD_OUT = 4  # every fourth row judges
 _TURN = 3  # which of the four: not the one that damage curves are measured on
+SECOND_TURN = 2
+"""Other rows than those that usually judge, for a closer look."""
 _LEAST_ROWS = 64
 _MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
@@ -50,6 +52,10 @@ class Loss:
     def of(cls, rows: np.ndarray) -> "Loss":
         """The loss of `(rows,)` divergences."""
         return cls(float(rows.mean()), float(np.sqrt(rows).mean() ** 2))
+
+    def __add__(self, other: "Loss") -> "Loss":
+        """The loss over as many other rows too, in all."""
+        return Loss(self.mean + other.mean, self.typical + other.typical)
 
     def is_near(self, other: "Loss", factor: float, slight: float) -> bool:
         """Whether this is at most so many times another, or that much more, however rows are weighed.
@@ -85,6 +91,8 @@ def judged(
     config: PruneConfig,
     progress: Progress = no_progress,
     executor: Executor | None = None,
+    *,
+    turn: int = _TURN,
 ) -> list[Loss]:
     """How far each pruned and repaired candidate is from the original on held-out rows.
 
@@ -94,9 +102,10 @@ def judged(
         config: options of the repair.
         progress: told of trials.
         executor: where trials run; by default where `config.executor` says.
+        turn: which rows judge.
     """
     assert prepared.data is not None  # see `worthwhile`
-    fit, held_out = set_apart(prepared.data, _HELD_OUT, last=_TURN)
+    fit, held_out = set_apart(prepared.data, _HELD_OUT, last=turn)
     meaning = read_meaning(prepared.analysis, config.outputs)
     outputs = collect(prepared.model, held_out, meaning.outputs, engine=config.engine, row_axes=meaning.row_axes)
     reference = Reference(meaning, outputs, real_positions(prepared.model, meaning, held_out, config.engine))
