@@ -7,8 +7,8 @@ import numpy as np
 
 from onnxprune.core.results import MetricChange
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.unseen import FOUND
 
-CONFIDENT = 0.25  # from which a position counts as found
 _HALF = 0.5
 _OVERLAP = 0.5  # of two boxes, intersection over union
 _NEAR = 0.05  # of the image: how far a keypoint may move
@@ -127,7 +127,7 @@ class Chances:
     def add(self, ours: Outputs, others: Outputs) -> None:
         """Count a batch."""
         a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
-        same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > CONFIDENT
+        same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > FOUND
         self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
         self._sure, self._sure_same = self._sure + int(sure.sum()), self._sure_same + int((same & sure).sum())
         self._both += int(((a > _HALF) & (b > _HALF)).sum())
@@ -154,7 +154,7 @@ class _Detections:
     def sure(self, outputs: Outputs) -> np.ndarray:
         """`(rows, positions)` mask of the confident positions."""
         best = [self._highest(score, outputs) for score in self._scores]
-        return np.asarray(np.min(best, axis=0) > CONFIDENT)
+        return np.asarray(np.min(best, axis=0) > FOUND)
 
     @staticmethod
     def _highest(score: Part, outputs: Outputs) -> np.ndarray:

@@ -17,6 +17,8 @@ from onnxprune.core.text import several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.lossless import Lossless
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.unseen import FOUND, never_confident
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
@@ -74,7 +76,7 @@ def finish(
         after=count_costs(smaller, input_shapes=prepared.shapes),
         metrics=metrics,
         time=time,
-        warnings=(*slow_result(time), *heavy_losses(metrics)),
+        warnings=(*slow_result(time), *heavy_losses(metrics), *_unseen(prepared, config)),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
@@ -123,6 +125,19 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
             if prepared.data is not None:
                 raise
             return None  # the sizes of the random rows were only guessed
+
+
+def _unseen(prepared: Prepared, config: PruneConfig) -> tuple[str, ...]:
+    """A warning for each output that finds nothing on the rows that damage was measured and weights were fitted on."""
+    data = prepared.data
+    if data is None or config.lossless:
+        return ()
+    unseen = never_confident(prepared.model, read_meaning(prepared.analysis, config.outputs), data, config.engine)
+    return tuple(
+        f"output {name!r} finds nothing on {several(len(data), 'calibration row')}: its highest score is {score:.2g}, "
+        f"{FOUND} would be a find; what it would find was never seen: give rows with something to find"
+        for name, score in unseen.items()
+    )
 
 
 def _went(blocks: Sequence[RemovedBlock], *, decided: bool) -> tuple[str, ...]:
