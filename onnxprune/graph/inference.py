@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.model import Model, skeleton
+from onnxprune.graph.negative import infer_shapes
 from onnxprune.graph.nodes import Graph, Node, qualified
 from onnxprune.graph.operators import Operators, Seen, Shape
 
@@ -69,7 +70,7 @@ def infer(
             small.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         else:
             small.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
-    inferred = onnx.shape_inference.infer_shapes(small, check_type=False, strict_mode=strict, data_prop=True)
+    inferred = infer_shapes(small, strict=strict, data_prop=True)
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
     for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
