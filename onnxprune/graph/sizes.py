@@ -12,7 +12,7 @@ from operator import index
 from onnxprune.core.errors import InputError, ModelError, SizesError
 from onnxprune.core.patterns import alike
 from onnxprune.core.results import InputSize
-from onnxprune.graph.inputs import Dim, InputSpec, input_specs
+from onnxprune.graph.inputs import Dim, InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes, Shape
 
@@ -100,6 +100,27 @@ def given_sizes(model: Model, given: Given, data: Mapping[str, Shape] | None = N
             _check_data(spec, told, (data or {}).get(name))
             found[name] = told
     return found
+
+
+def rows_a_run(model: Model, known: OpenShapes | None, asked: int) -> int:
+    """Rows of a run: the batch that the file fixes, else the one that `--shape` gives, else as many as are asked for.
+
+    Args:
+        model: the model.
+        known: shapes of inputs; a batch that nobody gave is 1 in them.
+        asked: `--latency-batch`, which is 1 where nobody gave it.
+
+    Raises:
+        InputError: `--shape` and `--latency-batch` give different numbers.
+    """
+    specs = input_specs(model)
+    if (fixed := fixed_batch(specs)) is not None:
+        return fixed
+    given = [(known or {}).get(spec.name, ())[:1] for spec in specs if spec.batched]
+    batch = next((size for sizes in given for size in sizes if size not in (None, 1)), None)
+    if batch is not None and asked not in (1, batch):
+        raise InputError(f"--shape gives a batch of {batch}, --latency-batch one of {asked}; give one of the two")
+    return batch or asked
 
 
 def _check_file(spec: InputSpec, shape: Shape) -> None:

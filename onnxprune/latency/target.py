@@ -11,6 +11,7 @@ from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.results import LatencyReport
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
+from onnxprune.graph.sizes import rows_a_run
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
@@ -115,8 +116,9 @@ def timed(analysis: Analysis, config: PruneConfig, progress: Progress) -> Timed:
     Raises:
         ModelError: the model cannot be run.
     """
-    settings, engine = config.latency, config.timing_engine
-    feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
+    shapes, engine = _shapes(analysis), config.timing_engine
+    settings = replace(config.latency, batch=rows_a_run(analysis.model, shapes, config.latency.batch))
+    feed = random_feed(analysis.model, settings.batch, known=shapes)
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, engine)
     times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, engine, progress)

@@ -16,6 +16,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
+from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
@@ -105,7 +106,7 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
     from onnxprune.runtime.timing import MOST_S, time_pair
 
     spent = sum(clock.seconds.values())
-    batch, feeds = config.latency.batch, None
+    batch, feeds = rows_a_run(prepared.model, prepared.shapes, config.latency.batch), None
     if prepared.data is not None:
         feeds = tuple(first_feed(model, prepared.data, batch) for model in (prepared.model, smaller))
     with clock.stage("time"):
