@@ -67,6 +67,8 @@ def finish(
             latency = confirmed(latency, prepared.model, smaller, prepared.shapes)
     time = _timed(prepared, smaller, config, clock) if config.time else None
     blocks = removed_blocks(prepared.analysis, decision.removed)
+    same = config.lossless and not decision.removed.any()
+    slow = () if same else slow_result(time, lossless=config.lossless)
     return PruneOutcome(
         model=smaller,
         plan=plan,
@@ -75,7 +77,7 @@ def finish(
         after=count_costs(smaller, input_shapes=prepared.shapes),
         metrics=metrics,
         time=time,
-        warnings=(*slow_result(time), *heavy_losses(metrics)),
+        warnings=(*slow, *heavy_losses(metrics)),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,

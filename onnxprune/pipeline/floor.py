@@ -97,8 +97,8 @@ def check_time(name: str, time: TimeReport | None) -> None:
         raise SlowerError(f"{name}: the time could not be measured; give --data")
     if time.ratio > NOT_FASTER:
         raise SlowerError(
-            f"{name}: the result takes {time.ratio:.2f} of the original's time; give a smaller budget, or ask for time "
-            "(--target latency=0.8)"
+            f"{name}: the result takes {time.ratio:.2f} of the original's time; give a budget that is smaller, or on "
+            "time (--target latency=0.8)"
         )
 
 
