@@ -13,6 +13,9 @@ from onnxprune.ops.examples import example
 from onnxprune.ops.facts import gather_facts
 from onnxprune.runtime import room
 from onnxprune.runtime.room import peak_bytes
+from onnxprune.structure.check import RemovalCheck
+from onnxprune.structure.removal import remove
+from onnxprune.structure.save import save
 
 HOW = {"importance": "magnitude", "repair": False, "targets": "macs=0.7"}
 
@@ -52,7 +55,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_machine")
 def test_a_run_that_cannot_fit_is_refused_before_it() -> None:
     """A machine ran out of memory at an inner tensor, for only the inputs' sizes were looked at."""
-    told = r"a run holds 1\.09 GB .*, 1\.02 GB of them in 'h' \(\[1, 64, 2000, 2000\]\), and 0\.5 GB of memory are free"
+    told = r"takes about 1\.52 GB of memory, 1\.02 GB of it for 'h' \(\[1, 64, 2000, 2000\]\), and 0\.5 GB are free"
     large = {"x": (1, 3, 2000, 2000)}
     with pytest.raises(InputError, match=told):
         onnxprune.prune(network(), shapes=large, **HOW)
@@ -62,6 +65,18 @@ def test_a_run_that_cannot_fit_is_refused_before_it() -> None:
     with pytest.raises(InputError, match=told):
         onnxprune.sweep(network(), points=onnxprune.SweepConfig(points=1), config=config)
     assert onnxprune.analyze(network(), large).costs().macs == 2000 * 2000 * 64 * (27 + 4)  # nothing runs
+
+
+def test_an_absurd_padding_is_refused_where_the_file_is_checked(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = network()
+    proto.graph.node[0].attribute[0].ints[2] = 2**25
+    result = onnxprune.analyze(proto, {"x": (1, 3, 1, 1)})
+    removed = result.none_removed()
+    removed[result.groups[0].units[0]] = True
+    monkeypatch.setattr(room, "available", lambda: 8 << 30)
+    with pytest.raises(InputError, match=r"takes about .* GB of it for 'h' \(\[1, 64, 33554432, 1\]\)"):
+        save(remove(result, removed), tmp_path / "out.onnx", RemovalCheck(result, removed, changed=False))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.usefixtures("small_machine")
