@@ -45,6 +45,8 @@ def infer_shapes(
 
 def _stages(graph: onnx.GraphProto) -> list[list[onnx.NodeProto]]:
     """The nodes by the number of Slices on the longest way to them from an input."""
+    if not any(node.op_type == "Slice" for node in graph.node):
+        return []
     stages: list[list[onnx.NodeProto]] = []
     behind: dict[str, int] = {}
     for node in graph.node:
