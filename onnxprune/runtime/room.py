@@ -18,7 +18,6 @@ from onnxprune.ops.facts import gather_facts
 _LITTLE = 1 << 28  # bytes that are there
 # onnxruntime takes so many times the bytes of the tensors: for unfolded windows and padded blocks, and in large pieces.
 _MORE = 1.4
-_VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def require_room(model: Model, known: OpenShapes, rows: int) -> None:
@@ -77,7 +76,8 @@ def peak_bytes(graph: Graph, facts: Facts, sizes: Mapping[str, int]) -> int:
         going = [sizes.get(name, 0) for name in dict.fromkeys(node.reads) if last[name] == step]
         made = [sizes.get(name, 0) for name in node.outputs if name]
         together = held + sum(made)
-        if node.op_type in _VIEWS or handler_of(node.op_type).flow(node) is not None:
+        handler = handler_of(node.op_type)
+        if handler.is_view or handler.flow(node) is not None:
             together -= max((size for size in made if size in going), default=0)
         peak = max(peak, together)
         unread = sum(sizes.get(name, 0) for name in node.outputs if name and name not in last)
