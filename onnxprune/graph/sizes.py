@@ -7,6 +7,7 @@ it, else guessed (`graph.shapes.GUESSES`; a batch is 1). A name of an open size 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from operator import index
 
 from onnxprune.core.errors import InputError, ModelError, SizesError
@@ -19,6 +20,10 @@ from onnxprune.graph.operators import OpenShapes, Shape
 Given = Mapping[str, Sequence[int]] | Iterable[str]
 """Shapes by input name, or texts `NAME=1,3,640,640`."""
 
+LONGEST_AXIS = 1 << 26
+"""Positions along an axis up to which they may be channels: labels take eight bytes each."""
+
+_MOST_ELEMENTS = 1 << 40
 _SHAPE = re.compile(r"[0-9]{1,9}(?:\s*[,x]\s*[0-9]{1,9})*")
 OPTION, DATA, GUESS = "given", "data", "guess"
 
@@ -41,6 +46,9 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
             raise InputError(f"--shape names input {name!r} twice")
         if min(sizes, default=1) < 1:
             raise InputError(f"--shape {shown(name, sizes)}: sizes are 1 or more")
+        if max(sizes, default=1) > LONGEST_AXIS or prod(sizes) > _MOST_ELEMENTS:
+            most = f"at most {LONGEST_AXIS} along an axis, and {_MOST_ELEMENTS} elements in all"
+            raise InputError(f"--shape {shown(name, sizes)}: inputs may have {most}")
         found[name] = sizes
     return found
 
