@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.negative import infer_shapes
 from onnxprune.ops.examples import example
 
@@ -74,3 +74,24 @@ def test_stages_change_no_shape(way: str) -> None:
     proto = network(way, "2,3,40,40")
     wanted = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     assert infer_shapes(proto, strict=True, data_prop=True) == wanted
+
+
+@pytest.mark.parametrize(("window", "size"), [(300, 512), (900, 4096), (20_000, 65_536)])
+def test_windows_longer_than_usual_sizes(window: int, size: int) -> None:
+    """Of networks over sound of any length nothing was followed."""
+    proto = example(
+        "g (float[N,1,T] x) => (float[N,4,A] y) { h = Conv <strides = [4]> (x, w1) y = Conv (h, w2) }",
+        {"w1": (8, 1, window), "w2": (4, 8, 1)},
+    )
+    analysis = onnxprune.analyze(proto)
+    assert (analysis.facts.shapes["x"], analysis.prunable) == ((1, 1, size), 8)
+
+
+def test_where_no_guess_fits_the_message_says_what_to_do() -> None:
+    proto = example(
+        "g (float[N,1,T] x) => (float[N,4,A] y) { h = Conv (x, w1) y = Conv (h, w2) }",
+        {"w1": (1, 1, 70_000), "w2": (4, 1, 1)},
+    )
+    with pytest.raises(ModelError, match=r"would have size -[0-9]+; give the sizes of its inputs \(--shape\)"):
+        onnxprune.analyze(proto)
+    assert onnxprune.analyze(proto, {"x": (1, 1, 80_000)}).costs().macs
