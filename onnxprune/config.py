@@ -144,7 +144,12 @@ class FinetuneConfig:
 class LatencyConfig:
     """How time is measured: of results beside their originals, and for budgets on latency."""
 
-    batch: int = option(1, "Rows a run where time is measured; a fixed batch holds.", minimum=1, flag="--latency-batch")
+    batch: int = option(
+        1,
+        "Rows a run where time is measured; a fixed batch, or that of --shape, holds.",
+        minimum=1,
+        flag="--latency-batch",
+    )
     threads: int = option(
         1,
         "Threads of onnxruntime where time is measured; 0 takes all cores.",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.config import PreprocessConfig
+from onnxprune.config import OutputConfig, PreprocessConfig
 from onnxprune.core.errors import AccuracyError, InputError
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -60,3 +60,58 @@ def test_floor_measured_on_calibration_rows_is_refused(rows) -> None:
     mixed = np.concatenate([images[:100], data[:7]]), np.concatenate([labels[:100], np.zeros(7, labels.dtype)])
     with pytest.raises(InputError, match="7 of 300 calibration rows"):
         onnxprune.prune(MODELS / "fc3_mnist.onnx", data, evaluation=mixed, preprocess=SCALED, max_drop=1.0)
+
+
+OPTIONS = {"preprocess": SCALED, "importance": "activation", "repair": False}
+
+
+def test_a_search_in_which_nothing_may_go_is_refused(rows) -> None:
+    """It ended in the advice to allow a larger drop, after a full search."""
+    data, evaluation = rows
+    told = "--keep protects every group, so that there is no smaller model to search for"
+    with pytest.raises(InputError, match=told):
+        onnxprune.prune(MODELS / "fc3_mnist.onnx", data, evaluation=evaluation, max_drop=100.0, keep=(".*",), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("of_original", "told", "most"),
+    [
+        (np.nan, "metric is nan for the original", 2),
+        (np.inf, "metric is inf for the original", 2),
+        (0.5, "for any", 99),
+    ],
+)
+def test_a_metric_that_gives_no_numbers_is_named(rows, of_original: float, told: str, most: int) -> None:
+    """The advice was to allow a larger drop."""
+    data, evaluation = rows
+    calls = []
+
+    def metric(ours, others, labels) -> float:
+        calls.append(1)
+        return of_original if ours is others else np.nan
+
+    with pytest.raises(InputError, match=told):
+        onnxprune.prune(
+            MODELS / "fc3_mnist.onnx",
+            data,
+            evaluation=evaluation,
+            max_drop=1.0,
+            outputs=OutputConfig(metric=metric),
+            **OPTIONS,
+        )
+    assert 0 < len(calls) <= most
+
+
+def test_a_result_whose_metric_is_no_number_fails(rows) -> None:
+    data, evaluation = rows
+    outputs = OutputConfig(metric=lambda ours, others, labels: 0.5 if ours is others else np.nan)
+    with pytest.raises(AccuracyError, match="metric is no number; raise the target"):
+        onnxprune.prune(
+            MODELS / "fc3_mnist.onnx",
+            data,
+            evaluation=evaluation,
+            max_drop=1.0,
+            outputs=outputs,
+            targets="macs=0.9",
+            **OPTIONS,
+        )

@@ -55,6 +55,17 @@ def test_budgets_out_of_reach_are_told(found: SweepResult) -> None:
         sweep(LENET, points=replace(points, points=1, highest=0.0001), config=CONFIG)
 
 
+def test_budgets_that_give_the_same_model_are_told() -> None:
+    """They disappeared: eight points were asked for, and fewer came without a word."""
+    points = SweepConfig(points=5, highest=0.8, lowest=0.79, latency=False)
+    swept = sweep(LENET, points=points, config=replace(CONFIG, round_to=4))
+    told = {str(target) for target in budgets_of(points)}
+    assert {str(point.target) for point in swept.points} | {*swept.missed} == told
+    assert 0 < len(swept.points) < 5
+    standing = {f"the same model as {point.target}, which stands for both" for point in swept.points}
+    assert {*swept.missed.values()} <= standing
+
+
 def test_a_metric_that_only_some_points_have_is_shown_where_it_is(monkeypatch) -> None:
     """Only the first point was asked for a metric: all points were lost where another one lacked it."""
     kept = iter([{}, {"labels_kept": MetricChange(1.0, 0.8, rules=True)}, {}])

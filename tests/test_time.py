@@ -1,6 +1,7 @@
 """The result's time beside the original's: in every result, said loudly where nothing is gained."""
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
@@ -52,6 +53,22 @@ def test_what_is_not_faster_is_said_and_can_be_an_error(proto, monkeypatch):
     )
     with pytest.raises(InputError, match="leave out --no-time"):
         onnxprune.prune(proto, ROWS, fail_if_slower=True, time=False, **OPTIONS)
+
+
+def test_what_is_said_of_a_slow_result_without_loss(proto, monkeypatch):
+    """A smaller budget was the advice where there was none, even where the result was the original."""
+    monkeypatch.setattr("onnxprune.runtime.timing.time_pair", lambda *models, **how: measured(1.2))
+    assert onnxprune.prune(proto, lossless=True).warnings == ()
+    twins = onnx.ModelProto.FromString(proto.SerializeToString())
+    for tensor in twins.graph.initializer:
+        if tensor.name in ("w1", "b1"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(tensor.dims, np.float32), tensor.name))
+    result = onnxprune.prune(twins, lossless=True)
+    assert result.groups[0].kept < 8
+    (warning,) = result.warnings
+    assert "longer than the original" in warning
+    assert "what goes without loss saves no time here" in warning
+    assert "smaller budget" not in warning
 
 
 def test_comparisons_have_the_time_too(proto):

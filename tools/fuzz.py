@@ -6,6 +6,7 @@ A mutant may be refused with an `OnnxPruneError` of one line. Anything else is p
 """
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -264,13 +265,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     pruned = refused = failed = 0
+    pool = multiprocessing.get_context("spawn").Pool(1)  # what a mutant does to its process, it does to that one
     with tempfile.TemporaryDirectory() as folder:
         for number in range(given.count):
             seed = given.seed + number
             path = given.models[number % len(given.models)]
             kind, data = mutant(path.read_bytes(), seed)
             try:
-                outcome = survive(data, Path(folder), seed)
+                outcome = pool.apply_async(survive, (data, Path(folder), seed)).get(2 * LIMIT_S)
+            except multiprocessing.TimeoutError:
+                failed += 1
+                print(f"seed {seed} {path} {kind}: the process ended or hangs", flush=True)
+                pool.terminate()
+                pool = multiprocessing.get_context("spawn").Pool(1)
+                continue
             except Exception as error:  # noqa: BLE001 (the point of the tool: no exception may escape)
                 failed += 1
                 print(f"seed {seed} {path} {kind}: {type(error).__name__}: {str(error)[:300]}", flush=True)
@@ -279,6 +287,7 @@ def main(arguments: Sequence[str]) -> int:
             if "does not do what the original does" in outcome:
                 failed += 1
                 print(f"seed {seed} {path} {kind}: wrong result: {outcome}", flush=True)
+    pool.terminate()
     print(f"{pruned} pruned, {refused} refused, {failed} failed")
     return 1 if failed else 0
 

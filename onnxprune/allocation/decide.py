@@ -260,15 +260,17 @@ def without_loss(analysis: Analysis, lossless: Ids, widths: Widths) -> Decision:
         kept = widths.at_least(index, max(1, len(group) - len(gone)))
         removed[gone[: len(group) - kept]] = True
         stay += min(len(gone), len(group) - 1) - (len(group) - kept)
-    notes = (
-        ()
-        if stay == 0
-        else (
+    notes = []
+    if stay:
+        notes.append(
             f"{several(stay, 'more unit')} could go without loss, but would leave widths that kernels are slower at; "
-            "--round-to 1 removes them too",
+            "--round-to 1 removes them too"
         )
-    )
-    return Decision(removed, ProgramReport("none"), {}, 0.0, notes=notes, rule=widths.rule, steps=widths.steps)
+    elif not removed.any():
+        notes.append(
+            "no unit can go without loss, so that all of them stay; a budget (--target) removes some with loss"
+        )
+    return Decision(removed, ProgramReport("none"), {}, 0.0, notes=tuple(notes), rule=widths.rule, steps=widths.steps)
 
 
 def _number(threshold: str) -> float:

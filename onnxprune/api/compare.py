@@ -12,10 +12,11 @@ from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
-from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes
+from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on, require_provider
+from onnxprune.runtime.room import require_room, require_room_of
 from onnxprune.runtime.timing import Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
@@ -67,12 +68,14 @@ def validate(
         rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed, known=known)
         known = given_sizes(first, shapes, rows.shapes)
         analysed = analyse(first, known)
+    batch = rows_a_run(first, known, latency.batch) if time else 1
+    require_room_of(first, analysed.graph, analysed.facts, batch)
     progress("compare", 0, 0)
     metrics = compare(first, second, rows, config=outputs, engine=engine)
     measured = None
     if time:
         progress("time", 0, 0)
-        feeds = (first_feed(first, rows, latency.batch), first_feed(second, rows, latency.batch))
+        feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
         measured = time_pair(first, second, engine=Engine(latency.threads, engine.provider), feeds=feeds)
     return Comparison(
         original=first.name,
@@ -119,7 +122,7 @@ def bench(
         rounds: measured rounds at least, whatever the time.
         memory: whether to measure peak memory too, each model in a process of its own.
         seed: seed of random rows.
-        shapes: sizes that the files leave open, by input name; the batch is `batch`.
+        shapes: sizes that the files leave open, by input name; a batch among them is that of the runs.
         progress: told of steps.
 
     Raises:
@@ -132,12 +135,16 @@ def bench(
     loaded = [load(model) for model in models]
     known = [given_sizes(model, shapes) for model in loaded]
     with fitting(shapes):
+        batch = rows_a_run(loaded[0], known[0], batch)
+        for model, own in zip(loaded, known, strict=True):
+            require_room(model, own, batch)
         if data is not None:
             rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed, known=known[0])
             given_sizes(loaded[0], shapes, rows.shapes)
             feeds = [first_feed(model, rows, batch) for model in loaded]
         else:
             feeds = [random_feed(model, batch, seed, own) for model, own in zip(loaded, known, strict=True)]
+    chosen = [{name: array.shape for name, array in feed.items()} for feed in feeds]
     progress("measure", 0, 0)
     measured = time_models(
         loaded,
@@ -149,7 +156,6 @@ def bench(
         memory=memory,
         feeds=feeds,
     )
-    chosen = [{name: array.shape for name, array in feed.items()} for feed in feeds]
     return tuple(
         replace(entry, sizes=input_sizes(model, shapes_of_feed, shapes, None if data is None else rows.shapes))
         for entry, model, shapes_of_feed in zip(measured, loaded, chosen, strict=True)

@@ -25,15 +25,23 @@ NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
 
 
-def slow_result(time: TimeReport | None) -> tuple[str, ...]:
-    """What to say of a result that takes about as long as its original; nothing where it is faster."""
+def slow_result(time: TimeReport | None, *, lossless: bool = False) -> tuple[str, ...]:
+    """What to say of a result that takes about as long as its original; nothing where it is faster.
+
+    Args:
+        time: as measured.
+        lossless: whether the result was to lose nothing, so that no budget said how small it is.
+    """
     if time is None or time.ratio <= NOT_FASTER:
         return ()
     more = "longer than" if time.ratio > 2 - NOT_FASTER else "about as long as"
-    return (
-        f"the result takes {more} the original ({time.ratio:.2f} of its time, {time.low:.2f} to {time.high:.2f}); give "
-        "a smaller budget, ask for time (--target latency=0.8), or keep --round-to at kernel",
+    advice = (
+        "what goes without loss saves no time here; a budget (--target latency=0.8) removes more, with loss"
+        if lossless
+        else "give a smaller budget, ask for time (--target latency=0.8), or keep --round-to at kernel"
     )
+    figures = f"{time.ratio:.2f} of its time, {time.low:.2f} to {time.high:.2f}"
+    return (f"the result takes {more} the original ({figures}); {advice}",)
 
 
 def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.external import is_constant
 from onnxprune.graph.model import Model, skeleton
+from onnxprune.graph.negative import infer_shapes
 
 _MOST_ELEMENTS = 1 << 26
 
@@ -89,7 +90,7 @@ def _inferred(model: Model, *, strict: bool) -> dict[str, onnx.TensorShapeProto]
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(small, strict_mode=strict)
+        inferred = infer_shapes(small, strict=strict)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return None
     outputs = {value.name: value.type.tensor_type for value in inferred.graph.output}

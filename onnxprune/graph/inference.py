@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.model import Model, skeleton
+from onnxprune.graph.negative import infer_shapes
 from onnxprune.graph.nodes import Graph, Node, qualified
 from onnxprune.graph.operators import Operators, Seen, Shape
 
@@ -69,7 +70,7 @@ def infer(
             small.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         else:
             small.graph.input.append(onnx.helper.make_tensor_value_info(name, data_type, array.shape))
-    inferred = onnx.shape_inference.infer_shapes(small, check_type=False, strict_mode=strict, data_prop=True)
+    inferred = infer_shapes(small, strict=strict, data_prop=True)
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, int] = {}
     for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
@@ -85,8 +86,8 @@ def infer(
 def not_inferred(model: Model, graph: Graph, shapes: Mapping[str, Shape], *, strict: bool) -> list[str]:
     """Tensors without a shape that onnx's inference cannot find, such as those of unknown operators.
 
-    These are results of operators that it does not know, and, where it need not be strict, of those that it fails at.
-    Results whose size only the data tell are not among them.
+    These are results of operators that it does not know, of bodies, and, where it need not be strict, of operators that
+    it fails at. Results whose size only the data tell are not among them.
     """
     return [
         name
@@ -101,6 +102,8 @@ def _is_known(model: Model, node: Node) -> bool:
     if not 0 <= node.index < len(model.proto.graph.node):
         return True
     proto = model.proto.graph.node[node.index]
+    if any(attribute.HasField("g") for attribute in proto.attribute):  # what a Loop hands on may grow from turn to turn
+        return False
     return bool(onnx.defs.has(proto.op_type, "" if proto.domain == "ai.onnx" else proto.domain))
 
 

@@ -9,7 +9,7 @@ Behind an operator that onnx does not know, shapes are what the file declares, o
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +26,8 @@ from onnxprune.graph.operators import OpenShapes, Operators, Runtime, Seen, Shap
 
 # Sizes tried for symbolic dimensions other than the batch: image-like first, then sequence-like.
 GUESSES = (64, 224, 512, 320, 16, 1)
+# And where none of these fits: windows over sound are long.
+_LONG = (4096, 65536)
 # How many sizes that the model spells out are tried after these.
 _SPELT_OUT = 8
 _ROUNDS = 8
@@ -168,17 +170,17 @@ class _Pins:
 
     def first(self, known: OpenShapes) -> _Pinned:
         """Inference with the first guessed sizes that give every tensor a shape, or else the most tensors."""
-        sizes = guesses(self._model)
-        pinned = [{v.name: self._pinned(v, known.get(v.name), size) for v in self._inputs} for size in sizes]
-        different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
-        tried = [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
+        tried = self._choices(known, guesses(self._model))
         failure, inferred = self._tried(tried)
+        if not inferred:
+            inferred = self._tried(self._choices(known, _LONG))[1]
         if not inferred and self._runtime is not None:
             # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
             self._strict = False
             inferred = [pins for pins in self._tried(tried)[1][:_RUNS] if self._runs(pins)][:1]
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
+            reason += "; give the sizes of its inputs (--shape)" if self._symbolic and not known else ""
             raise SizesError(f"{self._model.name}: shapes contradict each other: {reason}")
         inferred.sort(key=lambda pins: -len(pins.shapes))
         completed = []
@@ -187,6 +189,12 @@ class _Pins:
             if not self._missing(completed[-1]):
                 return completed[-1]
         return max(completed, key=lambda pins: len(pins.shapes))
+
+    def _choices(self, known: OpenShapes, sizes: Sequence[int]) -> list[dict[str, Shape]]:
+        """The different shapes of the inputs at these sizes of what is not known."""
+        pinned = [{v.name: self._pinned(v, known.get(v.name), size) for v in self._inputs} for size in sizes]
+        different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
+        return [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
 
     def _pinned(self, value: onnx.ValueInfoProto, known: tuple[int | None, ...] | None, guess: int) -> Shape | None:
         """Sizes that the file fixes, then known ones: rows of another batch are regrouped to that of the file."""

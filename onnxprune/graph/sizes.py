@@ -7,18 +7,23 @@ it, else guessed (`graph.shapes.GUESSES`; a batch is 1). A name of an open size 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from operator import index
 
 from onnxprune.core.errors import InputError, ModelError, SizesError
 from onnxprune.core.patterns import alike
 from onnxprune.core.results import InputSize
-from onnxprune.graph.inputs import Dim, InputSpec, input_specs
+from onnxprune.graph.inputs import Dim, InputSpec, fixed_batch, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes, Shape
 
 Given = Mapping[str, Sequence[int]] | Iterable[str]
 """Shapes by input name, or texts `NAME=1,3,640,640`."""
 
+LONGEST_AXIS = 1 << 26
+"""Positions along an axis up to which they may be channels: labels take eight bytes each."""
+
+_MOST_ELEMENTS = 1 << 40
 _SHAPE = re.compile(r"[0-9]{1,9}(?:\s*[,x]\s*[0-9]{1,9})*")
 OPTION, DATA, GUESS = "given", "data", "guess"
 
@@ -41,6 +46,9 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
             raise InputError(f"--shape names input {name!r} twice")
         if min(sizes, default=1) < 1:
             raise InputError(f"--shape {shown(name, sizes)}: sizes are 1 or more")
+        if max(sizes, default=1) > LONGEST_AXIS or prod(sizes) > _MOST_ELEMENTS:
+            most = f"at most {LONGEST_AXIS} along an axis, and {_MOST_ELEMENTS} elements in all"
+            raise InputError(f"--shape {shown(name, sizes)}: inputs may have {most}")
         parsed[name] = sizes
     return parsed
 
@@ -100,6 +108,27 @@ def given_sizes(model: Model, given: Given, data: Mapping[str, Shape] | None = N
             _check_data(spec, told, (data or {}).get(name))
             known[name] = told
     return known
+
+
+def rows_a_run(model: Model, known: OpenShapes | None, asked: int) -> int:
+    """Rows of a run: the batch that the file fixes, else the one that `--shape` gives, else as many as are asked for.
+
+    Args:
+        model: the model.
+        known: shapes of inputs; a batch that nobody gave is 1 in them.
+        asked: `--latency-batch`, which is 1 where nobody gave it.
+
+    Raises:
+        InputError: `--shape` and `--latency-batch` give different numbers.
+    """
+    specs = input_specs(model)
+    if (fixed := fixed_batch(specs)) is not None:
+        return fixed
+    given = [(known or {}).get(spec.name, ())[:1] for spec in specs if spec.batched]
+    batch = next((size for sizes in given for size in sizes if size not in (None, 1)), None)
+    if batch is not None and asked not in (1, batch):
+        raise InputError(f"--shape gives a batch of {batch}, --latency-batch one of {asked}; give one of the two")
+    return batch or asked
 
 
 def _check_file(spec: InputSpec, shape: Shape) -> None:

@@ -11,6 +11,7 @@ from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.results import LatencyReport
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
+from onnxprune.graph.sizes import rows_a_run
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
@@ -120,7 +121,9 @@ def timed(analysis: Analysis, settings: LatencyConfig, engine: Engine, progress:
     Raises:
         ModelError: the model cannot be run.
     """
-    feed = random_feed(analysis.model, settings.batch, known=_shapes(analysis))
+    shapes = _shapes(analysis)
+    settings = replace(settings, batch=rows_a_run(analysis.model, shapes, settings.batch))
+    feed = random_feed(analysis.model, settings.batch, known=shapes)
     facts = gather_facts(analysis.model, analysis.graph, {name: array.shape for name, array in feed.items()})
     cache = TimeCache.open(settings.cache, engine)
     times = FusedKernelTimes(fused_kernels(analysis.with_facts(facts)), cache, engine, progress)

@@ -230,6 +230,9 @@ class OpHandler(ABC):
 
     # What values are: each default says nothing, which is always safe
 
+    is_view: ClassVar[bool] = False
+    """Whether the result is the first input's values in the same order, which take no memory of their own."""
+
     def flow(self, node: Node) -> Flow | None:  # noqa: ARG002
         """Which input values one output element or channel depends on; None where it mixes channels."""
         return None

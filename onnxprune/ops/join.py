@@ -80,8 +80,12 @@ class Concat(OpHandler):
         axis = normal_axis(node.int("axis", 0), len(shape))
         others = [other for other in range(len(shape)) if other != axis]
 
+        def sizes(name: str) -> list[int]:
+            widths = [(edit.width(name, other), (edit.shape(name) or shape)[other]) for other in others]
+            return [size if width is None else width for width, size in widths]
+
         def fits(name: str) -> bool:
-            return all(edit.width(name, other) == edit.width(node.output(), other) for other in others)
+            return sizes(name) == sizes(node.output())
 
         lengths = {name: (edit.shape(name) or shape)[axis] for name in node.inputs}
         for position, name in enumerate(node.inputs):

@@ -68,6 +68,7 @@ class Reshape(OpHandler):
     """Reshape and Flatten: follows channels through merged and split axes."""
 
     op_types = ("Reshape", "Flatten")
+    is_view = True
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
@@ -257,6 +258,7 @@ class Squeeze(OpHandler):
     """Squeeze and Unsqueeze: remove or add axes of size 1."""
 
     op_types = ("Squeeze", "Unsqueeze")
+    is_view = True
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:

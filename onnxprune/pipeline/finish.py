@@ -16,6 +16,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
+from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import FOUND, never_confident
@@ -68,6 +69,8 @@ def finish(
             latency = confirmed(latency, prepared.model, smaller, prepared.shapes)
     time = _timed(prepared, smaller, config, clock) if config.time else None
     blocks = removed_blocks(prepared.analysis, decision.removed)
+    same = config.lossless and not decision.removed.any()
+    slow = () if same else slow_result(time, lossless=config.lossless)
     return PruneOutcome(
         model=smaller,
         plan=plan,
@@ -76,7 +79,7 @@ def finish(
         after=count_costs(smaller, input_shapes=prepared.shapes),
         metrics=metrics,
         time=time,
-        warnings=(*slow_result(time), *heavy_losses(metrics), *_unseen(prepared, config)),
+        warnings=(*slow, *heavy_losses(metrics), *_unseen(prepared, config)),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
@@ -107,7 +110,7 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
     from onnxprune.runtime.timing import MOST_S, time_pair
 
     spent = sum(clock.seconds.values())
-    batch, feeds = config.latency.batch, None
+    batch, feeds = rows_a_run(prepared.model, prepared.shapes, config.latency.batch), None
     if prepared.data is not None:
         feeds = tuple(first_feed(model, prepared.data, batch) for model in (prepared.model, smaller))
     with clock.stage("time"):

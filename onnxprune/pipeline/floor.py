@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
-from math import ceil, log2
+from math import ceil, isfinite, isnan, log2
 
 from onnxprune.allocation.decide import Decision
+from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import overlap
 from onnxprune.config import PruneConfig, Target
@@ -30,12 +31,17 @@ def main_loss(name: str, metrics: Mapping[str, MetricChange]) -> tuple[str, floa
     """The metric that the floor applies to, and by how many points it fell.
 
     Raises:
-        InputError: nothing measured is a share.
+        InputError: nothing measured is a share, or it is no number for the original.
     """
     metric = main_metric(metrics)
     if metric is None:
         raise InputError(
             f"{name}: --max-drop finds nothing to judge in the outputs of these rows; give other rows, or --metric"
+        )
+    if not isfinite(metrics[metric].before):
+        raise InputError(
+            f"{name}: {metric} is {metrics[metric].before} for the original, so that nothing can be judged by it; "
+            "give other rows, or another --metric"
         )
     return metric, points_lost(metrics[metric])
 
@@ -83,7 +89,8 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float,
     """
     metric, lost = main_loss(name, metrics)
     if not holds(lost, max_drop):
-        told = f"{name}: {metric} falls by {lost:.2f} points, more than the {max_drop:g} allowed"
+        fall = "is no number" if isnan(lost) else f"falls by {lost:.2f} points, more than the {max_drop:g} allowed"
+        told = f"{name}: {metric} {fall}"
         raise AccuracyError(f"{told}; {advice}" if advice else told)
 
 
@@ -97,8 +104,8 @@ def check_time(name: str, time: TimeReport | None) -> None:
         raise SlowerError(f"{name}: the time could not be measured; give --data")
     if time.ratio > NOT_FASTER:
         raise SlowerError(
-            f"{name}: the result takes {time.ratio:.2f} of the original's time; give a smaller budget, or ask for time "
-            "(--target latency=0.8)"
+            f"{name}: the result takes {time.ratio:.2f} of the original's time; give a budget that is smaller, or on "
+            "time (--target latency=0.8)"
         )
 
 
@@ -127,11 +134,14 @@ def smallest(
 
     Raises:
         AccuracyError: not even the largest budget tried stays within the floor.
+        InputError: nothing may go, or the metric gives no numbers.
     """
     assert config.max_drop is not None
+    _require_choice(prepared, scores, config)
     best: tuple[Decision, Model] | None = None
     candidates = Candidates()
     low, high = 0.0, 1.0
+    losses: list[float] = []
     total = ceil(log2((high - low) / _RESOLUTION))
     for step in range(total):
         share = (low + high) / 2
@@ -149,7 +159,8 @@ def smallest(
                 analysis=prepared.analysis,
                 engine=config.engine,
             )
-        _, lost = main_loss(prepared.model.name, metrics)
+        metric, lost = main_loss(prepared.model.name, metrics)
+        losses.append(lost)
         if holds(lost, config.max_drop):
             best, high = candidate, share
         else:
@@ -157,6 +168,11 @@ def smallest(
     progress("search", total, total)
     if best is None and prepared.lossless.found:
         best = _at(1.0, prepared, scores, config, clock, progress, executor, candidates)
+    if best is None and losses and all(map(isnan, losses)):
+        raise InputError(
+            f"{prepared.model.name}: {metric} is no number for any of the {len(losses)} smaller models tried; "
+            "give other rows, or another --metric"
+        )
     if best is None:
         raise AccuracyError(
             f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
@@ -164,6 +180,15 @@ def smallest(
             "calibration rows"
         )
     return best
+
+
+def _require_choice(prepared: Prepared, scores: Scores, config: PruneConfig) -> None:
+    """Refuse a search where every group must keep all of its units."""
+    kept = kept_groups(prepared.analysis, config.keep)
+    if prepared.lossless.found or not {group.name for group in prepared.analysis.groups} <= kept | {*scores.unjudged}:
+        return
+    why = "--keep protects" if kept else f"--importance {config.importance} cannot judge"
+    raise InputError(f"{prepared.model.name}: {why} every group, so that there is no smaller model to search for")
 
 
 def _at(

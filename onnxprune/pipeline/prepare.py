@@ -25,12 +25,13 @@ from onnxprune.core.text import several
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import Shape
-from onnxprune.graph.sizes import fitting, given_sizes, input_sizes
+from onnxprune.graph.sizes import fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
 from onnxprune.runtime.providers import require_provider
+from onnxprune.runtime.room import require_room_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_prunable, require_understood
@@ -109,6 +110,8 @@ def prepare(
         if config.strict:
             require_understood(analysis)
         require_prunable(analysis)
+        batch = rows_a_run(model, known, config.latency.batch) if config.time or config.is_timed else 1
+        require_room_of(model, analysis.graph, analysis.facts, batch)
         check_said(config.outputs, analysis)
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)

@@ -64,7 +64,7 @@ class SweepResult(Generic[Result_co]):
         quality: its value for the original.
         milliseconds: the original's time a run; None where it was not measured.
         points: the results.
-        missed: budgets that cannot be met, and why.
+        missed: budgets without a point of their own, and why: they cannot be met, or give the model of a smaller one.
         sizes: the sizes of inputs that the file leaves open, as the run took them.
         seconds: time per stage that the points share.
     """
@@ -79,7 +79,7 @@ class SweepResult(Generic[Result_co]):
     sizes: tuple[InputSize, ...] = ()
 
     def __repr__(self) -> str:
-        return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets missed)"
+        return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets without one)"
 
     def front(self, cost: str) -> tuple[int, ...]:
         """Positions of the points on the Pareto front of quality and cost.
@@ -142,8 +142,11 @@ def sweep(
         except BudgetError as error:
             missed[str(target)] = str(error)
             continue
-        if not any(other.plan.removed == result.plan.removed for _, other in results):
+        same = next((other for other, found in results if found.plan.removed == result.plan.removed), None)
+        if same is None:
             results.insert(0, (target, result))
+        else:
+            missed[str(target)] = f"the same model as {same}, which stands for both"
     missed = dict(reversed(missed.items()))
     progress("points", len(targets), len(targets))
     if not results:

@@ -9,11 +9,12 @@ import onnx
 from onnxprune.core.errors import InputError
 from onnxprune.core.memory import require
 from onnxprune.graph.inference import pinned_shape
-from onnxprune.graph.inputs import InputSpec, fixed_batch, input_specs
+from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.shapes import guesses
+from onnxprune.graph.sizes import rows_a_run
 from onnxprune.ops.facts import gather_facts
 
 LARGEST_FEED = 1 << 27
@@ -75,7 +76,7 @@ def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
 
 
 def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes | None = None) -> Feed:
-    """Random inputs with `batch` rows, or with the model's fixed batch size.
+    """Random inputs with `batch` rows, or with those of `graph.sizes.rows_a_run`.
 
     Args:
         model: the model.
@@ -87,7 +88,7 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes |
         InputError: an input has no known shape.
     """
     specs = input_specs(model)
-    batch = fixed_batch(specs) or batch
+    batch = rows_a_run(model, known, batch)
     shapes = input_shapes(model, specs, known)
     rng = np.random.default_rng(seed)
     feed = {}

@@ -1,7 +1,7 @@
 """The analysis of a model: its graph, which channels must be removed together, and the exact cost after any removal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -58,6 +58,10 @@ class Analysis:
     uses: tuple[tuple[ChannelUse, Ids], ...] = ()
     omitted: tuple[tuple[str, int], ...] = ()
     uncounted: tuple[Node, ...] = ()
+    _by_node: Mapping[str, Operation] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_node", {operation.node: operation for operation in self.operations})
 
     def __repr__(self) -> str:
         return f"Analysis({self.name!r}: {self.prunable} of {self.total} units prunable, in {len(self.groups)} groups)"
@@ -182,7 +186,7 @@ class Analysis:
 
     def group_macs(self, group: Group, removed: Ids) -> int:
         """Multiply-adds of the nodes that sum over a group's channels, after a removal."""
-        return sum(self.macs(operation, removed) for operation in self.operations if operation.node in group.consumers)
+        return sum(self.macs(self._by_node[node], removed) for node in group.consumers if node in self._by_node)
 
     def params(self, operation: Operation, removed: Ids) -> int:
         """Number of elements in a node's weights and bias, after a removal."""

@@ -20,6 +20,7 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model, constant_nodes, to_proto
 from onnxprune.runtime.feeds import Feed, random_feeds
+from onnxprune.runtime.room import require_room_of
 from onnxprune.runtime.session import load_session, open_session, run_session
 from onnxprune.structure.agreement import Outputs, close, differs, moved_wrongly, narrowed
 from onnxprune.structure.analysis import Analysis
@@ -84,7 +85,9 @@ class RemovalCheck:
 
         Raises:
             ModelError: it does not run, or differs.
+            InputError: a run cannot fit into memory.
         """
+        require_room_of(self.analysis.model, self.analysis.graph, self.analysis.facts, 1)
         if self.analysis.model.stored_bytes > _WHOLE_BYTES:
             self._by_parts(path)
             return

@@ -19,7 +19,7 @@ from onnxprune.graph.nodes import Graph, Node, named_failures, read_graph
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
-from onnxprune.graph.sizes import Given, fitting, given_sizes
+from onnxprune.graph.sizes import LONGEST_AXIS, Given, fitting, given_sizes
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, tensors_of
@@ -29,8 +29,6 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.operations import find_operations
 from onnxprune.structure.units import Group, Layer, Mask, as_stored
 
-# Positions along an axis up to which they may be channels: labels take eight bytes each.
-_LONGEST_AXIS = 1 << 26
 # Analyses of one model at most, each with other choices (heads, or positions within a head).
 _MOST_TURNS = 4
 _SHOWN = 3  # reasons in a message
@@ -171,7 +169,7 @@ def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
     for name in filter(None, (*node.inputs, *read)):
         if name not in facts.shapes:
             return f"the shape of {name!r} is not known before the model runs"
-        if max(facts.shapes[name], default=0) > _LONGEST_AXIS:
+        if max(facts.shapes[name], default=0) > LONGEST_AXIS:
             return f"{name!r} has more positions along an axis than can be followed"
     return None
 

@@ -14,6 +14,7 @@ from onnxprune.core.files import Place, place, refuse_inputs, same_file, settle,
 from onnxprune.core.text import first_line
 from onnxprune.graph.external import locations
 from onnxprune.graph.model import Model, skeleton
+from onnxprune.graph.negative import infer_shapes
 from onnxprune.graph.write import is_apart, write
 from onnxprune.structure.check import runs
 
@@ -157,7 +158,7 @@ def check_valid(model: Model, path: Path, original: Model | None = None) -> None
 
 
 def _infer(proto: onnx.ModelProto) -> None:
-    onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    infer_shapes(proto, strict=True)
 
 
 def _fault(step: Callable[[], None]) -> str | None:

@@ -43,6 +43,17 @@ def test_options_in_another_form_end_a_command(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_that_nothing_reads_end_a_command(
+    command: str, run: Callable[..., Any], lenet: Path, calibration: Path, tmp_path: Path
+) -> None:
+    """onnxruntime ignores any option of its own provider, and so did the run."""
+    done = run(*arguments(command, lenet, calibration, tmp_path), "--provider", "CPU:foo=bar,a=1")
+    told = "provider 'cpu:a=1,foo=bar': cpu takes no options in onnxruntime; leave out a, foo"
+    assert (done.returncode, done.stderr) == (2, f"onnxprune: error: {told}\n")
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @pytest.mark.skipif(SECOND not in onnxruntime.get_available_providers(), reason="no second provider")
 def test_reports_name_the_provider(
     run: Callable[..., Any], lenet: Path, calibration: Path, tmp_path: Path, schema: Any

@@ -76,6 +76,8 @@ def test_inspect_prune_validate_bench_and_sweep_take_the_same_sizes() -> None:
         ("x=1,a,6", "not of the form"),
         ("x=1,-5,6", "not of the form"),
         ("x=1,0,6", "sizes are 1 or more"),
+        ("x=1,999999999,6", "at most 67108864 along an axis"),
+        ("x=9999999,9999999,6", "at most .* and 1099511627776 elements in all"),
         ("z=1,5,6", r"no input 'z'"),
         ("x=1,5", "3 axes"),
         ("x=1,5,7", "fixes axis 2 of input 'x': float32 .* to 6"),

@@ -144,3 +144,56 @@ def test_results_whose_size_the_data_tell_stay_unknown():
     a = analysed(proto)
     assert a.facts.shapes["b"] == (1, 16, 8, 8)
     assert "z" not in a.facts.shapes
+
+
+BODY = (
+    "body = b (int64 i, bool go, float[A,16,C,D] s) => (bool on, float[A,16,C,D] t{more}) {{ on = Identity (go) {do} }}"
+)
+LOOPS = {  # what the graph holds; what more the body hands on; what the body does
+    "carried": ("m = Loop (trips, go, b) <{body}>", "", "t = Relu (s)"),
+    "collected": (
+        "q, k = Loop (trips, go, b) <{body}> m = ReduceMax <axes = [0], keepdims = 0> (k)",
+        ", float[A,16,C,D] u",
+        "t = Relu (s) u = Identity (t)",
+    ),
+    "growing": (
+        "k = Loop (trips, go, b) <{body}> m = MaxPool <kernel_shape = [3, 1]> (k)",
+        "",
+        "p = Relu (s) t = Pad (p, pads)",
+    ),
+}
+
+
+@pytest.mark.parametrize("sizes", ["1,3,8,8", "N,3,H,W"])
+@pytest.mark.parametrize("kind", LOOPS)
+def test_layers_behind_a_loop_are_counted(kind: str, sizes: str) -> None:
+    """onnx infers no sizes of what a Loop hands on; all behind it was missing from costs, groups and reasons."""
+    loop, more, do = LOOPS[kind]
+    text = f"""g (float[{sizes}] x) => (float[A,B,C,D] y) {{
+        a = Conv (x, w1)
+        r = Relu (a)
+        b = Conv (r, w2)
+        {loop.format(body=BODY.format(more=more, do=do))}
+        c = Conv (m, w3)
+        s = Relu (c)
+        y = Conv (s, w4) }}"""
+    pads = np.array([0, 0, 1, 0, 0, 0, 0, 0])
+    a = analysed(example(text, WEIGHTS, {"trips": np.array(2), "go": np.array(True), "pads": pads}))
+    assert [operation.node for operation in a.operations] == KNOWN
+    assert (a.incomplete, {group.name for group in a.groups}) == ((), {"a", "c"})
+    if sizes[0] == "1":
+        assert a.costs() == TWIN.costs()
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)))
+
+
+def test_what_a_loop_multiplies_itself_is_said_to_be_missing() -> None:
+    text = f"""g (float[1,3,8,8] x) => (float[A,B,C,D] y) {{
+        a = Conv (x, w1)
+        b = Conv (a, w2)
+        m = Loop (trips, go, b) <{BODY.format(more="", do="t = Conv (s, w5)")}>
+        c = Conv (m, w3)
+        y = Conv (c, w4) }}"""
+    constants = {"trips": np.array(2), "go": np.array(True)}
+    a = analysed(example(text, {**WEIGHTS, "w5": (16, 16, 1, 1)}, constants))
+    assert a.costs().macs == TWIN.costs().macs
+    assert a.incomplete == ("MACs leave out Loop 'm', which cannot be counted; a budget on MACs does not see it",)

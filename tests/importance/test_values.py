@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from scipy.stats import kstest
 
 import onnxprune
 from onnxprune.calibration.inputs import load_data
@@ -22,11 +23,11 @@ def network(text, **constants):
     return example(text, constants={name: np.asarray(value, np.float32) for name, value in constants.items()})
 
 
-def scored(proto: onnx.ModelProto, importance: str, **rows) -> dict[str, GroupScore]:
+def scored(proto: onnx.ModelProto, importance: str, seed: int = 0, **rows) -> dict[str, GroupScore]:
     model = load(proto)
     data = load_data({name: np.asarray(value) for name, value in rows.items()}, model) if rows else None
     analysis = analyse(model, None if data is None else data.shapes)
-    given = ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor())
+    given = ScoreContext(analysis, data, RunOptions(seed=seed, threads=1), SerialExecutor())
     return {found.group: found for found in scorer_row(importance).load()(given).groups}
 
 
@@ -171,6 +172,132 @@ def test_reconstruction_by_hand() -> None:
     assert found.order.tolist() == [2, 0, 1]
     errors = np.cumsum([0, 0.25, 2, 9])[1:]  # of removing the third, the first, the second unit
     np.testing.assert_allclose(found.scores[found.order], np.sqrt(errors / errors[-1]), rtol=1e-3)
+
+
+def designed(columns: int) -> np.ndarray:
+    """Rows of independent columns of equal size; every fourth row, which measures damage, is of another kind."""
+    rows = np.concatenate([np.eye(columns), -np.eye(columns)]).astype(np.float32)
+    return np.repeat(rows, 4, axis=0)
+
+
+def test_damage_of_a_reconstruction_by_hand() -> None:
+    """A quantity of four independent terms: what is lost of its variance, to the power of 0.7."""
+    text = "g (float[N,4] x) => (float[N,1] y) { h = Gemm (x, w1) y = Gemm (h, w2) }"
+    proto = network(text, w1=np.eye(4), w2=[[1], [3], [0.5], [-4]])
+    found = scored(proto, "reconstruction", x=designed(4))["h"]
+    lost = np.array([0.25, 0.25 + 1, 0.25 + 1 + 9])[::-1] / (0.25 + 1 + 9 + 16)
+    assert found.order.tolist() == [2, 0, 1, 3]
+    np.testing.assert_allclose(found.damage[1:4], lost**0.7, rtol=1e-4)
+    assert found.damage[4] == 0
+
+
+def test_damage_to_class_scores_by_hand() -> None:
+    """The divergence of the class probabilities, where each input is on in every eighth row."""
+    text = "g (float[N,4] x) => (float[N,2] z) { h = Gemm (x, w1) y = Gemm (h, w2) z = Softmax (y) }"
+    w2 = np.array([[1, 0], [0, 2], [0.5, 0], [3, 0]])
+    found = scored(network(text, w1=np.eye(4), w2=w2), "reconstruction", x=designed(4))["h"]
+
+    def divergence(gap: float) -> float:
+        """Of 1/2 to 1/2 from the probabilities of two scores that lie `gap` apart."""
+        p = 1 / (1 + np.exp(-gap))
+        return p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p))
+
+    lost = np.cumsum([divergence(gap) for gap in (0.5, 1, 2)])[::-1] * 2 / 8
+    assert found.order.tolist() == [2, 0, 1, 3]
+    np.testing.assert_allclose(found.damage[1:4], lost**0.7, rtol=1e-4)
+
+
+def test_reconstruction_of_inputs_that_stand_for_each_other() -> None:
+    """`h = (a, 0.6 a + 0.8 b)`: moments 1 and 0.6, a ridge of 0.03. The second takes over 0.6 / 1.03 of the first."""
+    text = "g (float[N,2] x) => (float[N,1] y) { h = Gemm (x, w1) y = Gemm (h, w2) }"
+    proto = network(text, w1=np.sqrt(2) * np.array([[1, 0.6], [0, 0.8]]), w2=[[1], [2]])
+    found = scored(proto, "reconstruction", x=designed(2))["h"]
+    first = 1.03 - 0.6**2 / 1.03
+    second = first + (2 + 0.6 / 1.03) ** 2 * 1.03
+    assert found.order.tolist() == [0, 1]
+    np.testing.assert_allclose(found.scores, [np.sqrt(first / second), 1], rtol=1e-5)
+    lost = 1 - 2 * 0.6 * 0.6 / 1.03 + (0.6 / 1.03) ** 2
+    np.testing.assert_allclose(found.damage[1], (lost / (1 + 4 + 2 * 2 * 0.6)) ** 0.7, rtol=1e-4)
+
+
+def wide(first: str = "h") -> onnx.ModelProto:
+    units = 4000
+    text = f"""g (float[N,2] x) => (float[N,1] y) {{
+        {first} = Gemm (x, w1)
+        r = Relu ({first})
+        k = Gemm (r, w2)
+        y = Gemm (k, w3) }}"""
+    return network(text, w1=np.ones((2, units)), w2=np.ones((units, 3)), w3=np.ones((3, 1)))
+
+
+def test_random_scores_are_uniform() -> None:
+    found = scored(wide(), "random")
+    scores = found["h"].scores
+    assert kstest(scores, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(scores[1:], scores[:-1])[0, 1]) < 0.05
+    for group in found.values():
+        np.testing.assert_array_equal(group.order, np.argsort(group.scores))
+        lost = [np.sort(group.scores)[:gone].sum() for gone in range(len(group.scores) + 1)]
+        np.testing.assert_allclose(group.damage, lost[::-1])
+
+
+def test_random_scores_depend_on_the_seed_and_on_names_alone() -> None:
+    scores = {(name, seed): scored(wide(name), "random", seed=seed)[name].scores for name in "hg" for seed in (0, 1)}
+    np.testing.assert_array_equal(scores["h", 0], scored(wide(), "random")["h"].scores)
+    assert all(abs(np.corrcoef(scores["h", 0], other)[0, 1]) < 0.05 for key, other in scores.items() if key != ("h", 0))
+
+
+def test_a_residual_stream_counts_once_for_each_reader() -> None:
+    """`h` and `k` are one group, which `k` and `y` read: energies of both makers, and two consumers."""
+    text = """g (float[N,2] x) => (float[N,1] y) {
+        h = Gemm (x, w1)
+        r = Relu (h)
+        k = Gemm (r, w2)
+        s = Add (h, k)
+        y = Gemm (s, w3) }"""
+    w1, w2 = np.array([[1, 2], [3, 0]]), np.array([[1, 1], [0, 2]])
+    proto = network(text, w1=w1, w2=w2, w3=[[1], [1]])
+    (found,) = scored(proto, "magnitude").values()
+    check(found, [1 + 9 + 1 + 0, 4 + 0 + 1 + 4], consumers=2)
+    (found,) = scored(proto, "magnitude-l1").values()
+    check(found, [1 + 3 + 1, 2 + 1 + 2], power=1, consumers=2)
+
+
+def test_activation_of_a_convolution_and_a_flattened_layer() -> None:
+    """Mean squares over rows and positions, times the squares of all weights that read a channel."""
+    text = """g (float[N,1,1,2] x) => (float[N,1] y) {
+        h = Conv (x, w1)
+        f = Flatten (h)
+        y = Gemm (f, w2) }"""
+    proto = network(text, w1=np.array([1, 3]).reshape(2, 1, 1, 1), w2=[[1], [2], [3], [0]])
+    x = np.float32([[1, 2], [3, 0]]).reshape(2, 1, 1, 2)
+    mean = np.mean(np.square(x))
+    check(scored(proto, "activation", x=x)["h"], [mean * (1 + 4), 9 * mean * 9])
+
+
+def test_snip_over_two_groups_by_hand() -> None:
+    """Damage is a share of the whole network's sensitivity, in both groups alike."""
+    pytest.importorskip("torch", reason="SNIP needs torch")
+    text = """g (float[N,2] x) => (float[N,2] y) {
+        h = Gemm (x, w1)
+        k = Gemm (h, w2)
+        z = Gemm (k, w3)
+        y = Softmax (z) }"""
+    w1, w2, w3 = np.array([[1, 2], [1, 1]]), np.array([[1, 0.5], [0.5, 1]]), np.array([[1, 0], [0, 2]])
+    x = np.float32([[1, 2], [2, 1]])
+    h, k = x @ w1, x @ w1 @ w2
+    z = k @ w3
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    dz = (p - np.eye(2)[z.argmax(1)]) / 2
+    per_w3, per_w2 = np.abs(k.T @ dz * w3), np.abs(h.T @ (dz @ w3.T) * w2)
+    per_w1 = np.abs(x.T @ (dz @ w3.T @ w2.T) * w1)
+    energies = {"h": per_w1.sum(0) + per_w2.sum(1), "k": per_w2.sum(0) + per_w3.sum(1)}
+    whole = sum(energy.sum() for energy in energies.values())
+    found = scored(network(text, w1=w1, w2=w2, w3=w3), "snip", x=x)
+    for name, energy in energies.items():
+        np.testing.assert_allclose(found[name].scores, energy / energy.max(), rtol=1e-4)
+        lost = [energy.sum() / whole, energy.min() / whole, 0]
+        np.testing.assert_allclose(found[name].damage, lost, rtol=1e-4, atol=1e-9)
 
 
 SUMS = """g (float[N,2] x) => (float[N,2] y) {

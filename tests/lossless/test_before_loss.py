@@ -157,10 +157,13 @@ def test_a_file_whose_moved_weights_are_wrong_is_refused(images, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_where_nothing_is_found_nothing_is_said(images):
+def test_where_nothing_is_found_only_the_question_is_answered(images):
     found, alone = run(lambda weights: None, images, targets="macs=0.6", importance="magnitude", repair=False)
     assert not alone.plan.removed
-    assert not any("without loss" in note for note in (*found.notes, *alone.notes))
+    assert not any("without loss" in note for note in found.notes)
+    (said,) = [note for note in alone.notes if "without loss" in note]
+    assert said.startswith("no unit can go without loss, so that all of them stay")
+    assert not alone.warnings
 
 
 @pytest.mark.parametrize("resolution", [0.01, 0.3])

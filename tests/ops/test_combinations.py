@@ -197,3 +197,17 @@ def test_a_u_net_is_pruned_through_its_skips(up: str, units: int) -> None:
     assert left["w4"][1] == upsampled + left["w1"][0]
     assert left["w1"][0] < 6
     assert upsampled < 8
+
+
+def test_an_input_joined_beside_channels_is_not_exchanged_for_them() -> None:
+    """Parts of equal length stood for each other where one had labels and the other none: `h` was read twice."""
+    model = example(
+        """g (float[N,3,6,6] x, float[N,8,6,6] z) => (float[N,4,A,B] y) {
+        h = Conv (x, w1)
+        c = Concat <axis = 2> (h, z)
+        d = Conv (c, w2)
+        y = Conv (d, w3) }""",
+        {"w1": (8, 3, 1, 1), "w2": (5, 8, 1, 1), "w3": (4, 5, 1, 1)},
+    )
+    smaller = pruned(model, 5)
+    assert [node.input for node in smaller.graph.node if node.op_type == "Concat"] == [["h", "z"]]
