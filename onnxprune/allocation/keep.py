@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from onnxprune.core.errors import InputError
-from onnxprune.core.patterns import alike, matching
+from onnxprune.core.patterns import hint, matching
 from onnxprune.structure.analysis import Analysis
 
 _OPTION = "--keep"
@@ -21,8 +21,8 @@ def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
     for pattern in patterns:
         matched = matching(pattern, _names(analysis), _OPTION)
         if not matched:
-            hint = alike(pattern, _prunable(analysis))
-            raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{hint}")
+            advice = hint(pattern, _prunable(analysis))
+            raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{advice}")
         kept.update(g.name for g in analysis.groups if g.name in matched or not matched.isdisjoint(g.producers))
     return frozenset(kept)
 

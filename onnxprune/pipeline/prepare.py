@@ -35,7 +35,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_prunable, require_understood
 
-Source = Path | str | onnx.ModelProto | Model
+Source = Path | str | bytes | onnx.ModelProto | Model
 DataSource = Any
 """What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
 
