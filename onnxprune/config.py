@@ -227,6 +227,19 @@ class SizesConfig:
     shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
 
 
+KEEP_HELP = (
+    "Never prune these groups: a name of a group or of a node that makes it, as inspect prints it, else a shell "
+    "pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern matches."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfig:
+    """What is never pruned."""
+
+    keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options for running models and tasks, which scorers and repair use.
@@ -256,7 +269,10 @@ class PruneConfig:
     """All options of `prune`, except for the files it reads and writes."""
 
     targets: tuple[Target, ...] = option(
-        (), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE", name="target"
+        (),
+        "Budget, for example macs=50%, bytes=2MB or macs:/layer1/*=0.5; may be given several times.",
+        metavar="KIND=VALUE",
+        name="target",
     )
     max_drop: float | None = option(
         None,
@@ -298,11 +314,7 @@ class PruneConfig:
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
     )
     branches: bool = option(True, "Let whole branches go: residual blocks, attention, gates, parts of a Concat.")
-    keep: tuple[str, ...] = option(
-        (),
-        "Never prune this group: its name or a producer's as inspect prints it, else a regular expression.",
-        metavar="PATTERN",
-    )
+    keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
     distill: int = option(
         0,

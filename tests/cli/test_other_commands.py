@@ -172,3 +172,17 @@ def test_version(run) -> None:
     from onnxprune import __version__
 
     assert run("--version").stdout.strip() == __version__
+
+
+def test_inspect_lists_what_keep_matches(run, lenet: Path, tmp_path: Path) -> None:
+    done = run("inspect", lenet, "--keep", "/conv?/*", "--keep", "re:fc[13]", "--keep", "/fc3/Gemm")
+    assert done.returncode == 0, done.stderr
+    told = [line.strip() for line in done.stderr.partition("What --keep keeps")[2].splitlines()]
+    assert "/conv?/*: 2 groups" in told
+    assert told.count("/fc1/Gemm") == 1
+    assert told[-2:] == ["/fc3/Gemm: 0 groups", "and 1 name of what cannot be pruned anyway"]
+    (tmp_path / "keep.toml").write_text('keep = ["/conv1/Conv"]')
+    assert "/conv1/Conv: 1 group" in run("inspect", lenet, "--config", tmp_path / "keep.toml").stderr
+    refused = run("inspect", lenet, "--keep", "fc.*")
+    assert refused.returncode == 2
+    assert "'re:fc.*'" in refused.stderr
