@@ -144,8 +144,8 @@ class FinetuneConfig:
     )
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
-    seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
-    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
+    seed: int = option(0, "Seed of the order of rows, of held-out rows and of augmentation.", minimum=0, shared="seed")
+    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS, shared="threads")
 
 
 @dataclass(frozen=True, slots=True)
