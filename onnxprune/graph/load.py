@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
-from onnxprune.graph.declared import corrected, dense
+from onnxprune.graph.declared import corrected, dense, with_maps_told
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
@@ -96,7 +96,7 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the ONNX checker failed: {first_line(error)}") from error
-    return corrected(model)
+    return with_maps_told(corrected(model))
 
 
 def _has_text(message: Message) -> bool:

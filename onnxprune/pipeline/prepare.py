@@ -160,7 +160,8 @@ def score(
     row = scorer_row(config.importance)
     if prepared.data is None and row.needs_data:
         raise InputError(
-            f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
+            f"--importance {config.importance} needs calibration inputs: give --data, a few hundred rows; where there "
+            "are none, --importance magnitude goes by the weights alone"
         )
     function = row.load()
     work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))
