@@ -1,6 +1,7 @@
 """Forms of arguments in Python, and messages that speak of them."""
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
@@ -93,3 +94,31 @@ def test_errors_and_notes_speak_of_arguments(proto):
         onnxprune.prune(proto, ROWS)
     result = onnxprune.prune(proto, ROWS, targets=0.5, time=False, plan=onnxprune.prune(proto, ROWS, targets=0.5).plan)
     assert any("targets had no effect" in note for note in result.notes)
+
+
+def test_a_plan_goes_to_a_file_and_back(proto, tmp_path):
+    first = onnxprune.prune(proto, ROWS, targets=0.5, time=False, threads=1)
+    first.plan.write(tmp_path / "plan.json")
+    for plan in (tmp_path / "plan.json", str(tmp_path / "plan.json"), onnxprune.PrunePlan.read(tmp_path / "plan.json")):
+        again = onnxprune.prune(proto, ROWS, plan=plan, time=False, threads=1)
+        assert again.proto.SerializeToString() == first.proto.SerializeToString()
+    with pytest.raises(InputError, match=r"^plan .*missing\.json cannot be read"):
+        onnxprune.prune(proto, ROWS, plan=tmp_path / "missing.json")
+
+
+def test_paths_everywhere(proto, tmp_path):
+    onnx.save(proto, tmp_path / "model.onnx")
+    np.savez(tmp_path / "rows.npz", x=ROWS)
+    latency = onnxprune.LatencyConfig(cache=tmp_path / "times")
+    result = onnxprune.prune(
+        *(tmp_path / "model.onnx", tmp_path / "rows.npz"),
+        evaluation=tmp_path / "rows.npz",
+        cache=tmp_path / "scores",
+        targets={"macs": 0.6},
+        threads=1,
+        latency=latency,
+        round_to="measured",
+    )
+    result.save(tmp_path / "small.onnx")
+    assert {path.name for path in tmp_path.iterdir()} >= {"small.onnx", "scores", "times"}
+    assert onnxprune.validate(tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "rows.npz").rows == len(ROWS)

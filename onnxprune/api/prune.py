@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
@@ -25,7 +26,7 @@ def prune(
     data: DataSource | None = None,
     *,
     evaluation: DataSource | None = None,
-    plan: PrunePlan | None = None,
+    plan: PrunePlan | Path | str | None = None,
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     executor: Executor | str | None = None,
@@ -38,7 +39,7 @@ def prune(
         model: a path, the bytes of a file, a protobuf or a loaded model; never changed.
         data: calibration inputs: a path, arrays, or a `Dataset`. Labels are not needed.
         evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
-        plan: units to remove, instead of scoring and deciding.
+        plan: units to remove, instead of scoring and deciding: a plan, or the file of one.
         config: options; `options` override single fields, for example `targets=0.5`.
         preprocess: how integer images become the model's input.
         executor: where independent tasks run, or `config.executor` in its place.
@@ -64,7 +65,7 @@ def prune(
         _with_scorer(with_options(config or PruneConfig(), options)),
         preprocess or PreprocessConfig(),
         evaluation=evaluation,
-        plan=plan,
+        plan=PrunePlan.read(plan) if isinstance(plan, Path | str) else plan,
         executor=executor,
         progress=progress,
     )
