@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from commands import ROOT, blocks
+from commands import PAGES, ROOT, blocks
 
 from onnxprune.ops.examples import example
 
@@ -131,6 +131,30 @@ def test_a_guide_runs(block, folder: Path, environment: Mapping[str, str]) -> No
     if block.kind == "python":
         onnx.save(network(), folder / "small.onnx")
     line = ["bash", "-euc", block.text] if block.kind == "sh" else [sys.executable, "-c", block.text]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def on_shipped_models() -> list[str]:
+    """Documented commands that read nothing but what ships."""
+    lines = {line for page in PAGES for block in blocks(page) if block.kind == "sh" for line in block.commands}
+    return sorted(line for line in lines if line.startswith("onnxprune") and "models/" in line)
+
+
+@pytest.mark.parametrize("line", on_shipped_models())
+def test_a_command_on_shipped_models_runs(line: str, folder: Path, environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-euc", line], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MACs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in blocks(ROOT / "README.md") if b.kind == "python"], ids=lambda block: block.name
+)
+def test_snippets_of_the_readme_run(block, folder: Path, environment: Mapping[str, str]) -> None:
+    line = [sys.executable, "-c", block.text]
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
