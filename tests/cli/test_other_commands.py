@@ -195,7 +195,8 @@ def test_one_file_serves_prune_and_validate(run, tmp_path: Path, lenet: Path, di
 def test_ops_lists_the_handlers(run) -> None:
     done = run("ops", "--markdown")
     assert done.returncode == 0
-    assert "| conv | Conv, ConvTranspose |" in done.stdout
+    assert "| conv | Conv, ConvTranspose | weights | refitted | kernel | weights |" in done.stdout
+    assert "conv  " in run("ops").stdout
 
 
 @pytest.mark.parametrize("arguments", [(), ("prune",), ("inspect",), ("bench",), ("finetune",), ("ops",)])
