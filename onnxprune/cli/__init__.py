@@ -1,5 +1,9 @@
 """The command line: one file for each command. Heavy imports happen only when a command runs."""
 
+import os
+import sys
+from collections.abc import Sequence
+
 import typer
 
 from onnxprune.cli.command import command_began, complain, typer_function
@@ -14,8 +18,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def application() -> typer.Typer:
-    """The command-line application with all its commands."""
+def application(arguments: Sequence[str] | None = None) -> typer.Typer:
+    """The command-line application.
+
+    Args:
+        arguments: what it will be called with, where that is known: then only the command that they name has its
+            options, which take time to make.
+    """
     app = typer.Typer(
         name="onnxprune",
         no_args_is_help=True,
@@ -35,15 +44,23 @@ def application() -> typer.Typer:
         del version
 
     for name, item in commands().items():
-        app.command(name)(typer_function(item))
+        if arguments is None or name in arguments[:1]:
+            app.command(name)(typer_function(item))
+        else:
+            app.command(name, help=item.function.__doc__)(_without_options)
     return app
+
+
+def _without_options() -> None:
+    """Stands for a command that is not called."""
 
 
 def main() -> None:
     """Entry point of the `onnxprune` console script."""
     open_descriptors()
     try:
-        application()(prog_name="onnxprune")
+        completing = "_ONNXPRUNE_COMPLETE" in os.environ
+        application(None if completing else sys.argv[1:])(prog_name="onnxprune")
     except OSError as error:
         if command_began():
             raise
