@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
+    from onnxprune.api.analysis import analyze
     from onnxprune.api.compare import bench, validate
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sweep import SweepPoint, SweepResult
     from onnxprune.runtime.timing import Latency
     from onnxprune.structure.analysis import Analysis
-    from onnxprune.structure.coupling import analyze
 
 _MODULES = {
+    "onnxprune.api.analysis": ("analyze",),
     "onnxprune.api.compare": ("bench", "validate"),
     "onnxprune.api.finetune": ("TrainedModel", "finetune"),
     "onnxprune.api.prune": ("prune", "sweep"),
@@ -70,7 +71,6 @@ _MODULES = {
     "onnxprune.pipeline.sweep": ("SweepPoint", "SweepResult"),
     "onnxprune.runtime.timing": ("Latency",),
     "onnxprune.structure.analysis": ("Analysis",),
-    "onnxprune.structure.coupling": ("analyze",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

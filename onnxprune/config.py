@@ -5,7 +5,7 @@ The `help` in a field's metadata is the text of the command-line option. Nothing
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -13,20 +13,23 @@ from typing import Any
 from onnxprune.core.costs import COST_KINDS, COUNTED
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError
-from onnxprune.core.options import check, option, parse_size
+from onnxprune.core.options import option, parse_size
 
 MOST_THREADS = 1024
 KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")  # the rules of --kernels
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
-_TARGET = re.compile(r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*)", re.I)
+_TARGET = re.compile(
+    r"(?P<kind>[a-z]+)(?::(?P<layers>.+))?=(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>[a-z]*|%)", re.I
+)
+_SHARE = re.compile(r"[0-9.]+(?:e[+-]?[0-9]+)?%?", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One budget: a limit on a kind of cost (macs, params, bytes, latency), absolute or as a share of the original.
 
-    `value <= 1` is a share of the original, a larger one is absolute (latency: in microseconds). `layers` (a regular
-    expression on node names) restricts the budget to matching layers.
+    `value <= 1` is a share of the original, a larger one is absolute (latency: in microseconds). `layers` (a pattern
+    of node names, see `core.patterns`) restricts the budget to matching layers.
     """
 
     kind: str
@@ -42,29 +45,34 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> "Target":
-        """Parse a target such as `macs=0.5`, `params=250000`, `bytes=2MB`, `latency=1.5ms` or `macs:layer3.*=0.5`.
+        """Parse a target such as `macs=0.5`, `macs=50%`, `bytes=2MB`, `latency=1.5ms` or `macs:/layer3/*=0.5`.
+
+        A share alone (`0.5`, `50%`) is one of the multiply-adds.
 
         Raises:
             InputError: the text has another form, an unknown kind, or a value of 0 or below.
         """
-        match = _TARGET.fullmatch(text.strip())
+        given = text.strip()
+        match = _TARGET.fullmatch(f"macs={given}" if _SHARE.fullmatch(given) else given)
         if match is None:
-            raise InputError(f"target {text!r} is not of the form kind=value, for example macs=0.5 or bytes=2MB")
+            raise InputError(f"target {text!r} is not of the form kind=value, for example macs=50% or bytes=2MB")
         kind, unit = match["kind"].lower(), match["unit"].lower()
         if kind not in cls.KINDS:
             raise InputError(f"target {text!r}: unknown kind {kind!r}; use one of {', '.join(cls.KINDS)}")
         about = COST_KINDS[kind]
-        if unit not in about.units:
-            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use {about.unit_names}")
+        if unit not in (*about.units, "%"):
+            raise InputError(f"target {text!r}: unknown unit {match['unit']!r}; use {about.unit_names}, or %")
         try:
-            value = float(match["number"]) * about.units[unit]
+            value = float(match["number"]) * about.units.get(unit, 0.01)
         except ValueError:
             raise InputError(f"target {text!r}: {match['number']!r} is not a number") from None
         if value <= 0:
             raise InputError(f"target {text!r}: the value must be above 0")
         if not isfinite(value):
             raise InputError(f"target {text!r}: the value is too large")
-        if about.measured and (value > 1) != bool(unit):
+        if value > 1 and (unit == "%" or _SHARE.fullmatch(given)):
+            raise InputError(f"target {text!r}: a share is at most 1, or 100%; name what is counted, as in macs=20M")
+        if about.measured and (value > 1) != (unit not in ("", "%")):
             raise InputError(f"target {text!r}: give a share of at most 1, or a time of more than 1us with its unit")
         return cls(kind, value, match["layers"])
 
@@ -136,8 +144,8 @@ class FinetuneConfig:
     )
     holdout: float = option(0.1, "Share of the rows held out to choose the best epoch.", minimum=0)
     patience: int = option(0, "Stop after this many epochs without a better one; 0 never stops early.", minimum=0)
-    seed: int = option(0, "Seed of the order of rows, of the held-out rows and of augmentation.", minimum=0)
-    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS)
+    seed: int = option(0, "Seed of the order of rows, of held-out rows and of augmentation.", minimum=0, shared="seed")
+    threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS, shared="threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +232,19 @@ class SizesConfig:
     shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
 
 
+KEEP_HELP = (
+    "Never prune these groups: a name of a group or of a node that makes it, as inspect prints it, else a shell "
+    "pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern matches."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfig:
+    """What is never pruned."""
+
+    keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options for running models and tasks, which scorers and repair use.
@@ -253,7 +274,10 @@ class PruneConfig:
     """All options of `prune`, except for the files it reads and writes."""
 
     targets: tuple[Target, ...] = option(
-        (), "Budget, for example macs=0.5; may be given several times.", metavar="KIND=VALUE", name="target"
+        (),
+        "Budget, for example macs=50%, bytes=2MB or macs:/layer1/*=0.5; may be given several times.",
+        metavar="KIND=VALUE",
+        name="target",
     )
     max_drop: float | None = option(
         None,
@@ -295,11 +319,7 @@ class PruneConfig:
         False, "Remove only what leaves the outputs as they are for every input: constant units and copies of others."
     )
     branches: bool = option(True, "Let whole branches go: residual blocks, attention, gates, parts of a Concat.")
-    keep: tuple[str, ...] = option(
-        (),
-        "Never prune this group: its name or a producer's as inspect prints it, else a regular expression.",
-        metavar="PATTERN",
-    )
+    keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
     repair: bool = option(True, "Refit the remaining weights to the original's activations.")
     distill: int = option(
         0,
@@ -380,25 +400,3 @@ class PruneConfig:
     def room(self) -> float:
         """Bytes of activations that one run may hold in memory; two runs may be active at once."""
         return _ROOM if self.memory is None else parse_size(self.memory) // 16
-
-
-def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
-    """A copy of a config with single fields changed and all values checked; `targets` and `keep` may be text.
-
-    Raises:
-        InputError: a field that does not exist, a value that is not allowed, or a target in another form.
-    """
-    known = {f.name for f in dataclasses.fields(PruneConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; PruneConfig has {', '.join(sorted(known))}")
-    changed = dict(options)
-    if "targets" in changed:
-        given: str | Sequence[str | Target] = changed["targets"]
-        items = [given] if isinstance(given, str | Target) else list(given)
-        changed["targets"] = tuple(t if isinstance(t, Target) else Target.parse(t) for t in items)
-    if isinstance(changed.get("keep"), str):
-        changed["keep"] = (changed["keep"],)
-    checked = dataclasses.replace(config, **changed)
-    check(checked)
-    return checked

@@ -51,7 +51,7 @@ def test_a_target_that_loses_too_much_fails(rows) -> None:
 
 def test_floor_without_rows_of_its_own_is_refused(rows) -> None:
     data, _ = rows
-    with pytest.raises(InputError, match="--eval"):
+    with pytest.raises(InputError, match="give evaluation"):
         onnxprune.prune(MODELS / "fc3_mnist.onnx", data, preprocess=SCALED, importance="activation", max_drop=1.0)
 
 

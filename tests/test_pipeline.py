@@ -134,12 +134,12 @@ def test_budget_below_what_can_be_reached_names_the_least(network, images):
 
 
 def test_no_budget_at_all_is_refused(network, images):
-    with pytest.raises(InputError, match="--target"):
+    with pytest.raises(InputError, match="targets="):
         onnxprune.prune(network, images, importance="magnitude", repair=False)
 
 
 def test_scorer_without_data_is_refused(network):
-    with pytest.raises(InputError, match="--data"):
+    with pytest.raises(InputError, match="give data"):
         onnxprune.prune(network, targets="macs=0.5", importance="activation")
 
 
@@ -162,7 +162,7 @@ def test_mean_threshold_keeps_the_upper_part_of_each_group(network, images):
 )
 def test_values_that_are_not_allowed_are_refused_in_python_too(network, images, option, value):
     """Only the command line checked them: NumPy's and the program's own errors came out, or the value did nothing."""
-    with pytest.raises(InputError, match=f"^{option.replace('_', '-')}: "):
+    with pytest.raises(InputError, match=f"^{option}: "):
         onnxprune.prune(network, images, targets="macs=0.5", **{option: value})
 
 
@@ -183,19 +183,19 @@ def test_a_pattern_that_keeps_nothing_is_refused(network, images):
     def progress(stage, *_):
         stages.append(stage)
 
-    with pytest.raises(InputError, match=f"--keep '{name}x{name}' matches nothing in .*; did you mean.* '{name}'"):
+    with pytest.raises(InputError, match=f"keep='{name}x{name}' matches nothing in .*; did you mean.* '{name}'"):
         onnxprune.prune(network, images, targets="macs=0.9", keep=(name, f"{name}x{name}"), progress=progress)
     assert set(stages) <= {"load", "analyse"}
     with pytest.raises(InputError, match="`onnxprune inspect` lists the names"):
         onnxprune.prune(network, images, targets="macs=0.9", keep="zzzzzzzzzzzzzzz")
-    with pytest.raises(InputError, match="neither a name nor a regular expression"):
-        onnxprune.prune(network, images, targets="macs=0.9", keep="(")
+    with pytest.raises(InputError, match="is no regular expression"):
+        onnxprune.prune(network, images, targets="macs=0.9", keep="re:(")
 
 
 def test_a_pattern_for_what_stays_anyway_is_a_note(network, images):
     last = onnxprune.analyze(network).layers[-1].node
-    result = onnxprune.prune(network, images, targets="macs=0.9", importance="magnitude", keep=(f"^{last}$",))
-    assert f"--keep '^{last}$' matches only what cannot be pruned anyway" in result.notes
+    result = onnxprune.prune(network, images, targets="macs=0.9", importance="magnitude", keep=(f"re:^{last}$",))
+    assert f"keep='re:^{last}$' matches only what cannot be pruned anyway" in result.notes
 
 
 ODD_NAMES = ("net[0].conv", "net0aconv", "net[0].conv2", "(", "a*", "\\d", "^$", "\x1b[2J", "x" * 3000)
@@ -224,7 +224,7 @@ def test_kept_groups_and_rounding_are_respected(network, images):
     assert all(group.kept % 4 == 0 or group.kept == group.units for group in result.groups)
     names = [group.name for group in result.groups]
     kept = onnxprune.prune(
-        network, images, targets="params=0.9", importance="magnitude", keep=(f"^{names[0]}$",), repair=False
+        network, images, targets="params=0.9", importance="magnitude", keep=(f"re:^{names[0]}$",), repair=False
     )
     assert kept.groups[0].kept == kept.groups[0].units
 
@@ -232,7 +232,7 @@ def test_kept_groups_and_rounding_are_respected(network, images):
 def test_target_for_a_layer_pattern_leaves_the_others_free(network, images):
     analysis = onnxprune.analyze(network)
     heavy = max(analysis.operations, key=lambda layer: analysis.macs(layer, analysis.none_removed())).node
-    result = onnxprune.prune(network, images, targets=f"macs:^{heavy}$=0.4", importance="magnitude", repair=False)
+    result = onnxprune.prune(network, images, targets=f"macs:re:^{heavy}$=0.4", importance="magnitude", repair=False)
     cost = {layer.node: layer for layer in result.layers}[heavy]
     assert cost.macs_after <= 0.4 * cost.macs_before
 

@@ -51,7 +51,7 @@ def test_what_is_not_faster_is_said_and_can_be_an_error(proto, monkeypatch):
     assert not any(
         "time" in warning for warning in onnxprune.prune(proto, ROWS, fail_if_slower=True, **OPTIONS).warnings
     )
-    with pytest.raises(InputError, match="leave out --no-time"):
+    with pytest.raises(InputError, match="leave out time=False"):
         onnxprune.prune(proto, ROWS, fail_if_slower=True, time=False, **OPTIONS)
 
 

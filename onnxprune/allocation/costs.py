@@ -9,7 +9,7 @@ from onnxprune.allocation.problem import Budget, CostPolynomial
 from onnxprune.config import Target
 from onnxprune.core.costs import COST_KINDS, Costs, Countable, Sizes
 from onnxprune.core.errors import InputError
-from onnxprune.core.patterns import alike, matching
+from onnxprune.core.patterns import hint, matching
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 
@@ -110,7 +110,7 @@ def check_layers(analysis: Analysis, targets: Iterable[Target]) -> None:
     names = [operation.node for operation in analysis.operations]
     for target in targets:
         if target.layers is not None and not matching(target.layers, names, f"target {str(target)!r}:"):
-            raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}{alike(target.layers, names)}")
+            raise InputError(f"target {str(target)!r}: no layer matches {target.layers!r}{hint(target.layers, names)}")
 
 
 def total(parts: Iterable[CostPolynomial]) -> CostPolynomial:

@@ -1,12 +1,28 @@
 """The option `--keep`: finds the groups that must not be pruned."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from onnxprune.core.errors import InputError
-from onnxprune.core.patterns import alike, matching
+from onnxprune.core.patterns import hint, matching
 from onnxprune.structure.analysis import Analysis
 
 _OPTION = "--keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one pattern keeps.
+
+    Attributes:
+        pattern: as the user wrote it.
+        groups: names of the groups that are kept.
+        others: names that match, of nodes that make no group.
+    """
+
+    pattern: str
+    groups: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
@@ -17,14 +33,23 @@ def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
     Raises:
         InputError: a pattern matches nothing in the model, or is no regular expression.
     """
-    kept: set[str] = set()
-    for pattern in patterns:
-        matched = matching(pattern, _names(analysis), _OPTION)
-        if not matched:
-            hint = alike(pattern, _prunable(analysis))
-            raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{hint}")
-        kept.update(g.name for g in analysis.groups if g.name in matched or not matched.isdisjoint(g.producers))
-    return frozenset(kept)
+    return frozenset(name for pattern in patterns for name in kept_by(analysis, pattern).groups)
+
+
+def kept_by(analysis: Analysis, pattern: str) -> Kept:
+    """What one pattern of `--keep` matches.
+
+    Raises:
+        InputError: nothing, or it is no regular expression.
+    """
+    matched = matching(pattern, _names(analysis), _OPTION)
+    if not matched:
+        advice = hint(pattern, _prunable(analysis))
+        raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{advice}")
+    groups = [g for g in analysis.groups if g.name in matched or not matched.isdisjoint(g.producers)]
+    named = {name for group in groups for name in (group.name, *group.producers)}
+    others = tuple(name for name in dict.fromkeys(_names(analysis)) if name in matched and name not in named)
+    return Kept(pattern, tuple(group.name for group in groups), others)
 
 
 def without_groups(analysis: Analysis, patterns: Sequence[str]) -> tuple[str, ...]:

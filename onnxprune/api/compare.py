@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxprune.api.arguments import speaks_of_arguments, told_all
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
@@ -22,6 +23,7 @@ from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
 
 
+@speaks_of_arguments
 def validate(
     original: Source,
     other: Source,
@@ -41,7 +43,7 @@ def validate(
     """Compare a model with its original on data.
 
     Args:
-        original: a path, a protobuf or a loaded model.
+        original: a path, the bytes of a file, a protobuf or a loaded model.
         other: the model to compare with it, with the same inputs and outputs.
         data: rows, with labels where accuracy is wanted; see `prune`.
         outputs: what outputs mean, and a measure of the user's own.
@@ -84,14 +86,15 @@ def validate(
         after=count_costs(second, input_shapes=known),
         metrics=metrics,
         time=measured,
-        warnings=(*slow_result(measured), *heavy_losses(metrics)),
+        warnings=told_all((*slow_result(measured), *heavy_losses(metrics))),
         rows=len(rows),
         source=rows.source,
-        notes=(*rows.notes, *analysed.incomplete, *ran_on(engine.provider)),
+        notes=told_all((*rows.notes, *analysed.incomplete, *ran_on(engine.provider))),
         sizes=input_sizes(first, analysed.facts.shapes, shapes, rows.shapes),
     )
 
 
+@speaks_of_arguments
 def bench(
     models: Sequence[Source],
     data: DataSource | None = None,
@@ -111,7 +114,7 @@ def bench(
     """Measure the latency of models in onnxruntime, run in turn so that they see the same conditions.
 
     Args:
-        models: paths, protobufs or loaded models; the others are compared with the first.
+        models: paths, bytes of files, protobufs or loaded models; the others are compared with the first.
         data: rows to run on; random ones by default.
         preprocess: how integer images become the models' input.
         batch: rows a run; a model with a fixed batch runs at its own.

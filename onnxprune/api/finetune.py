@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress, no_progress
@@ -46,6 +47,7 @@ class TrainedModel(FinetuneResult):
         return f"TrainedModel({self.model.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
 
 
+@speaks_of_arguments
 def finetune(
     model: Source,
     data: DataSource,
@@ -64,7 +66,7 @@ def finetune(
     """Fine-tune a model's weights on labels, or towards the outputs of a teacher (needs torch: extra `finetune`).
 
     Args:
-        model: a path, a protobuf or a loaded model; never changed.
+        model: a path, the bytes of a file, a protobuf or a loaded model; never changed.
         data: training rows; see `prune`.
         teacher: a model with the same inputs and outputs, for example the original; labels are then not needed.
         validation: rows that choose the best epoch; by default a share of `data` is held out for it.

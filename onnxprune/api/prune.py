@@ -2,10 +2,12 @@
 
 from concurrent.futures import Executor
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
 from onnxprune.api.result import PruneResult
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, with_options
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.options import check
 from onnxprune.core.plan import PrunePlan
@@ -13,16 +15,18 @@ from onnxprune.graph.sizes import shape_texts
 from onnxprune.importance import named
 from onnxprune.pipeline import prune as one
 from onnxprune.pipeline import sweep as many
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 
 
+@speaks_of_arguments
 def prune(
     model: Source,
     data: DataSource | None = None,
     *,
     evaluation: DataSource | None = None,
-    plan: PrunePlan | None = None,
+    plan: PrunePlan | Path | str | None = None,
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     executor: Executor | str | None = None,
@@ -32,16 +36,17 @@ def prune(
     """Prune a model: remove the units that matter least, and repair the remaining weights.
 
     Args:
-        model: a path, a protobuf or a loaded model; never changed.
+        model: a path, the bytes of a file, a protobuf or a loaded model; never changed.
         data: calibration inputs: a path, arrays, or a `Dataset`. Labels are not needed.
         evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
-        plan: units to remove, instead of scoring and deciding.
-        config: options; `options` override single fields, for example `targets="macs=0.5"`.
+        plan: units to remove, instead of scoring and deciding: a plan, or the file of one.
+        config: options; `options` override single fields, for example `targets=0.5`.
         preprocess: how integer images become the model's input.
         executor: where independent tasks run, or `config.executor` in its place.
         progress: told of steps.
-        **options: fields of `PruneConfig`; `targets` and `keep` may be text, `shapes` may be
-            a mapping.
+        **options: fields of `PruneConfig`. `targets` may be a share of the multiply-adds (`0.5`), a text
+            (`"macs=50%"`), several of them, or a mapping (`{"macs": 0.5, "bytes": "2MB"}`); `keep` may be one text, and
+            `shapes` a mapping.
 
     Returns:
         The pruned model and everything that was found out.
@@ -60,13 +65,14 @@ def prune(
         _with_scorer(with_options(config or PruneConfig(), options)),
         preprocess or PreprocessConfig(),
         evaluation=evaluation,
-        plan=plan,
+        plan=PrunePlan.read(plan) if isinstance(plan, Path | str) else plan,
         executor=executor,
         progress=progress,
     )
-    return PruneResult.of(outcome)
+    return PruneResult.of(_told(outcome))
 
 
+@speaks_of_arguments
 def sweep(
     model: Source,
     data: DataSource | None = None,
@@ -81,7 +87,7 @@ def sweep(
     """Prune a model to several budgets, with a single scoring pass.
 
     Args:
-        model: a path, a protobuf or a loaded model; never changed.
+        model: a path, the bytes of a file, a protobuf or a loaded model; never changed.
         data: calibration inputs; see `prune`.
         evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
         points: the budgets.
@@ -95,9 +101,8 @@ def sweep(
         InputError: a value of `points` or `config` is not allowed.
         OnnxPruneError: see `onnxprune.core.errors`.
     """
-    points, config = points or SweepConfig(), _with_scorer(config or PruneConfig())
+    points, config = points or SweepConfig(), _with_scorer(with_options(config or PruneConfig(), {}))
     check(points)
-    check(config)
     swept = many.sweep(
         model,
         data,
@@ -109,9 +114,14 @@ def sweep(
         progress=progress,
     )
     points_held = tuple(
-        SweepPoint(**{**_fields(point), "result": PruneResult.of(point.result)}) for point in swept.points
+        SweepPoint(**{**_fields(point), "result": PruneResult.of(_told(point.result))}) for point in swept.points
     )
     return SweepResult(**{**_fields(swept), "points": points_held})
+
+
+def _told(outcome: PruneOutcome) -> PruneOutcome:
+    """The outcome with notes and warnings in the words of whoever is told."""
+    return replace(outcome, notes=told_all(outcome.notes), warnings=told_all(outcome.warnings))
 
 
 def _fields(data: Any) -> dict[str, Any]:

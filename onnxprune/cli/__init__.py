@@ -1,6 +1,9 @@
 """The command line: one file for each command. Heavy imports happen only when a command runs."""
 
 import gc
+import os
+import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -16,8 +19,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def application() -> typer.Typer:
-    """The command-line application with all its commands."""
+def application(arguments: Sequence[str] | None = None) -> typer.Typer:
+    """The command-line application.
+
+    Args:
+        arguments: what it will be called with, where that is known: then only the command that they name has its
+            options, which take time to make.
+    """
     app = typer.Typer(
         name="onnxprune",
         no_args_is_help=True,
@@ -37,8 +45,15 @@ def application() -> typer.Typer:
         del version
 
     for name, item in commands().items():
-        app.command(name)(typer_function(item))
+        if arguments is None or name in arguments[:1]:
+            app.command(name)(typer_function(item))
+        else:
+            app.command(name, help=item.function.__doc__)(_without_options)
     return app
+
+
+def _without_options() -> None:
+    """Stands for a command that is not called."""
 
 
 def main() -> None:
@@ -47,7 +62,8 @@ def main() -> None:
     # Large graphs are many objects that live to the end; looking at them less often saves a fifth of the time.
     gc.set_threshold(20_000, 20, 50)
     try:
-        application()(prog_name="onnxprune")
+        completing = "_ONNXPRUNE_COMPLETE" in os.environ
+        application(None if completing else sys.argv[1:])(prog_name="onnxprune")
     except OSError as error:
         if command_began():
             raise

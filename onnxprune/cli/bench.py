@@ -33,7 +33,7 @@ class BenchConfig:
     warmup: int = option(3, "Rounds that are not counted.", minimum=0)
     rounds: int = option(10, "Measured rounds at least, whatever the time.", minimum=1)
     memory: bool = option(True, "Measure peak memory, each model in a process of its own.")
-    seed: int = option(0, "Seed of random rows.", minimum=0)
+    seed: int = option(0, "Seed of random rows.", minimum=0, shared="seed")
 
 
 @command(

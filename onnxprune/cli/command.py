@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxprune.api.arguments import for_commands
 from onnxprune.cli import config_file
 from onnxprune.cli.commands import commands
 from onnxprune.cli.options import Option, Section, build, options
@@ -90,7 +91,7 @@ def typer_function(item: Command) -> Callable[..., None]:
                 import_plugin(module)
             given = replace(build(item.sections, values, file, f"--config {config}"), file=config)
             showing = given.get(Showing)
-            with Terminal(quiet=showing.quiet, verbose=showing.verbose) as terminal:
+            with for_commands(), Terminal(quiet=showing.quiet, verbose=showing.verbose) as terminal:
                 item.function(*positional, given, terminal)
                 terminal.finish()
         except OnnxPruneError as error:

@@ -59,19 +59,23 @@ def template(sections: Sequence[Section]) -> str:
             listed = headings.setdefault(option.title, [])
             if option.key not in {other.key for same in headings.values() for other in same}:
                 listed.append(option)
-    lines = ["# Options of onnxprune: onnxprune prune MODEL.onnx --config THIS_FILE", "# The command line wins."]
+    lines = [
+        "# Options of onnxprune: onnxprune prune MODEL.onnx --config THIS_FILE",
+        '# The command line wins. An empty text ("") leaves an option as if it were not here.',
+    ]
     for table in sorted(tables, key=len):
         lines += ["", f"[{'.'.join(table)}]"] if table else []
         for heading, entries in tables[table].items():
             lines += ["", f"# {heading}"] if entries else []
             for option in entries:
-                lines += ["", *textwrap.wrap(_described(option), 110, initial_indent="# ", subsequent_indent="# ")]
+                text = _described(option) + (f" By default {option.keys[1][0]} above." if len(option.keys) > 1 else "")
+                lines += ["", *textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")]
                 lines.append(f"# {option.key[-1]} = {_example(option)}")
     return "\n".join(lines) + "\n"
 
 
 def _example(option: Option) -> str:
-    """The default value, or an example value where there is none."""
+    """The default value, or an empty text where there is none."""
     value = option.field.default
     if isinstance(value, bool):
         return str(value).lower()
@@ -79,7 +83,7 @@ def _example(option: Option) -> str:
         return repr(value)
     if isinstance(value, tuple) or option.is_repeatable:
         return "[]"
-    return f'"{value}"' if isinstance(value, str) else '""' if option.metavar not in ("N", "X", "P") else "0"
+    return f'"{value or ""}"'
 
 
 def _described(option: Option) -> str:

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxprune.core.errors import InputError
-from onnxprune.core.files import Place, place, read_text, refuse_inputs, same_file
-from onnxprune.core.plan import PrunePlan
+from onnxprune.core.files import Place, place, refuse_inputs, same_file
 
 if TYPE_CHECKING:
     from onnxprune.graph.model import Model
-
-_MOST_PLAN_BYTES = 1 << 28
 
 
 class Outputs:
@@ -78,19 +75,3 @@ class Outputs:
         read = list(read)
         for name, goal in self._places.items():
             refuse_inputs(goal, read, name)
-
-
-def read_plan(path: Path) -> PrunePlan:
-    """Read a plan that `--plan-out` wrote.
-
-    Raises:
-        InputError: the file cannot be read or is not a plan.
-    """
-    try:
-        text = read_text(path, _MOST_PLAN_BYTES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plan {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        return PrunePlan.from_json(text)
-    except InputError as error:
-        raise InputError(f"--plan {path}: {error}") from None

@@ -2,7 +2,7 @@
 
 A field `oamip.time_limit` is the option `--oamip-time-limit` and the TOML key `time-limit` in the table `[oamip]`.
 Tuples of numbers are written `A,B,C`; tuples of anything else may be given several times. Whatever the command line
-leaves out comes from the TOML file, then from the dataclass.
+leaves out comes from the TOML file, then from the dataclass. An empty text in the file leaves an option out too.
 """
 
 import dataclasses
@@ -66,6 +66,12 @@ class Option:
         tables = (self.section.table,) if self.section.table else ()
         name = self.field.metadata.get("name") or self.field.name.strip("_").replace("_", "-")
         return (*tables, *self.path[:-1], name)
+
+    @property
+    def keys(self) -> tuple[tuple[str, ...], ...]:
+        """The keys that are looked up in turn: its own, then that of the top level which means the same, if any."""
+        shared = self.field.metadata.get("shared")
+        return (self.key, (shared,)) if shared else (self.key,)
 
     @property
     def flag(self) -> str:
@@ -184,12 +190,11 @@ def build(sections: Sequence[Section], given: Mapping[str, Any], file: Mapping[s
             used.add(option.key)
             value, where = given.get(option.parameter), option.flag
             if value is None or value == []:
-                value, where = (
-                    _lookup(file, option.key) if section.in_file else None,
-                    f"{file_name}: {'.'.join(option.key)}",
-                )
-                if value is None:
+                found = [(key, held) for key in option.keys if (held := _lookup(file, key)) not in (None, "")]
+                if not found or not section.in_file:
                     continue
+                key, value = found[0]
+                where = f"{file_name}: {'.'.join(key)}"
             value = option.convert(value, where)
             if "registry" in option.field.metadata and value not in option.choices:
                 raise InputError(f"{option.key[-1]}: {value!r} is unknown; use one of {', '.join(option.choices)}")

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs, read_plan
+from onnxprune.cli.files import Outputs
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.options import option
+from onnxprune.core.plan import PrunePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def prune(
     """Make a model smaller: find the channels that matter, remove the others, repair what remains, check it."""
     files, config = given.get(PruneFiles), given.get(PruneConfig)
     outputs = _outputs(files, model, given.file)
-    plan = None if files.plan is None else read_plan(files.plan)
+    plan = None if files.plan is None else PrunePlan.read(files.plan)
 
     from onnxprune.api import prune as library
     from onnxprune.graph.load import load

@@ -29,8 +29,8 @@ class SweepFiles:
         flag="--out",
         metavar="DIR",
     )
-    data: str | None = option(None, "Calibration inputs; forms as in prune --data.", metavar="DATA")
-    eval: str | None = option(None, "Inputs with labels that the points are measured on.", metavar="DATA")
+    data: str | None = option(None, "Calibration inputs; forms as in prune --data.", metavar="DATA", shared="data")
+    eval: str | None = option(None, "Inputs with labels, to measure the points on.", metavar="DATA", shared="eval")
     save_models: bool = option(False, "Write every point's model into the folder.")
     json: Path | None = option(None, "Write the machine report here too; - is stdout.", metavar="FILE|-")
 

@@ -27,7 +27,9 @@ from onnxprune.core.options import option
 class ValidateFiles:
     """What `validate` reads and writes."""
 
-    data: str | None = option(None, "Inputs, with labels for accuracy; forms as in prune --data.", metavar="DATA")
+    data: str | None = option(
+        None, "Inputs, with labels for accuracy; forms as in prune --data.", metavar="DATA", shared="eval"
+    )
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
 
 
@@ -36,12 +38,20 @@ class ValidateConfig:
     """How `validate` compares."""
 
     max_drop: float | None = option(
-        None, "Fail with exit code 5 where the metric falls by more than P points.", metavar="P", minimum=0
+        None,
+        "Fail with exit code 5 where the metric falls by more than P points.",
+        metavar="P",
+        minimum=0,
+        shared="max-drop",
     )
     images: int | None = option(None, "Rows used at most [default: all].", minimum=1)
-    seed: int = option(0, "Seed of the choice of rows.", minimum=0)
+    seed: int = option(0, "Seed of the choice of rows.", minimum=0, shared="seed")
     threads: int = option(
-        0, "Threads for onnxruntime, but where time is measured; 0 takes all cores.", minimum=0, maximum=MOST_THREADS
+        0,
+        "Threads for onnxruntime, but where time is measured; 0 takes all cores.",
+        minimum=0,
+        maximum=MOST_THREADS,
+        shared="threads",
     )
 
 

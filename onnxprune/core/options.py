@@ -22,7 +22,8 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
     `metadata` may add `choices` (or the `registry` that holds them), `minimum`, `maximum` (of whole numbers; by default
     2^31 - 1), `words` (what a number may be instead), `size` (a text that `parse_size` takes), `form` (a function that
     refuses values of another form), `metavar` (how the help writes the value), `name` (where the option is not called
-    as the field) and `flag` (where the command line calls it otherwise than the file does).
+    as the field), `flag` (where the command line calls it otherwise than the file does) and `shared` (the key at the
+    top level of a file that counts where the table of the option does not have it).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
 

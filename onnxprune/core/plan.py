@@ -4,11 +4,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnxprune.core.errors import InputError
+from onnxprune.core.files import place, read_text
 
 PLAN_SCHEMA = 1
 _MOST_UNITS = 1 << 31
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,6 +39,28 @@ class PrunePlan:
     def to_json(self) -> str:
         """The plan as JSON text; `from_json` reads it back."""
         return json.dumps({"schema": PLAN_SCHEMA, **dataclasses.asdict(self)}, indent=1)
+
+    @classmethod
+    def read(cls, path: Path | str) -> "PrunePlan":
+        """Read a plan from the file that `--plan-out` wrote, or `write`.
+
+        Raises:
+            InputError: the file cannot be read or is not a plan.
+        """
+        try:
+            return cls.from_json(read_text(Path(path), _MOST_BYTES))
+        except InputError as error:
+            raise InputError(f"--plan {path}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"--plan {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+    def write(self, path: Path | str) -> None:
+        """Write the plan to a file, whole or not at all.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        place(Path(path)).write(f"{self.to_json()}\n".encode())
 
     @classmethod
     def from_json(cls, text: str) -> "PrunePlan":

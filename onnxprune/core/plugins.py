@@ -3,7 +3,6 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,8 @@ def installed(group: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     Importing raises InputError where the package is broken.
     """
+    from importlib.metadata import entry_points  # takes as long to import as all else that the help needs
+
     for point in entry_points(group=group):
 
         def load(point: Any = point) -> Any:

@@ -81,6 +81,19 @@ def corrected(model: Model) -> Model:
     return replace(model, proto=proto, notes=(*model.notes, note))
 
 
+def with_maps_told(model: Model) -> Model:
+    """The model with a note where it puts out lists of maps, as converters of scikit-learn's classifiers add them."""
+    maps = [value.name for value in model.proto.graph.output if value.type.HasField("sequence_type")]
+    zipped = {name for node in model.proto.graph.node if node.op_type == "ZipMap" for name in node.output}
+    if zipped.isdisjoint(maps):
+        return model
+    note = (
+        f"output {', '.join(map(repr, maps))} is a list of maps (ZipMap), which nothing here looks at; export "
+        'with zipmap=False (skl2onnx: options={"zipmap": False}), so that its probabilities count'
+    )
+    return replace(model, notes=(*model.notes, note))
+
+
 def _inferred(model: Model, *, strict: bool) -> dict[str, onnx.TensorShapeProto] | None:
     """Shapes of the outputs; None where inference fails. Without `strict` what the file declares is left out."""
     small = skeleton(model)

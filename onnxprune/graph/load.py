@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
-from onnxprune.graph.declared import corrected, dense
+from onnxprune.graph.declared import corrected, dense, with_maps_told
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
@@ -19,11 +19,11 @@ MINIMUM_OPSET = 7
 _LARGEST_FILE = 1 << 31
 
 
-def load(source: Path | str | onnx.ModelProto | Model) -> Model:
+def load(source: Path | str | bytes | onnx.ModelProto | Model) -> Model:
     """Load and check a model. Of external data the first GiB is read, the rest memory-mapped.
 
     Args:
-        source: a path or a protobuf (never changed). A `Model` is returned as it is.
+        source: a path, the bytes of a file, or a protobuf (never changed). A `Model` is returned as it is.
 
     Raises:
         InputError: the file is missing, empty or not ONNX.
@@ -33,16 +33,22 @@ def load(source: Path | str | onnx.ModelProto | Model) -> Model:
         return source
     if isinstance(source, onnx.ModelProto):
         return _checked(source, "model", None)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _checked(_parsed(bytes(source), "the model given as bytes"), "model", None)
     path = Path(source)
+    model = _checked(_parsed(_read(path), str(path)), str(path), path.parent)
+    return replace(model, files=(path.resolve(), *model.files))
+
+
+def _parsed(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(_read(path))
+        proto.ParseFromString(data)
     except (DecodeError, ValueError) as error:
-        raise InputError(f"{path} is not an ONNX file, or is cut off ({error})") from None
+        raise InputError(f"{name} is not an ONNX file, or is cut off ({error})") from None
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise InputError(f"{path} is not an ONNX file (it holds no graph)")
-    model = _checked(proto, str(path), path.parent)
-    return replace(model, files=(path.resolve(), *model.files))
+        raise InputError(f"{name} is not an ONNX file (it holds no graph)")
+    return proto
 
 
 def _read(path: Path) -> bytes:
@@ -90,7 +96,7 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the ONNX checker failed: {first_line(error)}") from error
-    return corrected(model)
+    return with_maps_told(corrected(model))
 
 
 def _has_text(message: Message) -> bool:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnx import TensorProto
+
 from onnxprune.config import OutputConfig
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.outputs.meaning import KINDS, Kind
 from onnxprune.structure.analysis import Analysis
 
 IGNORED: Any = "ignored"
+_NOT_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 
 
 def kinds_said(config: OutputConfig, analysis: Analysis) -> dict[str, Kind]:
@@ -53,7 +56,13 @@ def check_said(config: OutputConfig, analysis: Analysis) -> None:
 
     Raises:
         InputError: an output or a kind that does not exist, or no positive weight.
+        ModelError: the model puts out nothing that is a number.
     """
+    if all(value.type.tensor_type.elem_type in _NOT_NUMBERS for value in analysis.model.proto.graph.output):
+        raise ModelError(
+            f"{analysis.name}: no output holds numbers that a result could be judged by; export it with some "
+            '(a classifier of scikit-learn with zipmap=False: options={"zipmap": False} of skl2onnx)'
+        )
     kinds_said(config, analysis)
     weights_said(config, analysis, [value.name for value in analysis.model.proto.graph.output])
 

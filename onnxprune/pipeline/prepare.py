@@ -36,7 +36,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_prunable, require_understood
 
-Source = Path | str | onnx.ModelProto | Model
+Source = Path | str | bytes | onnx.ModelProto | Model
 DataSource = Any
 """What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
 
@@ -163,7 +163,8 @@ def score(
     row = scorer_row(config.importance)
     if prepared.data is None and row.needs_data:
         raise InputError(
-            f"--importance {config.importance} needs calibration inputs: give --data (or --importance magnitude)"
+            f"--importance {config.importance} needs calibration inputs: give --data, a few hundred rows; where there "
+            "are none, --importance magnitude goes by the weights alone"
         )
     function = row.load()
     work = prepared.before.macs * (0 if prepared.data is None else len(prepared.data))

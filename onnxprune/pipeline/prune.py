@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from onnxprune.allocation.decide import Decision, without_loss
 from onnxprune.allocation.plan import make_plan, plan_mask
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.errors import InputError
@@ -44,6 +45,7 @@ def prune(
     else:
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, preprocess)
+            check_same_scale(prepared.data, measured_on)
     if config.max_drop is not None:
         check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
     scores, smaller = None, None

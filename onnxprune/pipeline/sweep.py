@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.allocation.plan import make_plan
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import COUNTED
@@ -129,6 +130,7 @@ def sweep(
     else:
         with clock.stage("load"):
             measured_on = load_data(evaluation, prepared.model, preprocess)
+            check_same_scale(prepared.data, measured_on)
     with clock.stage("score"):
         scores = score(prepared, replace(config, targets=targets), executor, progress)
     candidates = Candidates(shared=True)

@@ -10,6 +10,7 @@ and is minimised with a ridge on the change of the weights, which held-out rows 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
 from onnxprune.calibration.replay import Replay
+from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning, Part
 from onnxprune.outputs.origins import Origin, origins
@@ -27,6 +29,7 @@ from onnxprune.structure.fit_targets import FitTarget
 
 _MOST_ROWS = 1 << 16
 _OPERATIONS = 1e9  # multiply-adds of a product of rows and weights; with more, rows are left out
+_SMALL = 5e7  # multiply-adds of a step, below which threads only wait for each other
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 40
 _LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
@@ -188,7 +191,8 @@ def fit_scores(
     first = least = _loss(kind, held_out.now, held_out)[0]
     possible = _loss(kind, _logits(kind, held_out.wanted), held_out)[0]
     for ridge in _RIDGES:
-        flat = minimize(objective, flat, args=(ridge,), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
+        with ONE_THREAD if scaled.size * classes < _SMALL else nullcontext():
+            flat = minimize(objective, flat, args=(ridge,), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
         weight, bias = unpacked(flat)
         weight = weight / np.maximum(scale, 1e-12)[:, None]
         if kind == "classes":  # what all classes have in common changes nothing: leave it as it was

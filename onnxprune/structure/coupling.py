@@ -34,11 +34,11 @@ _MOST_TURNS = 4
 _SHOWN = 3  # reasons in a message
 
 
-def analyze(model: Path | str | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
+def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
     """Find what can be pruned in a model, what cannot and why, and what each layer costs.
 
     Args:
-        model: a path, a protobuf or a loaded model.
+        model: a path, the bytes of a file, a protobuf or a loaded model.
         input_shapes: shapes of inputs that the file leaves open; guessed where absent.
 
     Raises:

@@ -126,7 +126,7 @@ def test_a_budget_below_all_steps_is_met_with_finer_ones():
     assert found.after.macs <= 0.02 * found.before.macs
     assert any("widths are multiples of at most" in note for note in found.notes)
     assert not any("widths are multiples of at most" in note for note in least.notes)
-    with pytest.raises(BudgetError, match="lower --round-to"):
+    with pytest.raises(BudgetError, match="lower round_to"):
         onnxprune.prune(proto, targets="macs=0.02", round_to=32, **options)
 
 

@@ -46,7 +46,7 @@ CASES = {
     "truncated data": (("good.onnx", *ACTIVATION, "--data", "cut.npz"), 2, "cut.npz"),
     "target of 0": (("good.onnx", "--importance", "magnitude", "--target", "macs=0"), 2, "must be above 0"),
     "target out of reach": (("good.onnx", "--importance", "magnitude", "--target", "macs=0.001"), 4, "cannot go below"),
-    "target without a value": (("good.onnx", "--target", "macs"), 2, "for example macs=0.5"),
+    "target without a value": (("good.onnx", "--target", "macs"), 2, "for example macs=50%"),
     "no target": (("good.onnx", "--importance", "magnitude"), 2, "--target"),
     "unknown importance": (("good.onnx", "--importance", "guess", "--target", "macs=0.5"), 2, "use one of"),
     "not a number": (("good.onnx", *MAGNITUDE, "--images", "x"), 2, "--images: 'x' is not a whole number"),

@@ -1,4 +1,5 @@
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune.cli import config_file
+from onnxprune.cli.command import known_sections
+from onnxprune.cli.commands import COMMANDS, commands
+from onnxprune.cli.options import build, options
 from onnxprune.ops.examples import example
 
 
@@ -140,25 +145,58 @@ def test_template_is_toml_and_names_every_option(run) -> None:
     assert 'round-to = "kernel"' in lines
 
 
-def test_template_filled_in_is_accepted(run, tmp_path: Path, lenet: Path) -> None:
-    """Every default written out changes nothing and no key is unknown."""
-    lines = run("config", "--template").stdout.splitlines()
-    written = [
-        line.removeprefix("# ") if " = " in line and not line.endswith(('= ""', "= 0")) else line for line in lines
-    ]
-    written = [line for line in written if not line.startswith("importance")]
-    (tmp_path / "all.toml").write_text("\n".join(written))
-    assert len(tomllib.loads((tmp_path / "all.toml").read_text())) > 5
-    done = run("score", lenet, "--config", "all.toml", "--importance", "magnitude", "-q", "--json", "-", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def whole_template(run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with everything uncommented."""
+    path = tmp_path_factory.mktemp("template") / "all.toml"
+    path.write_text(re.sub(r"^# (?=[a-z-]+ = )", "", run("config", "--template").stdout, flags=re.MULTILINE))
+    return path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_template_changes_nothing_where_all_is_uncommented(whole_template: Path, name: str) -> None:
+    """Options without a default stood there as 0, which is refused, or as an empty path."""
+    file, sections = config_file.read(whole_template, known_sections()), commands()[name].sections
+    assert build(sections, {}, file, "all.toml").values == build(sections, {}, {}, "").values
+
+
+def test_the_template_holds_every_option(whole_template: Path) -> None:
+    file = config_file.read(whole_template, known_sections())
+    for section in known_sections():
+        for option in options(section) if section.in_file else ():
+            inner = file
+            for key in option.key:
+                assert key in inner
+                inner = inner[key]
+
+
+def test_a_command_takes_the_whole_template(run, whole_template: Path, lenet: Path) -> None:
+    done = run("score", lenet, "--config", whole_template, "--importance", "magnitude", "-q", "--json", "-")
     assert done.returncode == 0, done.stderr
     plain = run("score", lenet, "--importance", "magnitude", "-q", "--json", "-")
     assert json.loads(done.stdout)["settings"] == json.loads(plain.stdout)["settings"]
 
 
+def test_one_file_serves_prune_and_validate(run, tmp_path: Path, lenet: Path, digits: Path) -> None:
+    """The floor at the top level did not count for `validate`."""
+    worse = onnx.load(lenet)
+    for tensor in worse.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(worse, tmp_path / "worse.onnx")
+    settings = tmp_path / "one.toml"
+    settings.write_text(f"eval = '{digits}'\nmax-drop = 1\n[validate]\nimages = 100\n")
+    line = ("validate", lenet, tmp_path / "worse.onnx", "--config", settings, "-q")
+    assert run(*line).returncode == 5
+    settings.write_text(f"eval = '{digits}'\nmax-drop = 1\n[validate]\nimages = 100\nmax-drop = 100\n")
+    assert run(*line).returncode == 0
+    assert run(*line, "--max-drop", 2).returncode == 5
+
+
 def test_ops_lists_the_handlers(run) -> None:
     done = run("ops", "--markdown")
     assert done.returncode == 0
-    assert "| conv | Conv, ConvTranspose |" in done.stdout
+    assert "| conv | Conv, ConvTranspose | weights | refitted | kernel | weights |" in done.stdout
+    assert "conv  " in run("ops").stdout
 
 
 @pytest.mark.parametrize("arguments", [(), ("prune",), ("inspect",), ("bench",), ("finetune",), ("ops",)])
@@ -172,3 +210,17 @@ def test_version(run) -> None:
     from onnxprune import __version__
 
     assert run("--version").stdout.strip() == __version__
+
+
+def test_inspect_lists_what_keep_matches(run, lenet: Path, tmp_path: Path) -> None:
+    done = run("inspect", lenet, "--keep", "/conv?/*", "--keep", "re:fc[13]", "--keep", "/fc3/Gemm")
+    assert done.returncode == 0, done.stderr
+    told = [line.strip() for line in done.stderr.partition("What --keep keeps")[2].splitlines()]
+    assert "/conv?/*: 2 groups" in told
+    assert told.count("/fc1/Gemm") == 1
+    assert told[-2:] == ["/fc3/Gemm: 0 groups", "and 1 name of what cannot be pruned anyway"]
+    (tmp_path / "keep.toml").write_text('keep = ["/conv1/Conv"]')
+    assert "/conv1/Conv: 1 group" in run("inspect", lenet, "--config", tmp_path / "keep.toml").stderr
+    refused = run("inspect", lenet, "--keep", "fc.*")
+    assert refused.returncode == 2
+    assert "'re:fc.*'" in refused.stderr

@@ -2,7 +2,8 @@
 
 import pytest
 
-from onnxprune.config import PruneConfig, with_options
+from onnxprune.api.arguments import with_options
+from onnxprune.config import PruneConfig
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.core.errors import InputError
 

@@ -133,7 +133,7 @@ def test_what_may_not_go_stays_as_it_was(images, budget):
     whole = load(proto)
     names = [group.name for group in prepare(proto, None, PruneConfig(), PreprocessConfig()).analysis.groups]
     options = {"importance": "magnitude", "repair": False, **budget}
-    kept = onnxprune.prune(proto, images, keep=(f"^{names[0]}$",), **options)
+    kept = onnxprune.prune(proto, images, keep=(f"re:^{names[0]}$",), **options)
     assert [group.kept for group in kept.groups] == [8, 5]
     assert np.array_equal(kept.model.constants["b1"], np.delete(whole.constants["b1"], 1))
     # 3 of 8 would be left; the next multiple of 4 is 4, and of 6 the next to 5 is 6.
