@@ -94,3 +94,8 @@ def read_plan(path: Path) -> PrunePlan:
         return PrunePlan.from_json(text)
     except InputError as error:
         raise InputError(f"--plan {path}: {error}") from None
+
+
+def names_of(output: Path, written: Iterable[Path]) -> str:
+    """What the files of a model are called to the user, who may have reached them by a link."""
+    return " and ".join(str(output.with_name(path.name)) for path in written) or str(output)

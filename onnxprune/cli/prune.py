@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs, read_plan
+from onnxprune.cli.files import Outputs, names_of, read_plan
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig
@@ -71,6 +71,7 @@ def prune(
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import prune_summary
 
+    terminal.wrote(names_of(output, written), sum(path.stat().st_size for path in written))
     if files.plan_out is not None:
         terminal.file(files.plan_out, lambda: result.plan.to_json() + "\n")
     if files.json is not None or files.html is not None:
@@ -80,8 +81,7 @@ def prune(
             from onnxprune.report.html_report import html_report
 
             terminal.file(files.html, lambda: html_report(result, origin))
-    names = " and ".join(str(output.with_name(path.name)) for path in written) or str(output)
-    terminal.show(prune_summary(result, names, sum(path.stat().st_size for path in written) or None))
+    terminal.show(prune_summary(result))
 
 
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs
+from onnxprune.cli.files import Outputs, names_of
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
@@ -81,7 +81,8 @@ def sweep(
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
     names = [str(kept[point.target]) if kept else None for point in swept.points]
     for point in swept.points if kept else ():
-        point.result.save(kept[point.target], outputs.protected(kept[point.target]))
+        written = point.result.save(kept[point.target], outputs.protected(kept[point.target]))
+        terminal.wrote(names_of(kept[point.target], written), sum(path.stat().st_size for path in written))
     if pages:
         terminal.file(pages[0], lambda: sweep_page(swept, origin))
         terminal.report(pages[1], lambda: sweep_report(swept, names, origin))

@@ -84,7 +84,7 @@ class SweepResult(Generic[Result_co]):
     def front(self, cost: str) -> tuple[int, ...]:
         """Positions of the points on the Pareto front of quality and cost.
 
-        A point is on it if no other one is at least as good in both, and better in one.
+        A point is on it if no other one, nor the original, is at least as good in both, and better in one.
 
         Args:
             cost: one of `COST_KINDS`.
@@ -97,12 +97,14 @@ class SweepResult(Generic[Result_co]):
             for n, point in enumerate(self.points)
             if cost in point.cost and point.quality is not None
         ]
+        rivals = [(share, quality) for _, share, quality in known]
+        rivals += [] if self.quality is None else [(1.0, self.quality)]
         return tuple(
             n
             for n, cost_here, quality in known
             if not any(
                 other <= cost_here and better >= quality and (other, -better) != (cost_here, -quality)
-                for _, other, better in known
+                for other, better in rivals
             )
         )
 

@@ -188,6 +188,13 @@ class Analysis:
         """Number of elements in a node's weights and bias, after a removal."""
         return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in operation.weights)
 
+    def width(self, operation: Operation, removed: Ids) -> int:
+        """Number of output channels of a node, after a removal; 0 where it is not known."""
+        shape = self.facts.shapes.get(operation.output)
+        if shape is None or not -len(shape) <= operation.axis < len(shape):
+            return 0
+        return self.shape_after(operation.output, shape, removed)[operation.axis]
+
     def costs(self, removed: Ids | None = None) -> Costs:
         """Exact costs of the model (MACs, parameters, bytes) after a removal; of the original by default."""
         removed = self.none_removed() if removed is None else removed

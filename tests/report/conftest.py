@@ -50,7 +50,10 @@ def result() -> Make:
                 "relative_error": MetricChange(0.0, 0.125),
             },
             groups=made,
-            layers=tuple(LayerCost(g.producers[0], "Conv", g.macs_before, g.macs_after, g.units, g.kept) for g in made),
+            layers=tuple(
+                LayerCost(g.producers[0], "Conv", g.macs_before, g.macs_after, g.units, g.kept, g.units, g.kept)
+                for g in made
+            ),
             not_pruned=(
                 NotPruned("logits", "it is an output of the model", ""),
                 NotPruned("a", "Softmax normalises across these channels", "softmax1"),
