@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
+    from onnxprune.api.sweep_result import SweepResult
     from onnxprune.config import (
         FinetuneConfig,
         LatencyConfig,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         SweepConfig,
         Target,
     )
+    from onnxprune.core.clock import Progress
     from onnxprune.core.errors import (
         AccuracyError,
         BudgetError,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.importance import register_scorer
     from onnxprune.ops import register_operator
-    from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+    from onnxprune.pipeline.sweep import SweepPoint
     from onnxprune.runtime.timing import Latency
     from onnxprune.structure.analysis import Analysis
     from onnxprune.structure.coupling import analyze
@@ -46,6 +48,7 @@ _MODULES = {
     "onnxprune.api.finetune": ("TrainedModel", "finetune"),
     "onnxprune.api.prune": ("prune", "sweep"),
     "onnxprune.api.result": ("PruneResult",),
+    "onnxprune.api.sweep_result": ("SweepResult",),
     "onnxprune.config": (
         "FinetuneConfig",
         "LatencyConfig",
@@ -55,6 +58,7 @@ _MODULES = {
         "SweepConfig",
         "Target",
     ),
+    "onnxprune.core.clock": ("Progress",),
     "onnxprune.core.errors": (
         "AccuracyError",
         "BudgetError",
@@ -67,7 +71,7 @@ _MODULES = {
     "onnxprune.evaluation.comparison": ("Comparison",),
     "onnxprune.importance": ("register_scorer",),
     "onnxprune.ops": ("register_operator",),
-    "onnxprune.pipeline.sweep": ("SweepPoint", "SweepResult"),
+    "onnxprune.pipeline.sweep": ("SweepPoint",),
     "onnxprune.runtime.timing": ("Latency",),
     "onnxprune.structure.analysis": ("Analysis",),
     "onnxprune.structure.coupling": ("analyze",),
@@ -87,6 +91,7 @@ __all__ = [
     "OamipConfig",
     "OnnxPruneError",
     "PreprocessConfig",
+    "Progress",
     "PruneConfig",
     "PrunePlan",
     "PruneResult",

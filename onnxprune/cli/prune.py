@@ -33,6 +33,9 @@ class PruneFiles:
     plan_out: Path | None = option(None, "Write which units go, as a plan for --plan.")
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
     html: Path | None = option(None, "Write a report to look at: one self-contained page.")
+    provenance: bool = option(
+        True, "Say in the model's metadata how it was made: version, options and hashes, no paths or names of users."
+    )
 
 
 @command(
@@ -65,7 +68,7 @@ def prune(
             preprocess=given.get(PreprocessConfig),
             progress=progress,
         )
-        written = result.save(output, outputs.protected(output))
+        written = result.save(output, outputs.protected(output), provenance=files.provenance)
 
     from onnxprune.report.json_report import prune_report
     from onnxprune.report.provenance import provenance

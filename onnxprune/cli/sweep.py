@@ -33,6 +33,9 @@ class SweepFiles:
     eval: str | None = option(None, "Inputs with labels that the points are measured on.", metavar="DATA")
     save_models: bool = option(False, "Write every point's model into the folder.")
     json: Path | None = option(None, "Write the machine report here too; - is stdout.", metavar="FILE|-")
+    provenance: bool = option(
+        True, "Say in the models' metadata how they were made: version, options and hashes, no paths or names of users."
+    )
 
 
 @command(
@@ -81,8 +84,9 @@ def sweep(
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
     names = [str(kept[point.target]) if kept else None for point in swept.points]
     for point in swept.points if kept else ():
-        written = point.result.save(kept[point.target], outputs.protected(kept[point.target]))
-        terminal.wrote(names_of(kept[point.target], written), sum(path.stat().st_size for path in written))
+        place = kept[point.target]
+        written = point.result.save(place, outputs.protected(place), provenance=files.provenance)
+        terminal.wrote(names_of(place, written), sum(path.stat().st_size for path in written))
     if pages:
         terminal.file(pages[0], lambda: sweep_page(swept, origin))
         terminal.report(pages[1], lambda: sweep_report(swept, names, origin))

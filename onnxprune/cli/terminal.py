@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import moved, place
 from onnxprune.core.text import MESSAGE, visible, visible_lines
+from onnxprune.report.log import RESULT_LOG
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -90,6 +91,9 @@ class Terminal:
             handlers = {ours: handler, packages: handler}
         else:
             handlers = {ours: _Notes(self), packages: logging.NullHandler()}
+        results = logging.getLogger(RESULT_LOG)
+        handlers[results], results.propagate = logging.NullHandler(), False  # the summary says what it would
+        self._open.callback(setattr, results, "propagate", True)
         for logger, chosen in handlers.items():
             logger.addHandler(chosen)
             self._open.callback(logger.removeHandler, chosen)
@@ -189,30 +193,10 @@ class Terminal:
 
             yield no_progress
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+        from onnxprune.report.progress import bars
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeft(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as bars:
-            tasks = {}
-            totals: dict[str, int] = {}
-
-            def step(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total or None)
-                if (done, total) == (1, 1):  # the end of a stage, which may have counted steps of its own
-                    done = total = totals.get(stage) or 1
-                totals[stage] = total
-                bars.update(tasks[stage], completed=done, total=total or None)
-
-            yield step
+        with bars(self.console) as shown:
+            yield shown
 
 
 class _Notes(logging.Handler):

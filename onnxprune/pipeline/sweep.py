@@ -39,6 +39,13 @@ class SweepPoint(Generic[Result_co]):
         milliseconds: time a run; None where it was not measured.
         cost: share of the original's cost by kind; `latency` is absent where it was not measured.
         quality: the sweep's metric for the result; None where it could not be measured on this one.
+
+    Example:
+        ```python
+        swept = onnxprune.sweep("model.onnx", "rows.npz", points=onnxprune.SweepConfig(points=2))
+        point = swept[0]
+        print(point.target, point.cost["macs"], point.milliseconds, point.quality)
+        ```
     """
 
     target: Target

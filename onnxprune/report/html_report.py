@@ -224,7 +224,7 @@ def _oamip(result: PruneOutcome) -> Markup | None:
 _REPEATS = "The same command on the same files with the same versions gives the same model, byte for byte."
 _MEASURED = (
     "Measured times chose the widths, and another run measures others. The plan of a run (--plan-out), given to --plan "
-    "with the same files and versions, gives the same model, byte for byte."
+    "with the same files and versions, gives the same model, byte for byte but for the options in its metadata."
 )
 
 

@@ -47,7 +47,7 @@ def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
         *([Text(f"sizes {sizes}")] if sizes else []),
         *note_lines(f"{target}: {reason}" for target, reason in swept.missed.items()),
         *note_lines(_notes(swept)),
-        *warning_lines(_warnings(swept)),
+        *warning_lines(sweep_warnings(swept)),
     )
 
 
@@ -97,8 +97,6 @@ def sweep_report(
 def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     """A self-contained HTML page with a chart for each cost, and the table."""
     title = swept.source.replace("\\", "/").rpartition("/")[2]
-    rows = [[mono(point.target), *_figures(swept, point)] for point in swept.points]
-    columns = [*_COLUMNS, _quality_title(swept), "change"]
     sizes = sizes_line(swept.sizes)
     missed = [f"{target}: {reason}" for target, reason in swept.missed.items()]
     brand = element("div", "onnxprune", class_="brand")
@@ -107,9 +105,9 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
         f"{title}: sweep",
         f"onnxprune {origin.onnxprune}",
         element("header", brand, element("h1", title), told, element("p", f"sweep over {swept.points[0].target.kind}")),
-        *(element("div", warning, class_="note") for warning in _warnings(swept)),
+        *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
         charts_section(swept),
-        section("All points", None, card(html_table(columns, rows, range(1, len(columns)), stacked=True))),
+        section("All points", None, card(point_table(swept))),
         section(
             "How it was decided", None, notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
         ),
@@ -121,13 +119,25 @@ def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
     """Quality against each cost, time first; None where no quality was measured."""
     if swept.metric is None:
         return None
-    first = sorted(COST_KINDS, key=lambda cost: not COST_KINDS[cost].measured)
-    charts = [chart(swept, cost) for cost in first if _is_known(swept, cost) and not _repeats(swept, cost)]
+    drawn = charts(swept)
     text = (
         f"Share of the original's cost (across) and {metric_name(swept.metric)} (up). The line joins the models that "
         "no other one beats in both, the original among them; beaten ones are grey."
     )
-    return section("What each budget costs", text, element("div", *charts, class_="charts")) if charts else None
+    return section("What each budget costs", text, element("div", *drawn, class_="charts")) if drawn else None
+
+
+def charts(swept: SweepResult[PruneOutcome]) -> list[Markup]:
+    """A chart of quality against each cost that is known, time first."""
+    first = sorted(COST_KINDS, key=lambda cost: not COST_KINDS[cost].measured)
+    return [chart(swept, cost) for cost in first if _is_known(swept, cost) and not _repeats(swept, cost)]
+
+
+def point_table(swept: SweepResult[PruneOutcome]) -> Markup:
+    """The points as a table."""
+    columns = [*_COLUMNS, _quality_title(swept), "change"]
+    rows = [[mono(point.target), *_figures(swept, point)] for point in swept.points]
+    return html_table(columns, rows, range(1, len(columns)), stacked=True)
 
 
 def _is_known(swept: SweepResult[PruneOutcome], cost: str) -> bool:
@@ -174,7 +184,8 @@ def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
     return _once(swept, [point.result.notes for point in swept.points])
 
 
-def _warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+    """The warnings of all points, each once, with the budgets that it is about."""
     return _once(swept, [point.result.warnings for point in swept.points])
 
 

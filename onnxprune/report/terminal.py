@@ -1,9 +1,10 @@
 """Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from onnxprune.core.results import (
     ProgramReport,
     TimeReport,
 )
-from onnxprune.core.text import MESSAGE, NAME, several, visible
+from onnxprune.core.text import MESSAGE, NAME, several, visible, visible_lines
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.listing import Listing
 from onnxprune.report.text import (
@@ -107,6 +108,14 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
 def _sizes(sizes: Iterable[InputSize]) -> list[Text]:
     line = sizes_line(sizes)
     return [Text.assemble(("sizes ", DIM), line)] if line else []
+
+
+def as_text(shown: RenderableType, width: int) -> str:
+    """A summary as plain text, with lines of at most so many columns."""
+    console = Console(file=StringIO(), width=width, color_system=None, highlight=False, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in visible_lines(captured.get()).split("\n")).strip("\n")
 
 
 def note_lines(notes: Iterable[str]) -> list[Text]:

@@ -39,6 +39,14 @@ class Analysis:
         uses: how kernels go through units, each use once.
         omitted: `(node, position)` of inputs that nodes can do without, and that removal leaves out.
         uncounted: nodes that sum products, but how many is not known.
+
+    Example:
+        ```python
+        analysis = onnxprune.analyze("model.onnx")
+        for group in analysis.groups:
+            print(group.name, len(group), "channels, made by", group.producers)
+        print(analysis.costs().macs, "multiply-adds for one row")
+        ```
     """
 
     model: Model
