@@ -187,7 +187,8 @@ def groups_section(result: PruneOutcome) -> Markup | None:
     removed = {name: frozenset(positions) for name, positions in result.plan.removed.items()}
     cards = (_group_card(group, removed.get(group.name, frozenset()), top) for group in shown)
     curves = any(group.damage for group in groups)
-    sentence = "Channels (or heads) that can only go together form a group. "
+    units = "Channels or heads" if any(group.kind == "head" for group in groups) else "Channels"
+    sentence = f"{units} that can only go together form a group. "
     if curves:
         sentence += (
             "The curve is the predicted damage to the task against the channels kept, on a logarithmic scale of "

@@ -46,6 +46,11 @@ def page(name: str, maker: str, *content: object) -> str:
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
 
+def verdict_line(verdict: str) -> Markup:
+    """The verdict, below the title; figures keep their units."""
+    return element("p", verdict.replace(" %", "\u00a0%").replace(" points", "\u00a0points"), class_="verdict")
+
+
 def section(title: str, explanation: str | None, *content: object) -> Markup:
     """A section with a heading and one sentence of explanation."""
     text = element("p", explanation) if explanation else None

@@ -18,6 +18,7 @@ from onnxprune.report.html_parts import (
     page,
     section,
     table,
+    verdict_line,
 )
 from onnxprune.report.markup import Markup, element, join
 from onnxprune.report.provenance import FileMark, Provenance
@@ -73,7 +74,7 @@ def _header(title: str, result: PruneOutcome) -> Markup:
     asked += asked_for(result.settings)
     asked.append(f"seed {result.seed}")
     brand = element("div", "onnxprune", class_="brand")
-    told = element("p", verdict_of(result), class_="verdict")
+    told = verdict_line(verdict_of(result))
     return element("header", brand, element("h1", title), told, element("p", " · ".join(asked)))
 
 

@@ -10,7 +10,7 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.svg import TOLD, number
 
 MOST_BLOCKS = 2000
-_PAGE = 1000  # pixels that the picture may take before it scrolls sideways
+_PAGE = 980  # pixels that the picture may take before it scrolls sideways
 _PITCH = (8, 84)  # least and most pixels from one depth to the next
 _LABELLED = 58  # pixels a depth from which on every block has its name below
 _LETTER = 6.4  # pixels
@@ -49,7 +49,7 @@ class _Plan:
     tallest: float
     widest: int
     lanes: tuple[float, ...]
-    occupied: frozenset[tuple[int, int]]
+    placed: Mapping[tuple[int, int], Block]
     width: float
     height: float
 
@@ -59,18 +59,18 @@ class _Plan:
         depths, lanes = max(b.depth for b in blocks) + 1, max(b.lane for b in blocks) + 1
         pitch = min(max(_PITCH[0], _PAGE / depths), _PITCH[1])
         tallest = 80 if lanes <= 2 else 54 if lanes <= 4 else 36
-        occupied = frozenset((b.lane, b.depth) for b in blocks)
-        plan = cls(pitch, tallest, max(max(b.before, 1) for b in blocks), (), occupied, 0, 0)
+        placed = {(b.lane, b.depth): b for b in blocks}
+        plan = cls(pitch, tallest, max(max(b.before, 1) for b in blocks), (), placed, 0, 0)
         centres, y = [], 2.0
         for lane in range(lanes):
             own = [block for block in blocks if block.lane == lane]
-            arcs = any(plan.leads_past(blocks[n], b) for b in own for n in b.sources if blocks[n].lane == lane)
+            arcs = any(plan.between(blocks[n], b) for b in own for n in b.sources)
             high = max(plan.high(block) for block in own)
             y += _ARC if arcs else 0
             centres.append(y + high / 2)
             y += high + (34 if plan.labelled else 12)
         return cls(
-            *(pitch, tallest, plan.widest, tuple(centres), occupied),
+            *(pitch, tallest, plan.widest, tuple(centres), placed),
             width=pitch * depths,
             height=y + (0 if plan.labelled else 18),
         )
@@ -80,11 +80,10 @@ class _Plan:
         """Whether every block has its name below."""
         return self.pitch >= _LABELLED
 
-    def leads_past(self, source: Block, target: Block) -> bool:
-        """Whether other blocks stand between two blocks of a lane."""
-        return source.lane == target.lane and any(
-            (source.lane, depth) in self.occupied for depth in range(source.depth + 1, target.depth)
-        )
+    def between(self, source: Block, target: Block) -> list[Block]:
+        """The blocks that stand between two blocks of a lane; none where they are on different lanes."""
+        depths = range(source.depth + 1, target.depth) if source.lane == target.lane else ()
+        return [self.placed[source.lane, depth] for depth in depths if (source.lane, depth) in self.placed]
 
     def wide(self, block: Block) -> float:
         """Width of a block on the page."""
@@ -102,9 +101,9 @@ class _Plan:
 def _wire(plan: _Plan, source: Block, target: Block) -> Markup:
     """The way from one block to the next: straight, in a bow past others, or from lane to lane."""
     (x, y), (to_x, to_y) = plan.centre(source), plan.centre(target)
-    if plan.leads_past(source, target):
+    if passed := plan.between(source, target):
         span = to_x - x
-        top = min(y - plan.high(source) / 2, to_y - plan.high(target) / 2, y - 12) - min(_ARC, 8 + span / 12)
+        top = y - max(plan.high(block) for block in (source, target, *passed)) / 2 - min(_ARC - 2, 6 + span / 16)
         start, end = y - plan.high(source) / 2, to_y - plan.high(target) / 2
         bend = min(span / 3, 40)
         way = (

@@ -11,7 +11,7 @@ from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
-from onnxprune.report.html_parts import Figure, card, command_line, mono, notes_card, page, section
+from onnxprune.report.html_parts import Figure, card, command_line, mono, notes_card, page, section, verdict_line
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, metrics_entry, plain
 from onnxprune.report.listing import Listing
@@ -100,7 +100,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     sizes = sizes_line(swept.sizes)
     missed = [f"{target}: {reason}" for target, reason in swept.missed.items()]
     brand = element("div", "onnxprune", class_="brand")
-    told = element("p", sweep_verdict(swept), class_="verdict")
+    told = verdict_line(sweep_verdict(swept))
     return page(
         f"{title}: sweep",
         f"onnxprune {origin.onnxprune}",

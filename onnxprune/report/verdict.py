@@ -110,5 +110,5 @@ def _change(name: str, change: MetricChange) -> str:
     lost = points_lost(change)
     if abs(lost) < 0.005:
         return f"the same {words}"
-    shown = f"{abs(lost):.1f}" if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
+    shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
     return f"{shown} points {'less' if lost > 0 else 'more'} {words}"
