@@ -32,7 +32,7 @@ for (const command of document.querySelectorAll("pre.command")) {
   const button = made("button", { type: "button", textContent: "Copy", className: "copy" });
   button.onclick = async () => {
     try {
-      await navigator.clipboard.writeText(command.innerText);
+      await navigator.clipboard.writeText(command.textContent);
     } catch {
       getSelection().selectAllChildren(command);
       document.execCommand("copy");

@@ -94,7 +94,7 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
     return Group(
         Text("Layers", style="bold"),
         _inspect_layers(inspected),
-        Text("Groups (channels that go or stay together)", style="bold"),
+        Text("Groups (what goes or stays together)", style="bold"),
         _inspect_groups(inspected),
         *_not_pruned(inspected.not_pruned, inspected.op_types, limit=None),
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
@@ -258,7 +258,8 @@ def _inspect_groups(inspected: "Inspection") -> RenderableType:
     made = Listing("group", "units", "made by", "read by", left=(0, 2, 3), folds=(2, 3), spare=(2,))
     for group in inspected.groups:
         others = [node for node in group.producers if node != group.name]
-        made.add_row(shown(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+        units = str(group.units) if group.kind == "channel" else several(group.units, group.kind)
+        made.add_row(shown(group.name), units, Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 
@@ -279,8 +280,9 @@ def _inspect_totals(inspected: "Inspection") -> RenderableType:
     made.add_row(shown(inspected.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
     made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
     share = inspected.prunable / inspected.units if inspected.units else 0.0
+    units = "channels and heads" if any(group.kind == "head" for group in inspected.groups) else "channels"
     line = Text.assemble(
-        (f"{inspected.prunable} of {inspected.units} channels ({percent(share)}) can be pruned", "bold"),
+        (f"{inspected.prunable} of {inspected.units} {units} ({percent(share)}) can be pruned", "bold"),
         f", in {several(len(inspected.groups), 'group')}",
     )
     return Group(made, Text(), line)
