@@ -40,7 +40,7 @@ from onnxprune.report.text import (
     some,
     threads_of,
 )
-from onnxprune.report.verdict import verdict_of
+from onnxprune.report.verdict import is_noisy, verdict_of
 
 MOST_REASONS = 100
 POINT = 0.01
@@ -97,9 +97,11 @@ def _tiles(result: PruneOutcome) -> Markup:
     )
 
 
-def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Markup:
+def _cost_tile(name: str, was: str, now: str, before: float, after: float, *, noisy: bool = False) -> Markup:
     left = after / before if before else 1.0
-    if left == 1:
+    if noisy:
+        change = badge("too noisy to tell", "calm")
+    elif left == 1:
         change = badge("unchanged", "calm")
     else:
         change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "bad")
@@ -108,7 +110,7 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Ma
 
 def _time_tile(time: TimeReport) -> Markup:
     was = f"{milliseconds(time.before_ms)}; {percent(time.low)} to {percent(time.high)} of it, {threads_of(time)}"
-    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio)
+    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=is_noisy(time))
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:

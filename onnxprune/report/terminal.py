@@ -41,7 +41,7 @@ from onnxprune.report.text import (
     threads_of,
     units_in_words,
 )
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import is_noisy, verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -142,7 +142,8 @@ def _change_table(
 ) -> RenderableType:
     made = Listing("", "before", "after", "change", "", left=(0, 4), names=(), folds=(0, 4), spare=(4, 1))
     if time is not None:
-        left = Text(f"{percent(time.ratio)} left", style=GOOD if time.ratio < 1 else BAD)
+        style = DIM if is_noisy(time) else GOOD if time.ratio < 1 else BAD
+        left = Text(f"{percent(time.ratio)} left", style=style)
         spread = Text(f"{percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
         cells = milliseconds(time.before_ms), milliseconds(time.after_ms)
         made.add_row(Text("time a run", style="bold"), *cells, left, spread)

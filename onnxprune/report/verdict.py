@@ -32,9 +32,16 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
     """
     if after == before:
         return "Nothing was removed"
-    noisy = time is not None and time.high > _NOISY * time.low
-    fast = _work(before, after) if time is None or noisy else _speed(time.ratio)
-    return _sentence(before, after, f"{fast} (too noisy here to time)" if noisy else fast, _quality(metrics))
+    if time is not None and is_noisy(time):
+        fast = f"{_work(before, after)} (too noisy here to time)"
+    else:
+        fast = _work(before, after) if time is None else _speed(time.ratio)
+    return _sentence(before, after, fast, _quality(metrics))
+
+
+def is_noisy(time: TimeReport) -> bool:
+    """Whether the pairs of runs differ so much among each other that their median says little."""
+    return time.high > _NOISY * time.low
 
 
 def sweep_verdict(swept: SweepResult[PruneOutcome]) -> str:

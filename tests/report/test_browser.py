@@ -103,7 +103,7 @@ def test_pages_fit_and_work(pages: dict[str, str], dark: bool, tmp_path: Path) -
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     found = re.search(r"<pre>(.*)</pre>", done.stdout, re.S)
     assert found is not None, done.stderr

@@ -2,7 +2,9 @@ from onnxprune.config import Target
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+from onnxprune.report.html_report import html_report
 from onnxprune.report.json_report import prune_report
+from onnxprune.report.provenance import Provenance
 from onnxprune.report.verdict import sweep_verdict, verdict
 
 BEFORE, AFTER = Costs(params=100, macs=100, bytes=400), Costs(params=39, macs=40, bytes=156)
@@ -33,10 +35,12 @@ def test_small_gains_and_losses_are_no_times() -> None:
         assert verdict(BEFORE, AFTER, {}, time(ratio)).startswith(words)
 
 
-def test_a_time_that_jumps_about_is_no_gain() -> None:
+def test_a_time_that_jumps_about_is_no_gain(result) -> None:
     """One of 10.9 % to 608 % of the original's, on a busy machine, was announced as 5.4 times faster."""
     told = verdict(BEFORE, AFTER, {}, time(0.185, 0.109, 6.08))
     assert told.startswith("60 % fewer multiply-adds (too noisy here to time)")
+    assert "too noisy to tell" in html_report(result(time=time(0.185, 0.109, 6.08)), Provenance())
+    assert "too noisy to tell" not in html_report(result(time=time(0.5)), Provenance())
 
 
 def test_gains_and_equals_are_told_as_such() -> None:
