@@ -65,6 +65,7 @@ def blocks(text: str) -> list[str]:
     return [textwrap.dedent(code) for code in re.findall(r"```python\n(.*?)\n *```", text, re.S)]
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(folder: Path) -> None:
     pytest.importorskip("torch", reason="the page trains a model, which needs torch")
     examples = blocks(PAGE)
@@ -72,6 +73,7 @@ def test_every_example_of_the_page_runs(folder: Path) -> None:
     assert failures(folder, [("page", code) for code in examples]) == []
 
 
+@pytest.mark.slow
 def test_every_example_of_a_docstring_runs(folder: Path) -> None:
     pytest.importorskip("torch", reason="finetune's example needs torch")
     examples = [(name, code) for name in NAMES for code in blocks(getattr(onnxprune, name).__doc__)]

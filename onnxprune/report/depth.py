@@ -7,9 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 
+from onnxprune.core.errors import ModelError
 from onnxprune.core.results import LayerCost
 from onnxprune.graph.nodes import Graph, read_graph
 from onnxprune.pipeline.outcome import PruneOutcome
+
+MOST = 2000
+"""Blocks that are drawn; a picture of more would be too large for a page."""
 
 _SIZES = ("Shape", "Size")  # what they give depends on shapes only, and is no branch
 
@@ -42,12 +46,19 @@ class Block:
 
 
 def blocks(result: PruneOutcome) -> tuple[Block, ...]:
-    """The blocks of a network, each after those that it follows; a chain of the layers where the graph is not known."""
+    """The blocks of a network, each after those that it follows; a chain of the layers where the graph is not known.
+
+    Nothing where the graph cannot be read, or is too large to be drawn.
+    """
     gone = {name for block in result.removed_blocks for name in block.nodes}
     layers = {layer.node: layer for layer in result.layers}
     if result.original is None:
         return _placed(_layer(layer, gone, (n - 1,) if n else ()) for n, layer in enumerate(result.layers))
-    return _placed(_followed(read_graph(result.original), layers, gone))
+    try:
+        found = _followed(read_graph(result.original), layers, gone)
+    except ModelError:
+        return ()
+    return _placed(found) if len(found) <= MOST else ()
 
 
 def _layer(layer: LayerCost, gone: set[str], sources: tuple[int, ...]) -> Block:

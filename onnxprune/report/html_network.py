@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from onnxprune.core.errors import ModelError
 from onnxprune.core.results import GroupResult, LayerCost
 from onnxprune.core.text import several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
@@ -22,7 +21,7 @@ from onnxprune.report.html_parts import (
     table,
 )
 from onnxprune.report.markup import Markup, element
-from onnxprune.report.picture import MOST_BLOCKS, network_picture
+from onnxprune.report.picture import network_picture
 from onnxprune.report.text import count, percent, some, units_in_words
 
 MOST_CARDS = 72
@@ -34,7 +33,7 @@ def width_section(result: PruneOutcome) -> Markup:
     made = {node for group in result.groups for node in group.producers}
     rows = [layer for layer in result.layers if layer.node in made]
     drawn = _picture(result)
-    if not rows:
+    if not result.groups:
         none = "Nothing in this model can be removed; see below why."
         return section("What is left of each layer", None, card(none), card(*drawn) if drawn else None)
     heads = heads_kept(result.groups)
@@ -51,7 +50,7 @@ def width_section(result: PruneOutcome) -> Markup:
         for r in rows
     ]
     bars = (profile(data, "Channels kept per layer", lambda value: f"{value:.0f}"), _legend(data, "kept", "removed"))
-    cards: list[Markup] = [*([card(*drawn)] if drawn else []), card(*bars, whole)]
+    cards: list[Markup] = [*([card(*drawn)] if drawn else []), *([card(*bars, whole)] if rows else [])]
     if len(rows) > NAMED_ROWS:  # the picture shows their widths as columns would
         cards = [card(*(drawn or bars), whole)]
     return section(
@@ -63,12 +62,9 @@ def width_section(result: PruneOutcome) -> Markup:
 
 def _picture(result: PruneOutcome) -> tuple[Markup, ...]:
     """The picture in a frame that scrolls sideways, and what it shows; nothing where there is nothing to draw."""
-    try:
-        found = blocks(result)
-    except ModelError:
-        return ()
+    found = blocks(result)
     layers = [block for block in found if block.is_layer]
-    if not layers or len(found) > MOST_BLOCKS:
+    if not layers:
         return ()
     colours = {
         "kept": any(0 < block.after < block.before for block in layers),

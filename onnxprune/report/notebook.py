@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from importlib import resources
 
-from onnxprune.core.errors import ModelError
 from onnxprune.core.text import visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepResult
@@ -12,7 +11,7 @@ from onnxprune.report.depth import blocks
 from onnxprune.report.html_network import heads_kept
 from onnxprune.report.html_parts import profile, table
 from onnxprune.report.markup import Markup, element
-from onnxprune.report.picture import MOST_BLOCKS, network_picture
+from onnxprune.report.picture import network_picture
 from onnxprune.report.sweep_report import charts, point_table, sweep_warnings
 from onnxprune.report.text import count, metric_change, metric_name, metric_value, milliseconds, ratio, size
 from onnxprune.report.verdict import sweep_verdict, verdict_of
@@ -62,13 +61,8 @@ def _time(result: PruneOutcome) -> tuple[str, ...]:
 
 
 def _picture(result: PruneOutcome) -> Markup | None:
-    try:
-        found = blocks(result)
-    except ModelError:
-        return None
-    if not found or len(found) > MOST_BLOCKS:
-        return None
-    return element("div", network_picture(found, heads_kept(result.groups)), class_="wide")
+    found = blocks(result)
+    return element("div", network_picture(found, heads_kept(result.groups)), class_="wide") if found else None
 
 
 def _view(verdict: str, warnings: Iterable[str], *content: object) -> str:

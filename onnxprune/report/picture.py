@@ -9,7 +9,6 @@ from onnxprune.report.depth import Block
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.svg import TOLD, number
 
-MOST_BLOCKS = 2000
 _PAGE = 980  # pixels that the picture may take before it scrolls sideways
 _PITCH = (8, 84)  # least and most pixels from one depth to the next
 _LABELLED = 58  # pixels a depth from which on every block has its name below
