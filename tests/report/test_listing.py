@@ -5,10 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from onnxprune.config import Target
 from onnxprune.core.results import LayerCost
 from onnxprune.core.text import shortened
+from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+from onnxprune.report.inspection import inspection
 from onnxprune.report.listing import Listing
-from onnxprune.report.terminal import prune_summary
+from onnxprune.report.sweep_report import sweep_summary
+from onnxprune.report.terminal import inspect_summary, prune_summary
+from onnxprune.structure.coupling import analyse
 
 LONG = "/encoder/layers.{n}/self_attention/query_projection/MatMul_{n}"
 
@@ -31,6 +38,23 @@ def test_no_name_is_lost_and_none_runs_over(result, width: int) -> None:
         name = row.split()[0]
         assert name == shortened(LONG.format(n=n), len(name))
         assert name.endswith(f"_{n}")
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_sweeps_and_inspections_fit_too(result, width: int) -> None:
+    points = tuple(SweepPoint(Target("macs", n / 8), result(), 1.2, {"macs": n / 8, "latency": 1}, 0.9) for n in (7, 3))
+    swept = SweepResult("m.onnx", "agreement", 0.95, 2.0, points, {}, {})
+    text = "g (float[N,4] x) => (float[N,3] y) { a = Gemm (x, w1, b1) r = Relu (a) y = Gemm (r, w2) }"
+    proto = example(text, {"w1": (4, 6), "b1": (6,), "w2": (6, 3)})
+    proto.graph.node[0].name = LONG.format(n=1)
+    inspected = inspection(analyse(load(proto)))
+    for lines in (shown(sweep_summary(swept), width), shown(inspect_summary(inspected), width)):
+        assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in shown(sweep_summary(swept), width) if line.startswith("macs=0.")][-2:] == [
+        "macs=0.875",
+        "macs=0.375",
+    ]
+    assert sum(line.startswith("/enc") and "_1" in line for line in shown(inspect_summary(inspected), width)) == 2
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["C"])), st.integers(1, 30))
