@@ -16,15 +16,9 @@ if TYPE_CHECKING:
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
-    from onnxprune.config import (
-        FinetuneConfig,
-        LatencyConfig,
-        OamipConfig,
-        PreprocessConfig,
-        PruneConfig,
-        SweepConfig,
-        Target,
-    )
+    from onnxprune.api.sweep_result import SweepResult
+    from onnxprune.config import FinetuneConfig, LatencyConfig, OamipConfig, PreprocessConfig, PruneConfig, SweepConfig
+    from onnxprune.core.clock import Progress
     from onnxprune.core.errors import (
         AccuracyError,
         BudgetError,
@@ -34,10 +28,11 @@ if TYPE_CHECKING:
         SolverError,
     )
     from onnxprune.core.plan import PrunePlan
+    from onnxprune.core.targets import Target
     from onnxprune.evaluation.comparison import Comparison
     from onnxprune.importance import register_scorer
     from onnxprune.ops import register_operator
-    from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+    from onnxprune.pipeline.sweep import SweepPoint
     from onnxprune.runtime.timing import Latency
     from onnxprune.structure.analysis import Analysis
 
@@ -47,6 +42,7 @@ _MODULES = {
     "onnxprune.api.finetune": ("TrainedModel", "finetune"),
     "onnxprune.api.prune": ("prune", "sweep"),
     "onnxprune.api.result": ("PruneResult",),
+    "onnxprune.api.sweep_result": ("SweepResult",),
     "onnxprune.config": (
         "FinetuneConfig",
         "LatencyConfig",
@@ -56,6 +52,7 @@ _MODULES = {
         "SweepConfig",
         "Target",
     ),
+    "onnxprune.core.clock": ("Progress",),
     "onnxprune.core.errors": (
         "AccuracyError",
         "BudgetError",
@@ -68,7 +65,7 @@ _MODULES = {
     "onnxprune.evaluation.comparison": ("Comparison",),
     "onnxprune.importance": ("register_scorer",),
     "onnxprune.ops": ("register_operator",),
-    "onnxprune.pipeline.sweep": ("SweepPoint", "SweepResult"),
+    "onnxprune.pipeline.sweep": ("SweepPoint",),
     "onnxprune.runtime.timing": ("Latency",),
     "onnxprune.structure.analysis": ("Analysis",),
 }
@@ -87,6 +84,7 @@ __all__ = [
     "OamipConfig",
     "OnnxPruneError",
     "PreprocessConfig",
+    "Progress",
     "PruneConfig",
     "PrunePlan",
     "PruneResult",

@@ -6,8 +6,9 @@ import pytest
 
 import onnxprune
 from onnxprune.api.arguments import for_commands, told, with_options
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
+from onnxprune.core.targets import Target
 from onnxprune.ops.examples import example
 
 ROWS = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)

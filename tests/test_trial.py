@@ -13,10 +13,11 @@ import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
-from onnxprune.config import PreprocessConfig, PruneConfig, Target
+from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import ProgramReport
+from onnxprune.core.targets import Target
 from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide

@@ -6,10 +6,10 @@ from typing import TypeVar
 import numpy as np
 
 from onnxprune.allocation.problem import Budget, CostPolynomial
-from onnxprune.config import Target
 from onnxprune.core.costs import COST_KINDS, Costs, Countable, Sizes
 from onnxprune.core.errors import InputError
 from onnxprune.core.patterns import hint, matching
+from onnxprune.core.targets import Target
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Ids
 

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, SweepConfig, Target
+from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.errors import InputError, OnnxPruneError
 from onnxprune.core.options import check
+from onnxprune.core.targets import Target
 from onnxprune.importance import scorer_names
 
 P = ParamSpec("P")

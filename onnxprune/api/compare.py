@@ -7,7 +7,7 @@ from onnxprune.api.arguments import speaks_of_arguments, told_all
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
-from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
@@ -15,6 +15,8 @@ from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.report.log import log_result
+from onnxprune.report.progress import followed
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on, require_provider
 from onnxprune.runtime.room import require_room, require_room_of
@@ -38,7 +40,7 @@ def validate(
     time: bool = True,
     latency: LatencyConfig | None = None,
     shapes: Given = (),
-    progress: Progress = no_progress,
+    progress: Progress | bool | None = None,
 ) -> Comparison:
     """Compare a model with its original on data.
 
@@ -55,12 +57,19 @@ def validate(
         time: whether to measure how long a run of both takes.
         latency: rows a run and threads for that; by default one of each.
         shapes: sizes that the files leave open, by input name.
-        progress: told of steps.
+        progress: told of steps; True draws bars, None does so in notebooks and at the prompt.
 
     Raises:
         InputError: a file cannot be read, the data do not fit, the models' outputs do not correspond, or the installed
             onnxruntime does not have the provider.
         ModelError: a model cannot be run.
+
+    Example:
+        ```python
+        found = onnxprune.validate("model.onnx", "smaller.onnx", "test.npz")
+        for name, change in found.metrics.items():
+            print(name, change.before, change.after)
+        ```
     """
     engine, latency = Engine(threads, Provider.parse(provider)), latency or LatencyConfig()
     require_provider(engine.provider)
@@ -72,13 +81,16 @@ def validate(
         analysed = analyse(first, known)
     batch = rows_a_run(first, known, latency.batch) if time else 1
     require_room_of(first, analysed.graph, analysed.facts, batch)
-    progress("compare", 0, 0)
-    metrics = compare(first, second, rows, config=outputs, engine=engine)
     measured = None
-    if time:
-        progress("time", 0, 0)
-        feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
-        measured = time_pair(first, second, engine=Engine(latency.threads, engine.provider), feeds=feeds)
+    with followed(progress) as told:
+        told("compare", 0, 0)
+        metrics = compare(first, second, rows, config=outputs, engine=engine)
+        if time:
+            told("time", 0, 0)
+            feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
+            measured = time_pair(first, second, engine=Engine(latency.threads, engine.provider), feeds=feeds)
+    warnings = told_all((*slow_result(measured), *heavy_losses(metrics)))
+    log_result(warnings, ())
     return Comparison(
         original=first.name,
         other=second.name,
@@ -86,7 +98,7 @@ def validate(
         after=count_costs(second, input_shapes=known),
         metrics=metrics,
         time=measured,
-        warnings=told_all((*slow_result(measured), *heavy_losses(metrics))),
+        warnings=warnings,
         rows=len(rows),
         source=rows.source,
         notes=told_all((*rows.notes, *analysed.incomplete, *ran_on(engine.provider))),
@@ -109,7 +121,7 @@ def bench(
     memory: bool = True,
     seed: int = 0,
     shapes: Given = (),
-    progress: Progress = no_progress,
+    progress: Progress | bool | None = None,
 ) -> tuple[Latency, ...]:
     """Measure the latency of models in onnxruntime, run in turn so that they see the same conditions.
 
@@ -126,12 +138,18 @@ def bench(
         memory: whether to measure peak memory too, each model in a process of its own.
         seed: seed of random rows.
         shapes: sizes that the files leave open, by input name; a batch among them is that of the runs.
-        progress: told of steps.
+        progress: told of steps; True draws bars, None does so in notebooks and at the prompt.
 
     Raises:
         InputError: a file cannot be read, data or sizes do not fit, or the installed onnxruntime does not have the
             provider.
         ModelError: a model cannot be run.
+
+    Example:
+        ```python
+        for measured in onnxprune.bench(["model.onnx", "smaller.onnx"], batch=8, seconds=0.5):
+            print(measured.model, measured.median_ms, "ms")
+        ```
     """
     engine = Engine(threads, Provider.parse(provider))
     require_provider(engine.provider)
@@ -148,17 +166,18 @@ def bench(
         else:
             feeds = [random_feed(model, batch, seed, own) for model, own in zip(loaded, known, strict=True)]
     chosen = [{name: array.shape for name, array in feed.items()} for feed in feeds]
-    progress("measure", 0, 0)
-    measured = time_models(
-        loaded,
-        batch=batch,
-        engine=engine,
-        seconds=seconds,
-        warmup=warmup,
-        rounds=rounds,
-        memory=memory,
-        feeds=feeds,
-    )
+    with followed(progress) as told:
+        told("measure", 0, 0)
+        measured = time_models(
+            loaded,
+            batch=batch,
+            engine=engine,
+            seconds=seconds,
+            warmup=warmup,
+            rounds=rounds,
+            memory=memory,
+            feeds=feeds,
+        )
     return tuple(
         replace(entry, sizes=input_sizes(model, shapes_of_feed, shapes, None if data is None else rows.shapes))
         for entry, model, shapes_of_feed in zip(measured, loaded, chosen, strict=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
-from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Provider
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.report.progress import followed
 from onnxprune.runtime.providers import require_provider
 from onnxprune.structure.save import save
 from onnxprune.training import Epoch, FinetuneResult
@@ -23,6 +24,13 @@ class TrainedModel(FinetuneResult):
 
     Attributes:
         files: the files that rows and teacher were read from.
+
+    Example:
+        ```python
+        trained = onnxprune.finetune("smaller.onnx", "rows.npz", teacher="model.onnx")
+        print(trained.best, trained.history[trained.best].held_out_loss)
+        trained.save("trained.onnx")
+        ```
     """
 
     files: tuple[Path, ...] = ()
@@ -60,7 +68,7 @@ def finetune(
     images: int | None = None,
     checkpoint: Path | str | None = None,
     provider: str = "cpu",
-    progress: Progress = no_progress,
+    progress: Progress | bool | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> TrainedModel:
     """Fine-tune a model's weights on labels, or towards the outputs of a teacher (needs torch: extra `finetune`).
@@ -76,13 +84,19 @@ def finetune(
         images: training rows used at most; all by default.
         checkpoint: file that the state is written to after every epoch; where it exists, training goes on from it.
         provider: execution provider of onnxruntime that runs the teacher; training itself runs in torch.
-        progress: told of steps.
+        progress: told of steps; True draws bars, None does so in notebooks and at the prompt.
         on_epoch: called after every epoch, also for epoch 0 (the model as it came).
 
     Raises:
         InputError: a file cannot be read; neither teacher nor labels; torch is missing; the installed onnxruntime does
             not have the provider.
         ModelError: an operator has no rule for torch, or nothing can be trained.
+
+    Example:
+        ```python
+        config = onnxprune.FinetuneConfig(epochs=2)
+        trained = onnxprune.finetune("smaller.onnx", "rows.npz", teacher="model.onnx", config=config)
+        ```
     """
     config, preprocess = config or FinetuneConfig(), preprocess or PreprocessConfig()
     runs_on = Provider.parse(provider)
@@ -91,18 +105,19 @@ def finetune(
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
     guide = None if teacher is None else load(teacher)
     chosen_on = None if validation is None else load_data(validation, loaded, preprocess)
-    trained = train(
-        loaded,
-        rows,
-        teacher=guide,
-        config=config,
-        outputs=outputs,
-        validation=chosen_on,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        provider=runs_on,
-        progress=progress,
-        on_epoch=on_epoch,
-    )
+    with followed(progress) as told:
+        trained = train(
+            loaded,
+            rows,
+            teacher=guide,
+            config=config,
+            outputs=outputs,
+            validation=chosen_on,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            provider=runs_on,
+            progress=told,
+            on_epoch=on_epoch,
+        )
     files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
     trained_fields = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
     return TrainedModel(**trained_fields, files=tuple(files))

@@ -7,8 +7,9 @@ from typing import Any
 
 from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
 from onnxprune.api.result import PruneResult
+from onnxprune.api.sweep_result import SweepResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
-from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.clock import Progress
 from onnxprune.core.options import check
 from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.sizes import shape_texts
@@ -17,7 +18,9 @@ from onnxprune.pipeline import prune as one
 from onnxprune.pipeline import sweep as many
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Source
-from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+from onnxprune.pipeline.sweep import SweepPoint
+from onnxprune.report.log import log_result
+from onnxprune.report.progress import followed
 
 
 @speaks_of_arguments
@@ -30,7 +33,7 @@ def prune(
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     executor: Executor | str | None = None,
-    progress: Progress = no_progress,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> PruneResult:
     """Prune a model: remove the units that matter least, and repair the remaining weights.
@@ -43,7 +46,7 @@ def prune(
         config: options; `options` override single fields, for example `targets=0.5`.
         preprocess: how integer images become the model's input.
         executor: where independent tasks run, or `config.executor` in its place.
-        progress: told of steps.
+        progress: told of steps; True draws bars, None does so in notebooks and at the prompt.
         **options: fields of `PruneConfig`. `targets` may be a share of the multiply-adds (`0.5`), a text
             (`"macs=50%"`), several of them, or a mapping (`{"macs": 0.5, "bytes": "2MB"}`); `keep` may be one text, and
             `shapes` a mapping.
@@ -54,22 +57,32 @@ def prune(
     Raises:
         AccuracyError: the result loses more than `max_drop` points.
         OnnxPruneError: see `onnxprune.core.errors`.
+
+    Example:
+        ```python
+        result = onnxprune.prune("model.onnx", "rows.npz", evaluation="test.npz", targets="macs=0.5")
+        print(result.verdict)
+        result.save("half.onnx")
+        ```
     """
     if isinstance(executor, str):
         options, executor = {**options, "executor": executor}, None
     if "shapes" in options:
         options = {**options, "shapes": shape_texts(options["shapes"])}
-    outcome = one.prune(
-        model,
-        data,
-        _with_scorer(with_options(config or PruneConfig(), options)),
-        preprocess or PreprocessConfig(),
-        evaluation=evaluation,
-        plan=PrunePlan.read(plan) if isinstance(plan, Path | str) else plan,
-        executor=executor,
-        progress=progress,
-    )
-    return PruneResult.of(_told(outcome))
+    with followed(progress) as told:
+        outcome = one.prune(
+            model,
+            data,
+            _with_scorer(with_options(config or PruneConfig(), options)),
+            preprocess or PreprocessConfig(),
+            evaluation=evaluation,
+            plan=PrunePlan.read(plan) if isinstance(plan, Path | str) else plan,
+            executor=executor,
+            progress=told,
+        )
+    outcome = _told(outcome)
+    log_result(outcome.warnings, outcome.notes)
+    return PruneResult.of(outcome)
 
 
 @speaks_of_arguments
@@ -82,8 +95,8 @@ def sweep(
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
     executor: Executor | None = None,
-    progress: Progress = no_progress,
-) -> SweepResult[PruneResult]:
+    progress: Progress | bool | None = None,
+) -> SweepResult:
     """Prune a model to several budgets, with a single scoring pass.
 
     Args:
@@ -94,25 +107,35 @@ def sweep(
         config: options; targets and thresholds in it do not count.
         preprocess: how integer images become the model's input.
         executor: where independent tasks run; by default where `config.executor` says.
-        progress: told of steps.
+        progress: told of steps; True draws bars, None does so in notebooks and at the prompt.
 
     Raises:
         BudgetError: not one of the budgets can be met.
         InputError: a value of `points` or `config` is not allowed.
         OnnxPruneError: see `onnxprune.core.errors`.
+
+    Example:
+        ```python
+        points = onnxprune.SweepConfig(points=4, highest=0.9, lowest=0.3)
+        swept = onnxprune.sweep("model.onnx", "rows.npz", evaluation="test.npz", points=points)
+        print(swept.summary())
+        ```
     """
     points, config = points or SweepConfig(), _with_scorer(with_options(config or PruneConfig(), {}))
     check(points)
-    swept = many.sweep(
-        model,
-        data,
-        points,
-        config,
-        preprocess or PreprocessConfig(),
-        evaluation=evaluation,
-        executor=executor,
-        progress=progress,
-    )
+    with followed(progress) as told:
+        swept = many.sweep(
+            model,
+            data,
+            points,
+            config,
+            preprocess or PreprocessConfig(),
+            evaluation=evaluation,
+            executor=executor,
+            progress=told,
+        )
+    for point in swept.points:
+        log_result((f"{point.target}: {warning}" for warning in told_all(point.result.warnings)), ())
     points_held = tuple(
         SweepPoint(**{**_fields(point), "result": PruneResult.of(_told(point.result))}) for point in swept.points
     )

@@ -75,3 +75,8 @@ class Outputs:
         read = list(read)
         for name, goal in self._places.items():
             refuse_inputs(goal, read, name)
+
+
+def names_of(output: Path, written: Iterable[Path]) -> str:
+    """What the files of a model are called to the user, who may have reached them by a link."""
+    return " and ".join(str(output.with_name(path.name)) for path in written) or str(output)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs
+from onnxprune.cli.files import Outputs, names_of
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig, ProviderConfig
@@ -78,8 +78,8 @@ def finetune(
             on_epoch=lambda epoch: terminal.show(epoch_line(epoch)),
         )
         written = trained.save(output, outputs.protected(output))
-    names = " and ".join(str(output.with_name(path.name)) for path in written) or str(output)
-    terminal.show(finetune_summary(trained, names))
+    terminal.wrote(names_of(output, written))
+    terminal.show(finetune_summary(trained))
     origin = provenance(
         sys.argv[1:],
         model=model,

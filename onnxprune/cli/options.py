@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onnxprune.config import Target
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import check
+from onnxprune.core.targets import Target
 from onnxprune.importance import scorer_names
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs
+from onnxprune.cli.files import Outputs, names_of
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
 from onnxprune.config import PreprocessConfig, PruneConfig
@@ -34,6 +34,9 @@ class PruneFiles:
     plan_out: Path | None = option(None, "Write which units go, as a plan for --plan.")
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
     html: Path | None = option(None, "Write a report to look at: one self-contained page.")
+    provenance: bool = option(
+        True, "Say in the model's metadata how it was made: version, options and hashes, no paths or names of users."
+    )
 
 
 @command(
@@ -66,12 +69,13 @@ def prune(
             preprocess=given.get(PreprocessConfig),
             progress=progress,
         )
-        written = result.save(output, outputs.protected(output))
+        written = result.save(output, outputs.protected(output), provenance=files.provenance)
 
     from onnxprune.report.json_report import prune_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import prune_summary
 
+    terminal.wrote(names_of(output, written), sum(path.stat().st_size for path in written))
     if files.plan_out is not None:
         terminal.file(files.plan_out, lambda: result.plan.to_json() + "\n")
     if files.json is not None or files.html is not None:
@@ -81,8 +85,7 @@ def prune(
             from onnxprune.report.html_report import html_report
 
             terminal.file(files.html, lambda: html_report(result, origin))
-    names = " and ".join(str(output.with_name(path.name)) for path in written) or str(output)
-    terminal.show(prune_summary(result, names, sum(path.stat().st_size for path in written) or None))
+    terminal.show(prune_summary(result))
 
 
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli.command import command
-from onnxprune.cli.files import Outputs
+from onnxprune.cli.files import Outputs, names_of
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import option
+from onnxprune.core.targets import Target
 
 NOT_FOR_SWEEPS = ("targets", "max_drop", "minimise", "allow_overlap", "threshold", "lossless", "time", "fail_if_slower")
 
@@ -33,6 +34,9 @@ class SweepFiles:
     eval: str | None = option(None, "Inputs with labels, to measure the points on.", metavar="DATA", shared="eval")
     save_models: bool = option(False, "Write every point's model into the folder.")
     json: Path | None = option(None, "Write the machine report here too; - is stdout.", metavar="FILE|-")
+    provenance: bool = option(
+        True, "Say in the models' metadata how they were made: version, options and hashes, no paths or names of users."
+    )
 
 
 @command(
@@ -81,7 +85,9 @@ def sweep(
     origin = provenance(sys.argv[1:], model=model, data=files.data, eval=files.eval)
     names = [str(kept[point.target]) if kept else None for point in swept.points]
     for point in swept.points if kept else ():
-        point.result.save(kept[point.target], outputs.protected(kept[point.target]))
+        place = kept[point.target]
+        written = point.result.save(place, outputs.protected(place), provenance=files.provenance)
+        terminal.wrote(names_of(place, written), sum(path.stat().st_size for path in written))
     if pages:
         terminal.file(pages[0], lambda: sweep_page(swept, origin))
         terminal.report(pages[1], lambda: sweep_report(swept, names, origin))

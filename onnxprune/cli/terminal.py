@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import moved, place
 from onnxprune.core.text import MESSAGE, visible, visible_lines
+from onnxprune.report.log import RESULT_LOG
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -61,6 +62,7 @@ class Terminal:
         self._stdout = -1
         self._console: Console | None = None
         self._failures: list[str] = []
+        self._written: list[str] = []
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -89,6 +91,9 @@ class Terminal:
             handlers = {ours: handler, packages: handler}
         else:
             handlers = {ours: _Notes(self), packages: logging.NullHandler()}
+        results = logging.getLogger(RESULT_LOG)
+        handlers[results], results.propagate = logging.NullHandler(), False  # the summary says what it would
+        self._open.callback(setattr, results, "propagate", True)
         for logger, chosen in handlers.items():
             logger.addHandler(chosen)
             self._open.callback(logger.removeHandler, chosen)
@@ -110,9 +115,17 @@ class Terminal:
 
     def show(self, *what: "RenderableType") -> None:
         """Print for people. A closed stderr is ignored."""
-        if not self.quiet:
-            with contextlib.suppress(OSError):
+        if self.quiet:
+            return
+        with contextlib.suppress(OSError):
+            if self.console.is_terminal:
                 self.console.print(*what)
+                return
+            with self.console.capture() as captured:
+                self.console.print(*what)
+            text = captured.get()
+            self.console.file.write("\n".join(line.rstrip() for line in text.split("\n")))
+            self.console.file.flush()
 
     def file(self, path: Path | None, build: Callable[[], str]) -> None:
         """Write a file; "-" means stdout, None nothing. Errors are reported by `finish`."""
@@ -124,6 +137,7 @@ class Terminal:
                 self.machine(text)
             else:
                 place(path).write(text.encode("utf-8"))
+                self.wrote(str(path))
         except InputError as error:
             self._failures.append(str(error))
 
@@ -145,12 +159,29 @@ class Terminal:
         except OSError as error:
             raise InputError(f"stdout cannot be written: {error.strerror}") from None
 
+    def wrote(self, files: str, size_bytes: int = 0) -> None:
+        """Note that files were written, for the last lines that a command shows.
+
+        Args:
+            files: their names, in words.
+            size_bytes: their size, where it is to be told.
+        """
+        from onnxprune.report.text import size
+
+        self._written.append(files + (f" ({size(size_bytes)})" if size_bytes else ""))
+
     def finish(self) -> None:
-        """Report the files that could not be written.
+        """Name the files that were written, and report those that could not be.
 
         Raises:
             InputError: something could not.
         """
+        if self._written and not self.quiet:
+            from rich.text import Text
+
+            for number, name in enumerate(self._written):
+                head = " " * 8 if number else "written "
+                self.show(Text(f"{head}{visible(name, MESSAGE)}", style="bold", overflow="fold"))
         if self._failures:
             raise InputError("; ".join(self._failures))
 
@@ -162,30 +193,10 @@ class Terminal:
 
             yield no_progress
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+        from onnxprune.report.progress import bars
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeft(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as bars:
-            tasks = {}
-            totals: dict[str, int] = {}
-
-            def step(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total or None)
-                if (done, total) == (1, 1):  # the end of a stage, which may have counted steps of its own
-                    done = total = totals.get(stage) or 1
-                totals[stage] = total
-                bars.update(tasks[stage], completed=done, total=total or None)
-
-            yield step
+        with bars(self.console) as shown:
+            yield shown
 
 
 class _Notes(logging.Handler):

@@ -1,15 +1,33 @@
 """Measures the time of each stage of a run, and reports progress."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Protocol
 
 _LOG = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done and steps in all (0 where their number is not known)."""
+
+class Progress(Protocol):
+    """What is told of a run's steps: any function of three arguments.
+
+    Called with the stage's name (`load`, `analyse`, `score`, `allocate`, `trials`, `repair`, `evaluate`, `time`, ...),
+    the steps done, and the steps in all, 0 where their number is not known. A stage begins with `(name, 0, 0)` and ends
+    with `(name, 1, 1)`; between them it may count steps of its own. It is called in the thread of the run and should
+    return soon; what it raises ends the run.
+
+    Example:
+        ```python
+        def log(stage: str, done: int, total: int) -> None:
+            print(f"{stage}: {done} of {total or '?'}")
+        result = onnxprune.prune("model.onnx", "rows.npz", targets="macs=0.5", progress=log)
+        ```
+    """
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Take note of a step."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

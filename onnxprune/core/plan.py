@@ -24,6 +24,13 @@ class PrunePlan:
         importance: the scorer that decided.
         scores: score in [0, 1] per unit and group name, for people; may be empty.
         widths: the rule that chose the widths that groups could be given, for people; may be empty.
+
+    Example:
+        ```python
+        result = onnxprune.prune("model.onnx", "rows.npz", targets="macs=0.5")
+        text = result.plan.to_json()
+        again = onnxprune.prune("model.onnx", "rows.npz", plan=onnxprune.PrunePlan.from_json(text))
+        ```
     """
 
     units: Mapping[str, int]

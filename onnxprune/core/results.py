@@ -69,6 +69,7 @@ class GroupResult:
         scores: score in [0, 1] per unit; empty where the plan came without.
         damage: `(kept units, predicted damage)` pairs, ascending; empty where the scorer predicts none.
         step: what the kept width was to be a multiple of, unless the whole group stays.
+        kind: what a unit is: "channel" or, in attention, "head".
     """
 
     name: str
@@ -81,6 +82,7 @@ class GroupResult:
     scores: tuple[float, ...] = ()
     damage: tuple[tuple[int, float], ...] = ()
     step: int = 1
+    kind: str = "channel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class RemovedBlock:
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Multiply-adds and parameters of one layer, before and after."""
+    """Multiply-adds and parameters of one layer, and its output channels, before and after; 0 where not known."""
 
     node: str
     op_type: str
@@ -173,3 +175,5 @@ class LayerCost:
     macs_after: int
     params_before: int
     params_after: int
+    width_before: int = 0
+    width_after: int = 0

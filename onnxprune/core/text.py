@@ -27,6 +27,14 @@ def visible(text: str, most: int = NAME) -> str:
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def shortened(text: str, most: int) -> str:
+    """Text of at most so many characters; of a longer one the middle is left out, since names differ at both ends."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
 def visible_lines(text: str) -> str:
     """Like `visible`, for text of several lines, which is not cut."""
     return "\n".join(visible(line, len(line)) for line in text.split("\n"))

@@ -1,7 +1,7 @@
 """Edits a graph: collects changes and writes them into a new protobuf. The original model is never changed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -166,11 +166,12 @@ class GraphEdit:
         self._names.add(name)
         return name
 
-    def apply(self, stale: frozenset[str] = frozenset()) -> Model:
+    def apply(self, stale: frozenset[str] = frozenset(), declared: Iterable[onnx.ValueInfoProto] = ()) -> Model:
         """Build the edited model.
 
         Args:
             stale: tensors whose declared shapes (value_info) no longer hold and are left out.
+            declared: shapes to declare in their place.
         """
         source = self.model.proto
         proto = onnx.ModelProto()
@@ -179,6 +180,7 @@ class GraphEdit:
         copy_fields(source.graph, graph, skip=("initializer", "value_info", "node", "input"))
         stale = stale.union(self.values, self._renamed)
         graph.value_info.extend(v for v in source.graph.value_info if v.name not in stale)
+        graph.value_info.extend(v for v in declared if v.name not in self.values and v.name not in self._renamed)
         known = {tensor.name for tensor in source.graph.initializer}
         for tensor in source.graph.initializer:
             graph.initializer.append(placeholder(tensor) if tensor.name in self.values else tensor)
@@ -287,6 +289,8 @@ def without_dead(model: Model, before: onnx.ModelProto) -> Model:
     lost = {name for name in _made(graph) | {*model.constants} if name not in unread_before and not read[name]}
     _delete(graph.initializer, lambda t: t.name in lost)
     _delete(graph.input, lambda v: v.name in lost and v.name in model.constants)
+    gone = _made(before.graph).difference(_made(graph))
+    _delete(graph.value_info, lambda v: v.name in gone)
     names = {t.name for t in graph.initializer} | {n.output[0] for n, _ in constant_nodes(graph)}
     constants = {name: value for name, value in model.constants.items() if name in names}
     return replace(model, constants=MappingProxyType(constants))

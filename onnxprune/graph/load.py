@@ -13,6 +13,7 @@ from onnxprune.core.text import first_line
 from onnxprune.graph.declared import corrected, dense, with_maps_told
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
+from onnxprune.graph.lineage import noted
 from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
 
 MINIMUM_OPSET = 7
@@ -96,7 +97,7 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the ONNX checker failed: {first_line(error)}") from error
-    return with_maps_told(corrected(model))
+    return noted(with_maps_told(corrected(model)))
 
 
 def _has_text(message: Message) -> bool:

@@ -97,6 +97,19 @@ def register_scorer(name: str, function: "Scorer", *, needs_data: bool = True) -
 
     Raises:
         InputError: the name is taken by another function, or the function cannot be called.
+
+    Example:
+        ```python
+        import numpy as np
+        from onnxprune.importance.simple import scores_by_energy
+
+        def first_channels_matter(context):
+            energies = -np.arange(context.analysis.units, dtype=float)
+            return scores_by_energy(context, np.exp(energies), np.ones(len(energies), bool), power=1)
+
+        onnxprune.register_scorer("first", first_channels_matter, needs_data=False)
+        result = onnxprune.prune("model.onnx", importance="first", repair=False, targets="macs=0.5")
+        ```
     """
     row = _row_of(name, function, needs_data=needs_data)
     if name in _ROWS and _ROWS[name].load() is not function:

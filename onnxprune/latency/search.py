@@ -16,10 +16,10 @@ from onnxprune.allocation.options import AllocationOptions
 from onnxprune.allocation.problem import Budget
 from onnxprune.allocation.table import CostTable
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import Target
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
+from onnxprune.core.targets import Target
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.target import Timed
 from onnxprune.structure.removal import remove

@@ -51,6 +51,19 @@ def register_operator(handler: OpHandler) -> None:
 
     Raises:
         InputError: one of its operators has another handler already, or it names none.
+
+    Example:
+        ```python
+        from onnxprune.ops.base import OpHandler, pass_through
+
+        class CastLike(OpHandler):
+            op_types = ("CastLike",)
+
+            def couple(self, node, labels):
+                pass_through(labels, node, node.input(0), node.output())
+
+        onnxprune.register_operator(CastLike())
+        ```
     """
     if not isinstance(handler, OpHandler) or not getattr(handler, "op_types", ()):
         raise InputError(f"{handler!r} is no instance of a subclass of onnxprune.ops.base.OpHandler with op_types")

@@ -8,11 +8,12 @@ from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.allocation.problem import Budget
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import Scores
+from onnxprune.core.targets import Target
 from onnxprune.latency.search import NOISE, LatencySearch
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.trials import Loss

@@ -9,11 +9,12 @@ from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import overlap
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import AccuracyError, BudgetError, InputError, SlowerError
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.scores import Scores
+from onnxprune.core.targets import Target
 from onnxprune.core.text import main_metric, points_lost
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import NOT_FASTER

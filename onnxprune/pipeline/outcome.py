@@ -24,6 +24,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.branches import branches
+from onnxprune.structure.heads import head_groups
 from onnxprune.structure.units import Ids
 from onnxprune.version import __version__
 
@@ -92,7 +93,7 @@ def group_results(
 ) -> tuple[GroupResult, ...]:
     """What became of each group: kept and removed units, damage, cost."""
     by_name = {} if scores is None else {s.group: s for s in scores.groups}
-    none = analysis.none_removed()
+    none, heads = analysis.none_removed(), head_groups(analysis)
     results = []
     for group, kept, step in zip(
         analysis.groups, analysis.kept(removed), steps or (1,) * len(analysis.groups), strict=True
@@ -106,6 +107,7 @@ def group_results(
                 producers=group.producers,
                 consumers=group.consumers,
                 step=step,
+                kind="head" if group.name in heads else "channel",
                 macs_before=analysis.group_macs(group, none),
                 macs_after=analysis.group_macs(group, removed),
                 scores=() if score is None else tuple(float(s) for s in score.scores),
@@ -127,7 +129,7 @@ def removed_blocks(analysis: Analysis, removed: Ids) -> tuple[RemovedBlock, ...]
 
 
 def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
-    """Multiply-adds and parameters of each node that has some, before and after."""
+    """Multiply-adds, parameters and width of each node that has some, before and after."""
     none = analysis.none_removed()
     return tuple(
         LayerCost(
@@ -137,6 +139,7 @@ def layer_costs(analysis: Analysis, removed: Ids) -> tuple[LayerCost, ...]:
             analysis.macs(operation, removed),
             analysis.params(operation, none),
             analysis.params(operation, removed),
+            *(analysis.width(operation, mask) for mask in (none, removed)),
         )
         for operation in analysis.operations
     )

@@ -11,12 +11,13 @@ from onnxprune.allocation.plan import make_plan
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.scale import check_same_scale
-from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig, Target
+from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import InputSize, MetricChange
 from onnxprune.core.scores import Scores
+from onnxprune.core.targets import Target
 from onnxprune.core.text import main_metric
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
@@ -40,6 +41,13 @@ class SweepPoint(Generic[Result_co]):
         milliseconds: time a run; None where it was not measured.
         cost: share of the original's cost by kind; `latency` is absent where it was not measured.
         quality: the sweep's metric for the result; None where it could not be measured on this one.
+
+    Example:
+        ```python
+        swept = onnxprune.sweep("model.onnx", "rows.npz", points=onnxprune.SweepConfig(points=2))
+        point = swept[0]
+        print(point.target, point.cost["macs"], point.milliseconds, point.quality)
+        ```
     """
 
     target: Target
@@ -85,7 +93,7 @@ class SweepResult(Generic[Result_co]):
     def front(self, cost: str) -> tuple[int, ...]:
         """Positions of the points on the Pareto front of quality and cost.
 
-        A point is on it if no other one is at least as good in both, and better in one.
+        A point is on it if no other one, nor the original, is at least as good in both, and better in one.
 
         Args:
             cost: one of `COST_KINDS`.
@@ -98,12 +106,14 @@ class SweepResult(Generic[Result_co]):
             for n, point in enumerate(self.points)
             if cost in point.cost and point.quality is not None
         ]
+        rivals = [(share, quality) for _, share, quality in known]
+        rivals += [] if self.quality is None else [(1.0, self.quality)]
         return tuple(
             n
             for n, cost_here, quality in known
             if not any(
                 other <= cost_here and better >= quality and (other, -better) != (cost_here, -quality)
-                for _, other, better in known
+                for other, better in rivals
             )
         )
 

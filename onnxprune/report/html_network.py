@@ -1,69 +1,113 @@
-"""Sections of the HTML report along the network's depth: widths, MACs, and a card for each group."""
+"""Sections of the HTML report along the network's depth: its picture, widths, MACs, and a card for each group."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from onnxprune.core.results import GroupResult
-from onnxprune.core.text import visible
+from onnxprune.core.results import GroupResult, LayerCost
+from onnxprune.core.text import several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
-from onnxprune.report.html_parts import card, folded, legend, mono, profile, section, solid, table
+from onnxprune.report.depth import blocks
+from onnxprune.report.html_parts import (
+    NAMED_ROWS,
+    Figure,
+    card,
+    folded,
+    legend,
+    mono,
+    profile,
+    section,
+    solid,
+    table,
+)
 from onnxprune.report.markup import Markup, element
-from onnxprune.report.text import count, percent, ratio, some
+from onnxprune.report.picture import network_picture
+from onnxprune.report.text import count, percent, some, units_in_words
 
 MOST_CARDS = 72
 MOST_ROWS = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Width:
-    """Number of output channels of one prunable layer, before and after; 0 where all stay."""
-
-    node: str
-    op_type: str
-    before: int
-    after: int
-
-
-def widths(result: PruneOutcome) -> tuple[Width, ...]:
-    """Output channels of each layer, in graph order."""
-    before: dict[str, int] = {}
-    after: dict[str, int] = {}
-    for group in result.groups:
-        for node in group.producers:
-            before[node] = before.get(node, 0) + group.units
-            after[node] = after.get(node, 0) + group.kept
-    return tuple(Width(x.node, x.op_type, before.get(x.node, 0), after.get(x.node, 0)) for x in result.layers)
-
-
 def width_section(result: PruneOutcome) -> Markup:
-    """Section with a bar of kept channels for each layer."""
-    rows = [row for row in widths(result) if row.before]
-    if not rows:
-        return section("What is left of each layer", None, card("Nothing in this model can be removed; see below why."))
-    data = [
-        svg.Column(visible(r.node), r.before, r.after, f"{visible(r.node)}: {r.after} of {r.before} channels")
-        for r in rows
-    ]
-    units, kept = sum(g.units for g in result.groups), sum(g.kept for g in result.groups)
-    return section(
-        "What is left of each layer",
-        f"Output channels of the {len(rows)} prunable layers, from the input to the output. Layers that an addition "
-        f"joins keep the same channels. In all, {kept} of {units} channels stay ({solid(ratio(kept, units))}).",
-        card(
-            profile(data, "Channels kept per layer", lambda value: f"{value:.0f}"),
-            _legend(data, "kept", "removed"),
-            folded(
-                _table_title(len(rows)),
-                table(
-                    ("layer", "operator", "channels", "kept", "left"),
-                    [(mono(r.node), r.op_type, r.before, r.after, ratio(r.after, r.before)) for r in rows[:MOST_ROWS]],
-                    numbers=(2, 3, 4),
-                ),
-            ),
+    """Section with the picture of the network, and what is left of each layer that may lose channels."""
+    made = {node for group in result.groups for node in group.producers}
+    rows = [layer for layer in result.layers if layer.node in made]
+    drawn = _picture(result)
+    if not result.groups:
+        none = "Nothing in this model can be removed; see below why."
+        return section("What is left of each layer", None, card(none), card(*drawn) if drawn else None)
+    heads = heads_kept(result.groups)
+    whole = folded(
+        _table_title(len(rows)),
+        table(
+            ("layer", "operator", "channels", "kept", "left"),
+            [_width_row(row, heads) for row in rows[:MOST_ROWS]],
+            numbers=(2, 3, 4),
         ),
     )
+    data = [
+        svg.Column(visible(r.node), r.width_before, r.width_after, f"{visible(r.node)}: {_kept(r, heads)}")
+        for r in rows
+    ]
+    bars = (profile(data, "Channels kept per layer", lambda value: f"{value:.0f}"), _legend(data, "kept", "removed"))
+    cards: list[Markup] = [*([card(*drawn)] if drawn else []), *([card(*bars, whole)] if rows else [])]
+    if len(rows) > NAMED_ROWS:  # the picture shows their widths as columns would
+        cards = [card(*(drawn or bars), whole)]
+    return section(
+        "What is left of each layer",
+        f"In all, {units_in_words(result.groups, 'stay')}. Layers that an addition joins keep the same channels.",
+        *cards,
+    )
+
+
+def _picture(result: PruneOutcome) -> tuple[Markup, ...]:
+    """The picture in a frame that scrolls sideways, and what it shows; nothing where there is nothing to draw."""
+    found = blocks(result)
+    layers = [block for block in found if block.is_layer]
+    if not layers:
+        return ()
+    colours = {
+        "kept": any(0 < block.after < block.before for block in layers),
+        "fixed": any(block.after == block.before and not block.gone for block in layers),
+        "cutout": any(block.gone for block in layers),
+    }
+    meanings = {"kept": "stays of a layer", "fixed": "layer untouched", "cutout": "cut out as a whole"}
+    heads = {node: told for node, told in heads_kept(result.groups).items() if told}
+    text = (
+        "From the input to the output: the higher a block, the more channels its layer has (by the square root); the "
+        "filled part stays. Dots are places where branches meet."
+    )
+    return (
+        element("div", network_picture(found, heads), class_="wide"),
+        legend(*((colour, meanings[colour]) for colour, seen in colours.items() if seen)),
+        element("p", text, class_="aside"),
+    )
+
+
+def heads_kept(groups: Sequence[GroupResult]) -> dict[str, str]:
+    """For each layer that makes attention heads, how many of them stay, in words."""
+    return {
+        node: f"{group.kept} of {several(group.units, 'head')}"
+        for group in groups
+        if group.kind == "head"
+        for node in group.producers
+    }
+
+
+def _kept(layer: LayerCost, heads: Mapping[str, str]) -> str:
+    told = f"{layer.width_after} of {several(layer.width_before, 'channel')}"
+    return f"{told}, {heads[layer.node]}" if layer.node in heads else told
+
+
+def _width_row(layer: LayerCost, heads: Mapping[str, str]) -> tuple[object, ...]:
+    before, after = layer.width_before, layer.width_after
+    kept = f"{after} ({heads[layer.node]})" if layer.node in heads else str(after)
+    left = after / before if before else 1.0
+    return mono(layer.node), layer.op_type, Figure(str(before), before), Figure(kept, after), _left(left)
+
+
+def _left(share: float) -> Figure:
+    return Figure(percent(share), share)
 
 
 def macs_section(result: PruneOutcome) -> Markup | None:
@@ -100,11 +144,11 @@ def macs_section(result: PruneOutcome) -> Markup | None:
                         (
                             mono(layer.node),
                             layer.op_type,
-                            count(layer.macs_before),
-                            count(layer.macs_after),
-                            ratio(layer.macs_after, layer.macs_before),
-                            count(layer.params_before),
-                            count(layer.params_after),
+                            Figure(count(layer.macs_before), layer.macs_before),
+                            Figure(count(layer.macs_after), layer.macs_after),
+                            _left(layer.macs_after / layer.macs_before),
+                            Figure(count(layer.params_before), layer.params_before),
+                            Figure(count(layer.params_after), layer.params_after),
                         )
                         for layer in layers[:MOST_ROWS]
                     ],
@@ -139,7 +183,8 @@ def groups_section(result: PruneOutcome) -> Markup | None:
     removed = {name: frozenset(positions) for name, positions in result.plan.removed.items()}
     cards = (_group_card(group, removed.get(group.name, frozenset()), top) for group in shown)
     curves = any(group.damage for group in groups)
-    sentence = "Channels that can only go together form a group. "
+    units = "Channels or heads" if any(group.kind == "head" for group in groups) else "Channels"
+    sentence = f"{units} that can only go together form a group. "
     if curves:
         sentence += (
             "The curve is the predicted damage to the task against the channels kept, on a logarithmic scale of "
@@ -169,8 +214,14 @@ def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Mark
         parts.append(element("div", element("span", "0"), element("span", "score 1"), class_="ends"))
     return card(
         element("div", element("bdi", visible(group.name)), class_="name mono", title=_tooltip(group)),
-        element("div", f"{group.kept} of {group.units}", element("small", percent(share, 0)), class_="kept-of"),
+        element("div", _units(group), element("small", percent(share, 0)), class_="kept-of"),
         *parts,
+    )
+
+
+def _units(group: GroupResult) -> str:
+    return (
+        f"{group.kept} of {group.units}" if group.kind == "channel" else f"{group.kept} of {group.units} {group.kind}s"
     )
 
 

@@ -1,6 +1,7 @@
 """Building blocks of the HTML report: tables, legends, plots and badges."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from onnxprune.core.text import MESSAGE, visible
@@ -13,15 +14,26 @@ LABELLED_COLUMNS = 60
 """Columns that fit on a page; more of them scroll sideways."""
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number in a table: how it is written, and what rows are sorted by."""
+
+    text: str
+    value: float
+
+
 def page(name: str, maker: str, *content: object) -> str:
-    """A complete, self-contained HTML page without scripts.
+    """A complete, self-contained HTML page; its script only adds sorting, filters and a button to copy.
 
     Args:
         name: what the window is called.
         maker: the program that made it, with its version; also at the foot.
         content: what stands between.
     """
-    style = resources.files("onnxprune.report").joinpath("report.css").read_text(encoding="utf-8")
+    style, script = (
+        resources.files("onnxprune.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("report.css", "page.js")
+    )
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -30,8 +42,13 @@ def page(name: str, maker: str, *content: object) -> str:
         element("title", name),
         element("style", Markup(style)),
     )
-    body = element("body", element("main", *content, element("footer", maker)))
+    body = element("body", element("main", *content, element("footer", maker)), element("script", Markup(script)))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def verdict_line(verdict: str) -> Markup:
+    """The verdict, below the title; figures keep their units."""
+    return element("p", verdict.replace(" %", "\u00a0%").replace(" points", "\u00a0points"), class_="verdict")
 
 
 def section(title: str, explanation: str | None, *content: object) -> Markup:
@@ -58,25 +75,30 @@ def mono(name: object) -> Markup:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = (), *, stacked: bool = False
 ) -> Markup:
-    """A table that scrolls sideways if it is too wide; the columns in `numbers` are right-aligned.
+    """A table that can be sorted and scrolls sideways if it is too wide; the columns in `numbers` are right-aligned.
 
-    With `stacked`, a phone shows each row as a block with the columns' titles in front of the values.
+    With `stacked`, a phone shows each row as a block with the columns' titles in front of the values. Rows are sorted
+    by text, or by the value of a `Figure`.
     """
 
     def cell(tag: str, position: int, content: object) -> Markup:
         class_ = "num" if position in numbers else "name-cell" if position == 0 and tag == "td" else None
         label = head[position] if stacked and tag == "td" and position else None
-        return element(tag, content, class_=class_, data_label=label)
+        order = content.value if isinstance(content, Figure) else None
+        shown = content.text if isinstance(content, Figure) else content
+        return element(tag, shown, class_=class_, data_label=label, data_order=order)
 
     titles = element("tr", *(cell("th", n, title) for n, title in enumerate(head)))
     body = (element("tr", *(cell("td", n, content) for n, content in enumerate(row))) for row in rows)
-    made = element("table", element("thead", titles), element("tbody", *body), class_="stacked" if stacked else None)
+    made = element(
+        "table", element("thead", titles), element("tbody", *body), class_="sortable stacked" if stacked else "sortable"
+    )
     return element("div", made, class_="wide")
 
 
 def command_line(text: str) -> Markup:
     """A command to copy; lines break only between words."""
-    return element("pre", Markup(" ".join(element("span", word) for word in text.split(" "))))
+    return element("pre", Markup(" ".join(element("span", word) for word in text.split(" "))), class_="command")
 
 
 def folded(summary: str, *content: object) -> Markup:
@@ -134,6 +156,14 @@ def _plot(chart: Markup, count: int, scale: Sequence[str]) -> Markup:
     return element("div", grid, class_="wide")
 
 
-def definitions(pairs: Sequence[tuple[str, object]]) -> Markup:
+def notes_card(notes: Sequence[str]) -> Markup | None:
+    """What else is worth knowing of how a run went; no warning."""
+    if not notes:
+        return None
+    told = element("ul", *(element("li", note) for note in notes), class_="notes")
+    return element("div", card(element("h3", "Worth knowing"), told), class_="below")
+
+
+def definitions(pairs: Sequence[tuple[object, object]]) -> Markup:
     """Names and values in two columns."""
     return element("dl", join(join((element("dt", name), element("dd", value))) for name, value in pairs))

@@ -1,11 +1,13 @@
-"""The HTML report of `prune`: one self-contained file without scripts, for large and small screens, light and dark."""
+"""The HTML report of `prune`: one self-contained file, for large and small screens, light and dark."""
 
+from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import LatencyReport, MetricChange, TimeReport
 from onnxprune.core.text import several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_network import groups_section, macs_section, width_section
 from onnxprune.report.html_parts import (
+    Figure,
     badge,
     card,
     command_line,
@@ -13,16 +15,18 @@ from onnxprune.report.html_parts import (
     folded,
     legend,
     mono,
+    notes_card,
     page,
     section,
     table,
+    verdict_line,
 )
-from onnxprune.report.json_report import plain
 from onnxprune.report.markup import Markup, element, join
 from onnxprune.report.provenance import FileMark, Provenance
+from onnxprune.report.settings import settings_in_words
 from onnxprune.report.text import (
     asked_for,
-    count,
+    cost,
     duration,
     is_share,
     metric_change,
@@ -37,6 +41,7 @@ from onnxprune.report.text import (
     some,
     threads_of,
 )
+from onnxprune.report.verdict import is_noisy, verdict_of
 
 MOST_REASONS = 100
 POINT = 0.01
@@ -54,10 +59,8 @@ def html_report(result: PruneOutcome, origin: Provenance) -> str:
         f"{title} pruned",
         f"onnxprune {origin.onnxprune}",
         _header(title, result),
+        *(element("div", warning, class_="note") for warning in result.warnings),
         _tiles(result),
-        *(element("div", warning, class_="note warning") for warning in result.warnings),
-        *(element("div", note, class_="note") for note in result.notes),
-        *([element("div", f"sizes: {sizes}", class_="note")] if (sizes := sizes_line(result.sizes)) else []),
         width_section(result),
         macs_section(result),
         groups_section(result),
@@ -72,7 +75,8 @@ def _header(title: str, result: PruneOutcome) -> Markup:
     asked += asked_for(result.settings)
     asked.append(f"seed {result.seed}")
     brand = element("div", "onnxprune", class_="brand")
-    return element("header", brand, element("h1", title), element("p", " · ".join(asked)))
+    told = verdict_line(verdict_of(result))
+    return element("header", brand, element("h1", title), told, element("p", " · ".join(asked)))
 
 
 def _tiles(result: PruneOutcome) -> Markup:
@@ -80,9 +84,10 @@ def _tiles(result: PruneOutcome) -> Markup:
     latency = result.latency
     costs = (
         None if result.time is None else _time_tile(result.time),
-        _cost_tile("MACs", count(before.macs), count(after.macs), before.macs, after.macs),
-        _cost_tile("Parameters", count(before.params), count(after.params), before.params, after.params),
-        _cost_tile("Weights", size(before.bytes), size(after.bytes), before.bytes, after.bytes),
+        *(
+            _cost_tile(COST_KINDS[kind].title, cost(kind, number), cost(kind, after[kind]), number, after[kind])
+            for kind, number in before.items()
+        ),
         None if latency is None else _latency_tile(latency),
     )
     metrics = [_metric_tile(name, change) for name, change in result.metrics.items()]
@@ -94,9 +99,11 @@ def _tiles(result: PruneOutcome) -> Markup:
     )
 
 
-def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Markup:
+def _cost_tile(name: str, was: str, now: str, before: float, after: float, *, noisy: bool = False) -> Markup:
     left = after / before if before else 1.0
-    if left == 1:
+    if noisy:
+        change = badge("too noisy to tell", "calm")
+    elif left == 1:
         change = badge("unchanged", "calm")
     else:
         change = badge(f"−{percent(1 - left)}", "good") if left < 1 else badge(f"+{percent(left - 1)}", "bad")
@@ -105,7 +112,7 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float) -> Ma
 
 def _time_tile(time: TimeReport) -> Markup:
     was = f"{milliseconds(time.before_ms)}; {percent(time.low)} to {percent(time.high)} of it, {threads_of(time)}"
-    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio)
+    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=is_noisy(time))
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:
@@ -145,7 +152,12 @@ def _not_pruned(result: PruneOutcome) -> Markup:
     for obstacle in grouped[:MOST_REASONS]:
         tensors = mono(some(obstacle.tensors, 3))
         rows.append(
-            (obstacle.reason, mono(some(obstacle.nodes, 3)) if obstacle.nodes else "–", tensors, len(obstacle.tensors))
+            (
+                obstacle.reason,
+                mono(some(obstacle.nodes, 3)) if obstacle.nodes else "–",
+                tensors,
+                Figure(str(len(obstacle.tensors)), len(obstacle.tensors)),
+            )
         )
     more = len(grouped) - len(rows)
     tail = element("p", f"{more} more reasons are in the JSON report.") if more > 0 else None
@@ -187,6 +199,7 @@ def _decision(result: PruneOutcome) -> Markup:
             class_="facts",
         ),
         _oamip(result),
+        notes_card((*result.notes, *([f"sizes: {sizes}"] if (sizes := sizes_line(result.sizes)) else []))),
     )
 
 
@@ -210,13 +223,13 @@ def _oamip(result: PruneOutcome) -> Markup | None:
     if not result.oamip:
         return None
     facts = [(k.replace("_", " "), str(v)) for k, v in result.oamip.items() if isinstance(v, int | float | str | bool)]
-    return element("div", card(element("h3", "The paper's program"), definitions(facts)), style="margin-top:14px")
+    return element("div", card(element("h3", "The paper's program"), definitions(facts)), class_="below")
 
 
 _REPEATS = "The same command on the same files with the same versions gives the same model, byte for byte."
 _MEASURED = (
     "Measured times chose the widths, and another run measures others. The plan of a run (--plan-out), given to --plan "
-    "with the same files and versions, gives the same model, byte for byte."
+    "with the same files and versions, gives the same model, byte for byte but for the options in its metadata."
 )
 
 
@@ -225,7 +238,7 @@ def _reproduce(result: PruneOutcome, origin: Provenance) -> Markup:
     facts.append(("seed", result.seed))
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
     facts.append(("machine", ", ".join(f"{name} {value}" for name, value in origin.machine.items())))
-    settings = [(name, mono(value)) for name, value in _flat(plain(result.settings)).items()]
+    settings = [(mono(name), mono(value)) for name, value in settings_in_words(result.settings)]
     timed = result.latency is not None or result.settings.get("round_to") in ("measured", "auto")
     return section(
         "How to reproduce",
@@ -233,9 +246,7 @@ def _reproduce(result: PruneOutcome, origin: Provenance) -> Markup:
         card(
             command_line(origin.command) if origin.command else None,
             definitions(facts),
-            folded("All settings", element("div", definitions(settings), style="margin-top:10px"))
-            if settings
-            else None,
+            folded("All settings", element("div", definitions(settings), class_="below")) if settings else None,
         ),
     )
 
@@ -245,15 +256,3 @@ def _file(mark: FileMark) -> Markup:
         return mono(mark.path)
     details = f"{size(mark.size_bytes or 0)}, SHA-256 {mark.sha256}"
     return join((mono(mark.path), element("br"), element("span", details, class_="hash mono")))
-
-
-def _flat(settings: dict[str, object], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            flat[prefix + name] = ", ".join(map(str, value)) or "–"
-        else:
-            flat[prefix + name] = "–" if value is None else str(value)
-    return flat

@@ -8,6 +8,7 @@ from onnxprune.core.results import InputSize, NotPruned
 from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.heads import head_groups
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
@@ -32,13 +33,14 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group; `macs` are those of the layers that contract over its channels."""
+    """One group; `macs` are those of the layers that contract over its units, each a channel or a head (`kind`)."""
 
     name: str
     units: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     macs: int
+    kind: str = "channel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
-    layers = {layer.node: layer for layer in analysis.layers}
+    layers, heads = {layer.node: layer for layer in analysis.layers}, head_groups(analysis)
     return Inspection(
         model=analysis.name,
         costs=analysis.costs(),
@@ -114,6 +116,7 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
                 producers=group.producers,
                 consumers=group.consumers,
                 macs=analysis.group_macs(group, nothing),
+                kind="head" if group.name in heads else "channel",
             )
             for group in analysis.groups
         ),

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.config import FinetuneConfig, PruneConfig, Target
+from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.costs import MACS_CONVENTION
 from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
+from onnxprune.core.targets import Target
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
+from onnxprune.report.verdict import verdict, verdict_of
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
 def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `prune`."""
     report = head("prune", result.source, origin) | {
+        "verdict": verdict_of(result),
         "before": plain(result.before),
         "after": plain(result.after),
         "metrics": metrics_entry(result.metrics),
@@ -165,6 +168,7 @@ def validate_report(comparison: "Comparison", origin: Provenance | None = None) 
     """The report of `validate`: `before` is the first model, `after` the other."""
     return head("validate", comparison.original, origin) | {
         "other": comparison.other,
+        "verdict": verdict(comparison.before, comparison.after, comparison.metrics, comparison.time),
         "before": plain(comparison.before),
         "after": plain(comparison.after),
         "metrics": metrics_entry(comparison.metrics),

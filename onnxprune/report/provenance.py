@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.version import __version__
 
 
@@ -40,7 +41,7 @@ class Provenance:
 def provenance(arguments: Sequence[str], **files: Path | str | None) -> Provenance:
     """Record the command line and the files by role."""
     return Provenance(
-        command=shlex.join(["onnxprune", *arguments]),
+        command=shlex.join(["onnxprune", *arguments]) if arguments else "",
         files={role: mark(path) for role, path in files.items() if path is not None},
         machine={
             "system": f"{platform.system()} {platform.machine()}",
@@ -49,6 +50,13 @@ def provenance(arguments: Sequence[str], **files: Path | str | None) -> Provenan
             "python": platform.python_version(),
         },
     )
+
+
+def library_provenance(result: PruneOutcome) -> Provenance:
+    """Where the result of a call comes from: no command line, and the files that were read."""
+    models = () if result.original is None else result.original.files
+    roles = [*(("model", path) for path in models[:1]), *(("data", path) for path in result.files[:1])]
+    return provenance((), **dict(roles))
 
 
 def mark(path: Path | str) -> FileMark:

@@ -11,40 +11,44 @@ from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import MetricChange
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
-from onnxprune.report.html_parts import card, command_line, page, section, solid
+from onnxprune.report.html_parts import Figure, card, command_line, mono, notes_card, page, section, verdict_line
 from onnxprune.report.html_parts import table as html_table
 from onnxprune.report.json_report import head, latency_entry, metrics_entry, plain
+from onnxprune.report.listing import Listing
 from onnxprune.report.markup import Markup, element
+from onnxprune.report.pareto import chart
 from onnxprune.report.provenance import Provenance
-from onnxprune.report.svg import HEIGHT, number, picture
-from onnxprune.report.terminal import GOOD, shown, table, warning_lines
+from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
 from onnxprune.report.text import (
-    count,
-    is_share,
+    cost,
+    cost_name,
     metric_change,
     metric_name,
     metric_value,
     percent,
-    size,
     sizes_line,
 )
+from onnxprune.report.verdict import sweep_verdict
 
-_COLUMNS = ("budget", "MACs", "parameters", "weights", "latency")
+_COLUMNS = ("budget", *map(cost_name, COST_KINDS))
 _TITLE = 16  # characters of a column's title in a line, on a terminal
 
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
-    """Terminal table with a line for each point; the Pareto-optimal ones stand out."""
-    made = table(*_COLUMNS, fill(_quality_title(swept), _TITLE), "change")
+    """The verdict, and a line for each point; the Pareto-optimal ones stand out."""
+    made = Listing(*_COLUMNS, fill(_quality_title(swept), _TITLE), "change", spare=(3, 2, 5, 4))
     front = set(swept.front(swept.points[0].target.kind))
     for n, point in enumerate(swept.points):
         style = GOOD if n in front else ""
         made.add_row(shown(str(point.target), "bold"), *(Text(cell, style=style) for cell in _cells(swept, point)))
-    missed = [shown(f"note: {target}: {reason}", "yellow") for target, reason in swept.missed.items()]
-    notes = [shown(f"note: {note}", "yellow") for note in _notes(swept)]
     sizes = sizes_line(swept.sizes)
-    told = [Text(f"sizes {sizes}")] if sizes else []
-    return Group(made, *told, *missed, *notes, *warning_lines(_warnings(swept)))
+    return Group(
+        *(shown(sweep_verdict(swept), "bold"), Text(), made),
+        *([Text(f"sizes {sizes}")] if sizes else []),
+        *note_lines(f"{target}: {reason}" for target, reason in swept.missed.items()),
+        *note_lines(_notes(swept)),
+        *warning_lines(sweep_warnings(swept)),
+    )
 
 
 def sweep_report(
@@ -59,6 +63,7 @@ def sweep_report(
     """
     first = swept.points[0].result
     return head("sweep", swept.source, origin) | {
+        "verdict": sweep_verdict(swept),
         "target": swept.points[0].target.kind,
         "metric": swept.metric,
         "before": {**plain(first.before), "quality": swept.quality, "latency_ms": swept.milliseconds},
@@ -92,64 +97,58 @@ def sweep_report(
 def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     """A self-contained HTML page with a chart for each cost, and the table."""
     title = swept.source.replace("\\", "/").rpartition("/")[2]
-    charts = [_chart(swept, cost) for cost in COST_KINDS if swept.front(cost) and not _repeats(swept, cost)]
-    rows = [[str(point.target), *_cells(swept, point)] for point in swept.points]
-    columns = [*_COLUMNS, _quality_title(swept), "change"]
+    sizes = sizes_line(swept.sizes)
+    missed = [f"{target}: {reason}" for target, reason in swept.missed.items()]
+    brand = element("div", "onnxprune", class_="brand")
+    told = verdict_line(sweep_verdict(swept))
     return page(
         f"{title}: sweep",
         f"onnxprune {origin.onnxprune}",
-        element("header", element("div", "onnxprune", class_="brand"), element("h1", title), element("p", "sweep")),
-        *(element("div", warning, class_="note warning") for warning in _warnings(swept)),
-        *(element("div", note, class_="note") for note in _notes(swept)),
-        *charts,
-        section("All points", None, html_table(columns, rows, range(1, len(columns)))),
-        section("How to reproduce", None, card(command_line(origin.command))),
+        element("header", brand, element("h1", title), told, element("p", f"sweep over {swept.points[0].target.kind}")),
+        *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
+        charts_section(swept),
+        section("All points", None, card(point_table(swept))),
+        section(
+            "How it was decided", None, notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
+        ),
+        section("How to reproduce", None, card(command_line(origin.command)) if origin.command else None),
     )
+
+
+def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
+    """Quality against each cost, time first; None where no quality was measured."""
+    if swept.metric is None:
+        return None
+    drawn = charts(swept)
+    text = (
+        f"Share of the original's cost (across) and {metric_name(swept.metric)} (up). The line joins the models that "
+        "no other one beats in both, the original among them; beaten ones are grey."
+    )
+    return section("What each budget costs", text, element("div", *drawn, class_="charts")) if drawn else None
+
+
+def charts(swept: SweepResult[PruneOutcome]) -> list[Markup]:
+    """A chart of quality against each cost that is known, time first."""
+    first = sorted(COST_KINDS, key=lambda cost: not COST_KINDS[cost].measured)
+    return [chart(swept, cost) for cost in first if _is_known(swept, cost) and not _repeats(swept, cost)]
+
+
+def point_table(swept: SweepResult[PruneOutcome]) -> Markup:
+    """The points as a table."""
+    columns = [*_COLUMNS, _quality_title(swept), "change"]
+    rows = [[mono(point.target), *_figures(swept, point)] for point in swept.points]
+    return html_table(columns, rows, range(1, len(columns)), stacked=True)
+
+
+def _is_known(swept: SweepResult[PruneOutcome], cost: str) -> bool:
+    return any(cost in point.cost and point.quality is not None for point in swept.points)
 
 
 def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
     """Whether the bytes are redundant, since all weights have one type."""
     return cost == "bytes" and all(
-        abs(point.cost["bytes"] - point.cost.get("params", 0.0)) < 5e-4 for point in swept.points
+        abs(point.cost.get("bytes", 0.0) - point.cost.get("params", 0.0)) < 5e-4 for point in swept.points
     )
-
-
-def _chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
-    """Chart of quality against one cost, with the Pareto front as a line that ends at the original."""
-    front = swept.front(cost)
-    original, metric = (1.0, swept.quality or 0.0), swept.metric or ""
-    measured = [(n, point) for n, point in enumerate(swept.points) if point.quality is not None]
-    shown = [(point.cost[cost], point.quality or 0.0) for _, point in measured]
-    best, least = (pick(quality for _, quality in [original, *shown]) for pick in (max, min))
-    low, high = least - 0.05 * ((best - least) or 1.0), best + 0.05 * ((best - least) or 1.0)
-    right = max(1.0, *(share for share, _ in shown))
-
-    def place(share: float, quality: float) -> tuple[str, str]:
-        return number(100 * share / right), number(HEIGHT * (high - quality) / (high - low))
-
-    line = sorted([*(at for (n, _), at in zip(measured, shown, strict=True) if n in front), original])
-    drawn = [element("polyline", points=" ".join(",".join(place(*at)) for at in line), class_="line")]
-    names = ["the original", *(str(point.target) for _, point in measured)]
-    for what, (share, quality) in zip(names, [original, *shown], strict=True):
-        x, y = place(share, quality)
-        told = f"{what}: {percent(share)} of the {COST_KINDS[cost].title}, {metric_value(metric, quality)}"
-        drawn.append(element("g", element("title", told), element("path", d=f"M{x} {y}h0", class_="dot")))
-    name = metric_name(metric)
-    label = f"{name} against {COST_KINDS[cost].title}"
-    steps = [step / 5 for step in range(int(5 * right) + 1)]
-    marks = (element("span", solid(percent(step, 0)), style=f"left:{100 * step / right:.2f}%") for step in steps)
-    levels = [percent(y) if is_share(metric) else metric_value(metric, y) for y in (high, (high + low) / 2, low)]
-    grid = element(
-        "div",
-        element("div", *(element("span", mark) for mark in levels), class_="scale"),
-        element("div", picture(100, HEIGHT, label, *drawn), class_="frame"),
-        element("div", *marks, class_="depth"),
-        class_="plot",
-    )
-    text = (
-        f"Share of the original's cost (across) and {name} (up). The line joins the points that no other point beats."
-    )
-    return section(COST_KINDS[cost].title, text, card(grid))
 
 
 def _quality_title(swept: SweepResult[PruneOutcome]) -> str:
@@ -159,15 +158,23 @@ def _quality_title(swept: SweepResult[PruneOutcome]) -> str:
 def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[str]:
     after = point.result.after
     cells = [
-        count(after.macs) + _share(point, "macs"),
-        count(after.params) + _share(point, "params"),
-        size(after.bytes),
+        *(
+            cost(kind, number) + ("" if COST_KINDS[kind].is_size else _share(point, kind))
+            for kind, number in after.items()
+        ),
         "–" if point.milliseconds is None else f"{point.milliseconds:.3g} ms{_share(point, 'latency')}",
     ]
     if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
     change = metric_change(swept.metric, MetricChange(swept.quality, point.quality))
     return [*cells, metric_value(swept.metric, point.quality), change]
+
+
+def _figures(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[Figure]:
+    """The cells of a row with what they are sorted by."""
+    after, quality = point.result.after, 0.0 if point.quality is None else point.quality
+    values = (*after.values(), point.milliseconds or 0.0, quality, quality)
+    return [Figure(text, value) for text, value in zip(_cells(swept, point), values, strict=True)]
 
 
 def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
@@ -178,7 +185,8 @@ def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
     return _once(swept, [point.result.notes for point in swept.points])
 
 
-def _warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
+    """The warnings of all points, each once, with the budgets that it is about."""
     return _once(swept, [point.result.warnings for point in swept.points])
 
 

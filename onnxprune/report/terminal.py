@@ -1,12 +1,11 @@
 """Summaries for a terminal, as rich renderables. Names are `Text`, never markup, so that brackets in them stay."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from onnxprune.core.costs import Costs
@@ -21,9 +20,12 @@ from onnxprune.core.results import (
     ProgramReport,
     TimeReport,
 )
-from onnxprune.core.text import MESSAGE, NAME, several, visible
+from onnxprune.core.text import MESSAGE, NAME, several, visible, visible_lines
 from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.report.listing import Listing
 from onnxprune.report.text import (
+    cost,
+    cost_name,
     count,
     duration,
     is_share,
@@ -39,7 +41,9 @@ from onnxprune.report.text import (
     sizes_line,
     some,
     threads_of,
+    units_in_words,
 )
+from onnxprune.report.verdict import is_noisy, verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -54,9 +58,10 @@ BAR = 16
 GOOD, BAD, DIM = "green", "red", "dim"
 
 
-def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = None) -> RenderableType:
-    """What `prune` did: costs, metrics, where the channels went, what stays, the program, timings, the output."""
-    parts: list[RenderableType] = [
+def prune_summary(result: PruneOutcome) -> RenderableType:
+    """What `prune` did: the verdict, costs, metrics, where the channels went, what stays, how it was decided."""
+    return Group(
+        _verdict(verdict_of(result)),
         _change_table(result.before, result.after, result.metrics, result.time),
         _saved_table(result.groups, result.layers),
         *_not_pruned(result.not_pruned),
@@ -64,11 +69,9 @@ def prune_summary(result: PruneOutcome, output: str, output_bytes: int | None = 
         *([] if result.latency is None else [_latency_line(result.latency)]),
         _timings_line(result.timings),
         *_sizes(result.sizes),
-        *_notes(result.notes),
-    ]
-    written = f" ({size(output_bytes)})" if output_bytes is not None else ""
-    parts.append(Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold"), written))
-    return Group(*parts, *warning_lines(result.warnings))
+        *note_lines(result.notes),
+        *warning_lines(result.warnings),
+    )
 
 
 def validate_summary(comparison: "Comparison") -> RenderableType:
@@ -77,11 +80,13 @@ def validate_summary(comparison: "Comparison") -> RenderableType:
         f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
     )
     table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
+    told = verdict(comparison.before, comparison.after, comparison.metrics, comparison.time)
     return Group(
+        _verdict(told),
         table_of_changes,
         what,
         *_sizes(comparison.sizes),
-        *_notes(comparison.notes),
+        *note_lines(comparison.notes),
         *warning_lines(comparison.warnings),
     )
 
@@ -91,14 +96,14 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
     return Group(
         Text("Layers", style="bold"),
         _inspect_layers(inspected),
-        Text("Groups (channels that go or stay together)", style="bold"),
+        Text("Groups (what goes or stays together)", style="bold"),
         _inspect_groups(inspected),
         *_not_pruned(inspected.not_pruned, inspected.op_types, limit=None),
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
         _inspect_outputs(inspected),
         _inspect_totals(inspected),
         *_sizes(inspected.sizes),
-        *_notes(inspected.notes),
+        *note_lines(inspected.notes),
     )
 
 
@@ -107,13 +112,22 @@ def _sizes(sizes: Iterable[InputSize]) -> list[Text]:
     return [Text.assemble(("sizes ", DIM), line)] if line else []
 
 
-def _notes(notes: Iterable[str]) -> list[Text]:
-    return [shown(f"note: {note}", style="yellow") for note in notes]
+def as_text(shown: RenderableType, width: int) -> str:
+    """A summary as plain text, with lines of at most so many columns."""
+    console = Console(file=StringIO(), width=width, color_system=None, highlight=False, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in visible_lines(captured.get()).split("\n")).strip("\n")
+
+
+def note_lines(notes: Iterable[str]) -> list[Text]:
+    """What else is worth knowing of how a run went; no warning."""
+    return [shown(f"note: {note}", style=DIM) for note in notes]
 
 
 def warning_lines(warnings: Iterable[str]) -> list[Text]:
     """Last of all, where the eye is."""
-    return [shown(f"WARNING: {warning}", style="bold red") for warning in warnings]
+    return [shown(f"WARNING: {warning}", style="bold yellow") for warning in warnings]
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -121,39 +135,29 @@ def shown(text: str, style: str = "") -> Text:
     return Text(visible(text, MESSAGE if " " in text else NAME), style=style)
 
 
-def table(*columns: str, left: Iterable[int] = (0,)) -> Table:
-    """A table without frame; all columns but those in `left` are right-aligned."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style=DIM)
-    for number, title in enumerate(columns):
-        if number in set(left):
-            made.add_column(title, overflow="fold")
-        else:
-            made.add_column(title, justify="right", no_wrap=True)
-    return made
+def _verdict(told: str) -> RenderableType:
+    return Padding(shown(told, "bold"), (0, 0, 1, 0))
 
 
 def _change_table(
     before: Costs, after: Costs, metrics: Mapping[str, MetricChange], time: TimeReport | None
 ) -> RenderableType:
-    made = table("", "before", "after", "change")
+    made = Listing("", "before", "after", "change", "", left=(0, 4), names=(), folds=(0, 4), spare=(4, 1))
     if time is not None:
-        left = Text(f"{percent(time.ratio)} left", style=GOOD if time.ratio < 1 else BAD)
-        left.append(f"   {percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
-        made.add_row(Text("time a run", style="bold"), milliseconds(time.before_ms), milliseconds(time.after_ms), left)
-    for name, show, old, new in (
-        ("MACs", count, before.macs, after.macs),
-        ("parameters", count, before.params, after.params),
-        ("weights", size, before.bytes, after.bytes),
-    ):
+        style = DIM if is_noisy(time) else GOOD if time.ratio < 1 else BAD
+        left = Text(f"{percent(time.ratio)} left", style=style)
+        spread = Text(f"{percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
+        cells = milliseconds(time.before_ms), milliseconds(time.after_ms)
+        made.add_row(Text("time a run", style="bold"), *cells, left, spread)
+    for kind, old in before.items():
+        new = after[kind]
         left = Text(f"{ratio(new, old)} left", style=GOOD if new < old else "")
-        made.add_row(Text(name, style="bold"), show(old), show(new), left)
+        made.add_row(Text(cost_name(kind), style="bold"), cost(kind, old), cost(kind, new), left, "")
     for name, change in metrics.items():
         worse = change.after < change.before if is_share(name) or change.rules else change.after > change.before
         difference = Text(metric_change(name, change), style=BAD if worse else GOOD)
         cells = metric_value(name, change.before), metric_value(name, change.after)
-        if change.detail:
-            difference.append(f"   {change.detail}", style=DIM)
-        made.add_row(Text(metric_name(name), style="bold"), *cells, difference)
+        made.add_row(Text(metric_name(name), style="bold"), *cells, difference, Text(change.detail, style=DIM))
     return Padding(made, (0, 0, 1, 0))
 
 
@@ -167,19 +171,17 @@ def bar(share: float, width: int = BAR) -> Text:
 
 def _saved_table(groups: Sequence[GroupResult], layers: Sequence[LayerCost]) -> RenderableType:
     """How many channels went, and the layers that save most; each with its own multiply-adds and output channels."""
-    units, kept = sum(g.units for g in groups), sum(g.kept for g in groups)
     changed = sum(g.kept < g.units for g in groups)
-    head = Text.assemble((f"{units - kept} of {units} channels removed", "bold"), f" in {several(changed, 'group')}")
+    head = Text.assemble((units_in_words(groups, "removed"), "bold"), f" in {several(changed, 'group')}")
     saving = [layer for layer in layers if layer.macs_after < layer.macs_before]
     if not saving:
         return Padding(head, (0, 0, 1, 0))
-    made_by = {node: group for group in groups for node in (group.name, *group.producers)}
-    made = table("where most was saved", "channels kept", "", "MACs before", "after", left=(0, 2))
+    makers = {node for group in groups for node in group.producers}
+    made = Listing("where most was saved", "channels kept", "", "MACs before", "after", left=(0, 2), spare=(2, 3))
     for layer in sorted(saving, key=lambda layer: layer.macs_after - layer.macs_before)[:TOP_LAYERS]:
-        group = made_by.get(layer.node)
         made.add_row(
             shown(layer.node),
-            "all" if group is None else f"{group.kept}/{group.units}",
+            f"{layer.width_after}/{layer.width_before}" if layer.node in makers else "all",
             bar(layer.macs_after / layer.macs_before),
             count(layer.macs_before),
             count(layer.macs_after),
@@ -195,7 +197,7 @@ def _not_pruned(
     grouped = obstacles(not_pruned)
     if not grouped:
         return []
-    made = table("what stays, because", "tensors", "at", left=(0, 2))
+    made = Listing("what stays, because", "tensors", "at", left=(0, 2), names=(), folds=(0, 2), spare=(1,))
     for obstacle in grouped[:limit]:
         operators = dict.fromkeys((op_types or {}).get(node, "") for node in obstacle.nodes)
         kinds = ", ".join(kind for kind in operators if kind)
@@ -235,7 +237,9 @@ def _timings_line(timings: Mapping[str, float]) -> Text:
 
 
 def _inspect_layers(inspected: "Inspection") -> RenderableType:
-    made = table("node", "operator", "in", "out", "MACs", "share", "parameters", left=(0, 1))
+    made = Listing(
+        *("node", "operator", "in", "out", "MACs", "share", "parameters"), left=(0, 1), names=(0, 1), spare=(5, 6, 1)
+    )
     for layer in inspected.layers:
         share = layer.macs / inspected.costs.macs if inspected.costs.macs else 0.0
         made.add_row(
@@ -251,15 +255,16 @@ def _inspect_layers(inspected: "Inspection") -> RenderableType:
 
 
 def _inspect_groups(inspected: "Inspection") -> RenderableType:
-    made = table("group", "units", "made by", "read by", left=(0, 2, 3))
+    made = Listing("group", "units", "made by", "read by", left=(0, 2, 3), folds=(2, 3), spare=(2,))
     for group in inspected.groups:
         others = [node for node in group.producers if node != group.name]
-        made.add_row(shown(group.name), str(group.units), Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+        units = str(group.units) if group.kind == "channel" else several(group.units, group.kind)
+        made.add_row(shown(group.name), units, Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 
 def _inspect_outputs(inspected: "Inspection") -> RenderableType:
-    made = table("output", "kind", "columns", "positions", "weight", left=(0, 1))
+    made = Listing("output", "kind", "columns", "positions", "weight", left=(0, 1), folds=(1,), spare=(4, 3))
     for row in inspected.outputs:
         beside = f", weighed by the scores of {some(row.beside)}" if row.beside else ""
         positions = " x ".join(map(str, row.positions)) or "1"
@@ -271,12 +276,13 @@ def _inspect_outputs(inspected: "Inspection") -> RenderableType:
 
 def _inspect_totals(inspected: "Inspection") -> RenderableType:
     costs, floor = inspected.costs, inspected.floor
-    made = table("", "MACs", "parameters", "weights")
-    made.add_row(shown(inspected.model, style="bold"), count(costs.macs), count(costs.params), size(costs.bytes))
-    made.add_row("with one channel left a group", count(floor.macs), count(floor.params), size(floor.bytes))
+    made = Listing("", *map(cost_name, costs), names=(), folds=(0,), spare=(3,))
+    made.add_row(shown(inspected.model, style="bold"), *(cost(kind, number) for kind, number in costs.items()))
+    made.add_row("with one channel left a group", *(cost(kind, number) for kind, number in floor.items()))
     share = inspected.prunable / inspected.units if inspected.units else 0.0
+    units = "channels and heads" if any(group.kind == "head" for group in inspected.groups) else "channels"
     line = Text.assemble(
-        (f"{inspected.prunable} of {inspected.units} channels ({percent(share)}) can be pruned", "bold"),
+        (f"{inspected.prunable} of {inspected.units} {units} ({percent(share)}) can be pruned", "bold"),
         f", in {several(len(inspected.groups), 'group')}",
     )
     return Group(made, Text(), line)
@@ -284,7 +290,7 @@ def _inspect_totals(inspected: "Inspection") -> RenderableType:
 
 def score_summary(scores: "Scores", importance: str) -> RenderableType:
     """One line a group: how its scores are spread."""
-    made = table("group", "units", "lowest", "median", "highest", "")
+    made = Listing("group", "units", "lowest", "median", "highest", "", spare=(5,))
     for group in scores.groups:
         ordered = sorted(float(score) for score in group.scores)
         low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
@@ -293,12 +299,12 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
-    return Group(*parts, *_notes(scores.notes))
+    return Group(*parts, *note_lines(scores.notes))
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
     """One line a model: time, time relative to the first, memory, file size."""
-    made = table("model", "median", "p10", "p90", "relative", "memory", "file")
+    made = Listing("model", "median", "p10", "p90", "relative", "memory", "file", spare=(2, 3, 5, 6))
     for entry in measured:
         memory = "–" if entry.peak_bytes is None else size(entry.peak_bytes)
         relative = Text(f"{entry.ratio:.3f}", style=GOOD if entry.ratio < 1 else "")
@@ -322,13 +328,12 @@ def epoch_line(epoch: "Epoch") -> Text:
     return Text(f"epoch {epoch.number:<4}   {losses}{right}, {duration(epoch.seconds)}")
 
 
-def finetune_summary(trained: "FinetuneResult", output: str) -> RenderableType:
+def finetune_summary(trained: "FinetuneResult") -> RenderableType:
     """What training brought."""
     first, best = trained.history[0], trained.history[trained.best]
     taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
-    gain = Text.assemble(
+    return Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),
         f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
         (f"   {duration(trained.seconds)} on {trained.device}{taught}", DIM),
     )
-    return Group(gain, Text.assemble(("written ", "bold"), (visible(output, MESSAGE), "bold")))

@@ -1,13 +1,14 @@
 """Formats numbers and metrics for people."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.config import Target
+from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.engine import CPU_NAME
-from onnxprune.core.results import InputSize, MetricChange, NotPruned, TimeReport
+from onnxprune.core.results import GroupResult, InputSize, MetricChange, NotPruned, TimeReport
+from onnxprune.core.targets import Target
 from onnxprune.core.text import SHARE_METRICS, several, visible
 
 _RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
@@ -25,6 +26,17 @@ def count(value: float) -> str:
 def size(value: float) -> str:
     """Bytes: `1234567` as `1.23 MB`."""
     return _scaled(value, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
+def cost(kind: str, value: float) -> str:
+    """The cost of a counted kind: a number, or bytes."""
+    return size(value) if COST_KINDS[kind].is_size else count(value)
+
+
+def cost_name(kind: str) -> str:
+    """What a kind of cost is called within a sentence: `MACs`, `parameters`."""
+    title = COST_KINDS[kind].title
+    return title if title[:2].isupper() else title.lower()
 
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
@@ -138,6 +150,23 @@ def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
     if settings.get("threshold") is not None:
         limits.append(f"threshold {settings['threshold']}")
     return tuple(limits)
+
+
+def units_in_words(groups: Sequence[GroupResult], verb: str) -> str:
+    """How many units of each kind went or stay: `332 of 512 channels and 4 of 8 heads removed`.
+
+    Args:
+        groups: all groups.
+        verb: "removed" or "stay".
+    """
+    counted = {}
+    for kind in dict.fromkeys(("channel", *(group.kind for group in groups))):
+        own = [group for group in groups if group.kind == kind]
+        units, kept = sum(group.units for group in own), sum(group.kept for group in own)
+        counted[kind] = (units - kept if verb == "removed" else kept, units)
+    known = {kind: (part, units) for kind, (part, units) in counted.items() if units and (part or verb != "removed")}
+    told = known or {"channel": counted["channel"]}
+    return f"{' and '.join(f'{part} of {several(units, kind)}' for kind, (part, units) in told.items())} {verb}"
 
 
 _ORIGINS = {"given": "as given", "data": "from the data", "guess": "a guess"}

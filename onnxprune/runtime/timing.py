@@ -53,6 +53,12 @@ class Latency:
         file_bytes: size of the model's file, with its external data.
         sizes: the sizes of inputs that the file leaves open, as they were taken.
         provider: execution provider of onnxruntime.
+
+    Example:
+        ```python
+        first, second = onnxprune.bench(["model.onnx", "smaller.onnx"], seconds=0.5)
+        print(f"{second.median_ms:.3f} ms, {second.ratio:.2f} of the first one's time")
+        ```
     """
 
     model: str

@@ -39,6 +39,14 @@ class Analysis:
         uses: how kernels go through units, each use once.
         omitted: `(node, position)` of inputs that nodes can do without, and that removal leaves out.
         uncounted: nodes that sum products, but how many is not known.
+
+    Example:
+        ```python
+        analysis = onnxprune.analyze("model.onnx")
+        for group in analysis.groups:
+            print(group.name, len(group), "channels, made by", group.producers)
+        print(analysis.costs().macs, "multiply-adds for one row")
+        ```
     """
 
     model: Model
@@ -191,6 +199,13 @@ class Analysis:
     def params(self, operation: Operation, removed: Ids) -> int:
         """Number of elements in a node's weights and bias, after a removal."""
         return sum(prod(self.shape_after(name, self.shape(name), removed)) for name in operation.weights)
+
+    def width(self, operation: Operation, removed: Ids) -> int:
+        """Number of output channels of a node, after a removal; 0 where it is not known."""
+        shape = self.facts.shapes.get(operation.output)
+        if shape is None or not -len(shape) <= operation.axis < len(shape):
+            return 0
+        return self.shape_after(operation.output, shape, removed)[operation.axis]
 
     def costs(self, removed: Ids | None = None) -> Costs:
         """Exact costs of the model after a removal; of the original by default."""

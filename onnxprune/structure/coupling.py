@@ -44,6 +44,13 @@ def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: G
     Raises:
         InputError: the file cannot be read, or a shape does not fit it.
         ModelError: the model is invalid.
+
+    Example:
+        ```python
+        analysis = onnxprune.analyze("model.onnx")
+        for item in analysis.not_pruned:
+            print(item.tensor, item.reason)
+        ```
     """
     loaded, given = load(model), input_shapes or {}
     with fitting(given):

@@ -3,10 +3,12 @@
 `masked` is the oracle: removing units must give the outputs that the original gives when their consumers see zero.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
+import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.edit import GraphEdit
@@ -71,7 +73,7 @@ def remove(analysis: Analysis, removed: Ids, cut: Cut | None = None) -> Model:
     keep_shape_arithmetic(edit, analysis, removed, left)
     close_gaps(edit, analysis, cut)
     changed = frozenset(tensor for tensor, axes in analysis.labels.items() if any(ids is not None for ids in axes))
-    smaller = edit.apply(stale=changed | {*cut.constants})
+    smaller = edit.apply(stale=changed | {*cut.constants}, declared=_declared(analysis, removed, cut))
     same = analysis.same_copies(removed)
     copies = {copy: original for copy, original in model.copies.items() if copy in same}
     return replace(smaller, copies=MappingProxyType(copies))
@@ -107,6 +109,23 @@ def masked(analysis: Analysis, removed: Ids, part: Model | None = None) -> Model
         else:
             edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
     return edit.apply()
+
+
+def _declared(analysis: Analysis, removed: Ids, cut: Cut) -> Iterator[onnx.ValueInfoProto]:
+    """The declared shapes of tensors with channels, as they are after the removal."""
+    for value in analysis.model.proto.graph.value_info:
+        axes = analysis.labels.get(value.name, ())
+        if value.name in cut.empty or value.name in cut.constants or all(ids is None for ids in axes):
+            continue
+        smaller = onnx.ValueInfoProto()
+        smaller.CopyFrom(value)
+        dims = smaller.type.tensor_type.shape.dim
+        if len(dims) != len(axes):
+            continue
+        for dim, ids in zip(dims, axes, strict=True):
+            if ids is not None and dim.HasField("dim_value"):
+                dim.dim_value = int(np.count_nonzero(~removed[ids]))
+        yield smaller
 
 
 def _check(analysis: Analysis, removed: Ids) -> None:

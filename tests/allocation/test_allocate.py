@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, allocate
 from onnxprune.allocation.costs import budgets
-from onnxprune.config import Target
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import monotone
+from onnxprune.core.targets import Target
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse

@@ -7,9 +7,10 @@ from oracle import analysed
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import by_budget
 from onnxprune.allocation.widths import Widths
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import GroupScore, Scores
+from onnxprune.core.targets import Target
 from onnxprune.ops.examples import example
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs

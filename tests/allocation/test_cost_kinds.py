@@ -19,7 +19,8 @@ costs.COST_KINDS["filters"] = costs.CostKind("filters", "Filters", {"": 1}, "no 
 costs.COUNTED = (*costs.COUNTED, "filters")
 
 import onnxprune
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
+from onnxprune.core.targets import Target
 
 rows = np.random.default_rng(0).random((40, 1, 28, 28), np.float32)
 made = onnxprune.prune(sys.argv[1], rows, targets="filters=0.5", round_to=1, time=False, importance="magnitude")

@@ -10,7 +10,7 @@ from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.lean import lean
 from onnxprune.allocation.problem import AllocationProblem
 from onnxprune.allocation.work import KernelWork
-from onnxprune.config import Target
+from onnxprune.core.targets import Target
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse

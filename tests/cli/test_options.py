@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.cli.options import Section, build, options
-from onnxprune.config import PreprocessConfig, PruneConfig, Target
+from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.options import option
+from onnxprune.core.targets import Target
 
 PRUNING = Section("Pruning", PruneConfig)
 IMAGES = Section("Images", PreprocessConfig, "preprocess")

@@ -7,9 +7,10 @@ from scipy.stats import kstest
 
 import onnxprune
 from onnxprune.calibration.inputs import load_data
-from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions, Target
+from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import GroupScore
+from onnxprune.core.targets import Target
 from onnxprune.graph.load import load
 from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext

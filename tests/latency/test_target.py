@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.config import LatencyConfig, PruneConfig, Target
+from onnxprune.config import LatencyConfig, PruneConfig
 from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.targets import Target
 from onnxprune.graph.model import Model
 
 Kernels = list[int]

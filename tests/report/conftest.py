@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from onnxprune.api.result import PruneResult
-from onnxprune.config import PruneConfig, Target
+from onnxprune.config import PruneConfig
 from onnxprune.core.costs import Costs
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import GroupResult, LayerCost, MetricChange, NotPruned, ProgramReport
+from onnxprune.core.targets import Target
 
 Make = Callable[..., PruneResult]
 
@@ -50,7 +51,10 @@ def result() -> Make:
                 "relative_error": MetricChange(0.0, 0.125),
             },
             groups=made,
-            layers=tuple(LayerCost(g.producers[0], "Conv", g.macs_before, g.macs_after, g.units, g.kept) for g in made),
+            layers=tuple(
+                LayerCost(g.producers[0], "Conv", g.macs_before, g.macs_after, g.units, g.kept, g.units, g.kept)
+                for g in made
+            ),
             not_pruned=(
                 NotPruned("logits", "it is an output of the model", ""),
                 NotPruned("a", "Softmax normalises across these channels", "softmax1"),

@@ -24,7 +24,7 @@ HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a 
 
 def search(prune: Prune, job: Job) -> float | None:
     """The smallest ratio whose model stays within the budget; None where even the largest does not."""
-    from onnxprune.config import Target
+    from onnxprune.core.targets import Target
     from onnxprune.graph.load import load
     from onnxprune.structure.costs import count_costs
 

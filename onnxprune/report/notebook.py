@@ -1,0 +1,86 @@
+"""What notebooks show of a result: the verdict, the figures, and two charts. No scripts, and no style outside of it."""
+
+from collections.abc import Iterable
+from importlib import resources
+
+from onnxprune.core.text import visible
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.sweep import SweepResult
+from onnxprune.report import svg
+from onnxprune.report.depth import blocks
+from onnxprune.report.html_network import heads_kept
+from onnxprune.report.html_parts import profile, table
+from onnxprune.report.markup import Markup, element
+from onnxprune.report.picture import network_picture
+from onnxprune.report.sweep_report import charts, point_table, sweep_warnings
+from onnxprune.report.text import (
+    cost,
+    cost_name,
+    count,
+    metric_change,
+    metric_name,
+    metric_value,
+    milliseconds,
+    ratio,
+)
+from onnxprune.report.verdict import sweep_verdict, verdict_of
+
+_CHARTS = 2
+
+
+def result_view(result: PruneOutcome) -> str:
+    """HTML of a pruned model: the picture of the network, and where the multiply-adds went."""
+    rows = [] if result.time is None else [_time(result)]
+    for kind, before in result.before.items():
+        after = result.after[kind]
+        rows.append((cost_name(kind), cost(kind, before), cost(kind, after), f"{ratio(after, before)} left"))
+    rows += [
+        (metric_name(name), metric_value(name, c.before), metric_value(name, c.after), metric_change(name, c))
+        for name, c in result.metrics.items()
+    ]
+    macs = [
+        svg.Column(visible(layer.node), layer.macs_before, layer.macs_after, f"{visible(layer.node)}: MACs")
+        for layer in result.layers
+        if layer.macs_before
+    ]
+    return _view(
+        verdict_of(result),
+        result.warnings,
+        table(("", "before", "after", "change"), rows, numbers=(1, 2, 3)),
+        _picture(result),
+        element("h4", "MACs of each layer, before and after") if macs else None,
+        profile(macs, "MACs per layer", count) if macs else None,
+    )
+
+
+def sweep_view(swept: SweepResult[PruneOutcome]) -> str:
+    """HTML of a sweep: its points, and quality against time and multiply-adds."""
+    drawn = charts(swept)[:_CHARTS]
+    return _view(
+        sweep_verdict(swept), sweep_warnings(swept), point_table(swept), element("div", *drawn, class_="charts")
+    )
+
+
+def _time(result: PruneOutcome) -> tuple[str, ...]:
+    assert result.time is not None  # the caller looked
+    time = result.time
+    left = f"{ratio(time.ratio, 1)} left"
+    return "time a run", milliseconds(time.before_ms), milliseconds(time.after_ms), left
+
+
+def _picture(result: PruneOutcome) -> Markup | None:
+    found = blocks(result)
+    return element("div", network_picture(found, heads_kept(result.groups)), class_="wide") if found else None
+
+
+def _view(verdict: str, warnings: Iterable[str], *content: object) -> str:
+    style = resources.files("onnxprune.report").joinpath("notebook.css").read_text(encoding="utf-8")
+    told = [element("div", warning, class_="note") for warning in warnings]
+    return element(
+        "div",
+        element("style", Markup(style)),
+        element("div", verdict, class_="verdict"),
+        *told,
+        *content,
+        class_="onnxprune",
+    )

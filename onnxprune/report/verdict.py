@@ -1,0 +1,121 @@
+"""What came of a run, in one sentence: how much faster, how much worse, how much smaller."""
+
+from collections.abc import Mapping
+from math import isfinite
+
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.text import main_metric, points_lost, several
+from onnxprune.evaluation.warnings import NOT_FASTER
+from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+from onnxprune.report.text import is_share, metric_name, metric_value, percent
+
+_TIMES = 1.5  # from this factor on "times faster" reads better than per cent
+_NOISY = 3.0  # between the 10th and the 90th percentile of the ratios: then their median says little
+_POINT = 0.01
+
+
+def verdict_of(result: PruneOutcome) -> str:
+    """The verdict on a run of `prune`."""
+    return verdict(result.before, result.after, result.metrics, result.time)
+
+
+def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], time: TimeReport | None) -> str:
+    """One sentence, without full stop: "2.1 times faster, 0.4 points less top-1 accuracy, 61 % smaller".
+
+    Args:
+        before: costs of the original.
+        after: costs of the result.
+        metrics: of both, by name; the one that an accuracy floor would be about counts.
+        time: the result's time beside the original's; without one, multiply-adds stand in its place.
+    """
+    if after == before:
+        return "Nothing was removed"
+    if time is not None and is_noisy(time):
+        fast = f"{_work(before, after)} (too noisy here to time)"
+    else:
+        fast = _work(before, after) if time is None else _speed(time.ratio)
+    return _sentence(before, after, fast, _quality(metrics))
+
+
+def is_noisy(time: TimeReport) -> bool:
+    """Whether the pairs of runs differ so much among each other that their median says little."""
+    return time.high > _NOISY * time.low
+
+
+def sweep_verdict(swept: SweepResult[PruneOutcome]) -> str:
+    """The verdict on a sweep: the fastest, or else cheapest, of the models that are hardly worse than the original."""
+    cost = "latency" if all("latency" in point.cost for point in swept.points) else swept.points[0].target.kind
+    adjective = "fastest" if cost == "latency" else "cheapest"
+    if swept.metric is None or swept.quality is None or not is_share(swept.metric):
+        best = min(swept.points, key=lambda point: point.cost.get(cost, 1.0))
+        return f"The {adjective} of {several(len(swept.points), 'model')} is {best.target}: {_of_point(swept, best)}"
+    least = swept.quality - _POINT - 1e-9
+    known = [point for point in swept.points if point.quality is not None and isfinite(point.quality)]
+    fine = [point for point in known if point.quality is not None and point.quality >= least]
+    if fine:
+        best = min(fine, key=lambda point: point.cost.get(cost, 1.0))
+        return f"{best.target} is the {adjective} that loses at most 1 point: {_of_point(swept, best)}"
+    if not known:
+        return "No model could be measured"
+    best = max(known, key=lambda point: point.quality or 0.0)
+    return f"Every model loses more than 1 point; {best.target} loses least: {_of_point(swept, best)}"
+
+
+def _of_point(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> str:
+    before, after = point.result.before, point.result.after
+    quality = ""
+    if swept.metric is not None and swept.quality is not None and point.quality is not None:
+        quality = _change(swept.metric, MetricChange(swept.quality, point.quality))
+    fast = _speed(point.cost["latency"]) if "latency" in point.cost else _work(before, after)
+    told = _sentence(before, after, fast, quality)
+    return told[:1].lower() + told[1:]
+
+
+def _sentence(before: Costs, after: Costs, fast: str, quality: str) -> str:
+    size = _less(after.bytes, before.bytes, "smaller", "larger") or "as large as before"
+    told = ", ".join(part for part in (fast, quality, size) if part)
+    return told[:1].upper() + told[1:]
+
+
+def _speed(ratio: float) -> str:
+    """A time as a share of the original's, in words."""
+    if NOT_FASTER < ratio <= 2 - NOT_FASTER:
+        return "about as fast"
+    if ratio <= NOT_FASTER:
+        return f"{1 / ratio:.1f} times faster" if 1 / ratio >= _TIMES else f"{percent(1 - ratio, 0)} less time"
+    return f"{ratio:.1f} times slower" if ratio >= _TIMES else f"{percent(ratio - 1, 0)} more time"
+
+
+def _work(before: Costs, after: Costs) -> str:
+    return _less(after.macs, before.macs, "fewer multiply-adds", "more multiply-adds") or "as many multiply-adds"
+
+
+def _less(after: float, before: float, less: str, more: str) -> str:
+    if not before or after == before:
+        return ""
+    share = after / before
+    return f"{percent(1 - share, 0)} {less}" if share < 1 else f"{percent(share - 1, 0)} {more}"
+
+
+def _quality(metrics: Mapping[str, MetricChange]) -> str:
+    name = main_metric(metrics)
+    if name is None:
+        error = metrics.get("relative_error")
+        return "" if error is None or not isfinite(error.after) else f"outputs {percent(error.after)} off"
+    return _change(name, metrics[name])
+
+
+def _change(name: str, change: MetricChange) -> str:
+    """How a metric changed: "0.4 points less top-1 accuracy"."""
+    words = metric_name(name).replace(", ", " of ")
+    if not isfinite(change.after):
+        return f"{words} not known"
+    if not is_share(name):
+        return f"{words} {metric_value(name, change.after)} instead of {metric_value(name, change.before)}"
+    lost = points_lost(change)
+    if abs(lost) < 0.005:
+        return f"the same {words}"
+    shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
+    return f"{shown} points {'less' if lost > 0 else 'more'} {words}"

@@ -1,0 +1,80 @@
+from onnxprune.core.costs import Costs
+from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.targets import Target
+from onnxprune.pipeline.sweep import SweepPoint, SweepResult
+from onnxprune.report.html_report import html_report
+from onnxprune.report.json_report import prune_report
+from onnxprune.report.provenance import Provenance
+from onnxprune.report.verdict import sweep_verdict, verdict
+
+BEFORE, AFTER = Costs(params=100, macs=100, bytes=400), Costs(params=39, macs=40, bytes=156)
+TOP1 = {"top1": MetricChange(0.990, 0.986, rules=True)}
+
+
+def time(ratio: float, low: float | None = None, high: float | None = None) -> TimeReport:
+    return TimeReport(ratio, low or ratio, high or ratio, 1.0, ratio, 9, 1, 1)
+
+
+def test_a_verdict_is_time_quality_and_size() -> None:
+    told = verdict(BEFORE, AFTER, TOP1, time(0.47))
+    assert told == "2.1 times faster, 0.4 points less top-1 accuracy, 61 % smaller"
+
+
+def test_without_time_multiply_adds_count() -> None:
+    error = {"relative_error": MetricChange(0.0, 0.06)}
+    assert verdict(BEFORE, AFTER, error, None) == "60 % fewer multiply-adds, outputs 6.0 % off, 61 % smaller"
+
+
+def test_small_gains_and_losses_are_no_times() -> None:
+    for ratio, words in (
+        (0.8, "20 % less time"),
+        (1.0, "About as fast"),
+        (1.2, "20 % more time"),
+        (2, "2.0 times slower"),
+    ):
+        assert verdict(BEFORE, AFTER, {}, time(ratio)).startswith(words)
+
+
+def test_a_time_that_jumps_about_is_no_gain(result) -> None:
+    """One of 10.9 % to 608 % of the original's, on a busy machine, was announced as 5.4 times faster."""
+    told = verdict(BEFORE, AFTER, {}, time(0.185, 0.109, 6.08))
+    assert told.startswith("60 % fewer multiply-adds (too noisy here to time)")
+    assert "too noisy to tell" in html_report(result(time=time(0.185, 0.109, 6.08)), Provenance())
+    assert "too noisy to tell" not in html_report(result(time=time(0.5)), Provenance())
+
+
+def test_gains_and_equals_are_told_as_such() -> None:
+    for after, words in ((0.99, "the same top-1"), (0.9925, "0.25 points more top-1"), (0.9, "9 points less top-1")):
+        assert words in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, after, rules=True)}, None)
+    assert "score 489 instead of 500" in verdict(BEFORE, AFTER, {"score": MetricChange(500, 489, rules=True)}, None)
+    assert "not known" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, float("nan"), rules=True)}, None)
+
+
+def test_nothing_removed() -> None:
+    assert verdict(BEFORE, BEFORE, TOP1, time(1.0)) == "Nothing was removed"
+
+
+def test_a_report_begins_with_its_verdict(result) -> None:
+    assert prune_report(result())["verdict"] == "50 % fewer multiply-adds, outputs 12.5 % off, 40 % smaller"
+
+
+def swept(result, points: dict[float, float], **cost: float) -> SweepResult:
+    made = [
+        SweepPoint(
+            Target("macs", share), result(), None, {"macs": share, **{k: v * share for k, v in cost.items()}}, own
+        )
+        for share, own in points.items()
+    ]
+    return SweepResult("m.onnx", "top1", 0.95, None, tuple(made), {}, {})
+
+
+def test_a_sweep_names_the_cheapest_that_loses_at_most_a_point(result) -> None:
+    told = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.942, 0.3: 0.8}))
+    assert told.startswith("macs=0.5 is the cheapest that loses at most 1 point: 50 % fewer multiply-adds, 0.8 points")
+    timed = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=1.0))
+    assert timed.startswith("macs=0.5 is the fastest that loses at most 1 point: 2.0 times faster")
+
+
+def test_a_sweep_that_always_loses_says_so(result) -> None:
+    told = sweep_verdict(swept(result, {0.9: 0.9, 0.5: 0.6}))
+    assert told.startswith("Every model loses more than 1 point; macs=0.9 loses least: ")
