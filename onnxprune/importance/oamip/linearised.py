@@ -25,7 +25,7 @@ from onnxprune.importance.oamip.compile import ScorePoints
 from onnxprune.importance.oamip.program import OamipProgram, assemble, one_hot, start_columns
 from onnxprune.runtime.session import open_session, runtime_errors
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.gradient import SEED, gradient_model
+from onnxprune.structure.gradient import SEED, gradient_models
 
 MOST_CLASSES = 32
 """Classes whose logits are linearised for one image; the others keep the logits of the original."""
@@ -70,24 +70,27 @@ def linearise(
         ModelError: an operator has no backward rule.
     """
     places = {tensor: _channels(analysis, tensor, units) for tensor, units in points.items()}
-    model, outputs = gradient_model(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
-    forward = open_session(analysis.model, [logits], engine=engine)
-    values = np.concatenate([_run(forward, analysis, feed, [logits])[0] for feed in _feeds(analysis, data)])
+    gradients = gradient_models(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
+    whole = open_session(analysis.model, [logits], engine=engine)
+    values = np.concatenate([_run(whole, analysis, feed, [logits])[0] for feed in _feeds(analysis, data)])
     flat = values.reshape(len(values), -1).astype(np.float64)
     classes = _most_likely(flat, labels)
     chosen = np.take_along_axis(flat, classes, axis=1)
     gains = np.zeros((*classes.shape, analysis.units), np.float32)
-    session = open_session(model, engine=engine)
-    names = list(outputs.values())
+    forward, backward = open_session(gradients.forward, engine=engine), None
+    names = list(gradients.outputs.values())
     start = 0
     for feed in _feeds(analysis, data):
         count = len(next(iter(feed.values())))
+        given = list(gradients.kept)
+        kept = dict(zip(given, _run(forward, analysis, feed, given) if given else (), strict=True))
+        backward = backward or open_session(gradients.backward(kept), engine=engine)
         for position in range(classes.shape[1]):
             direction = np.zeros((count, flat.shape[1]), np.float32)
             direction[np.arange(count), classes[start : start + count, position]] = 1.0
             shaped = direction.reshape(count, *values.shape[1:])
-            computed = _run(session, analysis, {**feed, SEED: shaped}, names)
-            for tensor, products in zip(outputs, computed, strict=True):
+            computed = _run(backward, analysis, {**kept, SEED: shaped}, names)
+            for tensor, products in zip(gradients.outputs, computed, strict=True):
                 units = places[tensor][1]
                 np.add.at(gains[start : start + count, position].T, units, products.reshape(count, -1).T)
         start += count
