@@ -103,6 +103,11 @@ class OamipConfig:
         "auto",
         "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 128].",
     )
+    rows: str = option(
+        "lazy",
+        "Rows of gates in the affine form: lazy adds those that a solution breaks, where no gate is open; or none.",
+        choices=("lazy", "none"),
+    )
     gates: str = option("relaxed", "ReLU gates.", choices=("relaxed", "integer"))
     bounds: str = option("eps", "Bounds of the pre-activations.", choices=("eps", "valid"))
     tighten: bool = option(False, "Tighten bounds by linear programs (small networks, valid bounds).")
