@@ -7,7 +7,7 @@ from time import perf_counter
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.errors import ModelError
 from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.importance.base import ScoreContext
@@ -16,7 +16,7 @@ from onnxprune.importance.oamip.gate_rows import GateRows
 from onnxprune.importance.oamip.lazy_rows import solve_with_rows
 from onnxprune.importance.oamip.linearised import Linearised, affine_program, linearise, removal_damage
 from onnxprune.importance.oamip.program import OamipProgram
-from onnxprune.importance.oamip.reporting import by_tensor
+from onnxprune.importance.oamip.reporting import by_tensor, is_uninformed, uninformed
 from onnxprune.importance.oamip.solve import Solution, solve
 from onnxprune.importance.oamip.steps import StepNetwork
 from onnxprune.structure.analysis import Analysis
@@ -135,11 +135,8 @@ def _reports(
         seconds=seconds,
     )
     chosen = np.concatenate([scores[group.units] for group in analysis.groups])
-    if not reached and (chosen >= 1.0).all():
-        raise InputError(
-            f"{analysis.name}: the program of --importance oamip ended at its limit with all scores at 1, which say "
-            "nothing; give more --oamip-time-limit, or fewer --oamip-images"
-        )
+    if not reached and is_uninformed(chosen):
+        raise uninformed(context.model.name)
     gates = [one.gates for one in solved if one.gates is not None]
     total, left_open = (sum(getattr(one, name) for one in gates) for name in ("gates", "open"))
     with_rows = bool(gates) and left_open <= _OPEN * total

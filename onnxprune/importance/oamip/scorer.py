@@ -16,17 +16,16 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.affine_scores import affine_scores
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
-from onnxprune.importance.oamip.form import check_form, chosen_form, is_decoupled
+from onnxprune.importance.oamip.form import check_form, chosen_form, images_asked_for, is_decoupled
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
-from onnxprune.importance.oamip.reporting import by_tensor
+from onnxprune.importance.oamip.reporting import by_tensor, is_uninformed, uninformed
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
-_IMAGES, _AFFINE_IMAGES = "10", "128"
 
 
 def score(context: ScoreContext) -> Scores:
@@ -44,6 +43,7 @@ def score(context: ScoreContext) -> Scores:
         return Scores(())
     config, data = context.oamip, context.data
     analysis = _at_sizes(context, data)
+    form, reason = chosen_form(context, analysis)
     logits = Runner(context.model, [logits_of(analysis)], engine=context.run.engine).collect(data)
     values = next(iter(logits.values()))
     values = values.reshape(len(data), -1)
@@ -53,9 +53,7 @@ def score(context: ScoreContext) -> Scores:
             "value(s) a row; use another --importance"
         )
     predicted = values.argmax(axis=1)
-    form, reason = chosen_form(context, analysis)
-    count = config.images if config.images != "auto" else _AFFINE_IMAGES if form == "affine" else _IMAGES
-    choice = choose(count, predicted, data.classes, context.run.seed)
+    choice = choose(images_asked_for(config, form), predicted, data.classes, context.run.seed)
     labels = predicted if data.classes is None else data.classes
     notes = [*choice.notes, *reason]
     layers = [group.units for group in context.analysis.groups]
@@ -72,8 +70,8 @@ def score(context: ScoreContext) -> Scores:
             if config.order == "last-first"
             else _run(context, tasks)
         )
-    notes += [f"{task}: stopped at the time limit" for task in _limited(results)]
-    return _scores(context, analysis, results, sum(len(s) for s in choice.sets), notes)
+    told, limited = _informed(context, results)
+    return _scores(context, analysis, told, sum(len(s) for s in choice.sets), [*notes, *limited])
 
 
 def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
@@ -152,8 +150,26 @@ def _last_to_first(context: ScoreContext, task: ProgramTask, layers: Sequence[np
     return results
 
 
-def _limited(results: Sequence[TaskResult]) -> list[str]:
-    return [f"program {index + 1}" for index, result in enumerate(results) if result.status != "optimal"]
+def _informed(context: ScoreContext, results: Sequence[TaskResult]) -> tuple[list[TaskResult], list[str]]:
+    """The results that say something, and notes on programs that were stopped.
+
+    Raises:
+        SolverError: no result says anything.
+    """
+    told, notes = [], []
+    for number, result in enumerate(results, 1):
+        if result.status != "optimal" and is_uninformed(result.scores):
+            notes.append(
+                f"program {number}: stopped at its limit with all scores alike, which say nothing; units without other "
+                "scores stay"
+            )
+            continue
+        told.append(result)
+        if result.status != "optimal":
+            notes.append(f"program {number}: stopped at the time limit")
+    if not told:
+        raise uninformed(context.model.name)
+    return told, notes
 
 
 def _scores(

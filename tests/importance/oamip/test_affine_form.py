@@ -154,3 +154,11 @@ def test_a_joint_program_that_memory_does_not_hold_is_refused_before_any_work(mo
     monkeypatch.setattr("onnxprune.importance.oamip.form._MOST_POSITIONS", 10)
     with pytest.raises(ModelError, match="use --oamip-form affine"):
         score(context(OamipConfig(form="joint")))
+
+
+@pytest.mark.parametrize("form", ["joint", "affine"])
+def test_too_many_images_for_memory_are_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr("onnxprune.importance.oamip.form._MOST_BYTES", 1e4)
+    monkeypatch.setattr("onnxprune.importance.oamip.scorer.Runner", None)  # nothing runs
+    with pytest.raises(ModelError, match="give fewer --oamip-images"):
+        score(context(OamipConfig(form=form)))
