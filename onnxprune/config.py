@@ -101,7 +101,7 @@ class OamipConfig:
     )
     images: str = option(
         "auto",
-        "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 128].",
+        "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 200].",
     )
     rows: str = option(
         "lazy",

@@ -14,7 +14,7 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.gate_rows import GateRows
 from onnxprune.importance.oamip.lazy_rows import solve_with_rows
-from onnxprune.importance.oamip.linearised import Linearised, affine_program, linearise, removal_damage
+from onnxprune.importance.oamip.linearised import Linearised, affine_program, linearise, removal_damage, removal_order
 from onnxprune.importance.oamip.program import OamipProgram
 from onnxprune.importance.oamip.reporting import by_tensor, is_uninformed, uninformed
 from onnxprune.importance.oamip.solve import Solution, solve
@@ -53,7 +53,7 @@ def affine_scores(
     began = perf_counter()
     logits, points = logits_of(analysis), score_points(analysis)
     units = np.concatenate([group.units for group in analysis.groups])
-    total, squares = np.zeros(analysis.units), np.zeros(analysis.units)
+    total = np.zeros(analysis.units)
     parts: list[np.ndarray] = []
     solved: list[_Solved] = []
     network = _network(context, analysis, points, max(len(rows) for rows in sets))
@@ -65,17 +65,14 @@ def affine_scores(
         columns = np.concatenate(solved[-1].program.layers)
         total[units] += np.clip(solved[-1].solution.x[columns], 0.0, 1.0)
         parts.append(linear.contribution())
-        squares += np.sum(parts[-1].astype(np.float64) ** 2, axis=(0, 1))
     context.progress("importance programs", len(sets), len(sets))
     contribution = np.concatenate(parts) if len({part.shape[1] for part in parts}) == 1 else parts[0]
-    strength = np.sqrt(squares / sum(len(rows) for rows in sets))
     scores = total / len(sets)
     groups = []
     for group in analysis.groups:
-        # Many scores are 0 or 1, and small differences are chance of the images: among scores that are nearly equal,
-        # the unit that adds least to the logits goes first.
-        order = np.lexsort((strength[group.units], np.round(scores[group.units], 1)))
-        damage = removal_damage(contribution[:, :, group.units], order)
+        own = contribution[:, :, group.units]
+        order = removal_order(own, scores[group.units])
+        damage = removal_damage(own, order)
         groups.append(GroupScore(group.name, order, scores[group.units], damage))
     return Scores(tuple(groups), *_reports(context, analysis, solved, sets, scores, perf_counter() - began, notes))
 
@@ -103,11 +100,11 @@ def _solve(
     program = affine_program(linear, None if data.classes is None else classes, layers, config.lambda_)
     name, limit, seed = f"program of {analysis.name}", config.time_limit, context.run.seed
     if network is None:
-        return _Solved(program, solve(program, name, time_limit=limit, seed=seed), None)
+        return _Solved(program, solve(program, name, time_limit=limit, seed=seed, vertex=False), None)
     gates = GateRows(network, [data.take([row]).feeds() for row in range(len(data))], analysis.units, config.epsilon)
     units = np.concatenate(layers)
     if gates.open > _OPEN * gates.gates:
-        solution = solve(program, name, time_limit=limit, seed=seed)
+        solution = solve(program, name, time_limit=limit, seed=seed, vertex=False)
         scores = np.ones(analysis.units)
         scores[units] = np.clip(solution.x[np.concatenate(program.layers)], 0.0, 1.0)
         return _Solved(program, solution, gates, violation=gates.violation(scores))

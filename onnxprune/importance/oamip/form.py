@@ -15,7 +15,7 @@ _JOINT_POSITIONS = 20_000
 _MOST_POSITIONS = 60_000
 """Above this a joint program takes more memory than a workstation has."""
 _MOST_BYTES = 8e9
-_IMAGES, _AFFINE_IMAGES = "10", "128"
+_IMAGES, _AFFINE_IMAGES = "10", "200"
 
 
 def is_decoupled(config: OamipConfig) -> bool:

@@ -63,7 +63,7 @@ def solve_with_rows(
     scores = np.ones(gates.units)
     for number in range(1, _ROUNDS + 1):
         left = None if time_limit is None else max(0.0, deadline - perf_counter())
-        solution = solve(program, name, time_limit=left, seed=seed)
+        solution = solve(program, name, time_limit=left, seed=seed, vertex=False)
         scores[units] = np.clip(solution.x[columns], 0.0, 1.0)
         rows = gates.at(scores)
         if not rows.nodes or number == _ROUNDS or perf_counter() >= deadline:

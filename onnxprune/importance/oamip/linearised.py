@@ -173,6 +173,35 @@ def _target(linear: Linearised, image: int, label: int | None) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
+def removal_order(contribution: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The order in which the units of a group go, by what they add to the logits and by their scores.
+
+    With `R` removed and `g` the contributions, the next unit is the one of the least
+
+        |sum_R g + g_u|^2 - |sum_R g|^2 + s_u |g_u|^2      (means over images):
+
+    contributions that cancel each other go together, and of equal ones those with the least score. Scores alone would
+    leave the order to chance, as many are 0 or 1.
+
+    Args:
+        contribution: `(M, C, n)` of the group's units.
+        scores: `(n,)` in [0, 1].
+
+    Returns:
+        `(n,)` the first is removed first.
+    """
+    flat = contribution.reshape(-1, contribution.shape[2]).astype(np.float64)
+    products = flat.T @ flat / len(contribution)
+    alone = np.diagonal(products)
+    cost = (1.0 + scores) * alone
+    order = np.zeros(len(scores), np.int64)
+    for place in range(len(order)):
+        order[place] = np.argmin(cost)
+        cost = cost + 2.0 * products[order[place]]
+        cost[order[: place + 1]] = np.inf
+    return order
+
+
 def removal_damage(contribution: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The damage of removing the units of a group one after the other, from what they add to the logits.
 

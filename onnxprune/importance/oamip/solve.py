@@ -79,7 +79,9 @@ class _Cuts:
         )
 
 
-def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, seed: int = 0) -> Solution:
+def solve(
+    program: OamipProgram, name: str, *, time_limit: float | None = None, seed: int = 0, vertex: bool = True
+) -> Solution:
     """Solve a program.
 
     Args:
@@ -87,6 +89,8 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
         name: what messages call it.
         time_limit: seconds; the original network is a feasible point, so that there always is a solution.
         seed: seed of the solver.
+        vertex: whether a vertex is wanted, where many points are optimal: it has more scores of 0 and 1. Else the
+            interior point, which lies in the middle of them, is taken where its multipliers prove it.
 
     Raises:
         SolverError: the rows contradict each other, or a solver failed.
@@ -94,7 +98,7 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
     began = perf_counter()
     program.check(name)
     cuts = _Cuts()
-    relaxed = _solve_relaxed(program, name, time_limit, cuts)
+    relaxed = _solve_relaxed(program, name, time_limit, cuts, vertex=vertex)
     if not program.linear.integer.any():
         return replace(relaxed, seconds=perf_counter() - began)
     seconds_left = None if time_limit is None else time_limit - (perf_counter() - began)
@@ -106,7 +110,9 @@ def _close(objective: float, bound: float) -> bool:
     return objective - bound <= TOLERANCE * max(1.0, abs(objective))
 
 
-def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts) -> Solution:
+def _solve_relaxed(
+    program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts, *, vertex: bool
+) -> Solution:
     """Solve the program with integer variables relaxed."""
     began = perf_counter()
     linear = program.linear
@@ -122,6 +128,8 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
         best, objective, bound = interior.x, interior.objective, interior.bound
         priced = np.flatnonzero(np.abs(interior.prices) > _PRICED)
     proved = _close(objective, bound)
+    if proved and not vertex:
+        return Solution(best, objective, bound, "optimal", 0, 0.0)
     spent = perf_counter() - began
     seconds_left = None if time_limit is None else time_limit - spent
     if proved:
