@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.core.errors import SolverError
+from onnxprune.core.execution import ONE_THREAD
 from onnxprune.importance.oamip.interior_point import applicable, interior_point
 from onnxprune.importance.oamip.program import OamipProgram
 from onnxprune.programs.growing import GrowingProgram
@@ -120,10 +121,7 @@ def _solve_relaxed(
     best, objective, bound = program.start, program.objective(program.start), -np.inf
     priced = np.zeros(0, dtype=np.int64)
     if applicable(program):
-        from threadpoolctl import threadpool_limits
-
-        # Matrices this small gain nothing from threads, and lose much on cores that are busy.
-        with threadpool_limits(1, user_api="blas"):
+        with ONE_THREAD:
             interior = interior_point(program, TOLERANCE / 2, time_limit)
         best, objective, bound = interior.x, interior.objective, interior.bound
         priced = np.flatnonzero(np.abs(interior.prices) > _PRICED)
