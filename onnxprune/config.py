@@ -118,6 +118,16 @@ class OamipConfig:
         "All layers in one program, or one program a layer from the last to the first.",
         choices=("joint", "last-first"),
     )
+    sparsity: str = option(
+        "channels",
+        "What a convolution's channel counts for in the sparsity term: one neuron, or one a place of its kernel.",
+        choices=("channels", "kernels"),
+    )
+    linear: str = option(
+        "positive",
+        "What a score of 0 takes from a layer without ReLU: its upper bound where positive, or raw, of either sign.",
+        choices=("positive", "raw"),
+    )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
 

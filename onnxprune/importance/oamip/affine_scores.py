@@ -12,6 +12,7 @@ from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.form import areas_of
 from onnxprune.importance.oamip.gate_rows import GateRows
 from onnxprune.importance.oamip.lazy_rows import solve_with_rows
 from onnxprune.importance.oamip.linearised import Linearised, affine_program, linearise, removal_damage, removal_order
@@ -97,7 +98,9 @@ def _solve(
 ) -> _Solved:
     """Build and solve the program of some images, with the joint program's rows where no gate is open."""
     config, layers = context.oamip, tuple(group.units for group in analysis.groups)
-    program = affine_program(linear, None if data.classes is None else classes, layers, config.lambda_)
+    program = affine_program(
+        linear, None if data.classes is None else classes, layers, config.lambda_, areas_of(analysis, layers, config)
+    )
     name, limit, seed = f"program of {analysis.name}", config.time_limit, context.run.seed
     if network is None:
         return _Solved(program, solve(program, name, time_limit=limit, seed=seed, vertex=False), None)

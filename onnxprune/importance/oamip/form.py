@@ -1,10 +1,14 @@
 """Chooses the form of the paper's program: affine, decoupled or joint."""
 
+from collections.abc import Sequence
 from math import prod
+
+import numpy as np
 
 from onnxprune.config import OamipConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.norms import units_on
 from onnxprune.importance.oamip.compile import logits_of, score_points
 from onnxprune.importance.oamip.images import images_of_one
 from onnxprune.importance.oamip.linearised import MOST_CLASSES
@@ -36,6 +40,21 @@ def check_form(config: OamipConfig) -> None:
             "oamip: the affine form has no gates: it goes with neither valid bounds nor integer gates nor the order "
             "last-first; use the joint form for those"
         )
+
+
+def areas_of(analysis: Analysis, layers: Sequence[np.ndarray], config: OamipConfig) -> tuple[float, ...] | None:
+    """Per layer, the neurons that a unit counts for in the sparsity term; None where each is one.
+
+    The authors' code counts a convolution's channel as often as its kernel has places.
+    """
+    if config.sparsity == "channels":
+        return None
+    areas = np.ones(analysis.units)
+    for layer in analysis.layers:
+        units = units_on(analysis, layer.weight, layer.out_axis)
+        if units is not None and layer.window is not None:
+            areas[units] = np.maximum(areas[units], prod(layer.window.kernel))
+    return tuple(float(areas[units].mean()) for units in layers)
 
 
 def images_asked_for(config: OamipConfig, form: str) -> str:

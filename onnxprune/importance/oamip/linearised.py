@@ -11,7 +11,7 @@ units that are off from falling below their value and units that are on from ris
 route that the image takes, and smooth activations are linearised there: both are approximations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,11 @@ def _rest(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def affine_program(
-    linear: Linearised, labels: np.ndarray | None, layers: tuple[np.ndarray, ...], lambda_: float
+    linear: Linearised,
+    labels: np.ndarray | None,
+    layers: tuple[np.ndarray, ...],
+    lambda_: float,
+    areas: Sequence[float] | None = None,
 ) -> OamipProgram:
     """The program whose only unknowns are the scores.
 
@@ -147,9 +151,10 @@ def affine_program(
             divergence from it (up to a constant).
         layers: per layer, units whose scores are columns.
         lambda_: weight of the loss.
+        areas: per layer, the neurons that a unit counts for in the sparsity term; 1 by default.
     """
     builder = Builder()
-    columns = start_columns(builder, layers, len(linear.logits))
+    columns = start_columns(builder, layers, len(linear.logits), areas)
     units, scores = np.concatenate(layers), np.concatenate(columns.scores)
     logits, targets = [], []
     for image, gains in enumerate(linear.gains):

@@ -16,7 +16,7 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.affine_scores import affine_scores
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
-from onnxprune.importance.oamip.form import check_form, chosen_form, images_asked_for, is_decoupled
+from onnxprune.importance.oamip.form import areas_of, check_form, chosen_form, images_asked_for, is_decoupled
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
@@ -71,7 +71,7 @@ def score(context: ScoreContext) -> Scores:
             else _run(context, tasks)
         )
     told, limited = _informed(context, results)
-    return _scores(context, analysis, told, sum(len(s) for s in choice.sets), [*notes, *limited])
+    return _scores(context, analysis, told, len(choice.sets), sum(len(s) for s in choice.sets), [*notes, *limited])
 
 
 def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
@@ -93,7 +93,7 @@ def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
     gating = Gating(bounds, config.gates == "integer")
     # Bounds for all scores start at the image itself: the first layer's gates are then decided.
     epsilon = config.epsilon if bounds is Bounds.EPS else 0.0
-    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact)
+    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact, config.linear == "raw")
 
 
 def _joint_tasks(
@@ -103,6 +103,7 @@ def _joint_tasks(
     config = context.oamip
     points = score_points(analysis)
     network = compile_network(analysis, points, [logits_of(analysis)])
+    layers = tuple(group.units for group in context.analysis.groups)
     tasks = []
     for rows in sets:
         images = tuple(data.take([row]).feeds() for row in rows)
@@ -112,7 +113,8 @@ def _joint_tasks(
                 network=network,
                 images=images,
                 labels=np.asarray(labels[rows]),
-                layers=tuple(group.units for group in context.analysis.groups),
+                layers=layers,
+                areas=areas_of(context.analysis, layers, config),
                 fixed=np.ones(context.analysis.units),
                 lambda_=config.lambda_,
                 how=_how(config),
@@ -143,7 +145,10 @@ def _last_to_first(context: ScoreContext, task: ProgramTask, layers: Sequence[np
     results = []
     for done, units in enumerate(reversed(layers)):
         context.progress(_STAGE, done, len(layers))
-        result = context.executor.submit(run_task, replace(task, layers=(units,), fixed=fixed.copy())).result()
+        own = None if task.areas is None else (task.areas[-1 - done],)
+        result = context.executor.submit(
+            run_task, replace(task, layers=(units,), areas=own, fixed=fixed.copy())
+        ).result()
         fixed[units] = result.scores
         results.append(result)
     context.progress(_STAGE, len(layers), len(layers))
@@ -173,9 +178,23 @@ def _informed(context: ScoreContext, results: Sequence[TaskResult]) -> tuple[lis
 
 
 def _scores(
-    context: ScoreContext, analysis: Analysis, results: Sequence[TaskResult], images: int, notes: Sequence[str]
+    context: ScoreContext,
+    analysis: Analysis,
+    results: Sequence[TaskResult],
+    sets: int,
+    images: int,
+    notes: Sequence[str],
 ) -> Scores:
-    """Average the scores of the programs for each unit, and make the report."""
+    """Average the scores of the programs for each unit, and make the report.
+
+    Args:
+        context: the run.
+        analysis: the model's, at the data's sizes.
+        results: of the programs.
+        sets: how many of them score a unit for the same layer, each with its own images.
+        images: in all sets.
+        notes: what the user should know.
+    """
     analysis, config = context.analysis, context.oamip
     total, times, activity = np.zeros(analysis.units), np.zeros(analysis.units), np.zeros(analysis.units)
     for result in results:
@@ -189,7 +208,9 @@ def _scores(
         # Many scores are exactly 0 or 1: among equals, the least active unit goes first.
         order = np.lexsort((activity[group.units], scores))
         judged = bool(times[group.units].all())
-        groups.append(GroupScore(group.name, order, scores, removal_to_damage(scores), judged=judged))
+        # What is removed in several modules is charged in each of them; sets of images are averaged.
+        damage = removal_to_damage(scores) * max(1.0, float(times[group.units].mean()) / sets)
+        groups.append(GroupScore(group.name, order, scores, damage, judged=judged))
     objective, bound = (float(np.mean([getattr(r, name) for r in results])) for name in ("objective", "bound"))
     solved = all(result.status == "optimal" for result in results)
     program = ProgramReport(

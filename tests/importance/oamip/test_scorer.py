@@ -23,6 +23,7 @@ from onnxprune.graph.nodes import read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.scorer import score
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
+from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
 
 X = np.random.default_rng(3).standard_normal((30, 5)).astype(np.float32)
@@ -112,3 +113,21 @@ def test_a_limit_without_any_score_is_an_error() -> None:
     limited = OamipConfig(bounds="valid", gates="integer", time_limit=0.0)
     with pytest.raises(SolverError, match="say nothing"):
         score(context(mlp(), X, None, limited))
+
+
+def test_a_stream_is_charged_in_every_module_that_it_runs_through() -> None:
+    text = """g (float[N,2,5,5] x) => (float[N,3] y) {
+        a = Conv (x, w1, b1)
+        h = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (h, w2)
+        e = Add (c, h)
+        t = Relu (e)
+        f = Flatten (t)
+        y = Gemm (f, w3) }"""
+    proto = example(text, {"w1": (4, 2, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "w3": (36, 3)})
+    x = np.random.default_rng(0).standard_normal((30, 2, 5, 5)).astype(np.float32)
+    found = score(context(proto, x, np.arange(30) % 3, OamipConfig(decoupled=True)))
+    (group,) = found.groups
+    assert report(found)["programs"] == 2
+    assert 0 < group.scores.sum() < 4
+    assert group.damage[0] == pytest.approx(2 * group.scores.sum())
