@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from helpers import EPS, program_of
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_affine_form import NETWORKS, context, linearised
+from test_random_networks import networks
 
 from onnxprune.config import OamipConfig
 from onnxprune.core.errors import SolverError
@@ -67,6 +68,18 @@ def test_the_optimum_is_the_joint_one(name: str, seed: int) -> None:
     assert found.solution.status == "optimal"
     assert found.solution.objective == pytest.approx(joint.objective, rel=1e-3, abs=1e-3)
     assert found.solution.bound <= joint.objective + 1e-3 * max(1.0, abs(joint.objective))
+
+
+@given(drawn=networks())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_random_networks_without_open_gates(drawn: tuple[onnx.ModelProto, np.ndarray, np.ndarray]) -> None:
+    """Layers without ReLU, slopes, pools, strides and residual sums, drawn at random."""
+    joint = program_of(*drawn, RAW).program
+    found, gates = with_rows(*drawn)
+    assume(not gates.open and len(joint.linear.c) == len(found.program.linear.c))
+    best = solve(joint, "joint")
+    assert found.violation == 0
+    assert found.solution.objective == pytest.approx(best.objective, rel=1e-3, abs=1e-3)
 
 
 def test_the_reference_program(corpus_path: Callable[[str], Path]) -> None:
