@@ -30,6 +30,7 @@ from onnxprune.structure.gradient import SEED, gradient_models
 MOST_CLASSES = 32
 """Classes whose logits are linearised for one image; the others keep the logits of the original."""
 _BATCH = 32
+_TOGETHER = 20_000_000  # scored positions of a batch, whose values and gates are kept for the backward passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ def linearise(
     """
     places = {tensor: _channels(analysis, tensor, units) for tensor, units in points.items()}
     gradients = gradient_models(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
+    positions = sum(map(len, points.values()))
     whole = open_session(analysis.model, [logits], engine=engine)
-    values = np.concatenate([_run(whole, analysis, feed, [logits])[0] for feed in _feeds(analysis, data)])
+    values = np.concatenate([_run(whole, analysis, feed, [logits])[0] for feed in _feeds(analysis, data, positions)])
     flat = values.reshape(len(values), -1).astype(np.float64)
     classes = _most_likely(flat, labels)
     chosen = np.take_along_axis(flat, classes, axis=1)
@@ -80,7 +82,7 @@ def linearise(
     forward, backward = open_session(gradients.forward, engine=engine), None
     names = list(gradients.outputs.values())
     start = 0
-    for feed in _feeds(analysis, data):
+    for feed in _feeds(analysis, data, positions):
         count = len(next(iter(feed.values())))
         given = list(gradients.kept)
         kept = dict(zip(given, _run(forward, analysis, feed, given) if given else (), strict=True))
@@ -107,9 +109,9 @@ def _channels(analysis: Analysis, tensor: str, units: np.ndarray) -> tuple[int, 
     raise ValueError(f"{tensor!r} has no scored axis")
 
 
-def _feeds(analysis: Analysis, data: Dataset) -> Iterator[Mapping[str, np.ndarray]]:
+def _feeds(analysis: Analysis, data: Dataset, positions: int) -> Iterator[Mapping[str, np.ndarray]]:
     fixed = fixed_batch(input_specs(analysis.model))
-    return data.batches(_BATCH if fixed is None else 1)
+    return data.batches(max(1, min(_BATCH, _TOGETHER // max(1, positions))) if fixed is None else 1)
 
 
 def _run(session: object, analysis: Analysis, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
+_PROVEN = 40  # integer gates up to which valid bounds are proved within ten minutes
 
 
 def score(context: ScoreContext) -> Scores:
@@ -171,7 +172,8 @@ def _informed(context: ScoreContext, results: Sequence[TaskResult]) -> tuple[lis
             continue
         told.append(result)
         if result.status != "optimal":
-            notes.append(f"program {number}: stopped at the time limit")
+            many = f"; it has {result.gates:,} integer gates ({_PROVEN} take minutes)" if result.gates > _PROVEN else ""
+            notes.append(f"program {number}: stopped at the time limit{many}")
     if not told:
         raise uninformed(context.model.name)
     return told, notes
