@@ -26,7 +26,7 @@ from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
-_PROVEN = 40  # integer gates up to which valid bounds are proved within ten minutes
+_PROVEN = 30  # integer gates up to which valid bounds are proved within a minute or two
 
 
 def score(context: ScoreContext) -> Scores:
