@@ -107,10 +107,10 @@ def authors_view(bench: Bench) -> list[str]:
     return [f"{100 * masked:.2f}", f"{100 * own / total:.1f}", ""]
 
 
-def curves(bench: Bench) -> dict[str, list[tuple[float, float]]]:
+def curves(bench: Bench, shares: Sequence[float]) -> dict[str, list[tuple[float, float]]]:
     """Accuracy by share of parameters removed: the paper's scores, and as many units a layer chosen otherwise."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for share in SHARES:
+    for share in shares:
         config = bench.config(CHOICES["ours"], (Target("params", share),))
         result = prune(bench.model, bench.held_out, evaluation=bench.test, config=config)
         removed = 1 - result.after.params / result.before.params
@@ -170,11 +170,25 @@ def table(head: str, rows: Mapping[str, Sequence[Sequence[str]]], names: Sequenc
         yield f"| {name} | " + " | ".join(cell for part in cells for cell in part) + " |"
 
 
-def document(benches: Sequence[Bench], figures: Path) -> str:
-    """The text; figures are written into a folder."""
+def document(
+    benches: Sequence[Bench],
+    figures: Path,
+    images_of: Sequence[str],
+    weights: Sequence[float],
+    shares: Sequence[float],
+) -> str:
+    """The text; figures are written into a folder.
+
+    Args:
+        benches: networks and rows.
+        figures: the folder.
+        images_of: choices of images, as `--oamip-images` takes them.
+        weights: of the loss.
+        shares: of the parameters that are left, in the figures.
+    """
     names = [bench.name for bench in benches]
-    lambdas = {f"{weight:g}": OamipConfig(form="joint", lambda_=weight) for weight in LAMBDAS}
-    images = {text: OamipConfig(form="joint", images=text) for text in IMAGES}
+    lambdas = {f"{weight:g}": OamipConfig(form="joint", lambda_=weight) for weight in weights}
+    images = {text: OamipConfig(form="joint", images=text) for text in images_of}
 
     def measured(choices: Mapping[str, OamipConfig]) -> dict[str, list[list[str]]]:
         return {name: [variation(bench, choice) for bench in benches] for name, choice in choices.items()}
@@ -198,7 +212,7 @@ def document(benches: Sequence[Bench], figures: Path) -> str:
     ]
     for bench in benches:
         path = figures / f"paper-{bench.name.lower()}.svg"
-        path.write_text(figure(curves(bench), f"{bench.name} on MNIST"))
+        path.write_text(figure(curves(bench, shares), f"{bench.name} on MNIST"))
         parts.append(f"![{bench.name}: accuracy against parameters removed]({path.name})")
     return "\n".join(parts) + "\n"
 
@@ -209,6 +223,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of the MNIST files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="what make_models.py made")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--images", nargs="+", default=IMAGES, help="choices of images")
+    parser.add_argument("--lambdas", nargs="+", type=float, default=LAMBDAS, help="weights of the loss")
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=SHARES, help="of the parameters left, in the figures"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/paper-variations.md"), help="figures go beside it")
     options = parser.parse_args()
@@ -223,7 +242,8 @@ def main() -> None:
             load_data(part, model, preprocessing(images)) for part in (rows, (images.test_x, images.test_y))
         )
         benches.append(Bench(name, threshold, model, held_out, test, options.threads))
-    options.out.write_text(document(benches, options.out.parent))
+    text = document(benches, options.out.parent, options.images, options.lambdas, options.shares)
+    options.out.write_text(text)
 
 
 if __name__ == "__main__":
