@@ -45,7 +45,12 @@ class OamipConfig:
     )
     images: str = option(
         "auto",
-        "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 128].",
+        "Images in the program: N (balanced by class), random:N, per-class, or all [default: 10; affine: 200].",
+    )
+    rows: str = option(
+        "lazy",
+        "Rows of gates in the affine form: lazy adds those that a solution breaks, where no gate is open; or none.",
+        choices=("lazy", "none"),
     )
     gates: str = option("relaxed", "ReLU gates.", choices=("relaxed", "integer"))
     bounds: str = option("eps", "Bounds of the pre-activations.", choices=("eps", "valid"))
@@ -56,6 +61,16 @@ class OamipConfig:
         "joint",
         "All layers in one program, or one program a layer from the last to the first.",
         choices=("joint", "last-first"),
+    )
+    sparsity: str = option(
+        "channels",
+        "What a convolution's channel counts for in the sparsity term: one neuron, or one a place of its kernel.",
+        choices=("channels", "kernels"),
+    )
+    linear: str = option(
+        "positive",
+        "What a score of 0 takes from a layer without ReLU: its upper bound where positive, or raw, of either sign.",
+        choices=("positive", "raw"),
     )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 

@@ -151,7 +151,7 @@ def measure(run: Run) -> dict[str, float]:
     prepared = prepare(model, held_out, config, PreprocessConfig())
     top1 = {name: change for name, change in found.metrics.items() if name == "top1"}["top1"]
     results = {"original": top1.before, "pruned": top1.after, "removed": 1 - found.after.params / found.before.params}
-    for name, plan in _baselines(prepared, found.plan, config).items():
+    for name, plan in baselines(prepared, found.plan, config).items():
         results[name] = prune(model, held_out, evaluation=test, plan=plan, config=config).metrics["top1"].after
     results["repaired"] = repaired(run)
     results["fine-tuned"] = evaluate(_trained(found.model, run, run.images, 1), test, engine=engine)["top1"]
@@ -164,7 +164,7 @@ def measure(run: Run) -> dict[str, float]:
     return results | {"seconds": seconds}
 
 
-def _baselines(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> dict[str, PrunePlan]:
+def baselines(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> dict[str, PrunePlan]:
     """As many units a layer as the paper's scores remove: random ones, the most critical, and by SNIP."""
     counts = {name: len(positions) for name, positions in plan.removed.items()}
     found = {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.base import Backward
@@ -29,7 +30,8 @@ def expanded_like(back: Backward, gradient: str, tensor: str) -> str:
 
 def where_true(back: Backward, condition: str, gradient: str) -> str:
     """The gradient where a condition is True, else 0."""
-    return back.node("Where", [condition, gradient, back.constant(0.0)])
+    # The factor depends on no direction, so that one forward pass computes it for all of them.
+    return back.node("Mul", [gradient, back.node("Cast", [condition], to=TensorProto.FLOAT)])
 
 
 def moved_back(back: Backward, node: Node) -> bool:

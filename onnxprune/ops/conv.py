@@ -94,7 +94,7 @@ class Conv(OpHandler):
         return node.inputs[1:]
 
     def backward(self, node: Node, back: Backward) -> bool:
-        """Gradient: the transposed convolution with the same weight."""
+        """Gradient: the transposed convolution with the same weight, as a convolution where there is no stride."""
         source, weight = node.input(0), node.input(1)
         if back.needs(weight):
             return False
@@ -105,6 +105,19 @@ class Conv(OpHandler):
             pads = window_pads(node, sizes, kernel)
             if min(pads) < 0:
                 return False
+            value, group = back.value(weight), node.int("group", 1)
+            around = [(kernel[a % n] - 1) * dilations[a % n] - pads[a] for a in range(2 * n)]
+            if value is not None and set(strides) == {1} and min(around) >= 0:  # kernels of convolutions are faster
+                convolution = back.node(
+                    "Conv",
+                    [back.gradient(node.output()), back.constant(_turned(value, group))],
+                    kernel_shape=list(kernel),
+                    dilations=list(dilations),
+                    pads=around,
+                    group=group,
+                )
+                back.add(source, convolution)
+                return True
             rest = [
                 sizes[a] - ((out[a] - 1) * strides[a] - pads[a] - pads[a + n] + (kernel[a] - 1) * dilations[a] + 1)
                 for a in range(n)
@@ -117,7 +130,7 @@ class Conv(OpHandler):
                 dilations=list(dilations),
                 pads=list(pads),
                 output_padding=rest,
-                group=node.int("group", 1),
+                group=group,
             )
             back.add(source, gradient)
         return True
@@ -244,6 +257,13 @@ class ConvTranspose(OpHandler):
                 y = Conv (m, w3) }}""",
                 {"w1": (8, 3, 3, 3), "w2": w2, "b2": (w2[1] * group,), "w3": (4, w2[1] * group, 1, 1)},
             )
+
+
+def _turned(weight: np.ndarray, group: int) -> np.ndarray:
+    """The weight `(C_out, C_in / group, ...)` with inputs and outputs exchanged, and turned round in space."""
+    outputs, inputs, *kernel = weight.shape
+    parts = np.swapaxes(weight.reshape(group, outputs // group, inputs, *kernel), 1, 2)
+    return np.flip(parts.reshape(group * inputs, outputs // group, *kernel), tuple(range(2, 2 + len(kernel))))
 
 
 def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:

@@ -1,11 +1,13 @@
-"""Builds an ONNX model that computes gradients: the forward graph followed by the gradient rules of its operators.
+"""Builds ONNX models that compute gradients: the forward graph, and a backward pass of its operators' gradient rules.
 
-For one output `z`, inner tensors `h` and a direction `d` in the space of `z`, it gives `(dz/dh . d) * h`, summed over
+For one output `z`, inner tensors `h` and a direction `d` in the space of `z`, they give `(dz/dh . d) * h`, summed over
 all axes but the batch and one other: what scaling a channel would change in `z`, along `d`. Handlers add the nodes;
-onnxruntime runs them. No framework is needed.
+onnxruntime runs them. No framework is needed. The two are models of their own, so that many directions take one forward
+pass: what depends on no direction (gates, routes, sizes) is part of that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -24,17 +26,55 @@ SEED = "onnxprune:direction"
 _PREFIX = "onnxprune:"
 
 
-def gradient_model(analysis: Analysis, output: str, wanted: Mapping[str, int]) -> tuple[Model, dict[str, str]]:
-    """Build a model that computes the gradient of an output with respect to given tensors.
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """The models of a forward and a backward pass.
+
+    Attributes:
+        forward: from the original's inputs to `kept`.
+        kept: what the backward pass reads of it.
+        outputs: name of the backward pass' output for each wanted tensor; those that the output does not depend on
+            have none.
+        nodes: of the backward pass.
+        constants: of the backward pass.
+    """
+
+    forward: Model
+    kept: tuple[str, ...]
+    outputs: Mapping[str, str]
+    nodes: tuple[onnx.NodeProto, ...]
+    constants: Mapping[str, np.ndarray]
+
+    def backward(self, kept: Mapping[str, np.ndarray]) -> Model:
+        """The model from `SEED`, a direction of the output's shape, and `kept` to `outputs`.
+
+        Args:
+            kept: what a forward pass gave; only types and numbers of axes matter.
+        """
+        source = self.forward.proto
+        proto = onnx.ModelProto(ir_version=max(source.ir_version, 4), opset_import=source.opset_import)
+        graph = proto.graph
+        graph.name = "backward pass"
+        graph.node.extend(self.nodes)
+        graph.input.append(onnx.ValueInfoProto(name=SEED))
+        graph.input[-1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for name, array in kept.items():
+            open_sizes = [f"{name} {axis}" for axis in range(array.ndim)]
+            graph.input.append(
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), open_sizes)
+            )
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(self.outputs.values()))
+        _declare(proto, self.constants)
+        return Model(proto, MappingProxyType(dict(self.constants)), self.forward.name)
+
+
+def gradient_models(analysis: Analysis, output: str, wanted: Mapping[str, int]) -> Gradients:
+    """Build the models that compute the gradient of an output with respect to given tensors.
 
     Args:
         analysis: the model's.
         output: the tensor whose gradient is taken.
         wanted: inner tensors, each with the axis along which its products are not summed.
-
-    Returns:
-        The model, whose inputs are the original's and `SEED`, and the name of its output for each wanted tensor;
-        tensors that the output does not depend on have none.
 
     Raises:
         ModelError: an operator on the way has no rule.
@@ -47,7 +87,16 @@ def gradient_model(analysis: Analysis, output: str, wanted: Mapping[str, int]) -
             product = graph.node("Mul", [graph.gradient(tensor), tensor])
             others = [a for a in range(1, len(analysis.shape(tensor))) if a != axis]
             gradients[tensor] = graph.sum(product, others, keep=False) if others else product
-    return graph.model(tuple(gradients.values())), gradients
+    return graph.models(gradients)
+
+
+def _declare(proto: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> None:
+    """Add constants whose values stand beside the protobuf."""
+    for name, array in constants.items():
+        data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto.graph.initializer.append(onnx.TensorProto(name=name, data_type=data_type, dims=[-1]))
+        if proto.ir_version < 4:
+            proto.graph.input.append(helper.make_tensor_value_info(name, data_type, array.shape))
 
 
 class _Gradients:
@@ -55,7 +104,6 @@ class _Gradients:
 
     def __init__(self, analysis: Analysis, output: str, wanted: set[str]) -> None:
         self._analysis = analysis
-        self._output = output
         self._opset = analysis.model.opset
         dtype = helper.tensor_dtype_to_np_dtype(analysis.facts.dtypes[output])
         if dtype != np.float32:
@@ -140,22 +188,27 @@ class _Gradients:
         """Value of a constant, None for other tensors."""
         return self._analysis.value(tensor)
 
-    def model(self, outputs: Sequence[str]) -> Model:
-        """The finished model: forward graph and backward pass."""
+    def models(self, outputs: Mapping[str, str]) -> Gradients:
+        """The finished models: what depends on the direction is the backward pass, all else the forward one."""
         source = self._analysis.model
+        behind = {SEED}
+        first: list[onnx.NodeProto] = []
+        second: list[onnx.NodeProto] = []
+        for node in self._nodes:
+            follows = not behind.isdisjoint(node.input)
+            behind.update(node.output if follows else ())
+            (second if follows else first).append(node)
+        read = dict.fromkeys(name for node in second for name in node.input if name and name not in behind)
+        known = {name: self.value(name) if name not in self._constants else self._constants[name] for name in read}
+        constants = {name: value for name, value in known.items() if value is not None}
+        kept = tuple(name for name in read if name not in constants)
+        own = {name: value for name, value in self._constants.items() if any(name in node.input for node in first)}
         proto = onnx.ModelProto()
         proto.CopyFrom(source.proto)
-        graph = proto.graph
-        graph.node.extend(self._nodes)
-        element = self._analysis.facts.dtypes[self._output]
-        graph.input.append(onnx.ValueInfoProto(name=SEED))
-        graph.input[-1].type.tensor_type.elem_type = element
-        del graph.output[:]
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        for name, array in self._constants.items():
-            data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-            graph.initializer.append(onnx.TensorProto(name=name, data_type=data_type, dims=[-1]))
-            if proto.ir_version < 4:
-                graph.input.append(helper.make_tensor_value_info(name, data_type, array.shape))
-        constants = MappingProxyType({**source.constants, **self._constants})
-        return Model(proto, constants, source.name)
+        proto.graph.node.extend(first)
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in kept)
+        _declare(proto, own)
+        forward = Model(proto, MappingProxyType({**source.constants, **own}), source.name)
+        reached = {tensor: name for tensor, name in outputs.items() if name in behind}
+        return Gradients(forward, kept, reached, tuple(second), constants)

@@ -1,6 +1,5 @@
 """The paper's program where it has no solution, or no time for one."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,12 +66,12 @@ def test_what_the_message_advises_helps(run, folder: Path) -> None:
     (folder / "out.onnx").unlink()
 
 
-def test_without_time_the_original_is_the_solution_and_the_report_says_so(run, folder: Path) -> None:
-    """There always is a solution, so that a limit is told and not an error."""
-    limited = ("--oamip-bounds", "valid", "--oamip-gates", "integer", "--oamip-time-limit", "0", "--json", "-")
-    done = run(*arguments("good.onnx", *limited), cwd=folder)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["program"]["status"] == "limit"
-    assert report["program"]["gap"] > 0
-    assert any("time limit" in note for note in report["notes"])
+@pytest.mark.parametrize("more", [("--oamip-form", "joint"), ("--oamip-form", "affine", "--oamip-rows", "none")])
+def test_without_time_nothing_is_known_and_nothing_written(run, folder: Path, more: tuple[str, ...]) -> None:
+    """There always is a solution, but scores that are all alike say nothing of any unit."""
+    done = run(*arguments("good.onnx", *more, "--oamip-time-limit", "0"), cwd=folder)
+    assert done.returncode == 6, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "all scores alike, which say nothing" in line
+    assert "--oamip-time-limit" in line
+    assert not (folder / "out.onnx").exists()

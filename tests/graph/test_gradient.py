@@ -17,7 +17,7 @@ from onnxprune.ops.base import OpHandler
 from onnxprune.ops.examples import example
 from onnxprune.runtime.session import open_session
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.gradient import SEED, gradient_model
+from onnxprune.structure.gradient import SEED, gradient_models
 
 EXAMPLES = [
     pytest.param(proto, id=f"{type(handler).__name__}-{number}")
@@ -59,11 +59,14 @@ def with_factor(proto: onnx.ModelProto, tensor: str, shape: list[int]) -> onnx.M
 
 
 def products(a: Analysis, feed: dict, direction: np.ndarray, wanted: dict[str, int]) -> dict[str, np.ndarray]:
-    model, outputs = gradient_model(a, a.graph.outputs[0], wanted)
-    if not outputs:  # the first output does not depend on channels
+    models = gradient_models(a, a.graph.outputs[0], wanted)
+    if not models.outputs:  # the first output does not depend on channels
         return {}
-    found = open_session(model, engine=ONE_CORE).run(list(outputs.values()), {**feed, SEED: direction})
-    return dict(zip(outputs, found, strict=True))
+    names = list(models.kept)
+    kept = dict(zip(names, open_session(models.forward, engine=ONE_CORE).run(names, feed), strict=True))
+    backward = open_session(models.backward(kept), engine=ONE_CORE)
+    found = backward.run(list(models.outputs.values()), {**kept, SEED: direction})
+    return dict(zip(models.outputs, found, strict=True))
 
 
 def products_if_ruled(a: Analysis, feed: dict, direction: np.ndarray, wanted: dict) -> dict[str, np.ndarray] | None:
@@ -109,7 +112,7 @@ def test_what_has_no_rule_is_named() -> None:
         {"k": np.array([4])},
     )
     with pytest.raises(ModelError, match=r"TopK 's' has no backward rule"):
-        gradient_model(analysed(proto), "y", {"h": 1})
+        gradient_models(analysed(proto), "y", {"h": 1})
 
 
 # Always the same graphs: two kinks within one step, which chance finds now and then, have no slope to compare with.

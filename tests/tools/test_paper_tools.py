@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import onnx
@@ -88,3 +89,23 @@ def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> N
         plan.unlink()  # as in folders of earlier versions
     run(TOOLS / "reproduce_paper.py", "--data", data, *options, "--work", tmp_path, "--out", out, "--repair-again")
     assert json.loads(results.read_text()) == pytest.approx(found)
+
+
+@pytest.mark.slow
+def test_the_variations_end_in_a_document_and_a_figure(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "variations.md"
+    models = TOOLS.parent / "models"
+    few = ("--networks", "fc3", "--images", "random:10", "per-class:1", "--lambdas", "5", "--shares", "0.7", "0.3")
+    run(TOOLS / "vary_paper.py", "--data", data / "mnist", "--models", models, *few, "--out", out)
+    lines = [line.split("|") for line in out.read_text().splitlines() if line.startswith("|") and "--" not in line]
+    named = {cells[1].strip(): [cell.strip() for cell in cells[2:5]] for cells in lines}
+    assert {"ours", "affine, with rows", "ours, as they count it", "random:10", "per-class:1", "5"} <= named.keys()
+    assert named["ours"][1] == named["affine, with rows"][1]  # one optimum, one removal
+    assert 0 < float(named["ours, as they count it"][1]) < float(named["ours"][1])
+    figure = ET.parse(tmp_path / "paper-fc-3.svg").getroot()
+    curves = [line for line in figure.iter() if line.tag.endswith("polyline")]
+    assert len(curves) == 5
+    for line in curves:
+        xs = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
+        assert xs == sorted(xs)
+        assert len(xs) == 2

@@ -16,6 +16,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.form import areas_of
 from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.steps import LinearStep, StepNetwork
@@ -100,6 +101,7 @@ def module_tasks(
                     images=tuple({t: captured[row][t] for t, _ in network.inputs} for row in inside),
                     labels=np.searchsorted(known, labels[inside]),
                     layers=layers,
+                    areas=areas_of(context.analysis, layers, config),
                     fixed=np.ones(context.analysis.units),
                     lambda_=config.lambda_,
                     how=how,

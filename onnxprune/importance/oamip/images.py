@@ -61,6 +61,20 @@ def choose(spec: str, predicted: np.ndarray, labels: np.ndarray | None, seed: in
     return Choice(tuple(chosen), tuple(notes))
 
 
+def images_of_one(spec: str, rows: int) -> int:
+    """How many images one program holds at most; see `choose`.
+
+    Args:
+        spec: the choice of images.
+        rows: calibration rows at hand.
+
+    Raises:
+        InputError: another form of `spec`.
+    """
+    kind, count = _parse(spec)
+    return rows if kind == "all" else min(count, rows)
+
+
 def _balanced(shuffled: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     """Rows in turns over the classes: the first row of each class, then the second, and so on."""
     drawn = classes[shuffled]

@@ -11,7 +11,7 @@ units that are off from falling below their value and units that are on from ris
 route that the image takes, and smooth activations are linearised there: both are approximations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,12 @@ from onnxprune.importance.oamip.compile import ScorePoints
 from onnxprune.importance.oamip.program import OamipProgram, assemble, one_hot, start_columns
 from onnxprune.runtime.session import open_session, runtime_errors
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.gradient import SEED, gradient_model
+from onnxprune.structure.gradient import SEED, gradient_models
 
 MOST_CLASSES = 32
 """Classes whose logits are linearised for one image; the others keep the logits of the original."""
 _BATCH = 32
+_TOGETHER = 20_000_000  # scored positions of a batch, whose values and gates are kept for the backward passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +71,28 @@ def linearise(
         ModelError: an operator has no backward rule.
     """
     places = {tensor: _channels(analysis, tensor, units) for tensor, units in points.items()}
-    model, outputs = gradient_model(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
-    forward = open_session(analysis.model, [logits], engine=engine)
-    values = np.concatenate([_run(forward, analysis, feed, [logits])[0] for feed in _feeds(analysis, data)])
+    gradients = gradient_models(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
+    positions = sum(map(len, points.values()))
+    whole = open_session(analysis.model, [logits], engine=engine)
+    values = np.concatenate([_run(whole, analysis, feed, [logits])[0] for feed in _feeds(analysis, data, positions)])
     flat = values.reshape(len(values), -1).astype(np.float64)
     classes = _most_likely(flat, labels)
     chosen = np.take_along_axis(flat, classes, axis=1)
     gains = np.zeros((*classes.shape, analysis.units), np.float32)
-    session = open_session(model, engine=engine)
-    names = list(outputs.values())
+    forward, backward = open_session(gradients.forward, engine=engine), None
+    names = list(gradients.outputs.values())
     start = 0
-    for feed in _feeds(analysis, data):
+    for feed in _feeds(analysis, data, positions):
         count = len(next(iter(feed.values())))
+        given = list(gradients.kept)
+        kept = dict(zip(given, _run(forward, analysis, feed, given) if given else (), strict=True))
+        backward = backward or open_session(gradients.backward(kept), engine=engine)
         for position in range(classes.shape[1]):
             direction = np.zeros((count, flat.shape[1]), np.float32)
             direction[np.arange(count), classes[start : start + count, position]] = 1.0
             shaped = direction.reshape(count, *values.shape[1:])
-            computed = _run(session, analysis, {**feed, SEED: shaped}, names)
-            for tensor, products in zip(outputs, computed, strict=True):
+            computed = _run(backward, analysis, {**kept, SEED: shaped}, names)
+            for tensor, products in zip(gradients.outputs, computed, strict=True):
                 units = places[tensor][1]
                 np.add.at(gains[start : start + count, position].T, units, products.reshape(count, -1).T)
         start += count
@@ -104,9 +109,9 @@ def _channels(analysis: Analysis, tensor: str, units: np.ndarray) -> tuple[int, 
     raise ValueError(f"{tensor!r} has no scored axis")
 
 
-def _feeds(analysis: Analysis, data: Dataset) -> Iterator[Mapping[str, np.ndarray]]:
+def _feeds(analysis: Analysis, data: Dataset, positions: int) -> Iterator[Mapping[str, np.ndarray]]:
     fixed = fixed_batch(input_specs(analysis.model))
-    return data.batches(_BATCH if fixed is None else 1)
+    return data.batches(max(1, min(_BATCH, _TOGETHER // max(1, positions))) if fixed is None else 1)
 
 
 def _run(session: object, analysis: Analysis, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
@@ -134,7 +139,11 @@ def _rest(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def affine_program(
-    linear: Linearised, labels: np.ndarray | None, layers: tuple[np.ndarray, ...], lambda_: float
+    linear: Linearised,
+    labels: np.ndarray | None,
+    layers: tuple[np.ndarray, ...],
+    lambda_: float,
+    areas: Sequence[float] | None = None,
 ) -> OamipProgram:
     """The program whose only unknowns are the scores.
 
@@ -144,9 +153,10 @@ def affine_program(
             divergence from it (up to a constant).
         layers: per layer, units whose scores are columns.
         lambda_: weight of the loss.
+        areas: per layer, the neurons that a unit counts for in the sparsity term; 1 by default.
     """
     builder = Builder()
-    columns = start_columns(builder, layers, len(linear.logits))
+    columns = start_columns(builder, layers, len(linear.logits), areas)
     units, scores = np.concatenate(layers), np.concatenate(columns.scores)
     logits, targets = [], []
     for image, gains in enumerate(linear.gains):
@@ -168,6 +178,35 @@ def _target(linear: Linearised, image: int, label: int | None) -> np.ndarray:
         return one_hot(int(np.flatnonzero(linear.classes[image] == label)[0]), len(logits))
     weights = np.exp(logits - logits.max())
     return np.asarray(weights / weights.sum())
+
+
+def removal_order(contribution: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The order in which the units of a group go, by what they add to the logits and by their scores.
+
+    With `R` removed and `g` the contributions, the next unit is the one of the least
+
+        |sum_R g + g_u|^2 - |sum_R g|^2 + s_u |g_u|^2      (means over images):
+
+    contributions that cancel each other go together, and of equal ones those with the least score. Scores alone would
+    leave the order to chance, as many are 0 or 1.
+
+    Args:
+        contribution: `(M, C, n)` of the group's units.
+        scores: `(n,)` in [0, 1].
+
+    Returns:
+        `(n,)` the first is removed first.
+    """
+    flat = contribution.reshape(-1, contribution.shape[2]).astype(np.float64)
+    products = flat.T @ flat / len(contribution)
+    alone = np.diagonal(products)
+    cost = (1.0 + scores) * alone
+    order = np.zeros(len(scores), np.int64)
+    for place in range(len(order)):
+        order[place] = np.argmin(cost)
+        cost = cost + 2.0 * products[order[place]]
+        cost[order[: place + 1]] = np.inf
+    return order
 
 
 def removal_damage(contribution: np.ndarray, order: np.ndarray) -> np.ndarray:

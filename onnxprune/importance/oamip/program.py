@@ -31,6 +31,7 @@ class OamipProgram:
         linear: columns, rows and costs; the log-sum-exp terms are missing.
         start: `(n,)` the original network: all scores at 1.
         layers: per layer, the columns of its units' scores.
+        sizes: per layer, the neurons `n_l` that its term is divided by.
         sparsity: columns that carry the sparsity term.
         logits: per image, `(classes, n)`.
         offsets: per image, `(classes,)`.
@@ -43,6 +44,7 @@ class OamipProgram:
     linear: LinearProgram
     start: np.ndarray
     layers: tuple[np.ndarray, ...]
+    sizes: tuple[float, ...]
     sparsity: np.ndarray
     logits: tuple[csr_array, ...]
     offsets: tuple[np.ndarray, ...]
@@ -89,7 +91,7 @@ class OamipProgram:
 
     def sparsity_term(self, x: np.ndarray) -> float:
         """The sparsity term `S` at `x`."""
-        return sparsity_term([x[columns] for columns in self.layers])
+        return sparsity_term(self._terms(x))
 
     def loss_term(self, x: np.ndarray) -> float:
         """Lambda times the mean loss at `x`."""
@@ -103,8 +105,13 @@ class OamipProgram:
         """`x` with the columns of losses and of the sparsity term set to what the other columns imply."""
         full = x.copy()
         full[self.loss_columns] = self.losses(x)
-        full[self.sparsity] = _sparsity_columns(np.array([_term(x[columns]) for columns in self.layers]))
+        full[self.sparsity] = _sparsity_columns(self._terms(x))
         return full
+
+    def _terms(self, x: np.ndarray) -> np.ndarray:
+        """The layers' terms `T_l`."""
+        pairs = zip(self.layers, self.sizes, strict=True)
+        return np.array([(np.sum(x[columns]) - 2.0 * len(columns)) / size for columns, size in pairs])
 
     def _loss(self, m: int, x: np.ndarray) -> tuple[float, np.ndarray]:
         z = self.offsets[m] + self.logits[m] @ x
@@ -114,15 +121,10 @@ class OamipProgram:
         return float(top + np.log(total) - self.targets[m] @ z), weights / total
 
 
-def _term(scores: np.ndarray) -> float:
-    """The sparsity term `T_l` of one layer."""
-    return float(np.mean(scores) - 2.0)
-
-
-def sparsity_term(scores: Sequence[np.ndarray]) -> float:
-    """The sparsity term `S` for the scores of each layer."""
-    terms = np.sort([_term(layer) for layer in scores])
-    return float(terms[1:].sum() if len(terms) > 1 else terms.sum())
+def sparsity_term(terms: np.ndarray) -> float:
+    """The sparsity term `S` of the layers' terms."""
+    ordered = np.sort(terms)
+    return float(ordered[1:].sum() if len(ordered) > 1 else ordered.sum())
 
 
 def _sparsity_columns(terms: np.ndarray) -> np.ndarray:
@@ -142,6 +144,7 @@ def build(
     fixed: np.ndarray,
     lambda_: float,
     how: Propagation,
+    areas: Sequence[float] | None = None,
 ) -> tuple[OamipProgram, np.ndarray]:
     """Build the optimisation problem of a network and a set of images.
 
@@ -153,6 +156,7 @@ def build(
         fixed: `(units,)` scores of units that are in no layer.
         lambda_: weight of the loss.
         how: bounds and gates.
+        areas: per layer, the neurons that a unit counts for in the sparsity term; 1 by default.
 
     Returns:
         The program, and `(units,)` the largest activation of each unit over the images.
@@ -162,7 +166,7 @@ def build(
         SolverError: the original network breaks a row.
     """
     builder = Builder()
-    columns = start_columns(builder, layers, len(images))
+    columns = start_columns(builder, layers, len(images), areas)
     column = np.full(len(fixed), -1)
     for units, numbers in zip(layers, columns.scores, strict=True):
         column[units] = numbers
@@ -189,25 +193,31 @@ class Columns:
 
     Attributes:
         scores: per layer, of its units.
+        sizes: per layer, its neurons.
         sparsity: those that carry the sparsity term.
         losses: one an image.
     """
 
     scores: tuple[np.ndarray, ...]
+    sizes: tuple[float, ...]
     sparsity: np.ndarray
     losses: np.ndarray
 
 
-def start_columns(builder: Builder, layers: Sequence[np.ndarray], images: int) -> Columns:
+def start_columns(
+    builder: Builder, layers: Sequence[np.ndarray], images: int, areas: Sequence[float] | None = None
+) -> Columns:
     """Add the columns of the scores, of the sparsity term and of the losses."""
+    each = np.ones(len(layers)) if areas is None else np.asarray(areas, np.float64)
     scores = [builder.add_columns(np.zeros(n), np.ones(n), np.ones(n)) for n in map(len, layers)]
-    start = _sparsity_columns(np.full(len(layers), -1.0))
-    # Every term is between -2 and -1, so that t is, and no excess is above 1.
-    low, high = (np.where(np.arange(len(start)) == 0, a, b) for a, b in ((-2.0, 0.0), (-1.0, 1.0)))
+    start = _sparsity_columns(-1.0 / each)
+    # A term is between -2 and -1 of its share, t is between the least and the greatest, and no excess is above that.
+    least, greatest = float(np.min(-2.0 / each)), float(np.max(-1.0 / each))
+    low, high = (np.where(np.arange(len(start)) == 0, a, b) for a, b in ((least, 0.0), (greatest, greatest - least)))
     sparsity = builder.add_columns(low, high, start)
-    return Columns(
-        tuple(scores), sparsity, builder.add_columns(np.zeros(images), np.full(images, np.inf), np.zeros(images))
-    )
+    sizes = tuple(float(len(units) * area) for units, area in zip(layers, each, strict=True))
+    losses = builder.add_columns(np.zeros(images), np.full(images, np.inf), np.zeros(images))
+    return Columns(tuple(scores), sizes, sparsity, losses)
 
 
 def one_hot(label: int, classes: int) -> np.ndarray:
@@ -233,7 +243,8 @@ def assemble(
     """
     layers = columns.scores
     rows, row_lower, row_upper = builder.rows()
-    linking = _linking_rows(layers, columns.sparsity, builder.columns)
+    linking = _linking_rows(layers, columns.sizes, columns.sparsity, builder.columns)
+    shares = np.array([len(layer) / size for layer, size in zip(layers, columns.sizes, strict=True)])
     c = np.zeros(builder.columns)
     c[columns.sparsity] = 1.0
     c[columns.sparsity[0]] = max(1, len(layers) - 1)
@@ -242,7 +253,7 @@ def assemble(
         c=c,
         A=csr_array(vstack([linking, rows], format="csr")),
         row_lower=np.concatenate([np.full(len(layers), -np.inf), row_lower]),
-        row_upper=np.concatenate([np.full(len(layers), 2.0), row_upper]),
+        row_upper=np.concatenate([2.0 * shares, row_upper]),
         column_lower=builder.lower,
         column_upper=builder.upper,
         integer=builder.integer,
@@ -251,6 +262,7 @@ def assemble(
         linear=linear,
         start=builder.start,
         layers=layers,
+        sizes=columns.sizes,
         sparsity=columns.sparsity,
         logits=tuple(widened(matrix, builder.columns) for _, matrix in logits),
         offsets=tuple(constant for constant, _ in logits),
@@ -262,13 +274,15 @@ def assemble(
     return replace(program, start=program.completed(builder.start))
 
 
-def _linking_rows(scores: Sequence[np.ndarray], sparsity: np.ndarray, columns: int) -> csr_array:
-    """Rows `T_l <= t + max(T_l - t, 0)`, one per layer, with the constant -2 on the right."""
-    sizes = [len(layer) for layer in scores]
-    n = np.arange(len(sizes))
-    rows = [np.repeat(n, sizes), n]
+def _linking_rows(
+    scores: Sequence[np.ndarray], sizes: Sequence[float], sparsity: np.ndarray, columns: int
+) -> csr_array:
+    """Rows `T_l <= t + max(T_l - t, 0)`, one per layer, with the constant of `T_l` on the right."""
+    counts = [len(layer) for layer in scores]
+    n = np.arange(len(counts))
+    rows = [np.repeat(n, counts), n]
     cols = [np.concatenate(scores), np.full(len(n), sparsity[0])]
-    values = [np.repeat(1.0 / np.array(sizes), sizes), np.full(len(n), -1.0)]
+    values = [np.repeat(1.0 / np.array(sizes), counts), np.full(len(n), -1.0)]
     if len(n) > 1:
         rows, cols, values = [*rows, n], [*cols, sparsity[1:]], [*values, np.full(len(n), -1.0)]
     return sparse(np.concatenate(rows), np.concatenate(cols), np.concatenate(values), (len(n), columns))

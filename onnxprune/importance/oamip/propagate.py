@@ -46,12 +46,15 @@ class Propagation:
         exact: what comes before the first score is computed for the image itself, not for the box of half-width
             `epsilon` around it. With the box, a unit with a small value `a > 0` could be less than 0 somewhere in the
             box, and its score would be bounded below by `radius / (a + radius)`; without it every score may be 0.
+        raw: where no activation cuts negative values off, a score of 0 takes `U` away whatever its sign, as in the
+            authors' code, not `U+`.
     """
 
     gating: Gating = field(default_factory=Gating)
     epsilon: float = 1e-5
     tighten: bool = False
     exact: bool = False
+    raw: bool = False
 
 
 def propagate(
@@ -150,7 +153,9 @@ def _activation(
             np.minimum(a.lower, step.cap),
             np.minimum(a.upper, step.cap),
         )
-    r, active = _scored(a, step.units, scores, gating, builder)
+    # What a score of 1 leaves and a score of 0 takes away.
+    active = a.upper if how.raw and not np.isfinite(step.floor) else np.maximum(a.upper, 0.0)
+    r = _scored(a, active, step.units, scores, gating, builder)
     if np.isfinite(step.floor):
         return _shifted(relu(_shifted(r, -step.floor), gating, builder, step.node), step.floor), active
     if np.all(step.slope == 1):
@@ -172,13 +177,17 @@ def _activation(
 
 
 def _scored(
-    a: AffineFunctions, units: np.ndarray, scores: ScoreColumns, gating: Gating, builder: Builder
-) -> tuple[AffineFunctions, np.ndarray]:
-    """Apply scores: `r = a - (1 - s) U+`; also returns `U+`.
+    a: AffineFunctions,
+    active: np.ndarray,
+    units: np.ndarray,
+    scores: ScoreColumns,
+    gating: Gating,
+    builder: Builder,
+) -> AffineFunctions:
+    """Apply scores: `r = a - (1 - s) active`.
 
     Intervals stay those of `a` where bounds are those of the original network.
     """
-    active = np.maximum(a.upper, 0.0)
     scored = units > 0
     column = np.where(scored, scores.column[units], -1)
     variable = column >= 0
@@ -189,9 +198,10 @@ def _scored(
     matrix = widened(a.matrix, builder.columns)
     if len(rows):
         matrix = csr_array(matrix + sparse(rows, column[rows], active[rows], shape))
-    lower = a.lower if gating.imposed else a.lower - drop
-    upper = a.upper if gating.imposed else np.where(variable, a.upper, a.upper - drop)
-    return AffineFunctions(a.constant - drop, matrix, lower, upper), active
+    lower = a.lower if gating.imposed else a.lower - np.maximum(drop, 0.0)
+    fallen = np.where(variable, np.minimum(drop, 0.0), drop)  # a variable score may be 1
+    upper = a.upper if gating.imposed else a.upper - fallen
+    return AffineFunctions(a.constant - drop, matrix, lower, upper)
 
 
 def _shifted(a: AffineFunctions, by: float) -> AffineFunctions:

@@ -16,17 +16,17 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.affine_scores import affine_scores
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
-from onnxprune.importance.oamip.form import check_form, chosen_form, is_decoupled
+from onnxprune.importance.oamip.form import areas_of, check_form, chosen_form, images_asked_for, is_decoupled
 from onnxprune.importance.oamip.images import choose
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
-from onnxprune.importance.oamip.reporting import by_tensor
+from onnxprune.importance.oamip.reporting import by_tensor, is_uninformed, uninformed
 from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
-_IMAGES, _AFFINE_IMAGES = "10", "128"
+_PROVEN = 30  # integer gates up to which valid bounds are proved within a minute or two
 
 
 def score(context: ScoreContext) -> Scores:
@@ -44,6 +44,7 @@ def score(context: ScoreContext) -> Scores:
         return Scores(())
     config, data = context.oamip, context.data
     analysis = _at_sizes(context, data)
+    form, reason = chosen_form(context, analysis)
     logits = Runner(context.model, [logits_of(analysis)], engine=context.run.engine).collect(data)
     values = next(iter(logits.values()))
     values = values.reshape(len(data), -1)
@@ -53,9 +54,7 @@ def score(context: ScoreContext) -> Scores:
             "value(s) a row; use another --importance"
         )
     predicted = values.argmax(axis=1)
-    form, reason = chosen_form(context, analysis)
-    count = config.images if config.images != "auto" else _AFFINE_IMAGES if form == "affine" else _IMAGES
-    choice = choose(count, predicted, data.classes, context.run.seed)
+    choice = choose(images_asked_for(config, form), predicted, data.classes, context.run.seed)
     labels = predicted if data.classes is None else data.classes
     notes = [*choice.notes, *reason]
     layers = [group.units for group in context.analysis.groups]
@@ -72,8 +71,8 @@ def score(context: ScoreContext) -> Scores:
             if config.order == "last-first"
             else _run(context, tasks)
         )
-    notes += [f"{task}: stopped at the time limit" for task in _limited(results)]
-    return _scores(context, analysis, results, sum(len(s) for s in choice.sets), notes)
+    told, limited = _informed(context, results)
+    return _scores(context, analysis, told, len(choice.sets), sum(len(s) for s in choice.sets), [*notes, *limited])
 
 
 def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
@@ -95,7 +94,7 @@ def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
     gating = Gating(bounds, config.gates == "integer")
     # Bounds for all scores start at the image itself: the first layer's gates are then decided.
     epsilon = config.epsilon if bounds is Bounds.EPS else 0.0
-    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact)
+    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact, config.linear == "raw")
 
 
 def _joint_tasks(
@@ -105,6 +104,7 @@ def _joint_tasks(
     config = context.oamip
     points = score_points(analysis)
     network = compile_network(analysis, points, [logits_of(analysis)])
+    layers = tuple(group.units for group in context.analysis.groups)
     tasks = []
     for rows in sets:
         images = tuple(data.take([row]).feeds() for row in rows)
@@ -114,7 +114,8 @@ def _joint_tasks(
                 network=network,
                 images=images,
                 labels=np.asarray(labels[rows]),
-                layers=tuple(group.units for group in context.analysis.groups),
+                layers=layers,
+                areas=areas_of(context.analysis, layers, config),
                 fixed=np.ones(context.analysis.units),
                 lambda_=config.lambda_,
                 how=_how(config),
@@ -145,21 +146,57 @@ def _last_to_first(context: ScoreContext, task: ProgramTask, layers: Sequence[np
     results = []
     for done, units in enumerate(reversed(layers)):
         context.progress(_STAGE, done, len(layers))
-        result = context.executor.submit(run_task, replace(task, layers=(units,), fixed=fixed.copy())).result()
+        own = None if task.areas is None else (task.areas[-1 - done],)
+        result = context.executor.submit(
+            run_task, replace(task, layers=(units,), areas=own, fixed=fixed.copy())
+        ).result()
         fixed[units] = result.scores
         results.append(result)
     context.progress(_STAGE, len(layers), len(layers))
     return results
 
 
-def _limited(results: Sequence[TaskResult]) -> list[str]:
-    return [f"program {index + 1}" for index, result in enumerate(results) if result.status != "optimal"]
+def _informed(context: ScoreContext, results: Sequence[TaskResult]) -> tuple[list[TaskResult], list[str]]:
+    """The results that say something, and notes on programs that were stopped.
+
+    Raises:
+        SolverError: no result says anything.
+    """
+    told, notes = [], []
+    for number, result in enumerate(results, 1):
+        if result.status != "optimal" and is_uninformed(result.scores):
+            notes.append(
+                f"program {number}: stopped at its limit with all scores alike, which say nothing; units without other "
+                "scores stay"
+            )
+            continue
+        told.append(result)
+        if result.status != "optimal":
+            many = f"; it has {result.gates:,} integer gates ({_PROVEN} take minutes)" if result.gates > _PROVEN else ""
+            notes.append(f"program {number}: stopped at the time limit{many}")
+    if not told:
+        raise uninformed(context.model.name)
+    return told, notes
 
 
 def _scores(
-    context: ScoreContext, analysis: Analysis, results: Sequence[TaskResult], images: int, notes: Sequence[str]
+    context: ScoreContext,
+    analysis: Analysis,
+    results: Sequence[TaskResult],
+    sets: int,
+    images: int,
+    notes: Sequence[str],
 ) -> Scores:
-    """Average the scores of the programs for each unit, and make the report."""
+    """Average the scores of the programs for each unit, and make the report.
+
+    Args:
+        context: the run.
+        analysis: the model's, at the data's sizes.
+        results: of the programs.
+        sets: how many of them score a unit for the same layer, each with its own images.
+        images: in all sets.
+        notes: what the user should know.
+    """
     analysis, config = context.analysis, context.oamip
     total, times, activity = np.zeros(analysis.units), np.zeros(analysis.units), np.zeros(analysis.units)
     for result in results:
@@ -173,7 +210,9 @@ def _scores(
         # Many scores are exactly 0 or 1: among equals, the least active unit goes first.
         order = np.lexsort((activity[group.units], scores))
         judged = bool(times[group.units].all())
-        groups.append(GroupScore(group.name, order, scores, removal_to_damage(scores), judged=judged))
+        # What is removed in several modules is charged in each of them; sets of images are averaged.
+        damage = removal_to_damage(scores) * max(1.0, float(times[group.units].mean()) / sets)
+        groups.append(GroupScore(group.name, order, scores, damage, judged=judged))
     objective, bound = (float(np.mean([getattr(r, name) for r in results])) for name in ("objective", "bound"))
     solved = all(result.status == "optimal" for result in results)
     program = ProgramReport(

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from onnxprune.core.errors import SolverError
+from onnxprune.core.execution import ONE_THREAD
 from onnxprune.importance.oamip.interior_point import applicable, interior_point
 from onnxprune.importance.oamip.program import OamipProgram
 from onnxprune.programs.growing import GrowingProgram
@@ -79,7 +80,9 @@ class _Cuts:
         )
 
 
-def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, seed: int = 0) -> Solution:
+def solve(
+    program: OamipProgram, name: str, *, time_limit: float | None = None, seed: int = 0, vertex: bool = True
+) -> Solution:
     """Solve a program.
 
     Args:
@@ -87,6 +90,8 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
         name: what messages call it.
         time_limit: seconds; the original network is a feasible point, so that there always is a solution.
         seed: seed of the solver.
+        vertex: whether a vertex is wanted, where many points are optimal: it has more scores of 0 and 1. Else the
+            interior point, which lies in the middle of them, is taken where its multipliers prove it.
 
     Raises:
         SolverError: the rows contradict each other, or a solver failed.
@@ -94,7 +99,7 @@ def solve(program: OamipProgram, name: str, *, time_limit: float | None = None, 
     began = perf_counter()
     program.check(name)
     cuts = _Cuts()
-    relaxed = _solve_relaxed(program, name, time_limit, cuts)
+    relaxed = _solve_relaxed(program, name, time_limit, cuts, vertex=vertex)
     if not program.linear.integer.any():
         return replace(relaxed, seconds=perf_counter() - began)
     seconds_left = None if time_limit is None else time_limit - (perf_counter() - began)
@@ -106,7 +111,9 @@ def _close(objective: float, bound: float) -> bool:
     return objective - bound <= TOLERANCE * max(1.0, abs(objective))
 
 
-def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts) -> Solution:
+def _solve_relaxed(
+    program: OamipProgram, name: str, time_limit: float | None, cuts: _Cuts, *, vertex: bool
+) -> Solution:
     """Solve the program with integer variables relaxed."""
     began = perf_counter()
     linear = program.linear
@@ -114,14 +121,13 @@ def _solve_relaxed(program: OamipProgram, name: str, time_limit: float | None, c
     best, objective, bound = program.start, program.objective(program.start), -np.inf
     priced = np.zeros(0, dtype=np.int64)
     if applicable(program):
-        from threadpoolctl import threadpool_limits
-
-        # Matrices this small gain nothing from threads, and lose much on cores that are busy.
-        with threadpool_limits(1, user_api="blas"):
+        with ONE_THREAD:
             interior = interior_point(program, TOLERANCE / 2, time_limit)
         best, objective, bound = interior.x, interior.objective, interior.bound
         priced = np.flatnonzero(np.abs(interior.prices) > _PRICED)
     proved = _close(objective, bound)
+    if proved and not vertex:
+        return Solution(best, objective, bound, "optimal", 0, 0.0)
     spent = perf_counter() - began
     seconds_left = None if time_limit is None else time_limit - spent
     if proved:

@@ -26,6 +26,7 @@ class ProgramTask:
         how: bounds and gates.
         time_limit: seconds; None for no limit.
         seed: seed of the solver.
+        areas: per layer, the neurons that a unit counts for in the sparsity term; None for 1.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ProgramTask:
     how: Propagation
     time_limit: float | None
     seed: int
+    areas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def run_task(task: ProgramTask) -> TaskResult:
         ModelError: the program would be too large, or has no logits.
         SolverError: there is no solution, or a solver failed.
     """
-    program, largest = build(task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how)
+    program, largest = build(
+        task.network, task.images, task.labels, task.layers, task.fixed, task.lambda_, task.how, task.areas
+    )
     solution = solve(program, task.name, time_limit=task.time_limit, seed=task.seed)
     units = np.concatenate(task.layers)
     return TaskResult(

@@ -16,7 +16,7 @@ from onnxprune.graph.load import load
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip import score
 from onnxprune.importance.oamip.compile import logits_of, score_points
-from onnxprune.importance.oamip.linearised import affine_program, linearise, removal_damage
+from onnxprune.importance.oamip.linearised import affine_program, linearise, removal_damage, removal_order
 from onnxprune.importance.oamip.solve import solve
 from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
@@ -115,6 +115,31 @@ def test_damage_of_removal_by_hand() -> None:
     assert removal_damage(contribution, np.array([1, 0, 2])).tolist() == [18.0, 5.0, 5.0, 0.0]
 
 
+def test_order_of_removal_by_hand() -> None:
+    """Unit 2 adds least; then unit 0, which cancels a part of it, goes before unit 1, which alone adds as much."""
+    contribution = np.array([[[2.0, 2.0, -1.0, 0.0], [-2.0, -2.0, 1.0, 3.0]]])
+    contribution[0, :, 1] *= -1
+    zeros, ones = np.zeros(4), np.array([0.0, 0.0, 1.0, 0.0])
+    assert removal_order(contribution, zeros).tolist() == [2, 0, 1, 3]
+    # A score of 1 counts what a unit adds alone twice; the sum of the removed ones stays as it is.
+    assert removal_order(contribution * [1, 1, 2.5, 1], ones).tolist() == [0, 1, 3, 2]
+
+
+@settings(max_examples=20, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_the_order_takes_what_adds_least(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    contribution, scores = rng.standard_normal((3, 4, 6)), rng.random(6)
+    order = removal_order(contribution, scores)
+    assert sorted(order) == list(range(6))
+    alone = (contribution**2).sum(axis=(0, 1)) / 3
+    for place in range(len(order)):
+        gone = contribution[:, :, order[:place]].sum(axis=2, keepdims=True)
+        later = order[place:]
+        total = ((gone + contribution[:, :, later]) ** 2).sum(axis=(0, 1)) / 3 + scores[later] * alone[later]
+        assert total[0] <= total.min() + 1e-9
+
+
 def context(config: OamipConfig, name: str = "residual", labels: bool = True) -> ScoreContext:
     proto, shape = built(name)
     x = np.random.default_rng(1).standard_normal((40, *shape)).astype(np.float32)
@@ -154,3 +179,11 @@ def test_a_joint_program_that_memory_does_not_hold_is_refused_before_any_work(mo
     monkeypatch.setattr("onnxprune.importance.oamip.form._MOST_POSITIONS", 10)
     with pytest.raises(ModelError, match="use --oamip-form affine"):
         score(context(OamipConfig(form="joint")))
+
+
+@pytest.mark.parametrize("form", ["joint", "affine"])
+def test_too_many_images_for_memory_are_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr("onnxprune.importance.oamip.form._MOST_BYTES", 1e4)
+    monkeypatch.setattr("onnxprune.importance.oamip.scorer.Runner", None)  # nothing runs
+    with pytest.raises(ModelError, match="give fewer --oamip-images"):
+        score(context(OamipConfig(form=form)))

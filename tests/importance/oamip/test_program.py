@@ -13,13 +13,19 @@ from helpers import EPS, VALID, by_highs, logits_at, mlp, program_of
 from onnx import numpy_helper
 from scipy.sparse import csr_array
 
+from onnxprune.config import OamipConfig
 from onnxprune.core.errors import SolverError
+from onnxprune.graph.load import load
 from onnxprune.importance.oamip.affine import Builder
+from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
+from onnxprune.importance.oamip.form import areas_of
 from onnxprune.importance.oamip.interior_point import interior_point
-from onnxprune.importance.oamip.program import sparsity_term
+from onnxprune.importance.oamip.program import OamipProgram, build, sparsity_term
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.solve import solve
+from onnxprune.ops.examples import example
 from onnxprune.programs.scip import solve as scip
+from onnxprune.structure.coupling import analyse
 
 ROWS = np.random.default_rng(3).standard_normal((4, 5)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 0])
@@ -107,6 +113,10 @@ def test_integer_gates_follow_the_network_at_any_scores(seed: int) -> None:
     np.testing.assert_allclose(logits_at(built.program, found.x), expected, atol=1e-5)
 
 
+def sparsity(scores: list[np.ndarray]) -> float:
+    return sparsity_term(np.array([layer.mean() - 2.0 for layer in scores]))
+
+
 def test_integer_program_is_no_worse_than_any_corner() -> None:
     proto = mlp()
     w = weights(proto)
@@ -118,13 +128,58 @@ def test_integer_program_is_no_worse_than_any_corner() -> None:
         scores = [np.array(corner[:4]), np.array(corner[4:])]
         z = np.array([forward(w, row, scores)[0] for row in x])
         loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-        best = min(best, 5.0 * loss.mean() + sparsity_term(scores))
+        best = min(best, 5.0 * loss.mean() + sparsity(scores))
     assert found.objective <= best + 1e-4
     # And its own scores reach its objective in plain numpy.
     scores = np.clip(found.x[:7], 0, 1)
     z = np.array([forward(w, row, [scores[:4], scores[4:]])[0] for row in x])
     loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]
-    assert found.objective == pytest.approx(5.0 * loss.mean() + sparsity_term([scores[:4], scores[4:]]), abs=1e-4)
+    assert found.objective == pytest.approx(5.0 * loss.mean() + sparsity([scores[:4], scores[4:]]), abs=1e-4)
+
+
+def test_kernels_places_count_in_the_sparsity_term_where_asked_for() -> None:
+    """With every unit for `a` neurons the sparsity term is an `a`-th, as with `a` times the weight of the loss."""
+    text = """g (float[N,2,5,5] x) => (float[N,3] y) {
+        a = Conv (x, w1, b1)
+        h = Relu (a)
+        c = Conv (h, w2, b2)
+        k = Relu (c)
+        f = Flatten (k)
+        y = Gemm (f, w3) }"""
+    proto = example(text, {"w1": (4, 2, 3, 3), "b1": (4,), "w2": (3, 4, 2, 2), "b2": (3,), "w3": (12, 3)})
+    x = np.random.default_rng(0).standard_normal((3, 2, 5, 5)).astype(np.float32)
+    analysis = analyse(load(proto), {"x": (1, 2, 5, 5)})
+    layers = tuple(group.units for group in analysis.groups)
+    assert areas_of(analysis, layers, OamipConfig()) is None
+    areas = areas_of(analysis, layers, OamipConfig(sparsity="kernels"))
+    assert areas == (9.0, 4.0)
+    network = compile_network(analysis, score_points(analysis), [logits_of(analysis)])
+
+    def best(lambda_: float, areas: tuple[float, ...] | None) -> tuple[float, OamipProgram, np.ndarray]:
+        images = [{"x": row[None]} for row in x]
+        program, _ = build(network, images, np.arange(3), layers, np.ones(analysis.units), lambda_, EPS, areas)
+        found = solve(program, "program")
+        assert found.objective == pytest.approx(by_highs(program), rel=3e-5, abs=3e-5)
+        return found.objective, program, found.x
+
+    assert best(1.0, (4.0, 4.0))[0] == pytest.approx(best(4.0, None)[0] / 4, rel=1e-4)
+    _, program, found = best(1.0, areas)
+    terms = [
+        (found[columns] - 2).sum() / (len(columns) * area) for columns, area in zip(program.layers, areas, strict=True)
+    ]
+    assert program.sparsity_term(found) == pytest.approx(max(terms))
+
+
+def test_raw_bounds_take_a_layer_without_relu_away_whole() -> None:
+    text = "g (float[N,5] x) => (float[N,3] y) { h = Gemm (x, w1, b1) y = Gemm (h, w2, b2) }"
+    proto = example(text, {"w1": (5, 4), "b1": (4,), "w2": (4, 3), "b2": (3,)})
+    for raw in (False, True):
+        program = program_of(proto, ROWS, LABELS, replace(EPS, raw=raw)).program
+        point = program.start.copy()
+        point[np.concatenate(program.layers)] = 0.0
+        left = logits_at(program, point) - weights(proto)["b2"]
+        assert (np.abs(left).max() < 1e-3) == raw
+        assert solve(program, "program").objective == pytest.approx(by_highs(program), rel=3e-5, abs=3e-5)
 
 
 def test_images_twice_change_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.config import OamipConfig, RunOptions
 from onnxprune.core.engine import ONE_CORE
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import InputError, SolverError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.scorer import score
+from onnxprune.importance.oamip.task import ProgramTask, TaskResult, run_task
+from onnxprune.ops.examples import example
 from onnxprune.structure.coupling import analyse
 
 X = np.random.default_rng(3).standard_normal((30, 5)).astype(np.float32)
@@ -90,9 +93,41 @@ def test_no_inputs_is_an_error() -> None:
         score(context(mlp(), X[:0], None, OamipConfig()))
 
 
-def test_time_limit_is_told() -> None:
-    limited = OamipConfig(bounds="valid", gates="integer", time_limit=0.0)
-    found = score(context(mlp(), X, None, limited))
+def test_a_limit_that_leaves_scores_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two modules one was stopped with scores, one without: the units of that one stay."""
+
+    def stopped(task: ProgramTask) -> TaskResult:
+        first = "module 1 " in task.name
+        return replace(run_task(task), status="limit", **({"scores": np.ones(len(task.layers[0]))} if first else {}))
+
+    monkeypatch.setattr("onnxprune.importance.oamip.scorer.run_task", stopped)
+    found = score(context(mlp(), X, np.arange(30) % 3, OamipConfig(decoupled=True)))
     assert found.program is not None
     assert found.program.status == "limit"
-    assert any("time limit" in note for note in found.notes)
+    assert sorted((len(group.order), group.judged) for group in found.groups) == [(3, True), (4, False)]
+    assert any("program 1" in note and "say nothing" in note for note in found.notes)
+    assert any("program 2: stopped at the time limit" in note for note in found.notes)
+
+
+def test_a_limit_without_any_score_is_an_error() -> None:
+    limited = OamipConfig(bounds="valid", gates="integer", time_limit=0.0)
+    with pytest.raises(SolverError, match="say nothing"):
+        score(context(mlp(), X, None, limited))
+
+
+def test_a_stream_is_charged_in_every_module_that_it_runs_through() -> None:
+    text = """g (float[N,2,5,5] x) => (float[N,3] y) {
+        a = Conv (x, w1, b1)
+        h = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (h, w2)
+        e = Add (c, h)
+        t = Relu (e)
+        f = Flatten (t)
+        y = Gemm (f, w3) }"""
+    proto = example(text, {"w1": (4, 2, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "w3": (36, 3)})
+    x = np.random.default_rng(0).standard_normal((30, 2, 5, 5)).astype(np.float32)
+    found = score(context(proto, x, np.arange(30) % 3, OamipConfig(decoupled=True)))
+    (group,) = found.groups
+    assert report(found)["programs"] == 2
+    assert 0 < group.scores.sum() < 4
+    assert group.damage[0] == pytest.approx(2 * group.scores.sum())
