@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MACS_CONVENTION = 2
 """Version of what counts as multiply-adds. 1: only Conv, ConvTranspose, Gemm and MatMul with a constant matrix."""
 
-Sizes = tuple[int | np.ndarray, ...]
+Sizes = tuple["int | np.ndarray", ...]
 """Sizes to be multiplied: numbers, or the units along an axis, of which the kept ones count."""
 
 Term = tuple[int, Sizes]
@@ -140,7 +142,7 @@ COUNTED = tuple(kind.name for kind in COST_KINDS.values() if not kind.measured)
 """Names of the kinds that are counted exactly, those of `Costs`."""
 
 
-def counted(model: Countable, batch: int, size: Callable[[int | np.ndarray], int]) -> Costs:
+def counted(model: Countable, batch: int, size: "Callable[[int | np.ndarray], int]") -> Costs:
     """Count all kinds that can be counted.
 
     Args:
@@ -156,7 +158,7 @@ def counted(model: Countable, batch: int, size: Callable[[int | np.ndarray], int
     return Costs(**counts)
 
 
-def _product(factor: int, sizes: Sizes, size: Callable[[int | np.ndarray], int]) -> int:
+def _product(factor: int, sizes: Sizes, size: "Callable[[int | np.ndarray], int]") -> int:
     for each in sizes:
         factor *= size(each)
     return factor
