@@ -296,7 +296,13 @@ class Labels:
         self.options[(node.name, axis)] = (count, ids)
 
     def tie(self, first: Ids, second: Ids) -> None:
-        """Record that channels at the same position of two id arrays must be removed together."""
+        """Record that channels at the same position of two id arrays must be removed together.
+
+        Raises:
+            ValueError: the arrays differ in length; shape inference of some versions of onnx lets such files pass.
+        """
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} channels meet {len(second)}")
         self.ties.append((first, second))
         self._named += [first, second]
 
