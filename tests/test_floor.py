@@ -68,7 +68,7 @@ OPTIONS = {"preprocess": SCALED, "importance": "activation", "repair": False}
 def test_a_search_in_which_nothing_may_go_is_refused(rows) -> None:
     """It ended in the advice to allow a larger drop, after a full search."""
     data, evaluation = rows
-    told = "--keep protects every group, so that there is no smaller model to search for"
+    told = "keep protects every group, so that there is no smaller model to search for"
     with pytest.raises(InputError, match=told):
         onnxprune.prune(MODELS / "fc3_mnist.onnx", data, evaluation=evaluation, max_drop=100.0, keep=("*",), **OPTIONS)
 
