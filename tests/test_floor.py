@@ -1,8 +1,10 @@
 """The accuracy floor, as a check on any result and as a search."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 import onnxprune
@@ -47,6 +49,61 @@ def test_a_target_that_loses_too_much_fails(rows) -> None:
             repair=False,
             max_drop=1.0,
         )
+
+
+def test_other_rows_confirm_what_was_chosen_or_do_not(rows, tmp_path: Path) -> None:
+    data, (images, labels) = rows
+    fixed = {"preprocess": SCALED, "importance": "activation", "repair": False, "time": False}
+    half = len(images) // 2
+    judges, others = (images[:half], labels[:half]), (images[half:], labels[half:])
+    model = MODELS / "fc3_mnist.onnx"
+    plain = onnxprune.prune(model, data, evaluation=judges, max_drop=1.0, targets="macs=0.9", **fixed)
+    assert not plain.confirmed
+    result = onnxprune.prune(model, data, evaluation=judges, confirm=others, max_drop=1.0, targets="macs=0.9", **fixed)
+    measured = onnxprune.validate(model, result.proto, others, preprocess=SCALED, time=False)
+    assert result.metrics == plain.metrics
+    assert result.confirmed["top1"] == measured.metrics["top1"]
+    assert not any("not confirmed" in warning for warning in result.warnings)
+    result.report(tmp_path / "made.json")
+    assert (
+        json.loads((tmp_path / "made.json").read_text())["confirmed"]["top1"]["after"] == measured.metrics["top1"].after
+    )
+    assert "top-1 accuracy, confirmed" in result.summary()
+
+    found = onnxprune.prune(
+        model, data, evaluation=judges, max_drop=100.0, targets="macs=0.05", confirm=others, **fixed
+    )
+    assert not any("not confirmed" in warning for warning in found.warnings)
+    # These rows lose more: only those are among them that the smaller model gets wrong.
+    model_runs = ort.InferenceSession(found.proto.SerializeToString())
+    scaled = (others[0] / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
+    feed = {
+        model_runs.get_inputs()[0].name: scaled.astype(np.float32).reshape(-1, *model_runs.get_inputs()[0].shape[1:])
+    }
+    wrong = model_runs.run(None, feed)[0].argmax(axis=1) != others[1]
+    lost = (others[0][wrong], others[1][wrong])
+    allowed = 100 * (found.metrics["top1"].before - found.metrics["top1"].after) + 0.5
+    worse = onnxprune.prune(
+        model, data, evaluation=judges, max_drop=allowed, targets="macs=0.05", confirm=lost, **fixed
+    )
+    assert any("not confirmed: on the rows of confirm top1 falls by" in warning for warning in worse.warnings)
+
+
+def test_rows_that_confirm_nothing_are_refused(rows) -> None:
+    data, (images, labels) = rows
+    model, fixed = MODELS / "fc3_mnist.onnx", {"preprocess": SCALED, "importance": "activation", "repair": False}
+    with pytest.raises(InputError, match="3 of 100 rows of evaluation are also in confirm"):
+        onnxprune.prune(
+            model,
+            data,
+            evaluation=(images[:100], labels[:100]),
+            confirm=(images[97:200], labels[97:200]),
+            max_drop=1.0,
+            targets="macs=0.9",
+            **fixed,
+        )
+    with pytest.raises(InputError, match="give max_drop"):
+        onnxprune.prune(model, data, confirm=(images, labels), targets="macs=0.9", **fixed)
 
 
 def test_floor_without_rows_of_its_own_is_refused(rows) -> None:

@@ -125,7 +125,7 @@ def _is_value(text: str, name: str, field: "dataclasses.Field[Any] | None") -> b
 def _arguments() -> "Mapping[str, tuple[str, dataclasses.Field[Any] | None]]":
     """The argument of every option, by its name without the dashes, and the field that it is declared in."""
     found: dict[str, tuple[str, dataclasses.Field[Any] | None]] = {
-        name: (name, None) for name in ("data", "plan", "teacher", "validation", "checkpoint")
+        name: (name, None) for name in ("data", "confirm", "plan", "teacher", "validation", "checkpoint")
     }
     found["eval"] = ("evaluation", None)
     places = (

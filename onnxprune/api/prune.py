@@ -29,6 +29,7 @@ def prune(
     data: DataSource | None = None,
     *,
     evaluation: DataSource | None = None,
+    confirm: DataSource | None = None,
     plan: PrunePlan | Path | str | None = None,
     config: PruneConfig | None = None,
     preprocess: PreprocessConfig | None = None,
@@ -42,6 +43,8 @@ def prune(
         model: a path, the bytes of a file, a protobuf or a loaded model; never changed.
         data: calibration inputs: a path, arrays, or a `Dataset`. Labels are not needed.
         evaluation: inputs (with labels, for accuracy) that the metrics are measured on; absent, the calibration rows.
+        confirm: with `max_drop`, other inputs like those of `evaluation`, which have no part in the choice: the metrics
+            on them are `confirmed`.
         plan: units to remove, instead of scoring and deciding: a plan, or the file of one.
         config: options; `options` override single fields, for example `targets=0.5`.
         preprocess: how integer images become the model's input.
@@ -76,6 +79,7 @@ def prune(
             _with_scorer(with_options(config or PruneConfig(), options)),
             preprocess or PreprocessConfig(),
             evaluation=evaluation,
+            confirm=confirm,
             plan=PrunePlan.read(plan) if isinstance(plan, Path | str) else plan,
             executor=executor,
             progress=told,

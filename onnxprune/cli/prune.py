@@ -30,6 +30,9 @@ class PruneFiles:
     eval: str | None = option(
         None, "Inputs with labels that the metrics are measured on; forms as --data.", metavar="DATA"
     )
+    confirm: str | None = option(
+        None, "With --max-drop: other inputs that confirm what was chosen on --eval; forms as --data.", metavar="DATA"
+    )
     plan: Path | None = option(None, "Remove what this plan says, instead of scoring and deciding.")
     plan_out: Path | None = option(None, "Write which units go, as a plan for --plan.")
     json: Path | None = option(None, "Write the machine report here; - is stdout.", metavar="FILE|-")
@@ -58,12 +61,13 @@ def prune(
     from onnxprune.graph.load import load
 
     loaded, output = load(model), Path(files.output or "")
-    outputs.guard([loaded], [files.data, files.eval])
+    outputs.guard([loaded], [files.data, files.eval, files.confirm])
     with terminal.progress() as progress:
         result = library.prune(
             loaded,
             files.data,
             evaluation=files.eval,
+            confirm=files.confirm,
             plan=plan,
             config=config,
             preprocess=given.get(PreprocessConfig),
@@ -79,7 +83,8 @@ def prune(
     if files.plan_out is not None:
         terminal.file(files.plan_out, lambda: result.plan.to_json() + "\n")
     if files.json is not None or files.html is not None:
-        origin = provenance(sys.argv[1:], model=model, output=output, data=files.data, eval=files.eval, plan=files.plan)
+        rows = {"data": files.data, "eval": files.eval, "confirm": files.confirm}
+        origin = provenance(sys.argv[1:], model=model, output=output, **rows, plan=files.plan)
         terminal.report(files.json, lambda: prune_report(result, origin))
         if files.html is not None:
             from onnxprune.report.html_report import html_report
@@ -91,4 +96,4 @@ def prune(
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:
     """The files to write, after checking that all of them can be written."""
     paths = {"-o": files.output, "--plan-out": files.plan_out, "--json": files.json, "--html": files.html}
-    return Outputs(paths, (model, files.data, files.eval, files.plan, config), models=["-o"])
+    return Outputs(paths, (model, files.data, files.eval, files.confirm, files.plan, config), models=["-o"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import without_groups
@@ -20,6 +21,7 @@ from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import FOUND, never_confident
+from onnxprune.pipeline.floor import holds, main_loss
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
@@ -32,8 +34,26 @@ from onnxprune.structure.units import Ids
 _TIMED = 0.05  # of the run's time
 _CHOSEN = (
     "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
-    "(onnxprune validate)"
+    "(--confirm, or onnxprune validate)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The rows that figures are of.
+
+    Attributes:
+        on: of the metrics; None without any.
+        confirmed_on: of those that confirm what the first ones chose; None where nothing does.
+    """
+
+    on: Dataset | None
+    confirmed_on: Dataset | None = None
+
+    @property
+    def sets(self) -> tuple[Dataset | None, Dataset | None]:
+        """Both."""
+        return self.on, self.confirmed_on
 
 
 def finish(
@@ -42,25 +62,13 @@ def finish(
     decision: Decision,
     plan: PrunePlan,
     scores: Scores | None,
-    measured_on: Dataset | None,
+    rows: Measured,
     config: PruneConfig,
     clock: Clock,
 ) -> PruneOutcome:
     """Measure the pruned model, and collect everything that the run found out."""
     exact = lossless_part(prepared, decision.removed, clock)
-    metrics: Mapping[str, MetricChange] = {}
-    if measured_on is not None:
-        from onnxprune.evaluation.metrics import compare
-
-        with clock.stage("evaluate"):
-            metrics = compare(
-                prepared.model,
-                smaller,
-                measured_on,
-                config=config.outputs,
-                analysis=prepared.analysis,
-                engine=config.engine,
-            )
+    metrics, confirmed_metrics = (_compared(prepared, smaller, some, config, clock) for some in rows.sets)
     latency = decision.latency
     if latency is not None:
         from onnxprune.latency.target import confirmed
@@ -79,7 +87,12 @@ def finish(
         after=count_costs(smaller, input_shapes=prepared.shapes),
         metrics=metrics,
         time=time,
-        warnings=(*slow, *heavy_losses(metrics), *_unseen(prepared, config)),
+        warnings=(
+            *slow,
+            *heavy_losses(metrics),
+            *_not_confirmed(prepared, confirmed_metrics, config),
+            *_unseen(prepared, config),
+        ),
         groups=group_results(prepared.analysis, decision.removed, scores, decision.steps),
         layers=layer_costs(prepared.analysis, decision.removed),
         not_pruned=prepared.analysis.not_pruned,
@@ -92,16 +105,44 @@ def finish(
         oamip=None if scores is None else scores.oamip,
         latency=latency,
         check=_check(prepared, exact, decision.removed, config),
-        files=tuple({f: None for rows in (prepared.data, measured_on) if rows is not None for f in rows.files}),
+        files=tuple({f: None for some in (prepared.data, *rows.sets) if some is not None for f in some.files}),
         original=prepared.model,
         sizes=prepared.sizes,
+        confirmed=confirmed_metrics,
         notes=(
             *decision.notes,
             *_went(blocks, decided=scores is not None),
-            *_notes(prepared, exact, measured_on, config),
-            *((_CHOSEN,) if scores is not None and config.is_searched else ()),
+            *_notes(prepared, exact, rows.on, config),
+            *((_CHOSEN,) if scores is not None and config.is_searched and not confirmed_metrics else ()),
             *(() if scores is None else scores.notes),
         ),
+    )
+
+
+def _compared(
+    prepared: Prepared, smaller: Model, rows: Dataset | None, config: PruneConfig, clock: Clock
+) -> Mapping[str, MetricChange]:
+    """The metrics of both models on some rows; none without rows."""
+    if rows is None:
+        return {}
+    from onnxprune.evaluation.metrics import compare
+
+    with clock.stage("evaluate"):
+        return compare(
+            prepared.model, smaller, rows, config=config.outputs, analysis=prepared.analysis, engine=config.engine
+        )
+
+
+def _not_confirmed(prepared: Prepared, metrics: Mapping[str, MetricChange], config: PruneConfig) -> tuple[str, ...]:
+    """A warning where rows that had no part in the choice say that the model loses more than it may."""
+    if not metrics or config.max_drop is None:
+        return ()
+    metric, lost = main_loss(prepared.model.name, metrics)
+    if holds(lost, config.max_drop):
+        return ()
+    return (
+        f"not confirmed: on the rows of --confirm {metric} falls by {lost:.2f} points, where --max-drop "
+        f"{config.max_drop:g} was allowed; give more rows to --eval, or a smaller --max-drop",
     )
 
 

@@ -75,6 +75,19 @@ def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: P
         )
 
 
+def check_confirming_rows(confirm: Dataset | None, data: Dataset | None, evaluation: Dataset | None) -> None:
+    """Refuse rows that confirm nothing: those that were fitted to, or that chose.
+
+    Raises:
+        InputError: rows of the other sets are among them.
+    """
+    if confirm is None:
+        return
+    for rows, where in ((data, "the calibration rows"), (evaluation, "--eval")):
+        if rows is not None and (shared := overlap(rows, confirm)):
+            raise InputError(f"{shared} of {len(rows)} rows of {where} are also in --confirm; give other rows")
+
+
 def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float, advice: str = "") -> None:
     """Check that a result's metric fell by no more than the floor allows.
 

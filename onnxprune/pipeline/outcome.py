@@ -60,6 +60,7 @@ class PruneOutcome:
         original: the model before.
         warnings: losses so heavy that the result may be of no use.
         sizes: the sizes of inputs that the file leaves open, as the run took them.
+        confirmed: the metrics on rows that had no part in the choice; empty where there are none.
     """
 
     model: Model
@@ -86,6 +87,7 @@ class PruneOutcome:
     original: Model | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     sizes: tuple[InputSize, ...] = ()
+    confirmed: Mapping[str, MetricChange] = field(default_factory=dict)
 
 
 def group_results(

@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 from onnxprune.allocation.decide import Decision, without_loss
 from onnxprune.allocation.plan import make_plan, plan_mask
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import PreprocessConfig, PruneConfig
@@ -14,10 +15,10 @@ from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.decide import allowed_widths, decide
-from onnxprune.pipeline.finish import finish
-from onnxprune.pipeline.floor import check_floor, check_floor_rows, check_time, smallest
+from onnxprune.pipeline.finish import Measured, finish
+from onnxprune.pipeline.floor import check_confirming_rows, check_floor, check_floor_rows, check_time, smallest
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.prepare import DataSource, Source, prepare, rows_to_report, score
+from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, rows_to_report, score
 from onnxprune.pipeline.shrink import shrink
 
 
@@ -28,26 +29,22 @@ def prune(
     preprocess: PreprocessConfig,
     *,
     evaluation: DataSource | None = None,
+    confirm: DataSource | None = None,
     plan: PrunePlan | None = None,
     executor: Executor | None = None,
     progress: Progress = no_progress,
 ) -> PruneOutcome:
     """Prune a model: run all stages. Arguments and errors as in `api.prune`."""
     _check_options(config, plan)
+    if confirm is not None and config.max_drop is None:
+        raise InputError("--confirm measures again what --max-drop chose: give --max-drop, or leave it out")
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock)
     if config.distill:
         from onnxprune.torchnet.network import Network
 
         Network(prepared.model)  # says before any work what cannot be trained
-    if evaluation is None:
-        prepared, measured_on = rows_to_report(prepared)
-    else:
-        with clock.stage("load"):
-            measured_on = load_data(evaluation, prepared.model, preprocess)
-            check_same_scale(prepared.data, measured_on)
-    if config.max_drop is not None:
-        check_floor_rows(prepared.data, measured_on if evaluation is not None else None, config)
+    prepared, rows = _rows_to_measure(prepared, evaluation, confirm, config, preprocess, clock)
     scores, smaller = None, None
     if config.lossless:
         widths = allowed_widths(prepared, config, progress)
@@ -57,19 +54,16 @@ def prune(
         with clock.stage("score"):
             scores = score(prepared, config, executor, progress)
         if config.is_searched:
-            assert measured_on is not None  # checked above
-            decision, smaller = smallest(prepared, scores, measured_on, config, clock, progress, executor)
+            assert rows.on is not None  # checked above
+            decision, smaller = smallest(prepared, scores, rows.on, config, clock, progress, executor)
         else:
             decision = decide(prepared, scores, config, clock, progress, executor)
         plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     else:
-        given = {"--target": config.targets, "--threshold": config.threshold, "--keep": config.keep}
-        unused = [name for name, value in (given | {"--no-branches": not config.branches}).items() if value]
-        notes = (f"the plan says which units go: {', '.join(unused)} had no effect",) if unused else ()
-        decision = Decision(plan_mask(prepared.analysis, plan), ProgramReport("none"), {}, 0.0, notes=notes)
+        decision = _as_planned(prepared, plan, config)
     if smaller is None:
         smaller = shrink(prepared, decision.removed, config, clock, progress)
-    result = finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+    result = finish(prepared, smaller, decision, plan, scores, rows, config, clock)
     if config.max_drop is not None:
         advice = "raise the target or --max-drop, or give more calibration rows"
         check_floor(result.source, result.metrics, config.max_drop, advice)
@@ -94,3 +88,36 @@ def _check_options(config: PruneConfig, plan: PrunePlan | None) -> None:
         raise InputError("--fail-if-slower needs the time: leave out --no-time")
     check_metric(config.outputs)
     parse_shapes(config.shapes)
+
+
+def _rows_to_measure(
+    prepared: Prepared,
+    evaluation: DataSource | None,
+    confirm: DataSource | None,
+    config: PruneConfig,
+    preprocess: PreprocessConfig,
+    clock: Clock,
+) -> tuple[Prepared, Measured]:
+    """The rows that figures are of, and the model with the calibration rows that are left for everything else."""
+    sets: list[Dataset | None] = []
+    with clock.stage("load"):
+        for given in (evaluation, confirm):
+            sets.append(None if given is None else load_data(given, prepared.model, preprocess))
+            if sets[-1] is not None:
+                check_same_scale(prepared.data, sets[-1])
+    judges, confirming = sets
+    apart = judges
+    if judges is None:
+        prepared, apart = rows_to_report(prepared)
+    if config.max_drop is not None:
+        check_floor_rows(prepared.data, judges, config)
+        check_confirming_rows(confirming, prepared.data, judges)
+    return prepared, Measured(apart, confirming)
+
+
+def _as_planned(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> Decision:
+    """What a plan says, with a note on options that had no effect."""
+    given = {"--target": config.targets, "--threshold": config.threshold, "--keep": config.keep}
+    unused = [name for name, value in (given | {"--no-branches": not config.branches}).items() if value]
+    notes = (f"the plan says which units go: {', '.join(unused)} had no effect",) if unused else ()
+    return Decision(plan_mask(prepared.analysis, plan), ProgramReport("none"), {}, 0.0, notes=notes)

@@ -23,7 +23,7 @@ from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
-from onnxprune.pipeline.finish import finish
+from onnxprune.pipeline.finish import Measured, finish
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, rows_to_report, score
 from onnxprune.pipeline.shrink import shrink
@@ -214,7 +214,7 @@ def _at(
     decision = decide(prepared, scores, config, clock, progress, executor, candidates)
     plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
-    return finish(prepared, smaller, decision, plan, scores, measured_on, config, clock)
+    return finish(prepared, smaller, decision, plan, scores, Measured(measured_on), config, clock)
 
 
 def _metric(results: Sequence[PruneOutcome]) -> str | None:

@@ -91,6 +91,7 @@ def _tiles(result: PruneOutcome) -> Markup:
         None if latency is None else _latency_tile(latency),
     )
     metrics = [_metric_tile(name, change) for name, change in result.metrics.items()]
+    metrics += [_metric_tile(name, change, ", confirmed") for name, change in result.confirmed.items()]
     return join(
         (
             element("div", *costs, class_="tiles"),
@@ -120,8 +121,8 @@ def _latency_tile(latency: LatencyReport) -> Markup:
     return _cost_tile("Measured latency", f"{was}, predicted {predicted}", now, latency.before, latency.measured)
 
 
-def _metric_tile(name: str, change: MetricChange) -> Markup:
-    label = metric_name(name)
+def _metric_tile(name: str, change: MetricChange, more: str = "") -> Markup:
+    label = metric_name(name) + more
     if is_share(name):
         lost = change.before - change.after
         kind = "bad" if lost > POINT else "calm" if lost > 0 else "good"

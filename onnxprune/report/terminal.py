@@ -62,7 +62,7 @@ def prune_summary(result: PruneOutcome) -> RenderableType:
     """What `prune` did: the verdict, costs, metrics, where the channels went, what stays, how it was decided."""
     return Group(
         _verdict(verdict_of(result)),
-        _change_table(result.before, result.after, result.metrics, result.time),
+        _change_table(result.before, result.after, result.metrics, result.time, result.confirmed),
         _saved_table(result.groups, result.layers),
         *_not_pruned(result.not_pruned),
         _program_line(result.program, result.plan.importance, result.plan.widths),
@@ -140,7 +140,11 @@ def _verdict(told: str) -> RenderableType:
 
 
 def _change_table(
-    before: Costs, after: Costs, metrics: Mapping[str, MetricChange], time: TimeReport | None
+    before: Costs,
+    after: Costs,
+    metrics: Mapping[str, MetricChange],
+    time: TimeReport | None,
+    confirmed: Mapping[str, MetricChange] | None = None,
 ) -> RenderableType:
     made = Listing("", "before", "after", "change", "", left=(0, 4), names=(), folds=(0, 4), spare=(4, 1))
     if time is not None:
@@ -153,11 +157,13 @@ def _change_table(
         new = after[kind]
         left = Text(f"{ratio(new, old)} left", style=GOOD if new < old else "")
         made.add_row(Text(cost_name(kind), style="bold"), cost(kind, old), cost(kind, new), left, "")
-    for name, change in metrics.items():
+    told = [(name, metric_name(name), change) for name, change in metrics.items()]
+    told += [(name, f"{metric_name(name)}, confirmed", change) for name, change in (confirmed or {}).items()]
+    for name, title, change in told:
         worse = change.after < change.before if is_share(name) or change.rules else change.after > change.before
         difference = Text(metric_change(name, change), style=BAD if worse else GOOD)
         cells = metric_value(name, change.before), metric_value(name, change.after)
-        made.add_row(Text(metric_name(name), style="bold"), *cells, difference, Text(change.detail, style=DIM))
+        made.add_row(Text(title, style="bold"), *cells, difference, Text(change.detail, style=DIM))
     return Padding(made, (0, 0, 1, 0))
 
 
