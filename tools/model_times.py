@@ -3,8 +3,8 @@
     python tools/model_times.py FOLDER [--target macs=0.8] [--least 1000000] [--most 400000000] [--only TEXT]
 
 The corpus is `shared` beside the project, or `ONNXPRUNE_CORPUS`. Rows are random: what is measured is time, not
-quality. FOLDER keeps results and the table (`times.json`), so that a run goes on where another stopped. Times are ratios of
-interleaved runs at batch 1 on one thread, which need a quiet machine; a model takes over its time where the median is
+quality. FOLDER keeps results and the table (`times.json`), so that a run goes on where another stopped. Times are
+ratios of interleaved runs at batch 1 on one thread, which need a quiet machine; a result is slower where the median is
 above 1.02. Prints the table in Markdown.
 """
 
