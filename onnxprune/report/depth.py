@@ -10,12 +10,11 @@ from itertools import chain, count
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import LayerCost
 from onnxprune.graph.nodes import Graph, read_graph
+from onnxprune.ops import handler_of
 from onnxprune.pipeline.outcome import PruneOutcome
 
 MOST = 2000
 """Blocks that are drawn; a picture of more would be too large for a page."""
-
-_SIZES = ("Shape", "Size")  # what they give depends on shapes only, and is no branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def _followed(graph: Graph, layers: dict[str, LayerCost], gone: set[str]) -> lis
     origin: dict[str, int] = {name: n for n, name in enumerate(graph.inputs)}
     for node in graph.nodes:
         sources = tuple(sorted({origin[name] for name in node.reads if name in origin}))
-        if not sources or node.op_type in _SIZES:
+        if not sources or handler_of(node.op_type).reads_shape(node):  # what depends on shapes only is no branch
             continue
         layer, number = layers.get(node.name), sources[0]
         if layer is not None and layer.params_before:

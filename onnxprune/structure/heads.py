@@ -22,7 +22,8 @@ def _heads(analysis: Analysis) -> Iterator[Ids]:
     """Units along axes of heads."""
     for product in analysis.products:
         if product.weight and analysis.value(product.weight) is None:
-            ours, theirs = (_units(analysis, name) for name in (product.weight, product.source))
+            names = product.weight, product.source
+            ours, theirs = (_units(analysis, name) for name in names)
             summed = {axis for axis, _ in product.contracted}, {axis for _, axis in product.contracted}
             beside = [ids for axis, ids in theirs.items() if axis not in summed[1]]
             yield from (
@@ -30,11 +31,12 @@ def _heads(analysis: Analysis) -> Iterator[Ids]:
                 for axis, ids in ours.items()
                 if axis not in summed[0] and any(np.array_equal(ids, other) for other in beside)
             )
+            # In stacks of matrices heads stand before them, also where only one of the two has several.
+            ends = tuple(len(analysis.labels.get(name, ())) - 2 for name in names)
+            if all(axis >= end for axes in product.contracted for axis, end in zip(axes, ends, strict=True)):
+                for units, end in zip((ours, theirs), ends, strict=True):
+                    yield from (ids for axis, ids in units.items() if axis < end)
     for node in analysis.graph.nodes:
-        if node.op_type == "MatMul" and all(analysis.value(name) is None for name in node.inputs):
-            for name in node.inputs:
-                last = len(analysis.labels.get(name, ())) - 2
-                yield from (ids for axis, ids in _units(analysis, name).items() if axis < last)
         if "num_heads" in node.attributes:
             yield from _units(analysis, node.output()).values()
 

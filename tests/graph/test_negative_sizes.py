@@ -45,7 +45,7 @@ def test_sizes_that_are_too_small_are_told(way: str) -> None:
     done = run(code, network(way))
     told = done.stdout.decode()
     assert done.returncode == 0, done.stderr.decode()[-500:]
-    assert told.startswith("--shape x=1,3,2,2: ")
+    assert told.startswith('shapes="x=1,3,2,2": ')
     assert "axis 2 of 's' would have size -" in told or "axis 3 of 's' would have size -" in told
 
 
@@ -92,6 +92,6 @@ def test_where_no_guess_fits_the_message_says_what_to_do() -> None:
         "g (float[N,1,T] x) => (float[N,4,A] y) { h = Conv (x, w1) y = Conv (h, w2) }",
         {"w1": (1, 1, 70_000), "w2": (4, 1, 1)},
     )
-    with pytest.raises(ModelError, match=r"would have size -[0-9]+; give the sizes of its inputs \(--shape\)"):
+    with pytest.raises(ModelError, match=r"would have size -[0-9]+; give the sizes of its inputs \(shapes\)"):
         onnxprune.analyze(proto)
     assert onnxprune.analyze(proto, {"x": (1, 1, 80_000)}).costs().macs

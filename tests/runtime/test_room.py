@@ -112,5 +112,5 @@ def test_rows_of_a_run(batch: str, known: int | None, asked: int, rows: int) -> 
 
 def test_two_batches_contradict_each_other() -> None:
     latency = onnxprune.LatencyConfig(batch=4)
-    with pytest.raises(InputError, match="--shape gives a batch of 3, --latency-batch one of 4"):
+    with pytest.raises(InputError, match=r"shapes gives a batch of 3, latency\.batch one of 4"):
         onnxprune.prune(network(), shapes={"x": (3, 3, 8, 8)}, latency=latency, **HOW)
