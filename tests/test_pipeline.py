@@ -129,6 +129,8 @@ def test_plan_that_removes_a_whole_group_is_refused(network):
 
 
 def test_budget_below_what_can_be_reached_names_the_least(network, images):
+    with pytest.raises(BudgetError, match=r"a share is written with its sign \(macs=50%\)"):
+        onnxprune.prune(MODELS / "lenet5_mnist.onnx", targets="macs=50", importance="magnitude")
     with pytest.raises(BudgetError, match="cannot go below"):
         onnxprune.prune(network, images, targets="macs=10", importance="magnitude", repair=False)
 

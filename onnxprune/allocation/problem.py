@@ -183,9 +183,14 @@ class AllocationProblem:
             if budget.cost(least) > budget.limit
         ]
         if missed:
-            raise BudgetError(
-                f"budget cannot be met: {'; '.join(missed)}; raise the target, lower --round-to, or free kept groups"
-            )
+            # Nobody wants fifty multiply-adds.
+            meant = [
+                f"{each.name}={each.limit:g}%" for each in self.budgets if 1 < each.limit < 100 and each.limit % 1 == 0
+            ]
+            advice = "raise the target, lower --round-to, or free kept groups"
+            if meant:
+                advice = f"a share is written with its sign ({', '.join(meant)}), or as a number up to 1"
+            raise BudgetError(f"budget cannot be met: {'; '.join(missed)}; {advice}")
 
 
 def _share(budget: Budget, cost: float | np.ndarray) -> float | np.ndarray:
