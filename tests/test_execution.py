@@ -112,8 +112,10 @@ def test_what_is_under_way_ends_with_an_error_elsewhere():
     assert [type(future.exception()) for future in futures] == [BrokenProcessPool] * 3
 
 
+# What started the tests may ignore a hangup (nohup): children inherit that.
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, {folder!r})
 import numpy as np
 from test_execution import shows_itself

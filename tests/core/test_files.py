@@ -195,8 +195,11 @@ def test_inputs_are_known_under_all_their_names(tmp_path: Path) -> None:
     assert same_file(tmp_path / "near" / "new", tmp_path / "folder" / "new")
 
 
+# Whatever started the tests may ignore signals (nohup, a shell's background): children inherit that.
 UNFINISHED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from onnxprune.core.files import replacing, temporary_folder
 with temporary_folder(Path(sys.argv[1])) as folder, replacing(Path(sys.argv[1], "out")) as partial:
@@ -222,6 +225,7 @@ def test_nothing_is_left_by_a_signal(tmp_path: Path, how: signal.Signals) -> Non
 def test_handlers_of_others_stay(tmp_path: Path) -> None:
     caught = []
     before = signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with temporary_folder(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -230,3 +234,4 @@ def test_handlers_of_others_stay(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hangup)
