@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, allocate
+from onnxprune.allocation.allocate import allocate
+from onnxprune.allocation.problem import AllocationProblem, Budget, CostPolynomial
 
 CURVES = ("convex", "sigmoid", "bumpy")
 

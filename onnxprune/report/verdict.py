@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.text import main_metric, points_lost, several
 from onnxprune.evaluation.warnings import NOT_FASTER
-from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.text import is_share, metric_name, metric_value, percent
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.outcome import PruneOutcome
+    from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _NOISY = 3.0  # between the 10th and the 90th percentile of the ratios: then their median says little
 _POINT = 0.01
 
 
-def verdict_of(result: PruneOutcome) -> str:
+def verdict_of(result: "PruneOutcome") -> str:
     """The verdict on a run of `prune`."""
     return verdict(result.before, result.after, result.metrics, result.time)
 
@@ -44,7 +47,7 @@ def is_noisy(time: TimeReport) -> bool:
     return time.high > _NOISY * time.low
 
 
-def sweep_verdict(swept: SweepResult[PruneOutcome]) -> str:
+def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
     """The verdict on a sweep: the fastest, or else cheapest, of the models that are hardly worse than the original."""
     cost = "latency" if all("latency" in point.cost for point in swept.points) else swept.points[0].target.kind
     adjective = "fastest" if cost == "latency" else "cheapest"
@@ -63,7 +66,7 @@ def sweep_verdict(swept: SweepResult[PruneOutcome]) -> str:
     return f"Every model loses more than 1 point; {best.target} loses least: {_of_point(swept, best)}"
 
 
-def _of_point(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> str:
+def _of_point(swept: "SweepResult[PruneOutcome]", point: "SweepPoint[PruneOutcome]") -> str:
     before, after = point.result.before, point.result.after
     quality = ""
     if swept.metric is not None and swept.quality is not None and point.quality is not None:

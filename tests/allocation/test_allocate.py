@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, allocate
+from onnxprune.allocation.allocate import allocate
 from onnxprune.allocation.costs import budgets
+from onnxprune.allocation.problem import AllocationProblem, Budget, CostPolynomial
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import monotone
 from onnxprune.core.targets import Target

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.allocation import AllocationProblem, Budget, CostPolynomial, CostTable, allocate
+from onnxprune.allocation.allocate import allocate
+from onnxprune.allocation.problem import AllocationProblem, Budget, CostPolynomial
+from onnxprune.allocation.table import CostTable
 from onnxprune.core.errors import BudgetError
 
 

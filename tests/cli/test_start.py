@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 HEAVY = {"torch", "scipy", "numpy", "onnx", "onnxruntime", "pyscipopt", "onnx_graphsurgeon", "PIL"}
 
@@ -28,6 +29,19 @@ def test_help_imports_nothing_heavy(environment) -> None:
     modules = _imported(program, environment())
     assert "onnxprune.cli.prune" in modules
     assert not HEAVY & modules
+
+
+def test_looking_at_a_model_imports_no_solver(environment) -> None:
+    """What lists the groups of a pattern, and what puts a result into a sentence, brought the programs along."""
+    model = Path(__file__).parents[2] / "models" / "lenet5_mnist.onnx"
+    program = (
+        "from onnxprune.cli import application\n"
+        f"try: application()(['inspect', {str(model)!r}])\n"
+        "except SystemExit as end: assert end.code == 0"
+    )
+    modules = _imported(program, environment())
+    assert "onnxprune.report.terminal" in modules
+    assert not {"torch", "scipy", "pyscipopt", "onnxprune.latency"} & modules
 
 
 def test_package_imports_nothing_heavy(environment) -> None:
