@@ -52,7 +52,8 @@ def command(folder: Path, *arguments: str, also: Path | None = None) -> subproce
 
 
 def test_the_printed_test_passes(folder: Path) -> None:
-    python(folder, BLOCKS[1])
+    assert "check_operator(" in BLOCKS[1]
+    assert python(folder, BLOCKS[1]) == ""
 
 
 @pytest.mark.parametrize("module", ["cast_like", "contrib_trilu"])

@@ -102,6 +102,10 @@ def test_rows_that_confirm_nothing_are_refused(rows) -> None:
             targets="macs=0.9",
             **fixed,
         )
+    with pytest.raises(InputError, match="evaluation has labels and confirm has none"):
+        onnxprune.prune(
+            model, data, evaluation=(images, labels), confirm=data[:50], max_drop=1.0, targets="macs=0.9", **fixed
+        )
     with pytest.raises(InputError, match="give max_drop"):
         onnxprune.prune(model, data, confirm=(images, labels), targets="macs=0.9", **fixed)
 

@@ -176,9 +176,17 @@ def test_a_few_rows_that_lose_much_do_not_decide_alone() -> None:
     assert Loss(2e-4, 2e-4).is_near(Loss(1e-4, 1e-4), 1.25, 1e-3)
 
 
-@pytest.mark.parametrize(("once_more", "is_worth"), [(1.1, True), (3.0, False)])
+@pytest.mark.parametrize(
+    ("first", "once_more", "is_worth"),
+    [
+        (Loss(1.1, 1.1), Loss(1.1, 1.1), True),
+        (Loss(1.1, 1.1), Loss(3.0, 3.0), False),
+        (Loss(0.9, 1.2), Loss(3.0, 3.0), False),
+        (Loss(0.9, 1.4), Loss(0.9, 0.9), False),
+    ],
+)
 def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
-    corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, once_more: float, is_worth: bool
+    corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, first: Loss, once_more: Loss, is_worth: bool
 ) -> None:
     """On 38 rows a mask lost 1.1 times as much, on 38 others three times: it was taken, and the masks were worse."""
     rows = np.random.default_rng(0).random((80, 1, 28, 28), np.float32)
@@ -189,9 +197,8 @@ def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
 
     def losses(prepared: Prepared, decisions: Sequence[Decision], *_: object, turn: int = 3) -> list[Loss]:
         contest.extend(decision.removed.tobytes() for decision in decisions)
-        known = {contest[0]: 1.0, contest[1]: 1.1 if turn == 3 else once_more}
-        values = (known.get(decision.removed.tobytes(), 9.0) for decision in decisions)
-        return [Loss(value, value) for value in values]
+        known = {contest[0]: Loss(1.0, 1.0), contest[1]: first if turn == 3 else once_more}
+        return [known.get(decision.removed.tobytes(), Loss(9.0, 9.0)) for decision in decisions]
 
     monkeypatch.setattr("onnxprune.pipeline.decide.judged", losses)
     chosen = decide(prepared, scores, config, Clock(), no_progress)

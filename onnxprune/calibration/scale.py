@@ -3,6 +3,7 @@
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import RANDOM
 from onnxprune.core.errors import InputError
 
 _ROWS = 32
@@ -14,12 +15,12 @@ def check_same_scale(calibration: Dataset | None, evaluation: Dataset | None) ->
     """Refuse images of two scales for one model: the figures would be of inputs that it never learnt.
 
     Numbers that are no images may have values of any size; they are looked at where one set is stored as integers and
-    the other is not.
+    the other is not. Random numbers are of no scale, which their own note tells.
 
     Raises:
         InputError: the largest values differ by a factor of 40 or more.
     """
-    if calibration is None or evaluation is None:
+    if calibration is None or evaluation is None or RANDOM in (calibration.source, evaluation.source):
         return
     for name, stored in calibration.arrays.items():
         other = evaluation.arrays.get(name)

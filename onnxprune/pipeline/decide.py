@@ -93,14 +93,17 @@ def decide(
             return decisions[0]
         plain_losses, lean_losses = judge(decisions), judge(lean)
         least = _least(plain_losses)
-        if lean and _is_worth(
-            (decisions[plain_losses.index(least)], least),
-            (lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)),
-            lambda both: judged(trial, both, config, progress, executor, turn=SECOND_TURN),
-        ):
-            for plain in decisions:
-                candidates.drop(plain)
-            candidates.add(lean, lean_losses)
+        if lean:
+            taken, left = (decisions, plain_losses), lean
+            if _is_worth(
+                (decisions[plain_losses.index(least)], least),
+                (lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)),
+                lambda both: judged(trial, both, config, progress, executor, turn=SECOND_TURN),
+            ):
+                taken, left = (lean, lean_losses), decisions
+            for decision in left:
+                candidates.drop(decision)
+            candidates.add(*taken)  # some are among both
         chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], least)])
         if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
             chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))

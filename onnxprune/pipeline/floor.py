@@ -76,13 +76,18 @@ def check_floor_rows(data: Dataset | None, evaluation: Dataset | None, config: P
 
 
 def check_confirming_rows(confirm: Dataset | None, data: Dataset | None, evaluation: Dataset | None) -> None:
-    """Refuse rows that confirm nothing: those that were fitted to, or that chose.
+    """Refuse rows that confirm nothing: those that were fitted to or that chose, and those that measure something else.
 
     Raises:
-        InputError: rows of the other sets are among them.
+        InputError: rows of the other sets are among them, or only one of the two that measure has labels.
     """
     if confirm is None:
         return
+    if evaluation is not None and (confirm.labels is None) != (evaluation.labels is None):
+        one, other = ("--eval", "--confirm") if confirm.labels is None else ("--confirm", "--eval")
+        raise InputError(
+            f"{one} has labels and {other} has none, so that they measure different things; give both some"
+        )
     for rows, where in ((data, "the calibration rows"), (evaluation, "--eval")):
         if rows is not None and (shared := overlap(rows, confirm)):
             raise InputError(f"{shared} of {len(rows)} rows of {where} are also in --confirm; give other rows")

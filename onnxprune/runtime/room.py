@@ -42,7 +42,7 @@ def require_room_of(model: Model, graph: Graph, facts: Facts, rows: int) -> None
     Raises:
         InputError: names the largest tensor.
     """
-    more = max(1, rows // max(1, facts.batch))
+    more = max(1, -(-rows // max(1, facts.batch)))
     sizes = {
         name: more * _bytes(shape, facts.dtypes.get(name, onnx.TensorProto.FLOAT))
         for name, shape in facts.shapes.items()

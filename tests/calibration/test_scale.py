@@ -56,3 +56,10 @@ def test_numbers_that_are_no_images_may_be_of_any_size():
     proto = example(text, {"w1": (6, 8), "w2": (8, 3)})
     rows = RNG.standard_normal((40, 6)).astype(np.float32)
     assert onnxprune.prune(proto, rows, evaluation=1000 * rows, **OPTIONS).metrics
+
+
+def test_random_rows_have_no_scale(network):
+    """Noise stands for rows that nobody has; beside images of 0 to 255 it was refused."""
+    images = BYTES.astype(np.float32)
+    result = onnxprune.prune(network, "random", evaluation=(images, np.arange(40) % 4), **OPTIONS)
+    assert "top1" in result.metrics

@@ -13,6 +13,7 @@ from onnxprune.cli.command import known_sections
 from onnxprune.cli.commands import commands as known_commands
 from onnxprune.cli.config_file import read
 from onnxprune.cli.options import build
+from onnxprune.core.errors import InputError
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 LINES = sorted({line for block in BLOCKS if block.kind == "sh" for line in block.commands})
@@ -75,8 +76,12 @@ def test_options_in_toml_are_known(block, tmp_path) -> None:
     path = tmp_path / "options.toml"
     path.write_text(block.text)
     file = read(path, known_sections())
+    assert file
     for command in known_commands().values():
-        build(command.sections, {}, file, path.name)
+        build(command.sections, {}, file, path.name)  # a wrong value raises
+    path.write_text(re.sub(r"^([\w-]+) *=", r"\1-x =", block.text, count=1, flags=re.MULTILINE))
+    with pytest.raises(InputError, match="-x"):
+        read(path, known_sections())
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "python"], ids=lambda b: b.name)
