@@ -21,6 +21,7 @@ from onnxprune.structure.cut import Cuts
 from onnxprune.structure.units import Ids
 
 _SOLVED = 4  # times that the program is solved at most
+_SPENT = 0.9  # share of a budget below which the user should know why
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,21 @@ def by_budget(
     choose = partial(allocate, seed=config.seed)
     if worth is not None and widths.work is not None:
         choose = partial(lean, work=widths.work, seed=config.seed, worth=worth)
-    return _decided(analysis, scores, problem, widths, choose)
+    decision = _decided(analysis, scores, problem, widths, choose)
+    unspent = _unspent(decision, budgets, widths) if worth is None else ()
+    return replace(decision, notes=(*decision.notes, *unspent))
+
+
+def _unspent(decision: Decision, budgets: Sequence[Budget], widths: Widths) -> tuple[str, ...]:
+    """A note where widths in steps, and not units that are worth nothing, leave much less than every budget allows."""
+    spent = max((decision.predicted[budget.name] / budget.limit for budget in budgets if budget.limit > 0), default=1.0)
+    if spent >= _SPENT or max(widths.steps, default=1) == 1 or not decision.damage:
+        return ()
+    return (
+        f"only {spent:.0%} of the budget is used: the widths that the rule {widths.rule!r} likes are in steps of up to "
+        f"{max(widths.steps)}, and the next larger ones are above it; --round-to 1 comes nearer, perhaps with no gain "
+        "in time",
+    )
 
 
 def narrowest(

@@ -141,3 +141,26 @@ def test_what_stays_for_the_kernels_sake_is_told():
     found = onnxprune.prune(proto, lossless=True)
     assert any("1 more unit could go without loss" in note for note in found.notes)
     assert {g.name: g.kept for g in onnxprune.prune(proto, lossless=True, round_to=1).groups}["c"] == SIZES["c"] - 5
+
+
+def test_widths_that_leave_much_less_than_the_budget_say_so() -> None:
+    """A single group of 32 channels in steps of 16 has half of its multiply-adds where 90 % were asked for."""
+    weights = {"wa": (32, 3, 3, 3), "wc": (8, 32, 1, 1)}
+    model = example(
+        """g (float[N,3,8,8] x) => (float[N,8] y) {
+        a = Conv (x, wa)
+        b = Relu (a)
+        p = GlobalAveragePool (b)
+        c = Conv (p, wc)
+        y = Flatten (c) }""",
+        weights,
+    )
+    options = {"importance": "magnitude", "repair": False, "time": False}
+    in_steps = onnxprune.prune(model, targets="macs=0.9", **options)
+    told = [note for note in in_steps.notes if "of the budget is used" in note]
+    assert len(told) == 1
+    assert "only 5" in told[0]
+    assert "in steps of up to 16" in told[0]
+    assert in_steps.after.macs < 0.6 * in_steps.before.macs
+    exact = onnxprune.prune(model, targets="macs=0.9", round_to=1, **options)
+    assert not [note for note in exact.notes if "of the budget is used" in note]
