@@ -62,7 +62,7 @@ def shares(by_output: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[
 
 
 def _share(hits: float, count: float, *, rules: bool = False, detail: str = "") -> MetricChange:
-    return MetricChange(1.0, hits / count, rules=rules, detail=detail)
+    return MetricChange(1.0, float(hits / count), rules=rules, detail=detail)
 
 
 class Classes:

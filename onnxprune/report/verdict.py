@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
-_NOISY = 3.0  # between the 10th and the 90th percentile of the ratios: then their median says little
 _POINT = 0.01
 
 
@@ -35,16 +34,11 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
     """
     if after == before:
         return "Nothing was removed"
-    if time is not None and is_noisy(time):
+    if time is not None and time.is_noisy:
         fast = f"{_work(before, after)} (too noisy here to time)"
     else:
         fast = _work(before, after) if time is None else _speed(time.ratio)
     return _sentence(before, after, fast, _quality(metrics))
-
-
-def is_noisy(time: TimeReport) -> bool:
-    """Whether the pairs of runs differ so much among each other that their median says little."""
-    return time.high > _NOISY * time.low
 
 
 def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
