@@ -55,6 +55,9 @@ def test_models_are_compared_on_arrays(proto, result):
     assert 0 < found.metrics["relative_error"].after < 1
     assert onnxprune.validate(proto, proto, ROWS).metrics["relative_error"].after == 0
     assert onnxprune.validate(proto, result, ROWS).metrics == found.metrics
+    assert "relative output error" in found.summary()
+    assert len(repr(found)) < 150
+    assert "<table" in found._repr_html_()
     assert {type(change.after) for change in found.metrics.values()} == {float}
 
 

@@ -303,7 +303,7 @@ class Quantities:
             return {}
         lost = error[varies] / variance[varies]
         mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
-        detail = f"relative error {np.sqrt(mean):.1%} (worst column {np.sqrt(lost.max()):.1%})"
+        detail = f"relative error {np.sqrt(mean):.1%}, worst column {np.sqrt(lost.max()):.1%}"
         return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
 
 

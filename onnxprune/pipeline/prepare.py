@@ -121,7 +121,7 @@ def prepare(
         for group in analysis.groups:
             without_loss[group.units] = group.name not in kept
         prepared = Prepared(analysis, rows, before, lossless(analysis, without_loss))
-        row = None if rows is None else rows.shapes
+        row = None if rows is None or rows.source == RANDOM else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 

@@ -113,6 +113,6 @@ def _change(name: str, change: MetricChange) -> str:
         return f"{words} {metric_value(name, change.after)} instead of {metric_value(name, change.before)}"
     lost = points_lost(change)
     if abs(lost) < 0.005:
-        return f"the same {words}"
+        return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
     shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
     return f"{shown} points {'less' if lost > 0 else 'more'} {words}"

@@ -50,6 +50,11 @@ def test_a_time_that_jumps_about_is_no_warning() -> None:
     assert "about as long" in slow_result(time(0.98, 0.9, 1.1))[0]
 
 
+def test_full_agreement_is_said_in_plain_words() -> None:
+    same = {"agreement": MetricChange(1.0, 1.0, rules=True)}
+    assert "the same answers as the original" in verdict(BEFORE, AFTER, same, None)
+
+
 def test_gains_and_equals_are_told_as_such() -> None:
     for after, words in ((0.99, "the same top-1"), (0.9925, "0.25 points more top-1"), (0.9, "9 points less top-1")):
         assert words in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, after, rules=True)}, None)
