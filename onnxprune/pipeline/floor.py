@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil, isfinite, isnan, log2
 
@@ -140,7 +141,7 @@ def smallest(
     """Find the model of least cost whose metric stays within the floor.
 
     Bisects the budget as a share of the original's cost (that of `config.minimise`), down to one per cent. Scores are
-    computed once; each step allocates, removes, repairs and measures.
+    computed once; each step allocates, and removes, repairs and measures what no step before it has chosen.
 
     Args:
         prepared: the model and calibration rows.
@@ -160,36 +161,42 @@ def smallest(
     best: tuple[Decision, Model] | None = None
     candidates = Candidates()
     low, high = 0.0, 1.0
-    losses: list[float] = []
+    lost_by: dict[bytes, float] = {}
     total = ceil(log2((high - low) / _RESOLUTION))
     for step in range(total):
         share = (low + high) / 2
         progress("search", step, total)
-        candidate = _at(share, prepared, scores, config, clock, progress, executor, candidates)
-        if candidate is None:  # below what can be reached
+        config_at = _at(share, config)
+        try:
+            decision = decide(prepared, scores, config_at, clock, progress, executor, candidates)
+        except BudgetError:  # below what can be reached
             low = share
             continue
-        with clock.stage("evaluate"):
-            metrics = compare(
-                prepared.model,
-                candidate[1],
-                evaluation,
-                config=config.outputs,
-                analysis=prepared.analysis,
-                engine=config.engine,
-            )
-        metric, lost = main_loss(prepared.model.name, metrics)
-        losses.append(lost)
-        if holds(lost, config.max_drop):
-            best, high = candidate, share
-        else:
-            low = share
+        chosen = decision.removed.tobytes()
+        if chosen not in lost_by:
+            smaller = shrink(prepared, decision.removed, config_at, clock, progress)
+            with clock.stage("evaluate"):
+                metrics = compare(
+                    prepared.model,
+                    smaller,
+                    evaluation,
+                    config=config.outputs,
+                    analysis=prepared.analysis,
+                    engine=config.engine,
+                )
+            metric, lost_by[chosen] = main_loss(prepared.model.name, metrics)
+            if holds(lost_by[chosen], config.max_drop):
+                best = decision, smaller
+        low, high = (low, share) if holds(lost_by[chosen], config.max_drop) else (share, high)
     progress("search", total, total)
     if best is None and prepared.lossless.found:
-        best = _at(1.0, prepared, scores, config, clock, progress, executor, candidates)
-    if best is None and losses and all(map(isnan, losses)):
+        config_at = _at(1.0, config)
+        with suppress(BudgetError):
+            decision = decide(prepared, scores, config_at, clock, progress, executor, candidates)
+            best = decision, shrink(prepared, decision.removed, config_at, clock, progress)
+    if best is None and lost_by and all(map(isnan, lost_by.values())):
         raise InputError(
-            f"{prepared.model.name}: {metric} is no number for any of the {len(losses)} smaller models tried; "
+            f"{prepared.model.name}: {metric} is no number for any of the {len(lost_by)} smaller models tried; "
             "give other rows, or another --metric"
         )
     if best is None:
@@ -210,21 +217,7 @@ def _require_choice(prepared: Prepared, scores: Scores, config: PruneConfig) -> 
     raise InputError(f"{prepared.model.name}: {why} every group, so that there is no smaller model to search for")
 
 
-def _at(
-    share: float,
-    prepared: Prepared,
-    scores: Scores,
-    config: PruneConfig,
-    clock: Clock,
-    progress: Progress,
-    executor: Executor | None,
-    candidates: Candidates,
-) -> tuple[Decision, Model] | None:
-    """The model pruned to a share of its cost; None where that cannot be reached."""
+def _at(share: float, config: PruneConfig) -> PruneConfig:
+    """The options with a budget in place of the floor."""
     kind = "latency" if config.minimise == "time" else config.minimise
-    config_at = replace(config, targets=(Target(kind, share),))
-    try:
-        decision = decide(prepared, scores, config_at, clock, progress, executor, candidates)
-    except BudgetError:
-        return None
-    return decision, shrink(prepared, decision.removed, config_at, clock, progress)
+    return replace(config, targets=(Target(kind, share),))
