@@ -13,6 +13,7 @@ from onnxprune.version import __version__
 if TYPE_CHECKING:
     from onnxprune.api.analysis import analyze
     from onnxprune.api.compare import bench, validate
+    from onnxprune.api.comparison import Comparison
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     )
     from onnxprune.core.plan import PrunePlan
     from onnxprune.core.targets import Target
-    from onnxprune.evaluation.comparison import Comparison
     from onnxprune.importance import register_scorer
     from onnxprune.ops import register_operator
     from onnxprune.pipeline.sweep import SweepPoint
@@ -62,7 +62,7 @@ _MODULES = {
         "SolverError",
     ),
     "onnxprune.core.plan": ("PrunePlan",),
-    "onnxprune.evaluation.comparison": ("Comparison",),
+    "onnxprune.api.comparison": ("Comparison",),
     "onnxprune.importance": ("register_scorer",),
     "onnxprune.ops": ("register_operator",),
     "onnxprune.pipeline.sweep": ("SweepPoint",),

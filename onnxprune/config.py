@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune.core.costs import COST_KINDS, COUNTED
 from onnxprune.core.engine import Engine, Provider
-from onnxprune.core.options import option, parse_size
+from onnxprune.core.options import described, option, parse_size
 from onnxprune.core.targets import Target
 
 MOST_THREADS = 1024
@@ -18,9 +18,16 @@ KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")  # the rules of --kernels
 _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class PreprocessConfig:
-    """How integer images are converted to the model's input: `(x * scale - mean) / std`, then the layout."""
+    """How integer images are converted to the model's input: `(x * scale - mean) / std`, then the layout.
+
+    Example:
+        ```python
+        shown = onnxprune.PreprocessConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        ```
+    """
 
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
@@ -31,9 +38,17 @@ class PreprocessConfig:
     size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).", minimum=1)
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class OamipConfig:
-    """The paper's program (`--importance oamip`)."""
+    """The paper's program (`--importance oamip`).
+
+    Example:
+        ```python
+        exact = onnxprune.OamipConfig(form="joint", images="per-class", time_limit=60.0)
+        config = onnxprune.PruneConfig(importance="oamip", oamip=exact)
+        ```
+    """
 
     lambda_: float = option(5.0, "Weight of the task loss against sparsity.")
     epsilon: float = option(1e-5, "Half-width of the input box that bounds are propagated from.", minimum=0)
@@ -75,9 +90,17 @@ class OamipConfig:
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class FinetuneConfig:
-    """How weights are trained, by `finetune` and by `prune --distill` (needs torch)."""
+    """How weights are trained, by `finetune` and by `prune --distill` (needs torch).
+
+    Example:
+        ```python
+        config = onnxprune.FinetuneConfig(epochs=1, lr=3e-4, batch=32)
+        onnxprune.finetune("smaller.onnx", "rows.npz", teacher="model.onnx", config=config)
+        ```
+    """
 
     epochs: int = option(10, "Passes over the training rows.", minimum=1)
     lr: float = option(1e-3, "Learning rate after warm-up; it falls to 0 along a cosine.", minimum=0)
@@ -99,9 +122,17 @@ class FinetuneConfig:
     threads: int = option(0, "Threads for torch; 0 takes all cores.", minimum=0, maximum=MOST_THREADS, shared="threads")
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class LatencyConfig:
-    """How time is measured: of results beside their originals, and for budgets on latency."""
+    """How time is measured: of results beside their originals, and for budgets on latency.
+
+    Example:
+        ```python
+        config = onnxprune.LatencyConfig(batch=8, threads=2)
+        onnxprune.validate("model.onnx", "smaller.onnx", "rows.npz", latency=config)
+        ```
+    """
 
     batch: int = option(
         1,
@@ -123,9 +154,17 @@ class LatencyConfig:
     )
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class SweepConfig:
-    """The budgets of a sweep."""
+    """The budgets of a sweep.
+
+    Example:
+        ```python
+        points = onnxprune.SweepConfig(target="params", points=2, highest=0.8, lowest=0.5, latency=False)
+        swept = onnxprune.sweep("model.onnx", "rows.npz", points=points)
+        ```
+    """
 
     target: str = option("macs", "What the budgets are on.", choices=Target.KINDS)
     points: int = option(8, "Number of budgets, at even steps.", minimum=1)
@@ -220,9 +259,18 @@ class RunOptions:
         return Engine(self.threads, self.provider)
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class PruneConfig:
-    """All options of `prune`, except for the files it reads and writes."""
+    """All options of `prune`, except for the files it reads and writes.
+
+    Example:
+        ```python
+        targets = (onnxprune.Target.parse("macs=50%"), onnxprune.Target("params", 0.8))
+        config = onnxprune.PruneConfig(targets=targets, importance="magnitude", repair=False)
+        result = onnxprune.prune("model.onnx", "rows.npz", config=config)
+        ```
+    """
 
     targets: tuple[Target, ...] = option(
         (),
@@ -242,11 +290,7 @@ class PruneConfig:
         choices=("time", *COUNTED),
     )
     allow_overlap: bool = option(False, "With --max-drop: let calibration rows be among those of --eval.")
-    importance: str = option(
-        "reconstruction",
-        "How units are scored.",
-        registry="scorers",
-    )
+    importance: str = option("reconstruction", "How units are scored.", registry="scorers")
     threshold: str | None = option(
         None,
         "Remove units whose score is below this (0 to 1), or below their layer's mean with 'mean'.",

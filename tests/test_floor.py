@@ -10,6 +10,7 @@ import pytest
 import onnxprune
 from onnxprune.config import OutputConfig, PreprocessConfig
 from onnxprune.core.errors import AccuracyError, InputError
+from onnxprune.ops.examples import example
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -176,3 +177,26 @@ def test_a_result_whose_metric_is_no_number_fails(rows) -> None:
             targets="macs=0.9",
             **OPTIONS,
         )
+
+
+def test_steps_far_from_the_floor_need_no_trials_and_the_last_word_has_them() -> None:
+    """Every step of a search tried several allocations, also where the first one told enough."""
+    rng = np.random.default_rng(0)
+    text = """g (float[N,6] x) => (float[N,4] y) {
+        a = MatMul (x, w1) r = Relu (a) b = MatMul (r, w2) s = Relu (b) y = MatMul (s, w3) }"""
+    model = example(text, {"w1": (6, 48), "w2": (48, 24), "w3": (24, 4)})
+    data, evaluation = (rng.standard_normal((count, 6)).astype(np.float32) for count in (256, 512))
+    steps: list[list[int]] = []
+
+    def follow(stage: str, done: int, total: int) -> None:
+        if stage == "search" and done < total:
+            steps.append([])
+        elif stage == "trials" and total:
+            steps[-1].append(done)
+
+    found = onnxprune.prune(model, data, evaluation=evaluation, max_drop=1.0, time=False, threads=1, progress=follow)
+    assert len(steps) == 7
+    assert steps[0] == []
+    assert any(steps[3:])
+    assert found.metrics["agreement"].after >= 0.99
+    assert found.after.macs < found.before.macs

@@ -54,6 +54,16 @@ def test_models_are_compared_on_arrays(proto, result):
     assert (found.before, found.after, found.rows) == (result.before, result.after, len(ROWS))
     assert 0 < found.metrics["relative_error"].after < 1
     assert onnxprune.validate(proto, proto, ROWS).metrics["relative_error"].after == 0
+    assert onnxprune.validate(proto, result, ROWS).metrics == found.metrics
+    assert "relative output error" in found.summary()
+    assert len(repr(found)) < 150
+    assert "<table" in found._repr_html_()
+    assert {type(change.after) for change in found.metrics.values()} == {float}
+
+
+def test_what_is_no_model_is_an_error_of_the_input(proto):
+    with pytest.raises(onnxprune.InputError, match="not a list"):
+        onnxprune.analyze([proto])
 
 
 def test_models_are_timed_side_by_side(proto, result):

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxprune.api.arguments import speaks_of_arguments, told_all
-from onnxprune.calibration.inputs import load_data
+from onnxprune.api.comparison import Comparison
+from onnxprune.calibration.inputs import RANDOM, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Engine, Provider
-from onnxprune.evaluation.comparison import Comparison
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
@@ -102,7 +102,7 @@ def validate(
         rows=len(rows),
         source=rows.source,
         notes=told_all((*rows.notes, *analysed.incomplete, *ran_on(engine.provider))),
-        sizes=input_sizes(first, analysed.facts.shapes, shapes, rows.shapes),
+        sizes=input_sizes(first, analysed.facts.shapes, shapes, None if rows.source == RANDOM else rows.shapes),
     )
 
 

@@ -42,6 +42,8 @@ _LARGEST_CLASS = (1 << 31) - 1
 # Chosen rows of mapped files up to this size are read: what another program shortens would end this one.
 _READ_BYTES = 1 << 30
 
+_NAMED = 3
+
 # Rows checked at a time.
 _CHUNK = 256
 
@@ -178,6 +180,8 @@ def _dataset(
             )
         except InputError as error:
             raise InputError(f"{rows.origin}: {error}") from None
+    if rows.unread:
+        notes = (*notes, _unread(rows))
     data = Dataset(
         arrays=rows.arrays,
         labels=labels,
@@ -194,6 +198,12 @@ def _dataset(
         _check_values(data, spec)
     cast = [c for name, c in conversions.items() if rows.arrays[name].dtype == np.uint8 and c.is_cast_only]
     return replace(data, notes=(*notes, _RAW_NOTE)) if cast and preprocess.scale is None else data
+
+
+def _unread(rows: Rows) -> str:
+    names = ", ".join(map(repr, rows.unread[:_NAMED])) + ", ..." * (len(rows.unread) > _NAMED)
+    labels = "" if rows.labels is not None else "; labels are called 'y'"
+    return f"{rows.origin}: no input is called {names}, which is not read{labels}"
 
 
 def _is_mapped_file(array: np.ndarray) -> bool:

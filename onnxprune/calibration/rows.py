@@ -23,6 +23,7 @@ class Rows:
         arrangements: how a stored row becomes a row of the model, per input.
         feeds: inputs whose rows keep every axis of the model's input, the batch axis too.
         origin: what the rows were read from, for messages.
+        unread: names of arrays that are neither inputs nor labels.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -30,6 +31,7 @@ class Rows:
     arrangements: Mapping[str, Arrangement]
     feeds: frozenset[str]
     origin: str
+    unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()), ()))
@@ -37,11 +39,11 @@ class Rows:
 
 def _pick(
     held: Mapping[str, np.ndarray], specs: Sequence[InputSpec], origin: str
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Choose, from a source's arrays, the one for each input and the labels.
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, tuple[str, ...]]:
+    """Choose, from a source's arrays, the one for each input and the labels; and the names of those left unread.
 
     Names are the inputs' own; `x`, or the only array, stands for the first input; `y` holds labels unless an input has
-    that name. Other arrays are left unread.
+    that name.
 
     Raises:
         InputError: an input has no array.
@@ -54,13 +56,14 @@ def _pick(
         rest = [key for key in others if key not in names]
         stand_in = DATA if DATA in rest else rest[0] if len(rest) == 1 else None
         if stand_in is not None:
-            return {names[0]: held[stand_in], **{name: held[name] for name in names[1:]}}, labels
+            arrays = {names[0]: held[stand_in], **{name: held[name] for name in names[1:]}}
+            return arrays, labels, tuple(key for key in rest if key != stand_in)
     if missing:
         holds = ", ".join(repr(key) for key in held) or "nothing"
         raise InputError(
             f"{origin}: no array for {_listed('input', missing)}; it holds {holds}, the model takes {wanted(specs)}"
         )
-    return {name: held[name] for name in names}, labels
+    return {name: held[name] for name in names}, labels, tuple(key for key in others if key not in names)
 
 
 def rows_of(
@@ -105,10 +108,11 @@ def _by_input(held: Held, specs: Sequence[InputSpec]) -> Iterator[Held]:
 
 def _rows(held: Held, specs: Sequence[InputSpec], layout: str) -> Rows:
     try:
-        arrays, labels = _pick(held.arrays, specs, held.origin)
+        arrays, labels, unread = _pick(held.arrays, specs, held.origin)
     except DamagedError as error:  # an array of an archive is read when it is asked for
         raise InputError(f"{held.origin} cannot be read: {error}") from error
-    return _leading(arrays, labels, specs, layout, held.origin, single=held.single)
+    rows = _leading(arrays, labels, specs, layout, held.origin, single=held.single)
+    return rows if held.ordered else replace(rows, unread=unread)
 
 
 def _leading(

@@ -1,9 +1,10 @@
 """Fields of option classes: their help texts and limits, and the check of their values."""
 
 import dataclasses
+import inspect
 import re
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.errors import InputError
@@ -13,6 +14,11 @@ _LEAST_MEMORY = 500 * 10**6
 _LARGEST = (1 << 31) - 1
 _MOST_MEMORY = 1 << 62
 _LONGEST = 40  # digits of a number that a message repeats
+_OPTION = re.compile(r"(?<!inspect )--([a-z]+(?:-[a-z]+)*)")
+_ARGUMENTS = {"eval": "evaluation"}  # options that have another name in Python
+
+T = TypeVar("T")
+
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) *(?P<unit>[a-z]*)", re.I)
 
 
@@ -26,6 +32,28 @@ def option(default: Any, help_text: str, **metadata: Any) -> Any:
     top level of a file that counts where the table of the option does not have it).
     """
     return dataclasses.field(default=default, metadata={"help": help_text, **metadata})
+
+
+def described(cls: type[T]) -> type[T]:
+    """Class decorator: lists the fields of an option class in its docstring, in the words of Python's users."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    about, mark, example = text.partition("Example:")
+    listed = "".join(_line(field) for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    checked = "Values that are not allowed are an `InputError` where a function takes them."
+    cls.__doc__ = f"{about.strip()}\n\n{checked}\n\nAttributes:\n{listed}\n{mark}{example}"
+    return cls
+
+
+def _line(field: "dataclasses.Field[Any]") -> str:
+    kind = field.type.__name__ if isinstance(field.type, type) and not get_args(field.type) else str(field.type)
+    kind = re.sub(r"(?:\w+\.)+(?=\w)", "", kind)
+    inner = (inspect.getdoc(field.type) or "").partition("\n")[0] if dataclasses.is_dataclass(field.type) else ""
+    told = field.metadata.get("help", inner)
+    told = _OPTION.sub(lambda match: _ARGUMENTS.get(match[1], match[1].replace("-", "_")), told)
+    choices = ", ".join(map(str, field.metadata.get("choices", ())))
+    among = f" One of {choices}." if choices else ""
+    default = "" if field.default is dataclasses.MISSING else f", by default {field.default!r}"
+    return f"    {field.name}: {told}{among} ({kind}{default})\n"
 
 
 def check(config: Any) -> None:

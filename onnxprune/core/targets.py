@@ -15,10 +15,19 @@ _SHARE = re.compile(r"[0-9.]+(?:e[+-]?[0-9]+)?%?", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One budget: a limit on a kind of cost (macs, params, bytes, latency), absolute or as a share of the original.
+    """One budget: a limit on a kind of cost, absolute or as a share of the original.
 
-    `value <= 1` is a share of the original, a larger one is absolute (latency: in microseconds). `layers` (a pattern
-    of node names, see `core.patterns`) restricts the budget to matching layers.
+    Attributes:
+        kind: "macs" (of one row), "params", "bytes" (of the weights) or "latency".
+        value: up to 1 a share of the original's cost, above it absolute (of latency: microseconds).
+        layers: a name or pattern of node names, to which the budget is restricted; None for all layers.
+
+    Example:
+        ```python
+        half = onnxprune.Target("macs", 0.5)
+        small = onnxprune.Target.parse("bytes=2kB")
+        result = onnxprune.prune("model.onnx", importance="magnitude", targets=[half, small])
+        ```
     """
 
     kind: str

@@ -23,12 +23,6 @@ class Comparison:
         time: the other model beside the original; None where it was not measured.
         warnings: losses so heavy that the other model may be of no use.
         sizes: the sizes of inputs that the files leave open, as they were taken.
-
-    Example:
-        ```python
-        found = onnxprune.validate("model.onnx", "smaller.onnx", "test.npz")
-        print(found.metrics["agreement"].after, found.after.macs / found.before.macs)
-        ```
     """
 
     original: str

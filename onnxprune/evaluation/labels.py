@@ -14,7 +14,7 @@ _TOP = 5
 _TOP_FROM_CLASSES = 21
 _HALF = 0.5
 
-Fit = Literal["classes", "entries", "values"]
+Fit = Literal["classes", "entries", "values", "same"]
 
 
 class Accuracy:
@@ -23,7 +23,7 @@ class Accuracy:
     Class numbers fit an output with scores at each of their places: `top1` (`top5` from 21 classes) for one label a
     row, `accuracy` for tokens or pixels, where negative labels do not count. Labels of an output's own shape fit
     probabilities (`label_iou`: entries above a half) and quantities (`label_fit`: the share of the labels' variance
-    that is explained).
+    that is explained). Where a model puts out class numbers alone, they are compared with the labels.
 
     Args:
         meaning: of the outputs.
@@ -55,6 +55,8 @@ class Accuracy:
         for counts, outputs in zip(self._counts, (ours, others), strict=True):
             if fit == "classes":
                 self._add_classes(counts, part.class_scores(outputs[part.output]), labels.reshape(count, -1))
+            elif fit == "same":
+                counts.add_numbers(outputs[part.output].reshape(count, -1), labels.reshape(count, -1))
             else:
                 values = part.values(outputs[part.output]).reshape(count, -1)
                 wanted = np.moveaxis(labels, part.axis, -1) if part.axis else labels
@@ -69,6 +71,8 @@ class Accuracy:
             several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
             if several and _without_ones(tuple(extents[1:])) == sizes:
                 return part, "classes"
+            if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
+                return part, "same"
         for part in ordered:
             if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
                 if part.kind == "probabilities":
@@ -124,6 +128,12 @@ class _Counts:
         if self._classes >= _TOP_FROM_CLASSES:
             best = np.argpartition(scores, -_TOP, axis=1)[:, -_TOP:]
             self._among += int(np.count_nonzero((best == labels[:, None]).any(axis=1) & valid))
+
+    def add_numbers(self, predicted: np.ndarray, labels: np.ndarray) -> None:
+        """Count predicted class numbers against labels, both `(n, places)`; negative labels do not count."""
+        counted = labels >= 0
+        self._count += int(np.count_nonzero(counted))
+        self._first += int(np.count_nonzero((predicted == labels) & counted))
 
     def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
         """Count values against labels of the same shape."""

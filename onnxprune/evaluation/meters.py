@@ -62,7 +62,7 @@ def shares(by_output: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[
 
 
 def _share(hits: float, count: float, *, rules: bool = False, detail: str = "") -> MetricChange:
-    return MetricChange(1.0, hits / count, rules=rules, detail=detail)
+    return MetricChange(1.0, float(hits / count), rules=rules, detail=detail)
 
 
 class Classes:
@@ -303,7 +303,7 @@ class Quantities:
             return {}
         lost = error[varies] / variance[varies]
         mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
-        detail = f"relative error {np.sqrt(mean):.1%} (worst column {np.sqrt(lost.max()):.1%})"
+        detail = f"relative error {np.sqrt(mean):.1%}, worst column {np.sqrt(lost.max()):.1%}"
         return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
 
 

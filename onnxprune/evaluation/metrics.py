@@ -18,6 +18,7 @@ from onnxprune.core.results import MetricChange
 from onnxprune.evaluation.labels import Accuracy
 from onnxprune.evaluation.meters import meters, shares
 from onnxprune.evaluation.user_metric import user_metric
+from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning, Outputs
 from onnxprune.outputs.reading import read_meaning
@@ -122,6 +123,15 @@ def _both(
 
 def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
     """The other model's outputs that correspond to the given ones: of the same name, else at the same position."""
+    takes = [{spec.name: spec for spec in input_specs(model)} for model in (original, other)]
+    for name, spec in takes[1].items():
+        known = takes[0].get(name)
+        if known is None or (known.dims is not None and spec.dims is not None and len(known.dims) != len(spec.dims)):
+            told = " and ".join(
+                f"{model.name} takes {', '.join(map(str, specs.values()))}"
+                for model, specs in zip((original, other), takes, strict=True)
+            )
+            raise InputError(f"{told}; give two models of one task")
     ours = [value.name for value in original.proto.graph.output]
     theirs = [value.name for value in other.proto.graph.output]
     if set(names) <= set(theirs):
@@ -134,6 +144,10 @@ def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
 
 
 def _numbers(output: np.ndarray) -> np.ndarray:
+    if not isinstance(output, np.ndarray):  # what scikit-learn's classifiers put out unless exported with zipmap=False
+        raise InputError(
+            "the models' outputs are lists or maps; there is nothing to compare: give models of one export"
+        )
     if output.dtype.kind in "OUS":
         raise InputError("the models' outputs are text; there is nothing to compare")
     return np.asarray(output, np.float64)

@@ -26,13 +26,13 @@ NOT_FASTER = 0.97
 
 
 def slow_result(time: TimeReport | None, *, lossless: bool = False) -> tuple[str, ...]:
-    """What to say of a result that takes about as long as its original; nothing where it is faster.
+    """What to say of a result that takes about as long as its original; nothing where noise hides it.
 
     Args:
         time: as measured.
         lossless: whether the result was to lose nothing, so that no budget said how small it is.
     """
-    if time is None or time.ratio <= NOT_FASTER:
+    if time is None or time.is_noisy or time.ratio <= NOT_FASTER:
         return ()
     more = "longer than" if time.ratio > 2 - NOT_FASTER else "about as long as"
     advice = (

@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 from google.protobuf.message import DecodeError, Message
@@ -20,11 +21,20 @@ MINIMUM_OPSET = 7
 _LARGEST_FILE = 1 << 31
 
 
-def load(source: Path | str | bytes | onnx.ModelProto | Model) -> Model:
+class Holding(Protocol):
+    """What holds a loaded model, as the results of `onnxprune.prune` and `onnxprune.finetune` do."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+
+
+def load(source: Path | str | bytes | onnx.ModelProto | Model | Holding) -> Model:
     """Load and check a model. Of external data the first GiB is read, the rest memory-mapped.
 
     Args:
-        source: a path, the bytes of a file, or a protobuf (never changed). A `Model` is returned as it is.
+        source: a path, the bytes of a file, or a protobuf (never changed). A `Model` is returned as it is, and so is
+            what a result holds.
 
     Raises:
         InputError: the file is missing, empty or not ONNX.
@@ -36,6 +46,13 @@ def load(source: Path | str | bytes | onnx.ModelProto | Model) -> Model:
         return _checked(source, "model", None)
     if isinstance(source, bytes | bytearray | memoryview):
         return _checked(_parsed(bytes(source), "the model given as bytes"), "model", None)
+    held = getattr(source, "model", None)
+    if isinstance(held, Model):
+        return held
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"a model is a path, the bytes of a file, a ModelProto or a result, not a {type(source).__name__}"
+        )
     path = Path(source)
     model = _checked(_parsed(_read(path), str(path)), str(path), path.parent)
     return replace(model, files=(path.resolve(), *model.files))

@@ -52,6 +52,13 @@ class NonZero(Deciding):
     folds_up_to = inf
 
 
+class Preprocessing(Unknown):
+    """Preprocessing as scikit-learn's pipelines are exported: each feature for itself; onnx infers no shape of it."""
+
+    op_types = ("ai.onnx.ml.Imputer", "ai.onnx.ml.Normalizer", "ai.onnx.ml.Scaler")
+    keeps_shape = True
+
+
 class Random(Unknown):
     """Random numbers, drawn anew in every run."""
 

@@ -221,4 +221,7 @@ def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, con
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if measured_on is not None and measured_on is prepared.data:
         notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
+    if measured_on is None and not config.lossless:
+        unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
+        notes.append(f"without data nothing says what this costs in accuracy{unrepaired}: see onnxprune validate")
     return tuple(dict.fromkeys(notes))

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from math import ceil, isfinite, isnan, log2
 
 from onnxprune.allocation.decide import Decision
@@ -23,8 +24,11 @@ from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
+from onnxprune.pipeline.trials import worthwhile
 
 _RESOLUTION = 0.01  # of the original's cost
+_FAR = 0.2  # between shares, of the same
+_CLEARLY = 3.0  # times the allowed loss, and a point: no trial makes up for that
 _TITLES = {"time": "time", "macs": "MACs", "params": "parameters", "bytes": "bytes"}
 
 
@@ -140,7 +144,8 @@ def smallest(
     """Find the model of least cost whose metric stays within the floor.
 
     Bisects the budget as a share of the original's cost (that of `config.minimise`), down to one per cent. Scores are
-    computed once; each step allocates, removes, repairs and measures.
+    computed once; each step allocates, and removes, repairs and measures what no step before it has chosen. While the
+    shares are far apart, what the program says without trials mostly tells enough.
 
     Args:
         prepared: the model and calibration rows.
@@ -157,39 +162,29 @@ def smallest(
     """
     assert config.max_drop is not None
     _require_choice(prepared, scores, config)
-    best: tuple[Decision, Model] | None = None
-    candidates = Candidates()
+    search = _Search(prepared, evaluation, config, clock, progress, executor)
+    quick = config.minimise != "time" and bool(scores.powers) and worthwhile(prepared, config)
     low, high = 0.0, 1.0
-    losses: list[float] = []
     total = ceil(log2((high - low) / _RESOLUTION))
     for step in range(total):
         share = (low + high) / 2
         progress("search", step, total)
-        candidate = _at(share, prepared, scores, config, clock, progress, executor, candidates)
-        if candidate is None:  # below what can be reached
-            low = share
-            continue
-        with clock.stage("evaluate"):
-            metrics = compare(
-                prepared.model,
-                candidate[1],
-                evaluation,
-                config=config.outputs,
-                analysis=prepared.analysis,
-                engine=config.engine,
-            )
-        metric, lost = main_loss(prepared.model.name, metrics)
-        losses.append(lost)
-        if holds(lost, config.max_drop):
-            best, high = candidate, share
-        else:
-            low = share
+        lost = search.lost(share, replace(scores, powers=())) if quick and high - low > _FAR else None
+        if lost is None or not (holds(lost, config.max_drop) or lost > _CLEARLY * config.max_drop + 1):
+            lost = search.lost(share, scores)
+        low, high = (low, share) if lost is not None and holds(lost, config.max_drop) else (share, high)
+    if quick and search.untried:
+        search.lost(high, scores)
     progress("search", total, total)
+    best, lost_by = search.best, search.lost_by
     if best is None and prepared.lossless.found:
-        best = _at(1.0, prepared, scores, config, clock, progress, executor, candidates)
-    if best is None and losses and all(map(isnan, losses)):
+        config_at = _at(1.0, config)
+        with suppress(BudgetError):
+            decision = decide(prepared, scores, config_at, clock, progress, executor, search.candidates)
+            best = decision, shrink(prepared, decision.removed, config_at, clock, progress)
+    if best is None and lost_by and all(map(isnan, lost_by.values())):
         raise InputError(
-            f"{prepared.model.name}: {metric} is no number for any of the {len(losses)} smaller models tried; "
+            f"{prepared.model.name}: {search.metric} is no number for any of the {len(lost_by)} smaller models tried; "
             "give other rows, or another --metric"
         )
     if best is None:
@@ -201,6 +196,55 @@ def smallest(
     return best
 
 
+@dataclass(slots=True)
+class _Search:
+    """Models tried for a floor, and the last one that was within it.
+
+    Attributes:
+        candidates: what was tried.
+        lost_by: points lost, by removal mask.
+        metric: what lost them.
+        best: the last decision within the floor, and its model.
+        untried: whether that decision had no trials.
+    """
+
+    prepared: Prepared
+    evaluation: Dataset
+    config: PruneConfig
+    clock: Clock
+    progress: Progress
+    executor: Executor | None
+    candidates: Candidates = field(default_factory=Candidates)
+    lost_by: dict[bytes, float] = field(default_factory=dict)
+    metric: str = ""
+    best: tuple[Decision, Model] | None = None
+    untried: bool = False
+
+    def lost(self, share: float, scores: Scores) -> float | None:
+        """How many points the model with a share of its cost loses; None where that cannot be reached."""
+        prepared, config_at = self.prepared, _at(share, self.config)
+        try:
+            decision = decide(prepared, scores, config_at, self.clock, self.progress, self.executor, self.candidates)
+        except BudgetError:
+            return None
+        chosen = decision.removed.tobytes()
+        if chosen not in self.lost_by:
+            smaller = shrink(prepared, decision.removed, config_at, self.clock, self.progress)
+            with self.clock.stage("evaluate"):
+                metrics = compare(
+                    prepared.model,
+                    smaller,
+                    self.evaluation,
+                    config=self.config.outputs,
+                    analysis=prepared.analysis,
+                    engine=self.config.engine,
+                )
+            self.metric, self.lost_by[chosen] = main_loss(prepared.model.name, metrics)
+            if holds(self.lost_by[chosen], self.config.max_drop or 0.0):
+                self.best, self.untried = (decision, smaller), not scores.powers
+        return self.lost_by[chosen]
+
+
 def _require_choice(prepared: Prepared, scores: Scores, config: PruneConfig) -> None:
     """Refuse a search where every group must keep all of its units."""
     kept = kept_groups(prepared.analysis, config.keep)
@@ -210,21 +254,7 @@ def _require_choice(prepared: Prepared, scores: Scores, config: PruneConfig) -> 
     raise InputError(f"{prepared.model.name}: {why} every group, so that there is no smaller model to search for")
 
 
-def _at(
-    share: float,
-    prepared: Prepared,
-    scores: Scores,
-    config: PruneConfig,
-    clock: Clock,
-    progress: Progress,
-    executor: Executor | None,
-    candidates: Candidates,
-) -> tuple[Decision, Model] | None:
-    """The model pruned to a share of its cost; None where that cannot be reached."""
+def _at(share: float, config: PruneConfig) -> PruneConfig:
+    """The options with a budget in place of the floor."""
     kind = "latency" if config.minimise == "time" else config.minimise
-    config_at = replace(config, targets=(Target(kind, share),))
-    try:
-        decision = decide(prepared, scores, config_at, clock, progress, executor, candidates)
-    except BudgetError:
-        return None
-    return decision, shrink(prepared, decision.removed, config_at, clock, progress)
+    return replace(config, targets=(Target(kind, share),))

@@ -22,7 +22,7 @@ from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.results import InputSize
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
-from onnxprune.graph.load import load
+from onnxprune.graph.load import Holding, load
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import Shape
 from onnxprune.graph.sizes import fitting, given_sizes, input_sizes, rows_a_run
@@ -36,7 +36,7 @@ from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse, require_prunable, require_understood
 
-Source = Path | str | bytes | onnx.ModelProto | Model
+Source = Path | str | bytes | onnx.ModelProto | Model | Holding
 DataSource = Any
 """What `calibration.inputs.load_data` takes: a path or other specification, arrays, or a `Dataset`."""
 
@@ -121,7 +121,7 @@ def prepare(
         for group in analysis.groups:
             without_loss[group.units] = group.name not in kept
         prepared = Prepared(analysis, rows, before, lossless(analysis, without_loss))
-        row = None if rows is None else rows.shapes
+        row = None if rows is None or rows.source == RANDOM else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 

@@ -134,7 +134,7 @@ def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, Loss]]) 
     rows = len(set_apart(prepared.data, _HELD_OUT, last=_TURN)[1])
     note = (
         f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
-        f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; at most {max(losses):.3g})"
+        f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; the others up to {max(losses):.3g})"
     )
     return dataclasses.replace(chosen, notes=(*chosen.notes, note))
 

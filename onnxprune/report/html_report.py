@@ -41,7 +41,7 @@ from onnxprune.report.text import (
     some,
     threads_of,
 )
-from onnxprune.report.verdict import is_noisy, verdict_of
+from onnxprune.report.verdict import verdict_of
 
 MOST_REASONS = 100
 POINT = 0.01
@@ -113,7 +113,7 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float, *, no
 
 def _time_tile(time: TimeReport) -> Markup:
     was = f"{milliseconds(time.before_ms)}; {percent(time.low)} to {percent(time.high)} of it, {threads_of(time)}"
-    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=is_noisy(time))
+    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=time.is_noisy)
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from importlib import resources
 
 from onnxprune.core.text import visible
+from onnxprune.evaluation.comparison import Comparison
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepResult
 from onnxprune.report import svg
@@ -23,21 +24,13 @@ from onnxprune.report.text import (
     milliseconds,
     ratio,
 )
-from onnxprune.report.verdict import sweep_verdict, verdict_of
+from onnxprune.report.verdict import sweep_verdict, verdict, verdict_of
 
 _CHARTS = 2
 
 
 def result_view(result: PruneOutcome) -> str:
     """HTML of a pruned model: the picture of the network, and where the multiply-adds went."""
-    rows = [] if result.time is None else [_time(result)]
-    for kind, before in result.before.items():
-        after = result.after[kind]
-        rows.append((cost_name(kind), cost(kind, before), cost(kind, after), f"{ratio(after, before)} left"))
-    rows += [
-        (metric_name(name), metric_value(name, c.before), metric_value(name, c.after), metric_change(name, c))
-        for name, c in result.metrics.items()
-    ]
     macs = [
         svg.Column(visible(layer.node), layer.macs_before, layer.macs_after, f"{visible(layer.node)}: MACs")
         for layer in result.layers
@@ -46,11 +39,17 @@ def result_view(result: PruneOutcome) -> str:
     return _view(
         verdict_of(result),
         result.warnings,
-        table(("", "before", "after", "change"), rows, numbers=(1, 2, 3)),
+        _figures(result),
         _picture(result),
         element("h4", "MACs of each layer, before and after") if macs else None,
         profile(macs, "MACs per layer", count) if macs else None,
     )
+
+
+def comparison_view(found: Comparison) -> str:
+    """HTML of a comparison of two models."""
+    told = verdict(found.before, found.after, found.metrics, found.time)
+    return _view(told, found.warnings, _figures(found))
 
 
 def sweep_view(swept: SweepResult[PruneOutcome]) -> str:
@@ -61,11 +60,20 @@ def sweep_view(swept: SweepResult[PruneOutcome]) -> str:
     )
 
 
-def _time(result: PruneOutcome) -> tuple[str, ...]:
-    assert result.time is not None  # the caller looked
-    time = result.time
-    left = f"{ratio(time.ratio, 1)} left"
-    return "time a run", milliseconds(time.before_ms), milliseconds(time.after_ms), left
+def _figures(result: PruneOutcome | Comparison) -> Markup:
+    rows = []
+    if result.time is not None:
+        time = result.time
+        left = "too noisy to tell" if time.is_noisy else f"{ratio(time.ratio, 1)} left"
+        rows.append(("time a run", milliseconds(time.before_ms), milliseconds(time.after_ms), left))
+    for kind, before in result.before.items():
+        after = result.after[kind]
+        rows.append((cost_name(kind), cost(kind, before), cost(kind, after), f"{ratio(after, before)} left"))
+    rows += [
+        (metric_name(name), metric_value(name, c.before), metric_value(name, c.after), metric_change(name, c))
+        for name, c in result.metrics.items()
+    ]
+    return table(("", "before", "after", "change"), rows, numbers=(1, 2, 3))
 
 
 def _picture(result: PruneOutcome) -> Markup | None:
@@ -73,14 +81,14 @@ def _picture(result: PruneOutcome) -> Markup | None:
     return element("div", network_picture(found, heads_kept(result.groups)), class_="wide") if found else None
 
 
-def _view(verdict: str, warnings: Iterable[str], *content: object) -> str:
+def _view(told: str, warnings: Iterable[str], *content: object) -> str:
     style = resources.files("onnxprune.report").joinpath("notebook.css").read_text(encoding="utf-8")
-    told = [element("div", warning, class_="note") for warning in warnings]
+    warned = [element("div", warning, class_="note") for warning in warnings]
     return element(
         "div",
         element("style", Markup(style)),
-        element("div", verdict, class_="verdict"),
-        *told,
+        element("div", told, class_="verdict"),
+        *warned,
         *content,
         class_="onnxprune",
     )

@@ -43,7 +43,7 @@ from onnxprune.report.text import (
     threads_of,
     units_in_words,
 )
-from onnxprune.report.verdict import is_noisy, verdict, verdict_of
+from onnxprune.report.verdict import verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -93,11 +93,11 @@ def validate_summary(comparison: "Comparison") -> RenderableType:
 
 def inspect_summary(inspected: "Inspection") -> RenderableType:
     """Layers, groups, what stays, and the totals last, where the eye is."""
+    layers = [Text("Layers (* prunable width)", style="bold"), _inspect_layers(inspected)] if inspected.layers else []
+    groups = [Text("Groups (what goes or stays together)", style="bold"), _inspect_groups(inspected)]
     return Group(
-        Text("Layers", style="bold"),
-        _inspect_layers(inspected),
-        Text("Groups (what goes or stays together)", style="bold"),
-        _inspect_groups(inspected),
+        *layers,
+        *(groups if inspected.groups else []),
         *_not_pruned(inspected.not_pruned, inspected.op_types, limit=None),
         Text("Outputs, and what they are taken for (--output NAME=KIND says otherwise)", style="bold"),
         _inspect_outputs(inspected),
@@ -148,9 +148,10 @@ def _change_table(
 ) -> RenderableType:
     made = Listing("", "before", "after", "change", "", left=(0, 4), names=(), folds=(0, 4), spare=(4, 1))
     if time is not None:
-        style = DIM if is_noisy(time) else GOOD if time.ratio < 1 else BAD
+        style = DIM if time.is_noisy else GOOD if time.ratio < 1 else BAD
         left = Text(f"{percent(time.ratio)} left", style=style)
-        spread = Text(f"{percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
+        noisy = "too noisy: " if time.is_noisy else ""
+        spread = Text(f"{noisy}{percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
         cells = milliseconds(time.before_ms), milliseconds(time.after_ms)
         made.add_row(Text("time a run", style="bold"), *cells, left, spread)
     for kind, old in before.items():
@@ -251,21 +252,26 @@ def _inspect_layers(inspected: "Inspection") -> RenderableType:
         made.add_row(
             shown(layer.node),
             shown(layer.op_type),
-            Text(str(layer.inputs), style="cyan" if layer.inputs_prunable else DIM),
-            Text(str(layer.outputs), style="cyan" if layer.outputs_prunable else DIM),
+            _width(layer.inputs, prunable=layer.inputs_prunable),
+            _width(layer.outputs, prunable=layer.outputs_prunable),
             count(layer.macs),
             percent(share),
             count(layer.params),
         )
-    return Padding(Group(made, Text("prunable widths are coloured", style=DIM)), (0, 0, 1, 0))
+    return Padding(made, (0, 0, 1, 0))
+
+
+def _width(channels: int, *, prunable: bool) -> Text:
+    """The star is for pipes and terminals without colours, where it says what the colour does."""
+    return Text(f"{channels}*", style="cyan") if prunable else Text(f"{channels} ", style=DIM)
 
 
 def _inspect_groups(inspected: "Inspection") -> RenderableType:
-    made = Listing("group", "units", "made by", "read by", left=(0, 2, 3), folds=(2, 3), spare=(2,))
+    made = Listing("group", "units", "also made by", "read by", left=(0, 2, 3), folds=(2, 3), spare=(2,))
     for group in inspected.groups:
         others = [node for node in group.producers if node != group.name]
         units = str(group.units) if group.kind == "channel" else several(group.units, group.kind)
-        made.add_row(shown(group.name), units, Text(some(others, 2) or "–"), Text(some(group.consumers, 2)))
+        made.add_row(shown(group.name), units, Text(some(others, 2)), Text(some(group.consumers, 2)))
     return Padding(made, (0, 0, 1, 0))
 
 

@@ -146,7 +146,7 @@ def asked_for(settings: Mapping[str, Any]) -> tuple[str, ...]:
         for target in settings.get("targets") or ()
     ]
     if settings.get("max_drop") is not None:
-        limits.append(f"at most {settings['max_drop']:g} points lost")
+        limits.append(f"at most {settings['max_drop']:g} point{'s' * (settings['max_drop'] != 1)} lost")
     if settings.get("threshold") is not None:
         limits.append(f"threshold {settings['threshold']}")
     return tuple(limits)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
-_NOISY = 3.0  # between the 10th and the 90th percentile of the ratios: then their median says little
 _POINT = 0.01
 
 
@@ -35,16 +34,11 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
     """
     if after == before:
         return "Nothing was removed"
-    if time is not None and is_noisy(time):
+    if time is not None and time.is_noisy:
         fast = f"{_work(before, after)} (too noisy here to time)"
     else:
         fast = _work(before, after) if time is None else _speed(time.ratio)
     return _sentence(before, after, fast, _quality(metrics))
-
-
-def is_noisy(time: TimeReport) -> bool:
-    """Whether the pairs of runs differ so much among each other that their median says little."""
-    return time.high > _NOISY * time.low
 
 
 def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
@@ -119,6 +113,6 @@ def _change(name: str, change: MetricChange) -> str:
         return f"{words} {metric_value(name, change.after)} instead of {metric_value(name, change.before)}"
     lost = points_lost(change)
     if abs(lost) < 0.005:
-        return f"the same {words}"
+        return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
     shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
     return f"{shown} points {'less' if lost > 0 else 'more'} {words}"

@@ -54,10 +54,17 @@ def test_npz_with_names_labels_and_other_arrays(images, tmp_path):
     data = load_data(tmp_path / "a.npz", images, PreprocessConfig())
     assert len(data) == 6
     np.testing.assert_array_equal(data.targets, y)
+    assert [note for note in data.notes if "no input is called 'classes', 'index'" in note and "'y'" not in note]
     feed = data.feeds()
     assert feed["pixels"].dtype == np.float32
     np.testing.assert_array_equal(feed["pixels"][:, 0], x)
     assert str(tmp_path / "a.npz") in data.source
+
+
+def test_labels_of_another_name_are_not_lost_silently(images, tmp_path):
+    np.savez(tmp_path / "a.npz", pixels=grey(6), labels=np.arange(6))
+    notes = load_data(tmp_path / "a.npz", images, PreprocessConfig()).notes
+    assert any("no input is called 'labels', which is not read; labels are called 'y'" in note for note in notes)
 
 
 def test_npz_by_input_name_and_npz_with_one_unnamed_array(images, tmp_path):

@@ -72,6 +72,13 @@ def test_validate_refuses_a_floor_that_finds_nothing_to_judge(run, tmp_path: Pat
     assert "--max-drop finds nothing to judge" in done.stderr
 
 
+def test_validate_refuses_a_model_of_other_inputs(run, lenet: Path, tmp_path: Path) -> None:
+    onnx.save(example("g (float[N,4] input) => (float[N,4] y) { y = Relu (input) }"), tmp_path / "model.onnx")
+    done = run("validate", lenet, tmp_path / "model.onnx", "--data", "random")
+    assert done.returncode == 2
+    assert "give two models of one task" in done.stderr
+
+
 def test_score(run, schema, lenet: Path) -> None:
     done = run("score", lenet, "--importance", "magnitude", "--json", "-")
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,12 @@ from commands import PAGES, ROOT, blocks
 from onnxprune.ops.examples import example
 
 GUIDES = [block for block in blocks(ROOT / "docs" / "guides.md") if block.is_run and block.kind in ("sh", "python")]
-NEEDS = {"--distill": "torch", "finetune": "torch", "convert_float_to_float16": "onnxruntime.transformers.float16"}
+NEEDS = {
+    "--distill": "torch",
+    "torch.onnx": "torch",
+    "finetune": "torch",
+    "convert_float_to_float16": "onnxruntime.transformers.float16",
+}
 RNG = np.random.default_rng(0)
 
 

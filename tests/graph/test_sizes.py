@@ -57,6 +57,8 @@ def test_inspect_prune_validate_bench_and_sweep_take_the_same_sizes() -> None:
     assert compared.before == by_data.before
     at_random = onnxprune.validate(proto, given.proto, "random", shapes={"x": (1, 9, 6)}, time=False)
     assert (origins(at_random), at_random.before) == ([("steps", 9, "given")], given.before)
+    assert origins(onnxprune.validate(proto, given, "random", time=False)) == [("steps", 64, "guess")]
+    assert origins(onnxprune.prune(proto, "random", **OPTIONS)) == [("steps", 64, "guess")]
     (measured,) = onnxprune.bench([proto], seconds=0, rounds=1, memory=False, shapes=("x=1,9,6",))
     assert origins(measured) == [("steps", 9, "given")]
     config = onnxprune.PruneConfig(importance="magnitude", repair=False, shapes=("x=1,9,6",))

@@ -1,12 +1,13 @@
-"""Classifiers as skl2onnx writes them by default: classes, and a list of maps in place of probabilities."""
+"""Classifiers as skl2onnx writes them: scaled features, classes, by default a list of maps for probabilities."""
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.core.errors import ModelError
+from onnxprune.core.errors import InputError, ModelError
 
 ROWS = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
 
@@ -50,7 +51,48 @@ def test_a_list_of_maps_is_told_and_the_classes_count() -> None:
     assert result.after.macs <= result.before.macs / 2
 
 
+def test_labels_judge_classes_that_are_put_out_as_numbers() -> None:
+    """They were said to fit no output, with the output's own shape beside them."""
+    model = classifier([0, 1, 2])
+    right = onnxruntime.InferenceSession(model.SerializeToString()).run(["output_label"], {"X": ROWS})[0]
+    wrong = np.where(np.arange(len(right)) % 4 == 0, (right + 1) % 3, right)
+    found = onnxprune.validate(model, model, (ROWS, wrong), time=False)
+    assert found.metrics["top1"].before == 0.75
+    assert found.metrics["top1"].rules
+
+
 def test_where_no_output_holds_numbers_the_error_says_how_to_export() -> None:
     """Text was taken for numbers, which ended in an internal error."""
     with pytest.raises(ModelError, match="zipmap=False"):
         onnxprune.prune(classifier(["a", "b", "c"]), ROWS, targets=0.5)
+
+
+@pytest.mark.parametrize("kind", ["Scaler", "Imputer", "Normalizer"])
+def test_layers_behind_scaled_features_are_pruned(kind: str) -> None:
+    """onnx infers no shape of these operators, so that nothing behind a StandardScaler could be pruned."""
+    model = classifier([0, 1, 2])
+    attributes = {
+        "Scaler": {"offset": [0.5] * 4, "scale": [2.0] * 4},
+        "Imputer": {"imputed_value_floats": [0.0], "replaced_value_float": float("nan")},
+        "Normalizer": {"norm": "L2"},
+    }
+    model.graph.node[0].input[0] = "scaled"
+    model.graph.node.insert(0, helper.make_node(kind, ["X"], ["scaled"], domain="ai.onnx.ml", **attributes[kind]))
+    result = onnxprune.prune(model, ROWS, targets=0.5, threads=1, time=False)
+    assert result.after.macs <= result.before.macs / 2
+
+
+def test_an_export_with_maps_beside_one_without_is_an_error_of_the_input() -> None:
+    """It ended in an internal error."""
+    model = classifier([0, 1, 2])
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.node[-1], plain.graph.output[:]
+    plain.graph.output.extend(
+        [
+            helper.make_tensor_value_info("output_label", TensorProto.INT64, [None]),
+            helper.make_tensor_value_info("p", TensorProto.FLOAT, [None, 3]),
+        ]
+    )
+    with pytest.raises(InputError, match="of one export"):
+        onnxprune.validate(plain, model, ROWS, time=False)

@@ -116,3 +116,5 @@ def test_inspection() -> None:
     text = shown(inspect_summary(found))
     assert "6 of 9 channels (66.7 %) can be pruned, in 1 group" in text
     assert "Softmax" in text
+    assert "6*" in text  # without colours too it is seen which widths may shrink
+    assert "4*" not in text

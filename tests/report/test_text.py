@@ -74,7 +74,7 @@ def test_obstacles_are_grouped_by_reason_largest_first() -> None:
 
 def test_asked_for() -> None:
     settings = {"targets": [{"kind": "macs", "value": 0.5, "layers": None}], "max_drop": 1.0, "threshold": "mean"}
-    assert text.asked_for(settings) == ("macs=0.5", "at most 1 points lost", "threshold mean")
+    assert text.asked_for(settings) == ("macs=0.5", "at most 1 point lost", "threshold mean")
     assert text.asked_for({}) == ()
 
 

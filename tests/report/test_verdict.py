@@ -1,6 +1,7 @@
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.targets import Target
+from onnxprune.evaluation.warnings import slow_result
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_report import html_report
 from onnxprune.report.json_report import prune_report
@@ -41,6 +42,17 @@ def test_a_time_that_jumps_about_is_no_gain(result) -> None:
     assert told.startswith("60 % fewer multiply-adds (too noisy here to time)")
     assert "too noisy to tell" in html_report(result(time=time(0.185, 0.109, 6.08)), Provenance())
     assert "too noisy to tell" not in html_report(result(time=time(0.5)), Provenance())
+
+
+def test_a_time_that_jumps_about_is_no_warning() -> None:
+    """One of 0.17 to 8.32 times the original's was said to be about as long."""
+    assert slow_result(time(0.98, 0.17, 8.32)) == ()
+    assert "about as long" in slow_result(time(0.98, 0.9, 1.1))[0]
+
+
+def test_full_agreement_is_said_in_plain_words() -> None:
+    same = {"agreement": MetricChange(1.0, 1.0, rules=True)}
+    assert "the same answers as the original" in verdict(BEFORE, AFTER, same, None)
 
 
 def test_gains_and_equals_are_told_as_such() -> None:
