@@ -38,17 +38,62 @@ class Images:
     test_x: np.ndarray
     test_y: np.ndarray
 
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return 1 if self.train_x.ndim == 3 else int(self.train_x.shape[3])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of the values from 0 to 1, a number a channel; measured where the images are not as they came."""
+        known = MEAN[self.name]
+        return known if len(known) == self.channels else self._measured(np.mean)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """As `mean`: the standard deviations."""
+        known = STD[self.name]
+        return known if len(known) == self.channels else self._measured(np.std)
+
+    def _measured(self, what: Callable[..., Any]) -> tuple[float, ...]:
+        values = what(self.train_x / 255, axis=(0, 1, 2))
+        return tuple(round(float(value), 4) for value in np.atleast_1d(values))
+
     def scaled(self, x: np.ndarray) -> torch.Tensor:
         """`(N, C, H, W)` float32: `(x / 255 - mean) / std`, as `--mean` and `--std` do it."""
         rows = x.astype(np.float32) / 255
-        rows = (rows[..., None] if rows.ndim == 3 else rows) - np.array(MEAN[self.name], np.float32)
-        return torch.from_numpy((rows / np.array(STD[self.name], np.float32)).transpose(0, 3, 1, 2).copy())
+        rows = (rows[..., None] if rows.ndim == 3 else rows) - np.array(self.mean, np.float32)
+        return torch.from_numpy((rows / np.array(self.std, np.float32)).transpose(0, 3, 1, 2).copy())
+
+    def shaped_as(self, other: "Images") -> "Images":
+        """The images as a network for another set takes them: grey or in three equal channels, cut or padded."""
+        side = other.train_x.shape[1]
+        parts = (_sized(_coloured(x, other.channels), side) for x in (self.train_x, self.test_x))
+        train_x, test_x = parts
+        return Images(self.name, train_x, self.train_y, test_x, self.test_y)
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers for training and the held-out rows (a twelfth of the rows where there are few)."""
         order = np.random.default_rng(seed).permutation(len(self.train_x))
         held_out = min(HELD_OUT, len(order) // 12)
         return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _coloured(x: np.ndarray, channels: int) -> np.ndarray:
+    """Images with 1 channel (the luma of ITU-R BT.601) or 3."""
+    if channels == 1 and x.ndim == 4:
+        return np.asarray(np.rint(x @ np.array([0.299, 0.587, 0.114])), np.uint8)
+    return np.repeat(x[..., None], channels, axis=3) if channels > 1 and x.ndim == 3 else x
+
+
+def _sized(x: np.ndarray, side: int) -> np.ndarray:
+    """Square images of another size: their middle, or with black around them."""
+    more = side - x.shape[1]
+    if more <= 0:
+        cut = -more // 2
+        return x[:, cut : cut + side, cut : cut + side]
+    border = (more // 2, more - more // 2)
+    return np.pad(x, ((0, 0), border, border, *[(0, 0)] * (x.ndim - 3)))
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -213,7 +258,7 @@ def train(
         "dataset": images.name,
         "top1_test": accuracy(net, images.scaled(images.test_x), images.test_y),
         "top1_held_out": accuracy(net, images.scaled(images.train_x[held_out]), images.train_y[held_out]),
-        "preprocessing": {"formula": "(x / 255 - mean) / std", "mean": MEAN[images.name], "std": STD[images.name]},
+        "preprocessing": {"formula": "(x / 255 - mean) / std", "mean": images.mean, "std": images.std},
         "layout": "NCHW",
         "epochs": epochs,
         "seed": seed,

@@ -42,25 +42,25 @@ class Setting:
         network: which network.
         threshold: units with a lower score go.
         paper: the paper's figures in percent, approximately: original, random, critical, pruned, fine-tuned, removed.
-        transfer: data set that the sub-network is trained on from its initial weights.
+        transfer: data sets that the sub-network is trained on from its initial weights.
     """
 
     dataset: str
     network: str
     threshold: float
     paper: tuple[float | None, ...]
-    transfer: str | None = None
+    transfer: tuple[str, ...] = ()
 
 
 SETTINGS = (
-    Setting("mnist", "fc3", 0.1, (98.1, 83.6, None, 95.9, 97.8, 44.5), "fashion_mnist"),
-    Setting("mnist", "fc4", 0.1, (97.9, 77.1, 50.0, 96.6, 97.6, 42.9), "fashion_mnist"),
-    Setting("mnist", "lenet5", 0.2, (98.9, 56.9, 38.6, 98.7, 98.9, 17.2), "fashion_mnist"),
+    Setting("mnist", "fc3", 0.1, (98.1, 83.6, None, 95.9, 97.8, 44.5), ("fashion_mnist",)),
+    Setting("mnist", "fc4", 0.1, (97.9, 77.1, 50.0, 96.6, 97.6, 42.9), ("fashion_mnist",)),
+    Setting("mnist", "lenet5", 0.2, (98.9, 56.9, 38.6, 98.7, 98.9, 17.2), ("fashion_mnist", "cifar10")),
     Setting("fashion_mnist", "fc3", 0.1, (87.7, 35.3, 11.7, 80.0, 88.1, 68.0)),
     Setting("fashion_mnist", "fc4", 0.1, (88.9, 38.3, 16.6, 86.9, 88.0, 60.8)),
     Setting("fashion_mnist", "lenet5", 0.2, (89.7, 33.0, 28.6, 87.7, 89.8, 17.8)),
     Setting("cifar10", "lenet5", 0.3, (72.2, 50.1, 27.5, 67.7, 68.6, 9.9)),
-    Setting("cifar10", "vgg16", 0.3, (83.9, None, None, None, 85.3, 36.0)),
+    Setting("cifar10", "vgg16", 0.3, (83.9, None, None, None, 85.3, 36.0), ("mnist", "fashion_mnist")),
 )
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 NETWORKS = {"fc3": "FC-3", "fc4": "FC-4", "lenet5": "LeNet-5", "vgg16": "VGG-16 (decoupled)"}
@@ -76,7 +76,7 @@ class Run:
     setting: Setting
     seed: int
     images: make_models.Images
-    other: make_models.Images | None
+    others: tuple[make_models.Images, ...]
     folder: Path
     epochs: int
     threads: int
@@ -90,7 +90,7 @@ class Run:
 
 def preprocessing(images: make_models.Images) -> PreprocessConfig:
     """How the data set's uint8 images become a network's input."""
-    return PreprocessConfig(mean=make_models.MEAN[images.name], std=make_models.STD[images.name])
+    return PreprocessConfig(mean=images.mean, std=images.std)
 
 
 def rows(images: make_models.Images, part: str, seed: int, model: Model) -> Dataset:
@@ -155,12 +155,13 @@ def measure(run: Run) -> dict[str, float]:
         results[name] = prune(model, held_out, evaluation=test, plan=plan, config=config).metrics["top1"].after
     results["repaired"] = repaired(run)
     results["fine-tuned"] = evaluate(_trained(found.model, run, run.images, 1), test, engine=engine)["top1"]
-    if run.other is not None:
+    if run.others:
         whole = load(initial)
         part = prune(whole, plan=found.plan, config=PruneConfig(repair=False)).model
-        other_test = rows(run.other, "test", run.seed, whole)
-        for name, start in (("transferred", part), ("transferred whole", whole)):
-            results[name] = evaluate(_trained(start, run, run.other, run.epochs), other_test, engine=engine)["top1"]
+        for other in run.others:
+            other_test = rows(other, "test", run.seed, whole)
+            for name, start in ((f"to {other.name}", part), (f"whole to {other.name}", whole)):
+                results[name] = evaluate(_trained(start, run, other, run.epochs), other_test, engine=engine)["top1"]
     return results | {"seconds": seconds}
 
 
@@ -212,11 +213,12 @@ def transfer_table(results: Mapping[tuple[str, str], Sequence[Mapping[str, float
     lines = ["| | parameters removed | sub-network | whole network |", "|---|---|---|---|"]
     for setting in SETTINGS:
         runs = results.get((setting.dataset, setting.network), ())
-        if setting.transfer is None or not runs or "transferred" not in runs[0]:
-            continue
-        values = [spread([one[name] for one in runs]) for name in ("removed", "transferred", "transferred whole")]
-        name = f"{NETWORKS[setting.network]}: {NAMES[setting.dataset]} to {NAMES[setting.transfer]}"
-        lines.append(f"| {name} | {' | '.join(values)} |")
+        for other in setting.transfer if runs else ():
+            if f"to {other}" not in runs[0]:
+                continue
+            values = [spread([one[name] for one in runs]) for name in ("removed", f"to {other}", f"whole to {other}")]
+            name = f"{NETWORKS[setting.network]}: {NAMES[setting.dataset]} to {NAMES[other]}"
+            lines.append(f"| {name} | {' | '.join(values)} |")
     return lines if len(lines) > 2 else []
 
 
@@ -243,7 +245,8 @@ def document(results: Mapping[tuple[str, str], Sequence[Mapping[str, float]]], h
         parts += [
             "\n## Generalisation\n",
             "The sub-network found on one data set is taken back to its initial weights and trained on another, beside",
-            "the whole network trained alike. Top-1 accuracy on the other data set's test set.\n",
+            "the whole network trained alike. Top-1 accuracy on the other data set's test set. Images take the shape",
+            "that the network was made for: grey or in three equal channels, cut to the middle or padded.\n",
             *transferred,
         ]
     _, mark, by_hand = before.partition(BY_HAND)
@@ -302,16 +305,19 @@ def main() -> None:
     def images(name: str) -> make_models.Images:
         return make_models.load_images(name, options.data if name == "cifar10" else options.data / name)
 
+    def available(name: str) -> bool:
+        return (options.data / name).exists() or (name == "cifar10" and any(options.data.glob("cifar10*.npz")))
+
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     counts = {}
     for setting in SETTINGS:
         if setting.dataset not in options.datasets or setting.network not in options.networks:
             continue
         own = images(setting.dataset)
-        other = None if setting.transfer is None else images(setting.transfer)
+        others = tuple(images(name).shaped_as(own) for name in setting.transfer if available(name))
         counts[own.name] = len(own.train_x)
         for seed in options.seeds:
-            run = Run(setting, seed, own, other, options.work, epochs[own.name], options.threads)
+            run = Run(setting, seed, own, others, options.work, epochs[own.name], options.threads)
             if not run.path("results").exists():
                 run.path("results").write_text(json.dumps(measure(run), indent=1))
             found = json.loads(run.path("results").read_text())
