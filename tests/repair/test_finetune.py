@@ -334,7 +334,7 @@ def test_prune_distils_in_one_go() -> None:
 def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repaired models looked so good on them that training could hardly improve on the start."""
     seen = []
-    monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3]) or given[1])
+    monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3].fit) or given[1])
     monkeypatch.setattr(
         "onnxprune.training.finetune",
         lambda model, data, *, validation, **_: seen.extend([data, validation]) or SimpleNamespace(model=model),
