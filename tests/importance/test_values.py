@@ -170,7 +170,7 @@ def test_reconstruction_by_hand() -> None:
     """Independent inputs of equal size: losing one loses its weights' squares, a ridge of 3 % on top."""
     text = "g (float[N,3] x) => (float[N,2] y) { h = Gemm (x, w1) y = Gemm (h, w2) }"
     w2 = np.float32([[1, 1], [0, 3], [0.5, 0]])
-    x = np.repeat(np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32), 8, axis=0)
+    x = np.repeat(np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32), 10, axis=0)
     found = scored(network(text, w1=np.eye(3), w2=w2), "reconstruction", x=x)["h"]
     assert found.order.tolist() == [2, 0, 1]
     errors = np.cumsum([0, 0.25, 2, 9])[1:]  # of removing the third, the first, the second unit
@@ -178,9 +178,9 @@ def test_reconstruction_by_hand() -> None:
 
 
 def designed(columns: int) -> np.ndarray:
-    """Rows of independent columns of equal size, each four times: one of the four measures damage."""
+    """Rows of independent columns of equal size, each five times: one of the five measures damage."""
     rows = np.concatenate([np.eye(columns), -np.eye(columns)]).astype(np.float32)
-    return np.repeat(rows, 4, axis=0)
+    return np.repeat(rows, 5, axis=0)
 
 
 def test_damage_of_a_reconstruction_by_hand() -> None:
