@@ -90,7 +90,7 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
         reference = collect(judge.model, judge.data, meaning.outputs)
         return divergence(reference, collect(result.model, judge.data, meaning.outputs), meaning)
 
-    tried, plain = run((3.0,)), run(())
+    tried, plain = run((0.2,)), run(())
     assert any("of 2 allocations" in note for note in tried.notes)
     assert not any("allocations" in note for note in plain.notes)
     assert tried.timings["trials"] > tried.timings["remove"]
@@ -169,10 +169,10 @@ def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared:
 def test_trials_are_bounded_by_the_work_of_all_of_them(prepared: Prepared) -> None:
     """A network of 300 million multiply-adds and 150 rows was tried for more than ten minutes."""
     assert affordable(prepared, 14) == (prepared, 14)
-    rows_only, all_of_them = affordable(heavier(prepared, 15 * 10**7), 14)
+    rows_only, all_of_them = affordable(heavier(prepared, 10**8), 14)
     assert rows_only.rows is not None
     assert all_of_them == 14
-    assert 15 * 10**7 * 14 * len(rows_only.rows.data) <= 3e11
+    assert 10**8 * 14 * len(rows_only.rows.data) <= 2e11
     fewer, most = affordable(heavier(prepared, 3 * 10**8), 14)
     assert fewer.rows is not None
     assert 120 <= len(fewer.rows.data) <= 128

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import overlap
 from onnxprune.calibration.split import Split, Used
 from onnxprune.config import PruneConfig
 from onnxprune.core.results import RowUse
@@ -16,6 +17,7 @@ _TOLD: dict[Used, str] = {
     "flatters a little; give --eval for an honest figure",
     "fitted": "metrics were measured on the calibration rows; give --eval for an honest figure",
 }
+_SHARED = "{} of {} calibration rows are also in --eval, which flatters the figures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def rows_to_measure(
         confirm: rows that confirm.
         planned: whether a plan says what goes, so that nothing is scored.
     """
+    used: Used
     split, searched = prepared.rows, config.is_searched and not (planned or config.lossless)
     scored = not planned and scorer_row(config.importance).needs_data
     fitted = split is not None and not config.lossless and (scored or config.repair or config.distill > 0)
@@ -67,10 +70,19 @@ def rows_to_measure(
         use = None if on is None else RowUse(0, 0, 0, len(on), _used("unused", chosen=searched))
         return Measured(on, confirm, use)
     if evaluation is not None:
-        return Measured(evaluation, confirm, _use(split, evaluation, _used("unused", chosen=searched)))
-    told = _TOLD[split.reported].format(several(len(split.report), "calibration row"))
+        shared = _shared(split, evaluation, config)
+        used = "fitted" if shared else _used("unused", chosen=searched)
+        told = (_SHARED.format(shared, len(split.rows)),) if shared else ()
+        return Measured(evaluation, confirm, _use(split, evaluation, used), told)
+    told = (_TOLD[split.reported].format(several(len(split.report), "calibration row")),)
     used = _used(split.reported, chosen=searched)
-    return Measured(split.report, confirm, _use(split, split.report, used), (told,))
+    return Measured(split.report, confirm, _use(split, split.report, used), told)
+
+
+def _shared(split: Split, evaluation: Dataset, config: PruneConfig) -> int:
+    """How many calibration rows are among those that the user gave for figures; looked for where some may be."""
+    likely = config.allow_overlap or {*split.rows.files} & {*evaluation.files}
+    return overlap(split.rows, evaluation) if likely else 0
 
 
 def _used(used: Used, *, chosen: bool) -> Used:

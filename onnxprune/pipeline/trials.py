@@ -30,7 +30,7 @@ from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 64
 _MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
-_MOST_IN_ALL = 3e11  # of the passes of all trials of a decision
+_MOST_IN_ALL = 2e11  # of the passes of all trials of a decision
 _JUDGED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
 
