@@ -322,7 +322,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 def test_prune_distils_in_one_go() -> None:
     model, data = convolutional(), rows(3, 6, 6)
-    options = {"targets": "macs=0.6", "importance": "magnitude", "repair": False, "threads": 1}
+    options = {"targets": "macs=0.6", "importance": "magnitude", "repair": False, "threads": 1, "evaluation": data}
     plain = prune(model, data, **options)
     distilled = prune(model, data, distill=15, flip=True, shift=1, **options)
     assert distilled.after == plain.after
