@@ -50,7 +50,7 @@ def test_a_larger_budget_never_loses_more(prepared: Prepared, made: list[tuple[i
         if not fitting:
             assert all(ratio > goal for _, ratio, _ in made)
             continue
-        chosen = least_lost(prepared, fitting)
+        chosen = least_lost(fitting, 10)
         assert chosen.latency is not None
         assert chosen.latency.ratio <= goal * 1.01
         assert losses[chosen.removed.tobytes()] >= last

@@ -8,6 +8,8 @@ import onnxprune
 from onnxprune.allocation.costs import CostModel
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.allocation.plan import plan_mask
+from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.split import split_rows
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.text import visible
@@ -250,10 +252,11 @@ def test_figures_are_of_rows_that_nothing_was_fitted_to_where_some_can_be_spared
     many = onnxprune.prune(MODELS / "fc3_mnist.onnx", rows[:400], **given)
     few = onnxprune.prune(MODELS / "fc3_mnist.onnx", rows[:300], **given)
     assert any("40 calibration rows kept apart" in note for note in many.notes)
-    assert any("measured on the calibration rows" in note for note in few.notes)
+    assert any("60 calibration rows that nothing was fitted to, but" in note for note in few.notes)
     # Other figures' rows change nothing about the result.
     kept = rows[:400].copy()
-    kept[9::10] = rows[400:440]
+    apart = Dataset({"x": rows}, None, "rows", np.arange(400))
+    kept[split_rows(apart).report.rows] = rows[400:440]
     assert onnxprune.prune(MODELS / "fc3_mnist.onnx", kept, **given).plan.removed == many.plan.removed
 
 

@@ -11,8 +11,8 @@ import pytest
 
 import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
-from onnxprune.calibration.dataset import set_apart
 from onnxprune.calibration.runner import collect
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
@@ -22,7 +22,7 @@ from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import Loss, judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import Loss, Trials, affordable, least_lost, on_fewer_rows, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -49,7 +49,8 @@ def best(
     prepared: Prepared, decisions: Sequence[Decision], config: PruneConfig, progress: Progress = no_progress
 ) -> Decision:
     """The decision that loses least by trial."""
-    return least_lost(prepared, list(zip(decisions, judged(prepared, decisions, config, progress), strict=True)))
+    with Trials(prepared, config, progress, most=9) as trials:
+        return least_lost(list(zip(decisions, trials.losses(decisions), strict=True)), trials.rows)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -65,9 +66,10 @@ def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepare
 def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepared) -> None:
     assert worthwhile(prepared, PruneConfig())
     assert not worthwhile(prepared, PruneConfig(repair=False))
-    assert not worthwhile(replace(prepared, data=None), PruneConfig())
-    assert prepared.data is not None
-    assert not worthwhile(replace(prepared, data=prepared.data.take(range(63))), PruneConfig())
+    assert not worthwhile(replace(prepared, rows=None), PruneConfig())
+    assert prepared.rows is not None
+    few = split_rows(prepared.rows.rows.take(range(63)))
+    assert not worthwhile(replace(prepared, rows=few), PruneConfig())
     large = Costs(**{**prepared.before, "macs": 10**9})
     assert not worthwhile(replace(prepared, before=large), PruneConfig())
 
@@ -88,7 +90,7 @@ def test_prune_tries_powers_and_does_no_worse_on_other_rows(
         reference = collect(judge.model, judge.data, meaning.outputs)
         return divergence(reference, collect(result.model, judge.data, meaning.outputs), meaning)
 
-    tried, plain = run((3.0,)), run(())
+    tried, plain = run((0.2,)), run(())
     assert any("of 2 allocations" in note for note in tried.notes)
     assert not any("allocations" in note for note in plain.notes)
     assert tried.timings["trials"] > tried.timings["remove"]
@@ -148,20 +150,77 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
     assert told == ["0", "trial", "1", "trial", "2"]
 
 
+def heavier(prepared: Prepared, macs: int) -> Prepared:
+    return replace(prepared, before=Costs(**{**prepared.before, "macs": macs}))
+
+
 def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared: Prepared) -> None:
     assert on_fewer_rows(prepared) is prepared
-    large = on_fewer_rows(replace(prepared, before=Costs(**{**prepared.before, "macs": 5 * 10**8})))
-    assert large.data is not None
-    assert prepared.data is not None
-    assert len(large.data) == 100
-    assert {*large.data.rows.tolist()} < {*prepared.data.rows.tolist()}
-    curves = set_apart(prepared.data, 4)[1].rows
-    assert not {*set_apart(large.data, 4, last=3)[1].rows.tolist()} & {*curves.tolist()}
-    note = least_lost(large, [(without(large, 3), Loss(1.0, 1.0)), (without(large, 5), Loss(2.0, 2.0))]).notes[-1]
-    assert "on 25 calibration rows" in note
+    large = on_fewer_rows(heavier(prepared, 5 * 10**8))
+    assert large.rows is not None
+    assert prepared.rows is not None
+    assert 90 <= len(large.rows.data) <= 100
+    assert {*large.rows.fit.rows.tolist()} < {*prepared.rows.fit.rows.tolist()}
+    assert {*large.rows.curves.rows.tolist()} < {*prepared.rows.curves.rows.tolist()}
     assert worthwhile(large, PruneConfig())
-    too_large = replace(prepared, before=Costs(**{**prepared.before, "macs": 10**9}))
-    assert not worthwhile(on_fewer_rows(too_large), PruneConfig())
+    assert not worthwhile(on_fewer_rows(heavier(prepared, 10**9)), PruneConfig())
+
+
+def test_trials_are_bounded_by_the_work_of_all_of_them(prepared: Prepared) -> None:
+    """A network of 300 million multiply-adds and 150 rows was tried for more than ten minutes."""
+    assert affordable(prepared, 14) == (prepared, 14)
+    rows_only, all_of_them = affordable(heavier(prepared, 10**8), 14)
+    assert rows_only.rows is not None
+    assert all_of_them == 14
+    assert 10**8 * 14 * len(rows_only.rows.data) <= 2e11
+    fewer, most = affordable(heavier(prepared, 3 * 10**8), 14)
+    assert fewer.rows is not None
+    assert 120 <= len(fewer.rows.data) <= 128
+    assert 2 <= most < 14
+
+
+def test_a_decision_makes_no_more_trials_than_it_may(
+    corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).random((80, 1, 28, 28), np.float32)
+    config = PruneConfig(targets=(Target("macs", 0.6),), importance="magnitude")
+    prepared = prepare(corpus_path("small/mb_ts.onnx"), rows, config, PreprocessConfig())
+    scores = replace(score(prepared, config), powers=(0.5, 2.0))
+    made: list[bytes] = []
+
+    def losses(self: Trials, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
+        self.left -= len(decisions)
+        made.extend(decision.removed.tobytes() for decision in decisions)
+        return [Loss(1.0, 1.0) for _ in decisions]
+
+    monkeypatch.setattr(Trials, "losses", losses)
+    free = decide(prepared, scores, config, Clock(), no_progress)
+    assert len(made) > 3
+    assert not any("the model is large" in note for note in free.notes)
+    made.clear()
+    monkeypatch.setattr("onnxprune.pipeline.decide.affordable", lambda prepared, wanted: (prepared, 3))
+    held = decide(prepared, scores, config, Clock(), no_progress)
+    assert len(made) == 3
+    assert any("3 trials were made at most" in note for note in held.notes)
+
+
+def test_what_trials_share_is_made_once(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original ran anew, and processes started anew, for each of up to three calls of a decision."""
+    ran: list[int] = []
+
+    def once(model: Any, data: Any, *given: Any, **options: Any) -> Any:
+        if model is prepared.model:
+            ran.append(len(data))
+        return collect(model, data, *given, **options)
+
+    monkeypatch.setattr("onnxprune.pipeline.trials.collect", once)
+    with Trials(prepared, PruneConfig(executor="serial"), most=9) as trials:
+        first = trials.losses([without(prepared, 3)])
+        assert trials.losses([without(prepared, 3)]) == first
+        assert trials.losses([without(prepared, 3)], again=True) != first
+        trials.losses([without(prepared, 3)], again=True)
+        assert trials.left == 5
+    assert len(ran) == 2
 
 
 def test_a_few_rows_that_lose_much_do_not_decide_alone() -> None:
@@ -195,12 +254,12 @@ def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
     scores = replace(score(prepared, config), powers=(1.0,))
     contest: list[bytes] = []
 
-    def losses(prepared: Prepared, decisions: Sequence[Decision], *_: object, turn: int = 3) -> list[Loss]:
+    def losses(self: Trials, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
         contest.extend(decision.removed.tobytes() for decision in decisions)
-        known = {contest[0]: Loss(1.0, 1.0), contest[1]: first if turn == 3 else once_more}
+        known = {contest[0]: Loss(1.0, 1.0), contest[1]: once_more if again else first}
         return [known.get(decision.removed.tobytes(), Loss(9.0, 9.0)) for decision in decisions]
 
-    monkeypatch.setattr("onnxprune.pipeline.decide.judged", losses)
+    monkeypatch.setattr(Trials, "losses", losses)
     chosen = decide(prepared, scores, config, Clock(), no_progress)
     assert contest[0] != contest[1]
     assert chosen.removed.tobytes() == contest[1 if is_worth else 0]

@@ -85,19 +85,3 @@ class Dataset:
         if self.whole and len(self.rows) != 1:
             raise InputError(f"{self.source}: each of the {len(self)} rows is a complete feed; read them one at a time")
         return {name: self.convert(name, array[self.rows]) for name, array in self.arrays.items()}
-
-
-def set_apart(data: Dataset, every: int, *, last: int = 1) -> tuple[Dataset, Dataset]:
-    """Split the rows: every `every`-th is held out, the others are for fitting.
-
-    With too few rows to split, both sets are all rows.
-
-    Args:
-        data: the rows.
-        every: one row of so many is held out.
-        last: which of them: the last (1), the one before (2) and so on. Other choices share no rows.
-    """
-    if len(data) < 2 * every:
-        return data, data
-    apart = np.arange(len(data)) % every == every - last
-    return data.take(np.flatnonzero(~apart)), data.take(np.flatnonzero(apart))

@@ -4,6 +4,7 @@ Layer by layer work (statistics, refits) then costs one pass of the model in all
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from onnxprune.graph.subgraph import subgraph
 Arrays = dict[str, np.ndarray]
 
 _BATCH_BYTES = 16 << 20  # of a batch's largest tensor, whatever the memory: samples are drawn by batch
-_BATCHES = 5  # at least: repair keeps every fifth apart, so that no row both fits and judges
 _LARGEST_BATCH = 64
 _COMPARED = 4  # fixed batches, to see whether a larger one gives the same
 
@@ -120,50 +120,72 @@ class Replay:
 
 
 class Feeds(Sequence[Arrays]):
-    """Batches of `size` rows from a dataset, made when they are read."""
+    """Batches of a dataset's rows, made when they are read.
 
-    def __init__(self, data: Dataset, size: int) -> None:
-        self._data, self.size = data, 1 if data.whole else size
+    Args:
+        data: the rows, those that fill up a model's fixed batch too.
+        size: rows a batch, at most; all have about as many.
+        first: how many of the rows come first: no batch holds some of them and others. By default all.
+    """
+
+    def __init__(self, data: Dataset, size: int, first: int | None = None) -> None:
+        self.rows, self.size = data, 1 if data.whole else size
+        self._first = len(data) if first is None else first
+        self.starts = (*self._even(0, self._first), *self._even(self._first, len(data)))
 
     @property
-    def rows(self) -> Dataset:
-        """All rows of the feeds, those that fill up a model's fixed batch too."""
-        return self._data
+    def first(self) -> int:
+        """Number of batches with the rows that come first."""
+        return -(-self._first // self.size)
+
+    def share(self, index: int) -> float:
+        """A batch's share of all rows."""
+        start, end = self._bounds(index)
+        return (end - start) / len(self.rows)
 
     def __len__(self) -> int:
-        return (len(self._data) + self.size - 1) // self.size
+        return len(self.starts)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        start = index * self.size
-        return next(self._data.take(range(start, min(start + self.size, len(self._data)))).batches(self.size))
+        return next(self.rows.take(range(*self._bounds(index))).batches(self.size))
 
-    def __reduce__(self) -> tuple[type["Feeds"], tuple[Dataset, int]]:
+    def __reduce__(self) -> tuple[type["Feeds"], tuple[Dataset, int, int]]:
         """Pickles only the selected rows, for worker processes."""
-        return Feeds, (self._data.alone(), self.size)
+        return Feeds, (self.rows.alone(), self.size, self._first)
+
+    def _even(self, start: int, end: int) -> list[int]:
+        count = -(-(end - start) // self.size)
+        return [start + (end - start) * number // count for number in range(count)]
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        return self.starts[index], (*self.starts, len(self.rows))[index + 1]
 
 
-def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int) -> Feeds:
-    """Split the rows into batches of equal size, at least five where there are as many rows; the last may be shorter.
+def batch_feeds(model: Model, graph: Graph, data: Dataset, row_bytes: int, apart: Dataset | None = None) -> Feeds:
+    """Split rows into batches of about equal size.
 
-    A batch size that the model declares is kept to, unless its nodes prove to take others: what is left of the rows
-    after whole batches is not run, and too few rows for one batch are repeated.
+    A batch size that the model declares is kept to, unless its nodes prove to take others: then rows that come first
+    fill up the last batch.
 
     Args:
         model: the model.
         graph: its nodes.
         data: the rows.
         row_bytes: size of one row's largest tensor.
+        apart: more rows of the same source, which follow in batches of their own.
     """
-    size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, min(_LARGEST_BATCH, max(1, len(data) // _BATCHES))))
+    size = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _LARGEST_BATCH))
+    sets = [data] if apart is None else [data, apart]
     fixed = fixed_batch(input_specs(model))
-    if fixed is None or _takes_any_batch(model, graph, data, fixed, size):
-        return Feeds(data, size)
-    # The last rows are filled up with the very last one.
-    return Feeds(data.take(np.minimum(np.arange(-(-len(data) // fixed) * fixed), len(data) - 1)), fixed)
+    if fixed is not None and not _takes_any_batch(model, graph, data, fixed, size):
+        sets = [rows.take(np.resize(np.arange(len(rows)), -(-len(rows) // fixed) * fixed)) for rows in sets]
+        size = fixed
+    together = replace(data, rows=np.concatenate([rows.rows for rows in sets]))
+    return Feeds(together, size, len(sets[0]))
 
 
 def _takes_any_batch(model: Model, graph: Graph, data: Dataset, fixed: int, size: int) -> bool:

@@ -40,6 +40,25 @@ class InputSize:
 
 
 @dataclass(frozen=True, slots=True)
+class RowUse:
+    """How many rows did what. Where there are few, some did several things.
+
+    Attributes:
+        fit: calibration rows that statistics are of.
+        curves: those that the damage of groups was measured on.
+        choose: those that trials, ridges and epochs were chosen by.
+        report: rows that the metrics are of.
+        used: what else was done with the last: "unused", "chosen" (choices were made by them) or "fitted".
+    """
+
+    fit: int
+    curves: int
+    choose: int
+    report: int
+    used: str
+
+
+@dataclass(frozen=True, slots=True)
 class MetricChange:
     """One metric of the original and of the result, in the metric's own unit (accuracies lie in [0, 1]).
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.split import Split
 from onnxprune.config import OamipConfig, OutputConfig, RunOptions
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.scores import Scores
@@ -19,7 +20,7 @@ class ScoreContext:
 
     Attributes:
         analysis: the original's; no consumer in its model uses what goes without loss.
-        data: calibration rows; None where the scorer needs none and the user gave none.
+        rows: calibration rows and what each is for; None where the scorer needs none and the user gave none.
         run: seed, threads, memory and the folder of kept steps.
         executor: where independent tasks run.
         progress: told of steps.
@@ -31,7 +32,7 @@ class ScoreContext:
     """
 
     analysis: Analysis
-    data: Dataset | None
+    rows: Split | None
     run: RunOptions
     executor: Executor
     progress: Progress = no_progress
@@ -45,6 +46,11 @@ class ScoreContext:
     def model(self) -> Model:
         """The model whose units are scored."""
         return self.analysis.model
+
+    @property
+    def data(self) -> Dataset | None:
+        """The calibration rows, but those that are for the report alone."""
+        return None if self.rows is None else self.rows.data
 
 
 class Scorer(Protocol):

@@ -105,15 +105,15 @@ class Padding:
 
     Attributes:
         real: `(rows, positions)`.
-        size: rows a batch.
+        starts: the first row of each batch.
     """
 
     real: np.ndarray
-    size: int
+    starts: tuple[int, ...]
 
     def of_batch(self, index: int) -> partial[np.ndarray | None]:
         """From the shape of a batch's positions to which are real, in order; None where a map has other positions."""
-        return partial(self._real, self.real[index * self.size : (index + 1) * self.size])
+        return partial(self._real, self.real[slice(*(*self.starts, None)[index : index + 2])])
 
     @staticmethod
     def _real(real: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

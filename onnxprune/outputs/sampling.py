@@ -53,4 +53,4 @@ def sampling_of(
         runs: from names to these outputs on all rows, batch by batch.
     """
     real = real_positions(analysis.model, meaning, feeds.rows, engine)
-    return Sampling(None if real is None else Padding(real, feeds.size), focus_of(meaning, analysis, runs))
+    return Sampling(None if real is None else Padding(real, feeds.starts), focus_of(meaning, analysis, runs))

@@ -150,23 +150,34 @@ def rather_branches(solver: Solver, scores: Scores) -> bool:
     return solver.timed and any(score.whole for score in scores.groups)
 
 
-def others(solver: Solver, scores: Scores, *, plain: bool) -> list[Decision]:
+def trials_wanted(solver: Solver, scores: Scores) -> int:
+    """How many trials a decision takes at most: of every answer, and of two of them once more."""
+    answers = 1 + len(_variants(solver, scores, plain=True))
+    return answers if solver.leaner is None else 2 * answers + 2
+
+
+def others(solver: Solver, scores: Scores, *, plain: bool, most: int) -> list[Decision]:
     """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
 
     Args:
         solver: decides.
         scores: the scores.
         plain: whether the budgets can be met without whole branches.
+        most: how many answers at most.
     """
-    raised = [scores.raised(power) for power in scores.powers]
-    if rather_branches(solver, scores):
-        variants = [(each, True) for each in raised]
-    else:
-        variants = [(each, False) for each in raised] if plain else []
-        if any(score.whole for score in scores.groups):
-            variants += [(each, True) for each in (scores, *raised)]
     decisions = []
-    for each, branches in variants:
+    for each, branches in _variants(solver, scores, plain=plain)[: max(0, most)]:
         with suppress(BudgetError):
             decisions.append(solver.solve(each, branches))
     return decisions
+
+
+def _variants(solver: Solver, scores: Scores, *, plain: bool) -> list[tuple[Scores, bool]]:
+    """Scores that the program may answer to besides these, and whether whole branches may go."""
+    raised = [scores.raised(power) for power in scores.powers]
+    if rather_branches(solver, scores):
+        return [(each, True) for each in raised]
+    variants = [(each, False) for each in raised] if plain else []
+    if any(score.whole for score in scores.groups):
+        variants += [(each, True) for each in (scores, *raised)]
+    return variants

@@ -14,9 +14,9 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for
+from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for, trials_wanted
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import SECOND_TURN, Loss, judged, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import Loss, Trials, affordable, least_lost, on_fewer_rows, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
@@ -29,6 +29,10 @@ _UNTRIED_WORTH = 1.05
 _LEAN_NOTE = (
     "widths keep the work of the kernels down too, at hardly any loss by trial, so that less than the budget may be "
     "left; --round-to 1 spends the budget whole"
+)
+_HELD_NOTE = (
+    "the model is large: {} trials were made at most, where all allocations would have taken up to {}; fewer --images "
+    "allow more"
 )
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 
@@ -65,88 +69,103 @@ def decide(
                 prepared.analysis, scores, threshold, allowed_widths(prepared, config, progress), config
             )
     candidates = Candidates() if candidates is None else candidates
-    decisions: list[Decision] = []
+    first: Decision | None = None
     missed: BudgetError | None = None
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         trial = prepared if not solver.timed else on_fewer_rows(prepared)
-        tried = bool(scores.powers) and worthwhile(trial, config)
+        possible, wanted = bool(scores.powers) and worthwhile(trial, config), trials_wanted(solver, scores)
+        trial, most = affordable(trial, wanted)
+        tried = possible and most > 1
         if not tried and solver.leaner and scores.powers:
             return solver.leaner(_UNTRIED_WORTH)(scores, False)  # only measured damage tells what less work costs
         try:
-            decisions.append(solver.solve(scores, rather_branches(solver, scores)))
+            first = solver.solve(scores, rather_branches(solver, scores))
         except BudgetError as error:
+            if not (tried and any(score.whole for score in scores.groups)):
+                raise
             missed = error
-    if missed is not None and not (tried and any(score.whole for score in scores.groups)):
+    if not tried and first is not None:
+        return first
+    with clock.stage("trials"), Trials(trial, config, progress, executor, most=most) as trials:
+        chosen = _by_trial(first, solver, scores, candidates, trials)
+    if chosen is None:
+        assert missed is not None  # there is no answer at all
         raise missed
-    if not tried:
-        return decisions[0]
-    with clock.stage("trials"):
-        judge = partial(_judge, trial, candidates, config, progress, executor)
-        lean: list[Decision] = []
-        if decisions and solver.leaner is not None:
-            lean = _lean(replace(solver, solve=solver.leaner(_PREDICTED_WORTH)), scores, decisions[0], judge)
-        decisions += others(solver, scores, plain=missed is None)
-        if not decisions and missed is not None:
-            raise missed
-        if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
-            return decisions[0]
-        plain_losses, lean_losses = judge(decisions), judge(lean)
-        least = _least(plain_losses)
-        if lean:
-            taken, left = (decisions, plain_losses), lean
-            if _is_worth(
-                (decisions[plain_losses.index(least)], least),
-                (lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)),
-                lambda both: judged(trial, both, config, progress, executor, turn=SECOND_TURN),
-            ):
-                taken, left = (lean, lean_losses), decisions
-            for decision in left:
-                candidates.drop(decision)
-            candidates.add(*taken)  # some are among both
-        chosen = least_lost(trial, candidates.fitting(solver.limits) or [(decisions[0], least)])
-        if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
-            chosen = replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
-        return chosen
+    if most < wanted and trials.left < 2:
+        return replace(chosen, notes=(*chosen.notes, _HELD_NOTE.format(most, wanted)))
+    return chosen
 
 
-def _lean(
-    solver: Solver, scores: Scores, plain: Decision, judge: Callable[[Sequence[Decision]], list[Loss]]
-) -> list[Decision]:
-    """Decisions with less work in the kernels; none where a trial of the first shows no hope that they lose little.
+def _by_trial(
+    first: Decision | None, solver: Solver, scores: Scores, candidates: Candidates, trials: Trials
+) -> Decision | None:
+    """The decision that loses least by trial; None where the budgets cannot be met.
 
     Args:
-        solver: decides so.
+        first: what the program answers to the scores; None where it has no answer without whole branches.
+        solver: decides.
         scores: the scores.
+        candidates: what was tried before; extended.
+        trials: tell how much decisions lose.
+    """
+    judge = partial(_judge, trials, candidates)
+    decisions, lean = [] if first is None else [first], list[Decision]()
+    if first is not None and solver.leaner is not None:
+        leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH))
+        lean = _hopeful(first, leaner.solve(scores, False), judge)
+    decisions += others(solver, scores, plain=first is not None, most=trials.left)
+    if lean:
+        lean += others(leaner, scores, plain=True, most=trials.left + 1 - len(decisions))
+    if not decisions:
+        return None
+    if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
+        return decisions[0]
+    plain_losses, lean_losses = judge(decisions), judge(lean)
+    least = _least(plain_losses)
+    if lean:
+        taken, left = (decisions, plain_losses), lean
+        best_lean = lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)
+        if _is_worth((decisions[plain_losses.index(least)], least), best_lean, trials):
+            taken, left = (lean, lean_losses), decisions
+        for decision in left:
+            candidates.drop(decision)
+        candidates.add(*taken)  # some are among both
+    chosen = least_lost(candidates.fitting(solver.limits) or [(decisions[0], least)], trials.rows)
+    if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
+        return replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
+    return chosen
+
+
+def _hopeful(plain: Decision, lean: Decision, judge: Callable[[Sequence[Decision]], list[Loss]]) -> list[Decision]:
+    """A decision with less work in the kernels; none where its trial shows no hope that such ones lose little.
+
+    Args:
         plain: what is decided whatever the kernels do.
+        lean: the other.
         judge: how much decisions lose.
     """
-    first = solver.solve(scores, False)
-    if np.array_equal(plain.removed, first.removed):
+    if np.array_equal(plain.removed, lean.removed):
         return []
-    loss, of_first = judge([plain, first])
-    if not of_first.is_near(loss, _HOPEFUL, _SLIGHT):
-        return []
-    return [first, *others(solver, scores, plain=True)]
+    of_plain, of_lean = judge([plain, lean])
+    return [lean] if of_lean.is_near(of_plain, _HOPEFUL, _SLIGHT) else []
 
 
-def _is_worth(
-    plain: tuple[Decision, Loss],
-    lean: tuple[Decision, Loss],
-    closer: Callable[[Sequence[Decision]], list[Loss]],
-) -> bool:
+def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], trials: Trials) -> bool:
     """Whether less work in the kernels is worth what it loses; where it loses more, twice as many rows tell.
 
     Args:
         plain: the best decision whatever the kernels do, with its loss.
         lean: the best with less work in them, with its loss.
-        closer: how much decisions lose on other rows.
+        trials: tell how much both lose on other rows, where there may be more of them.
     """
     if not lean[1].is_near(plain[1], _WORTH, _SLIGHT):
         return False
     if lean[1].is_near(plain[1], 1.0, 0.0):
         return True
-    of_plain, of_lean = closer([plain[0], lean[0]])
+    if trials.left < 2:
+        return False
+    of_plain, of_lean = trials.losses([plain[0], lean[0]], again=True)
     return (lean[1] + of_lean).is_near(plain[1] + of_plain, _WORTH, 2 * _SLIGHT)
 
 
@@ -154,19 +173,12 @@ def _least(losses: Sequence[Loss]) -> Loss:
     return min(losses, key=lambda loss: loss.mean)
 
 
-def _judge(
-    prepared: Prepared,
-    candidates: Candidates,
-    config: PruneConfig,
-    progress: Progress,
-    executor: Executor | None,
-    decisions: Sequence[Decision],
-) -> list[Loss]:
+def _judge(trials: Trials, candidates: Candidates, decisions: Sequence[Decision]) -> list[Loss]:
     """How much decisions lose by trial; those that were judged before are not judged again."""
     fresh = {decision.removed.tobytes(): decision for decision in reversed(decisions)}
     new = [fresh[key] for key in reversed(fresh) if key not in candidates.judged]
     if new:
-        candidates.add(new, judged(prepared, new, config, progress, executor))
+        candidates.add(new, trials.losses(new))
     return [candidates.judged[decision.removed.tobytes()][1] for decision in decisions]
 
 

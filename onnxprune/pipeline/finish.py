@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import without_groups
@@ -22,6 +21,7 @@ from onnxprune.lossless import Lossless
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import FOUND, never_confident
 from onnxprune.pipeline.floor import holds, main_loss
+from onnxprune.pipeline.measured import Measured
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import lossless_part
@@ -36,24 +36,6 @@ _CHOSEN = (
     "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
     "(--confirm, or onnxprune validate)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The rows that figures are of.
-
-    Attributes:
-        on: of the metrics; None without any.
-        confirmed_on: of those that confirm what the first ones chose; None where nothing does.
-    """
-
-    on: Dataset | None
-    confirmed_on: Dataset | None = None
-
-    @property
-    def sets(self) -> tuple[Dataset | None, Dataset | None]:
-        """Both."""
-        return self.on, self.confirmed_on
 
 
 def finish(
@@ -109,10 +91,11 @@ def finish(
         original=prepared.model,
         sizes=prepared.sizes,
         confirmed=confirmed_metrics,
+        rows=rows.use,
         notes=(
             *decision.notes,
             *_went(blocks, decided=scores is not None),
-            *_notes(prepared, exact, rows.on, config),
+            *_notes(prepared, exact, rows, config),
             *((_CHOSEN,) if scores is not None and config.is_searched and not confirmed_metrics else ()),
             *(() if scores is None else scores.notes),
         ),
@@ -211,17 +194,15 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
     )
 
 
-def _notes(prepared: Prepared, exact: Lossless, measured_on: Dataset | None, config: PruneConfig) -> tuple[str, ...]:
+def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneConfig) -> tuple[str, ...]:
     notes = [*prepared.model.notes, *prepared.analysis.incomplete]
-    notes += [note for data in (prepared.data, measured_on) if data is not None for note in data.notes]
+    notes += [note for data in (prepared.data, rows.on) if data is not None for note in data.notes]
     for pattern in without_groups(prepared.analysis, config.keep):
         notes.append(f"--keep {pattern!r} matches only what cannot be pruned anyway")
     notes += ran_on(config.engine.provider)
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
-    if measured_on is not None and measured_on is prepared.data:
-        notes.append("metrics were measured on the calibration rows; give --eval for an honest figure")
-    if measured_on is None and not config.lossless:
+    if rows.on is None and not config.lossless:
         unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
         notes.append(f"without data nothing says what this costs in accuracy{unrepaired}: see onnxprune validate")
-    return tuple(dict.fromkeys(notes))
+    return tuple(dict.fromkeys((*notes, *rows.notes)))

@@ -18,6 +18,7 @@ from onnxprune.core.results import (
     NotPruned,
     ProgramReport,
     RemovedBlock,
+    RowUse,
     TimeReport,
 )
 from onnxprune.core.scores import Scores
@@ -61,6 +62,7 @@ class PruneOutcome:
         warnings: losses so heavy that the result may be of no use.
         sizes: the sizes of inputs that the file leaves open, as the run took them.
         confirmed: the metrics on rows that had no part in the choice; empty where there are none.
+        rows: how many rows did what; None where there were none.
     """
 
     model: Model
@@ -88,6 +90,7 @@ class PruneOutcome:
     warnings: tuple[str, ...] = ()
     sizes: tuple[InputSize, ...] = ()
     confirmed: Mapping[str, MetricChange] = field(default_factory=dict)
+    rows: RowUse | None = None
 
 
 def group_results(

@@ -11,8 +11,9 @@ import onnx
 
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
-from onnxprune.calibration.dataset import Dataset, set_apart
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import RANDOM, RANDOM_ROWS, load_data
+from onnxprune.calibration.split import Split, split_rows
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
@@ -44,8 +45,6 @@ DataSource = Any
 _LARGE = 2e11
 _SHOWN = 5  # names of groups in a note
 _MOST_ROWS = 1000  # calibration rows, unless the user says otherwise
-_REPORTED = 10  # every tenth row is for the report alone
-_SPARING = 320  # rows from which on they can be spared
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +53,14 @@ class Prepared:
 
     Attributes:
         analysis: the original's.
-        data: calibration rows, or None.
+        rows: calibration rows and what each is for, or None.
         before: the original's costs.
         lossless: the units that can go without loss, but for kept groups.
         sizes: the sizes of inputs that the file leaves open.
     """
 
     analysis: Analysis
-    data: Dataset | None
+    rows: Split | None
     before: Costs
     lossless: Lossless
     sizes: tuple[InputSize, ...] = ()
@@ -70,6 +69,11 @@ class Prepared:
     def model(self) -> Model:
         """The original model."""
         return self.analysis.model
+
+    @property
+    def data(self) -> Dataset | None:
+        """The calibration rows, but those that are for the report alone."""
+        return None if self.rows is None else self.rows.data
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -84,8 +88,18 @@ def prepare(
     config: PruneConfig,
     preprocess: PreprocessConfig,
     clock: Clock | None = None,
+    *,
+    reports: bool = False,
 ) -> Prepared:
     """Load a model and its calibration data, analyse it, and find units whose removal changes nothing.
+
+    Args:
+        source: the model.
+        data: calibration rows.
+        config: options.
+        preprocess: how integer images become the model's input.
+        clock: times of the stages.
+        reports: whether the report's figures are of calibration rows too.
 
     Raises:
         InputError: a file cannot be read, or the data do not fit.
@@ -120,7 +134,8 @@ def prepare(
         without_loss = analysis.none_removed()
         for group in analysis.groups:
             without_loss[group.units] = group.name not in kept
-        prepared = Prepared(analysis, rows, before, lossless(analysis, without_loss))
+        split = None if rows is None else split_rows(rows, reports=reports, seed=config.seed)
+        prepared = Prepared(analysis, split, before, lossless(analysis, without_loss))
         row = None if rows is None or rows.source == RANDOM else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
@@ -128,22 +143,6 @@ def prepare(
 def _rows_of(data: DataSource) -> int:
     """How many rows are used at most where the user does not say: noise tells no more with more rows."""
     return RANDOM_ROWS if isinstance(data, str) and data == RANDOM else _MOST_ROWS
-
-
-def rows_to_report(prepared: Prepared) -> tuple[Prepared, Dataset | None]:
-    """Keep some calibration rows apart for the report's figures: then nothing else is done with them.
-
-    With few rows none can be spared: all of them are fitted to, and the figures are of them all.
-
-    Returns:
-        The model with the other rows, and those kept apart.
-    """
-    data = prepared.data
-    if data is None or len(data) < _SPARING:
-        return prepared, data
-    others, apart = set_apart(data, _REPORTED)
-    note = f"metrics were measured on {len(apart)} calibration rows kept apart, which nothing was fitted to"
-    return replace(prepared, data=others), replace(apart, notes=(note,))
 
 
 def score(
@@ -174,7 +173,7 @@ def score(
         scores = function(
             ScoreContext(
                 exact.analysis,
-                prepared.data,
+                prepared.rows,
                 config.run,
                 tasks,
                 progress,

@@ -15,10 +15,11 @@ from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.decide import allowed_widths, decide
-from onnxprune.pipeline.finish import Measured, finish
+from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_confirming_rows, check_floor, check_floor_rows, check_time, smallest
+from onnxprune.pipeline.measured import Measured, rows_to_measure
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, rows_to_report, score
+from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, score
 from onnxprune.pipeline.shrink import shrink
 
 
@@ -39,12 +40,12 @@ def prune(
     if confirm is not None and config.max_drop is None:
         raise InputError("--confirm measures again what --max-drop chose: give --max-drop, or leave it out")
     clock = Clock(progress)
-    prepared = prepare(model, data, config, preprocess, clock)
+    prepared = prepare(model, data, config, preprocess, clock, reports=evaluation is None)
     if config.distill:
         from onnxprune.torchnet.network import Network
 
         Network(prepared.model)  # says before any work what cannot be trained
-    prepared, rows = _rows_to_measure(prepared, evaluation, confirm, config, preprocess, clock)
+    rows = _rows_to_measure(prepared, evaluation, confirm, config, preprocess, clock, planned=plan is not None)
     scores, smaller = None, None
     if config.lossless:
         widths = allowed_widths(prepared, config, progress)
@@ -97,8 +98,10 @@ def _rows_to_measure(
     config: PruneConfig,
     preprocess: PreprocessConfig,
     clock: Clock,
-) -> tuple[Prepared, Measured]:
-    """The rows that figures are of, and the model with the calibration rows that are left for everything else."""
+    *,
+    planned: bool,
+) -> Measured:
+    """The rows that figures are of."""
     sets: list[Dataset | None] = []
     with clock.stage("load"):
         for given in (evaluation, confirm):
@@ -106,13 +109,10 @@ def _rows_to_measure(
             if sets[-1] is not None:
                 check_same_scale(prepared.data, sets[-1])
     judges, confirming = sets
-    apart = judges
-    if judges is None:
-        prepared, apart = rows_to_report(prepared)
     if config.max_drop is not None:
         check_floor_rows(prepared.data, judges, config)
         check_confirming_rows(confirming, prepared.data, judges)
-    return prepared, Measured(apart, confirming)
+    return rows_to_measure(prepared, judges, config, confirming, planned=planned)
 
 
 def _as_planned(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> Decision:

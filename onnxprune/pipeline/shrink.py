@@ -1,5 +1,6 @@
 """Makes the smaller model from a decision: removes units, repairs the remaining weights, and distils if asked to."""
 
+from onnxprune.calibration.split import Fitting
 from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.graph.model import Model
@@ -17,36 +18,51 @@ def lossless_part(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
         return lossless(prepared.analysis, removed)
 
 
-def shrink(prepared: Prepared, removed: Ids, config: PruneConfig, clock: Clock, progress: Progress) -> Model:
-    """Remove units, repair the remaining weights, and, if asked to, train towards the original's outputs."""
+def shrink(
+    prepared: Prepared,
+    removed: Ids,
+    config: PruneConfig,
+    clock: Clock,
+    progress: Progress,
+    rows: Fitting | None = None,
+) -> Model:
+    """Remove units, repair the remaining weights, and, if asked to, train towards the original's outputs.
+
+    Args:
+        prepared: the model.
+        removed: `(units,)` mask of what goes.
+        config: options.
+        clock: times of the stages.
+        progress: told of steps.
+        rows: to fit to and to choose by; by default those of the last repair.
+    """
     exact = lossless_part(prepared, removed, clock)
     with clock.stage("remove"):
         smaller = remove(exact.analysis, removed)
     if config.lossless:
         return smaller
-    data, held_out = prepared.data, None
-    if config.distill and data is not None:
-        from onnxprune.training import finetune, split
+    if rows is None and prepared.rows is not None:
+        rows = prepared.rows.last
+    if config.repair and rows is not None and removed.any():
+        from onnxprune.repair import repair
+
+        with clock.stage("repair"):
+            smaller = repair(prepared.analysis, smaller, removed, rows, config.run, progress, config.outputs)
+    if config.distill and rows is not None:
+        from onnxprune.training import finetune
 
         training = FinetuneConfig(
             epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
         )
-        # Repair makes the rows that it fits look better than others: they cannot say when training helps.
-        data, held_out = split(data, None, training)
-    if config.repair and data is not None and removed.any():
-        from onnxprune.repair import repair
-
-        with clock.stage("repair"):
-            smaller = repair(prepared.analysis, smaller, removed, data, config.run, progress, config.outputs)
-    if held_out is not None and data is not None:
         with clock.stage("distill"):
             smaller = finetune(
                 smaller,
-                data,
+                rows.fit,
                 teacher=prepared.model,
                 config=training,
                 outputs=config.outputs,
-                validation=held_out,
+                # Repair makes the rows that it fits look better than others: they cannot say when training helps.
+                validation=rows.choose,
                 provider=config.engine.provider,
                 progress=progress,
             ).model

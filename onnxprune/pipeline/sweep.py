@@ -23,9 +23,10 @@ from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
-from onnxprune.pipeline.finish import Measured, finish
+from onnxprune.pipeline.finish import finish
+from onnxprune.pipeline.measured import Measured, rows_to_measure
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, rows_to_report, score
+from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, score
 from onnxprune.pipeline.shrink import shrink
 
 Result_co = TypeVar("Result_co", bound=PruneOutcome, covariant=True)
@@ -134,13 +135,13 @@ def sweep(
     check_metric(config.outputs)
     parse_shapes(config.shapes)
     clock = Clock(progress)
-    prepared = prepare(model, data, config, preprocess, clock)
-    if evaluation is None:
-        prepared, measured_on = rows_to_report(prepared)
-    else:
+    prepared = prepare(model, data, config, preprocess, clock, reports=evaluation is None)
+    given: Dataset | None = None
+    if evaluation is not None:
         with clock.stage("load"):
-            measured_on = load_data(evaluation, prepared.model, preprocess)
-            check_same_scale(prepared.data, measured_on)
+            given = load_data(evaluation, prepared.model, preprocess)
+            check_same_scale(prepared.data, given)
+    measured = rows_to_measure(prepared, given, replace(config, max_drop=None, lossless=False))
     with clock.stage("score"):
         scores = score(prepared, replace(config, targets=targets), executor, progress)
     candidates = Candidates(shared=True)
@@ -150,7 +151,7 @@ def sweep(
     for number, target in enumerate(reversed(targets)):
         progress("points", number, len(targets))
         try:
-            result = _at(target, prepared, scores, measured_on, config, progress, executor, candidates)
+            result = _at(target, prepared, scores, measured, config, progress, executor, candidates)
         except BudgetError as error:
             missed[str(target)] = str(error)
             continue
@@ -202,7 +203,7 @@ def _at(
     target: Target,
     prepared: Prepared,
     scores: Scores,
-    measured_on: Dataset | None,
+    measured: Measured,
     config: PruneConfig,
     progress: Progress,
     executor: Executor | None,
@@ -214,7 +215,7 @@ def _at(
     decision = decide(prepared, scores, config, clock, progress, executor, candidates)
     plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     smaller = shrink(prepared, decision.removed, config, clock, progress)
-    return finish(prepared, smaller, decision, plan, scores, Measured(measured_on), config, clock)
+    return finish(prepared, smaller, decision, plan, scores, measured, config, clock)
 
 
 def _metric(results: Sequence[PruneOutcome]) -> str | None:

@@ -8,15 +8,16 @@ every damage curve raised to another power; each answer is pruned and repaired, 
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxprune.allocation.decide import Decision
-from onnxprune.calibration.dataset import Dataset, set_apart
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
+from onnxprune.calibration.split import Fitting
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.execution import TaskExecutor, in_this_process, open_executor, share, shared
@@ -27,12 +28,10 @@ from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.shrink import shrink
 from onnxprune.structure.units import Ids
 
-_HELD_OUT = 4  # every fourth row judges
-_TURN = 3  # which of the four: not the one that damage curves are measured on
-SECOND_TURN = 2
-"""Other rows than those that usually judge, for a closer look."""
 _LEAST_ROWS = 64
 _MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
+_MOST_IN_ALL = 2e11  # of the passes of all trials of a decision
+_JUDGED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
 
 
@@ -69,69 +68,121 @@ class Loss:
 
 def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     """Whether trials are possible and quick enough: there are calibration rows, and repair is switched on."""
-    rows = 0 if prepared.data is None else len(prepared.data)
-    return config.repair and rows >= _LEAST_ROWS and prepared.before.macs * rows <= _MOST_WORK
+    split = prepared.rows
+    if split is None or not split.has_trials or not config.repair:
+        return False
+    return prepared.before.macs * len(split.data) <= _MOST_WORK
 
 
 def on_fewer_rows(prepared: Prepared) -> Prepared:
-    """The model with as many of its rows, evenly spread, as keep trials quick; with all of them where it is small.
-
-    Rows are taken four by four, so that those which judge are still others than those damage curves were measured on.
-    """
-    data, most = prepared.data, int(_MOST_WORK // max(1, prepared.before.macs))
-    if data is None or not _LEAST_ROWS <= most < len(data):
+    """The model with as many of its rows, evenly spread, as keep trials quick; with all of them where it is small."""
+    split, most = prepared.rows, int(_MOST_WORK // max(1, prepared.before.macs))
+    if split is None or not _LEAST_ROWS <= most < len(split.data):
         return prepared
-    starts = _HELD_OUT * np.linspace(0, len(data) // _HELD_OUT - 1, most // _HELD_OUT).astype(np.int64)
-    return dataclasses.replace(prepared, data=data.take((starts[:, None] + np.arange(_HELD_OUT)).ravel()))
+    return dataclasses.replace(prepared, rows=split.fewer(most))
 
 
-def judged(
-    prepared: Prepared,
-    decisions: Sequence[Decision],
-    config: PruneConfig,
-    progress: Progress = no_progress,
-    executor: Executor | None = None,
-    *,
-    turn: int = _TURN,
-) -> list[Loss]:
-    """How far each pruned and repaired candidate is from the original on held-out rows.
+def affordable(prepared: Prepared, wanted: int) -> tuple[Prepared, int]:
+    """How many of the trials that a decision asks for can be made, and on which rows: first rows are left out.
+
+    Args:
+        prepared: the model and its rows.
+        wanted: trials.
+    """
+    split, macs = prepared.rows, max(1, prepared.before.macs)
+    if split is None or macs * len(split.data) * wanted <= _MOST_IN_ALL:
+        return prepared, wanted
+    fewer = split.fewer(max(_JUDGED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
+    return dataclasses.replace(prepared, rows=fewer), min(wanted, int(_MOST_IN_ALL // (macs * len(fewer.data))))
+
+
+class Trials(AbstractContextManager["Trials"]):
+    """Trials of one decision: how far pruned and repaired candidates are from the original on rows that judge alone.
+
+    What trials share is made once, when the first of them needs it: the executor, and the original's outputs.
 
     Args:
         prepared: the model and calibration rows.
-        decisions: the candidates; each is tried once.
         config: options of the repair.
         progress: told of trials.
         executor: where trials run; by default where `config.executor` says.
-        turn: which rows judge.
+        most: how many trials there may be.
+
+    Attributes:
+        left: how many there may still be.
     """
-    assert prepared.data is not None  # see `worthwhile`
-    fit, held_out = set_apart(prepared.data, _HELD_OUT, last=turn)
-    meaning = read_meaning(prepared.analysis, config.outputs)
-    outputs = collect(prepared.model, held_out, meaning.outputs, engine=config.engine, row_axes=meaning.row_axes)
-    reference = Reference(meaning, outputs, real_positions(prepared.model, meaning, held_out, config.engine))
-    large = prepared.before.macs * len(prepared.data) > _LARGE and config.memory is None
-    losses: list[Loss] = []
-    with nullcontext(executor) if executor else open_executor(config.executor, config.workers, large=large) as chosen:
-        tasks = TaskExecutor(chosen)
-        threads = config.threads if in_this_process(tasks) else 1
-        own = dataclasses.replace(config, distill=0, threads=threads)
-        trial = _Trial(dataclasses.replace(prepared, data=fit), own, held_out, reference)
-        with share(tasks, trial) as handle:
-            progress("trials", 0, len(decisions))
-            futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
-            for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
-                losses.append(future.result())
-                progress("trials", len(losses), len(decisions))
-    return losses
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        config: PruneConfig,
+        progress: Progress = no_progress,
+        executor: Executor | None = None,
+        *,
+        most: int,
+    ) -> None:
+        self.left = most
+        self._prepared, self._config, self._progress, self._given = prepared, config, progress, executor
+        self._open = ExitStack()
+        self._tasks: TaskExecutor | None = None
+        self._handles: dict[bool, Any] = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    @property
+    def rows(self) -> int:
+        """How many rows judge."""
+        return 0 if self._prepared.rows is None else len(self._prepared.rows.trial()[1])
+
+    def losses(self, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
+        """How much each candidate loses.
+
+        Args:
+            decisions: the candidates; each is tried once.
+            again: whether other rows than usual judge, for a closer look.
+        """
+        self.left -= len(decisions)
+        handle, tasks = self._shared(again=again)
+        losses: list[Loss] = []
+        self._progress("trials", 0, len(decisions))
+        futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
+        for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
+            losses.append(future.result())
+            self._progress("trials", len(losses), len(decisions))
+        return losses
+
+    def _shared(self, *, again: bool) -> tuple[Any, TaskExecutor]:
+        """What a trial needs, where it runs; and what runs it."""
+        prepared, config = self._prepared, self._config
+        assert prepared.rows is not None  # see `worthwhile`
+        if self._tasks is None:
+            large = prepared.before.macs * len(prepared.rows.data) > _LARGE and config.memory is None
+            opened = open_executor(config.executor, config.workers, large=large)
+            self._tasks = TaskExecutor(self._given or self._open.enter_context(opened))
+        if again not in self._handles:
+            rows, judge = prepared.rows.trial(again=again)
+            meaning = read_meaning(prepared.analysis, config.outputs)
+            outputs = collect(prepared.model, judge, meaning.outputs, engine=config.engine, row_axes=meaning.row_axes)
+            reference = Reference(meaning, outputs, real_positions(prepared.model, meaning, judge, config.engine))
+            threads = config.threads if in_this_process(self._tasks) else 1
+            own = dataclasses.replace(config, distill=0, threads=threads)
+            trial = _Trial(prepared, own, rows, judge, reference)
+            self._handles[again] = self._open.enter_context(share(self._tasks, trial))
+        return self._handles[again], self._tasks
 
 
-def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, Loss]]) -> Decision:
-    """Of candidates with their losses the one that lost least, with a note on how many there were to choose from."""
+def least_lost(candidates: Sequence[tuple[Decision, Loss]], rows: int) -> Decision:
+    """Of candidates with their losses the one that lost least, with a note on how many there were to choose from.
+
+    Args:
+        candidates: decisions with their losses.
+        rows: how many rows judged.
+    """
     losses = [loss.mean for _, loss in candidates]
     chosen, _ = candidates[int(np.argmin(losses))]
-    if len(candidates) == 1 or prepared.data is None:
+    if len(candidates) == 1:
         return chosen
-    rows = len(set_apart(prepared.data, _HELD_OUT, last=_TURN)[1])
     note = (
         f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
         f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; the others up to {max(losses):.3g})"
@@ -141,18 +192,19 @@ def least_lost(prepared: Prepared, candidates: Sequence[tuple[Decision, Loss]]) 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What all trials share: the model, the rows to repair with, and the original's outputs on held-out rows."""
+    """What trials share: the model, the rows to repair with, those that judge, and the original's outputs on them."""
 
     prepared: Prepared
     config: PruneConfig
-    held_out: Dataset
+    rows: Fitting
+    judge: Dataset
     reference: Reference
 
 
 def _loss(handle: Any, removed: Ids) -> Loss:
-    """Divergence from the original's outputs, on held-out rows, after removing units and repairing."""
+    """Divergence from the original's outputs, on the rows that judge, after removing units and repairing."""
     trial: _Trial = shared(handle)
-    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress)
+    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows)
     meaning = trial.reference.meaning
-    outputs = collect(smaller, trial.held_out, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
+    outputs = collect(smaller, trial.judge, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
     return Loss.of(trial.reference.rows(outputs))

@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import Positions, input_rows, output_rows
-from onnxprune.calibration.replay import Replay
+from onnxprune.calibration.replay import Feeds, Replay
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning, Part
@@ -34,7 +34,6 @@ _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 40
 _LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
 _NEAR = 1e-2
-_HELD_OUT = 5  # every fifth row chooses among ridges
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +225,7 @@ def refit_scores(
     points: Mapping[str, FitTarget],
     original: Replay,
     replay: Replay,
+    feeds: Feeds,
     seed: int,
 ) -> Model:
     """The model with its last layers refitted; the same where held-out rows do not get better.
@@ -236,33 +236,35 @@ def refit_scores(
         points: its fit targets by node.
         original: the original's run, which stands at its beginning.
         replay: the smaller model's, on the same batches.
+        feeds: these batches; those that come first are fitted, the others choose. Without others nothing is refitted.
         seed: draws positions.
     """
     layers = [(p, o) for p, o in last_layers(meaning, analysis) if _may_change(points.get(o.layer.node), analysis)]
-    if not layers:
+    if not layers or feeds.first == len(feeds):
         return analysis.model
     names = [name for part, origin in layers for name in (origin.layer.input, origin.layer.output, part.output)]
     generator = np.random.default_rng([seed, len(points)])
     gathered: list[list[ScoreRows | None]] = [[] for _ in layers]
-    start = 0
+    starts = [0]
     batches = zip(
         original.peek(len(original.nodes), [*dict.fromkeys(part.output for part, _ in layers)]),
         replay.peek(len(replay.nodes), [*dict.fromkeys(names)]),
         strict=True,
     )
-    for ours, made in batches:
+    for index, (ours, made) in enumerate(batches):
         first = {part.output: meaning.rows_first(part.output, made[part.output]) for part, _ in layers}
         for (part, origin), parts in zip(layers, gathered, strict=True):
             wanted = meaning.rows_first(part.output, ours[part.output])
-            parts.append(score_rows(part, origin, {**made, **first}, wanted, start, 1 / len(replay.batches), generator))
-        start += len(wanted)
+            share, made_first = feeds.share(index), {**made, **first}
+            parts.append(score_rows(part, origin, made_first, wanted, starts[-1], share, generator))
+        starts.append(starts[-1] + len(wanted))
     model = analysis.model
     for (part, origin), parts in zip(layers, gathered, strict=True):
         known = [part_rows for part_rows in parts if part_rows is not None]
-        if start < _HELD_OUT or len(known) < len(parts):
+        if len(known) < len(parts):
             continue
         rows = joined(known)
-        apart = rows.source % _HELD_OUT == _HELD_OUT - 1
+        apart = rows.source >= starts[feeds.first]
         fit, held_out = rows.part(~apart), rows.part(apart)
         point = points[origin.layer.node]
         fitted = fit_scores(part.kind, fit, held_out, has_bias=point.bias is not None)

@@ -19,7 +19,6 @@ from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops.linear import Recurrence
 from onnxprune.structure.analysis import Analysis
 
-_HELD_OUT = 5  # every fifth sequence chooses
 _RIDGES = (1e-4, 1e-2)
 _TURNS = 3
 _MOST_ROWS = 1 << 15
@@ -73,6 +72,7 @@ def refit_recurrent(
     original: GateMatrices,
     kept: np.ndarray,
     rows: Sequence[RecurrentRows],
+    first: int,
     *,
     last_only: bool,
     generator: np.random.Generator,
@@ -87,15 +87,16 @@ def refit_recurrent(
         original: the original's weights.
         kept: `(H,)` True for hidden units that stay.
         rows: all batches.
+        first: how many of them are fitted; the others choose, or the same ones where there are no others.
         last_only: whether only the last states are read.
         generator: draws steps.
         engine: what the layer runs on, on one thread.
     """
     layer = _Layer(model, node, recurrence, rows, engine)
     targets = [_kept_states(batch_rows.original, kept) for batch_rows in rows]
-    count = sum(batch_rows.original.inputs.shape[1] for batch_rows in rows)
-    apart = np.arange(count) % _HELD_OUT == _HELD_OUT - 1 if count >= 2 * _HELD_OUT else np.ones(count, bool)
-    fitted = ~apart if not apart.all() else apart
+    sizes = [batch_rows.original.inputs.shape[1] for batch_rows in rows]
+    fitted = np.arange(sum(sizes)) < sum(sizes[:first])
+    apart = fitted if fitted.all() else ~fitted
 
     def error(changed_rows: Sequence[Sequences]) -> float:
         pairs = zip(changed_rows, targets, strict=True)

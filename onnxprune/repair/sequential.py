@@ -8,14 +8,16 @@ other branches could not.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from math import ceil
 
 import numpy as np
 
-from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import content, fingerprint, provider_entry
 from onnxprune.calibration.layer_matrix import input_rows, output_rows, positions, to_matrix
 from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
-from onnxprune.calibration.replay import Replay, batch_feeds
+from onnxprune.calibration.replay import Feeds, Replay, batch_feeds
+from onnxprune.calibration.split import Fitting
 from onnxprune.calibration.store import Room
 from onnxprune.config import OutputConfig, RunOptions
 from onnxprune.core.cache import Cache
@@ -43,7 +45,7 @@ from onnxprune.structure.units import Ids
 _LEAST_ROWS = 16384
 _ROWS_PER_COLUMN = 48
 _ROW_BYTES = 192 << 20  # of columns, current and target values
-_HELD_OUT = 5  # every fifth batch chooses among ridges
+_POSITIONS = 5  # where the rows that fit must choose too, every fifth position does
 _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
 _SAME = 1e-6
@@ -59,13 +61,14 @@ class _Original:
     analysis: Analysis
     removed: Ids
     sampling: Sampling
+    feeds: Feeds
 
 
 def repair(
     analysis: Analysis,
     pruned: Model,
     removed: Ids,
-    data: Dataset,
+    rows: Fitting,
     run: RunOptions,
     progress: Progress = no_progress,
     outputs: OutputConfig | None = None,
@@ -76,7 +79,7 @@ def repair(
         analysis: of the model before removal.
         pruned: the model after removal.
         removed: `(units,)` mask of what was removed.
-        data: calibration rows.
+        rows: calibration rows to fit to and to choose by.
         run: seed, threads, memory and the folder where fitted layers are kept.
         progress: told of layers done.
         outputs: what the user says of outputs.
@@ -94,7 +97,10 @@ def repair(
     plan = fit_schedule(smaller)
     # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
     feeds = min(
-        (batch_feeds(analysed.model, analysed.graph, data, analysis.row_bytes) for analysed in (analysis, smaller)),
+        (
+            batch_feeds(some.model, some.graph, rows.fit, analysis.row_bytes, rows.choose if rows.apart else None)
+            for some in (analysis, smaller)
+        ),
         key=lambda feeds: feeds.size,
     )
     known = {point.layer.node: point.tensor for point in ahead.points}
@@ -110,15 +116,16 @@ def repair(
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         options |= {"outputs": () if outputs is None else outputs.kinds}
         options |= provider_entry(run.provider)
-        cache = Cache(run.cache, fingerprint(original, data, options))
+        options |= {"fitted": feeds.first}
+        cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
     recurrences = refittable(analysis, smaller)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
-        _Original(reference, analysis, removed, sampling),
-        _worthwhile(find_pairs(points, smaller.graph), smaller, len(data)),
+        _Original(reference, analysis, removed, sampling, feeds),
+        _worthwhile(find_pairs(points, smaller.graph), smaller, len(feeds.rows)),
         run.seed,
         cache,
     )
@@ -145,7 +152,8 @@ def repair(
         for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
     )
     targets = {point.layer.node: point for point in points}
-    refit, before = refit_scores(meaning, refitted, targets, ours, made, run.seed).constants, smaller.model.constants
+    refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
+    before = smaller.model.constants
     return pruned.with_constants({name: refit[name] for name in pruned.constants if refit[name] is not before[name]})
 
 
@@ -204,7 +212,7 @@ class _Sweep:
         gates = GateMatrices(original, constants)
         kept = np.ones(gates.hidden, bool) if states is None else ~self._reference.removed[states]
         read = original.output in analysis.graph.consumers or original.output in analysis.graph.outputs
-        given = (self.replay.model, node, recurrence, gates, kept, rows)
+        given = (self.replay.model, node, recurrence, gates, kept, rows, self._reference.feeds.first)
         return refit_recurrent(*given, last_only=not read, generator=generator, engine=self.replay.engine)
 
     def settle(self, shift: Shift) -> None:
@@ -218,9 +226,10 @@ class _Sweep:
         if tensor not in original.batches[0]:
             return
         analysis, removed = self._reference.analysis, self._reference.removed
+        batches = zip(original.batches, self.replay.peek(position + 1, [tensor]), strict=True)
         missing = (
             analysis.compressed(tensor, wanted[tensor], removed) - values[tensor]
-            for wanted, values in zip(original.batches, self.replay.peek(position + 1, [tensor]), strict=True)
+            for wanted, values in islice(batches, self._reference.feeds.first)
         )
         value = shifted(self.replay.model.constants[shift.constant], missing)
         self.replay.model = self.replay.model.with_constants({shift.constant: value})
@@ -293,7 +302,7 @@ def _rows(
     end = replay.after(point.tensor)
     if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
         return None
-    count, batches = 0, len(replay.batches)
+    feeds, counts = reference.feeds, list[int]()
     gathered: tuple[FitRows, FitRows] = (FitRows(0), FitRows(0))
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
         now = values[point.tensor]
@@ -302,9 +311,9 @@ def _rows(
         )
         if index == 0:
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
-            count = _positions_per_batch(matrix.shape, batches)
-            gathered = FitRows(count * (batches - batches // _HELD_OUT)), FitRows(count * (batches // _HELD_OUT))
-        at = positions(layer, now.shape, count, generator, reference.sampling.of_batch(index))
+            counts = [ceil(feeds.share(batch) * _positions(matrix.shape)) for batch in range(len(feeds))]
+            gathered = FitRows(sum(counts[: feeds.first])), FitRows(sum(counts[feeds.first :]))
+        at = positions(layer, now.shape, counts[index], generator, reference.sampling.of_batch(index))
         rows = Fit(
             input_rows(layer, values[layer.input], at),
             output_rows(layer, now, at),
@@ -317,11 +326,11 @@ def _rows(
             point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
         ):
             return None
-        gathered[index % _HELD_OUT == _HELD_OUT - 1].add(rows)
+        gathered[index >= feeds.first].add(rows)
     fit, held_out = gathered[0].fit(), gathered[1].fit()
     assert fit is not None  # there is at least one batch
     if held_out is None:
-        chosen = np.arange(len(fit.target)) % _HELD_OUT == _HELD_OUT - 1
+        chosen = np.arange(len(fit.target)) % _POSITIONS == _POSITIONS - 1
         fit, held_out = fit.part(~chosen), fit.part(chosen)
     difference, scale = 0.0, 0.0
     for some in (fit, held_out):
@@ -351,7 +360,7 @@ def _refit_pair(
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
-    count = 0
+    rows = 0
     wanted = [producer.layer.input, producer.tensor, consumer.tensor]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = reference.analysis.compressed(
@@ -361,8 +370,8 @@ def _refit_pair(
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
             rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
-            count = max(1, rows // len(replay.batches))
-        parts[index % _HELD_OUT == _HELD_OUT - 1].append(pair_rows(pair, values, target, count, generator, drawing))
+        count = max(1, round(rows * reference.feeds.share(index)))
+        parts[index >= reference.feeds.first].append(pair_rows(pair, values, target, count, generator, drawing))
     if not parts[0] or not parts[1]:
         return {}
     fit, held_out = joined(parts[0]), joined(parts[1])
@@ -377,12 +386,11 @@ def _refit_pair(
     return corrected(producer, replay.model, corrections[0]) | corrected(consumer, replay.model, corrections[1])
 
 
-def _positions_per_batch(matrix: tuple[int, ...], batches: int) -> int:
-    """Number of positions to sample per batch, for a weight matrix `(groups, K, C)`; bounded by memory."""
+def _positions(matrix: tuple[int, ...]) -> int:
+    """Number of positions to sample, for a weight matrix `(groups, K, C)`; bounded by memory."""
     groups, width, outputs = matrix
     rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * width)
-    rows = min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
-    return max(1, -(-rows // batches))
+    return min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
 
 
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:

@@ -84,6 +84,8 @@ def prune_report(result: PruneOutcome, origin: Provenance | None = None) -> dict
         "warnings": plain(result.warnings),
         "notes": plain(result.notes),
     }
+    if result.rows is not None:
+        report["rows"] = plain(result.rows)
     if result.confirmed:
         report["confirmed"] = metrics_entry(result.confirmed)
     if result.oamip is not None:

@@ -40,6 +40,24 @@ def test_stdout_is_the_machine_report_alone(done, schema) -> None:
     assert report["settings"]["images"] == 100
 
 
+def test_report_says_how_many_rows_did_what(done) -> None:
+    report = json.loads(done[0].stdout)
+    counts = {"fit": 65, "curves": 15, "choose": 20}
+    assert report["rows"] == {**counts, "report": report["rows"]["report"], "used": "unused"}
+    assert report["rows"]["report"] > 100
+
+
+def test_rows_of_eval_that_were_fitted_to_are_said_to_be(run, tmp_path: Path, lenet: Path, calibration: Path) -> None:
+    process = run(
+        *("prune", lenet, "-o", tmp_path / "small.onnx", "--importance", "activation", "--target", "macs=0.6"),
+        *("--no-repair", "--no-time", "--data", calibration, "--eval", calibration, "--images", 50, "--json", "-"),
+    )
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)
+    assert report["rows"]["used"] == "fitted"
+    assert any("50 of 50 calibration rows are also in --eval" in note for note in report["notes"])
+
+
 def test_report_of_the_shipped_model(done) -> None:
     """The parts that no change of a scorer may move."""
     report = json.loads(done[0].stdout)

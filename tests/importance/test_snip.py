@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
@@ -25,7 +26,7 @@ def model() -> Model:
 def context(one: Model, labels: np.ndarray | None = None) -> ScoreContext:
     x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     data = Dataset({"x": x}, labels, "test rows", np.arange(50))
-    return ScoreContext(analyse(one), data, RunOptions(threads=1), SerialExecutor())
+    return ScoreContext(analyse(one), split_rows(data), RunOptions(threads=1), SerialExecutor())
 
 
 def loss(one: Model, x: np.ndarray, labels: np.ndarray) -> float:

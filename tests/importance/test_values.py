@@ -7,6 +7,7 @@ from scipy.stats import kstest
 
 import onnxprune
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import GroupScore
@@ -26,8 +27,9 @@ def network(text, **constants):
 
 def scored(proto: onnx.ModelProto, importance: str, seed: int = 0, **rows) -> dict[str, GroupScore]:
     model = load(proto)
-    data = load_data({name: np.asarray(value) for name, value in rows.items()}, model) if rows else None
-    analysis = analyse(model, None if data is None else data.shapes)
+    arrays = {name: np.asarray(value) for name, value in rows.items()}
+    data = split_rows(load_data(arrays, model)) if rows else None
+    analysis = analyse(model, None if data is None else data.rows.shapes)
     given = ScoreContext(analysis, data, RunOptions(seed=seed, threads=1), SerialExecutor())
     return {found.group: found for found in scorer_row(importance).load()(given).groups}
 
@@ -168,7 +170,7 @@ def test_reconstruction_by_hand() -> None:
     """Independent inputs of equal size: losing one loses its weights' squares, a ridge of 3 % on top."""
     text = "g (float[N,3] x) => (float[N,2] y) { h = Gemm (x, w1) y = Gemm (h, w2) }"
     w2 = np.float32([[1, 1], [0, 3], [0.5, 0]])
-    x = np.tile(np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32), (16, 1))
+    x = np.repeat(np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32), 10, axis=0)
     found = scored(network(text, w1=np.eye(3), w2=w2), "reconstruction", x=x)["h"]
     assert found.order.tolist() == [2, 0, 1]
     errors = np.cumsum([0, 0.25, 2, 9])[1:]  # of removing the third, the first, the second unit
@@ -176,9 +178,9 @@ def test_reconstruction_by_hand() -> None:
 
 
 def designed(columns: int) -> np.ndarray:
-    """Rows of independent columns of equal size; every fourth row, which measures damage, is of another kind."""
+    """Rows of independent columns of equal size, each five times: one of the five measures damage."""
     rows = np.concatenate([np.eye(columns), -np.eye(columns)]).astype(np.float32)
-    return np.repeat(rows, 4, axis=0)
+    return np.repeat(rows, 5, axis=0)
 
 
 def test_damage_of_a_reconstruction_by_hand() -> None:

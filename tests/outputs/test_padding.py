@@ -108,7 +108,7 @@ def test_padding_is_never_drawn() -> None:
     _, real = rows()
     model = load(encoder("added"))
     layer = analyse(model).layers[0]
-    padding = Padding(real, size=5)
+    padding = Padding(real, starts=(0, 5, 10))
     for index in range(3):
         batch = real[5 * index : 5 * index + 5]
         for count in (3, 10**6):

@@ -322,7 +322,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 def test_prune_distils_in_one_go() -> None:
     model, data = convolutional(), rows(3, 6, 6)
-    options = {"targets": "macs=0.6", "importance": "magnitude", "repair": False, "threads": 1}
+    options = {"targets": "macs=0.6", "importance": "magnitude", "repair": False, "threads": 1, "evaluation": data}
     plain = prune(model, data, **options)
     distilled = prune(model, data, distill=15, flip=True, shift=1, **options)
     assert distilled.after == plain.after
@@ -334,7 +334,7 @@ def test_prune_distils_in_one_go() -> None:
 def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repaired models looked so good on them that training could hardly improve on the start."""
     seen = []
-    monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3]) or given[1])
+    monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3].fit) or given[1])
     monkeypatch.setattr(
         "onnxprune.training.finetune",
         lambda model, data, *, validation, **_: seen.extend([data, validation]) or SimpleNamespace(model=model),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import PreprocessConfig, RunOptions
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
@@ -82,7 +83,7 @@ def test_scores_of_a_pruned_network_come_nearer_on_other_rows(end, monkeypatch):
     config = RunOptions(threads=1)
 
     def left():
-        smaller = repair(analysis, remove(analysis, removed), removed, data, config)
+        smaller = repair(analysis, remove(analysis, removed), removed, split_rows(data).last, config)
         outputs = [collect(model, unseen, meaning.outputs) for model in (analysis.model, smaller)]
         return divergence(*outputs, meaning)
 

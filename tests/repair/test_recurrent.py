@@ -8,6 +8,7 @@ from oracle import assert_close, run
 
 import onnxprune
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
@@ -68,7 +69,7 @@ def scored(proto):
     model = load(proto)
     analysis = analyse(model)
     data = load_data({"x": rows()}, model)
-    return score(ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor()))
+    return score(ScoreContext(analysis, split_rows(data), RunOptions(threads=1), SerialExecutor()))
 
 
 CASES = [
@@ -97,7 +98,7 @@ def test_what_another_unit_can_do_is_recovered(op_type, direction, last) -> None
     removed = a.removal({group.name: [4] for group in a.groups})
     smaller = remove(a, removed)
     data = load_data({"x": rows()}, model)
-    repaired = repair(a, smaller, removed, data, RunOptions(threads=1))
+    repaired = repair(a, smaller, removed, split_rows(data).last, RunOptions(threads=1))
     feed = {"x": np.random.default_rng(1).standard_normal((40, 7, 5)).astype(np.float32)}
     (wanted,), (plain,), (better,) = (run(m, feed) for m in (model, smaller, repaired))
     assert np.linalg.norm(better - wanted) < 0.02 * np.linalg.norm(plain - wanted)
@@ -111,7 +112,7 @@ def test_repair_helps_where_units_are_missed(op_type) -> None:
     removed = a.removal({group.name: [0, 3] for group in a.groups})
     smaller = remove(a, removed)
     data = load_data({"x": rows()}, model)
-    repaired = repair(a, smaller, removed, data, RunOptions(threads=1))
+    repaired = repair(a, smaller, removed, split_rows(data).last, RunOptions(threads=1))
     assert not np.array_equal(repaired.constants["w"], smaller.constants["w"])
     feed = {"x": np.random.default_rng(1).standard_normal((40, 7, 5)).astype(np.float32)}
     (wanted,), (plain,), (better,) = (run(m, feed) for m in (model, smaller, repaired))
@@ -121,7 +122,9 @@ def test_repair_helps_where_units_are_missed(op_type) -> None:
 def test_nothing_changes_where_nothing_was_removed() -> None:
     model = load(network("LSTM"))
     a = analyse(model)
-    repaired = repair(a, model, a.none_removed(), load_data({"x": rows(30)}, model), RunOptions(threads=1))
+    repaired = repair(
+        a, model, a.none_removed(), split_rows(load_data({"x": rows(30)}, model)).last, RunOptions(threads=1)
+    )
     assert_close(run(repaired, {"x": rows(5)}), run(model, {"x": rows(5)}), run(model, {"x": rows(5)}))
 
 

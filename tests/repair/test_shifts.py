@@ -6,6 +6,7 @@ from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import RunOptions
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
@@ -24,7 +25,7 @@ def test_a_constant_that_stands_for_a_branch_gets_the_branch_s_mean() -> None:
     assert "k" in pruned.constants
     rows = np.random.default_rng(0).standard_normal((80, 3, 8, 8)).astype(np.float32)
     data = load_data({"x": rows}, load(a.model))
-    repaired = repair(a, pruned, removed, data, RunOptions(threads=1))
+    repaired = repair(a, pruned, removed, split_rows(data).last, RunOptions(threads=1))
     wanted = collect(a.model, data, ["k"], engine=ONE_CORE)["k"].mean(axis=(0, 2, 3))
     assert (
         np.abs(repaired.constants["k"].reshape(-1) - wanted).max()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.dataset import Dataset, set_apart
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import fingerprint, provider_entry
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
@@ -44,7 +44,6 @@ _RIDGE = 3e-2
 # others do better, ResNet-8 for one: trials show it where they are quick.
 _JOINT = 0.7
 _OTHER_JOINT = (0.5, 1.0)
-_HELD_OUT = 4  # every fourth row measures damage instead of moments
 _MOST_MEASURED = 512
 _LEAST_MEASURED = 16
 _MOST_MACS = 8e12  # multiply-adds that all damage curves may take; fewer rows measure them in a large network
@@ -60,10 +59,9 @@ def score(context: ScoreContext) -> Scores:
         InputError: there are no calibration rows, or numbers overflow on them.
         ModelError: onnxruntime cannot run the model.
     """
-    data = context.data
-    if data is None or len(data) == 0:
+    if context.rows is None or len(context.rows.rows) == 0:
         raise InputError("--importance reconstruction needs calibration inputs: give --data")
-    fit, measured = set_apart(data, _HELD_OUT)
+    fit, measured = context.rows.fit, context.rows.curves
     plan = _plan(context)
     rows = min(len(measured), _measured_rows(context, plan.whole))
     measured = measured.take(np.linspace(0, len(measured) - 1, rows).astype(np.int64))  # they may be sorted by class
@@ -73,7 +71,8 @@ def score(context: ScoreContext) -> Scores:
         options |= {"whole": sorted(plan.whole)} | ({"narrow": True} if context.narrow else {})
         options |= {"outputs": context.outputs.kinds, "weights": context.outputs.weights}
         options |= provider_entry(context.run.provider)
-        cache = Cache(context.run.cache, fingerprint(context.model, data, options))
+        options |= {"roles": context.rows.roles.tobytes()}
+        cache = Cache(context.run.cache, fingerprint(context.model, context.rows.rows, options))
     results, statistics = _eliminate(context, plan, fit, cache)
     others = [group for group in context.analysis.groups if group.name not in results]
     results |= eliminate_by_energy(context, others, fit)

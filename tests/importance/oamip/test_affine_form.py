@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import OamipConfig, RunOptions
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, ModelError
@@ -146,7 +147,7 @@ def context(config: OamipConfig, name: str = "residual", labels: bool = True) ->
     analysis = analyse(load(proto), {"x": (1, *shape)})
     classes = np.random.default_rng(1).integers(0, 3, 40) if labels else None
     data = Dataset({"x": x}, classes, "test rows", np.arange(40))
-    return ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor(), oamip=config)
+    return ScoreContext(analysis, split_rows(data), RunOptions(threads=1), SerialExecutor(), oamip=config)
 
 
 def test_scores_of_the_affine_form() -> None:

@@ -13,6 +13,7 @@ from helpers import mlp
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import OamipConfig, RunOptions
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.core.errors import InputError, SolverError
@@ -35,7 +36,7 @@ def context(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray | None, oa
     (name,) = graph.inputs
     analysis = analyse(model, {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    return ScoreContext(analysis, data, RunOptions(threads=1), SerialExecutor(), oamip=oamip)
+    return ScoreContext(analysis, split_rows(data), RunOptions(threads=1), SerialExecutor(), oamip=oamip)
 
 
 def report(found: Scores) -> Mapping[str, Any]:

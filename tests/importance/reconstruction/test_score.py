@@ -10,6 +10,7 @@ import pytest
 from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.split import split_rows
 from onnxprune.config import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
@@ -29,7 +30,7 @@ def context(proto, rows=48, executor=None):
     analysis = analyse(model)
     shape = analysis.facts.shapes[graph.inputs[0]][1:]
     x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
-    data = load_data({graph.inputs[0]: x}, model) if rows else None
+    data = split_rows(load_data({graph.inputs[0]: x}, model)) if rows else None
     return ScoreContext(analysis, data, RunOptions(threads=1), executor or SerialExecutor())
 
 
@@ -93,7 +94,7 @@ def test_numbers_that_overflow_are_named_with_their_layer():
     given = context(example(NETWORK, WEIGHTS))
     data = load_data({"x": np.full((48, 3, 8, 8), 1e30, np.float32)}, given.model)
     with pytest.raises(InputError, match="reads are too large or not finite"):
-        score(replace(given, data=data))
+        score(replace(given, rows=split_rows(data)))
 
 
 def test_results_do_not_depend_on_the_executor():
