@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import first_line
@@ -99,8 +100,9 @@ def read_graph(model: Model) -> Graph:
         ModelError: the graph cannot be read (a cycle, an undefined tensor).
     """
     try:
-        graph = gs.import_onnx(skeleton(model))
-        graph.toposort()
+        with G_LOGGER.suppress():  # it prints on stderr, for one where it meets bfloat16
+            graph = gs.import_onnx(skeleton(model))
+            graph.toposort()
     except (gs.OnnxGraphSurgeonException, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(f"{model.name}: the graph cannot be read: {error}") from error
     position = {o: index for index, node in enumerate(model.proto.graph.node) for o in node.output if o}
