@@ -30,6 +30,8 @@ from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.telling import finds_things, telling_rows
 from onnxprune.runtime.providers import require_provider
 from onnxprune.runtime.room import require_room_of
 from onnxprune.structure.analysis import Analysis
@@ -43,6 +45,7 @@ DataSource = Any
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
 _SHOWN = 5  # names of groups in a note
+_CANDIDATES = 4  # times as many rows as are used are looked at where some tell more than others
 _MOST_ROWS = 1000  # calibration rows, unless the user says otherwise
 _REPORTED = 10  # every tenth row is for the report alone
 _SPARING = 320  # rows from which on they can be spared
@@ -116,6 +119,9 @@ def prepare(
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
+    if rows is not None and len(rows) == limit and not _is_random(data):
+        with clock.stage("load"):
+            rows = _telling(analysis, rows, data, config, preprocess)
     with clock.stage("lossless"):
         without_loss = analysis.none_removed()
         for group in analysis.groups:
@@ -125,9 +131,27 @@ def prepare(
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 
+def _telling(
+    analysis: Analysis, rows: Dataset, data: DataSource, config: PruneConfig, preprocess: PreprocessConfig
+) -> Dataset:
+    """The rows, or as many others of the same data where they hold more and seldom show what the model finds."""
+    meaning = read_meaning(analysis, config.outputs)
+    if not finds_things(meaning):
+        return rows
+    model, limit = analysis.model, len(rows)
+    more = load_data(data, model, preprocess, limit=_CANDIDATES * limit, seed=config.seed)
+    if len(more) == limit:
+        return rows
+    return telling_rows(model, meaning, more, limit, config.engine, config.seed) or rows
+
+
 def _rows_of(data: DataSource) -> int:
     """How many rows are used at most where the user does not say: noise tells no more with more rows."""
-    return RANDOM_ROWS if isinstance(data, str) and data == RANDOM else _MOST_ROWS
+    return RANDOM_ROWS if _is_random(data) else _MOST_ROWS
+
+
+def _is_random(data: DataSource) -> bool:
+    return isinstance(data, str) and data == RANDOM
 
 
 def rows_to_report(prepared: Prepared) -> tuple[Prepared, Dataset | None]:
