@@ -12,7 +12,7 @@ import onnx
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset, set_apart
-from onnxprune.calibration.inputs import RANDOM, RANDOM_ROWS, load_data
+from onnxprune.calibration.inputs import MADE_UP, is_made_up, load_data
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
@@ -119,7 +119,7 @@ def prepare(
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
-    if rows is not None and len(rows) == limit and not _is_random(data):
+    if rows is not None and len(rows) == limit and not is_made_up(data):
         with clock.stage("load"):
             rows = _telling(analysis, rows, data, config, preprocess)
     with clock.stage("lossless"):
@@ -146,12 +146,8 @@ def _telling(
 
 
 def _rows_of(data: DataSource) -> int:
-    """How many rows are used at most where the user does not say: noise tells no more with more rows."""
-    return RANDOM_ROWS if _is_random(data) else _MOST_ROWS
-
-
-def _is_random(data: DataSource) -> bool:
-    return isinstance(data, str) and data == RANDOM
+    """How many rows are used at most where the user does not say: what is made up tells no more with more rows."""
+    return MADE_UP[data] if is_made_up(data) else _MOST_ROWS
 
 
 def rows_to_report(prepared: Prepared) -> tuple[Prepared, Dataset | None]:
