@@ -330,7 +330,9 @@ class PruneConfig:
     )
     strict: bool = option(False, "Fail where the graph has parts that onnxprune does not understand.")
     shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
-    images: int | None = option(None, "Calibration rows used at most (1000 by default, 64 random ones).", minimum=1)
+    images: int | None = option(
+        None, "Calibration rows used at most (1000 by default; 64 random, 200 synthetic).", minimum=1
+    )
     seed: int = option(0, "Seed of everything random.", minimum=0)
     threads: int = option(
         0, "Threads for onnxruntime and the programs; 0 takes all cores.", minimum=0, maximum=MOST_THREADS

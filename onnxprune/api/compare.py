@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from onnxprune.api.arguments import speaks_of_arguments, told_all
 from onnxprune.api.comparison import Comparison
-from onnxprune.calibration.inputs import RANDOM, load_data
+from onnxprune.calibration.inputs import is_made_up, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress
@@ -102,7 +102,7 @@ def validate(
         rows=len(rows),
         source=rows.source,
         notes=told_all((*rows.notes, *analysed.incomplete, *ran_on(engine.provider))),
-        sizes=input_sizes(first, analysed.facts.shapes, shapes, None if rows.source == RANDOM else rows.shapes),
+        sizes=input_sizes(first, analysed.facts.shapes, shapes, None if is_made_up(rows.source) else rows.shapes),
     )
 
 

@@ -17,6 +17,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.held import Held, held_by
 from onnxprune.calibration.rows import Rows, choose, rows_of, wanted
 from onnxprune.calibration.sources import files_of, open_source
+from onnxprune.calibration.synthetic import synthetic_array
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.memory import require
@@ -27,9 +28,15 @@ from onnxprune.runtime.feeds import input_shapes, random_array
 
 DataSpec = str | Path | Mapping[str, np.ndarray] | np.ndarray | tuple[np.ndarray, np.ndarray] | Dataset
 
-RANDOM = "random"
-RANDOM_ROWS = 64
-_RANDOM_NOTE = "the inputs are random noise, not data: what matters to the model's task cannot be seen in them"
+RANDOM, SYNTHETIC = "random", "synthetic"
+MADE_UP = {RANDOM: 64, SYNTHETIC: 200}
+"""Rows that are no data, and how many of them are made."""
+
+_MADE_UP_NOTES = {
+    RANDOM: "the inputs are random noise, not data: what matters to the model's task cannot be seen in them",
+    SYNTHETIC: "the inputs are made up (smooth noise with edges and tones), no data: what matters to the model's task "
+    "is hardly seen in them",
+}
 
 _RAW_NOTE = (
     "integer images are fed as they are, 0 to 255; give --scale, --mean or --std where the model wants them scaled"
@@ -62,7 +69,8 @@ def load_data(
     Args:
         spec: `.npz` (an array an input name, or `x`; labels `y`), `.npy`, a folder of either, a folder of images (a
             class a subfolder), an ONNX `test_data_set_*` folder or one that holds several, `package.module:function`,
-            `random`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset` (taken as it is).
+            `random`, `synthetic`; or arrays in memory: one array, `(x, y)`, a mapping by input name, a `Dataset` (taken
+            as it is).
         model: the model that is to be run.
         preprocess: scaling, layout and size of images.
         limit: rows taken at most, chosen by `seed` and spread evenly; a function is stopped once it gave that many.
@@ -85,8 +93,8 @@ def load_data(
     if isinstance(spec, Dataset):
         return _given(spec, specs, limit, seed)
     notes: tuple[str, ...] = ()
-    if isinstance(spec, str) and spec == RANDOM and not Path(spec).exists():
-        rows, notes = _random_rows(model, specs, limit or RANDOM_ROWS, seed, known), (_RANDOM_NOTE,)
+    if is_made_up(spec):
+        rows, notes = _made_up_rows(str(spec), model, specs, limit, seed, known), (_MADE_UP_NOTES[str(spec)],)
         preprocess = PreprocessConfig()
     elif isinstance(spec, str | Path):
         try:
@@ -133,19 +141,28 @@ def _read(
     return rows_of(parts, specs, preprocess.layout, source, limit), ()
 
 
-def _random_rows(model: Model, specs: Sequence[InputSpec], count: int, seed: int, known: OpenShapes | None) -> Rows:
-    rng = np.random.default_rng(seed)
+def is_made_up(spec: object) -> bool:
+    """Whether rows are to be made, rather than read."""
+    return isinstance(spec, str) and spec in MADE_UP and not Path(spec).exists()
+
+
+def _made_up_rows(
+    spec: str, model: Model, specs: Sequence[InputSpec], limit: int | None, seed: int, known: OpenShapes | None
+) -> Rows:
+    rng, count = np.random.default_rng(seed), limit or MADE_UP[spec]
+    make = random_array if spec == RANDOM else synthetic_array
     shapes = input_shapes(model, specs, known)
+    batched = all(spec.batched for spec in specs)
     arrays: dict[str, np.ndarray] = {}
-    for spec in specs:
-        shape = shapes.get(spec.name)
+    for wanted_input in specs:
+        shape = shapes.get(wanted_input.name)
         if shape is None:
-            raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
-        size = (count, *(shape[1:] if spec.batched and all(s.batched for s in specs) else shape))
-        require(prod(size) * max(4, spec.dtype.itemsize), f"{count} random rows for input {spec}")
-        arrays[spec.name] = random_array(rng, spec.dtype, size)
-    feeds = frozenset() if all(spec.batched for spec in specs) else frozenset(arrays)
-    return Rows(arrays, None, dict.fromkeys(arrays, Arrangement()), feeds, RANDOM)
+            raise InputError(f"{model.name}: input {wanted_input} has no known shape to make {spec} rows of; give data")
+        size = (count, *(shape[1:] if batched else shape))
+        require(prod(size) * max(4, wanted_input.dtype.itemsize), f"{count} {spec} rows for input {wanted_input}")
+        arrays[wanted_input.name] = make(rng, wanted_input.dtype, size)
+    feeds = frozenset() if batched else frozenset(arrays)
+    return Rows(arrays, None, dict.fromkeys(arrays, Arrangement()), feeds, spec)
 
 
 def _given(data: Dataset, specs: Sequence[InputSpec], limit: int | None, seed: int) -> Dataset:

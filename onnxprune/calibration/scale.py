@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.inputs import RANDOM
+from onnxprune.calibration.inputs import MADE_UP
 from onnxprune.core.errors import InputError
 
 _ROWS = 32
@@ -15,12 +15,16 @@ def check_same_scale(calibration: Dataset | None, evaluation: Dataset | None) ->
     """Refuse images of two scales for one model: the figures would be of inputs that it never learnt.
 
     Numbers that are no images may have values of any size; they are looked at where one set is stored as integers and
-    the other is not. Random numbers are of no scale, which their own note tells.
+    the other is not. Made-up numbers are of no scale, which their own note tells.
 
     Raises:
         InputError: the largest values differ by a factor of 40 or more.
     """
-    if calibration is None or evaluation is None or RANDOM in (calibration.source, evaluation.source):
+    if (
+        calibration is None
+        or evaluation is None
+        or not MADE_UP.keys().isdisjoint((calibration.source, evaluation.source))
+    ):
         return
     for name, stored in calibration.arrays.items():
         other = evaluation.arrays.get(name)

@@ -20,7 +20,7 @@ from onnxprune.graph.model import decoded
 
 FORMS = (
     "an .npz or .npy file, a folder of these, a folder of images, a folder of test_data_set_* folders, "
-    "package.module:function, or random"
+    "package.module:function, random or synthetic"
 )
 IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes of image files."""

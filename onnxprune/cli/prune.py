@@ -24,7 +24,7 @@ class PruneFiles:
     data: str | None = option(
         None,
         "Calibration inputs: .npz, .npy, a folder of either or of images, an ONNX test_data_set folder, "
-        "module:function, or random.",
+        "module:function, random or synthetic.",
         metavar="DATA",
     )
     eval: str | None = option(

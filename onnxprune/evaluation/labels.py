@@ -13,6 +13,7 @@ from onnxprune.outputs.meaning import Meaning, Outputs, Part
 _TOP = 5
 _TOP_FROM_CLASSES = 21
 _HALF = 0.5
+_IGNORED = -1  # of class numbers: a position that does not count
 
 Fit = Literal["classes", "entries", "values", "same"]
 
@@ -30,10 +31,14 @@ class Accuracy:
         labels: `(rows, ...)`.
         source: where they are from, for messages.
         model: the model's name, for messages.
+        real: `(rows, S)`, False where a position of a sequence is padding and does not count; None without padding.
     """
 
-    def __init__(self, meaning: Meaning, labels: np.ndarray, source: str, model: str) -> None:
+    def __init__(
+        self, meaning: Meaning, labels: np.ndarray, source: str, model: str, real: np.ndarray | None = None
+    ) -> None:
         self._meaning, self._labels, self._source, self._model = meaning, labels, source, model
+        self._real = real
         self._rows = 0
         self._found: tuple[Part, Fit] | None = None
         self._agreement: Classes | None = None
@@ -46,21 +51,28 @@ class Accuracy:
             InputError: the labels fit no output, or are larger than the number of classes.
         """
         count = len(next(iter(ours.values())))
-        labels = self._labels[self._rows : self._rows + count]
+        rows = slice(self._rows, self._rows + count)
+        labels, real = self._labels[rows], None if self._real is None else self._real[rows]
         self._rows += count
         part, fit = self._found = self._found or self._fitting(labels, ours)
         if fit == "classes" and not part.classifies:  # otherwise the part has a meter of its own
             self._agreement = self._agreement or Classes(part)
-            self._agreement.add(ours, others)
+            self._agreement.add(ours, others, real)
         for counts, outputs in zip(self._counts, (ours, others), strict=True):
+            kept = part.real(outputs[part.output].shape, real)
             if fit == "classes":
-                self._add_classes(counts, part.class_scores(outputs[part.output]), labels.reshape(count, -1))
+                numbers = labels.reshape(count, -1)
+                numbers = numbers if kept is None else np.where(kept, numbers, _IGNORED)
+                self._add_classes(counts, part.class_scores(outputs[part.output]), numbers)
             elif fit == "same":
                 counts.add_numbers(outputs[part.output].reshape(count, -1), labels.reshape(count, -1))
             else:
-                values = part.values(outputs[part.output]).reshape(count, -1)
+                values = part.values(outputs[part.output])
                 wanted = np.moveaxis(labels, part.axis, -1) if part.axis else labels
-                counts.add_entries(values, np.asarray(wanted, np.float64).reshape(count, -1), fit)
+                wanted = np.asarray(wanted, np.float64).reshape(values.shape)
+                if kept is not None:
+                    values, wanted = values[kept], wanted[kept]
+                counts.add_entries(values, wanted, fit)
 
     def _fitting(self, labels: np.ndarray, outputs: Outputs) -> tuple[Part, Fit]:
         """The part of the outputs that the labels belong to, and how they fit."""

@@ -1,6 +1,6 @@
 """Metrics of how far two models' outputs differ: one class for each kind of output, updated batch by batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,14 @@ _UNIT = 1.5  # coordinates up to which an image has size 1
 class Meter(Protocol):
     """Compares the outputs of another model with the original's."""
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
-        """Count a batch of outputs of the original and of the other model, batch axis first."""
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
+        """Count a batch of outputs of the original and of the other model, batch axis first.
+
+        Args:
+            ours: of the original.
+            others: of the other model.
+            real: `(rows, S)`, False where a position of a sequence is padding and does not count; None without padding.
+        """
 
     def changes(self) -> Mapping[str, MetricChange]:
         """Metrics over all rows so far, the main one first; empty where there was nothing to compare."""
@@ -61,6 +67,18 @@ def shares(by_output: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[
     }
 
 
+def _real(
+    part: Part,
+    outputs: Outputs,
+    real: np.ndarray | None,
+    values: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """A part's values `(rows, positions, columns)`, or `(n, 1, columns)` at the positions that are no padding."""
+    found = (values or part.values)(outputs[part.output])
+    kept = part.real(outputs[part.output].shape, real)
+    return found if kept is None else found[kept][:, None]
+
+
 def _share(hits: float, count: float, *, rules: bool = False, detail: str = "") -> MetricChange:
     return MetricChange(1.0, float(hits / count), rules=rules, detail=detail)
 
@@ -72,9 +90,9 @@ class Classes:
         self._part = part
         self._rows = self._same = np.zeros(0)
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        a, b = (self._part.class_scores(outputs[self._part.output]) for outputs in (ours, others))
+        a, b = (_real(self._part, outputs, real, self._part.class_scores) for outputs in (ours, others))
         if not len(self._rows):
             self._rows, self._same = np.zeros(a.shape[2]), np.zeros(a.shape[2])
         wanted = a.argmax(axis=2)
@@ -103,9 +121,9 @@ class Masks:
         self._part = part
         self._both = self._either = 0
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        a, b = (self._part.values(outputs[self._part.output]) > _HALF for outputs in (ours, others))
+        a, b = (_real(self._part, outputs, real) > _HALF for outputs in (ours, others))
         self._both += int(np.count_nonzero(a & b))
         self._either += int(np.count_nonzero(a | b))
 
@@ -124,9 +142,9 @@ class Chances:
         self._part = part
         self._sure = self._sure_same = self._all = self._all_same = self._both = self._either = 0
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
+        a, b = (_real(self._part, outputs, real) for outputs in (ours, others))
         same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > FOUND
         self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
         self._sure, self._sure_same = self._sure + int(sure.sum()), self._sure_same + int((same & sure).sum())
@@ -151,10 +169,11 @@ class _Detections:
         self._part, self._scores = part, scores
         self._whole = Quantities(part)  # what judges where nothing is sure
 
-    def sure(self, outputs: Outputs) -> np.ndarray:
+    def sure(self, outputs: Outputs, real: np.ndarray | None) -> np.ndarray:
         """`(rows, positions)` mask of the confident positions."""
         best = [self._highest(score, outputs) for score in self._scores]
-        return np.asarray(np.min(best, axis=0) > FOUND)
+        kept = self._part.real(outputs[self._part.output].shape, real)
+        return np.asarray(np.min(best, axis=0) > FOUND) & (True if kept is None else kept)
 
     @staticmethod
     def _highest(score: Part, outputs: Outputs) -> np.ndarray:
@@ -181,10 +200,10 @@ class Boxes(_Detections):
         self._again: list[np.ndarray] = []
         self._new = 0
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        self._whole.add(ours, others)
-        sure, sure_again = self.sure(ours), self.sure(others)
+        self._whole.add(ours, others, real)
+        sure, sure_again = self.sure(ours, real), self.sure(others, real)
         name = self._part.output
         self._boxes.append((self._part.values(ours[name])[sure], self._part.values(others[name])[sure]))
         self._again.append(sure_again[sure])
@@ -223,10 +242,10 @@ class Keypoints(_Detections):
         self._moved: list[np.ndarray] = []
         self._low, self._high = np.inf, -np.inf
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        self._whole.add(ours, others)
-        sure, name = self.sure(ours), self._part.output
+        self._whole.add(ours, others, real)
+        sure, name = self.sure(ours, real), self._part.output
         a, b = (self._part.values(outputs[name])[sure] for outputs in (ours, others))
         if a.size:
             self._low, self._high = min(self._low, a.min()), max(self._high, a.max())
@@ -250,11 +269,12 @@ class Vectors:
         self._sum, self._count = 0.0, 0
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        a, b = (_directions(self._part.values(outputs[self._part.output])) for outputs in (ours, others))
+        one = self._part.real(ours[self._part.output].shape, real) is None
+        a, b = (_directions(_real(self._part, outputs, real)) for outputs in (ours, others))
         self._sum, self._count = self._sum + float((a * b).sum()), self._count + a.shape[0] * a.shape[1]
-        if a.shape[1] == 1 and self._count <= _MOST_VECTORS:
+        if one and a.shape[1] == 1 and self._count <= _MOST_VECTORS:
             self._kept.append((a[:, 0], b[:, 0]))
 
     def changes(self) -> Mapping[str, MetricChange]:
@@ -282,21 +302,24 @@ class Quantities:
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        self._count = 0
-        self._sums = self._squares = self._errors = np.zeros(1)
+        self._counts = self._sums = self._squares = self._errors = np.zeros(1)
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
-        self._count += len(a)
+        kept = self._part.real(ours[self._part.output].shape, real)
+        if kept is not None:
+            a, b = (np.where(kept[..., None], values, 0.0) for values in (a, b))
+        self._counts = self._counts + (np.full(a.shape[1], len(a)) if kept is None else kept.sum(axis=0))
         self._sums, self._squares = self._sums + a.sum(axis=0), self._squares + np.square(a).sum(axis=0)
         self._errors = self._errors + np.square(a - b).sum(axis=0)
 
     def changes(self) -> Mapping[str, MetricChange]:
         """The metric; nothing where the original's values do not vary."""
-        if self._count < 2:
+        if self._counts.max() < 2:
             return {}
-        variance = (self._squares - np.square(self._sums) / self._count).sum(axis=0)
+        means = self._sums / np.maximum(self._counts, 1)[:, None]
+        variance = (self._squares - means * self._sums).sum(axis=0)
         error = self._errors.sum(axis=0)
         varies = variance > 1e-9 * self._squares.sum(axis=0)
         if not varies.any():
@@ -314,10 +337,12 @@ class SameLabels:
         self._part = part
         self._same = self._count = 0
 
-    def add(self, ours: Outputs, others: Outputs) -> None:
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
-        a, b = (outputs[self._part.output] for outputs in (ours, others))
-        self._same, self._count = self._same + int((a == b).sum()), self._count + a.size
+        same = ours[self._part.output] == others[self._part.output]
+        kept = self._part.real(same.shape, real)
+        same = same if kept is None else same.reshape(len(same), -1)[kept]
+        self._same, self._count = self._same + int(same.sum()), self._count + same.size
 
     def changes(self) -> Mapping[str, MetricChange]:
         """The metric."""

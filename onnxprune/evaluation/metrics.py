@@ -20,7 +20,8 @@ from onnxprune.evaluation.meters import meters, shares
 from onnxprune.evaluation.user_metric import user_metric
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
-from onnxprune.outputs.meaning import Meaning, Outputs
+from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.padding import real_positions
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
@@ -36,7 +37,8 @@ def evaluate(model: Model, dataset: Dataset, *, engine: Engine = ALL_CORES) -> d
     if dataset.targets is None:
         return {}
     meaning = read_meaning(analyse(model, dataset.shapes))
-    accuracy = Accuracy(meaning, dataset.targets, dataset.source, model.name)
+    real = real_positions(model, meaning, dataset, engine)
+    accuracy = Accuracy(meaning, dataset.targets, dataset.source, model.name, real)
     runner = Runner(model, meaning.outputs, engine=engine, row_axes=meaning.row_axes)
     for outputs in runner.run(dataset):
         accuracy.add(outputs, outputs)
@@ -55,7 +57,8 @@ def compare(
     """Metrics of two models on the same rows.
 
     A user's own first, in the place of any of the same name; then those of the labels, then by part of the outputs, and
-    `relative_error`, `|a - b| / |a|` over all compared outputs (before: 0).
+    `relative_error`, `|a - b| / |a|` over all compared outputs (before: 0). Padding does not count in any of them but
+    the user's own.
 
     Args:
         original: the original.
@@ -71,25 +74,21 @@ def compare(
     """
     config = config or OutputConfig()
     meaning = read_meaning(analysis or analyse(original, dataset.shapes), config)
-    targets = dataset.targets
-    accuracy = None if targets is None else Accuracy(meaning, targets, dataset.source, original.name)
+    targets, real = dataset.targets, real_positions(original, meaning, dataset, engine)
+    accuracy = None if targets is None else Accuracy(meaning, targets, dataset.source, original.name, real)
     judges = meters(meaning)
     kept: tuple[list[Outputs], list[Outputs]] = ([], [])
-    error = energy = 0.0
+    difference = _Difference(original.name, other.name)
+    rows = 0
     for ours, others in _both(original, other, dataset, meaning, engine):
-        for name in meaning.outputs:
-            a, b = _numbers(ours[name]), _numbers(others[name])
-            if a.shape != b.shape:
-                raise InputError(
-                    f"output {name!r} has shape {list(a.shape)} in {original.name} and {list(b.shape)} "
-                    f"in {other.name}; give two models of one task"
-                )
-            error += float(np.sum((a - b) ** 2))
-            energy += float(np.sum(a * a))
+        count = max(map(len, ours.values()))
+        here = None if real is None else real[rows : rows + count]
+        rows += count
+        difference.add(ours, others, here)
         if accuracy is not None:
             accuracy.add(ours, others)
         for _, meter in judges:
-            meter.add(ours, others)
+            meter.add(ours, others, here)
         if config.metric is not None:
             kept[0].append(ours)
             kept[1].append(others)
@@ -101,7 +100,7 @@ def compare(
         by_user = user_metric(config.metric, whole, theirs, targets)
     by_labels = {} if accuracy is None else {**accuracy.changes(), **accuracy.agreement()}
     by_part = shares([(output, meter.changes()) for output, meter in judges])
-    metrics = {**by_labels, **by_part, "relative_error": MetricChange(0.0, _ratio(error, energy))}
+    metrics = {**by_labels, **by_part, "relative_error": MetricChange(0.0, difference.ratio)}
     ruling = by_user or by_labels or by_part
     metrics = {name: replace(change, rules=change.rules and name in ruling) for name, change in metrics.items()}
     return {**by_user, **{name: change for name, change in metrics.items() if name not in by_user}}
@@ -143,6 +142,38 @@ def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
     return [theirs[ours.index(name)] for name in names]
 
 
+class _Difference:
+    """`|a - b| / |a|` over all outputs of two models, padding left out."""
+
+    def __init__(self, original: str, other: str) -> None:
+        self._names = original, other
+        self._error = self._energy = 0.0
+
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None) -> None:
+        """Count a batch."""
+        for name in ours:
+            a, b = _numbers(ours[name]), _numbers(others[name])
+            if a.shape != b.shape:
+                raise InputError(
+                    f"output {name!r} has shape {list(a.shape)} in {self._names[0]} and {list(b.shape)} "
+                    f"in {self._names[1]}; give two models of one task"
+                )
+            kept = Part(name, "quantities", axis=0).real(a.shape, real)
+            if kept is not None:
+                a, b = (array.reshape(len(array), -1)[kept] for array in (a, b))
+            self._error += float(np.sum((a - b) ** 2))
+            self._energy += float(np.sum(a * a))
+
+    @property
+    def ratio(self) -> float:
+        """Of all batches so far."""
+        if not np.isfinite(self._error):
+            return float("inf")
+        if self._energy == 0:
+            return 0.0 if self._error == 0 else float("inf")
+        return float(np.sqrt(self._error / self._energy))
+
+
 def _numbers(output: np.ndarray) -> np.ndarray:
     if not isinstance(output, np.ndarray):  # what scikit-learn's classifiers put out unless exported with zipmap=False
         raise InputError(
@@ -151,11 +182,3 @@ def _numbers(output: np.ndarray) -> np.ndarray:
     if output.dtype.kind in "OUS":
         raise InputError("the models' outputs are text; there is nothing to compare")
     return np.asarray(output, np.float64)
-
-
-def _ratio(error: float, energy: float) -> float:
-    if not np.isfinite(error):
-        return float("inf")
-    if energy == 0:
-        return 0.0 if error == 0 else float("inf")
-    return float(np.sqrt(error / energy))

@@ -21,6 +21,7 @@ _LEFT = {
     "same_labels": 0.8,
 }
 _HEAVY_ERROR = 0.5
+_MANY_NEW = 0.5  # detections that the original does not make, per one that it makes
 NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
 
@@ -47,7 +48,8 @@ def slow_result(time: TimeReport | None, *, lossless: bool = False) -> tuple[str
 def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
     """A warning for every metric that fell so far that part of the outputs may be useless.
 
-    Where labels say how good a classifier is, how often it agrees with the original says nothing more.
+    Where labels say how good a classifier is, how often it agrees with the original says nothing more; that it gave up
+    one of its classes still does.
 
     Args:
         metrics: of `evaluation.metrics.compare`.
@@ -59,13 +61,17 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
         where = f" of {output.rstrip(']')!r}" if output else ""
         detail = f" ({change.detail})" if change.detail else ""
         if base in _LEFT:
-            if labelled and base in ("agreement", "worst_class", "same_highest"):
+            if labelled and base in ("agreement", "same_highest"):
                 continue
             if not change.after >= _LEFT[base]:
                 warnings.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {change.after:.1%}{detail}")
         elif base in SHARE_METRICS and not change.before - change.after < _HEAVY:
             warnings.append(
                 f"heavy loss: {SHARE_METRICS[base]}{where} falls from {change.before:.1%} to {change.after:.1%}"
+            )
+        elif base == "new_detections" and not change.after <= _MANY_NEW:
+            warnings.append(
+                f"heavy loss: for 100 detections{where} of the original {100 * change.after:.0f} new ones are made"
             )
     error = metrics.get("relative_error")
     if error is not None and not warnings and not labelled and not error.after < _HEAVY_ERROR:

@@ -1,5 +1,10 @@
-"""What a file says in a way that the rest does not read, put right when it is read: sparse weights, wrong outputs."""
+"""What a file says in a way that the rest does not read, put right when it is read.
 
+Sparse weights, nodes that stand before what they read, outputs declared with a wrong shape.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -53,6 +58,73 @@ def _dense(tensor: onnx.SparseTensorProto, label: str, name: str) -> TensorProto
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise ModelError(f"{name}: sparse tensor {label!r} is damaged ({error}); export the model again") from error
     return numpy_helper.from_array(whole.reshape(shape), label)
+
+
+def in_order(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A protobuf in which each node stands behind those whose results it reads; the same one where it has them so.
+
+    onnxruntime sorts nodes by itself, and its converter to float16 leaves them unsorted.
+    """
+    if _is_in_order(proto.graph):
+        return proto
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    _sort(whole.graph)
+    return whole
+
+
+def _is_in_order(graph: onnx.GraphProto) -> bool:
+    later = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        if not later.isdisjoint(_read(node)) or not all(map(_is_in_order, _bodies(node))):
+            return False
+        later.difference_update(node.output)
+    return True
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Sort the nodes of a graph and of the bodies in it; of those that may stand next, the file's first one does.
+
+    A graph with a cycle stays as it is.
+    """
+    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    waits_for = [{maker[name] for name in _read(node) if name in maker} for node in graph.node]
+    read_by: list[list[int]] = [[] for _ in graph.node]
+    for index, needed in enumerate(waits_for):
+        for other in needed:
+            read_by[other].append(index)
+    ready = [index for index, needed in enumerate(waits_for) if not needed]
+    order: list[int] = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for index in read_by[order[-1]]:
+            waits_for[index].discard(order[-1])
+            if not waits_for[index]:
+                heapq.heappush(ready, index)
+    if len(order) == len(graph.node):
+        nodes = [graph.node[index] for index in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for node in graph.node:
+        for body in _bodies(node):
+            _sort(body)
+
+
+def _bodies(node: onnx.NodeProto) -> Sequence[onnx.GraphProto]:
+    return [
+        body
+        for attribute in node.attribute
+        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+    ]
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """All tensors that a node reads, those that its bodies read too."""
+    yield from filter(None, node.input)
+    for body in _bodies(node):
+        yield from (value.name for value in body.output)
+        for inner in body.node:
+            yield from _read(inner)
 
 
 def corrected(model: Model) -> Model:

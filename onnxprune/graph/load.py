@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import first_line
-from onnxprune.graph.declared import corrected, dense, with_maps_told
+from onnxprune.graph.declared import corrected, dense, in_order, with_maps_told
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.lineage import noted
@@ -107,7 +107,7 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     if not readable:
         raise ModelError(f"{name}: the file is damaged: a name in it is no UTF-8 text")
     data = DataFolder(name, folder)
-    model = from_proto(dense(inlined(brought_together(proto, data), name), name), name, data)
+    model = from_proto(dense(in_order(inlined(brought_together(proto, data), name)), name), name, data)
     try:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:

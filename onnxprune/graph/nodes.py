@@ -100,7 +100,7 @@ def read_graph(model: Model) -> Graph:
         ModelError: the graph cannot be read (a cycle, an undefined tensor).
     """
     try:
-        with G_LOGGER.suppress():  # what it cannot read is an error; else nothing is printed
+        with G_LOGGER.suppress():  # what it cannot read is an error; else nothing is printed, as it does of bfloat16
             graph = gs.import_onnx(skeleton(model))
             graph.toposort()
     except (gs.OnnxGraphSurgeonException, KeyError, ValueError, RuntimeError, AttributeError) as error:

@@ -31,8 +31,7 @@ class Reference:
     Args:
         meaning: what the outputs mean.
         outputs: `(rows, ...)` per output name.
-        real: `(rows, positions)`, False where a position is padding: what a part with as many positions says there does
-            not count.
+        real: `(rows, S)`, False where a position of a sequence is padding: what a part says there does not count.
 
     Attributes:
         units: what each part's divergence is measured in: one number, or one per column.
@@ -112,10 +111,8 @@ class Reference:
 
     def _real_of(self, part: Part) -> np.ndarray | None:
         """Weights `(rows, positions)` that leave out padding, of mean 1 in each row; None where the part has none."""
-        real = self._real
-        if real is None or part.count != real.shape[1] or len(real) != len(self.outputs[part.output]):
-            return None
-        return np.asarray(real / real.mean(axis=1, keepdims=True))
+        real = part.real(self.outputs[part.output].shape, self._real)
+        return None if real is None else np.asarray(real / real.mean(axis=1, keepdims=True))
 
     def _confidence(self, part: Part) -> np.ndarray:
         """Confidence `(rows, positions)` that there is something to find (not background) at a position.

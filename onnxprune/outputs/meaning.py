@@ -69,6 +69,20 @@ class Part:
         values = self.values(rows)
         return np.concatenate([1 - values, values], axis=2) if values.shape[2] == 1 else values
 
+    def real(self, shape: tuple[int, ...], real: np.ndarray | None) -> np.ndarray | None:
+        """Which positions are no padding, `(rows, positions)`; None where the part has no such positions.
+
+        Args:
+            shape: of the output, with the batch axis first.
+            real: `(rows, S)`, False at padding; the first axis of `S` places is taken for that of the sequence.
+        """
+        sizes = [size for axis, size in enumerate(shape) if axis not in (0, self.axis)]
+        if real is None or len(real) != shape[0] or real.shape[1] not in sizes or (not self.axis and self.columns):
+            return None
+        along = sizes.index(real.shape[1])
+        spread = real.reshape(len(real), *(real.shape[1] if axis == along else 1 for axis in range(len(sizes))))
+        return np.broadcast_to(spread, (len(real), *sizes)).reshape(len(real), -1)
+
     @property
     def count(self) -> int:
         """Number of positions in a row."""

@@ -1,8 +1,8 @@
 """Which positions of a sequence are padding: a mask among the inputs says so, and the model does not look at them.
 
-Exporters spell masks in many ways, so the model is asked: where the positions that a mask leaves out get other values
-and nothing else changes, they are padding. Weights need not be fitted to what stands there, and outputs there mean
-nothing.
+Exporters spell masks in many ways, some take lengths, so the model is asked: where the positions that a mask leaves
+out get other values and nothing else changes, they are padding. Weights need not be fitted to what stands there, and
+outputs there mean nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,16 +46,31 @@ def real_positions(model: Model, meaning: Meaning, data: Dataset, engine: Engine
 
 
 def _masks(data: Dataset) -> Iterator[tuple[str, np.ndarray]]:
-    """Inputs that hold two values, one at each position, with what they would leave over."""
+    """Inputs that may say what is real, with what they would leave over, `(rows, positions)`.
+
+    They hold two values (0 and 1, False and True, -10000 and 0), for each position or for each pair of a position that
+    looks and one that is seen; or they hold the number of positions of each row.
+    """
     for name, stored in data.arrays.items():
-        if stored.ndim != 2 or stored.shape[1] < 2:
-            continue
         values = stored[data.rows]
-        if not ((values == 0) | (values == 1)).all():
-            continue
-        for real in (values == 1, values == 0):
-            if real.any(axis=1).all() and not real.all():
-                yield name, real
+        if values.ndim == 1 or values.shape[1:] == (1,):
+            yield from ((name, real) for real in _by_length(values.ravel(), data, name))
+        elif values.ndim in (2, 3, 4) and values.shape[-1] > 1:
+            low, high = values.min(), values.max()
+            if low != high and ((values == low) | (values == high)).all():
+                for real in (values == high, values == low):
+                    seen = real.any(axis=tuple(range(1, real.ndim - 1)))
+                    if seen.any(axis=1).all() and not seen.all():
+                        yield name, seen
+
+
+def _by_length(lengths: np.ndarray, data: Dataset, name: str) -> Iterator[np.ndarray]:
+    """What lengths leave over of other inputs with so many positions and more."""
+    sizes = {stored.shape[1] for other, stored in data.arrays.items() if other != name and stored.ndim > 1}
+    if lengths.dtype.kind in "iu" and lengths.min() >= 1:
+        for size in sorted(sizes):
+            if lengths.max() <= size and lengths.min() < size:
+                yield np.arange(size) < lengths[:, None]
 
 
 def _others(data: Dataset, mask: str, shape: tuple[int, ...]) -> list[str]:
@@ -93,8 +108,10 @@ def _outputs(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> O
 
 
 def _same(before: np.ndarray, after: np.ndarray, real: np.ndarray) -> bool:
-    if before.shape[:2] == real.shape:
-        before, after = before[real], after[real]
+    """Whether outputs are the same at real positions; of attention's maps, where real ones look."""
+    along = next((axis for axis, size in enumerate(before.shape) if axis and size == real.shape[1]), None)
+    if along is not None:
+        before, after = (np.moveaxis(array, along, 1)[real] for array in (before, after))
     difference = np.abs(before.astype(np.float64) - after).max(initial=0.0)
     return bool(difference <= _NEAR * np.abs(before).max(initial=0.0))
 

@@ -12,7 +12,7 @@ import onnx
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.inputs import RANDOM, RANDOM_ROWS, load_data
+from onnxprune.calibration.inputs import MADE_UP, is_made_up, load_data
 from onnxprune.calibration.split import Split, split_rows
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
@@ -31,6 +31,8 @@ from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.telling import finds_things, telling_rows
 from onnxprune.runtime.providers import require_provider
 from onnxprune.runtime.room import require_room_of
 from onnxprune.structure.analysis import Analysis
@@ -44,6 +46,7 @@ DataSource = Any
 # Multiply-adds of the calibration rows above which starting worker processes pays.
 _LARGE = 2e11
 _SHOWN = 5  # names of groups in a note
+_CANDIDATES = 4  # times as many rows as are used are looked at where some tell more than others
 _MOST_ROWS = 1000  # calibration rows, unless the user says otherwise
 
 
@@ -130,19 +133,36 @@ def prepare(
         before = count_costs(model, analysis)
         kept = kept_groups(analysis, config.keep)
         check_layers(analysis, config.targets)
+    if rows is not None and len(rows) == limit and not is_made_up(data):
+        with clock.stage("load"):
+            rows = _telling(analysis, rows, data, config, preprocess)
     with clock.stage("lossless"):
         without_loss = analysis.none_removed()
         for group in analysis.groups:
             without_loss[group.units] = group.name not in kept
         split = None if rows is None else split_rows(rows, reports=reports, seed=config.seed)
         prepared = Prepared(analysis, split, before, lossless(analysis, without_loss))
-        row = None if rows is None or rows.source == RANDOM else rows.shapes
+        row = None if rows is None or is_made_up(rows.source) else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 
 
+def _telling(
+    analysis: Analysis, rows: Dataset, data: DataSource, config: PruneConfig, preprocess: PreprocessConfig
+) -> Dataset:
+    """The rows, or as many others of the same data where they hold more and seldom show what the model finds."""
+    meaning = read_meaning(analysis, config.outputs)
+    if not finds_things(meaning):
+        return rows
+    model, limit = analysis.model, len(rows)
+    more = load_data(data, model, preprocess, limit=_CANDIDATES * limit, seed=config.seed)
+    if len(more) == limit:
+        return rows
+    return telling_rows(model, meaning, more, limit, config.engine, config.seed) or rows
+
+
 def _rows_of(data: DataSource) -> int:
-    """How many rows are used at most where the user does not say: noise tells no more with more rows."""
-    return RANDOM_ROWS if isinstance(data, str) and data == RANDOM else _MOST_ROWS
+    """How many rows are used at most where the user does not say: what is made up tells no more with more rows."""
+    return MADE_UP[data] if is_made_up(data) else _MOST_ROWS
 
 
 def score(

@@ -99,7 +99,7 @@ def load_session(
         options.profile_file_prefix = str(profile)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with runtime_errors(f"{name}: onnxruntime cannot load {what}"):
+    with _with_advice(source), runtime_errors(f"{name}: onnxruntime cannot load {what}"):
         given = str(source) if isinstance(source, Path) else source
         # Without `enable_fallback=0` it prints on stdout, and goes on with the CPU, where a provider fails.
         session = ort.InferenceSession(given, options, providers=providers, enable_fallback=0)
@@ -171,6 +171,21 @@ def runtime_errors(what: str) -> Iterator[None]:
         yield
     except _raised() as error:
         raise ModelError(f"{what}: {_PREFIX.sub('', first_line(error))}") from error
+
+
+@contextmanager
+def _with_advice(source: Path | bytes) -> Iterator[None]:
+    """Context that adds what the user can do to the error of a model that cannot be loaded."""
+    try:
+        yield
+    except ModelError as error:
+        given = (
+            onnx.load(source, load_external_data=False) if isinstance(source, Path) else onnx.load_from_string(source)
+        )
+        if all(tensor.data_type != onnx.TensorProto.BFLOAT16 for tensor in given.graph.initializer):
+            raise
+        advice = "it has few kernels for bfloat16: prune the model in float32, and convert the result"
+        raise ModelError(f"{str(error).rstrip('.')}; {advice}") from error
 
 
 @cache

@@ -332,6 +332,9 @@ def test_the_worst_class_is_told() -> None:
     assert changes["agreement"].after == 0.9
     assert (changes["worst_class"].after, changes["worst_class"].detail) == (0, "class 2, 10 of 100")
     assert any("lowest recall" in warning for warning in heavy_losses(changes))
+    labelled = compare(linear(weight), linear(other), dataset(linear(weight), (x, x.argmax(1))))
+    assert labelled["top1"].after == 0.9
+    assert heavy_losses(labelled) == ("heavy loss: lowest recall of a class falls to 0.0% (class 2, 10 of 100)",)
 
 
 def test_a_heavy_loss_of_one_output_is_loud() -> None:

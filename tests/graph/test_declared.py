@@ -1,9 +1,11 @@
-"""What a file says in its own way is put right when it is read: sparse weights, outputs of another shape."""
+"""What a file says in its own way is put right when it is read: sparse weights, nodes and outputs out of place."""
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from oracle import analysed, check_removal, random_removal
 
@@ -92,6 +94,49 @@ def test_right_outputs_stay_as_they_are():
     model = load(proto)
     assert model.notes == ()
     assert to_proto(model).SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+BRANCHES = """g (float[N,16] x, bool c) => (float[N,5] y) {
+    h = MatMul (x, w1)
+    r = Relu (h)
+    s = If (c) <
+        then_branch = a () => (float[N,20] p) { k = MatMul (r, w2)  p = Relu (k) },
+        else_branch = b () => (float[N,20] q) { q = MatMul (r, w2) }>
+    y = MatMul (s, w3) }"""
+
+
+@given(st.data())
+@pytest.mark.parametrize("text", [TEXT, BRANCHES], ids=["plain", "with bodies"])
+def test_nodes_may_stand_in_any_order(text, data):
+    """onnxruntime runs such files, and its converter to float16 writes them; the checker refused them."""
+    proto = example(text, WEIGHTS, full_check=False)
+    shuffled = onnx.ModelProto()
+    shuffled.CopyFrom(proto)
+    graphs = [shuffled.graph]
+    graphs += [attribute.g for node in shuffled.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for graph in graphs:
+        nodes = data.draw(st.permutations([*graph.node]))
+        del graph.node[:]
+        graph.node.extend(nodes)
+    before = shuffled.SerializeToString(deterministic=True)
+    sorted_again = to_proto(load(shuffled))
+    onnx.checker.check_model(sorted_again)
+    assert shuffled.SerializeToString(deterministic=True) == before
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32), "c": np.array(True)}
+    ours, theirs = (
+        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {value.name: feed[value.name] for value in model.graph.input}
+        )[0]
+        for model in (proto, sorted_again)
+    )
+    assert np.array_equal(ours, theirs)
+
+
+def test_nodes_in_a_circle_are_one_clear_line():
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.node[0].input[0] = "q"
+    with pytest.raises(ModelError, match="not a valid ONNX model: Nodes in a graph must be topologically sorted"):
+        load(proto)
 
 
 def test_an_operator_with_weights_that_nobody_knows_is_named():

@@ -1,5 +1,7 @@
 """Padding is what a mask leaves out and the model does not read: nothing is fitted to it, and it is not judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -8,10 +10,13 @@ from onnx import helper
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.layer_matrix import Drawing, positions
-from onnxprune.config import PruneConfig
+from onnxprune.calibration.runner import collect
+from onnxprune.config import OutputConfig, PruneConfig
 from onnxprune.core.engine import ONE_CORE
+from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.load import load
 from onnxprune.outputs.divergence import Reference
+from onnxprune.outputs.meaning import Part
 from onnxprune.outputs.padding import Padding, real_positions
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.coupling import analyse
@@ -19,8 +24,18 @@ from onnxprune.structure.coupling import analyse
 TOKENS, WIDTH = 6, 8
 
 
-def encoder(mask: str) -> onnx.ModelProto:
-    """Attention over embedded tokens, with a mask spelled in some way, or with one that is not used."""
+MASKS = {  # what else than (rows, positions) of whole numbers: the type, and the shape of a row
+    "heads": (T.FLOAT, [1, 1, TOKENS]),
+    "pairs": (T.BOOL, [TOKENS, TOKENS]),
+    "lengths": (T.INT64, []),
+}
+
+
+def encoder(mask: str, *, maps: bool = False) -> onnx.ModelProto:
+    """Attention over embedded tokens, with a mask spelled in some way, or with one that is not used.
+
+    With `maps` it puts out where attention looks, too.
+    """
     generator = np.random.default_rng(0)
     weights = {"table": (20, WIDTH), "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
     constants = [
@@ -31,6 +46,7 @@ def encoder(mask: str) -> onnx.ModelProto:
         onnx.numpy_helper.from_array(np.float32(value), name)
         for name, value in (("one", 1), ("far", -1e4), ("least", -np.inf), ("zero", 0))
     ]
+    constants.append(onnx.numpy_helper.from_array(np.arange(TOKENS)[None], "places"))
     constants.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
     node = helper.make_node
     masked = {
@@ -45,6 +61,14 @@ def encoder(mask: str) -> onnx.ModelProto:
             node("Cast", ["mask"], ["left"], to=T.BOOL),
             node("Unsqueeze", ["left", "axis"], ["wide"]),
             node("Where", ["wide", "least", "scores"], ["seen"]),
+        ],
+        "heads": [node("Squeeze", ["mask", "axis"], ["wide"]), node("Add", ["scores", "wide"], ["seen"])],
+        "pairs": [node("Where", ["mask", "scores", "least"], ["seen"])],
+        "lengths": [
+            node("Unsqueeze", ["mask", "axis"], ["length"]),
+            node("Less", ["places", "length"], ["left"]),
+            node("Unsqueeze", ["left", "axis"], ["wide"]),
+            node("Where", ["wide", "scores", "far"], ["seen"]),
         ],
         "unused": [
             node("Cast", ["mask"], ["m"], to=T.FLOAT),
@@ -63,8 +87,14 @@ def encoder(mask: str) -> onnx.ModelProto:
         node("MatMul", ["p", "xv"], ["mixed"], name="mix"),
         node("MatMul", ["mixed", "o"], ["y"], name="o"),
     ]
-    inputs = [helper.make_tensor_value_info(name, T.INT64, ["N", TOKENS]) for name in ("tokens", "mask")]
+    kind, shape = MASKS.get(mask, (T.INT64, [TOKENS]))
+    inputs = [
+        helper.make_tensor_value_info("tokens", T.INT64, ["N", TOKENS]),
+        helper.make_tensor_value_info("mask", kind, ["N", *shape]),
+    ]
     outputs = [helper.make_tensor_value_info("y", T.FLOAT, ["N", TOKENS, WIDTH])]
+    if maps:
+        outputs.append(helper.make_tensor_value_info("p", T.FLOAT, ["N", TOKENS, TOKENS]))
     graph = helper.make_graph(nodes, "encoder", inputs, outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
@@ -79,19 +109,39 @@ def rows(count: int = 12) -> tuple[Dataset, np.ndarray]:
     return Dataset({"tokens": tokens, "mask": real.astype(np.int64)}, None, "rows", np.arange(count)), real
 
 
-def found(mask: str, data: Dataset) -> np.ndarray | None:
-    model = load(encoder(mask))
+def spelled(mask: str) -> tuple[Dataset, np.ndarray]:
+    """Rows whose mask is what `encoder(mask)` takes, and which are real."""
+    data, real = rows()
+    value = {
+        "added": real.astype(np.int64),
+        "unused": real.astype(np.int64),
+        "where": (~real).astype(np.int64),  # ones where nothing is
+        "heads": np.where(real, 0, -1e4).astype(np.float32)[:, None, None],
+        "pairs": np.broadcast_to(real[:, None], (*real.shape, TOKENS)),
+        "lengths": real.sum(axis=1),
+    }[mask]
+    return Dataset({**data.arrays, "mask": value}, None, "rows", data.rows), real
+
+
+def found(mask: str, data: Dataset, *, maps: bool = False) -> np.ndarray | None:
+    model = load(encoder(mask, maps=maps))
     return real_positions(model, read_meaning(analyse(model), PruneConfig().outputs), data, ONE_CORE)
 
 
-@pytest.mark.parametrize("mask", ["added", "where"])
-def test_a_mask_is_found_however_it_is_spelled(mask: str) -> None:
-    data, real = rows()
-    if mask == "where":  # ones where nothing is
-        data = Dataset({**data.arrays, "mask": (~real).astype(np.int64)}, None, "rows", data.rows)
-    kept = found(mask, data)
+@pytest.mark.parametrize("maps", [False, True], ids=["", "with maps"])
+@pytest.mark.parametrize("mask", ["added", "where", "heads", "pairs", "lengths"])
+def test_a_mask_is_found_however_it_is_spelled(mask: str, maps: bool) -> None:
+    data, real = spelled(mask)
+    kept = found(mask, data, maps=maps)
     assert kept is not None
     assert np.array_equal(kept, real)
+
+
+def test_a_mask_of_pairs_that_hides_nothing_from_all_leaves_no_padding() -> None:
+    """Where each token sees itself and those before it, all are real."""
+    data, real = rows()
+    before = np.broadcast_to(np.tri(TOKENS, dtype=bool), (*real.shape, TOKENS))
+    assert found("pairs", Dataset({**data.arrays, "mask": before}, None, "rows", data.rows)) is None
 
 
 def test_an_input_of_zeros_and_ones_that_masks_nothing_is_no_mask() -> None:
@@ -132,3 +182,41 @@ def test_what_outputs_say_at_padding_does_not_count() -> None:
     # Not the number of words but what each of them lost; nor does padding count in the spread.
     assert lost == pytest.approx(np.full(len(real), lost[0]), rel=1e-9)
     assert lost[0] == pytest.approx(Reference(meaning, {"y": outputs}, real).rows({"y": at_words})[0], rel=1e-9)
+
+
+def test_metrics_leave_out_padding() -> None:
+    """Padded positions counted as tokens that stayed the same, or that changed."""
+    data, real = spelled("heads")
+    model = load(encoder("heads", maps=True))
+    rng = np.random.default_rng(3)
+    table = model.constants["table"].copy()
+    table[0] += rng.normal(size=WIDTH)  # the token that pads
+    spoilt = model.with_constants({"table": table})
+    changed = model.with_constants({"o": model.constants["o"] + rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)})
+    labels = collect(model, data, ["y"])["y"].argmax(axis=2)
+    wrong_at_padding = np.where(real, labels, (labels + 1) % WIDTH)
+    for kind, name, value in (
+        ("classes", "agreement", 1.0),
+        ("embedding", "cosine", pytest.approx(1.0)),
+        ("quantities", "explained", pytest.approx(1.0)),
+    ):
+        config = OutputConfig(kinds=(f"y={kind}", "p=ignored"))
+        metrics = compare(model, spoilt, data, config=config)
+        assert metrics[name].after == value
+        assert metrics["relative_error"].after < 1e-5
+        assert compare(model, changed, data, config=config)[name].after < 0.99
+    with_labels, config = replace(data, labels=wrong_at_padding), OutputConfig(kinds=("y=classes", "p=ignored"))
+    found = compare(model, changed, with_labels, config=config)["accuracy"]
+    assert found.before == 1.0
+    scores = collect(changed, data, ["y"])["y"].argmax(axis=2)
+    assert found.after == pytest.approx((scores == labels)[real].mean())
+
+
+def test_positions_of_a_part_follow_the_sequence() -> None:
+    _, real = rows()
+    heads = Part("p", "classes", axis=3)
+    kept = heads.real((len(real), 2, TOKENS, TOKENS), real)
+    assert kept is not None
+    assert np.array_equal(kept, np.tile(real, (1, 2)))
+    assert Part("y", "quantities", axis=2).real((len(real), 4, WIDTH), real) is None
+    assert Part("y", "quantities", axis=2).real((len(real) + 1, TOKENS, WIDTH), real) is None
