@@ -57,11 +57,13 @@ def prune(
     outputs = _outputs(files, model, given.file)
     plan = None if files.plan is None else PrunePlan.read(files.plan)
 
-    from onnxprune.api import prune as library
     from onnxprune.graph.load import load
 
     loaded, output = load(model), Path(files.output or "")
     outputs.guard([loaded], [files.data, files.eval, files.confirm])
+
+    from onnxprune.api import prune as library
+
     with terminal.progress() as progress:
         result = library.prune(
             loaded,

@@ -15,6 +15,7 @@ where held-out rows agree. No labels, no pass through the rest of the network.
 """
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -204,9 +205,14 @@ def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:
 def _adam(
     loss: PairLoss, rows: PairFit, rates: tuple[float, ...], steps: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    corrections = loss.zeros()
-    means, squares = loss.zeros(), loss.zeros()
     kind = rows.made.dtype.type
+    sizes = [prod(shape) for shape in loss.shapes]
+    # One array of all corrections: a step is then a dozen operations of numpy, however small they are.
+    flat, means, squares, change = np.zeros((4, sum(sizes)), kind)
+    ends = np.cumsum(sizes)
+    spans = zip(ends - sizes, ends, loss.shapes, strict=True)
+    corrections = [flat[start:end].reshape(shape) for start, end, shape in spans]
+    relative = np.repeat(np.asarray(rates, np.float64), sizes)
     size = max(1, _ROWS // len(rows.reads))
     order, start = generator.permutation(len(rows.made)), 0
     for step in range(steps):
@@ -215,11 +221,12 @@ def _adam(
         gradients = loss.gradient(rows.part(order[start : start + size]), corrections)
         start += size
         rate = _RATE * 0.5 * (1 + np.cos(np.pi * step / steps))
-        for at, gradient in enumerate(gradients):
-            means[at] += kind(1 - _DECAYS[0]) * (gradient - means[at])
-            squares[at] += kind(1 - _DECAYS[1]) * (np.square(gradient) - squares[at])
-            ahead = means[at] / kind(1 - _DECAYS[0] ** (step + 1))
-            root = np.sqrt(squares[at] / kind(1 - _DECAYS[1] ** (step + 1)))
-            change = np.divide(ahead, root, out=np.zeros_like(ahead), where=root > 0)
-            corrections[at] -= kind(rate * rates[at]) * change
+        gradient = np.concatenate([part.ravel() for part in gradients])
+        means += kind(1 - _DECAYS[0]) * (gradient - means)
+        squares += kind(1 - _DECAYS[1]) * (np.square(gradient) - squares)
+        root = np.sqrt(squares / kind(1 - _DECAYS[1] ** (step + 1)))
+        np.divide(means / kind(1 - _DECAYS[0] ** (step + 1)), root, out=change, where=root > 0)
+        change *= (rate * relative).astype(kind)
+        flat -= change
+        change.fill(0)
     return corrections

@@ -63,15 +63,12 @@ class PairFit:
     target: np.ndarray
 
     def part(self, tiles: slice | np.ndarray) -> "PairFit":
-        """A selection of the tiles."""
-        return PairFit(
-            self.inputs[tiles],
-            self.made[tiles],
-            self.inside[tiles],
-            self.reads,
-            self.current[tiles],
-            self.target[tiles],
+        """A selection of the tiles (a slice shares the memory)."""
+        made, inside, current, target, inputs = (
+            array[tiles] if isinstance(tiles, slice) else array.take(tiles, axis=0)
+            for array in (self.made, self.inside, self.current, self.target, self.inputs)
         )
+        return PairFit(inputs, made, inside, self.reads, current, target)
 
     def outputs(self, pair: Pair) -> Fit:
         """The consumer's values as a `Fit` of `T S` rows without inputs."""
