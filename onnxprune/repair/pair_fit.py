@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxprune.calibration.layer_matrix import to_matrix
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
-from onnxprune.repair.ridge import Correction
+from onnxprune.repair.ridge import Correction, residual
 
 _STEPS = 400  # with few calibration rows; with more of them more are worth their time
 _MOST_STEPS = 800
@@ -87,9 +87,12 @@ class PairLoss:
         back = rest * (self._slopes[1] * rest.dtype.type(-2.0 / rest.size))
         kernel = self._kernel + corrections[2]
         spread = (back @ kernel.reshape(-1, kernel.shape[2]).T).reshape(len(made), *rows.reads.shape, made.shape[2])
-        d_made = np.zeros_like(made)
-        for place in range(rows.reads.shape[1]):
-            d_made[:, rows.reads[:, place]] += spread[:, :, place]  # all different
+        if rows.reads.size == 1:  # a dense layer
+            d_made = spread.reshape(made.shape)
+        else:
+            d_made = np.zeros_like(made)
+            for place in range(rows.reads.shape[1]):
+                d_made[:, rows.reads[:, place]] += spread[:, :, place]  # all different
         d_made *= ((made > low) & (made < high) & rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
         d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
@@ -104,15 +107,16 @@ class PairLoss:
         whole = self._kernel + kernel
         columns = self._columns(made, rows)
         product = columns @ whole.reshape(-1, whole.shape[2]) + shift
-        fit = rows.outputs(self._pair)
-        return made, columns, fit.residual(fit.current + product * self._slopes[1])
+        value = rows.current.reshape(product.shape) + product * self._slopes[1]
+        return made, columns, residual(rows.target.reshape(product.shape), value, self._pair.consumer.bounds)
 
     def _columns(self, made: np.ndarray, rows: PairFit) -> np.ndarray:
         """`(T S, kernel C)` inputs that the consumer's weight multiplies."""
         low, high = self._pair.producer.bounds
         seen = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
         seen = seen if rows.inside.all() else seen * rows.inside[..., None]
-        return np.asarray(seen[:, rows.reads].reshape(-1, rows.reads.shape[1] * made.shape[2]))
+        seen = seen if rows.reads.size == 1 else seen[:, rows.reads]
+        return np.asarray(seen.reshape(-1, rows.reads.shape[1] * made.shape[2]))
 
 
 def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:

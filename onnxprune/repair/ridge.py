@@ -52,14 +52,21 @@ class Fit:
 
     def residual(self, value: np.ndarray) -> np.ndarray:
         """`(R, C)` wanted minus given value, 0 where an activation maps both to the same bound."""
-        # Without `np.where`, which takes many times as long on values of either kind in no order.
-        low, high = self.bounds
-        residual = np.clip(self.target, low, high) - value
-        if low > -np.inf:
-            residual -= np.maximum(residual, 0.0) * (self.target <= low)
-        if high < np.inf:
-            residual -= np.minimum(residual, 0.0) * (self.target >= high)
-        return np.asarray(residual)
+        return residual(self.target, value, self.bounds)
+
+
+def residual(target: np.ndarray, value: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Wanted minus given value, 0 where both are beyond the same bound."""
+    # Without `np.where`, which takes many times as long on values of either kind in no order.
+    low, high = bounds
+    if low == -np.inf and high == np.inf:
+        return np.asarray(target - value)
+    rest = np.clip(target, low, high) - value
+    if low > -np.inf:
+        rest -= np.maximum(rest, 0.0) * (target <= low)
+    if high < np.inf:
+        rest -= np.minimum(rest, 0.0) * (target >= high)
+    return np.asarray(rest)
 
 
 class FitRows:
