@@ -13,6 +13,9 @@ from hypothesis import settings
 settings.register_profile("onnxprune", deadline=None)
 settings.load_profile("onnxprune")
 
+# Commands start as they do for users, with bytecode: else hundreds of processes compile the package, each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 CORPUS = Path(os.environ.get("ONNXPRUNE_CORPUS") or Path(__file__).resolve().parents[1].parent / "shared")
 
 

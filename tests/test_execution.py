@@ -16,7 +16,7 @@ from residual import NETWORK, WEIGHTS
 import onnxprune
 from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError, OnnxPruneError
-from onnxprune.core.execution import TaskExecutor, open_executor, share, shared
+from onnxprune.core.execution import TaskExecutor, open_executor, share, shared, workers_kept
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
@@ -90,6 +90,38 @@ def test_a_process_s_first_task_has_one_thread():
     """scipy's linear algebra was loaded in the task, after the limit was set, and the first task used all cores."""
     with open_executor("processes", 1) as inner:
         assert TaskExecutor(inner).submit(threads_of_linear_algebra).result() == {1}
+
+
+def test_processes_stay_for_what_follows():
+    """Each of a run's four rounds of tasks started its own."""
+    found = []
+    with workers_kept():
+        for _ in range(2):
+            with workers_kept(), open_executor("processes", 1) as pool:
+                found.append(pool.submit(os.getpid).result())
+    with open_executor("processes", 1) as pool:
+        found.append(pool.submit(os.getpid).result())
+    assert found[0] == found[1] != found[2]
+    assert not is_alive(found[0])
+
+
+def test_processes_do_not_stay_after_an_error():
+    futures = []
+
+    def fails(pool):
+        futures.append(pool.submit(time.sleep, 20))
+        while not futures[0].running():
+            time.sleep(0.01)
+        raise InputError("of something else")
+
+    with workers_kept():
+        with pytest.raises(InputError), open_executor("processes", 1) as pool:
+            fails(pool)
+        assert type(futures[0].exception()) is BrokenProcessPool
+        with pytest.raises(OnnxPruneError, match="worker process died"), open_executor("processes", 1) as pool:
+            pool.submit(die).result()
+        with open_executor("processes", 1) as pool:
+            assert pool.submit(os.getpid).result() != os.getpid()
 
 
 def test_a_dead_process_is_an_error_of_one_line():

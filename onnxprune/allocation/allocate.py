@@ -1,6 +1,7 @@
 """Solves the allocation: how many units each group keeps so that all budgets hold and the predicted damage is least.
 
-Only a grid of widths enters the integer program; a lower bound over all widths shows how good the result is.
+Where there are few choices, all of them are looked at. Else only a grid of widths enters the integer program; a lower
+bound over all widths shows how good the result is.
 
 1. Solve the linear relaxation on a coarse grid; its duals give a lower bound over *all* widths and their reduced costs
    (`bound.py`). Put the widths it asks for on the grid, and repeat until the relaxation on the grid meets the bound.
@@ -16,6 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from onnxprune.allocation.bound import LowerBound, lower_bound
+from onnxprune.allocation.exhaustive import best_of_all
 from onnxprune.allocation.greedy import spend
 from onnxprune.allocation.grid import (
     first_grid,
@@ -112,6 +114,8 @@ def _decide(problem: AllocationProblem, form: NormalForm, limits: _Limits) -> tu
     objective = form.objective(best)
     if objective <= (least := sum(float(damage[-1]) for damage in form.damage)):
         return best, least, 0
+    if (choice := best_of_all(form, lambda choice: problem.holds(form.kept(choice).tolist()))) is not None:
+        return choice, form.objective(choice), 0
     lower, grid, rounded = _tighten(form, objective, limits)
     if rounded is not None and form.objective(rounded) < objective:
         best, objective = rounded, form.objective(rounded)
@@ -201,8 +205,7 @@ def _solve(
         used += solved.nodes
         bound = max(bound, solved.bound * scale) if bound == -np.inf else bound
         choice = built.choice(solved.x)
-        kept = form.kept(choice).tolist()
-        if all(budget.cost(kept) <= budget.limit for budget in problem.budgets):
+        if problem.holds(form.kept(choice).tolist()):
             return choice, bound, used
         excess = np.maximum(0, form.usage(choice) - 1)
         upper = program.row_upper.copy()

@@ -165,6 +165,10 @@ class AllocationProblem:
                 break
         return tuple(kept)
 
+    def holds(self, kept: Sequence[int]) -> bool:
+        """Whether widths, one a group, meet every budget exactly."""
+        return all(budget.cost(kept) <= budget.limit for budget in self.budgets)
+
     def _excess(self, kept: Sequence[int]) -> float:
         """By how much widths miss the budgets: shares of the limits, summed; 0 where all hold."""
         costs = [(budget, budget.cost(kept)) for budget in self.budgets]

@@ -8,7 +8,7 @@ from onnxprune.api.comparison import Comparison
 from onnxprune.calibration.inputs import is_made_up, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
-from onnxprune.core.clock import Progress
+from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.engine import Engine, Provider
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
@@ -20,7 +20,7 @@ from onnxprune.report.progress import followed
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on, require_provider
 from onnxprune.runtime.room import require_room, require_room_of
-from onnxprune.runtime.timing import Latency, time_models, time_pair
+from onnxprune.runtime.timing import MOST_S, Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
 
@@ -83,12 +83,19 @@ def validate(
     require_room_of(first, analysed.graph, analysed.facts, batch)
     measured = None
     with followed(progress) as told:
-        told("compare", 0, 0)
-        metrics = compare(first, second, rows, config=outputs, engine=engine)
+        clock = Clock(told)
+        with clock.stage("compare"):
+            metrics = compare(first, second, rows, config=outputs, engine=engine)
         if time:
-            told("time", 0, 0)
             feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
-            measured = time_pair(first, second, engine=Engine(latency.threads, engine.provider), feeds=feeds)
+            with clock.stage("time"):
+                measured = time_pair(
+                    first,
+                    second,
+                    engine=Engine(latency.threads, engine.provider),
+                    seconds=min(MOST_S, clock.seconds["compare"]),
+                    feeds=feeds,
+                )
     warnings = told_all((*slow_result(measured), *heavy_losses(metrics)))
     log_result(warnings, ())
     return Comparison(

@@ -3,11 +3,10 @@
 from concurrent.futures import Executor
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
 from onnxprune.api.result import PruneResult
-from onnxprune.api.sweep_result import SweepResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.options import check
@@ -15,12 +14,13 @@ from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.sizes import shape_texts
 from onnxprune.importance import named
 from onnxprune.pipeline import prune as one
-from onnxprune.pipeline import sweep as many
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Source
-from onnxprune.pipeline.sweep import SweepPoint
 from onnxprune.report.log import log_result
 from onnxprune.report.progress import followed
+
+if TYPE_CHECKING:
+    from onnxprune.api.sweep_result import SweepResult
 
 
 @speaks_of_arguments
@@ -100,7 +100,7 @@ def sweep(
     preprocess: PreprocessConfig | None = None,
     executor: Executor | None = None,
     progress: Progress | bool | None = None,
-) -> SweepResult:
+) -> "SweepResult":
     """Prune a model to several budgets, with a single scoring pass.
 
     Args:
@@ -125,6 +125,9 @@ def sweep(
         print(swept.summary())
         ```
     """
+    from onnxprune.api.sweep_result import SweepResult
+    from onnxprune.pipeline import sweep as many
+
     points, config = points or SweepConfig(), _with_scorer(with_options(config or PruneConfig(), {}))
     check(points)
     with followed(progress) as told:
@@ -141,7 +144,7 @@ def sweep(
     for point in swept.points:
         log_result((f"{point.target}: {warning}" for warning in told_all(point.result.warnings)), ())
     points_held = tuple(
-        SweepPoint(**{**_fields(point), "result": PruneResult.of(_told(point.result))}) for point in swept.points
+        many.SweepPoint(**{**_fields(point), "result": PruneResult.of(_told(point.result))}) for point in swept.points
     )
     return SweepResult(**{**_fields(swept), "points": points_held})
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from onnxprune.cli.command import command_began, complain, typer_function
-from onnxprune.cli.commands import commands
+from onnxprune.cli.commands import COMMANDS, commands
 from onnxprune.cli.terminal import discard_stdout, open_descriptors
 from onnxprune.version import __version__
 
@@ -23,8 +23,8 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
     """The command-line application.
 
     Args:
-        arguments: what it will be called with, where that is known: then only the command that they name has its
-            options, which take time to make.
+        arguments: what it will be called with, where that is known: then it has only the command that they name, and
+            no command has its options where they name none; these take time to make.
     """
     app = typer.Typer(
         name="onnxprune",
@@ -44,8 +44,9 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
     ) -> None:
         del version
 
-    for name, item in commands().items():
-        if arguments is None or name in arguments[:1]:
+    called = [name for name in COMMANDS if name in (arguments or ())[:1]]
+    for name, item in commands(called or COMMANDS).items():
+        if arguments is None or called:
             app.command(name)(typer_function(item))
         else:
             app.command(name, help=item.function.__doc__)(_without_options)

@@ -239,7 +239,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if item is float and isinstance(value, str):
-            value = [part for part in value.split(",") if part.strip()]
+            text, value = value, value.split(",") if value.strip() else []
+            if not all(part.strip() for part in value):
+                raise InputError(f"{where}: {text!r} lacks a number beside a comma; write A,B,C")
         rows = value if isinstance(value, list) else [value]
         return tuple(_convert(row, item, where) for row in rows)
     members = _members(hint)

@@ -57,11 +57,13 @@ def prune(
     outputs = _outputs(files, model, given.file)
     plan = None if files.plan is None else PrunePlan.read(files.plan)
 
-    from onnxprune.api import prune as library
     from onnxprune.graph.load import load
 
     loaded, output = load(model), Path(files.output or "")
     outputs.guard([loaded], [files.data, files.eval, files.confirm])
+
+    from onnxprune.api import prune as library
+
     with terminal.progress() as progress:
         result = library.prune(
             loaded,
@@ -75,14 +77,13 @@ def prune(
         )
         written = result.save(output, outputs.protected(output), provenance=files.provenance)
 
-    from onnxprune.report.json_report import prune_report
-    from onnxprune.report.provenance import provenance
-    from onnxprune.report.terminal import prune_summary
-
     terminal.wrote(names_of(output, written), sum(path.stat().st_size for path in written))
     if files.plan_out is not None:
         terminal.file(files.plan_out, lambda: result.plan.to_json() + "\n")
     if files.json is not None or files.html is not None:
+        from onnxprune.report.json_report import prune_report
+        from onnxprune.report.provenance import provenance
+
         rows = {"data": files.data, "eval": files.eval, "confirm": files.confirm}
         origin = provenance(sys.argv[1:], model=model, output=output, **rows, plan=files.plan)
         terminal.report(files.json, lambda: prune_report(result, origin))
@@ -90,7 +91,10 @@ def prune(
             from onnxprune.report.html_report import html_report
 
             terminal.file(files.html, lambda: html_report(result, origin))
-    terminal.show(prune_summary(result))
+    if not terminal.quiet:
+        from onnxprune.report.terminal import prune_summary
+
+        terminal.show(prune_summary(result))
 
 
 def _outputs(files: PruneFiles, model: Path, config: Path | None) -> Outputs:

@@ -46,6 +46,7 @@ class ValidateConfig:
     )
     images: int | None = option(None, "Rows used at most [default: all].", minimum=1)
     seed: int = option(0, "Seed of the choice of rows.", minimum=0, shared="seed")
+    time: bool = option(True, "Measure the other model's time beside the original's in onnxruntime.")
     threads: int = option(
         0,
         "Threads for onnxruntime, but where time is measured; 0 takes all cores.",
@@ -99,6 +100,7 @@ def validate(
             shapes=shapes,
             threads=config.threads,
             provider=given.get(ProviderConfig).provider,
+            time=config.time,
             latency=given.get(LatencyConfig),
             progress=progress,
         )

@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from onnxprune.core.files import open_to_read
 from onnxprune.core.memory import require
 
 _MAGIC = b"\x93NUMPY"
@@ -68,7 +69,7 @@ def is_archive(path: Path) -> bool:
         DamagedError: it is neither that nor an `.npy` file.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DamagedError("it is no plain file")
             start = file.read(len(_MAGIC))

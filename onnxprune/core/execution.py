@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
@@ -101,8 +102,60 @@ def open_executor(spec: str, workers: int = 0, *, large: bool = False) -> Iterat
         raise InputError(f"--executor {spec!r} is unknown; use auto, serial, processes or dask://HOST:PORT")
 
 
+class _Workers:
+    """Worker processes that stay for the tasks that follow; after an error the next tasks get new ones."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._pools: dict[int, Executor] = {}
+
+    @contextmanager
+    def pool(self, count: int) -> Iterator[Executor]:
+        """Context of tasks in so many of them."""
+        if count not in self._pools:
+            self._pools[count] = self._stack.enter_context(_started(count))
+        try:
+            yield self._pools[count]
+        except BaseException as error:
+            self.end(error)
+            raise
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End all of them; at once where an error is the reason."""
+        self._pools.clear()
+        with self._stack.pop_all() as stack:
+            if error is not None:
+                stack.__exit__(type(error), error, error.__traceback__)
+
+
+_KEPT: ContextVar[_Workers | None] = ContextVar("_KEPT", default=None)
+
+
+@contextmanager
+def workers_kept() -> Iterator[None]:
+    """Context in which worker processes, which take most of a second to start, stay from one use to the next."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    workers = _Workers()
+    token = _KEPT.set(workers)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        workers.end()
+
+
 @contextmanager
 def _processes(count: int) -> Iterator[Executor]:
+    """Worker processes for the tasks of a block."""
+    kept = _KEPT.get()
+    with _started(count) if kept is None else kept.pool(count) as pool:
+        yield pool
+
+
+@contextmanager
+def _started(count: int) -> Iterator[Executor]:
     """Worker processes that end with the block or with this process, however it ends."""
     context = get_context("spawn")
     held, line = context.Pipe(duplex=False)

@@ -1,4 +1,4 @@
-"""Writes output files completely or not at all; devices and pipes are written to directly.
+"""Writes output files completely or not at all; devices and pipes are written to directly. Reads files and pipes.
 
 A link is followed to the file that it names, and stays. What is neither a plain file, a pipe, a character device nor an
 open descriptor is refused.
@@ -16,12 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
+from time import monotonic, sleep
+from typing import BinaryIO
 
 from onnxprune.core.errors import InputError
 
 _MOST_LINKS = 40
 _DESCRIPTOR_FOLDER = re.compile(r"/proc/(?P<process>self|thread-self|[0-9]+)(/task/[0-9]+)?/fd")
 _TRIES = 100
+_PATIENCE_S = 5.0  # for somebody to write into a pipe that is read
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOENT)
 
 
@@ -169,11 +172,39 @@ def read_text(path: Path, most: int) -> str:
         OSError: it cannot be read.
         ValueError: it is no UTF-8 text, or more than `most` bytes.
     """
-    with path.open("rb") as file:
-        data = file.read(most + 1)
+    with open_to_read(path) as file:
+        data = read_up_to(file, most + 1)
     if len(data) > most:
         raise ValueError(f"it is larger than {most} bytes")
     return data.decode("utf-8")
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file or pipe. A pipe opens at once too, before somebody writes into it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # The flag changes nothing for plain files.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def read_up_to(file: BinaryIO, most: int) -> bytes:
+    """Read at most so many bytes of what `open_to_read` opened; a pipe is waited for, unless nobody writes into it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    start = b""
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+        until = monotonic() + _PATIENCE_S
+        with suppress(BlockingIOError):  # a writer is there, who has yet to write
+            while not (start := os.read(file.fileno(), 1)):
+                if monotonic() > until:
+                    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe, and nobody writes into it")
+                sleep(0.02)
+        os.set_blocking(file.fileno(), True)
+    return start + file.read(most - len(start))
 
 
 def same_file(first: Path, second: Path) -> bool:

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def installed(group: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     Importing raises InputError where the package is broken.
     """
-    from importlib.metadata import entry_points  # takes as long to import as all else that the help needs
-
-    for point in entry_points(group=group):
+    for point in _entry_points().select(group=group):
 
         def load(point: Any = point) -> Any:
             try:
@@ -50,6 +49,14 @@ def installed(group: str) -> Iterator[tuple[str, Callable[[], Any]]]:
                 raise InputError(f"{group}: {point.name!r} cannot be imported ({told(error)})") from error
 
         yield point.name, load
+
+
+@cache
+def _entry_points() -> Any:
+    """What all installed packages offer, read once."""
+    from importlib.metadata import entry_points  # takes as long to import as all else that the help needs
+
+    return entry_points()
 
 
 def tell_workers(function: Callable[[Any], None], value: Any) -> None:

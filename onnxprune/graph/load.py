@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.files import open_to_read, read_up_to
 from onnxprune.core.text import first_line
 from onnxprune.graph.declared import corrected, dense, in_order, with_maps_told
 from onnxprune.graph.external import DataFolder
@@ -76,11 +77,11 @@ def _read(path: Path) -> bytes:
         InputError: it is missing, empty, larger than any ONNX file, or no file.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             about = os.fstat(file.fileno())
             if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
                 raise InputError(f"{path} is a device; give an .onnx file")
-            data = file.read(_LARGEST_FILE + 1) if about.st_size <= _LARGEST_FILE else None
+            data = read_up_to(file, _LARGEST_FILE + 1) if about.st_size <= _LARGEST_FILE else None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give an .onnx file") from None
     except FileNotFoundError:

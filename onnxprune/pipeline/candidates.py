@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget
@@ -14,9 +15,11 @@ from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
-from onnxprune.latency.search import NOISE, LatencySearch
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.trials import Loss
+
+if TYPE_CHECKING:
+    from onnxprune.latency.search import LatencySearch
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class Candidates:
 
     shared: bool = False
     judged: dict[bytes, tuple[Decision, Loss]] = field(default_factory=dict)
-    search: LatencySearch | None = None
+    search: "LatencySearch | None" = None
 
     def add(self, decisions: Sequence[Decision], losses: Sequence[Loss]) -> None:
         """Keep decisions with their losses."""
@@ -68,6 +71,8 @@ class Limits:
             return False
         if self.goal is None:
             return True
+        from onnxprune.latency.search import NOISE
+
         return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
 
 
@@ -114,6 +119,7 @@ def solver_for(
     if by_kind[True]:
         search = candidates.search
         if search is None:
+            from onnxprune.latency.search import LatencySearch
             from onnxprune.latency.target import timed
 
             whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)

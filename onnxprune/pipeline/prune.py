@@ -10,6 +10,7 @@ from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.errors import InputError
+from onnxprune.core.execution import workers_kept
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
@@ -52,13 +53,14 @@ def prune(
         decision = without_loss(prepared.analysis, prepared.lossless.removed, widths)
         plan = make_plan(prepared.analysis, decision.removed, "lossless", None, decision.rule)
     elif plan is None:
-        with clock.stage("score"):
-            scores = score(prepared, config, executor, progress)
-        if config.is_searched:
-            assert rows.on is not None  # checked above
-            decision, smaller = smallest(prepared, scores, rows.on, config, clock, progress, executor)
-        else:
-            decision = decide(prepared, scores, config, clock, progress, executor)
+        with workers_kept():
+            with clock.stage("score"):
+                scores = score(prepared, config, executor, progress)
+            if config.is_searched:
+                assert rows.on is not None  # checked above
+                decision, smaller = smallest(prepared, scores, rows.on, config, clock, progress, executor)
+            else:
+                decision = decide(prepared, scores, config, clock, progress, executor)
         plan = make_plan(prepared.analysis, decision.removed, config.importance, scores, decision.rule)
     else:
         decision = _as_planned(prepared, plan, config)

@@ -15,6 +15,7 @@ from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.execution import workers_kept
 from onnxprune.core.results import InputSize, MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
@@ -142,24 +143,25 @@ def sweep(
             given = load_data(evaluation, prepared.model, preprocess)
             check_same_scale(prepared.data, given)
     measured = rows_to_measure(prepared, given, replace(config, max_drop=None, lossless=False))
-    with clock.stage("score"):
-        scores = score(prepared, replace(config, targets=targets), executor, progress)
     candidates = Candidates(shared=True)
     results: list[tuple[Target, PruneOutcome]] = []
     missed: dict[str, str] = {}
-    # The smallest budget first: a larger one may then take what was made for it, where that lost less.
-    for number, target in enumerate(reversed(targets)):
-        progress("points", number, len(targets))
-        try:
-            result = _at(target, prepared, scores, measured, config, progress, executor, candidates)
-        except BudgetError as error:
-            missed[str(target)] = str(error)
-            continue
-        same = next((other for other, found in results if found.plan.removed == result.plan.removed), None)
-        if same is None:
-            results.insert(0, (target, result))
-        else:
-            missed[str(target)] = f"the same model as {same}, which stands for both"
+    with workers_kept():
+        with clock.stage("score"):
+            scores = score(prepared, replace(config, targets=targets), executor, progress)
+        # The smallest budget first: a larger one may then take what was made for it, where that lost less.
+        for number, target in enumerate(reversed(targets)):
+            progress("points", number, len(targets))
+            try:
+                result = _at(target, prepared, scores, measured, config, progress, executor, candidates)
+            except BudgetError as error:
+                missed[str(target)] = str(error)
+                continue
+            same = next((other for other, found in results if found.plan.removed == result.plan.removed), None)
+            if same is None:
+                results.insert(0, (target, result))
+            else:
+                missed[str(target)] = f"the same model as {same}, which stands for both"
     missed = dict(reversed(missed.items()))
     progress("points", len(targets), len(targets))
     if not results:

@@ -2,12 +2,15 @@
 
 from itertools import pairwise
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from onnxprune.core.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _TOLERANCE = 1e-7  # largest violation of a row that is left
 _ROWS = 150  # most violated rows given to the solver at a time
@@ -46,7 +49,7 @@ class GrowingProgram:
         """Whether the time limit has passed."""
         return self._deadline is not None and perf_counter() >= self._deadline
 
-    def add(self, rows: csr_array, lower: np.ndarray, upper: np.ndarray) -> None:
+    def add(self, rows: "csr_array", lower: np.ndarray, upper: np.ndarray) -> None:
         """Add constraints that are not part of the program (cuts)."""
         if rows.shape[0] == 0:
             return

@@ -1,9 +1,12 @@
 """A linear program as data. Stages build it; drivers (`scip`, `simplex`, `highs`) solve it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class LinearProgram:
     """
 
     c: np.ndarray
-    A: csr_array
+    A: "csr_array"
     row_lower: np.ndarray
     row_upper: np.ndarray
     column_lower: np.ndarray

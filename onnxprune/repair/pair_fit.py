@@ -15,12 +15,13 @@ where held-out rows agree. No labels, no pass through the rest of the network.
 """
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import to_matrix
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
-from onnxprune.repair.ridge import Correction
+from onnxprune.repair.ridge import Correction, residual
 
 _STEPS = 400  # with few calibration rows; with more of them more are worth their time
 _MOST_STEPS = 800
@@ -49,6 +50,7 @@ class PairLoss:
 
     def __init__(self, pair: Pair, weights: tuple[np.ndarray, np.ndarray], kind: np.dtype) -> None:
         self._pair = pair
+        self._readers: np.ndarray | None = None  # of each value by place of the kernel, see `_gathered`
         self._slopes = pair.producer.slope.astype(kind), pair.consumer.slope.astype(kind)
         first, second = to_matrix(pair.producer.layer, weights[0]), to_matrix(pair.consumer.layer, weights[1])[0]
         width = first.shape[0] * first.shape[2]
@@ -86,9 +88,10 @@ class PairLoss:
         back = rest * (self._slopes[1] * rest.dtype.type(-2.0 / rest.size))
         kernel = self._kernel + corrections[2]
         spread = (back @ kernel.reshape(-1, kernel.shape[2]).T).reshape(len(made), *rows.reads.shape, made.shape[2])
-        d_made = np.zeros_like(made)
-        for place in range(rows.reads.shape[1]):
-            d_made[:, rows.reads[:, place]] += spread[:, :, place]  # all different
+        if rows.reads.size == 1:  # a dense layer
+            d_made = spread.reshape(made.shape)
+        else:
+            d_made = self._gathered(spread.reshape(len(made), -1, made.shape[2]), rows.reads, made.shape[1])
         d_made *= ((made > low) & (made < high) & rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
         d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
@@ -103,15 +106,33 @@ class PairLoss:
         whole = self._kernel + kernel
         columns = self._columns(made, rows)
         product = columns @ whole.reshape(-1, whole.shape[2]) + shift
-        fit = rows.outputs(self._pair)
-        return made, columns, fit.residual(fit.current + product * self._slopes[1])
+        value = rows.current.reshape(product.shape) + product * self._slopes[1]
+        return made, columns, residual(rows.target.reshape(product.shape), value, self._pair.consumer.bounds)
 
     def _columns(self, made: np.ndarray, rows: PairFit) -> np.ndarray:
         """`(T S, kernel C)` inputs that the consumer's weight multiplies."""
         low, high = self._pair.producer.bounds
         seen = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
         seen = seen if rows.inside.all() else seen * rows.inside[..., None]
-        return np.asarray(seen[:, rows.reads].reshape(-1, rows.reads.shape[1] * made.shape[2]))
+        seen = seen if rows.reads.size == 1 else seen.take(rows.reads, axis=1)
+        return np.asarray(seen.reshape(-1, rows.reads.shape[1] * made.shape[2]))
+
+    def _gathered(self, spread: np.ndarray, reads: np.ndarray, values: int) -> np.ndarray:
+        """`(T, Q, C)` sums over what read each of the Q values, from `(T, S kernel, C)`.
+
+        Gathering is several times as fast as adding each place of the kernel to where it was read. What reads a value
+        at no output takes the zeros behind the last one.
+        """
+        if self._readers is None:
+            outputs, kernel = reads.shape
+            self._readers = np.full((kernel, values), outputs * kernel)
+            for place in range(kernel):
+                self._readers[place, reads[:, place]] = np.arange(outputs) * kernel + place
+        ended = np.concatenate([spread, np.zeros_like(spread[:, :1])], axis=1)
+        total = ended.take(self._readers[0], axis=1)
+        for readers in self._readers[1:]:
+            total += ended.take(readers, axis=1)
+        return np.asarray(total)
 
 
 def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -204,9 +225,14 @@ def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:
 def _adam(
     loss: PairLoss, rows: PairFit, rates: tuple[float, ...], steps: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    corrections = loss.zeros()
-    means, squares = loss.zeros(), loss.zeros()
     kind = rows.made.dtype.type
+    sizes = [prod(shape) for shape in loss.shapes]
+    # One array of all corrections: a step is then a dozen operations of numpy, however small they are.
+    flat, means, squares, change = np.zeros((4, sum(sizes)), kind)
+    ends = np.cumsum(sizes)
+    spans = zip(ends - sizes, ends, loss.shapes, strict=True)
+    corrections = [flat[start:end].reshape(shape) for start, end, shape in spans]
+    relative = np.repeat(np.asarray(rates, np.float64), sizes)
     size = max(1, _ROWS // len(rows.reads))
     order, start = generator.permutation(len(rows.made)), 0
     for step in range(steps):
@@ -215,11 +241,12 @@ def _adam(
         gradients = loss.gradient(rows.part(order[start : start + size]), corrections)
         start += size
         rate = _RATE * 0.5 * (1 + np.cos(np.pi * step / steps))
-        for at, gradient in enumerate(gradients):
-            means[at] += kind(1 - _DECAYS[0]) * (gradient - means[at])
-            squares[at] += kind(1 - _DECAYS[1]) * (np.square(gradient) - squares[at])
-            ahead = means[at] / kind(1 - _DECAYS[0] ** (step + 1))
-            root = np.sqrt(squares[at] / kind(1 - _DECAYS[1] ** (step + 1)))
-            change = np.divide(ahead, root, out=np.zeros_like(ahead), where=root > 0)
-            corrections[at] -= kind(rate * rates[at]) * change
+        gradient = np.concatenate([part.ravel() for part in gradients])
+        means += kind(1 - _DECAYS[0]) * (gradient - means)
+        squares += kind(1 - _DECAYS[1]) * (np.square(gradient) - squares)
+        root = np.sqrt(squares / kind(1 - _DECAYS[1] ** (step + 1)))
+        np.divide(means / kind(1 - _DECAYS[0] ** (step + 1)), root, out=change, where=root > 0)
+        change *= (rate * relative).astype(kind)
+        flat -= change
+        change.fill(0)
     return corrections

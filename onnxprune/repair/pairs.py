@@ -12,7 +12,6 @@ import numpy as np
 
 from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, drawn, input_rows, output_rows
 from onnxprune.graph.nodes import Graph
-from onnxprune.repair.ridge import Fit
 from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Layer
 
@@ -63,28 +62,12 @@ class PairFit:
     target: np.ndarray
 
     def part(self, tiles: slice | np.ndarray) -> "PairFit":
-        """A selection of the tiles."""
-        return PairFit(
-            self.inputs[tiles],
-            self.made[tiles],
-            self.inside[tiles],
-            self.reads,
-            self.current[tiles],
-            self.target[tiles],
+        """A selection of the tiles (a slice shares the memory)."""
+        made, inside, current, target, inputs = (
+            array[tiles] if isinstance(tiles, slice) else array.take(tiles, axis=0)
+            for array in (self.made, self.inside, self.current, self.target, self.inputs)
         )
-
-    def outputs(self, pair: Pair) -> Fit:
-        """The consumer's values as a `Fit` of `T S` rows without inputs."""
-        point = pair.consumer
-        width = self.target.shape[-1]
-        return Fit(
-            np.zeros((1, 0, 0), np.float32),
-            self.current.reshape(-1, width),
-            self.target.reshape(-1, width),
-            point.slope,
-            point.bounds,
-            has_bias=point.bias is not None,
-        )
+        return PairFit(inputs, made, inside, self.reads, current, target)
 
 
 def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:

@@ -17,6 +17,7 @@ import numpy as np
 _BATCHED = 64  # columns up to which matrices are inverted together
 _PIECE = 2048  # rows worked on at a time, at most
 _PIECE_ELEMENTS = 1 << 22
+_HELD_BYTES = 1 << 26  # of centred columns that are kept while a layer is fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,21 @@ class Fit:
 
     def residual(self, value: np.ndarray) -> np.ndarray:
         """`(R, C)` wanted minus given value, 0 where an activation maps both to the same bound."""
-        low, high = self.bounds
-        wanted = self.target
-        if low > -np.inf:
-            wanted = np.where(wanted <= low, np.minimum(value, low), wanted)
-        if high < np.inf:
-            wanted = np.where(wanted >= high, np.maximum(value, high), wanted)
-        return np.asarray(wanted - value)
+        return residual(self.target, value, self.bounds)
+
+
+def residual(target: np.ndarray, value: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Wanted minus given value, 0 where both are beyond the same bound."""
+    # Without `np.where`, which takes many times as long on values of either kind in no order.
+    low, high = bounds
+    if low == -np.inf and high == np.inf:
+        return np.asarray(target - value)
+    rest = np.clip(target, low, high) - value
+    if low > -np.inf:
+        rest -= np.maximum(rest, 0.0) * (target <= low)
+    if high < np.inf:
+        rest -= np.minimum(rest, 0.0) * (target >= high)
+    return np.asarray(rest)
 
 
 class FitRows:
@@ -125,11 +134,14 @@ class Solver:
         groups, rows, width = fit.columns.shape
         self._mean = fit.columns.mean(axis=1, dtype=np.float64) if fit.has_bias else np.zeros((groups, width))
         self._dual = width > rows
+        self._held: list[np.ndarray] | None = None
         if self._dual:
             whole = self._centred(fit).transpose(0, 2, 1)
             self._gram = _gram((whole[:, at : at + _PIECE] for at in range(0, width, _PIECE)), rows)
         else:
-            self._gram = _gram((self._centred(part) for part in fit.pieces()), width)
+            if fit.columns.nbytes <= _HELD_BYTES:
+                self._held = [self._centred(part) for part in fit.pieces()]
+            self._gram = _gram((columns for _, columns in self._pieces()), width)
         energy = np.trace(self._gram, axis1=1, axis2=2) / width
         self._scale = np.maximum(energy, 1e-30)
         self._inverse: object = None
@@ -137,6 +149,11 @@ class Solver:
     def _centred(self, part: Fit) -> np.ndarray:
         """`(groups, R, K)` columns minus their mean over all rows."""
         return part.columns - self._mean[:, None].astype(part.columns.dtype) if part.has_bias else part.columns
+
+    def _pieces(self) -> Iterator[tuple[Fit, np.ndarray]]:
+        """The rows in pieces, with their centred columns: made anew each time where they are many."""
+        held = map(self._centred, self._fit.pieces()) if self._held is None else self._held
+        return zip(self._fit.pieces(), held, strict=True)
 
     def prepare(self, ridge: float) -> bool:
         """Factorise the matrix for one ridge; False where the ridge is too small for the arithmetic."""
@@ -165,16 +182,17 @@ class Solver:
         total = np.zeros(len(slope))
         right: list[np.ndarray] = []
         products = np.zeros((groups, width, len(slope) // groups))
-        for part in fit.pieces():
+        pieces = ((part, None) for part in fit.pieces()) if self._dual else self._pieces()
+        for part, columns in pieces:
             values = wanted(part)
             values = values / divisor.astype(values.dtype)
             total += values.sum(axis=0, dtype=np.float64)
             grouped = values.reshape(len(values), groups, -1).transpose(1, 0, 2)
-            if self._dual:
+            if columns is None:
                 right.append(grouped)
             else:
                 # Centred columns sum to 0: the mean of the values does not matter here.
-                products += np.matmul(self._centred(part).transpose(0, 2, 1), grouped)
+                products += np.matmul(columns.transpose(0, 2, 1), grouped)
         mean = total / rows if fit.has_bias else np.zeros(len(slope))
         return (np.concatenate(right, axis=1) - mean.reshape(groups, 1, -1) if self._dual else products), mean
 

@@ -12,7 +12,6 @@ from onnxprune.core.costs import MACS_CONVENTION
 from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.core.targets import Target
 from onnxprune.pipeline.outcome import PruneOutcome
-from onnxprune.report.inspection import Inspection
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.verdict import verdict, verdict_of
 from onnxprune.version import __version__
@@ -20,6 +19,7 @@ from onnxprune.version import __version__
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
     from onnxprune.evaluation.comparison import Comparison
+    from onnxprune.report.inspection import Inspection
     from onnxprune.runtime.timing import Latency
     from onnxprune.training.result import FinetuneResult
 
@@ -120,7 +120,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def inspect_report(inspected: Inspection, origin: Provenance | None = None) -> dict[str, Any]:
+def inspect_report(inspected: "Inspection", origin: Provenance | None = None) -> dict[str, Any]:
     """The report of `inspect`: `before` are the model's costs, `floor` those with one unit left in each group."""
     return head("inspect", inspected.model, origin) | {
         "before": plain(inspected.costs),

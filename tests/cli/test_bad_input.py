@@ -1,6 +1,10 @@
 """Bad input: one clear line that says what to do, the right exit code, no traceback, no output file."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, lenet: Path) -> Path:
     (made / "unknown.toml").write_text("round_to = 8\n")
     (made / "broken.toml").write_text("round-to = \n")
     (made / "type.toml").write_text('images = "many"\n')
+    os.mkfifo(made / "pipe")
     return made
 
 
@@ -37,6 +42,7 @@ CASES = {
     "truncated file": (("cut.onnx", *MAGNITUDE), 2, "cut off"),
     "not ONNX": (("text.onnx", *MAGNITUDE), 2, "not an ONNX file"),
     "a folder": ((".", *MAGNITUDE), 2, "is a folder"),
+    "a pipe that nobody writes into": (("pipe", *MAGNITUDE), 2, "nobody writes into it"),
     "no data": (("good.onnx", *ACTIVATION), 2, "give --data"),
     "missing data": (("good.onnx", *ACTIVATION, "--data", "no.npz"), 2, "no.npz does not exist"),
     "data of the wrong shape": (("good.onnx", *ACTIVATION, "--data", "shape.npz"), 2, "[4, 1, 28, 27] does not fit"),
@@ -50,12 +56,14 @@ CASES = {
     "no target": (("good.onnx", "--importance", "magnitude"), 2, "--target"),
     "unknown importance": (("good.onnx", "--importance", "guess", "--target", "macs=0.5"), 2, "use one of"),
     "not a number": (("good.onnx", *MAGNITUDE, "--images", "x"), 2, "--images: 'x' is not a whole number"),
+    "a number left out": (("good.onnx", *MAGNITUDE, "--mean", "1,,2"), 2, "--mean: '1,,2' lacks a number"),
     "too small a number": (("good.onnx", *MAGNITUDE, "--round-to", "0"), 2, "use 1 or more"),
     "a plan that is none": (("good.onnx", "--plan", "plan.json"), 2, "not a pruning plan"),
     "another graph's plan": (("good.onnx", "--plan", "other_plan.json"), 2, "made for another graph"),
     "unknown TOML key": (("good.onnx", *MAGNITUDE, "--config", "unknown.toml"), 2, "did you mean 'round-to'"),
     "broken TOML": (("good.onnx", *MAGNITUDE, "--config", "broken.toml"), 2, "not a TOML file"),
     "wrong type in TOML": (("good.onnx", *MAGNITUDE, "--config", "type.toml"), 2, "is not a whole number"),
+    "a pipe in place of a plan": (("good.onnx", "--plan", "pipe"), 2, "nobody writes into it"),
     "missing TOML": (("good.onnx", *MAGNITUDE, "--config", "no.toml"), 2, "cannot be read"),
 }
 
@@ -71,6 +79,15 @@ def test_bad_input_is_one_clear_line(run, folder: Path, name: str) -> None:
     assert message in lines[0]
     assert done.stdout == ""
     assert not (folder / "out.onnx").exists()
+
+
+def test_a_pipe_is_read_though_its_writer_comes_late(run, lenet: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    late = "import sys, time; time.sleep(1); open(sys.argv[2], 'wb').write(open(sys.argv[1], 'rb').read())"
+    with subprocess.Popen([sys.executable, "-c", late, lenet, tmp_path / "pipe"]):
+        done = run("inspect", tmp_path / "pipe", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["before"]["macs"] == 416520
 
 
 OUTPUTS = {

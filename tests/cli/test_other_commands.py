@@ -48,6 +48,15 @@ def test_validate_a_model_with_itself(run, schema, lenet: Path, digits: Path) ->
     assert report["metrics"]["agreement"] == {"before": 1.0, "after": 1.0}
     assert report["metrics"]["top1"]["before"] == report["metrics"]["top1"]["after"] > 0.9
     assert report["before"] == report["after"]
+    assert report["time"]["after_ms"] > 0
+
+
+def test_validate_leaves_out_the_time(run, schema, lenet: Path, digits: Path) -> None:
+    done = run("validate", lenet, lenet, "--data", digits, "--json", "-", "--images", 50, "--no-time")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, schema)
+    assert "time" not in report
 
 
 def test_validate_fails_below_the_floor(run, lenet: Path, digits: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
 from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
+from onnxprune.repair.ridge import residual
 from onnxprune.repair.sequential import corrected
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.fit_targets import fit_schedule
@@ -62,8 +63,7 @@ def weights_of(model: Model, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 def mean_square(pair: Pair, rows: PairFit) -> float:
     """Residual of the values that the rows have now."""
-    fit = rows.outputs(pair)
-    return float(np.square(fit.residual(fit.current)).mean())
+    return float(np.square(residual(rows.target, rows.current, pair.consumer.bounds)).mean())
 
 
 def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
