@@ -49,7 +49,7 @@ class Fitting:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class RowRoles:
     """The rows of a run and what they are for.
 
     Attributes:
@@ -107,7 +107,7 @@ class Split:
         judge, other = (_AGAIN, _CHOOSE) if again else (_CHOOSE, _AGAIN)
         return Fitting(self._of(_FIT, other), self.curves), self._of(judge)
 
-    def fewer(self, most: int) -> "Split":
+    def fewer(self, most: int) -> "RowRoles":
         """At most so many of the rows in `data`, but one of each role, evenly taken."""
         count = len(self.data)
         if most >= count:
@@ -118,7 +118,7 @@ class Split:
             if len(places := np.flatnonzero(self.roles == role))
         ]
         at = np.sort(np.concatenate(kept))
-        return Split(self.rows.take(at), self.roles[at])
+        return RowRoles(self.rows.take(at), self.roles[at])
 
     @property
     def _chooses(self) -> Dataset:
@@ -129,7 +129,7 @@ class Split:
         return self.rows.take(np.flatnonzero(np.isin(self.roles, roles)))
 
 
-def split_rows(data: Dataset, *, reports: bool = True, seed: int = 0) -> Split:
+def split_rows(data: Dataset, *, reports: bool = True, seed: int = 0) -> RowRoles:
     """Give each row its role, every role evenly along the rows: they may be sorted by class, or repeat themselves.
 
     Args:
@@ -141,7 +141,7 @@ def split_rows(data: Dataset, *, reports: bool = True, seed: int = 0) -> Split:
     generator = np.random.default_rng([seed, count])
     report, choose, curves = (max(1, count * share // 100) for share in _HUNDREDTHS.values())
     if count < _CHOOSING:
-        return Split(data, roles)
+        return RowRoles(data, roles)
     if count < _REPORTING:
         report, choose = 0, max(1, count * _BOTH // 100)
     elif not reports:
@@ -152,4 +152,4 @@ def split_rows(data: Dataset, *, reports: bool = True, seed: int = 0) -> Split:
         free = np.flatnonzero(roles == _FIT)
         edges = np.linspace(0, len(free), wanted + 1).astype(np.int64)
         roles[free[generator.integers(edges[:-1], edges[1:])]] = role
-    return Split(data, roles)
+    return RowRoles(data, roles)

@@ -16,6 +16,7 @@ from onnxprune.core.errors import ModelError
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 
 _MOST_NODES = 24  # between the inputs and what picks rows; behind more, a model computes what it looks up
@@ -48,35 +49,34 @@ def unused_rows(analysis: Analysis, data: Dataset, engine: Engine) -> list[Unuse
         engine: what picks run on.
     """
     used: dict[str, np.ndarray] = {}
-    for node, steps in _lookups(analysis):
-        table = analysis.value(node.input(0))
-        assert table is not None
-        read = used.setdefault(node.input(0), np.zeros(len(table), bool))
+    for table, picks, steps in _lookups(analysis):
+        value = analysis.value(table)
+        assert value is not None
+        read = used.setdefault(table, np.zeros(len(value), bool))
         try:
-            for picked in _picked(node.input(1), steps, analysis, data, engine):
-                read[picked % len(table)] = True
+            for picked in _picked(picks, steps, analysis, data, engine):
+                read[picked % len(value)] = True
         except ModelError:  # what picks cannot be run by itself
             read[:] = True
     found = []
     for name, read in used.items():
-        table, unused = analysis.value(name), int(np.count_nonzero(~read))
-        if table is not None and unused:
-            found.append(UnusedRows(name, len(table), unused, unused * prod(table.shape[1:])))
+        unused = int(np.count_nonzero(~read))
+        if unused:
+            found.append(UnusedRows(name, len(read), unused, unused * prod(analysis.shape(name)[1:])))
     return sorted(found, key=lambda entry: -entry.parameters)
 
 
-def _lookups(analysis: Analysis) -> Iterator[tuple[Node, list[Node]]]:
-    """The nodes that pick rows of a constant table, with the nodes between the inputs and what they pick by."""
+def _lookups(analysis: Analysis) -> Iterator[tuple[str, str, list[Node]]]:
+    """Constant tables, what picks their rows, and the nodes between the inputs and that."""
     layers, inputs = {layer.node for layer in analysis.layers}, {*analysis.graph.inputs}
     for node in analysis.graph.nodes:
-        if node.op_type != "Gather" or node.int("axis", 0) != 0 or analysis.value(node.input(1)) is not None:
-            continue
-        table = analysis.value(node.input(0))
-        if table is None or table.ndim != 2:
-            continue
-        steps = needed_nodes(analysis.graph.nodes, [node.input(1)], lambda name: name in inputs)
-        if len(steps) <= _MOST_NODES and not any(step.name in layers or step.captured for step in steps):
-            yield node, steps
+        for table, picks in handler_of(node.op_type).lookups(node):
+            value = analysis.value(node.input(table))
+            if value is None or value.ndim != 2 or analysis.value(node.input(picks)) is not None:
+                continue
+            steps = needed_nodes(analysis.graph.nodes, [node.input(picks)], lambda name: name in inputs)
+            if len(steps) <= _MOST_NODES and not any(step.name in layers or step.captured for step in steps):
+                yield node.input(table), node.input(picks), steps
 
 
 def _picked(tensor: str, steps: list[Node], analysis: Analysis, data: Dataset, engine: Engine) -> Iterator[np.ndarray]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.split import Split
+from onnxprune.calibration.split import RowRoles
 from onnxprune.config import OamipConfig, OutputConfig, RunOptions
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.scores import Scores
@@ -32,7 +32,7 @@ class ScoreContext:
     """
 
     analysis: Analysis
-    rows: Split | None
+    rows: RowRoles | None
     run: RunOptions
     executor: Executor
     progress: Progress = no_progress

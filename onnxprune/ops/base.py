@@ -224,6 +224,10 @@ class OpHandler(ABC):
         """
         return ()
 
+    def lookups(self, node: Node) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
+        """Positions of tables (of embeddings) whose rows the node picks, each with that of the numbers of the rows."""
+        return ()
+
     def scales(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of the inputs in which the node is affine (scale and shift) if all others are constant."""
         return ()

@@ -25,6 +25,10 @@ class EmbedLayerNormalization(OpHandler):
             for ids in labels.get(name):
                 labels.freeze_ids(ids, name, f"{node.op_type} normalises across these channels", node)
 
+    def lookups(self, node: Node) -> tuple[tuple[int, int], ...]:
+        """Words, and segments where there are any; positions are read in order."""
+        return ((2, 0), (4, 1)) if node.input(4) else ((2, 0),)
+
     def torch(self, node: Node) -> TorchRule:
         """In torch: the sum of rows, normalised; the lengths of masked rows; and the sum itself."""
         import torch

@@ -236,6 +236,10 @@ class Gather(OpHandler):
         """Picked by numpy."""
         return np.asarray(np.take(inputs[0], inputs[1], axis=node.int("axis", 0)))
 
+    def lookups(self, node: Node) -> tuple[tuple[int, int], ...]:
+        """Rows of the first input, where the node picks along its first axis."""
+        return ((0, 1),) if node.int("axis", 0) == 0 else ()
+
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Moves the values of the first input."""
         return (0,)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import overlap
-from onnxprune.calibration.split import Split, Used
+from onnxprune.calibration.split import RowRoles, Used
 from onnxprune.config import PruneConfig
 from onnxprune.core.results import RowUse
 from onnxprune.core.text import several
@@ -79,7 +79,7 @@ def rows_to_measure(
     return Measured(split.report, confirm, _use(split, split.report, used), told)
 
 
-def _shared(split: Split, evaluation: Dataset, config: PruneConfig) -> int:
+def _shared(split: RowRoles, evaluation: Dataset, config: PruneConfig) -> int:
     """How many calibration rows are among those that the user gave for figures; looked for where some may be."""
     likely = config.allow_overlap or {*split.rows.files} & {*evaluation.files}
     return overlap(split.rows, evaluation) if likely else 0
@@ -89,5 +89,5 @@ def _used(used: Used, *, chosen: bool) -> Used:
     return "chosen" if chosen and used == "unused" else used
 
 
-def _use(split: Split, on: Dataset, used: Used) -> RowUse:
+def _use(split: RowRoles, on: Dataset, used: Used) -> RowUse:
     return RowUse(len(split.fit), len(split.curves), len(split.last.choose), len(on), used)

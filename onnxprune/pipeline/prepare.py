@@ -13,7 +13,7 @@ from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import MADE_UP, is_made_up, load_data
-from onnxprune.calibration.split import Split, split_rows
+from onnxprune.calibration.split import RowRoles, split_rows
 from onnxprune.calibration.store import give_back_freed
 from onnxprune.config import PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
@@ -63,7 +63,7 @@ class Prepared:
     """
 
     analysis: Analysis
-    rows: Split | None
+    rows: RowRoles | None
     before: Costs
     lossless: Lossless
     sizes: tuple[InputSize, ...] = ()

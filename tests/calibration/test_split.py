@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.split import Split, split_rows
+from onnxprune.calibration.split import RowRoles, split_rows
 
 COUNTS = st.integers(1, 1500)
 SEEDS = st.integers(0, 9)
@@ -22,7 +22,7 @@ def numbers(data: Dataset) -> set[int]:
     return {*found}
 
 
-def distinct(split: Split) -> list[set[int]]:
+def distinct(split: RowRoles) -> list[set[int]]:
     """The rows of each role that has rows of its own."""
     sets = [numbers(data) for data in (split.fit, split.curves, split.last.choose, split.report)]
     return [one for number, one in enumerate(sets) if one not in sets[:number]]

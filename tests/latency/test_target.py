@@ -27,7 +27,7 @@ def test_the_budget_is_met_though_the_table_is_wrong(
     assert result.latency is not None
     assert result.latency.measured <= 0.91 * result.latency.before
     assert result.latency.predicted == pytest.approx(result.latency.measured, rel=0.15)
-    assert result.notes == ()
+    assert not [note for note in result.notes if not note.startswith("without data")]
 
 
 def test_widths_are_those_that_kernels_like(
