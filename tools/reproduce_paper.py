@@ -118,6 +118,7 @@ def by_the_paper(run: Run) -> PruneConfig:
         threshold=str(run.setting.threshold),
         round_to=1,
         repair=False,
+        time=False,
         seed=run.seed,
         threads=run.threads,
         oamip=OamipConfig(decoupled=run.setting.network == "vgg16"),
@@ -131,7 +132,7 @@ def repaired(run: Run) -> float:
     if not run.path("plan").exists():
         run.path("plan").write_text(prune(model, held_out, config=by_the_paper(run)).plan.to_json())
     plan = PrunePlan.from_json(run.path("plan").read_text())
-    config = PruneConfig(seed=run.seed, threads=run.threads)
+    config = PruneConfig(seed=run.seed, threads=run.threads, time=False)
     return prune(model, held_out, evaluation=test, plan=plan, config=config).metrics["top1"].after
 
 
@@ -157,7 +158,7 @@ def measure(run: Run) -> dict[str, float]:
     results["fine-tuned"] = evaluate(_trained(found.model, run, run.images, 1), test, engine=engine)["top1"]
     if run.others:
         whole = load(initial)
-        part = prune(whole, plan=found.plan, config=PruneConfig(repair=False)).model
+        part = prune(whole, plan=found.plan, config=PruneConfig(repair=False, time=False)).model
         for other in run.others:
             other_test = rows(other, "test", run.seed, whole)
             for name, start in ((f"to {other.name}", part), (f"whole to {other.name}", whole)):

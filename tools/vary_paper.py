@@ -68,12 +68,14 @@ class Bench:
     def config(self, oamip: OamipConfig, targets: tuple[Target, ...] = ()) -> PruneConfig:
         """The paper's scores without repair, by threshold where there is no budget."""
         threshold = None if targets else self.threshold
-        common = PruneConfig(importance="oamip", round_to=1, repair=False, threads=self.threads, oamip=oamip)
+        common = PruneConfig(
+            importance="oamip", round_to=1, repair=False, time=False, threads=self.threads, oamip=oamip
+        )
         return replace(common, threshold=threshold, targets=targets)
 
     def top1(self, plan: PrunePlan) -> float:
         """Accuracy after the removal that a plan asks for."""
-        config = PruneConfig(repair=False, threads=self.threads)
+        config = PruneConfig(repair=False, time=False, threads=self.threads)
         return evaluate(prune(self.model, plan=plan, config=config).model, self.test, engine=Engine(self.threads))[
             "top1"
         ]

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import ceil, isfinite, isnan, log2
 
+import numpy as np
+
 from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
@@ -227,8 +229,9 @@ class _Search:
             decision = decide(prepared, scores, config_at, self.clock, self.progress, self.executor, self.candidates)
         except BudgetError:
             return None
-        chosen = decision.removed.tobytes()
-        if chosen not in self.lost_by:
+        chosen, within = decision.removed.tobytes(), self.config.max_drop or 0.0
+        held = self.best is not None and np.array_equal(self.best[0].removed, decision.removed)
+        if chosen not in self.lost_by or (holds(self.lost_by[chosen], within) and not held):
             smaller = shrink(prepared, decision.removed, config_at, self.clock, self.progress)
             with self.clock.stage("evaluate"):
                 metrics = compare(
@@ -240,7 +243,7 @@ class _Search:
                     engine=self.config.engine,
                 )
             self.metric, self.lost_by[chosen] = main_loss(prepared.model.name, metrics)
-            if holds(self.lost_by[chosen], self.config.max_drop or 0.0):
+            if holds(self.lost_by[chosen], within):
                 self.best, self.untried = (decision, smaller), not scores.powers
         return self.lost_by[chosen]
 

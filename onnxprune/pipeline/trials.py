@@ -71,7 +71,7 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     split = prepared.rows
     if split is None or not split.has_trials or not config.repair:
         return False
-    return prepared.before.macs * len(split.data) <= _MOST_WORK
+    return prepared.before.macs * min(len(split.data), _JUDGED_WELL) <= _MOST_WORK
 
 
 def on_fewer_rows(prepared: Prepared) -> Prepared:

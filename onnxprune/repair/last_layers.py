@@ -163,6 +163,8 @@ def fit_scores(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The change of weights `(K, C)` and bias `(C,)` of the logits that does best on held-out rows; None for no change.
 
+    The best weights are sums of rows, so that with fewer rows than columns the fit is one of as many columns as rows.
+
     Args:
         kind: "probabilities" of each class alone, or "classes" of which one is right.
         rows: rows to fit.
@@ -171,9 +173,12 @@ def fit_scores(
     """
     from scipy.optimize import minimize
 
-    width, classes = rows.columns.shape[1], rows.now.shape[1]
     scale = np.sqrt(np.average(np.square(rows.columns, dtype=np.float64), axis=0, weights=rows.weights))
-    scaled = rows.columns / np.maximum(scale, 1e-12)
+    scaled, basis = rows.columns / np.maximum(scale, 1e-12), None
+    if len(scaled) < scaled.shape[1]:
+        basis, triangle = np.linalg.qr(scaled.T)
+        scaled = triangle.T
+    width, classes = scaled.shape[1], rows.now.shape[1]
     shapes = (width * classes, classes if has_bias else 0)
 
     def unpacked(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +198,7 @@ def fit_scores(
         with ONE_THREAD if scaled.size * classes < _SMALL else nullcontext():
             flat = minimize(objective, flat, args=(ridge,), jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x
         weight, bias = unpacked(flat)
-        weight = weight / np.maximum(scale, 1e-12)[:, None]
+        weight = (weight if basis is None else basis @ weight) / np.maximum(scale, 1e-12)[:, None]
         if kind == "classes":  # what all classes have in common changes nothing: leave it as it was
             weight, bias = weight - weight.mean(axis=1, keepdims=True), bias - bias.mean()
         reached = _loss(kind, held_out.now + held_out.columns @ weight + bias, held_out)[0]

@@ -1,5 +1,7 @@
 """Layers that scores are read from are refitted by the scores' own divergence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,3 +99,15 @@ def test_a_layer_behind_another_function_is_left_alone():
         h = MatMul (x, w)  t = Tanh (h)  y = Sigmoid (t) }"""
     analysis = analyse(load(example(text, {"w": (6, 3)})))
     assert last_layers(read_meaning(analysis), analysis) == []
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "classes"])
+def test_fewer_rows_than_columns_are_fitted_as_in_all_columns(kind):
+    """Columns of zeros make no row longer; with more of them than rows the fit is in the rows' own directions."""
+    fit, _ = rows(kind, 2, count=30, width=20)
+    wide = replace(fit, columns=np.pad(fit.columns, ((0, 0), (0, 30))))
+    weight, bias = fit_scores(kind, fit, fit, has_bias=True)
+    weight_wide, bias_wide = fit_scores(kind, wide, wide, has_bias=True)
+    np.testing.assert_allclose(weight_wide[:20], weight, atol=1e-3 * np.abs(weight).max())
+    np.testing.assert_allclose(bias_wide, bias, atol=1e-3 * np.abs(bias).max())
+    assert not weight_wide[20:].any()
