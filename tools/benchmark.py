@@ -42,7 +42,7 @@ PEER_TOOLS = ("onnxsim", "torch-pruning")
 OWN_METHODS = ("reconstruction", "magnitude, no repair")
 OURS = ("onnxprune", "onnxruntime", "onnx", "numpy", "pyscipopt")
 SCOPES = ("local", "global")
-MULTIPLES = (1, 8, 16)  # what Torch-Pruning rounds numbers of channels to where time counts
+MULTIPLES = (1, 8)  # what Torch-Pruning rounds numbers of channels to where time counts
 Row = dict[str, Any]
 
 
