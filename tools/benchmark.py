@@ -28,6 +28,7 @@ from typing import Any
 from benchmark_peers import document, processes
 from benchmark_peers.cases import CASES, Case
 from benchmark_peers.job import Job
+from benchmark_peers.methods import TIME, Method, methods_of
 
 TOOLS = Path(__file__).resolve().parent
 DOCS = TOOLS.parent / "docs"
@@ -37,13 +38,11 @@ PEERS = (
     ("torch==2.13.0",),
     ("onnxsim==0.8.1", "torch-pruning==1.6.1", "onnxruntime", "onnx-graphsurgeon", "scipy"),
 )
-METHODS = {
-    "onnxprune": ("reconstruction", "magnitude, no repair"),
-    "onnxsim": ("l2", "wanda", "wanda+refit"),
-    "torch-pruning": ("l1", "l2", "fpgm", "taylor"),
-}
+PEER_TOOLS = ("onnxsim", "torch-pruning")
+OWN_METHODS = ("reconstruction", "magnitude, no repair")
 OURS = ("onnxprune", "onnxruntime", "onnx", "numpy", "pyscipopt")
 SCOPES = ("local", "global")
+MULTIPLES = (1, 8)  # what Torch-Pruning rounds numbers of channels to where time counts
 Row = dict[str, Any]
 
 
@@ -81,8 +80,9 @@ class Bench:
             self._evaluator({"prepare": case.name, "corpus": str(self.corpus), "folder": str(folder)}, folder)
         rows = self._peers(case, folder)
         if "onnxprune" in self.tools:
-            pairs = [(target, method) for target in case.targets for method in METHODS["onnxprune"]]
-            rows += [self._ours(case, folder, target, method) for target, method in pairs]
+            for target in case.targets:
+                methods = OWN_METHODS[:1] if target.startswith(TIME) else OWN_METHODS
+                rows += [self._ours(case, folder, target, method) for method in methods]
         for row in rows:
             row["date"] = dt.datetime.now(tz=dt.UTC).date().isoformat()
             print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("file", "date")), flush=True)
@@ -99,48 +99,57 @@ class Bench:
         self.path.write_text(json.dumps(self.results, indent=1, sort_keys=True) + "\n")
 
     def _peers(self, case: Case, folder: Path) -> list[Row]:
-        """Each peer's methods at each budget: the better scope, run again alone to measure time and memory.
+        """Each peer's methods at each budget: the best scope and rounding, run again alone to measure time and memory.
 
-        The better one is that whose file is more accurate on the labelled calibration rows.
+        The best is that whose file is most accurate on the labelled calibration rows.
         """
-        jobs = []
-        for tool in self.tools:
-            if tool == "onnxprune" or (tool == "torch-pruning" and not case.torch):
+        tried: list[tuple[Method, list[Job]]] = []
+        for tool in PEER_TOOLS:
+            if tool not in self.tools or (tool == "torch-pruning" and not case.torch):
                 continue
             if self.peers is None:
                 raise SystemExit("give --peers-python, or --tools onnxprune")
-            triples = itertools.product(case.targets, METHODS[tool], SCOPES)
-            own = [self._job(case, folder, tool, *each) for each in triples]
-            ratios = processes.ask(self.peers, "benchmark_peers.worker", [asdict(job) for job in own], folder)
-            jobs += [replace(job, ratio=ratio) for job, ratio in zip(own, ratios, strict=True)]
+            pairs = [(t, m) for t in case.targets for m in methods_of(tool, t, normalised=case.normalised)]
+            asked = [(method, self._jobs(case, folder, target, method)) for target, method in pairs]
+            flat = [job for _, jobs in asked for job in jobs]
+            ratios = iter(processes.ask(self.peers, "benchmark_peers.worker", [asdict(job) for job in flat], folder))
+            tried += [(m, [replace(job, ratio=next(ratios)) for job in jobs]) for m, jobs in asked]
         request = {"measure": case.name, "folder": str(folder), "rows": "calibration", "full": False}
-        request["models"] = {job.output: job.output for job in jobs if job.ratio is not None}
+        request["models"] = {job.output: job.output for _, jobs in tried for job in jobs if job.ratio is not None}
         marks = self._evaluator(request, folder) if request["models"] else {}
         rows = []
-        for start in range(0, len(jobs), len(SCOPES)):
-            best = max(jobs[start : start + len(SCOPES)], key=lambda job: marks.get(job.output, {}).get("top1", -1.0))
-            row: Row = {"model": case.name, "target": best.target, "tool": best.tool, "method": best.method}
-            rows.append(row | {"scope": best.scope} | self._measured(best, folder))
+        for method, jobs in tried:
+            best = max(jobs, key=lambda job: marks.get(job.output, {}).get("top1", -1.0))
+            row: Row = {"model": case.name, "target": best.target, "tool": best.tool, "method": method.name}
+            rows.append(row | {"scope": best.scope, "round_to": best.round_to} | self._measured(best, folder))
         return rows
 
-    def _job(self, case: Case, folder: Path, tool: str, target: str, method: str, scope: str) -> Job:
-        return Job(
-            tool=tool,
-            method=method,
-            scope=scope,
-            model=str(self.corpus / case.path),
-            calibration=str(folder / "feeds.npy"),
-            labels=str(folder / "labels.npy"),
-            target=target,
-            ratio=None,
-            output=str(folder / f"{tool}-{method}-{scope}-{target}.onnx"),
-            ignored=case.ignored,
-        )
+    def _jobs(self, case: Case, folder: Path, target: str, method: Method) -> list[Job]:
+        """A method with every scope and rounding."""
+        multiples = MULTIPLES if target.startswith(TIME) and method.tool == "torch-pruning" else MULTIPLES[:1]
+        return [
+            Job(
+                tool=method.tool,
+                method=method.criterion,
+                scope=scope,
+                model=str(self.corpus / case.path),
+                calibration=str(folder / "feeds.npy"),
+                labels=str(folder / "labels.npy"),
+                target=target,
+                ratio=None,
+                output=str(folder / f"{method.tool}-{method.name}-{scope}-{multiple}-{target}.onnx"),
+                ignored=case.ignored,
+                steps=method.steps,
+                statistics=method.statistics,
+                round_to=multiple,
+            )
+            for scope, multiple in itertools.product(SCOPES, multiples)
+        ]
 
     def _measured(self, job: Job, folder: Path) -> Row:
         """Run a peer in a fresh process."""
         if job.ratio is None:
-            return {"error": "cannot get as small as the budget"}
+            return {"error": "cannot reach the budget"}
         path = folder / "job.json"
         path.write_text(json.dumps(asdict(job)))
         done = processes.run([self.peers or "", "-m", "benchmark_peers.worker", path])
@@ -210,7 +219,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="folder with models and data")
     parser.add_argument("--peers-python", type=Path, metavar="PATH", help="python of the peers' environment")
     parser.add_argument("--models", default=",".join(c.name for c in CASES), metavar="A,B,...")
-    parser.add_argument("--tools", default=",".join(METHODS), metavar="A,B,...")
+    parser.add_argument("--tools", default=",".join(["onnxprune", *PEER_TOOLS]), metavar="A,B,...")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep data and models here")
     parser.add_argument("--results", type=Path, default=DOCS / "benchmarks.json", metavar="FILE")
     parser.add_argument("--document", action="store_true", help="only write the document's tables")

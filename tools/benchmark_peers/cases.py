@@ -42,6 +42,7 @@ class Case:
         torch: whether a torch network can be built from the file.
         ignored: pattern of layers whose output channels Torch-Pruning must leave alone, beside the last one's: the
             streams that a channel-padding shortcut joins, which it cannot follow.
+        normalised: whether the file has BatchNormalization.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Case:
     scale: float | None = None
     torch: bool = True
     ignored: str = ""
+    normalised: bool = False
 
     def preprocessing(self) -> dict[str, object]:
         """The fields of `PreprocessConfig` that are not the default."""
@@ -122,20 +124,22 @@ CASES = (
         "ResNet-56, CIFAR-10",
         "models/cifar10_resnet_akamaster/resnet56_cifar10_bn.onnx",
         cifar10,
-        ("macs=0.6", "macs=0.5", "macs=0.4"),
+        ("macs=0.6", "macs=0.5", "macs=0.4", "latency=0.8", "latency=0.6"),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         ignored="conv1|.*_conv2",
+        normalised=True,
     ),
     Case(
         "resnet20",
         "ResNet-20, CIFAR-10",
         "models/cifar10_resnet_akamaster/resnet20_cifar10_bn.onnx",
         cifar10,
-        ("macs=0.75", "macs=0.5"),
+        ("macs=0.75", "macs=0.5", "latency=0.8", "latency=0.6"),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         ignored="conv1|.*_conv2",
+        normalised=True,
     ),
     Case(
         "resnet8",
@@ -153,6 +157,15 @@ CASES = (
         ("macs=0.5",),
         mean=IMAGENET_MEAN,
         std=(0.225,),
+    ),
+    Case(
+        "mb_ts",
+        "mb_ts (like MobileNetV2), Fashion-MNIST",
+        "small/mb_ts.onnx",
+        fashion_mnist,
+        ("macs=0.6", "latency=0.8", "latency=0.6"),
+        mean=(0.286,),
+        std=(0.353,),
     ),
     Case(
         "fc3",
@@ -176,7 +189,7 @@ CASES = (
         "EfficientNet-Lite0, 500 ImageNet images",
         "models/efficientnet_lite0/efficientnet_lite0_imagenet.onnx",
         imagenet_sample,
-        ("macs=0.85",),
+        ("macs=0.85", "latency=0.8", "latency=0.6"),
         images=250,
         mean=(127.0,),
         std=(128.0,),

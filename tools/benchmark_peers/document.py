@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_peers.cases import CASES, Case
+from benchmark_peers.methods import METHODS, TIME
 
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 DEFAULT = ("onnxprune", "reconstruction")
+TOOLS = {"onnxsim": "onnxsim", "torch-pruning": "Torch-Pruning"}
 NAMES = {
-    ("onnxprune", "reconstruction"): "**onnxprune** (default)",
+    DEFAULT: "**onnxprune** (default)",
     ("onnxprune", "magnitude, no repair"): "onnxprune, magnitude, no repair",
-    ("onnxsim", "l2"): "onnxsim, L2",
-    ("onnxsim", "wanda"): "onnxsim, Wanda",
-    ("onnxsim", "wanda+refit"): "onnxsim, Wanda and refit",
-    ("torch-pruning", "l1"): "Torch-Pruning, L1",
-    ("torch-pruning", "l2"): "Torch-Pruning, L2",
-    ("torch-pruning", "fpgm"): "Torch-Pruning, FPGM",
-    ("torch-pruning", "taylor"): "Torch-Pruning, Taylor (labels)",
-}
+} | {(m.tool, m.name): f"{TOOLS[m.tool]}, {m.title}{' (labels)' * m.labels}" for m in METHODS}
 
 
 def write(results: Path, path: Path) -> None:
@@ -48,16 +43,28 @@ def table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def overview(results: Results) -> str:
-    """One line a budget: the original, onnxprune, and each peer's most accurate method."""
+    """One line a budget of size: the original, onnxprune, and each peer's most accurate method."""
+    return _compared(results, lambda target: not target.startswith(TIME))
+
+
+def times(results: Results) -> str:
+    """One line a budget of time, with the time that each file takes."""
+    return _compared(results, lambda target: target.startswith(TIME))
+
+
+def _compared(results: Results, shown: Callable[[str], bool]) -> str:
     lines = []
     for case, target, rows in _by_budget(results):
+        if not shown(target):
+            continue
         ours = next((r for r in rows if _key(r) == DEFAULT), None)
         peers = [_best(rows, tool) for tool in ("onnxsim", "torch-pruning")]
-        cells = [_accuracy(row) + (f" ({_method(row)})" if row and "top1" in row else "") for row in peers]
+        cells = [_accuracy(row) + _behind(row, _method(row)) if row else _accuracy(row) for row in peers]
         base = results["models"][case.name]["top1"]
         marks = [row["top1"] for row in (ours, *peers) if row and "top1" in row]
         best = ours is not None and "top1" in ours and len(marks) > 1 and ours["top1"] == max(marks)
         mine = f"**{_accuracy(ours)}**" if best else _accuracy(ours)
+        mine += _behind(ours) if ours else ""
         lines.append([f"{case.title}, {100 * base:.2f}", _budget(target), mine, *cells])
     return table(["model, top-1 before", "budget", "onnxprune", "best of onnxsim", "best of Torch-Pruning"], lines)
 
@@ -132,9 +139,16 @@ def _accuracy(row: Row | None) -> str:
     return f"{100 * row['top1']:.2f}" if "top1" in row else "cannot reach it"
 
 
+def _behind(row: Row, *words: str) -> str:
+    """What stands behind an accuracy in brackets: the method, and where time is the budget what the file takes."""
+    timed = [f"time {row['latency_ratio']:.2f}"] if row["target"].startswith(TIME) and "top1" in row else []
+    told = [*words, *timed] if "top1" in row else []
+    return f" ({', '.join(told)})" if told else ""
+
+
 def _budget(target: str) -> str:
     kind, value = target.split("=")
-    return f"{100 * float(value):g} % {'MACs' if kind == 'macs' else kind}"
+    return f"{100 * float(value):g} % {'MACs' if kind == 'macs' else 'time' if kind == TIME else kind}"
 
 
 def _cells(row: Row, base: Row) -> list[str]:
@@ -153,4 +167,9 @@ def _count(number: float) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.1f} k"
 
 
-PARTS: dict[str, Callable[[Results], str]] = {"overview": overview, "details": details, "environment": environment}
+PARTS: dict[str, Callable[[Results], str]] = {
+    "overview": overview,
+    "times": times,
+    "details": details,
+    "environment": environment,
+}

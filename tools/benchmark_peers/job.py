@@ -10,6 +10,9 @@ class Job:
     Attributes:
         tool: `onnxsim` or `torch-pruning`.
         method: its criterion.
+        steps: whether channels go in many small steps.
+        statistics: whether BatchNormalization's statistics are estimated again afterwards.
+        round_to: what numbers of channels are multiples of; 1 leaves them as they come.
         scope: `local` (one ratio for every layer) or `global` (one threshold over all layers).
         model: the ONNX file.
         calibration: `.npy` with the calibration rows as the model takes them, `(rows, ...)` float32.
@@ -30,3 +33,6 @@ class Job:
     ratio: float | None
     output: str
     ignored: str = ""
+    steps: bool = False
+    statistics: bool = False
+    round_to: int = 1

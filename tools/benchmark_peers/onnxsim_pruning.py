@@ -1,7 +1,8 @@
 """onnxsim's structured pruning: channels ranked by weight norm (L2), or by weight norm times activation norm (Wanda).
 
 The graph is simplified first, which folds BatchNormalization into convolutions as onnxsim's pruning expects.
-`wanda+refit` also runs `apply_pruning_finetune`, the ridge regression of fully connected layers.
+`wanda+refit` also runs `apply_pruning_finetune`, the ridge regression of fully connected layers; `wanda+blocks` runs
+`apply_block_finetune_all_blocks`, which trains blocks of fully connected layers towards the original's activations.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ def prepare(job: Job) -> Callable[[float], onnx.ModelProto]:
             smaller = onnxsim.apply_structured_wanda_pruning(original, feeds, sparsity=ratio, global_sparsity=spread)
         if job.method == "wanda+refit":
             smaller = onnxsim.apply_pruning_finetune(original, smaller, feeds)
+        elif job.method == "wanda+blocks":
+            smaller, _ = onnxsim.apply_block_finetune_all_blocks(original, smaller, calibration_data=feeds)
         return smaller
 
     return prune

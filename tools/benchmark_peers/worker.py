@@ -3,65 +3,108 @@
     python -m benchmark_peers.worker JOBS.json
 
 The file holds one job with a ratio, whose model is written; or a list of jobs without, for which the smallest
-sufficient ratios are found, the models are written and the ratios printed. The search needs onnxprune, which counts the
-costs of candidates as it counts those of the final files.
+sufficient ratios are found, the models are written and the ratios printed. The search needs onnxprune, which counts
+the costs of candidates, or times them, as it does those of the final files.
 """
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 
 from benchmark_peers.job import Job
+from benchmark_peers.methods import TIME
 
 Prune = Callable[[float], onnx.ModelProto]
+Share = Callable[[float], float]
 STEPS = 12  # halvings of the ratio's interval at most
 CLOSE = 0.004  # how far below the budget is near enough to stop, as a share of the original
+CLOSE_IN_TIME = 0.02
 HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a layer as it is
+TIMED_S = 0.8
 
 
-def search(prune: Prune, job: Job) -> float | None:
-    """The smallest ratio whose model stays within the budget; None where even the largest does not."""
+def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
+    """What is left of the budget's cost at a ratio, and the share that the budget allows."""
+    from onnxprune.core.engine import ONE_CORE
     from onnxprune.core.targets import Target
     from onnxprune.graph.load import load
+    from onnxprune.runtime.timing import time_models
     from onnxprune.structure.costs import count_costs
 
-    wanted = Target.parse(job.target)
-    base = float(getattr(count_costs(load(job.model)), wanted.kind))
+    wanted, original = Target.parse(job.target), load(job.model)
 
-    def share(ratio: float) -> float:
-        return float(getattr(count_costs(load(prune(ratio))), wanted.kind)) / base
+    def counted(ratio: float) -> float:
+        costs = (count_costs(model) for model in (load(prune(ratio)), original))
+        after, before = (float(getattr(cost, wanted.kind)) for cost in costs)
+        return after / before
 
+    def timed(ratio: float) -> float:
+        pair = (original, load(prune(ratio)))
+        counts = [count_costs(model).macs for model in pair]
+        if counts[1] > wanted.value * counts[0]:  # time hardly falls faster than multiply-adds do
+            return counts[1] / counts[0]
+        # Time on the processor: what runs beside it does not count.
+        clock = time.thread_time
+        return float(time_models(pair, engine=ONE_CORE, seconds=TIMED_S, memory=False, clock=clock)[1].ratio)
+
+    return timed if wanted.kind == TIME else counted, float(wanted.value)
+
+
+def halved(share: Share, allowed: float, close: float) -> float | None:
+    """The smallest ratio that stays within the budget, by halving; None where even the largest does not."""
     low, high = 0.0, HIGHEST
     reached = share(high)
-    if reached > wanted.value:
+    if reached > allowed:
         return None
     for _ in range(STEPS):
-        if wanted.value - reached < CLOSE:
+        if allowed - reached < close:
             break
         middle = (low + high) / 2
         found = share(middle)
-        if found > wanted.value:
+        if found > allowed:
             low = middle
         else:
             high, reached = middle, found
     return high
 
 
+def stepped(share: Share, allowed: float, step: float) -> float | None:
+    """The first of equal steps that stays within the budget; None where none does."""
+    for number in range(1, round(HIGHEST / step) + 1):
+        if share(number * step) <= allowed:
+            return number * step
+    return None
+
+
+def search(prune: Prune, job: Job) -> float | None:
+    """The smallest ratio whose model stays within the budget; None where there is none."""
+    share, allowed = share_of(prune, job)
+    if job.steps:
+        from benchmark_peers.torch_pruning_runs import STEP
+
+        return stepped(share, allowed, STEP)
+    return halved(share, allowed, CLOSE_IN_TIME if job.target.startswith(TIME) else CLOSE)
+
+
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
     """Search for each job and write its model. Where every layer has one ratio, it does not depend on the criterion."""
-    known: dict[tuple[str, str], float | None] = {}
+    known: dict[object, float | None] = {}
+    ratios = []
     for job in jobs:
         prune = prepare(job)
-        key = (job.target, job.method.removesuffix("+refit") if job.scope == "global" else "")
+        criterion = job.method.partition("+")[0] if job.scope == "global" else ""
+        key = (job.target, criterion, job.steps, job.round_to)
         if key not in known:
             known[key] = search(prune, job)
         ratio = known[key]
         if ratio is not None:
             onnx.save(prune(ratio), job.output)
-    return [known[job.target, job.method.removesuffix("+refit") if job.scope == "global" else ""] for job in jobs]
+        ratios.append(ratio)
+    return ratios
 
 
 def prepare(job: Job) -> Prune:
