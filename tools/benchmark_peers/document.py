@@ -55,7 +55,7 @@ def times(results: Results) -> str:
 def _compared(results: Results, shown: Callable[[str], bool]) -> str:
     lines = []
     for case, target, rows in _by_budget(results):
-        if not shown(target):
+        if not shown(target) or not rows:
             continue
         ours = next((r for r in rows if _key(r) == DEFAULT), None)
         peers = [_best(rows, tool) for tool in ("onnxsim", "torch-pruning")]
