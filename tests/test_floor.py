@@ -2,15 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 import onnxprune
-from onnxprune.config import OutputConfig, PreprocessConfig
+from onnxprune.allocation.decide import Decision
+from onnxprune.config import OutputConfig, PreprocessConfig, PruneConfig
+from onnxprune.core.clock import Clock, no_progress
 from onnxprune.core.errors import AccuracyError, InputError
+from onnxprune.core.results import ProgramReport
+from onnxprune.core.scores import Scores
 from onnxprune.ops.examples import example
+from onnxprune.pipeline import floor
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -200,3 +207,23 @@ def test_steps_far_from_the_floor_need_no_trials_and_the_last_word_has_them() ->
     assert any(steps[3:])
     assert found.metrics["agreement"].after >= 0.99
     assert found.after.macs < found.before.macs
+
+
+def test_a_model_that_an_earlier_budget_chose_is_held_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last model within the floor is the smallest, also where the search had been there before."""
+    masks = [np.array([True, False]), np.array([False, True])]
+    program = ProgramReport("none", 0.0, 0.0, 0.0, 0.0)
+    chosen = iter([Decision(masks[number], program, {}, 0.0) for number in (0, 1, 0)])
+    monkeypatch.setattr(floor, "decide", lambda *_: next(chosen))
+    monkeypatch.setattr(floor, "shrink", lambda prepared, removed, *_: removed.tolist())
+    monkeypatch.setattr(floor, "compare", lambda *_, **__: {})
+    monkeypatch.setattr(floor, "main_loss", lambda *_: ("top1", 0.5))
+    prepared: Any = SimpleNamespace(model=SimpleNamespace(name="m"), analysis=None)
+    rows: Any = None
+    search = floor._Search(prepared, rows, PruneConfig(max_drop=1.0), Clock(), no_progress, None)
+    held = []
+    for share in (0.5, 0.4, 0.3):
+        assert search.lost(share, Scores(())) == 0.5
+        assert search.best is not None
+        held.append(search.best[1])
+    assert held == [[True, False], [False, True], [True, False]]

@@ -179,11 +179,12 @@ def test_trials_are_bounded_by_the_work_of_all_of_them(prepared: Prepared) -> No
     assert 2 <= most < 14
 
 
+@pytest.mark.parametrize(("round_to", "most"), [("kernel", 3), (1, 2)])
 def test_a_decision_makes_no_more_trials_than_it_may(
-    corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    round_to: str | int, most: int, corpus_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = np.random.default_rng(0).random((80, 1, 28, 28), np.float32)
-    config = PruneConfig(targets=(Target("macs", 0.6),), importance="magnitude")
+    config = PruneConfig(targets=(Target("macs", 0.6),), importance="magnitude", round_to=round_to)
     prepared = prepare(corpus_path("small/mb_ts.onnx"), rows, config, PreprocessConfig())
     scores = replace(score(prepared, config), powers=(0.5, 2.0))
     made: list[bytes] = []
@@ -195,13 +196,13 @@ def test_a_decision_makes_no_more_trials_than_it_may(
 
     monkeypatch.setattr(Trials, "losses", losses)
     free = decide(prepared, scores, config, Clock(), no_progress)
-    assert len(made) > 3
+    assert len(made) > most
     assert not any("the model is large" in note for note in free.notes)
     made.clear()
-    monkeypatch.setattr("onnxprune.pipeline.decide.affordable", lambda prepared, wanted: (prepared, 3))
+    monkeypatch.setattr("onnxprune.pipeline.decide.affordable", lambda prepared, wanted: (prepared, most))
     held = decide(prepared, scores, config, Clock(), no_progress)
-    assert len(made) == 3
-    assert any("3 trials were made at most" in note for note in held.notes)
+    assert len(made) == most
+    assert any(f"{most} trials were made at most" in note for note in held.notes)
 
 
 def test_what_trials_share_is_made_once(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

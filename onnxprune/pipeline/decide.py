@@ -114,7 +114,8 @@ def _by_trial(
     if first is not None and solver.leaner is not None:
         leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH))
         lean = _hopeful(first, leaner.solve(scores, False), judge)
-    decisions += others(solver, scores, plain=first is not None, most=trials.left)
+    untried = sum(decision.removed.tobytes() not in candidates.judged for decision in decisions)
+    decisions += others(solver, scores, plain=first is not None, most=trials.left - untried)
     if lean:
         lean += others(leaner, scores, plain=True, most=trials.left + 1 - len(decisions))
     if not decisions:
