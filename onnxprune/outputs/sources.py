@@ -160,8 +160,10 @@ class Path:
 
 
 def _even(array: np.ndarray, mask: np.ndarray) -> float:
-    """The common value of an array where a mask is True, nan where its values differ."""
+    """The common value of an array where a mask is True, nan where its values differ or there are none."""
     values = array[mask] if any(array.strides) or not array.size else array[(slice(1),) * array.ndim]
+    if not values.size:
+        return float("nan")
     low, high = float(values.min()), float(values.max())
     if high - low > _UNEVEN * max(abs(low), abs(high)):
         return float("nan")

@@ -280,3 +280,10 @@ def test_large_images_are_read_without_arrays_of_their_size() -> None:
     huge = replace(analysis, facts=replace(analysis.facts, shapes={**analysis.facts.shapes, "y": (1, 4, 10**9, 10**9)}))
     with pytest.raises(InputError, match="output 'y' takes"):
         read_meaning(huge)
+
+
+def test_an_output_without_positions_at_the_sizes_that_were_taken():
+    """Frames of a signal that is too short: there is no value to tell anything by."""
+    text = "g (float[N,4,2] x) => (float[N,0,3] y) { h = MatMul (x, w)  y = Slice (h, start, end, axis) }"
+    constants = {name: np.array([value]) for name, value in {"start": 4, "end": 9, "axis": 1}.items()}
+    assert [part.output for part in meaning(text, {"w": (2, 3)}, constants).parts] == ["y"]
