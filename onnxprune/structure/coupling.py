@@ -142,7 +142,12 @@ def require_prunable(analysis: Analysis) -> None:
     ]
     if len(reasons) > _SHOWN:
         told.append(f"and {len(reasons) - _SHOWN} more reasons")
-    why = "; ".join(told) or "it has no layers with channels between them"
+    if not told:
+        told.append("it has no layers with channels between them")
+        if analysis.uncounted:
+            first = visible(str(analysis.uncounted[0]))
+            told.append(f"what {first} computes is not followed: a body is pruned as a model of its own")
+    why = "; ".join(told)
     raise ModelError(f"{analysis.name}: nothing can be pruned: {why}; `onnxprune inspect` shows all")
 
 

@@ -94,3 +94,13 @@ def test_without_layers_that_is_the_reason() -> None:
     proto = example("g (float[N,6] x) => (float[N,6] y) { y = Relu (x) }")
     with pytest.raises(ModelError, match="nothing can be pruned: "):
         onnxprune.prune(proto, targets="params=0.5", importance="magnitude")
+
+
+def test_a_network_inside_a_body_is_said_to_be_there() -> None:
+    """A model with one branch a sample rate was said to have no layers."""
+    body = """{ then_branch = a () => (float[N,2] u) { h = MatMul (x, w)  r = Relu (h)  u = MatMul (r, v) },
+        else_branch = b () => (float[N,2] z) { z = MatMul (x, q) } }"""
+    text = f"g (float[N,4] x, bool c) => (float[N,2] y) {{ y = If (c) <{body[1:-1]}> }}"
+    weights = {"w": (4, 6), "v": (6, 2), "q": (4, 2)}
+    with pytest.raises(ModelError, match=r"nothing can be pruned: .*If '.*computes is not followed: a body is pruned"):
+        onnxprune.prune(example(text, weights), targets=0.5, importance="magnitude")
