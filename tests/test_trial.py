@@ -140,9 +140,9 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
     told: list[str] = []
     whole = import_module("onnxprune.pipeline.shrink").shrink
 
-    def shrink(*given: Any) -> Any:
+    def shrink(*given: Any, **options: Any) -> Any:
         told.append("trial")
-        return whole(*given)
+        return whole(*given, **options)
 
     monkeypatch.setattr("onnxprune.pipeline.trials.shrink", shrink)
     decisions = [without(prepared, units) for units in (6, 3)]

@@ -25,6 +25,8 @@ def shrink(
     clock: Clock,
     progress: Progress,
     rows: Fitting | None = None,
+    *,
+    quick: bool = False,
 ) -> Model:
     """Remove units, repair the remaining weights, and, if asked to, train towards the original's outputs.
 
@@ -35,6 +37,7 @@ def shrink(
         clock: times of the stages.
         progress: told of steps.
         rows: to fit to and to choose by; by default those of the last repair.
+        quick: whether a repair does that only tells candidates apart.
     """
     exact = lossless_part(prepared, removed, clock)
     with clock.stage("remove"):
@@ -44,10 +47,11 @@ def shrink(
     if rows is None and prepared.rows is not None:
         rows = prepared.rows.last
     if config.repair and rows is not None and removed.any():
-        from onnxprune.repair import repair
+        from onnxprune.repair import FULL, QUICK, repair
 
+        effort = QUICK if quick else FULL
         with clock.stage("repair"):
-            smaller = repair(prepared.analysis, smaller, removed, rows, config.run, progress, config.outputs)
+            smaller = repair(prepared.analysis, smaller, removed, rows, config.run, progress, config.outputs, effort)
     if config.distill and rows is not None:
         from onnxprune.training import finetune
 

@@ -204,7 +204,7 @@ class _Trial:
 def _loss(handle: Any, removed: Ids) -> Loss:
     """Divergence from the original's outputs, on the rows that judge, after removing units and repairing."""
     trial: _Trial = shared(handle)
-    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows)
+    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, quick=True)
     meaning = trial.reference.meaning
     outputs = collect(smaller, trial.judge, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
     return Loss.of(trial.reference.rows(outputs))

@@ -29,6 +29,7 @@ from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import Sampling, sampling_of
 from onnxprune.repair.change import can_refit, corrected, is_product
+from onnxprune.repair.effort import FULL, ROW_BYTES, Effort
 from onnxprune.repair.last_layers import refit_scores
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
@@ -42,9 +43,6 @@ from onnxprune.structure.cut import find_cut
 from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.units import Ids
 
-_LEAST_ROWS = 16384
-_ROWS_PER_COLUMN = 48
-_ROW_BYTES = 192 << 20  # of columns, current and target values
 _POSITIONS = 5  # where the rows that fit must choose too, every fifth position does
 _RIDGES = (1e-6, 1e-3, 3e-2)
 _STEPS = 6
@@ -62,6 +60,7 @@ class _Original:
     removed: Ids
     sampling: Sampling
     feeds: Feeds
+    effort: Effort
 
 
 def repair(
@@ -72,6 +71,7 @@ def repair(
     run: RunOptions,
     progress: Progress = no_progress,
     outputs: OutputConfig | None = None,
+    effort: Effort = FULL,
 ) -> Model:
     """Refit the layers of a pruned model to the original's values on calibration data (least squares, no labels).
 
@@ -83,6 +83,7 @@ def repair(
         run: seed, threads, memory and the folder where fitted layers are kept.
         progress: told of layers done.
         outputs: what the user says of outputs.
+        effort: what the repair may take.
 
     Returns:
         The pruned model with other weights and biases; the same where nothing differs from the original.
@@ -116,7 +117,7 @@ def repair(
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
         options |= {"outputs": () if outputs is None else outputs.kinds}
         options |= provider_entry(run.provider)
-        options |= {"fitted": feeds.first}
+        options |= {"fitted": feeds.first, "effort": str(effort)}
         cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
     recurrences = refittable(analysis, smaller)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
@@ -124,8 +125,8 @@ def repair(
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
-        _Original(reference, analysis, removed, sampling, feeds),
-        _worthwhile(find_pairs(points, smaller.graph), smaller, len(feeds.rows)),
+        _Original(reference, analysis, removed, sampling, feeds, effort),
+        _worthwhile(find_pairs(points, smaller.graph), smaller, len(feeds.rows)) if effort.pairs else {},
         run.seed,
         cache,
     )
@@ -311,7 +312,8 @@ def _rows(
         )
         if index == 0:
             matrix = to_matrix(layer, replay.model.constants[layer.weight])
-            counts = [ceil(feeds.share(batch) * _positions(matrix.shape)) for batch in range(len(feeds))]
+            most = reference.effort.positions(matrix.shape)
+            counts = [ceil(feeds.share(batch) * most) for batch in range(len(feeds))]
             gathered = FitRows(sum(counts[: feeds.first])), FitRows(sum(counts[feeds.first :]))
         at = positions(layer, now.shape, counts[index], generator, reference.sampling.of_batch(index))
         rows = Fit(
@@ -369,7 +371,7 @@ def _refit_pair(
         drawing = reference.sampling.of_batch(index)
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
-            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, _ROW_BYTES))
+            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, ROW_BYTES))
         count = max(1, round(rows * reference.feeds.share(index)))
         parts[index >= reference.feeds.first].append(pair_rows(pair, values, target, count, generator, drawing))
     if not parts[0] or not parts[1]:
@@ -384,13 +386,6 @@ def _refit_pair(
     if corrections is None:
         return {}
     return corrected(producer, replay.model, corrections[0]) | corrected(consumer, replay.model, corrections[1])
-
-
-def _positions(matrix: tuple[int, ...]) -> int:
-    """Number of positions to sample, for a weight matrix `(groups, K, C)`; bounded by memory."""
-    groups, width, outputs = matrix
-    rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * width)
-    return min(rows, _ROW_BYTES // (4 * groups * (width + 2 * outputs)))
 
 
 def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:

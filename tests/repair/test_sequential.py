@@ -14,7 +14,7 @@ from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example
-from onnxprune.repair import repair
+from onnxprune.repair import FULL, QUICK, repair
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.removal import remove
 
@@ -136,14 +136,30 @@ def test_nothing_removed_leaves_outputs_as_they_are(name):
     assert relative_error(model, repair(analysis, same, removed, split_rows(data).last, CONFIG), data) < 1e-4
 
 
+@pytest.mark.parametrize("effort", [FULL, QUICK], ids=["full", "quick"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_repair_brings_outputs_nearer_on_rows_it_has_not_seen(name):
+def test_repair_brings_outputs_nearer_on_rows_it_has_not_seen(name, effort):
     model = load(NETWORKS[name])
     analysis, removed, smaller = pruned(model, 0.4)
-    repaired = repair(analysis, smaller, removed, split_rows(rows_for(model, 96)).last, CONFIG)
+    repaired = repair(analysis, smaller, removed, split_rows(rows_for(model, 96)).last, CONFIG, effort=effort)
     unseen = rows_for(model, seed=1)
     before, after = relative_error(model, smaller, unseen), relative_error(model, repaired, unseen)
     assert after < 0.85 * before
+
+
+def test_a_quick_repair_of_trials_is_kept_apart_from_the_last_one(tmp_path):
+    """Both in one cache: each is what it is without the other."""
+    model = load(NETWORKS["matrix products"])
+    analysis, removed, smaller = pruned(model, 0.4)
+    rows = split_rows(rows_for(model, 96)).last
+    made = {}
+    for run in (RunOptions(threads=1, cache=str(tmp_path)), CONFIG):
+        for effort in (QUICK, FULL):
+            made[run.cache is None, effort] = repair(analysis, smaller, removed, rows, run, effort=effort).constants
+    for effort in (QUICK, FULL):
+        for name, value in made[True, effort].items():
+            np.testing.assert_array_equal(value, made[False, effort][name])
+    assert any((made[True, FULL][name] != value).any() for name, value in made[True, QUICK].items())
 
 
 def with_weights(proto, changed):
