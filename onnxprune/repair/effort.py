@@ -4,9 +4,7 @@ Trials compare candidates, for which a repair with a quarter of the positions an
 a little more for each of them, and nearly always in the same order.
 """
 
-from dataclasses import dataclass
-
-ROW_BYTES = 192 << 20  # of columns, current and target values of a layer
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +14,25 @@ class Effort:
     Attributes:
         rows: positions that a layer is fitted to, where there are as many.
         rows_per_column: as many times its inputs, where that is more.
+        memory: bytes of its inputs, present and wanted values, which wide layers have fewer positions for.
         pairs: whether layers are also fitted together with those that read them.
     """
 
     rows: int
     rows_per_column: int
+    memory: int
     pairs: bool
 
+    def within(self, room: float) -> "Effort":
+        """The same in no more memory than three times the room for a run's tensors."""
+        return replace(self, memory=int(min(self.memory, 3 * room)))
+
     def positions(self, matrix: tuple[int, ...]) -> int:
-        """Number of positions to sample, for a weight matrix `(groups, K, C)`; bounded by memory."""
+        """Number of positions to sample, for a weight matrix `(groups, K, C)`."""
         groups, width, outputs = matrix
-        return min(max(self.rows, self.rows_per_column * width), ROW_BYTES // (4 * groups * (width + 2 * outputs)))
+        wanted = max(self.rows, self.rows_per_column * width)
+        return max(1, min(wanted, self.memory // (4 * groups * (width + 2 * outputs))))
 
 
-FULL = Effort(rows=16384, rows_per_column=48, pairs=True)
-QUICK = Effort(rows=4096, rows_per_column=12, pairs=False)
+FULL = Effort(rows=16384, rows_per_column=48, memory=512 << 20, pairs=True)
+QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, pairs=False)

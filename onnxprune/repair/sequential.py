@@ -29,7 +29,7 @@ from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import Sampling, sampling_of
 from onnxprune.repair.change import can_refit, corrected, is_product
-from onnxprune.repair.effort import FULL, ROW_BYTES, Effort
+from onnxprune.repair.effort import FULL, Effort
 from onnxprune.repair.last_layers import refit_scores
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
@@ -91,7 +91,7 @@ def repair(
     Raises:
         ModelError: onnxruntime cannot run the models.
     """
-    analysis = completed(analysis)
+    analysis, effort = completed(analysis), effort.within(run.room)
     original, graph = analysis.model, analysis.graph
     smaller = completed(analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs}))
     ahead = fit_schedule(analysis)
@@ -371,7 +371,7 @@ def _refit_pair(
         drawing = reference.sampling.of_batch(index)
         if index == 0:
             groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
-            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, ROW_BYTES))
+            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, reference.effort.memory))
         count = max(1, round(rows * reference.feeds.share(index)))
         parts[index >= reference.feeds.first].append(pair_rows(pair, values, target, count, generator, drawing))
     if not parts[0] or not parts[1]:
