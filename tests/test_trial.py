@@ -22,7 +22,7 @@ from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
-from onnxprune.pipeline.trials import Loss, Trials, affordable, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import FULL_COST, Loss, Trials, affordable, least_lost, worthwhile
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -70,8 +70,7 @@ def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepare
     assert prepared.rows is not None
     few = split_rows(prepared.rows.rows.take(range(63)))
     assert not worthwhile(replace(prepared, rows=few), PruneConfig())
-    large = Costs(**{**prepared.before, "macs": 10**9})
-    assert not worthwhile(replace(prepared, before=large), PruneConfig())
+    assert not worthwhile(heavier(prepared, 2 * 10**9), PruneConfig())
 
 
 def test_prune_tries_powers_and_does_no_worse_on_other_rows(
@@ -154,26 +153,26 @@ def heavier(prepared: Prepared, macs: int) -> Prepared:
     return replace(prepared, before=Costs(**{**prepared.before, "macs": macs}))
 
 
-def test_larger_networks_are_tried_on_fewer_rows_under_budgets_of_time(prepared: Prepared) -> None:
-    assert on_fewer_rows(prepared) is prepared
-    large = on_fewer_rows(heavier(prepared, 5 * 10**8))
+def test_larger_networks_are_tried_on_fewer_rows(prepared: Prepared) -> None:
+    assert affordable(prepared, 9) == (prepared, 9)
+    large, most = affordable(heavier(prepared, 5 * 10**8), 9)
+    assert most == 9
     assert large.rows is not None
     assert prepared.rows is not None
-    assert 90 <= len(large.rows.data) <= 100
+    assert 128 <= len(large.rows.data) <= 134
     assert {*large.rows.fit.rows.tolist()} < {*prepared.rows.fit.rows.tolist()}
     assert {*large.rows.curves.rows.tolist()} < {*prepared.rows.curves.rows.tolist()}
     assert worthwhile(large, PruneConfig())
-    assert not worthwhile(on_fewer_rows(heavier(prepared, 10**9)), PruneConfig())
 
 
 def test_trials_are_bounded_by_the_work_of_all_of_them(prepared: Prepared) -> None:
     """A network of 300 million multiply-adds and 150 rows was tried for more than ten minutes."""
     assert affordable(prepared, 14) == (prepared, 14)
-    rows_only, all_of_them = affordable(heavier(prepared, 10**8), 14)
+    rows_only, all_of_them = affordable(heavier(prepared, 3 * 10**8), 14)
     assert rows_only.rows is not None
     assert all_of_them == 14
-    assert 10**8 * 14 * len(rows_only.rows.data) <= 2e11
-    fewer, most = affordable(heavier(prepared, 3 * 10**8), 14)
+    assert 3 * 10**8 * 14 * len(rows_only.rows.data) <= 6e11
+    fewer, most = affordable(heavier(prepared, 10**9), 14)
     assert fewer.rows is not None
     assert 120 <= len(fewer.rows.data) <= 128
     assert 2 <= most < 14
@@ -189,8 +188,8 @@ def test_a_decision_makes_no_more_trials_than_it_may(
     scores = replace(score(prepared, config), powers=(0.5, 2.0))
     made: list[bytes] = []
 
-    def losses(self: Trials, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
-        self.left -= len(decisions)
+    def losses(self: Trials, decisions: Sequence[Decision], **how: bool) -> list[Loss]:
+        self.left -= len(decisions) * (FULL_COST if how.get("full") else 1)
         made.extend(decision.removed.tobytes() for decision in decisions)
         return [Loss(1.0, 1.0) for _ in decisions]
 
@@ -243,6 +242,7 @@ def test_a_few_rows_that_lose_much_do_not_decide_alone() -> None:
         (Loss(1.1, 1.1), Loss(3.0, 3.0), False),
         (Loss(0.9, 1.2), Loss(3.0, 3.0), False),
         (Loss(0.9, 1.4), Loss(0.9, 0.9), False),
+        (Loss(0.9, 0.9), Loss(3.0, 3.0), True),
     ],
 )
 def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
@@ -255,9 +255,10 @@ def test_less_work_in_kernels_that_loses_more_is_judged_on_other_rows_too(
     scores = replace(score(prepared, config), powers=(1.0,))
     contest: list[bytes] = []
 
-    def losses(self: Trials, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
+    def losses(self: Trials, decisions: Sequence[Decision], *, full: bool = False, again: bool = False) -> list[Loss]:
         contest.extend(decision.removed.tobytes() for decision in decisions)
-        known = {contest[0]: Loss(1.0, 1.0), contest[1]: once_more if again else first}
+        quick = Loss(1.7, 1.7)  # narrow layers gain more from a full repair
+        known = {contest[0]: Loss(1.0, 1.0), contest[1]: once_more if again else first if full else quick}
         return [known.get(decision.removed.tobytes(), Loss(9.0, 9.0)) for decision in decisions]
 
     monkeypatch.setattr(Trials, "losses", losses)

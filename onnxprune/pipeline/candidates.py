@@ -16,7 +16,7 @@ from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import Loss
+from onnxprune.pipeline.trials import FULL_COST, Loss
 
 if TYPE_CHECKING:
     from onnxprune.latency.search import LatencySearch
@@ -157,9 +157,9 @@ def rather_branches(solver: Solver, scores: Scores) -> bool:
 
 
 def trials_wanted(solver: Solver, scores: Scores) -> int:
-    """How many trials a decision takes at most: of every answer, and of two of them once more."""
+    """How many trials a decision takes at most: of every answer, and two of them twice more with a full repair."""
     answers = 1 + len(_variants(solver, scores, plain=True))
-    return answers if solver.leaner is None else 2 * answers + 2
+    return answers if solver.leaner is None else 2 * answers + 4 * FULL_COST
 
 
 def others(solver: Solver, scores: Scores, *, plain: bool, most: int) -> list[Decision]:

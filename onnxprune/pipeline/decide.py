@@ -16,14 +16,14 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for, trials_wanted
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import Loss, Trials, affordable, least_lost, on_fewer_rows, worthwhile
+from onnxprune.pipeline.trials import FULL_COST, Loss, Trials, affordable, least_lost, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
 
 DEFAULT_OAMIP_THRESHOLD = "0.1"
-# Times the damage that less work in the kernels may do: predicted, measured of the first for more to be tried, measured
-# of the best; and predicted where nothing is tried.
+# Times the damage that less work in the kernels may do: predicted; measured with a quick repair, which narrow layers
+# gain less from; with a full one; and predicted where nothing is tried.
 _PREDICTED_WORTH = 1.25
-_HOPEFUL = 1.5
+_HOPEFUL = 2.0
 _WORTH = 1.25
 _UNTRIED_WORTH = 1.05
 _LEAN_NOTE = (
@@ -73,9 +73,8 @@ def decide(
     missed: BudgetError | None = None
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
-        trial = prepared if not solver.timed else on_fewer_rows(prepared)
-        possible, wanted = bool(scores.powers) and worthwhile(trial, config), trials_wanted(solver, scores)
-        trial, most = affordable(trial, wanted)
+        possible, wanted = bool(scores.powers) and worthwhile(prepared, config), trials_wanted(solver, scores)
+        trial, most = affordable(prepared, wanted)
         tried = possible and most > 1
         if not tried and solver.leaner and scores.powers:
             return solver.leaner(_UNTRIED_WORTH)(scores, False)  # only measured damage tells what less work costs
@@ -92,7 +91,7 @@ def decide(
     if chosen is None:
         assert missed is not None  # there is no answer at all
         raise missed
-    if most < wanted and trials.left < 2:
+    if most < wanted and trials.left < 2 * FULL_COST + 2:
         return replace(chosen, notes=(*chosen.notes, _HELD_NOTE.format(most, wanted)))
     return chosen
 
@@ -115,9 +114,10 @@ def _by_trial(
         leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH))
         lean = _hopeful(first, leaner.solve(scores, False), judge)
     untried = sum(decision.removed.tobytes() not in candidates.judged for decision in decisions)
-    decisions += others(solver, scores, plain=first is not None, most=trials.left - untried)
+    most = trials.left - (2 * FULL_COST if lean and trials.left > 2 * FULL_COST else 0)  # see `_is_worth`
+    decisions += others(solver, scores, plain=first is not None, most=most - untried)
     if lean:
-        lean += others(leaner, scores, plain=True, most=trials.left + 1 - len(decisions))
+        lean += others(leaner, scores, plain=True, most=most + 1 - len(decisions))
     if not decisions:
         return None
     if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
@@ -158,16 +158,21 @@ def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], trials:
     Args:
         plain: the best decision whatever the kernels do, with its loss.
         lean: the best with less work in them, with its loss.
-        trials: tell how much both lose on other rows, where there may be more of them.
+        trials: tell how much both lose with a full repair, where there may be as many.
     """
-    if not lean[1].is_near(plain[1], _WORTH, _SLIGHT):
+    if not lean[1].is_near(plain[1], _HOPEFUL, _SLIGHT):
         return False
-    if lean[1].is_near(plain[1], 1.0, 0.0):
+    if trials.left < 2 * FULL_COST:
+        return lean[1].is_near(plain[1], _WORTH, _SLIGHT)
+    of_plain, of_lean = trials.losses([plain[0], lean[0]], full=True)
+    if not of_lean.is_near(of_plain, _WORTH, _SLIGHT):
+        return False
+    if of_lean.is_near(of_plain, 1.0, 0.0):
         return True
-    if trials.left < 2:
+    if trials.left < 2 * FULL_COST:
         return False
-    of_plain, of_lean = trials.losses([plain[0], lean[0]], again=True)
-    return (lean[1] + of_lean).is_near(plain[1] + of_plain, _WORTH, 2 * _SLIGHT)
+    again = trials.losses([plain[0], lean[0]], full=True, again=True)
+    return (of_lean + again[1]).is_near(of_plain + again[0], _WORTH, 2 * _SLIGHT)
 
 
 def _least(losses: Sequence[Loss]) -> Loss:

@@ -29,8 +29,9 @@ from onnxprune.pipeline.shrink import shrink
 from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 64
-_MOST_WORK = 5e10  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
-_MOST_IN_ALL = 2e11  # of the passes of all trials of a decision
+_MOST_WORK = 1.5e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
+_MOST_IN_ALL = 6e11  # of the passes of all trials of a decision
+FULL_COST = 3  # how many trials with a quick repair one with a full repair takes as long as
 _JUDGED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
 
@@ -74,14 +75,6 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     return prepared.before.macs * min(len(split.data), _JUDGED_WELL) <= _MOST_WORK
 
 
-def on_fewer_rows(prepared: Prepared) -> Prepared:
-    """The model with as many of its rows, evenly spread, as keep trials quick; with all of them where it is small."""
-    split, most = prepared.rows, int(_MOST_WORK // max(1, prepared.before.macs))
-    if split is None or not _LEAST_ROWS <= most < len(split.data):
-        return prepared
-    return dataclasses.replace(prepared, rows=split.fewer(most))
-
-
 def affordable(prepared: Prepared, wanted: int) -> tuple[Prepared, int]:
     """How many of the trials that a decision asks for can be made, and on which rows: first rows are left out.
 
@@ -109,7 +102,7 @@ class Trials(AbstractContextManager["Trials"]):
         most: how many trials there may be.
 
     Attributes:
-        left: how many there may still be.
+        left: how many there may still be, by a quick repair; one with a full repair counts as `FULL_COST` of them.
     """
 
     def __init__(
@@ -135,18 +128,19 @@ class Trials(AbstractContextManager["Trials"]):
         """How many rows judge."""
         return 0 if self._prepared.rows is None else len(self._prepared.rows.trial()[1])
 
-    def losses(self, decisions: Sequence[Decision], *, again: bool = False) -> list[Loss]:
+    def losses(self, decisions: Sequence[Decision], *, full: bool = False, again: bool = False) -> list[Loss]:
         """How much each candidate loses.
 
         Args:
             decisions: the candidates; each is tried once.
+            full: whether they are repaired as the last model is.
             again: whether other rows than usual judge, for a closer look.
         """
-        self.left -= len(decisions)
+        self.left -= len(decisions) * (FULL_COST if full else 1)
         handle, tasks = self._shared(again=again)
         losses: list[Loss] = []
         self._progress("trials", 0, len(decisions))
-        futures = (tasks.submit(_loss, handle, decision.removed) for decision in decisions)
+        futures = (tasks.submit(_loss, handle, decision.removed, full) for decision in decisions)
         for future in futures if in_this_process(tasks) else [*futures]:  # one after the other, or side by side
             losses.append(future.result())
             self._progress("trials", len(losses), len(decisions))
@@ -201,10 +195,10 @@ class _Trial:
     reference: Reference
 
 
-def _loss(handle: Any, removed: Ids) -> Loss:
+def _loss(handle: Any, removed: Ids, full: bool) -> Loss:
     """Divergence from the original's outputs, on the rows that judge, after removing units and repairing."""
     trial: _Trial = shared(handle)
-    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, quick=True)
+    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, quick=not full)
     meaning = trial.reference.meaning
     outputs = collect(smaller, trial.judge, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
     return Loss.of(trial.reference.rows(outputs))
