@@ -1,5 +1,6 @@
 """Reports of a sweep: terminal table, JSON, and an HTML page with charts."""
 
+import re
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import MetricChange
+from onnxprune.core.text import metric_name, percent, several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import Figure, card, command_line, mono, notes_card, page, section, verdict_line
@@ -19,19 +21,13 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.pareto import chart
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
-from onnxprune.report.text import (
-    cost,
-    cost_name,
-    metric_change,
-    metric_name,
-    metric_value,
-    percent,
-    sizes_line,
-)
+from onnxprune.report.text import cost, cost_name, metric_change, metric_value, sizes_line
 from onnxprune.report.verdict import sweep_verdict
 
 _COLUMNS = ("budget", *map(cost_name, COST_KINDS))
 _TITLE = 16  # characters of a column's title in a line, on a terminal
+# A number that stands for itself: no part of a name, and not the value of an option.
+_FIGURE = re.compile(r"(?<![\w./'=-])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
 
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
@@ -104,7 +100,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     return page(
         f"{title}: sweep",
         f"onnxprune {origin.onnxprune}",
-        element("header", brand, element("h1", title), told, element("p", f"sweep over {swept.points[0].target.kind}")),
+        element("header", brand, element("h1", title), told, element("p", _budgets(swept))),
         *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
         charts_section(swept),
         section("All points", None, card(point_table(swept))),
@@ -113,6 +109,11 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
         ),
         section("How to reproduce", None, card(command_line(origin.command)) if origin.command else None),
     )
+
+
+def _budgets(swept: SweepResult[PruneOutcome]) -> str:
+    title = COST_KINDS[swept.points[0].target.kind].title
+    return f"{several(len(swept.points), 'budget')} of {title}"
 
 
 def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
@@ -191,10 +192,25 @@ def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
 
 
 def _once(swept: SweepResult[PruneOutcome], told: Sequence[Sequence[str]]) -> list[str]:
-    """Everything told of the points once; what is about some of them names their budgets."""
-    about: dict[str, list[str]] = {}
+    """Everything told of the points once; what is about some of them names their budgets.
+
+    Texts that differ in their figures alone become one, with the range of each figure.
+    """
+    about: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
     for point, texts in zip(swept.points, told, strict=True):
         for text in texts:
-            about.setdefault(text, []).append(str(point.target))
-    every = len(swept.points)
-    return [text if len(targets) == every else f"{', '.join(targets)}: {text}" for text, targets in about.items()]
+            figures = _FIGURE.findall(text)
+            about.setdefault(tuple(_FIGURE.split(text)), []).append((str(point.target), figures))
+    every, lines = len(swept.points), []
+    for words, entries in about.items():
+        targets = list(dict.fromkeys(target for target, _ in entries))
+        ranges = [_range(figures) for figures in zip(*(figures for _, figures in entries), strict=True)]
+        text = words[0] + "".join(figure + word for figure, word in zip(ranges, words[1:], strict=True))
+        lines.append(text if len(targets) == every else f"{', '.join(targets)}: {text}")
+    return lines
+
+
+def _range(figures: Sequence[str]) -> str:
+    """From the least of some numbers to the largest."""
+    least, most = min(figures, key=float), max(figures, key=float)
+    return least if least == most else f"{least}–{most}"

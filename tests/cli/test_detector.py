@@ -51,7 +51,7 @@ def test_an_accuracy_floor_is_about_detections_found_again(folder: Path) -> None
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"factor": 0.01, "bias": -2}, "heavy loss: detections found again falls to 0.0%"),
+        ({"factor": 0.01, "bias": -2}, "heavy loss: detections found again falls to 0.0 %"),
         ({"factor": 1.0, "bias": 2}, "new ones are made"),
     ],
     ids=["blind", "sees too much"],

@@ -53,6 +53,21 @@ def test_notes_name_the_budgets_that_they_are_about(result) -> None:
     assert report["notes"] == ["all", "macs=0.9, macs=0.3: two", "macs=0.3: one"]
 
 
+def test_notes_that_differ_in_figures_become_one_line(result) -> None:
+    """Every budget had its own note on trials, all in the same words."""
+    notes = {
+        0.9: ("of 6 trials the best lost 5e-06", "layer2/conv.1 stays"),
+        0.6: ("of 3 trials the best lost 0.02",),
+        0.3: ("of 4 trials the best lost 0.001", "layer3/conv.1 stays"),
+    }
+    points = tuple(
+        SweepPoint(Target("macs", share), result(notes=own), None, {"macs": share}, 0.9) for share, own in notes.items()
+    )
+    report = sweep_report(SweepResult("m.onnx", "top1", 0.95, None, points, {}, {}), [None] * 3)
+    told = ["of 3–6 trials the best lost 5e-06–0.02", "macs=0.9: layer2/conv.1 stays", "macs=0.3: layer3/conv.1 stays"]
+    assert report["notes"] == told
+
+
 def test_warnings_are_shown_with_the_budgets_that_they_are_about(result) -> None:
     """A sweep was silent about losses that prune warns of."""
     told = {0.9: (), 0.3: ("heavy loss: accuracy falls",)}
