@@ -129,6 +129,15 @@ def test_page_of_a_large_network_stays_small(result) -> None:
     assert f"{groups - MOST_CARDS} more groups, which saved less" in text
 
 
+def test_groups_that_saved_least_are_folded(result) -> None:
+    """The cards of a deep network took six screens before anything else came."""
+    text = html_report(result(groups=40), ORIGIN)
+    open_part, mark, folded = text.partition("<summary>25 more groups</summary>")
+    assert mark
+    assert (open_part.count('class="name mono" title='), folded.count('class="name mono" title=')) == (15, 25)
+    assert "more group" not in html_report(result(groups=20), ORIGIN)
+
+
 def test_page_without_groups_metrics_and_program(result) -> None:
     bare = result(
         groups=0, metrics={}, not_pruned=(), program=ProgramReport("none"), timings={}, settings={}, layers=()
