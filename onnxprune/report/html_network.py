@@ -208,7 +208,7 @@ def groups_section(result: PruneOutcome) -> Markup | None:
     if others:
         sentence += "The groups that saved most come first."
     more = len(groups) - len(shown)
-    rest = element("p", f"{several(more, 'more group')}, which saved less, in the JSON report.") if more > 0 else None
+    rest = element("p", f"The JSON report has {several(more, 'more group')}, which saved less.") if more > 0 else None
     meanings = [("kept", "kept"), ("gone", "removed")]
     folds = folded(several(len(others), "more group"), cards(others)) if others else None
     return section("Group by group", sentence.strip(), cards(first), legend(*meanings), folds, rest)

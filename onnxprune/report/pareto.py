@@ -12,7 +12,7 @@ from onnxprune.report.svg import HEIGHT, number, picture
 from onnxprune.report.text import is_share, metric_value
 
 _MARGIN = 0.08  # of the range of qualities, above and below the points
-_LABEL = (0.045, 0.16)  # half the width, and the height, of a label: shares of a small chart
+_LABEL = (0.065, 0.16)  # half the width, and the height, of a label: shares of a small chart
 
 
 @dataclass(frozen=True, slots=True)

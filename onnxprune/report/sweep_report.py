@@ -26,8 +26,8 @@ from onnxprune.report.verdict import sweep_verdict
 
 _COLUMNS = ("budget", *map(cost_name, COST_KINDS))
 _TITLE = 16  # characters of a column's title in a line, on a terminal
-# A number that stands for itself: no part of a name, and not the value of an option.
-_FIGURE = re.compile(r"(?<![\w./'=-])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
+# A number that counts or measures: no part of a name, no class, and not the value of an option.
+_FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
 
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:

@@ -57,14 +57,15 @@ def test_notes_that_differ_in_figures_become_one_line(result) -> None:
     """Every budget had its own note on trials, all in the same words."""
     notes = {
         0.9: ("of 6 trials the best lost 5e-06", "layer2/conv.1 stays"),
-        0.6: ("of 3 trials the best lost 0.02",),
-        0.3: ("of 4 trials the best lost 0.001", "layer3/conv.1 stays"),
+        0.6: ("of 3 trials the best lost 0.02", "class 4 is lost"),
+        0.3: ("of 4 trials the best lost 0.001", "layer3/conv.1 stays, and class 3 is lost"),
     }
     points = tuple(
         SweepPoint(Target("macs", share), result(notes=own), None, {"macs": share}, 0.9) for share, own in notes.items()
     )
     report = sweep_report(SweepResult("m.onnx", "top1", 0.95, None, points, {}, {}), [None] * 3)
-    told = ["of 3–6 trials the best lost 5e-06–0.02", "macs=0.9: layer2/conv.1 stays", "macs=0.3: layer3/conv.1 stays"]
+    told = ["of 3–6 trials the best lost 5e-06–0.02", "macs=0.9: layer2/conv.1 stays"]
+    told += ["macs=0.6: class 4 is lost", "macs=0.3: layer3/conv.1 stays, and class 3 is lost"]
     assert report["notes"] == told
 
 
