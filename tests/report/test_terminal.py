@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,8 +12,18 @@ from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.load import load
 from onnxprune.report.inspection import inspection
-from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
+from onnxprune.report.terminal import (
+    bar,
+    finetune_summary,
+    inspect_summary,
+    prune_summary,
+    score_summary,
+    validate_summary,
+)
 from onnxprune.structure.coupling import analyse
+from onnxprune.training.result import Epoch
+
+TRAINED = {"loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
 
 
 def shown(what: RenderableType, width: int = 110) -> str:
@@ -118,3 +130,10 @@ def test_inspection() -> None:
     assert "Softmax" in text
     assert "6*" in text  # without colours too it is seen which widths may shrink
     assert "4*" not in text
+
+
+def test_a_training_without_a_better_epoch_says_so() -> None:
+    """It said that epoch 0 was the best, and that 0.5 became 0.5."""
+    history = (Epoch(0, math.nan, 0.5, math.nan, 0.0, 1.0), Epoch(1, 0.4, 0.6, 0.9, 0.1, 1.0))
+    for best, told in ((0, "no epoch was better than the model as it came"), (1, "epoch 1 is the best")):
+        assert told in shown(finetune_summary(SimpleNamespace(**{**TRAINED, "history": history, "best": best})))
