@@ -123,7 +123,7 @@ def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
     drawn = charts(swept)
     text = (
         f"Share of the original's cost (across) and {metric_name(swept.metric)} (up). The line joins the models that "
-        "no other one beats in both, the original among them; beaten ones are grey."
+        "no other one beats in both, the original among them; beaten ones are grey. Each is labelled with its budget."
     )
     return section("What each budget costs", text, element("div", *drawn, class_="charts")) if drawn else None
 
