@@ -24,7 +24,6 @@ from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
 from onnxprune.report.text import cost, cost_name, metric_change, metric_value, sizes_line
 from onnxprune.report.verdict import sweep_verdict
 
-_COLUMNS = ("budget", *map(cost_name, COST_KINDS))
 _TITLE = 16  # characters of a column's title in a line, on a terminal
 # A number that counts or measures: no part of a name, no class, and not the value of an option.
 _FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
@@ -32,7 +31,8 @@ _FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
     """The verdict, and a line for each point; the Pareto-optimal ones stand out."""
-    made = Listing(*_COLUMNS, fill(_quality_title(swept), _TITLE), "change", spare=(3, 2, 5, 4))
+    titles = _titles(swept)
+    made = Listing(*titles, fill(_quality_title(swept), _TITLE), "change", spare=(3, 2, len(titles), len(titles) - 1))
     front = set(swept.front(swept.points[0].target.kind))
     for n, point in enumerate(swept.points):
         style = GOOD if n in front else ""
@@ -136,7 +136,7 @@ def charts(swept: SweepResult[PruneOutcome]) -> list[Markup]:
 
 def point_table(swept: SweepResult[PruneOutcome]) -> Markup:
     """The points as a table."""
-    columns = [*_COLUMNS, _quality_title(swept), "change"]
+    columns = [*_titles(swept), _quality_title(swept), "change"]
     rows = [[mono(point.target), *_figures(swept, point)] for point in swept.points]
     return html_table(columns, rows, range(1, len(columns)), stacked=True)
 
@@ -152,6 +152,16 @@ def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
     )
 
 
+def _is_timed(swept: SweepResult[PruneOutcome]) -> bool:
+    return any(point.milliseconds is not None for point in swept.points)
+
+
+def _titles(swept: SweepResult[PruneOutcome]) -> list[str]:
+    """The budget and the costs that are known."""
+    kinds = [kind for kind, row in COST_KINDS.items() if not row.measured or _is_timed(swept)]
+    return ["budget", *map(cost_name, kinds)]
+
+
 def _quality_title(swept: SweepResult[PruneOutcome]) -> str:
     return "quality" if swept.metric is None else metric_name(swept.metric)
 
@@ -163,8 +173,10 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
             cost(kind, number) + ("" if COST_KINDS[kind].is_size else _share(point, kind))
             for kind, number in after.items()
         ),
-        "–" if point.milliseconds is None else f"{point.milliseconds:.3g} ms{_share(point, 'latency')}",
     ]
+    if _is_timed(swept):
+        time = point.milliseconds
+        cells.append("–" if time is None else f"{time:.3g} ms{_share(point, 'latency')}")
     if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
     change = metric_change(swept.metric, MetricChange(swept.quality, point.quality))
@@ -174,7 +186,8 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
 def _figures(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[Figure]:
     """The cells of a row with what they are sorted by."""
     after, quality = point.result.after, 0.0 if point.quality is None else point.quality
-    values = (*after.values(), point.milliseconds or 0.0, quality, quality)
+    timed = (point.milliseconds or 0.0,) if _is_timed(swept) else ()
+    values = (*after.values(), *timed, quality, quality)
     return [Figure(text, value) for text, value in zip(_cells(swept, point), values, strict=True)]
 
 

@@ -94,3 +94,13 @@ def test_a_metric_that_is_no_share_is_shown_as_it_is(result) -> None:
     assert "<span>500.9</span>" in page
     assert "00 %" not in page
     assert shown(swept).split()[-2:] == ["489", "-11"]
+
+
+def test_times_have_a_column_where_there_are_any(result) -> None:
+    """With --no-time a column of dashes stood there."""
+    cost = {"macs": 0.5}
+    for time, wanted in ((None, False), (1.2, True)):
+        point = SweepPoint(Target("macs", 0.5), result(), time, cost, 0.9)
+        swept = SweepResult("m.onnx", "top1", 0.95, time, (point,), {}, {})
+        assert ("latency" in shown(swept)) == wanted
+        assert (">latency</th>" in sweep_page(swept, provenance(["sweep"]))) == wanted
