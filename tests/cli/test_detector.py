@@ -68,4 +68,4 @@ def test_scores_that_are_lost_are_loud_though_boxes_stay(folder: Path, change: d
     blind = change["bias"] < 0
     assert done.returncode == (5 if blind else 0)
     if blind:
-        assert "found_again" in done.stderr
+        assert "detections found again falls by 100.00 points" in done.stderr
