@@ -204,7 +204,7 @@ SHAPES_HELP = (
 PROVIDER_FORM = "NAME[:OPTIONS]"
 PROVIDER_HELP = (
     "Execution provider that onnxruntime runs models on, one of those that the installed onnxruntime has, in short "
-    "(cuda) or in full, with its options (openvino:device_type=CPU); what it cannot run, the CPU does."
+    "(cuda) or in full, with its options (cuda:device_id=1); what it cannot run, the CPU does."
 )
 
 

@@ -123,3 +123,8 @@ def test_paths_everywhere(proto, tmp_path):
     result.save(tmp_path / "small.onnx")
     assert {path.name for path in tmp_path.iterdir()} >= {"small.onnx", "scores", "times"}
     assert onnxprune.validate(tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "rows.npz").rows == len(ROWS)
+
+
+def test_an_option_that_is_almost_one_is_told_its_name() -> None:
+    with pytest.raises(InputError, match="unknown option 'target'; is 'targets' meant"):
+        with_options(PruneConfig(), {"target": 0.5})

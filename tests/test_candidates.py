@@ -96,5 +96,5 @@ def test_the_search_finds_the_fastest_within_the_floor(
     assert found.latency is not None
     assert found.latency.ratio < 0.95
     assert found.metrics["top1"].before - found.metrics["top1"].after <= 0.01 + 1e-9
-    with pytest.raises(AccuracyError, match="top1 falls by"):
+    with pytest.raises(AccuracyError, match="top-1 accuracy falls by"):
         searched(rows, targets=f"latency={found.latency.ratio - 0.05}", latency=onnxprune.LatencyConfig(cache="off"))

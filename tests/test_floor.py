@@ -46,7 +46,7 @@ def test_search_finds_the_smallest_model_within_the_floor(rows) -> None:
 
 def test_a_target_that_loses_too_much_fails(rows) -> None:
     data, evaluation = rows
-    with pytest.raises(AccuracyError, match="top1 falls by"):
+    with pytest.raises(AccuracyError, match="top-1 accuracy falls by"):
         onnxprune.prune(
             MODELS / "fc3_mnist.onnx",
             data,
@@ -94,7 +94,7 @@ def test_other_rows_confirm_what_was_chosen_or_do_not(rows, tmp_path: Path) -> N
     worse = onnxprune.prune(
         model, data, evaluation=judges, max_drop=allowed, targets="macs=0.05", confirm=lost, **fixed
     )
-    assert any("not confirmed: on the rows of confirm top1 falls by" in warning for warning in worse.warnings)
+    assert any("not confirmed: on the rows of confirm top-1 accuracy falls by" in warning for warning in worse.warnings)
 
 
 def test_rows_that_confirm_nothing_are_refused(rows) -> None:

@@ -40,7 +40,7 @@ def test_representations_are_short(proto, result):
     for value in shown:
         assert repr(value).startswith(type(value).__name__)
         assert len(repr(value)) < 150
-    assert "macs 50%" in repr(result)
+    assert "macs 50 %" in repr(result)
 
 
 def test_points_of_a_sweep_can_be_saved(proto, tmp_path):
@@ -62,7 +62,7 @@ def test_models_are_compared_on_arrays(proto, result):
 
 
 def test_what_is_no_model_is_an_error_of_the_input(proto):
-    with pytest.raises(onnxprune.InputError, match="not a list"):
+    with pytest.raises(onnxprune.InputError, match="not list"):
         onnxprune.analyze([proto])
 
 

@@ -168,3 +168,11 @@ def test_where_nothing_is_fitted_all_rows_report() -> None:
     assert result.rows is not None
     assert (result.rows.fit, result.rows.report, result.rows.used) == (0, 40, "unused")
     assert onnxprune.prune(network(), importance="magnitude", **given).rows is None
+
+
+@pytest.mark.parametrize("count", [1, 9, 10])
+def test_a_handful_of_rows_is_noted(count: int) -> None:
+    """One image without its batch axis was taken for all there is, and nothing was said."""
+    made = onnxprune.prune(network(), images(count), targets="macs=0.5", importance="activation", time=False)
+    told = [note for note in made.notes if note.startswith(f"only {count} calibration row")]
+    assert len(told) == (count < 10)

@@ -1,10 +1,12 @@
 """How Python callers look at results: text, notebooks, reports, progress and the log."""
 
+import html
 import json
 import logging
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,3 +118,48 @@ def test_heavy_losses_are_logged_as_warnings_and_notes_as_information(proto, cap
     assert made.notes
     wanted = [(logging.WARNING, text) for text in made.warnings] + [(logging.INFO, text) for text in made.notes]
     assert logged == wanted
+
+
+class Shell:
+    """What IPython offers to code in a cell."""
+
+    def __init__(self) -> None:
+        self.events, self.waiting = self, []
+
+    def register(self, event: str, function) -> None:
+        assert event == "post_run_cell"
+        if function not in self.waiting:
+            self.waiting.append(function)
+
+    def unregister(self, event: str, function) -> None:
+        self.waiting.remove(function)
+
+    def end_of_cell(self) -> None:
+        for function in self.waiting[:]:
+            function(None)
+
+
+@pytest.mark.parametrize("displayed", [True, False])
+def test_a_cell_shows_a_warning_once(proto, monkeypatch, capsys, displayed: bool) -> None:
+    """Heavy losses stood on stderr, and in the view of the result right below."""
+    shell = Shell()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(logging.getLogger("onnxprune.result"), "propagate", False)  # pytest listens at the root
+    made = onnxprune.prune(proto, ROWS, config=OPTIONS, targets="macs=0.1", progress=False)
+    assert made.warnings
+    if displayed:
+        shown = made._repr_html_()
+        assert all(html.escape(warning, quote=False) in shown for warning in made.warnings)
+    assert capsys.readouterr().err == ""
+    shell.end_of_cell()
+    assert capsys.readouterr().err.splitlines() == ([] if displayed else list(made.warnings))
+    assert shell.waiting == []
+
+
+def test_a_summary_displays_nothing_by_itself(result, monkeypatch) -> None:
+    """In notebooks an empty output stood above the text."""
+    displayed = []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *parts: displayed.append(parts))
+    assert result.verdict in " ".join(result.summary().split())
+    assert displayed == []

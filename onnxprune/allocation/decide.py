@@ -15,7 +15,7 @@ from onnxprune.allocation.widths import Widths
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport, ProgramReport
 from onnxprune.core.scores import Scores
-from onnxprune.core.text import several
+from onnxprune.core.text import percent, several
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.cut import Cuts
 from onnxprune.structure.units import Ids
@@ -59,6 +59,7 @@ def by_budget(
     minimum: Mapping[str, int] | None = None,
     branches: bool = False,
     worth: float | None = None,
+    spend: bool = True,
 ) -> Decision:
     """Meet budgets: solve the allocation program, and remove each group's least important units.
 
@@ -74,6 +75,7 @@ def by_budget(
         branches: whether groups may go as a whole, where the scorer says what that costs.
         worth: times the predicted damage that less work in the kernels is worth, where the widths' rule knows it; None
             for the least damage.
+        spend: whether the budgets are the user's, who is told where much of them is not used.
 
     Raises:
         BudgetError: no choice meets the budgets.
@@ -84,7 +86,7 @@ def by_budget(
     if worth is not None and widths.work is not None:
         choose = partial(lean, work=widths.work, seed=config.seed, worth=worth)
     decision = _decided(analysis, scores, problem, widths, choose)
-    unspent = _unspent(decision, budgets, widths) if worth is None else ()
+    unspent = _unspent(decision, budgets, widths) if spend and worth is None else ()
     return replace(decision, notes=(*decision.notes, *unspent))
 
 
@@ -94,9 +96,9 @@ def _unspent(decision: Decision, budgets: Sequence[Budget], widths: Widths) -> t
     if spent >= _SPENT or max(widths.steps, default=1) == 1 or not decision.damage:
         return ()
     return (
-        f"only {spent:.0%} of the budget is used: the widths that the rule {widths.rule!r} likes are in steps of up to "
-        f"{max(widths.steps)}, and the next larger ones are above it; --round-to 1 comes nearer, perhaps with no gain "
-        "in time",
+        f"only {percent(spent, 0)} of the budget is used: the widths that the rule {widths.rule!r} likes are in steps "
+        f"of up to {max(widths.steps)}, and the next larger ones are above it; --round-to 1 comes nearer, perhaps with "
+        "no gain in time",
     )
 
 

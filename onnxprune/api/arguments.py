@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, SweepConfig
@@ -39,7 +40,9 @@ def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig
     known = {f.name for f in dataclasses.fields(PruneConfig)}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; PruneConfig has {', '.join(sorted(known))}")
+        near = get_close_matches(unknown[0], known, 1)
+        meant = f"; is {near[0]!r} meant?" if near else ""
+        raise InputError(f"unknown option {unknown[0]!r}{meant}; PruneConfig has {', '.join(sorted(known))}")
     changed = {"targets": config.targets, "keep": config.keep, **options}
     changed["targets"] = tuple(_targets(changed["targets"]))
     changed["keep"] = (changed["keep"],) if isinstance(changed["keep"], str) else tuple(changed["keep"])

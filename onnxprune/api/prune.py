@@ -127,6 +127,7 @@ def sweep(
     """
     from onnxprune.api.sweep_result import SweepResult
     from onnxprune.pipeline import sweep as many
+    from onnxprune.report.sweep_report import sweep_warnings
 
     points, config = points or SweepConfig(), _with_scorer(with_options(config or PruneConfig(), {}))
     check(points)
@@ -141,12 +142,12 @@ def sweep(
             executor=executor,
             progress=told,
         )
-    for point in swept.points:
-        log_result((f"{point.target}: {warning}" for warning in told_all(point.result.warnings)), ())
     points_held = tuple(
         many.SweepPoint(**{**_fields(point), "result": PruneResult.of(_told(point.result))}) for point in swept.points
     )
-    return SweepResult(**{**_fields(swept), "points": points_held})
+    result = SweepResult(**{**_fields(swept), "points": points_held})
+    log_result(sweep_warnings(result), ())
+    return result
 
 
 def _told(outcome: PruneOutcome) -> PruneOutcome:

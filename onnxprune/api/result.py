@@ -9,6 +9,7 @@ import onnx
 from onnxprune.core.costs import COUNTED
 from onnxprune.core.errors import InputError
 from onnxprune.core.files import place, refuse_inputs
+from onnxprune.core.text import percent
 from onnxprune.graph.lineage import with_lineage
 from onnxprune.graph.model import to_proto
 from onnxprune.pipeline.outcome import PruneOutcome
@@ -128,7 +129,7 @@ class PruneResult(PruneOutcome):
         return result_view(self)
 
     def __repr__(self) -> str:
-        shares = (f"{name} {self.after[name] / self.before[name]:.0%}" for name in COUNTED if self.before[name])
+        shares = (f"{name} {percent(self.after[name] / self.before[name], 0)}" for name in COUNTED if self.before[name])
         return f"PruneResult({self.source!r}: {', '.join(shares)} left)"
 
 

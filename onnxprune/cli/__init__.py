@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from shutil import get_terminal_size
 
 import typer
 
@@ -11,6 +12,8 @@ from onnxprune.cli.command import command_began, complain, typer_function
 from onnxprune.cli.commands import COMMANDS, commands
 from onnxprune.cli.terminal import discard_stdout, open_descriptors
 from onnxprune.version import __version__
+
+_BOXES = 80  # columns below which the boxes of a command's help would cut their text
 
 
 def _version(asked: bool) -> None:
@@ -26,10 +29,13 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
         arguments: what it will be called with, where that is known: then it has only the command that they name, and
             no command has its options where they name none; these take time to make.
     """
+    called = [name for name in COMMANDS if name in (arguments or ())[:1]]
+    narrow = bool(called) and get_terminal_size().columns < _BOXES
     app = typer.Typer(
         name="onnxprune",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None if narrow else "rich",
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, and repair.",
         epilog="Exit codes: 0 done; 2 wrong usage or unreadable input; 3 model cannot be processed; "
@@ -44,7 +50,6 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
     ) -> None:
         del version
 
-    called = [name for name in COMMANDS if name in (arguments or ())[:1]]
     for name, item in commands(called or COMMANDS).items():
         if arguments is None or called:
             app.command(name)(typer_function(item))

@@ -6,7 +6,6 @@ from onnxprune.cli.command import command, known_sections
 from onnxprune.cli.config_file import template
 from onnxprune.cli.options import Options, Section
 from onnxprune.cli.terminal import Terminal
-from onnxprune.core.errors import InputError
 from onnxprune.core.options import option
 
 
@@ -14,12 +13,10 @@ from onnxprune.core.options import option
 class ConfigActions:
     """What to do."""
 
-    template: bool = option(False, "Print a commented TOML file with every option and its default.")
+    template: bool = option(False, "Print the file, as without this option, which older commands give.")
 
 
 @command(Section("Actions", ConfigActions, in_file=False))
-def config(given: Options, terminal: Terminal) -> None:
+def config(_given: Options, terminal: Terminal) -> None:
     """Print a commented configuration file, to be filled in and given to --config."""
-    if not given.get(ConfigActions).template:
-        raise InputError("nothing to do; give --template")
     terminal.machine(template(known_sections()))

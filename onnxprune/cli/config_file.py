@@ -1,4 +1,4 @@
-"""The TOML file of `--config`: reads it, and writes the commented template of `onnxprune config --template`."""
+"""The TOML file of `--config`: reads it, and writes the commented template of `onnxprune config`."""
 
 import difflib
 import textwrap
@@ -34,7 +34,7 @@ def read(path: Path, known: Iterable[Section]) -> Mapping[str, Any]:
     for key in _keys(data):
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "; onnxprune config --template shows all"
+            hint = f"; did you mean {close[0]!r}?" if close else "; onnxprune config shows all"
             raise InputError(f"--config {path}: unknown key {key!r}{hint}")
     return data
 

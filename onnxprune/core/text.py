@@ -57,7 +57,7 @@ SHARE_METRICS = {
     "label_iou": "overlap with the labels",
     "label_fit": "variance of the labels explained",
     "agreement": "agreement with the original",
-    "worst_class": "lowest recall of a class",
+    "worst_class": "agreement in the worst class",
     "found_again": "detections found again",
     "mask_iou": "mask overlap (IoU)",
     "keypoints_kept": "keypoints that stay in place",
@@ -69,6 +69,23 @@ SHARE_METRICS = {
     "same_labels": "equal labels",
 }
 """Metrics in [0, 1] that are better when higher, in words. A name may end in `[output]`."""
+
+RATIO_METRICS = {"relative_error": "relative output error", "new_detections": "new detections"}
+"""Metrics that are ratios, and better when lower, in words."""
+
+_WORDS = {**SHARE_METRICS, **RATIO_METRICS, "latency_ms": "latency"}
+
+
+def metric_name(name: str) -> str:
+    """The readable name of a metric."""
+    base, bracket, output = name.partition("[")
+    words = _WORDS.get(base, base.replace("_", " "))
+    return f"{words}, {output.rstrip(']')}" if bracket else words
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in [0, 1] as percent."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def points_lost(change: MetricChange) -> float:

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.core.results import MetricChange
+from onnxprune.core.text import percent
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.unseen import FOUND
 
@@ -326,7 +327,7 @@ class Quantities:
             return {}
         lost = error[varies] / variance[varies]
         mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
-        detail = f"relative error {np.sqrt(mean):.1%}, worst column {np.sqrt(lost.max()):.1%}"
+        detail = f"relative error {percent(np.sqrt(mean))}, worst column {percent(np.sqrt(lost.max()))}"
         return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
 
 

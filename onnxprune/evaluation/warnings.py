@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from onnxprune.core.results import MetricChange, TimeReport
-from onnxprune.core.text import SHARE_METRICS
+from onnxprune.core.text import SHARE_METRICS, percent
 
 _HEAVY = 0.1  # of a share that has a value of its own before, such as an accuracy
 # What may be left of shares that are 1 for the original.
@@ -64,16 +64,15 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
             if labelled and base in ("agreement", "same_highest"):
                 continue
             if not change.after >= _LEFT[base]:
-                warnings.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {change.after:.1%}{detail}")
+                warnings.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls to {percent(change.after)}{detail}")
         elif base in SHARE_METRICS and not change.before - change.after < _HEAVY:
-            warnings.append(
-                f"heavy loss: {SHARE_METRICS[base]}{where} falls from {change.before:.1%} to {change.after:.1%}"
-            )
+            fall = f"from {percent(change.before)} to {percent(change.after)}"
+            warnings.append(f"heavy loss: {SHARE_METRICS[base]}{where} falls {fall}")
         elif base == "new_detections" and not change.after <= _MANY_NEW:
             warnings.append(
                 f"heavy loss: for 100 detections{where} of the original {100 * change.after:.0f} new ones are made"
             )
     error = metrics.get("relative_error")
     if error is not None and not warnings and not labelled and not error.after < _HEAVY_ERROR:
-        warnings.append(f"heavy loss: the outputs differ from the original's by {error.after:.1%} of their size")
+        warnings.append(f"heavy loss: the outputs differ from the original's by {percent(error.after)} of their size")
     return tuple(warnings)

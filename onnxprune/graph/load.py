@@ -52,7 +52,7 @@ def load(source: Path | str | bytes | onnx.ModelProto | Model | Holding) -> Mode
         return held
     if not isinstance(source, str | os.PathLike):
         raise InputError(
-            f"a model is a path, the bytes of a file, a ModelProto or a result, not a {type(source).__name__}"
+            f"a model is a path, the bytes of a file, a ModelProto or a result, not {type(source).__name__}"
         )
     path = Path(source)
     model = _checked(_parsed(_read(path), str(path)), str(path), path.parent)

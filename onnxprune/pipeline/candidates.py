@@ -134,7 +134,10 @@ def solver_for(
 
     def solve(worth: float | None) -> Solve:
         return lambda scores, branches: by_budget(
-            prepared.analysis, scores, exact, allowed, config, branches=branches, worth=worth
+            *(prepared.analysis, scores, exact, allowed, config),
+            branches=branches,
+            worth=worth,
+            spend=config.max_drop is None,
         )
 
     return Solver(solve(None), Limits(prepared, exact, None), leaner=None if allowed.work is None else solve)

@@ -14,7 +14,7 @@ from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import MetricChange, RemovedBlock, TimeReport
 from onnxprune.core.scores import Scores
-from onnxprune.core.text import several
+from onnxprune.core.text import metric_name, percent, several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.graph.sizes import rows_a_run
@@ -34,6 +34,7 @@ from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
 _HEAVY_ROWS = 0.01  # of all parameters: rows of a table that no calibration row reads are told from here on
+_FEW_ROWS = 10  # calibration rows below which a note asks for more
 _CHOSEN = (
     "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
     "(--confirm, or onnxprune validate)"
@@ -126,7 +127,7 @@ def _not_confirmed(prepared: Prepared, metrics: Mapping[str, MetricChange], conf
     if holds(lost, config.max_drop):
         return ()
     return (
-        f"not confirmed: on the rows of --confirm {metric} falls by {lost:.2f} points, where --max-drop "
+        f"not confirmed: on the rows of --confirm {metric_name(metric)} falls by {lost:.2f} points, where --max-drop "
         f"{config.max_drop:g} was allowed; give more rows to --eval, or a smaller --max-drop",
     )
 
@@ -205,6 +206,9 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     notes += _not_read(prepared, config)
+    if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
+        rows_given = several(len(prepared.data), "calibration row")
+        notes.append(f"only {rows_given}: with a few hundred, the result is better, and its figures say more")
     if rows.on is None and not config.lossless:
         unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
         notes.append(f"without data nothing says what this costs in accuracy{unrepaired}: see onnxprune validate")
@@ -217,7 +221,7 @@ def _not_read(prepared: Prepared, config: PruneConfig) -> list[str]:
         return []
     return [
         f"{entry.unused:,} of the {entry.rows:,} rows of table {entry.table!r} are read by none of "
-        f"{several(len(prepared.data), 'calibration row')}; they hold {share:.0%} of the parameters, and stay"
+        f"{several(len(prepared.data), 'calibration row')}; they hold {percent(share, 0)} of the parameters, and stay"
         for entry in unused_rows(prepared.analysis, prepared.data, config.engine)
         if (share := entry.parameters / max(prepared.before.params, 1)) >= _HEAVY_ROWS
     ]

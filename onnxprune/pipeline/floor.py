@@ -18,7 +18,7 @@ from onnxprune.core.errors import AccuracyError, BudgetError, InputError, Slower
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
-from onnxprune.core.text import main_metric, points_lost
+from onnxprune.core.text import main_metric, metric_name, percent, points_lost
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.graph.model import Model
@@ -47,8 +47,8 @@ def main_loss(name: str, metrics: Mapping[str, MetricChange]) -> tuple[str, floa
         )
     if not isfinite(metrics[metric].before):
         raise InputError(
-            f"{name}: {metric} is {metrics[metric].before} for the original, so that nothing can be judged by it; "
-            "give other rows, or another --metric"
+            f"{name}: {metric_name(metric)} is {metrics[metric].before} for the original, so that nothing can be "
+            "judged by it; give other rows, or another --metric"
         )
     return metric, points_lost(metrics[metric])
 
@@ -115,7 +115,7 @@ def check_floor(name: str, metrics: Mapping[str, MetricChange], max_drop: float,
     metric, lost = main_loss(name, metrics)
     if not holds(lost, max_drop):
         fall = "is no number" if isnan(lost) else f"falls by {lost:.2f} points, more than the {max_drop:g} allowed"
-        told = f"{name}: {metric} {fall}"
+        told = f"{name}: {metric_name(metric)} {fall}"
         raise AccuracyError(f"{told}; {advice}" if advice else told)
 
 
@@ -192,8 +192,8 @@ def smallest(
     if best is None:
         raise AccuracyError(
             f"{prepared.model.name}: no smaller model within {config.max_drop:g} points was found "
-            f"(down from {high:.0%} of the {_TITLES[config.minimise]}); allow a larger --max-drop, or give more "
-            "calibration rows"
+            f"(down from {percent(high, 0)} of the {_TITLES[config.minimise]}); allow a larger --max-drop, or give "
+            "more calibration rows"
         )
     return best
 

@@ -19,7 +19,7 @@ from onnxprune.core.execution import workers_kept
 from onnxprune.core.results import InputSize, MetricChange
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
-from onnxprune.core.text import main_metric
+from onnxprune.core.text import main_metric, percent
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.candidates import Candidates
@@ -60,7 +60,7 @@ class SweepPoint(Generic[Result_co]):
 
     def __repr__(self) -> str:
         quality = "" if self.quality is None else f", quality {self.quality:.4g}"
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.cost.items())
+        shares = ", ".join(f"{name} {percent(share, 0)}" for name, share in self.cost.items())
         return f"SweepPoint({self.target}: {shares}{quality})"
 
 

@@ -1,10 +1,10 @@
 """Sections of the HTML report along the network's depth: its picture, widths, MACs, and a card for each group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
 from onnxprune.core.results import GroupResult, LayerCost
-from onnxprune.core.text import several, visible
+from onnxprune.core.text import percent, several, visible
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.depth import blocks
@@ -22,9 +22,10 @@ from onnxprune.report.html_parts import (
 )
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.picture import network_picture
-from onnxprune.report.text import count, percent, some, units_in_words
+from onnxprune.report.text import count, some, units_in_words
 
 MOST_CARDS = 72
+OPEN_CARDS = 15
 MOST_ROWS = 300
 
 
@@ -53,9 +54,11 @@ def width_section(result: PruneOutcome) -> Markup:
     cards: list[Markup] = [*([card(*drawn)] if drawn else []), *([card(*bars, whole)] if rows else [])]
     if len(rows) > NAMED_ROWS:  # the picture shows their widths as columns would
         cards = [card(*(drawn or bars), whole)]
+    joined = any(len(group.producers) > 1 for group in result.groups)
     return section(
         "What is left of each layer",
-        f"In all, {units_in_words(result.groups, 'stay')}. Layers that an addition joins keep the same channels.",
+        f"In all, {units_in_words(result.groups, 'stay')}."
+        + " Layers that an addition joins keep the same channels." * joined,
         *cards,
     )
 
@@ -128,11 +131,16 @@ def macs_section(result: PruneOutcome) -> Markup | None:
     total = (result.before.macs - result.after.macs) or 1
     most = saved[: max(1, len(saved) // 10)]
     share = sum(layer.macs_before - layer.macs_after for layer in most) / total
-    biggest = f" A tenth of the layers gave {solid(percent(share, 0))} of it." if len(layers) >= 20 else ""
+    was, now = solid(count(result.before.macs)), solid(count(result.after.macs))
+    became = f"{was} became {now}" if result.after.macs != result.before.macs else f"all {was} stay"
+    biggest = (
+        f" A tenth of the layers gave {solid(percent(share, 0))} of it."
+        if len(layers) >= 20 and became != f"all {was} stay"
+        else ""
+    )
     return section(
         "Where the MACs went",
-        "Multiply-adds of each layer before and after, from the input to the output: "
-        f"{solid(count(result.before.macs))} became {solid(count(result.after.macs))}.{biggest}",
+        f"Multiply-adds of each layer before and after, from the input to the output: {became}.{biggest}",
         card(
             profile(data, "MACs per layer", count),
             _legend(data, "MACs left", "MACs saved"),
@@ -181,21 +189,37 @@ def groups_section(result: PruneOutcome) -> Markup | None:
         shown = [group for group in groups if group.name in largest]
     top = max((d for group in groups for _, d in group.damage[:-1] if isfinite(d)), default=0.0)
     removed = {name: frozenset(positions) for name, positions in result.plan.removed.items()}
-    cards = (_group_card(group, removed.get(group.name, frozenset()), top) for group in shown)
+
+    def cards(those: Iterable[GroupResult]) -> Markup:
+        made = (_group_card(group, removed.get(group.name, frozenset()), top) for group in those)
+        return element("div", *made, class_="groups")
+
+    first, others = _first(shown)
     curves = any(group.damage for group in groups)
     units = "Channels or heads" if any(group.kind == "head" for group in groups) else "Channels"
     sentence = f"{units} that can only go together form a group. "
     if curves:
         sentence += (
-            "The curve is the predicted damage to the task against the channels kept, on a logarithmic scale of "
-            f"{svg.DECADES} decades that all groups share; the dot is the choice. "
+            "The curve is the predicted damage to the task against the channels kept, on one logarithmic scale for all "
+            "groups; the dot is the choice. "
         )
     if any(group.scores for group in groups):
-        sentence += "The histogram shows the channels' scores, from 0 (useless) to 1."
+        sentence += "The histogram shows the channels' scores, from 0 (useless) to 1. "
+    if others:
+        sentence += "The groups that saved most come first."
     more = len(groups) - len(shown)
-    rest = element("p", f"The {more} groups that saved less are in the JSON report.") if more > 0 else None
+    rest = element("p", f"The JSON report has {several(more, 'more group')}, which saved less.") if more > 0 else None
     meanings = [("kept", "kept"), ("gone", "removed")]
-    return section("Group by group", sentence, element("div", *cards, class_="groups"), legend(*meanings), rest)
+    folds = folded(several(len(others), "more group"), cards(others)) if others else None
+    return section("Group by group", sentence.strip(), cards(first), legend(*meanings), folds, rest)
+
+
+def _first(groups: Sequence[GroupResult]) -> tuple[list[GroupResult], list[GroupResult]]:
+    """The groups that a page shows at once, those that saved most, and the others; both along the depth."""
+    if len(groups) <= OPEN_CARDS + OPEN_CARDS // 3:
+        return list(groups), []
+    most = {g.name for g in sorted(groups, key=lambda g: g.macs_after - g.macs_before)[:OPEN_CARDS]}
+    return [g for g in groups if g.name in most], [g for g in groups if g.name not in most]
 
 
 def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Markup:

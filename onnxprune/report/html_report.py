@@ -2,7 +2,7 @@
 
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import LatencyReport, MetricChange, TimeReport
-from onnxprune.core.text import several
+from onnxprune.core.text import metric_name, percent, several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report import svg
 from onnxprune.report.html_network import groups_section, macs_section, width_section
@@ -30,15 +30,14 @@ from onnxprune.report.text import (
     duration,
     is_share,
     metric_change,
-    metric_name,
     metric_value,
     milliseconds,
     obstacles,
     on_provider,
-    percent,
     size,
     sizes_line,
     some,
+    spread_of,
     threads_of,
 )
 from onnxprune.report.verdict import verdict_of
@@ -112,7 +111,7 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float, *, no
 
 
 def _time_tile(time: TimeReport) -> Markup:
-    was = f"{milliseconds(time.before_ms)}; {percent(time.low)} to {percent(time.high)} of it, {threads_of(time)}"
+    was = f"{milliseconds(time.before_ms)}; {spread_of(time)} of it, {threads_of(time)}"
     return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=time.is_noisy)
 
 
@@ -161,7 +160,7 @@ def _not_pruned(result: PruneOutcome) -> Markup:
             )
         )
     more = len(grouped) - len(rows)
-    tail = element("p", f"{more} more reasons are in the JSON report.") if more > 0 else None
+    tail = element("p", f"The JSON report has {several(more, 'more reason')}.") if more > 0 else None
     return section(
         "What was not pruned, and why",
         "Channels of these tensors keep their number, together with everything that must match them.",
@@ -188,7 +187,7 @@ def _decision(result: PruneOutcome) -> Markup:
     entries = [(f"part{n % svg.PARTS}", f"{stage} {duration(seconds)}") for n, (stage, seconds) in enumerate(timings)]
     return section(
         "How it was decided",
-        None,
+        None if program.status == "none" else _PROGRAM,
         element(
             "div",
             card(element("h3", "Program"), definitions(facts)),
@@ -202,6 +201,12 @@ def _decision(result: PruneOutcome) -> Markup:
         _oamip(result),
         notes_card((*result.notes, *([f"sizes: {sizes}"] if (sizes := sizes_line(result.sizes)) else []))),
     )
+
+
+_PROGRAM = (
+    "An integer program chose how wide every layer is, for the least predicted damage within the budget (the "
+    "objective); no choice can have less than the bound, and the gap is what lies between."
+)
 
 
 def _latency(latency: LatencyReport) -> list[tuple[str, object]]:

@@ -11,7 +11,7 @@ from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.costs import MACS_CONVENTION
 from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.core.targets import Target
-from onnxprune.pipeline.outcome import PruneOutcome
+from onnxprune.pipeline.outcome import PruneOutcome, versions
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.verdict import verdict, verdict_of
 from onnxprune.version import __version__
@@ -59,6 +59,7 @@ def head(command: str, model: str, origin: Provenance | None) -> dict[str, Any]:
     }
     if origin is not None:
         entries |= {"command_line": origin.command, "files": plain(origin.files), "machine": plain(origin.machine)}
+        entries["versions"] = versions()
     return entries
 
 

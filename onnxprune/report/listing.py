@@ -1,4 +1,7 @@
-"""Tables for a terminal of any width: names are shortened in the middle, and what matters least is left out first."""
+"""Tables for a terminal of any width: names are shortened where they stay apart, and what matters least is left out.
+
+A narrow table does without columns until it fits, and without more of them where that tells names from each other.
+"""
 
 from collections.abc import Iterable
 
@@ -12,6 +15,26 @@ from onnxprune.core.text import shortened
 
 _NAME, _TEXT = 10, 14  # columns that a name, or text, gets before something else is left out
 _GAP = 3
+
+
+def apart(names: Iterable[str], room: int) -> dict[str, str]:
+    """Names of at most so many characters: cut in the middle, or where that tells more of them from each other."""
+    different = list(dict.fromkeys(names))
+    best = {name: shortened(name, room) for name in different}
+    for start in range(1, max(map(len, different), default=0) - room + 2):
+        if len(set(best.values())) == len(different):
+            break
+        cut = {name: _part(name, start, room) for name in different}
+        best = max(best, cut, key=lambda short: len(set(short.values())))
+    return best
+
+
+def _part(name: str, start: int, room: int) -> str:
+    """A part of a name from some character on; the end of one that is shorter."""
+    if len(name) <= room:
+        return name
+    end = start + room - 2
+    return f"…{name[len(name) - room + 1 :]}" if end >= len(name) - 1 else f"…{name[start:end]}…"
 
 
 class Listing:
@@ -43,27 +66,33 @@ class Listing:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table as it fits."""
-        columns = list(range(len(self._titles)))
+        columns, fitting = list(range(len(self._titles))), []
         for gone in (None, *self._spare):
             columns = [column for column in columns if column != gone]
             widths = self._widths(columns, options.max_width)
             if widths is not None:
-                break
-        else:
-            widths = {column: self._least(column) for column in columns}
+                fitting.append(widths)
+        none_fits = {column: self._least(column) for column in columns}
+        widths = next(filter(self._tells_apart, fitting), fitting[0] if fitting else none_fits)
+        columns = sorted(widths)
+        short = {column: self._short(column, widths[column]) for column in columns if column in self._names}
         made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
         for column in columns:
             title, width = self._titles[column], widths[column]
             made.add_column(title, justify="left" if column in self._left else "right", width=width, overflow="fold")
         for row in self._rows:
-            made.add_row(*(self._cell(row[column], column, widths[column]) for column in columns))
+            cells = ((row[column], short.get(column, {}).get(row[column].plain)) for column in columns)
+            made.add_row(*(cell if name is None else Text(name, style=cell.style) for cell, name in cells))
         yield made
 
-    def _cell(self, cell: Text, column: int, width: int) -> Text:
-        """A name that is too long loses its middle."""
-        if column not in self._names or cell_len(cell.plain) <= width:
-            return cell
-        return Text(shortened(cell.plain, width), style=cell.style)
+    def _short(self, column: int, width: int) -> dict[str, str]:
+        """The names of a column as they are shown."""
+        return apart([row[column].plain for row in self._rows], width)
+
+    def _tells_apart(self, widths: dict[int, int]) -> bool:
+        """Whether names that differ still do."""
+        names = [self._short(column, width) for column, width in widths.items() if column in self._names]
+        return all(len(set(short.values())) == len(short) for short in names)
 
     def _widths(self, columns: list[int], room: int) -> dict[int, int] | None:
         """Widths with which the columns fit; None where they cannot."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from importlib import resources
 
-from onnxprune.core.text import visible
+from onnxprune.core.text import metric_name, visible
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepResult
@@ -11,19 +11,11 @@ from onnxprune.report import svg
 from onnxprune.report.depth import blocks
 from onnxprune.report.html_network import heads_kept
 from onnxprune.report.html_parts import profile, table
+from onnxprune.report.log import shown_to_reader
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.picture import network_picture
 from onnxprune.report.sweep_report import charts, point_table, sweep_warnings
-from onnxprune.report.text import (
-    cost,
-    cost_name,
-    count,
-    metric_change,
-    metric_name,
-    metric_value,
-    milliseconds,
-    ratio,
-)
+from onnxprune.report.text import cost, cost_name, count, metric_change, metric_value, milliseconds, ratio
 from onnxprune.report.verdict import sweep_verdict, verdict, verdict_of
 
 _CHARTS = 2
@@ -82,6 +74,8 @@ def _picture(result: PruneOutcome) -> Markup | None:
 
 
 def _view(told: str, warnings: Iterable[str], *content: object) -> str:
+    warnings = list(warnings)
+    shown_to_reader(warnings)
     style = resources.files("onnxprune.report").joinpath("notebook.css").read_text(encoding="utf-8")
     warned = [element("div", warning, class_="note") for warning in warnings]
     return element(

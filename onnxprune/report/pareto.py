@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 from onnxprune.core.costs import COST_KINDS
+from onnxprune.core.text import metric_name, percent
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepResult
 from onnxprune.report.html_parts import card, solid
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.svg import HEIGHT, number, picture
-from onnxprune.report.text import is_share, metric_name, metric_value, percent
+from onnxprune.report.text import is_share, metric_value
 
 _MARGIN = 0.08  # of the range of qualities, above and below the points
-_LABEL = (0.045, 0.16)  # half the width, and the height, of a label: shares of a small chart
+_LABEL = (0.065, 0.16)  # half the width, and the height, of a label: shares of a small chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,15 @@ def dots(swept: SweepResult[PruneOutcome], cost: str) -> list[Dot]:
     ]
     kinds = {point.target.kind for point in swept.points}
 
+    def label(n: int, name: str) -> str:
+        value = swept.points[n].target.value
+        return name if len(kinds) > 1 or value > 1 else f"{100 * value:g} %"
+
     def told(name: str, share: float, quality: float) -> str:
         return f"{name}: {percent(share)} of the {COST_KINDS[cost].title}, {metric_value(metric, quality)}"
 
     found = [
-        Dot(
-            name.rpartition("=")[2] if len(kinds) == 1 else name, told(name, share, quality), share, quality, n in front
-        )
+        Dot(label(n, name), told(name, share, quality), share, quality, n in front)
         for n, name, share, quality in measured
     ]
     if swept.quality is not None:

@@ -167,7 +167,7 @@ def _labels(plan: _Plan, blocks: Sequence[Block]) -> list[Markup]:
         (x, y), room = plan.centre(block), int((plan.pitch - 4) / _LETTER)
         low = y + plan.high(block) / 2
         if block.is_layer or not block.op_type:
-            name = shortened(visible(block.name), room)
+            name = _short(block, room)
             made.append(element("text", name, x=number(x), y=number(low + 13), class_="mono"))
         if block.is_layer and block.before:
             told = "cut out" if block.gone else str(block.before)
@@ -177,12 +177,26 @@ def _labels(plan: _Plan, blocks: Sequence[Block]) -> list[Markup]:
     return made
 
 
+def _short(block: Block, room: int) -> str:
+    """What tells a layer from others where its name is too long: `conv1` of `/layer1/conv1/Conv`."""
+    name = visible(block.name)
+    parts = [part for part in name.split("/") if part]
+    if len(name) <= room or not parts:
+        return shortened(name, room)
+    if len(parts) > 1 and block.op_type and parts[-1].startswith(block.op_type):
+        parts.pop()
+    told = parts.pop()
+    while parts and len(longer := f"{parts.pop()}/{told}") <= room:
+        told = longer
+    return shortened(told, room)
+
+
 def _ticks(plan: _Plan, blocks: Sequence[Block]) -> list[Markup]:
     """Names of some layers along the depth, for orientation."""
     made, free = [], 0.0
     for block in sorted((b for b in blocks if b.is_layer), key=lambda b: (b.depth, b.lane)):
         x = plan.centre(block)[0]
-        name = shortened(visible(block.name), int(_TICK / _LETTER) - 2)
+        name = _short(block, int(_TICK / _LETTER) - 2)
         if x >= free and x + _LETTER * len(name) <= plan.width + 4:
             made.append(element("path", d=f"M{number(x)} {number(plan.height - 16)}v4", class_="wire"))
             place = {"x": number(x), "y": number(plan.height - 4)}

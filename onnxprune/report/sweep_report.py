@@ -1,5 +1,6 @@
 """Reports of a sweep: terminal table, JSON, and an HTML page with charts."""
 
+import re
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.results import MetricChange
+from onnxprune.core.text import metric_name, percent, several
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_parts import Figure, card, command_line, mono, notes_card, page, section, verdict_line
@@ -19,24 +21,18 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.pareto import chart
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
-from onnxprune.report.text import (
-    cost,
-    cost_name,
-    metric_change,
-    metric_name,
-    metric_value,
-    percent,
-    sizes_line,
-)
+from onnxprune.report.text import cost, cost_name, metric_change, metric_value, sizes_line
 from onnxprune.report.verdict import sweep_verdict
 
-_COLUMNS = ("budget", *map(cost_name, COST_KINDS))
 _TITLE = 16  # characters of a column's title in a line, on a terminal
+# A number that counts or measures: no part of a name, no class, and not the value of an option.
+_FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
 
 
 def sweep_summary(swept: SweepResult[PruneOutcome]) -> RenderableType:
     """The verdict, and a line for each point; the Pareto-optimal ones stand out."""
-    made = Listing(*_COLUMNS, fill(_quality_title(swept), _TITLE), "change", spare=(3, 2, 5, 4))
+    titles = _titles(swept)
+    made = Listing(*titles, fill(_quality_title(swept), _TITLE), "change", spare=(3, 2, len(titles), len(titles) - 1))
     front = set(swept.front(swept.points[0].target.kind))
     for n, point in enumerate(swept.points):
         style = GOOD if n in front else ""
@@ -104,7 +100,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     return page(
         f"{title}: sweep",
         f"onnxprune {origin.onnxprune}",
-        element("header", brand, element("h1", title), told, element("p", f"sweep over {swept.points[0].target.kind}")),
+        element("header", brand, element("h1", title), told, element("p", _budgets(swept))),
         *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
         charts_section(swept),
         section("All points", None, card(point_table(swept))),
@@ -115,6 +111,11 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     )
 
 
+def _budgets(swept: SweepResult[PruneOutcome]) -> str:
+    title = COST_KINDS[swept.points[0].target.kind].title
+    return f"{several(len(swept.points), 'budget')} of {title}"
+
+
 def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
     """Quality against each cost, time first; None where no quality was measured."""
     if swept.metric is None:
@@ -122,7 +123,7 @@ def charts_section(swept: SweepResult[PruneOutcome]) -> Markup | None:
     drawn = charts(swept)
     text = (
         f"Share of the original's cost (across) and {metric_name(swept.metric)} (up). The line joins the models that "
-        "no other one beats in both, the original among them; beaten ones are grey."
+        "no other one beats in both, the original among them; beaten ones are grey. Each is labelled with its budget."
     )
     return section("What each budget costs", text, element("div", *drawn, class_="charts")) if drawn else None
 
@@ -135,7 +136,7 @@ def charts(swept: SweepResult[PruneOutcome]) -> list[Markup]:
 
 def point_table(swept: SweepResult[PruneOutcome]) -> Markup:
     """The points as a table."""
-    columns = [*_COLUMNS, _quality_title(swept), "change"]
+    columns = [*_titles(swept), _quality_title(swept), "change"]
     rows = [[mono(point.target), *_figures(swept, point)] for point in swept.points]
     return html_table(columns, rows, range(1, len(columns)), stacked=True)
 
@@ -151,6 +152,16 @@ def _repeats(swept: SweepResult[PruneOutcome], cost: str) -> bool:
     )
 
 
+def _is_timed(swept: SweepResult[PruneOutcome]) -> bool:
+    return any(point.milliseconds is not None for point in swept.points)
+
+
+def _titles(swept: SweepResult[PruneOutcome]) -> list[str]:
+    """The budget and the costs that are known."""
+    kinds = [kind for kind, row in COST_KINDS.items() if not row.measured or _is_timed(swept)]
+    return ["budget", *map(cost_name, kinds)]
+
+
 def _quality_title(swept: SweepResult[PruneOutcome]) -> str:
     return "quality" if swept.metric is None else metric_name(swept.metric)
 
@@ -162,8 +173,10 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
             cost(kind, number) + ("" if COST_KINDS[kind].is_size else _share(point, kind))
             for kind, number in after.items()
         ),
-        "–" if point.milliseconds is None else f"{point.milliseconds:.3g} ms{_share(point, 'latency')}",
     ]
+    if _is_timed(swept):
+        time = point.milliseconds
+        cells.append("–" if time is None else f"{time:.3g} ms{_share(point, 'latency')}")
     if swept.metric is None or point.quality is None or swept.quality is None:
         return [*cells, "–", "–"]
     change = metric_change(swept.metric, MetricChange(swept.quality, point.quality))
@@ -173,7 +186,8 @@ def _cells(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) ->
 def _figures(swept: SweepResult[PruneOutcome], point: SweepPoint[PruneOutcome]) -> list[Figure]:
     """The cells of a row with what they are sorted by."""
     after, quality = point.result.after, 0.0 if point.quality is None else point.quality
-    values = (*after.values(), point.milliseconds or 0.0, quality, quality)
+    timed = (point.milliseconds or 0.0,) if _is_timed(swept) else ()
+    values = (*after.values(), *timed, quality, quality)
     return [Figure(text, value) for text, value in zip(_cells(swept, point), values, strict=True)]
 
 
@@ -191,10 +205,25 @@ def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:
 
 
 def _once(swept: SweepResult[PruneOutcome], told: Sequence[Sequence[str]]) -> list[str]:
-    """Everything told of the points once; what is about some of them names their budgets."""
-    about: dict[str, list[str]] = {}
+    """Everything told of the points once; what is about some of them names their budgets.
+
+    Texts that differ in their figures alone become one, with the range of each figure.
+    """
+    about: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
     for point, texts in zip(swept.points, told, strict=True):
         for text in texts:
-            about.setdefault(text, []).append(str(point.target))
-    every = len(swept.points)
-    return [text if len(targets) == every else f"{', '.join(targets)}: {text}" for text, targets in about.items()]
+            figures = _FIGURE.findall(text)
+            about.setdefault(tuple(_FIGURE.split(text)), []).append((str(point.target), figures))
+    every, lines = len(swept.points), []
+    for words, entries in about.items():
+        targets = list(dict.fromkeys(target for target, _ in entries))
+        ranges = [_range(figures) for figures in zip(*(figures for _, figures in entries), strict=True)]
+        text = words[0] + "".join(figure + word for figure, word in zip(ranges, words[1:], strict=True))
+        lines.append(text if len(targets) == every else f"{', '.join(targets)}: {text}")
+    return lines
+
+
+def _range(figures: Sequence[str]) -> str:
+    """From the least of some numbers to the largest."""
+    least, most = min(figures, key=float), max(figures, key=float)
+    return least if least == most else f"{least}–{most}"

@@ -20,7 +20,7 @@ from onnxprune.core.results import (
     ProgramReport,
     TimeReport,
 )
-from onnxprune.core.text import MESSAGE, NAME, several, visible, visible_lines
+from onnxprune.core.text import MESSAGE, NAME, metric_name, percent, several, visible, visible_lines
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.report.listing import Listing
 from onnxprune.report.text import (
@@ -30,16 +30,15 @@ from onnxprune.report.text import (
     duration,
     is_share,
     metric_change,
-    metric_name,
     metric_value,
     milliseconds,
     obstacles,
     on_provider,
-    percent,
     ratio,
     size,
     sizes_line,
     some,
+    spread_of,
     threads_of,
     units_in_words,
 )
@@ -114,7 +113,9 @@ def _sizes(sizes: Iterable[InputSize]) -> list[Text]:
 
 def as_text(shown: RenderableType, width: int) -> str:
     """A summary as plain text, with lines of at most so many columns."""
-    console = Console(file=StringIO(), width=width, color_system=None, highlight=False, legacy_windows=False)
+    console = Console(
+        file=StringIO(), width=width, color_system=None, highlight=False, legacy_windows=False, force_jupyter=False
+    )
     with console.capture() as captured:
         console.print(shown)
     return "\n".join(line.rstrip() for line in visible_lines(captured.get()).split("\n")).strip("\n")
@@ -151,7 +152,7 @@ def _change_table(
         style = DIM if time.is_noisy else GOOD if time.ratio < 1 else BAD
         left = Text(f"{percent(time.ratio)} left", style=style)
         noisy = "too noisy: " if time.is_noisy else ""
-        spread = Text(f"{noisy}{percent(time.low)} to {percent(time.high)}, {threads_of(time)}", style=DIM)
+        spread = Text(f"{noisy}{spread_of(time)}, {threads_of(time)}", style=DIM)
         cells = milliseconds(time.before_ms), milliseconds(time.after_ms)
         made.add_row(Text("time a run", style="bold"), *cells, left, spread)
     for kind, old in before.items():
@@ -184,17 +185,17 @@ def _saved_table(groups: Sequence[GroupResult], layers: Sequence[LayerCost]) -> 
     if not saving:
         return Padding(head, (0, 0, 1, 0))
     makers = {node for group in groups for node in group.producers}
-    made = Listing("where most was saved", "channels kept", "", "MACs before", "after", left=(0, 2), spare=(2, 3))
+    made = Listing("where most was saved", "channels kept", "MACs before", "after", "", left=(0, 4), spare=(4, 2))
     for layer in sorted(saving, key=lambda layer: layer.macs_after - layer.macs_before)[:TOP_LAYERS]:
         made.add_row(
             shown(layer.node),
             f"{layer.width_after}/{layer.width_before}" if layer.node in makers else "all",
-            bar(layer.macs_after / layer.macs_before),
             count(layer.macs_before),
             count(layer.macs_after),
+            bar(layer.macs_after / layer.macs_before),
         )
     more = len(saving) - TOP_LAYERS
-    tail = [Text(f"and {more} more layers (--html or --json shows all)", style=DIM)] if more > 0 else []
+    tail = [Text(f"and {several(more, 'more layer')} (--html or --json shows all)", style=DIM)] if more > 0 else []
     return Padding(Group(head, made, *tail), (0, 0, 1, 0))
 
 
@@ -211,7 +212,7 @@ def _not_pruned(
         where = some(obstacle.nodes or obstacle.tensors, 2)
         made.add_row(shown(obstacle.reason), str(len(obstacle.tensors)), shown(f"{kinds}: {where}" if kinds else where))
     more = len(grouped) - len(grouped[:limit])
-    tail = [Text(f"and {more} more reasons", style=DIM)] if more > 0 else []
+    tail = [Text(f"and {several(more, 'more reason')}", style=DIM)] if more > 0 else []
     return [Padding(Group(made, *tail), (0, 0, 1, 0))]
 
 
@@ -231,7 +232,7 @@ def _program_line(program: ProgramReport, importance: str, widths: str = "") -> 
         line.append_text(Text.assemble(("   widths ", DIM), widths))
     line.append("   program ", style=DIM)
     if program.status == "none":
-        return line.append("none solved")
+        return line.append("none was needed")
     line.append(program.status, style=GOOD if program.status == "optimal" else "yellow")
     if program.gap is not None:
         line.append(f", gap {percent(program.gap, 2)}")
@@ -344,8 +345,15 @@ def finetune_summary(trained: "FinetuneResult") -> RenderableType:
     """What training brought."""
     first, best = trained.history[0], trained.history[trained.best]
     taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
+    told = f"   {duration(trained.seconds)} on {trained.device}{taught}"
+    if trained.best == 0:
+        return Text.assemble(
+            ("no epoch was better than the model as it came, which is written", "bold"),
+            f"; held-out {trained.loss} loss {first.held_out_loss:.4g}; a smaller --lr, or more --epochs, may help",
+            (told, DIM),
+        )
     return Text.assemble(
         (f"epoch {trained.best} is the best", "bold"),
         f" by held-out {trained.loss} loss: {first.held_out_loss:.4g} became {best.held_out_loss:.4g}",
-        (f"   {duration(trained.seconds)} on {trained.device}{taught}", DIM),
+        (told, DIM),
     )

@@ -9,10 +9,7 @@ from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.engine import CPU_NAME
 from onnxprune.core.results import GroupResult, InputSize, MetricChange, NotPruned, TimeReport
 from onnxprune.core.targets import Target
-from onnxprune.core.text import SHARE_METRICS, several, visible
-
-_RATIOS = {"relative_error": "relative output error", "new_detections": "new detections"}
-_NAMES = {**SHARE_METRICS, **_RATIOS, "latency_ms": "latency"}
+from onnxprune.core.text import RATIO_METRICS, SHARE_METRICS, percent, several, visible
 
 _DIGITS = 3
 _MOST_SIZES = 6
@@ -51,11 +48,6 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[power]}"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A share in [0, 1] as percent."""
-    return f"{100 * share:.{digits}f} %"
-
-
 def ratio(after: float, before: float) -> str:
     """`after` as percent of `before`; a dash where that was 0."""
     return percent(after / before) if before else "–"
@@ -77,6 +69,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
 
 
+def spread_of(time: TimeReport) -> str:
+    """How far the pairs of runs lie apart: `95 to 105 %`."""
+    return f"{100 * time.low:.0f} to {percent(time.high, 0)}"
+
+
 def threads_of(time: TimeReport) -> str:
     """How a time was measured: threads, the batch if not 1, the provider (without its options) if not the CPU's."""
     threads = several(time.threads, "thread") if time.threads else "all cores"
@@ -89,13 +86,6 @@ def on_provider(provider: str) -> str:
     return "" if provider == CPU_NAME else f", on {provider}"
 
 
-def metric_name(name: str) -> str:
-    """The readable name of a metric."""
-    base, bracket, output = name.partition("[")
-    words = _NAMES.get(base, base.replace("_", " "))
-    return f"{words}, {output.rstrip(']')}" if bracket else words
-
-
 def is_share(name: str) -> bool:
     """Whether a metric is a share in [0, 1] where more is better."""
     return name.partition("[")[0] in SHARE_METRICS
@@ -105,7 +95,7 @@ def metric_value(name: str, value: float) -> str:
     """A metric's value with its unit."""
     if not math.isfinite(value):
         return "–"
-    return percent(value, 2) if is_share(name) or name in _RATIOS else f"{value:.4g}"
+    return percent(value, 2) if is_share(name) or name in RATIO_METRICS else f"{value:.4g}"
 
 
 def metric_change(name: str, change: MetricChange) -> str:
@@ -113,7 +103,7 @@ def metric_change(name: str, change: MetricChange) -> str:
     difference = change.after - change.before
     if not math.isfinite(difference):
         return "–"
-    if name in _RATIOS:
+    if name in RATIO_METRICS:
         return f"{100 * difference:+.2f} %"
     return f"{100 * difference:+.2f} points" if is_share(name) else f"{difference:+.4g}"
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
-from onnxprune.core.text import main_metric, points_lost, several
+from onnxprune.core.text import main_metric, metric_name, percent, points_lost, several
 from onnxprune.evaluation.warnings import NOT_FASTER
-from onnxprune.report.text import is_share, metric_name, metric_value, percent
+from onnxprune.report.text import is_share, metric_value
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.outcome import PruneOutcome
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _POINT = 0.01
+_PLURAL = {"found_again", "keypoints_kept", "labels_kept", "same_labels"}
 
 
 def verdict_of(result: "PruneOutcome") -> str:
@@ -115,4 +116,5 @@ def _change(name: str, change: MetricChange) -> str:
     if abs(lost) < 0.005:
         return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
     shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
-    return f"{shown} points {'less' if lost > 0 else 'more'} {words}"
+    less = "fewer" if name.partition("[")[0] in _PLURAL else "less"
+    return f"{shown} point{'s' * (shown != '1')} {less if lost > 0 else 'more'} {words}"

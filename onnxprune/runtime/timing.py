@@ -34,7 +34,7 @@ _LONGEST_S = 60.0  # that so many pairs may take; of models that take longer the
 _ENTRIES = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Latency:
     """Speed and size of one model.
 
@@ -75,6 +75,9 @@ class Latency:
     file_bytes: int
     sizes: tuple[InputSize, ...] = ()
     provider: str = CPU_NAME
+
+    def __repr__(self) -> str:
+        return f"Latency({self.model!r}: {self.median_ms:.3g} ms, {self.ratio:.3g} of the first model's)"
 
 
 def time_models(

@@ -164,3 +164,6 @@ def test_widths_that_leave_much_less_than_the_budget_say_so() -> None:
     assert in_steps.after.macs < 0.6 * in_steps.before.macs
     exact = onnxprune.prune(model, targets="macs=0.9", round_to=1, **options)
     assert not [note for note in exact.notes if "of the budget is used" in note]
+    rows = {"x": np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)}
+    floor = onnxprune.prune(model, rows, evaluation={"x": rows["x"] + 1}, targets="macs=0.9", max_drop=100.0, **options)
+    assert not [note for note in floor.notes if "of the budget is used" in note]  # the floor says how far to go

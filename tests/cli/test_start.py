@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 HEAVY = {"torch", "scipy", "numpy", "onnx", "onnxruntime", "pyscipopt", "onnx_graphsurgeon", "PIL"}
 
 
@@ -54,3 +56,13 @@ def test_public_names_are_there() -> None:
     for name in onnxprune.__all__:
         assert getattr(onnxprune, name) is not None
     assert not hasattr(onnxprune, "no_such_name")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+def test_help_is_whole_at_any_width(environment, columns: int) -> None:
+    """At 40 columns the boxes cut their text: `Calib…`, `input…`."""
+    command = [sys.executable, "-m", "onnxprune", "prune", "--help"]
+    env = {**environment(), "COLUMNS": str(columns)}
+    text = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert "…" not in text
+    assert "Calibration" in text

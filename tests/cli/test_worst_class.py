@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-WORDS = "lowest recall of a class"
+WORDS = "agreement in the worst class"
 
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "without labels"])

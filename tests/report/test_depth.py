@@ -69,6 +69,19 @@ def test_paths_that_only_carry_shapes_are_no_branches() -> None:
     assert [block.name for block in found] == ["x", "a"]
 
 
+def test_long_names_say_what_tells_layers_apart() -> None:
+    """All layers of an encoder were called /t/la…tMul."""
+    names = ("/t/layers.0/self_attn/MatMul", "/t/layers.0/linear1/MatMul_1", "model/dense/Conv2D", "x" * 40, "/h/Conv")
+    kinds = ("MatMul", "MatMul", "Conv", "Conv", "Conv")
+    made = [
+        Block(name, kind, 8, 8, True, False, (n - 1,) if n else (), n)
+        for n, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    ]
+    drawn = network_picture(made, {})
+    told = re.findall(r'class="mono">([^<]*)<', drawn)
+    assert told == ["self_attn", "linear1", "model/dense", f"{'x' * 6}…{'x' * 5}", "/h/Conv"]
+
+
 def test_without_the_graph_layers_form_a_chain(result) -> None:
     found = blocks(result(groups=4))
     assert [block.depth for block in found] == [0, 1, 2, 3]

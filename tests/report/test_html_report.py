@@ -126,7 +126,16 @@ def test_page_of_a_large_network_stays_small(result) -> None:
     text = html_report(result(groups=groups, units=512), ORIGIN)
     assert len(text.encode()) < 1_000_000
     assert text.count('class="name mono" title=') == MOST_CARDS
-    assert f"The {groups - MOST_CARDS} groups that saved less" in text
+    assert f"{groups - MOST_CARDS} more groups, which saved less" in text
+
+
+def test_groups_that_saved_least_are_folded(result) -> None:
+    """The cards of a deep network took six screens before anything else came."""
+    text = html_report(result(groups=40), ORIGIN)
+    open_part, mark, folded = text.partition("<summary>25 more groups</summary>")
+    assert mark
+    assert (open_part.count('class="name mono" title='), folded.count('class="name mono" title=')) == (15, 25)
+    assert "more group" not in html_report(result(groups=20), ORIGIN)
 
 
 def test_page_without_groups_metrics_and_program(result) -> None:

@@ -12,7 +12,7 @@ from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.inspection import inspection
-from onnxprune.report.listing import Listing
+from onnxprune.report.listing import Listing, apart
 from onnxprune.report.sweep_report import sweep_summary
 from onnxprune.report.terminal import inspect_summary, prune_summary
 from onnxprune.structure.coupling import analyse
@@ -77,3 +77,23 @@ def test_what_is_spare_goes_first_and_figures_stay_whole() -> None:
     assert "112/256" in narrow
     assert "1.05 M" in narrow
     assert "a_rather…_a_layer" in narrow
+
+
+def test_names_that_differ_in_the_middle_stay_apart(result) -> None:
+    """At 60 columns all layers of an encoder were called /t/lay…MatMul."""
+    ends = ("self_attn/MatMul", "self_attn/Gemm", "linear1/MatMul", "linear2/MatMul")
+    names = [f"/t/layers.{n}/{end}" for n in range(2) for end in ends]
+    layers = tuple(LayerCost(name, "MatMul", 900, 400, 8, 2, 8, 2) for name in names)
+    for width in (40, 60):
+        lines = shown(prune_summary(result(layers=layers)), width)
+        rows = [line.split()[0] for line in lines if "self_att" in line or "/linear" in line]
+        assert max(map(len, lines)) <= width
+        assert len(set(rows)) == len(names), width
+
+
+@given(st.lists(st.text("abc/…", max_size=40), max_size=8), st.integers(2, 20))
+def test_shortened_names_fit_and_are_parts_of_their_names(names: list[str], room: int) -> None:
+    for name, short in apart(names, room).items():
+        assert len(short) <= room
+        assert short == name or len(name) > room
+        assert short == name or all(part in name for part in short.split("…"))

@@ -18,10 +18,10 @@ def test_the_front_leaves_out_what_the_original_beats(result) -> None:
     """The line ran through a point that was slower and worse than the original."""
     swept = sweep_of(result, {0.9: (1.02, 0.94), 0.5: (0.6, 0.93), 0.4: (0.7, 0.92)})
     assert [(dot.label, dot.on_front) for dot in dots(swept, "latency")] == [
-        ("0.5", True),
-        ("0.4", False),
+        ("50 %", True),
+        ("40 %", False),
         ("original", True),
-        ("0.9", False),
+        ("90 %", False),
     ]
     assert swept.front("latency") == (1,)
     assert sweep_report(swept, [None] * 3)["points"][0]["front"] == ["macs"]
@@ -29,14 +29,14 @@ def test_the_front_leaves_out_what_the_original_beats(result) -> None:
 
 def test_an_original_that_is_beaten_is_not_on_the_line(result) -> None:
     found = dots(sweep_of(result, {0.5: (0.6, 0.96)}), "latency")
-    assert [(dot.label, dot.on_front) for dot in found] == [("0.5", True), ("original", False)]
+    assert [(dot.label, dot.on_front) for dot in found] == [("50 %", True), ("original", False)]
 
 
 def test_beaten_points_are_grey_and_labelled(result) -> None:
     drawn = chart(sweep_of(result, {0.9: (1.02, 0.90), 0.5: (0.6, 0.93)}), "latency")
     assert drawn.count('class="dot beaten"') == 1
     assert drawn.count('class="dot"') == 2
-    for label in ("0.9", "0.5", "original"):
+    for label in ("90 %", "50 %", "original"):
         assert f">{label}</span>" in drawn
 
 

@@ -53,6 +53,22 @@ def test_notes_name_the_budgets_that_they_are_about(result) -> None:
     assert report["notes"] == ["all", "macs=0.9, macs=0.3: two", "macs=0.3: one"]
 
 
+def test_notes_that_differ_in_figures_become_one_line(result) -> None:
+    """Every budget had its own note on trials, all in the same words."""
+    notes = {
+        0.9: ("of 6 trials the best lost 5e-06", "layer2/conv.1 stays"),
+        0.6: ("of 3 trials the best lost 0.02", "class 4 is lost"),
+        0.3: ("of 4 trials the best lost 0.001", "layer3/conv.1 stays, and class 3 is lost"),
+    }
+    points = tuple(
+        SweepPoint(Target("macs", share), result(notes=own), None, {"macs": share}, 0.9) for share, own in notes.items()
+    )
+    report = sweep_report(SweepResult("m.onnx", "top1", 0.95, None, points, {}, {}), [None] * 3)
+    told = ["of 3–6 trials the best lost 5e-06–0.02", "macs=0.9: layer2/conv.1 stays"]
+    told += ["macs=0.6: class 4 is lost", "macs=0.3: layer3/conv.1 stays, and class 3 is lost"]
+    assert report["notes"] == told
+
+
 def test_warnings_are_shown_with_the_budgets_that_they_are_about(result) -> None:
     """A sweep was silent about losses that prune warns of."""
     told = {0.9: (), 0.3: ("heavy loss: accuracy falls",)}
@@ -78,3 +94,13 @@ def test_a_metric_that_is_no_share_is_shown_as_it_is(result) -> None:
     assert "<span>500.9</span>" in page
     assert "00 %" not in page
     assert shown(swept).split()[-2:] == ["489", "-11"]
+
+
+def test_times_have_a_column_where_there_are_any(result) -> None:
+    """With --no-time a column of dashes stood there."""
+    cost = {"macs": 0.5}
+    for time, wanted in ((None, False), (1.2, True)):
+        point = SweepPoint(Target("macs", 0.5), result(), time, cost, 0.9)
+        swept = SweepResult("m.onnx", "top1", 0.95, time, (point,), {}, {})
+        assert ("latency" in shown(swept)) == wanted
+        assert (">latency</th>" in sweep_page(swept, provenance(["sweep"]))) == wanted

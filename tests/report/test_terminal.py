@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,8 +12,18 @@ from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.load import load
 from onnxprune.report.inspection import inspection
-from onnxprune.report.terminal import bar, inspect_summary, prune_summary, score_summary, validate_summary
+from onnxprune.report.terminal import (
+    bar,
+    finetune_summary,
+    inspect_summary,
+    prune_summary,
+    score_summary,
+    validate_summary,
+)
 from onnxprune.structure.coupling import analyse
+from onnxprune.training.result import Epoch
+
+TRAINED = {"loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
 
 
 def shown(what: RenderableType, width: int = 110) -> str:
@@ -43,7 +55,7 @@ def test_a_layer_stands_beside_its_own_figures(result) -> None:
     layers = (LayerCost("a", "Conv", 400, 100, 8, 2, 8, 2), LayerCost("b", "Conv", 900, 225, 8, 2))
     text = shown(prune_summary(dataclasses.replace(result(), groups=(group,), layers=layers)))
     rows = [line.split() for line in text.splitlines() if line.startswith(("a ", "b "))]
-    assert [[row[0], row[1], *row[-2:]] for row in rows] == [["b", "all", "900", "225"], ["a", "2/8", "400", "100"]]
+    assert [row[:4] for row in rows] == [["b", "all", "900", "225"], ["a", "2/8", "400", "100"]]
 
 
 def test_notes_are_shown(result) -> None:
@@ -68,7 +80,7 @@ def test_names_with_brackets_are_shown_as_they_are(result) -> None:
 def test_summary_where_nothing_went(result) -> None:
     text = shown(prune_summary(result(groups=0, not_pruned=(), program=ProgramReport("none"), timings={})))
     assert "0 of 0 channels removed" in text
-    assert "none solved" in text
+    assert "none was needed" in text
 
 
 def test_bar() -> None:
@@ -118,3 +130,10 @@ def test_inspection() -> None:
     assert "Softmax" in text
     assert "6*" in text  # without colours too it is seen which widths may shrink
     assert "4*" not in text
+
+
+def test_a_training_without_a_better_epoch_says_so() -> None:
+    """It said that epoch 0 was the best, and that 0.5 became 0.5."""
+    history = (Epoch(0, math.nan, 0.5, math.nan, 0.0, 1.0), Epoch(1, 0.4, 0.6, 0.9, 0.1, 1.0))
+    for best, told in ((0, "no epoch was better than the model as it came"), (1, "epoch 1 is the best")):
+        assert told in shown(finetune_summary(SimpleNamespace(**{**TRAINED, "history": history, "best": best})))

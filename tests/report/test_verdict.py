@@ -62,6 +62,13 @@ def test_gains_and_equals_are_told_as_such() -> None:
     assert "not known" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, float("nan"), rules=True)}, None)
 
 
+def test_points_and_detections_are_counted_in_plain_english() -> None:
+    """It said "1 points less" and "4 points less detections found again"."""
+    assert ", 1 point less top-1" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, 0.98, rules=True)}, None)
+    found = {"found_again": MetricChange(1.0, 0.96, rules=True)}
+    assert ", 4 points fewer detections found again" in verdict(BEFORE, AFTER, found, None)
+
+
 def test_nothing_removed() -> None:
     assert verdict(BEFORE, BEFORE, TOP1, time(1.0)) == "Nothing was removed"
 

@@ -10,6 +10,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import ModelError
 from onnxprune.core.results import ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
+from onnxprune.core.text import percent
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.form import areas_of
@@ -143,8 +144,8 @@ def _reports(
     if gates and not with_rows:
         notes = (
             *notes,
-            f"bounds leave {left_open / total:.0%} of the gates open: the program is without the joint one's rows, "
-            f"which its scores break by up to {max(one.violation for one in solved):.2g} of the values' size",
+            f"bounds leave {percent(left_open / total, 0)} of the gates open: the program is without the joint one's "
+            f"rows, which its scores break by up to {max(one.violation for one in solved):.2g} of the values' size",
         )
     report = {
         "form": "affine",

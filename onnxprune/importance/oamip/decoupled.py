@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
+from onnxprune.core.text import percent
 from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.form import areas_of
@@ -71,7 +72,7 @@ def module_tasks(
     heads = _fit_heads(context, analysis, modules if last is None else modules[:-1], labels)
     notes = [] if note is None else [note]
     if heads:
-        shares = [f"{head.accuracy:.0%}" for head in heads]
+        shares = [percent(head.accuracy, 0) for head in heads]
         notes.append(
             f"auxiliary heads classify right: {', '.join(shares)} of the {len(labels)} rows they were fitted on"
         )
