@@ -26,7 +26,7 @@ from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, ten
 from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.operations import find_operations
+from onnxprune.structure.operations import find_operations, name_kept_channels
 from onnxprune.structure.units import Group, Layer, Mask, as_stored
 
 # Analyses of one model at most, each with other choices (heads, or positions within a head).
@@ -59,7 +59,7 @@ def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: G
 
 def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
-    model = separated(model)
+    model = separated(model, lambda operator: handler_of(operator).is_view)
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
     return _analysed(model, graph, facts, _best_labels(model, graph, facts))
@@ -103,6 +103,7 @@ def _place_labels(model: Model, graph: Graph, facts: Facts, choices: Mapping[Pla
             else:
                 handler.couple(node, labels)
                 _follow_zeros(node, handler, labels)
+            name_kept_channels(node, labels)
     for name in graph.outputs:
         labels.freeze(name, "it is an output of the model", None)
     _freeze_half_shared(labels, graph)
@@ -184,14 +185,24 @@ def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
 def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
     """Keep the channels of a constant that several nodes share, if one of these nodes cannot follow them.
 
-    Cutting such a constant would give the other readers fewer values than they expect.
+    Cutting such a constant would give the other readers fewer values than they expect. Nodes whose results are stored
+    in their place read nothing any more.
     """
+    replaced: set[Node] = set()
+    for node in reversed(graph.nodes):
+        made = [name for name in node.outputs if name and not labels.is_stored(name)]
+        if not any(
+            name in graph.outputs or not replaced.issuperset(graph.consumers.get(name, (node,))) for name in made
+        ):
+            replaced.add(node)
     for tensor, axes in labels.arrays.items():
         readers = graph.consumers.get(tensor, ())
         for axis, ids in enumerate(axes):
             if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
                 continue
-            silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
+            silent = next(
+                (n for n in readers if (n.name, tensor, axis) not in labels.placed and n not in replaced), None
+            )
             if silent is not None:
                 reason = f"{silent} reads {tensor!r} too and does not follow its channels"
                 labels.freeze_ids(ids, tensor, reason, silent)
@@ -208,7 +219,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
     groups = _groups(units, arrays, masks, _producers(labels, unit, units))
     products, recurrences = _products(model, graph, facts, labels)
     operations, uncounted = find_operations(model, graph, facts, labels, unit)
-    materialised, dropped = _folded_weights(model, graph, facts, labels)
+    materialised, dropped = _folded_weights(model, graph, labels)
     stored = {name: array for name, array in model.constants.items() if name not in dropped}
     stored |= {name: facts.folded[name] for name in materialised}
     return Analysis(
@@ -357,7 +368,7 @@ def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned
     return tuple(dict.fromkeys(reasons))
 
 
-def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
+def _folded_weights(model: Model, graph: Graph, labels: Labels) -> tuple[set[str], set[str]]:
     """Weights that the graph computes from constants: stored as plain constants once the model is pruned.
 
     Inputs that removal leaves out are not read either.
@@ -365,8 +376,7 @@ def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) ->
     Returns:
         Names that will be stored, and names of constants that no node reads any more.
     """
-    kept = facts.transparent
-    stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
+    stored = {name for name in labels.arrays if labels.is_stored(name)}
     if not stored and not labels.omitted:
         return stored, set()
     dead = {graph.producer[name].name for name in stored if name in graph.producer}
