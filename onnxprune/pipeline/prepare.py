@@ -118,7 +118,7 @@ def prepare(
         known, rows = given_sizes(model, config.shapes), None
         if data is not None:
             with fitting(config.shapes):
-                limit = config.images or _rows_of(data)
+                limit = config.images or most_rows(data)
                 rows = load_data(data, model, preprocess, limit=limit, seed=config.seed, known=known)
             known = given_sizes(model, config.shapes, rows.shapes)
     with clock.stage("analyse"):
@@ -160,7 +160,7 @@ def _telling(
     return telling_rows(model, meaning, more, limit, config.engine, config.seed) or rows
 
 
-def _rows_of(data: DataSource) -> int:
+def most_rows(data: DataSource) -> int:
     """How many rows are used at most where the user does not say: what is made up tells no more with more rows."""
     return MADE_UP[data] if is_made_up(data) else _MOST_ROWS
 
