@@ -182,3 +182,27 @@ def test_a_vector_in_another_shape_is_no_bond_either(view: str, opset: int) -> N
     assert {group.name: len(group) for group in a.groups} == {"h": 16, "k": 16}
     for seed in range(4):
         check_removal(a, random_removal(a, 0.3, np.random.default_rng(seed)), seed)
+
+
+def test_a_view_in_an_old_file_becomes_an_input_as_well():
+    """Before version 4 of the format, every initializer is an input too."""
+    proto = example(
+        """g (float[N,3,12,12] x) => (float[N,4,A,B] y) {
+        c = Unsqueeze <axes = [1, 2]> (b)
+        h = Conv (x, w1)
+        i = Add (h, c)
+        k = Conv (i, w2)
+        l = Add (k, c)
+        y = Conv (l, w4) }""",
+        {name: WEIGHTS[name] for name in ("w1", "w2", "w4")} | {"b": (16,)},
+        opset=9,
+    )
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    a = analysed(proto)
+    assert {group.name: len(group) for group in a.groups} == {"h": 16, "k": 16}
+    smaller = to_proto(check_removal(a, random_removal(a, 0.3, np.random.default_rng(0))))
+    held = {tensor.name for tensor in smaller.graph.initializer}
+    assert held <= {value.name for value in smaller.graph.input}
+    assert not any(node.op_type == "Unsqueeze" for node in smaller.graph.node)

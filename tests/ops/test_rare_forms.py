@@ -267,3 +267,16 @@ def test_a_first_layer_that_is_not_followed_is_named(layer: str) -> None:
     assert [(item.node, item.limitation) for item in analysis.not_pruned if item.tensor == "h"] == [("h", True)]
     with pytest.raises(ModelError, match=r"not followed|not supported"):
         require_understood(analysis)
+
+
+def test_a_letter_that_an_einsum_keeps_is_not_summed_over() -> None:
+    """Heads, or experts: weight, source and result all have them."""
+    model = example(
+        """g (float[2,5,6] x) => (float[2,4,3] y) {
+        h = Einsum <equation = "bsi,ihd->bhd"> (x, w1)
+        y = Einsum <equation = "bhd,hdo->bho"> (h, w2) }""",
+        {"w1": (6, 4, 8), "w2": (4, 8, 3)},
+    )
+    products = {product.node: (product.contracted, product.made) for product in analysed(model).products}
+    assert products == {"h": (((0, 2),), (1, 2)), "y": (((1, 2),), (0, 2))}
+    assert prunable(model) == 8
