@@ -81,16 +81,16 @@ class Attention(OpHandler):
 
     def examples(self) -> Iterator[onnx.ModelProto]:
         """Heads in the last axis, with and without shared keys and a mask for each head; and heads in an axis apart."""
-        for shared, mask in ((4, ""), (2, ""), (4, ", mask")):
+        for shared, masks in ((4, 0), (2, 0), (4, 1), (4, 4)):
             yield example(
                 f"""g (float[2,5,6] x) => (float[2,5,3] y) {{
                 q = MatMul (x, wq)
                 k = MatMul (x, wk)
                 v = MatMul (x, wv)
-                a = Attention <q_num_heads = 4, kv_num_heads = {shared}> (q, k, v{mask})
+                a = Attention <q_num_heads = 4, kv_num_heads = {shared}> (q, k, v{", mask" if masks else ""})
                 y = MatMul (a, wo) }}""",
                 {"wq": (6, 8), "wk": (6, 2 * shared), "wv": (6, 3 * shared), "wo": (12, 3)}
-                | ({"mask": (1, 4, 5, 5)} if mask else {}),
+                | ({"mask": (1, masks, 5, 5)} if masks else {}),
                 opset=23,
             )
         apart = "\n".join(f"{n}s = Reshape ({n}, s) {n}h = Transpose <perm = [0, 2, 1, 3]> ({n}s)" for n in "qkv")
