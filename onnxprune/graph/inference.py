@@ -127,8 +127,8 @@ def fixed_by_bodies(model: Model) -> dict[str, frozenset[int]]:
     """Axes of what a Loop hands on whose size its body declares; the others may change from turn to turn."""
     fixed: dict[str, frozenset[int]] = {}
     for node in model.proto.graph.node:
-        body = next((a.g for a in node.attribute if node.op_type == "Loop" and a.name == "body"), None)
-        if body is None:
+        body = next((a.g for a in node.attribute if a.name == "body"), None)
+        if body is None or len(body.output) != len(node.output) + 1:  # a Loop's body says first whether it goes on
             continue
         carried = len(node.input) - 2
         for position, (name, value) in enumerate(zip(node.output, body.output[1:], strict=False)):
