@@ -13,6 +13,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.engine import Engine
 from onnxprune.core.errors import ModelError
+from onnxprune.core.text import percent, several
 from onnxprune.graph.nodes import Node
 from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
@@ -21,6 +22,7 @@ from onnxprune.structure.analysis import Analysis
 
 _MOST_NODES = 24  # between the inputs and what picks rows; behind more, a model computes what it looks up
 _BATCH = 64
+_HEAVY = 0.01  # of all parameters: rows that nothing reads are told from here on
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,23 @@ def unused_rows(analysis: Analysis, data: Dataset, engine: Engine) -> list[Unuse
         if unused:
             found.append(UnusedRows(name, len(read), unused, unused * prod(analysis.shape(name)[1:])))
     return sorted(found, key=lambda entry: -entry.parameters)
+
+
+def unread_notes(analysis: Analysis, data: Dataset, engine: Engine, parameters: int) -> list[str]:
+    """A note for each table with rows that weigh something and that no calibration row reads.
+
+    Args:
+        analysis: of the model.
+        data: the calibration rows.
+        engine: what picks run on.
+        parameters: those of the model.
+    """
+    return [
+        f"{entry.unused:,} of the {entry.rows:,} rows of table {entry.table!r} are read by none of "
+        f"{several(len(data), 'calibration row')}; they hold {percent(share, 0)} of the parameters, and stay"
+        for entry in unused_rows(analysis, data, engine)
+        if (share := entry.parameters / max(parameters, 1)) >= _HEAVY
+    ]
 
 
 def _lookups(analysis: Analysis) -> Iterator[tuple[str, str, list[Node]]]:

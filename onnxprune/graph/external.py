@@ -48,17 +48,22 @@ def check_shape(tensor: TensorProto, name: str) -> None:
 class DataFolder:
     """The folder with a model's external data.
 
+    Links are followed to files in that folder, or in that of the file which the model's path links to: so do stores
+    that hold every file once and give folders of links (Hugging Face's cache). Nothing else is read.
+
     Args:
         model: the model's name, for messages.
         folder: where the files are; None where the model came without a path.
+        linked: the folder of the model's own file, where its path is a link.
 
     Attributes:
         files: the files that were read, links resolved.
     """
 
-    def __init__(self, model: str, folder: Path | None) -> None:
+    def __init__(self, model: str, folder: Path | None, linked: Path | None = None) -> None:
         self._model = model
         self._folder = folder
+        self._linked = linked
         self._read = 0
         self._known: dict[tuple[object, ...], np.ndarray] = {}
         self.files: dict[Path, None] = {}
@@ -136,8 +141,9 @@ class DataFolder:
         path = self._folder / location
         try:
             target = path.resolve()
-            inside = target.is_relative_to(self._folder.resolve())
-            if not location or Path(location).is_absolute() or not inside or path.is_symlink():
+            roots = [root.resolve() for root in (self._folder, self._linked) if root is not None]
+            inside = any(target.is_relative_to(root) for root in roots)
+            if not location or Path(location).is_absolute() or not inside:
                 raise ModelError(f"{what} points to {shown!r}, outside the model's folder; it is not read")
             if not path.is_file():
                 raise ModelError(f"{self._model}: external data file {shown!r} of tensor {tensor.name!r} is missing")

@@ -123,6 +123,20 @@ def declared(model: Model, inputs: Mapping[str, Shape], wanted: Collection[str])
     }
 
 
+def fixed_by_bodies(model: Model) -> dict[str, frozenset[int]]:
+    """Axes of what a Loop hands on whose size its body declares; the others may change from turn to turn."""
+    fixed: dict[str, frozenset[int]] = {}
+    for node in model.proto.graph.node:
+        body = next((a.g for a in node.attribute if a.name == "body"), None)
+        if body is None or len(body.output) != len(node.output) + 1:  # a Loop's body says first whether it goes on
+            continue
+        carried = len(node.input) - 2
+        for position, (name, value) in enumerate(zip(node.output, body.output[1:], strict=False)):
+            dims, stacked = value.type.tensor_type.shape.dim, int(position >= carried)
+            fixed[name] = frozenset(stacked + axis for axis, dim in enumerate(dims) if dim.HasField("dim_value"))
+    return fixed
+
+
 def _declared(value: onnx.ValueInfoProto, sizes: Mapping[str, int]) -> Shape | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape") or not tensor.elem_type:

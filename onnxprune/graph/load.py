@@ -55,7 +55,7 @@ def load(source: Path | str | bytes | onnx.ModelProto | Model | Holding) -> Mode
             f"a model is a path, the bytes of a file, a ModelProto or a result, not {type(source).__name__}"
         )
     path = Path(source)
-    model = _checked(_parsed(_read(path), str(path)), str(path), path.parent)
+    model = _checked(_parsed(_read(path), str(path)), str(path), path)
     return replace(model, files=(path.resolve(), *model.files))
 
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
+def _checked(proto: onnx.ModelProto, name: str, path: Path | None) -> Model:
     if not any(o.domain in ("", "ai.onnx") and o.version >= MINIMUM_OPSET for o in proto.opset_import):
         versions = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in proto.opset_import) or "none"
         raise ModelError(f"{name}: operator set {MINIMUM_OPSET} or later is needed, the file imports {versions}")
@@ -107,7 +107,8 @@ def _checked(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         readable = False
     if not readable:
         raise ModelError(f"{name}: the file is damaged: a name in it is no UTF-8 text")
-    data = DataFolder(name, folder)
+    linked = path.resolve().parent if path is not None and path.is_symlink() else None
+    data = DataFolder(name, None if path is None else path.parent, linked)
     model = from_proto(dense(in_order(inlined(brought_together(proto, data), name)), name), name, data)
     try:
         onnx.checker.check_model(skeleton(model))

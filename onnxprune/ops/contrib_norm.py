@@ -30,7 +30,7 @@ class SkipNormalization(OpHandler):
             else:
                 labels.tie(first_ids, other)
             for output in filter(None, node.outputs):
-                if labels.rank(output) == rank:
+                if labels.shape(output)[axis : axis + 1] == labels.shape(first)[axis : axis + 1]:  # not so of a mean
                     labels.set(output, axis, first_ids if first_ids is not None else other)
         for name in node.inputs[2:]:
             for ids in labels.get(name):

@@ -64,3 +64,14 @@ class IntegerAttention(IntegerLayer):
         made, past = labels.shape(node.input(1))[1], labels.shape(node.input(8))
         reached = rows + (past[3] if len(past) == 5 else 0)
         return (batch, rows, inputs, made), (2, batch, rows, reached, made // 3)
+
+
+class IntegerRecurrence(IntegerLayer):
+    """An LSTM with integer weights `W (directions, I, 4 * H)` and `R (directions, H, 4 * H)`."""
+
+    op_types = (f"{_CONTRIB}.DynamicQuantizeLSTM",)
+
+    def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
+        """Those of the input with W and of the hidden states with R, at each step of each sequence."""
+        steps = labels.shape(node.input(0))[:2]
+        return tuple((*steps, *labels.shape(weight)) for weight in node.inputs[1:3])

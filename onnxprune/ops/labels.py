@@ -155,6 +155,11 @@ class Labels:
         """Whether a tensor's value does not depend on the graph's inputs."""
         return tensor in self._model.constants or tensor in self._facts.folded
 
+    def is_stored(self, tensor: str) -> bool:
+        """Whether a tensor that nodes compute from constants is stored in their place, as a weight with channels."""
+        facts = self._facts
+        return tensor in facts.folded and tensor not in facts.transparent and self.is_labelled(tensor)
+
     def is_free(self, tensor: str, axis: int) -> bool:
         """Whether the size of an axis depends on the sizes of the graph's inputs."""
         return axis in self._facts.free.get(tensor, ())
@@ -321,6 +326,10 @@ class Labels:
         for tensor in (*node.inputs, *node.captured, *node.outputs):
             if tensor:
                 self.freeze(tensor, reason, node, limitation=True)
+
+    def is_frozen(self, tensor: str) -> bool:
+        """Whether all channels of a tensor are marked as never removed."""
+        return tensor in self._opaque
 
     def leave(self, node: Node, tensor: str) -> None:
         """Record that a node reads only the size of a tensor, so that its channels may be removed freely."""

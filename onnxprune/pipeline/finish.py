@@ -7,14 +7,14 @@ from onnxprune.allocation.decide import Decision
 from onnxprune.allocation.keep import without_groups
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import first_feed
-from onnxprune.calibration.tables import unused_rows
+from onnxprune.calibration.tables import unread_notes
 from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import MetricChange, RemovedBlock, TimeReport
 from onnxprune.core.scores import Scores
-from onnxprune.core.text import metric_name, percent, several
+from onnxprune.core.text import metric_name, several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.graph.sizes import rows_a_run
@@ -33,7 +33,6 @@ from onnxprune.structure.costs import count_costs
 from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
-_HEAVY_ROWS = 0.01  # of all parameters: rows of a table that no calibration row reads are told from here on
 _FEW_ROWS = 10  # calibration rows below which a note asks for more
 _CHOSEN = (
     "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
@@ -205,7 +204,8 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
     notes += ran_on(config.engine.provider)
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
-    notes += _not_read(prepared, config)
+    if prepared.data is not None:
+        notes += unread_notes(prepared.analysis, prepared.data, config.engine, prepared.before.params)
     if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
         rows_given = several(len(prepared.data), "calibration row")
         notes.append(f"only {rows_given}: with a few hundred, the result is better, and its figures say more")
@@ -213,15 +213,3 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
         unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
         notes.append(f"without data nothing says what this costs in accuracy{unrepaired}: see onnxprune validate")
     return tuple(dict.fromkeys((*notes, *rows.notes)))
-
-
-def _not_read(prepared: Prepared, config: PruneConfig) -> list[str]:
-    """A note for each table (of embeddings) with rows that weigh something and that no calibration row reads."""
-    if prepared.data is None:
-        return []
-    return [
-        f"{entry.unused:,} of the {entry.rows:,} rows of table {entry.table!r} are read by none of "
-        f"{several(len(prepared.data), 'calibration row')}; they hold {percent(share, 0)} of the parameters, and stay"
-        for entry in unused_rows(prepared.analysis, prepared.data, config.engine)
-        if (share := entry.parameters / max(prepared.before.params, 1)) >= _HEAVY_ROWS
-    ]

@@ -37,7 +37,8 @@ from onnxprune.runtime.providers import require_provider
 from onnxprune.runtime.room import require_room_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.costs import count_costs
-from onnxprune.structure.coupling import analyse, require_prunable, require_understood
+from onnxprune.structure.coupling import analyse
+from onnxprune.structure.refusals import require_prunable, require_understood
 
 Source = Path | str | bytes | onnx.ModelProto | Model | Holding
 DataSource = Any
@@ -118,7 +119,7 @@ def prepare(
         known, rows = given_sizes(model, config.shapes), None
         if data is not None:
             with fitting(config.shapes):
-                limit = config.images or _rows_of(data)
+                limit = config.images or most_rows(data)
                 rows = load_data(data, model, preprocess, limit=limit, seed=config.seed, known=known)
             known = given_sizes(model, config.shapes, rows.shapes)
     with clock.stage("analyse"):
@@ -160,7 +161,7 @@ def _telling(
     return telling_rows(model, meaning, more, limit, config.engine, config.seed) or rows
 
 
-def _rows_of(data: DataSource) -> int:
+def most_rows(data: DataSource) -> int:
     """How many rows are used at most where the user does not say: what is made up tells no more with more rows."""
     return MADE_UP[data] if is_made_up(data) else _MOST_ROWS
 

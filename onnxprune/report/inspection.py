@@ -1,5 +1,6 @@
 """The content of the `inspect` report: costs per layer, groups, the smallest possible model, and what must stay."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from onnxprune.structure.heads import head_groups
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
+    from onnxprune.graph.operators import Shape
     from onnxprune.graph.sizes import Given
     from onnxprune.structure.analysis import Analysis
     from onnxprune.structure.units import Layer, Operation
@@ -88,13 +90,21 @@ class Inspection:
     sizes: tuple[InputSize, ...] = ()
 
 
-def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shapes: "Given" = ()) -> Inspection:
+def inspection(
+    analysis: "Analysis",
+    outputs: "OutputConfig | None" = None,
+    shapes: "Given" = (),
+    data: "Mapping[str, Shape] | None" = None,
+    notes: Iterable[str] = (),
+) -> Inspection:
     """Collect what `inspect` shows.
 
     Args:
         analysis: of the model.
         outputs: what the user says of outputs.
         shapes: what the user says of sizes.
+        data: shapes of one row, by input, where there are data.
+        notes: what is said of the data.
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
@@ -122,9 +132,9 @@ def inspection(analysis: "Analysis", outputs: "OutputConfig | None" = None, shap
         ),
         not_pruned=analysis.not_pruned,
         op_types={node.name: node.op_type for node in analysis.graph.nodes},
-        notes=(*analysis.model.notes, *analysis.incomplete),
+        notes=(*analysis.model.notes, *analysis.incomplete, *notes),
         outputs=_outputs(read_meaning(analysis, outputs)),
-        sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes),
+        sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes, data),
     )
 
 

@@ -16,6 +16,7 @@ import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.core.files import temporary_folder
+from onnxprune.graph.inference import fixed_by_bodies
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.operators import Seen, Shape
@@ -51,11 +52,13 @@ class Apart:
         seen = self._run(nodes, feed, [name for name in wanted if name not in feed], values=False, most=LARGEST_FEED)
         if seen is None:
             return {}
-        return {
-            name: Seen(tuple(sizes), _element(kind), frozenset(a for a, size in enumerate(told) if size is None))
-            for name, told, sizes, kind in seen[0]
-            if kind.startswith("tensor(")
-        }
+        fixed = fixed_by_bodies(self._model)
+        found = {}
+        for name, told, sizes, kind in seen[0]:
+            if kind.startswith("tensor("):
+                open_ = frozenset(axis for axis, size in enumerate(told) if size is None)
+                found[name] = Seen(tuple(sizes), _element(kind), open_ - fixed.get(name, frozenset()))
+        return found
 
     def values(
         self, nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: Sequence[str], limit: int

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxprune.core.errors import ModelError
 from onnxprune.core.results import NotPruned
-from onnxprune.core.text import visible
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, named_failures, read_graph
@@ -26,12 +24,11 @@ from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, ten
 from onnxprune.ops.linear import Product, Recurrence
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.operations import find_operations
+from onnxprune.structure.operations import find_operations, name_kept_channels
 from onnxprune.structure.units import Group, Layer, Mask, as_stored
 
 # Analyses of one model at most, each with other choices (heads, or positions within a head).
 _MOST_TURNS = 4
-_SHOWN = 3  # reasons in a message
 
 
 def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: Given | None = None) -> Analysis:
@@ -59,7 +56,7 @@ def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: G
 
 def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
-    model = separated(model)
+    model = separated(model, lambda operator: handler_of(operator).is_view)
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
     return _analysed(model, graph, facts, _best_labels(model, graph, facts))
@@ -103,56 +100,12 @@ def _place_labels(model: Model, graph: Graph, facts: Facts, choices: Mapping[Pla
             else:
                 handler.couple(node, labels)
                 _follow_zeros(node, handler, labels)
+            name_kept_channels(node, labels)
     for name in graph.outputs:
         labels.freeze(name, "it is an output of the model", None)
     _freeze_half_shared(labels, graph)
     labels.finish()
     return labels
-
-
-def require_understood(analysis: Analysis) -> None:
-    """Refuse a model where channels cannot be pruned because an operator is not supported.
-
-    Raises:
-        ModelError: says where, and how many such places there are.
-    """
-    obstacles = [item for item in analysis.not_pruned if item.limitation]
-    if obstacles:
-        first = obstacles[0]
-        raise ModelError(
-            f"{analysis.name}: {first.tensor!r} cannot be pruned: {first.reason} (node {first.node!r}); "
-            f"{len(obstacles)} such tensors in all; leave out --strict to keep their channels"
-        )
-
-
-def require_prunable(analysis: Analysis) -> None:
-    """Refuse a model in which nothing can be pruned.
-
-    Raises:
-        ModelError: says why, the reasons that concern most tensors first.
-    """
-    if analysis.groups:
-        return
-    where: dict[str, list[str]] = {}
-    for item in analysis.not_pruned:
-        where.setdefault(item.reason, []).append(item.node or item.tensor)
-    reasons = sorted(where, key=lambda reason: -len(where[reason]))
-    told = [
-        f"{visible(reason)} ({visible(where[reason][0])!r}{_more(len(where[reason]))})" for reason in reasons[:_SHOWN]
-    ]
-    if len(reasons) > _SHOWN:
-        told.append(f"and {len(reasons) - _SHOWN} more reasons")
-    if not told:
-        told.append("it has no layers with channels between them")
-        if analysis.uncounted:
-            first = visible(str(analysis.uncounted[0]))
-            told.append(f"what {first} computes is not followed: a body is pruned as a model of its own")
-    why = "; ".join(told)
-    raise ModelError(f"{analysis.name}: nothing can be pruned: {why}; `onnxprune inspect` shows all")
-
-
-def _more(count: int) -> str:
-    return f" and {count - 1} more" if count > 1 else ""
 
 
 def _read_positions(graph: Graph, labels: Labels, tensor: str, axis: int) -> np.ndarray | None:
@@ -189,14 +142,24 @@ def _obstacle(node: Node, graph: Graph, facts: Facts) -> str | None:
 def _freeze_half_shared(labels: Labels, graph: Graph) -> None:
     """Keep the channels of a constant that several nodes share, if one of these nodes cannot follow them.
 
-    Cutting such a constant would give the other readers fewer values than they expect.
+    Cutting such a constant would give the other readers fewer values than they expect. Nodes whose results are stored
+    in their place read nothing any more.
     """
+    replaced: set[Node] = set()
+    for node in reversed(graph.nodes):
+        made = [name for name in node.outputs if name and not labels.is_stored(name)]
+        if not any(
+            name in graph.outputs or not replaced.issuperset(graph.consumers.get(name, (node,))) for name in made
+        ):
+            replaced.add(node)
     for tensor, axes in labels.arrays.items():
         readers = graph.consumers.get(tensor, ())
         for axis, ids in enumerate(axes):
             if ids is None or len(readers) < 2 or not labels.adapts(tensor, axis):
                 continue
-            silent = next((node for node in readers if (node.name, tensor, axis) not in labels.placed), None)
+            silent = next(
+                (n for n in readers if (n.name, tensor, axis) not in labels.placed and n not in replaced), None
+            )
             if silent is not None:
                 reason = f"{silent} reads {tensor!r} too and does not follow its channels"
                 labels.freeze_ids(ids, tensor, reason, silent)
@@ -213,7 +176,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
     groups = _groups(units, arrays, masks, _producers(labels, unit, units))
     products, recurrences = _products(model, graph, facts, labels)
     operations, uncounted = find_operations(model, graph, facts, labels, unit)
-    materialised, dropped = _folded_weights(model, graph, facts, labels)
+    materialised, dropped = _folded_weights(model, graph, labels)
     stored = {name: array for name, array in model.constants.items() if name not in dropped}
     stored |= {name: facts.folded[name] for name in materialised}
     return Analysis(
@@ -362,7 +325,7 @@ def _not_pruned(freezes: list[tuple[Ids, Freeze]], unit: Ids) -> tuple[NotPruned
     return tuple(dict.fromkeys(reasons))
 
 
-def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[set[str], set[str]]:
+def _folded_weights(model: Model, graph: Graph, labels: Labels) -> tuple[set[str], set[str]]:
     """Weights that the graph computes from constants: stored as plain constants once the model is pruned.
 
     Inputs that removal leaves out are not read either.
@@ -370,8 +333,7 @@ def _folded_weights(model: Model, graph: Graph, facts: Facts, labels: Labels) ->
     Returns:
         Names that will be stored, and names of constants that no node reads any more.
     """
-    kept = facts.transparent
-    stored = {n for n in labels.arrays if n in facts.folded and n not in kept and labels.is_labelled(n)}
+    stored = {name for name in labels.arrays if labels.is_stored(name)}
     if not stored and not labels.omitted:
         return stored, set()
     dead = {graph.producer[name].name for name in stored if name in graph.producer}

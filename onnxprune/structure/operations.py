@@ -1,4 +1,4 @@
-"""Finds the nodes with multiply-adds, and how these follow from the numbers of channels."""
+"""Finds the nodes that sum products, how their multiply-adds follow from numbers of channels, and which stay whole."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node, named_failures, qualified
 from onnxprune.graph.shapes import Facts
 from onnxprune.ops import handler_of, multiplies
-from onnxprune.ops.base import OpHandler, Unknown
+from onnxprune.ops.base import OpHandler, Unknown, normal_axis
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.structure.units import Operation, is_weight
 
@@ -36,7 +36,7 @@ def find_operations(
         handler = handler_of(node.op_type)
         known = multiplies(node.op_type)
         if not known or any(name and name not in facts.shapes for name in (*node.inputs, *node.outputs[:1])):
-            if known or _reads_matrix(node, handler, labels) or _has_bodies(model, node):
+            if known or (type(handler) is Unknown and _reads_matrix(node, labels)) or _has_bodies(model, node):
                 uncounted.append(node)
             continue
         with named_failures(model, node):
@@ -58,15 +58,27 @@ def find_operations(
     return tuple(operations), tuple(uncounted)
 
 
+def name_kept_channels(node: Node, labels: Labels) -> None:
+    """Give what a frozen layer makes channels: they stay, for the reason that the layer is frozen for.
+
+    Without them a layer that reads nothing with channels, such as the first one, would be no part of any reason.
+    """
+    handler, output = handler_of(node.op_type), next(filter(None, node.outputs), "")
+    rank = labels.rank(output)
+    if not rank or labels.is_labelled(output) or not labels.is_frozen(output):
+        return
+    if (multiplies(node.op_type) or type(handler) is Unknown) and _reads_matrix(node, labels):
+        axis = normal_axis(handler.channel_axis, rank)
+        labels.set(output, axis, labels.fresh(labels.shape(output)[axis], node, output))
+
+
 def _weights(node: Node, handler: OpHandler, labels: Labels) -> tuple[str, ...]:
     names = handler.trained(node) or node.inputs
     return tuple(dict.fromkeys(name for name in names if name and labels.is_constant(name)))
 
 
-def _reads_matrix(node: Node, handler: OpHandler, labels: Labels) -> bool:
-    """Whether a node that nothing is known of reads a constant that may be a weight."""
-    if type(handler) is not Unknown:
-        return False
+def _reads_matrix(node: Node, labels: Labels) -> bool:
+    """Whether a node reads a constant that may be the weight of a layer."""
     values = (labels.constant(name) for name in node.inputs if name)
     return any(v is not None and is_weight(v) and sum(size > 1 for size in v.shape) > 1 for v in values)
 

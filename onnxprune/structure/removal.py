@@ -102,12 +102,12 @@ def masked(analysis: Analysis, removed: Ids, part: Model | None = None) -> Model
             factors[place] = factors.get(place, np.ones(1, bool)) & ~gone.reshape(shape)
     for (name, tensor), keep in factors.items():
         node = graph.producer[first_output[name]]
-        position = node.inputs.index(tensor)
         array = analysis.value(tensor)
-        if array is None or tensor in analysis.facts.transparent:
-            edit.multiply_input(node, position, keep, analysis.facts.dtypes[tensor])
-        else:
-            edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
+        for position in (at for at, name in enumerate(node.inputs) if name == tensor):
+            if array is None or tensor in analysis.facts.transparent:
+                edit.multiply_input(node, position, keep, analysis.facts.dtypes[tensor])
+            else:
+                edit.set_input(node, position, np.where(keep, array, np.zeros((), array.dtype)))
     return edit.apply()
 
 

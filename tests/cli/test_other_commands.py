@@ -242,3 +242,21 @@ def test_inspect_lists_what_keep_matches(run, lenet: Path, tmp_path: Path) -> No
     refused = run("inspect", lenet, "--keep", "fc.*")
     assert refused.returncode == 2
     assert "'re:fc.*'" in refused.stderr
+
+
+def test_inspect_takes_sizes_from_data_and_tells_rows_that_are_not_read(run, tmp_path: Path) -> None:
+    text = """g (int64[N,L] ids) => (float[N,3] y) {
+        e = Gather (words, ids)  m = ReduceMean <axes = [1], keepdims = 0> (e)
+        h = MatMul (m, w1)  r = Relu (h)  y = MatMul (r, w2) }"""
+    model = example(text, {"words": (50, 8), "w1": (8, 16), "w2": (16, 3)})
+    onnx.save(model, tmp_path / "encoder.onnx")
+    np.save(tmp_path / "ids.npy", np.arange(60).reshape(10, 6) % 20)
+    done = run("inspect", "encoder.onnx", "--data", "ids.npy", "--json", "-", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert [(size["name"], size["size"], size["origin"]) for size in report["sizes"]] == [("L", 6, "data")]
+    share = 30 * 8 / (50 * 8 + 8 * 16 + 16 * 3)
+    note = "30 of the 50 rows of table 'words' are read by none of 10 calibration rows"
+    assert any(line.startswith(note) and f"{share:.0%}" in line for line in report["notes"])
+    refused = run("inspect", "encoder.onnx", "--data", "ids.npy", "--shape", "ids=1,7", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "onnxprune: error: " in refused.stderr

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.core.errors import InputError, ModelError, OnnxPruneError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
-from onnxprune.structure.coupling import analyze, require_understood
+from onnxprune.structure.coupling import analyze
+from onnxprune.structure.refusals import require_understood
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = int(os.environ.get("ONNXPRUNE_MUTANTS", "200"))
@@ -252,3 +253,25 @@ def test_a_text_that_is_no_text_is_refused(tmp_path: Path, make_file: Callable[[
     (tmp_path / "odd.onnx").write_bytes(data)
     with pytest.raises(OnnxPruneError, match=r"damaged|not an ONNX file"):
         analyze(tmp_path / "odd.onnx")
+
+
+def test_a_store_of_files_with_a_folder_of_links(tmp_path: Path) -> None:
+    """Hugging Face's cache links model and data to files of other names; onnxruntime reads these, and so do we."""
+    proto = linear([helper.make_node("MatMul", ["x", "w"], ["y"])], WEIGHT)
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    tensor = proto.graph.initializer[0]
+    (blobs / "b7").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="model.onnx_data")
+    (blobs / "a3").write_bytes(proto.SerializeToString())
+    (snapshot / "model.onnx").symlink_to("../../blobs/a3")
+    (snapshot / "model.onnx_data").symlink_to("../../blobs/b7")
+    model = load(snapshot / "model.onnx")
+    assert np.array_equal(model.constants["w"], WEIGHT["w"])
+    assert set(model.files) == {blobs / "a3", blobs / "b7"}
+    (snapshot / "plain.onnx").write_bytes((blobs / "a3").read_bytes())  # no link: nothing beyond its folder is read
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load(snapshot / "plain.onnx")

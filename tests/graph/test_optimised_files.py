@@ -11,6 +11,7 @@ from oracle import analysed, check_removal, random_removal
 
 from onnxprune import prune
 from onnxprune.core.errors import ModelError
+from onnxprune.ops.examples import example
 from onnxprune.runtime.library import onnxruntime
 
 torch = pytest.importorskip("torch")
@@ -149,3 +150,19 @@ def test_integer_weights_are_named_and_nothing_is_written(files: Path) -> None:
     assert any("computes with integer weights" in reason for reason in reasons)
     with pytest.raises(ModelError, match=r"nothing can be pruned: .*integer weights"):
         prune(path, targets="macs=0.8", importance="magnitude", repair=False)
+
+
+def test_an_lstm_of_integers_is_counted_and_named(files: Path) -> None:
+    """It was an operator that nobody knows: not counted, and said to be unsupported."""
+    onnxruntime()
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    path = files / "lstm.onnx"
+    text = """g (float[7,N,6] x) => (float[7,1,N,5] y) {
+        a = MatMul (x, w1)
+        y = LSTM <hidden_size = 5> (a, w, r, b) }"""
+    onnx.save(example(text, {"w1": (6, 8), "w": (1, 20, 8), "r": (1, 20, 5), "b": (1, 40)}), path)
+    quantization.quantize_dynamic(path, files / "integers.onnx")
+    a = analysed(files / "integers.onnx")
+    assert (a.costs().macs, a.incomplete) == (analysed(path).costs().macs, ())
+    reason = "DynamicQuantizeLSTM computes with integer weights; prune the model before it is quantised"
+    assert reason in {item.reason for item in a.not_pruned}

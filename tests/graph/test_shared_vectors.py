@@ -150,3 +150,59 @@ def test_setting_one_of_two_equal_inputs_leaves_the_other() -> None:
     again = read_graph(after)
     np.testing.assert_array_equal(after.constants[again.producer["y"].input(2)], model.constants["s"])
     assert after.constants[again.producer["k"].input(1)] == 5
+
+
+@pytest.mark.parametrize("view", ["Unsqueeze (b, axes)", "Reshape (b, shape)"])
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_vector_in_another_shape_is_no_bond_either(view: str, opset: int) -> None:
+    """Biases merged by value behind one Unsqueeze or Reshape tied their layers."""
+    old = opset < 13 and view.startswith("Unsqueeze")
+    text = f"""g (float[N,3,12,12] x) => (float[N,4,A,B] y) {{
+        c = {"Unsqueeze <axes = [1, 2]> (b)" if old else view}
+        h = Conv (x, w1)
+        i = Add (h, c)
+        r = Relu (i)
+        k = Conv (r, w2)
+        l = Add (k, c)
+        q = Relu (l)
+        y = Conv (q, w4) }}"""
+    constants = {
+        "axes": np.array([1, 2]),
+        "shape": np.array([1, -1, 1, 1]),
+        "b": np.linspace(-1, 1, 16, dtype=np.float32),
+    }
+    read = {"b", *([] if old else ["axes"] if "axes" in view else ["shape"])}
+    proto = example(
+        text,
+        {name: WEIGHTS[name] for name in ("w1", "w2", "w4")},
+        {name: value for name, value in constants.items() if name in read},
+        opset=opset,
+    )
+    a = analysed(proto)
+    assert {group.name: len(group) for group in a.groups} == {"h": 16, "k": 16}
+    for seed in range(4):
+        check_removal(a, random_removal(a, 0.3, np.random.default_rng(seed)), seed)
+
+
+def test_a_view_in_an_old_file_becomes_an_input_as_well():
+    """Before version 4 of the format, every initializer is an input too."""
+    proto = example(
+        """g (float[N,3,12,12] x) => (float[N,4,A,B] y) {
+        c = Unsqueeze <axes = [1, 2]> (b)
+        h = Conv (x, w1)
+        i = Add (h, c)
+        k = Conv (i, w2)
+        l = Add (k, c)
+        y = Conv (l, w4) }""",
+        {name: WEIGHTS[name] for name in ("w1", "w2", "w4")} | {"b": (16,)},
+        opset=9,
+    )
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    a = analysed(proto)
+    assert {group.name: len(group) for group in a.groups} == {"h": 16, "k": 16}
+    smaller = to_proto(check_removal(a, random_removal(a, 0.3, np.random.default_rng(0))))
+    held = {tensor.name for tensor in smaller.graph.initializer}
+    assert held <= {value.name for value in smaller.graph.input}
+    assert not any(node.op_type == "Unsqueeze" for node in smaller.graph.node)

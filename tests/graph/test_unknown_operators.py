@@ -197,3 +197,18 @@ def test_what_a_loop_multiplies_itself_is_said_to_be_missing() -> None:
     a = analysed(example(text, {**WEIGHTS, "w5": (16, 16, 1, 1)}, constants))
     assert a.costs().macs == TWIN.costs().macs
     assert a.incomplete == ("MACs leave out Loop 'm', which cannot be counted; a budget on MACs does not see it",)
+
+
+def test_a_matrix_product_behind_a_loop_has_channels() -> None:
+    """Its width counted as one that may change from turn to turn, with all layers behind."""
+    body = "body = b (int64 i, bool go, float[N,8] s) => (bool on, float[N,8] t) { on = Identity (go) t = Relu (s) }"
+    text = f"""g (float[N,6] x) => (float[N,3] y) {{
+        a = MatMul (x, w1)
+        m = Loop (trips, go, a) <{body}>
+        b = MatMul (m, w2)
+        r = Relu (b)
+        y = MatMul (r, w3) }}"""
+    constants = {"trips": np.array(2), "go": np.array(True)}
+    a = analysed(example(text, {"w1": (6, 8), "w2": (8, 16), "w3": (16, 3)}, constants))
+    assert {group.name: len(group) for group in a.groups} == {"b": 16}
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)))

@@ -211,3 +211,27 @@ def test_an_input_joined_beside_channels_is_not_exchanged_for_them() -> None:
     )
     smaller = pruned(model, 5)
     assert [node.input for node in smaller.graph.node if node.op_type == "Concat"] == [["h", "z"]]
+
+
+@pytest.mark.parametrize(
+    ("second", "units"),
+    [
+        ("t = Transpose (w1) y = MatMul (r, t)", 8),
+        ("t = Cast <to = 1> (w1) u = Transpose <perm = [1, 0]> (t) y = MatMul (r, u)", 8),
+        (
+            "t = Concat <axis = 1> (w1, w2) k = MatMul (x, t) l = MatMul (k, w3) m = MatMul (r, w4) y = Add (l, m)",
+            8 + 13,
+        ),
+    ],
+)
+def test_a_weight_that_is_read_as_it_is_and_rearranged(second: str, units: int) -> None:
+    """The weight stayed whole because of the node that only makes another constant of it."""
+    model = example(
+        f"""g (float[N,6] x) => (float[N,6] y) {{
+        h = MatMul (x, w1)
+        r = Relu (h)
+        {second} }}""",
+        {"w1": (6, 8), "w2": (6, 5), "w3": (13, 6), "w4": (8, 6)},
+    )
+    assert analysed(model).prunable == units
+    pruned(model, units)

@@ -1,10 +1,13 @@
 """Forms of layers that exporters write seldom: computed parameters, given output sizes, older versions."""
 
 import numpy as np
+import onnx
 import pytest
 from oracle import analysed, prunable
 
+from onnxprune.core.errors import ModelError
 from onnxprune.ops.examples import example
+from onnxprune.structure.refusals import require_understood
 
 
 def test_a_constant_start_of_a_recurrence_goes_with_its_units() -> None:
@@ -168,3 +171,112 @@ def test_the_largest_row_of_each_channel() -> None:
         {"w1": (6, 8), "w2": (8, 3)},
     )
     assert analysed(model).prunable == 8
+
+
+def test_an_einsum_that_sums_a_tensor_by_itself() -> None:
+    """The oracle silenced the tensor where it is read first only, so that a right result was refused."""
+    model = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        h = MatMul (x, w1)
+        s = Einsum <equation = "bi,bj->b"> (h, h)
+        u = Unsqueeze (s, one)
+        m = MatMul (h, w2)
+        y = Mul (m, u) }""",
+        {"w1": (6, 8), "w2": (8, 3)},
+        {"one": np.array([1])},
+    )
+    assert prunable(model) == 8
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("...i,ij->...j", "...j, jk -> ...k"),
+        ("b...i,ij->b...j", "...j,jk->...k"),
+        ("...i,ij", "...a,ab"),
+    ],
+)
+def test_einsum_with_an_ellipsis(first: str, second: str) -> None:
+    """Such nodes were left out of multiply-adds and reasons, with all that they make."""
+    model = example(
+        f"""g (float[2,5,6] x) => (float[2,5,3] y) {{
+        h = Einsum <equation = "{first}"> (x, w1)
+        r = Relu (h)
+        y = Einsum <equation = "{second}"> (r, w2) }}""",
+        {"w1": (6, 8), "w2": (8, 3)},
+    )
+    assert prunable(model) == 8
+    assert analysed(model).costs().macs == 5 * 8 * (6 + 3)
+
+
+def test_an_einsum_that_broadcasts_a_single_channel() -> None:
+    """Such a model was refused: 8 channels meet 1."""
+    model = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        h = MatMul (x, w1)
+        g = MatMul (x, w2)
+        m = Einsum <equation = "bi,bi->bi"> (h, g)
+        y = MatMul (m, w3) }""",
+        {"w1": (6, 8), "w2": (6, 1), "w3": (8, 3)},
+    )
+    assert prunable(model) == 8
+
+
+@pytest.mark.parametrize("simplified", ["", "Simplified"])
+def test_means_that_a_skip_normalisation_hands_out_have_no_channels(simplified: str) -> None:
+    """A file that names these outputs, which nobody reads, was refused."""
+    shift = "" if simplified else ", shift"
+    model = example(
+        f"""g (float[2,5,6] x) => (float[2,5,3] y) {{
+        h = MatMul (x, w1)
+        r = Relu (h)
+        i = MatMul (r, w2)
+        n, mean, spread, sum = com.microsoft.Skip{simplified}LayerNormalization (i, x, scale{shift})
+        a = Add (n, sum)
+        y = MatMul (a, w3) }}""",
+        {"w1": (6, 8), "w2": (8, 6), "scale": (6,), "w3": (6, 3)} | ({"shift": (6,)} if shift else {}),
+        domain="com.microsoft",
+        full_check=False,
+    )
+    assert prunable(model) == 8
+
+
+FIRST = (
+    "com.microsoft.Attention <num_heads = 2, qkv_hidden_sizes = [4, 4, 8]> (x, w, b)",
+    'Einsum <equation = "bii,io->bo"> (x, w)',
+    "my.Linear (x, w)",
+)
+
+
+@pytest.mark.parametrize("layer", FIRST)
+def test_a_first_layer_that_is_not_followed_is_named(layer: str) -> None:
+    """What it reads has no channels, so that nothing that stays had it as reason, and --strict passed."""
+    model = example(
+        f"""g (float[2,6,6] x) => (float y) {{
+        h = {layer}
+        r = Relu (h)
+        m = MatMul (r, w2)
+        y = ReduceMax <keepdims = 0> (m) }}""",
+        {"w": (6, 16), "b": (16,), "w2": (8, 3)} if "Attention" in layer else {"w": (6, 8), "w2": (8, 3)},
+        domain="my" if "my" in layer else "com.microsoft",
+        full_check=False,
+    )
+    if "my" in layer:
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, [2, 6, 8]))
+    analysis = analysed(model)
+    assert [(item.node, item.limitation) for item in analysis.not_pruned if item.tensor == "h"] == [("h", True)]
+    with pytest.raises(ModelError, match=r"not followed|not supported"):
+        require_understood(analysis)
+
+
+def test_a_letter_that_an_einsum_keeps_is_not_summed_over() -> None:
+    """Heads, or experts: weight, source and result all have them."""
+    model = example(
+        """g (float[2,5,6] x) => (float[2,4,3] y) {
+        h = Einsum <equation = "bsi,ihd->bhd"> (x, w1)
+        y = Einsum <equation = "bhd,hdo->bho"> (h, w2) }""",
+        {"w1": (6, 4, 8), "w2": (4, 8, 3)},
+    )
+    products = {product.node: (product.contracted, product.made) for product in analysed(model).products}
+    assert products == {"h": (((0, 2),), (1, 2)), "y": (((1, 2),), (0, 2))}
+    assert prunable(model) == 8
