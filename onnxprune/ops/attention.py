@@ -4,12 +4,13 @@ The scores are divided by the root of a head's width, so heads stay as wide as t
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import OpHandler, Rewriting
+from onnxprune.ops.base import OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Labels
 from onnxprune.ops.linear import Factors, axis_factors
@@ -69,6 +70,32 @@ class Attention(OpHandler):
         keys, past = labels.shape(node.input(1)), labels.shape(node.input(4))
         reached = keys[-2] + (past[-2] if past else 0)
         return (*axis_factors(labels, node.input(0)), reached), (*axis_factors(labels, node.output()), reached)
+
+    def torch(self, node: Node) -> TorchRule | None:
+        """In torch: the softmax of the scaled scores, over the keys that the mask and the order of positions leave."""
+        import torch
+
+        if any(node.inputs[4:]) or any(node.outputs[1:]) or node.attributes.get("softcap"):
+            return None
+        heads, shared = node.int("q_num_heads", 0), node.int("kv_num_heads", 0)
+        scale, causal = node.attributes.get("scale"), node.int("is_causal", 0)
+
+        def split(operand: Any, count: int) -> Any:
+            """Heads as the second of four axes."""
+            return operand.unflatten(2, (count, -1)).transpose(1, 2) if operand.dim() == 3 else operand
+
+        def run(query: Any, keys: Any, values: Any, mask: Any = None) -> Any:
+            q, k, v = split(query, heads), split(keys, shared), split(values, shared)
+            k, v = (one.repeat_interleave(q.shape[1] // one.shape[1], 1) for one in (k, v))
+            scores = q @ k.transpose(2, 3) * (q.shape[3] ** -0.5 if scale is None else scale)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+            if causal:
+                scores = scores.masked_fill(torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1), -torch.inf)
+            made = scores.softmax(3) @ v
+            return made.transpose(1, 2).flatten(2) if query.dim() == 3 else made
+
+        return run
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """As many heads as stay, where attributes count them."""

@@ -4,7 +4,7 @@ Trials compare candidates, for which a repair with a quarter of the positions an
 a little more for each of them, and nearly always in the same order.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,6 @@ class Effort:
     memory: int
     pairs: bool
 
-    def within(self, room: float) -> "Effort":
-        """The same in no more memory than three times the room for a run's tensors."""
-        return replace(self, memory=int(min(self.memory, 3 * room)))
-
     def positions(self, matrix: tuple[int, ...]) -> int:
         """Number of positions to sample, for a weight matrix `(groups, K, C)`."""
         groups, width, outputs = matrix
@@ -34,5 +30,5 @@ class Effort:
         return max(1, min(wanted, self.memory // (4 * groups * (width + 2 * outputs))))
 
 
-FULL = Effort(rows=16384, rows_per_column=48, memory=512 << 20, pairs=True)
+FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, pairs=True)
 QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, pairs=False)

@@ -91,7 +91,7 @@ def repair(
     Raises:
         ModelError: onnxruntime cannot run the models.
     """
-    analysis, effort = completed(analysis), effort.within(run.room)
+    analysis = completed(analysis)
     original, graph = analysis.model, analysis.graph
     smaller = completed(analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs}))
     ahead = fit_schedule(analysis)
