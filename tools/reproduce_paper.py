@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument(
         "--epochs", nargs="+", default=[], help="of training: N, or DATASET=N or NETWORK=N; the paper's 30 by default"
     )
-    parser.add_argument("--no-transfer", action="store_true", help="train no sub-network on another data set")
+    parser.add_argument(
+        "--transfer", nargs="*", choices=DATASETS, default=DATASETS, help="data sets that sub-networks are trained on"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repair-again", action="store_true", help="repair kept networks with the present code")
     parser.add_argument("--work", type=Path, default=Path("build/paper"), help="folder of models and results")
@@ -78,8 +80,8 @@ def main() -> None:
     done: list[Measured] = []
     for setting in filter(wanted, SETTINGS):
         own = images(setting.dataset)
-        names = () if options.no_transfer else setting.transfer
-        others = tuple(images(name).shaped_as(own) for name in names if available(name))
+        names = [name for name in setting.transfer if name in options.transfer and available(name)]
+        others = tuple(images(name).shaped_as(own) for name in names)
         trained = epochs.get(setting.network, epochs[setting.dataset])
         found: list[dict[str, float]] = []
         for seed in options.seeds:
