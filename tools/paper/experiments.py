@@ -157,10 +157,10 @@ def measure(run: Run) -> dict[str, float]:
         "removed": run.kept("removed", lambda: 1 - found.after.params / found.before.params),
         "original": run.kept("original", lambda: top1(model)),
         "pruned": run.kept("pruned", lambda: top1(found.model)),
-        "fine-tuned": run.kept("fine-tuned", lambda: top1(_tuned(found.model, run))),
     }
     for name in ("random", "critical", "snip"):
         results[name] = run.kept(name, lambda name=name: top1(after(others()[name]).model))  # type: ignore[misc]
+    results["fine-tuned"] = run.kept("fine-tuned", lambda: top1(_tuned(found.model, run)))
     results["repaired"] = run.kept("repaired", lambda: repaired(run))
     if run.others:
         whole = load(run.path("initial"))

@@ -35,7 +35,8 @@ class Setting:
             name += f" with {width:.0%} of its width".replace("%", " %") if width != 1 else ""
             name += ", trained greedily" if self.greedy else ""
             name += f", {FORMS[self.form]}"
-            name += "" if self.params is None else f", {1 - self.params:.0%} of parameters".replace("%", " %")
+            cut = f"below {self.threshold}" if self.params is None else f"{1 - self.params:.0%} of parameters"
+            name += ", " + cut.replace("%", " %")
         return name
 
 
@@ -56,7 +57,8 @@ SETTINGS = (
     Setting("cifar10", "vgg16", params=0.4, form="affine"),
     Setting("cifar10", "vgg16", _VGG16, params=0.64, form="decoupled"),
     Setting("cifar10", "vgg16", params=0.4, form="decoupled"),
-    Setting("cifar10", "vgg16", _VGG16, threshold=0.3, form="heads", greedy=True),
-    Setting("cifar10", "vgg16", _VGG16, params=0.64, form="decoupled", greedy=True),
-    Setting("cifar10", "vgg16", _VGG16, params=0.64, form="affine", greedy=True),
+    Setting("cifar10", "vgg16", _VGG16, params=0.64, form="heads", greedy=True),
+    Setting("cifar10", "vgg16", params=0.64, form="decoupled", greedy=True),
+    Setting("cifar10", "vgg16", params=0.64, form="affine", greedy=True),
+    Setting("cifar10", "vgg16", threshold=0.3, form="heads", greedy=True),
 )
