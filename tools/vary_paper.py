@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import make_models
 import numpy as np
-from reproduce_paper import baselines, preprocessing, with_counts
+from paper.experiments import baselines, preprocessing, with_counts
+from paper.images import load_images
 
 from onnxprune import prune
 from onnxprune.calibration.dataset import Dataset
@@ -132,8 +132,23 @@ def magnitude(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> dict[
     return {"magnitude": with_counts(scores, counts, lambda s: np.asarray(s.order), plan)}
 
 
-def figure(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
-    """Curves as an SVG: share of parameters removed from left to right, accuracy upwards, both from 0 to 100 %."""
+SHARES_REMOVED = {share / 10: f"{10 * share}" for share in range(0, 11, 2)}
+
+
+def figure(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    across: tuple[str, Mapping[float, str]] = ("parameters removed, %", SHARES_REMOVED),
+    up: str = "top-1, %",
+) -> str:
+    """Curves as an SVG; both coordinates run from 0 to 1, and upwards they are shown in percent.
+
+    Args:
+        lines: points by name.
+        title: above the figure.
+        across: what runs from left to right, and the text at some places.
+        up: what runs upwards.
+    """
     left, top, width, height = 52, 30, 400, 260
 
     def at(x: float, y: float) -> str:
@@ -145,17 +160,19 @@ def figure(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> st
         f'<rect width="100%" height="100%" fill="white"/><text x="{left}" y="18">{title}</text>',
     ]
     for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        x, y = (float(v) for v in at(tick, tick).split(","))
+        y = float(at(0, tick).split(",")[1])
         parts += [
             f'<line x1="{left}" x2="{left + width}" y1="{y}" y2="{y}" stroke="#dddddd"/>',
             f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{100 * tick:.0f}</text>',
-            f'<text x="{x}" y="{top + height + 16}" text-anchor="middle">{100 * tick:.0f}</text>',
         ]
+    for place, text in across[1].items():
+        x = at(place, 0).split(",")[0]
+        parts.append(f'<text x="{x}" y="{top + height + 16}" text-anchor="middle">{text}</text>')
     parts.append(
-        f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">parameters removed, %</text>'
-        f'<text transform="translate(14 {top + height / 2}) rotate(-90)" text-anchor="middle">top-1, %</text>'
+        f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">{across[0]}</text>'
+        f'<text transform="translate(14 {top + height / 2}) rotate(-90)" text-anchor="middle">{up}</text>'
     )
-    for row, ((name, points), colour) in enumerate(zip(lines.items(), COLOURS, strict=True)):
+    for row, ((name, points), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
         y = top + 14 + 18 * row
         parts += [
             f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(at(*p) for p in points)}"/>',
@@ -163,6 +180,18 @@ def figure(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> st
             f'stroke-width="2"/><text x="{left + width + 38}" y="{y + 4}">{name}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def lambda_figure(cells: Mapping[str, Sequence[Sequence[str]]], names: Sequence[str]) -> str:
+    """Accuracy and parameters removed by the weight of the loss, on a logarithmic scale, from the table's cells."""
+    logs = np.log([float(weight) for weight in cells])
+    places = ((logs - logs.min()) / max(float(np.ptp(logs)), 1e-9)).tolist()
+    lines = {}
+    for number, name in enumerate(names):
+        for column, what in enumerate(("top-1", "removed")):
+            values = [float(parts[number][column]) / 100 for parts in cells.values()]
+            lines[f"{name}, {what}"] = list(zip(places, values, strict=True))
+    return figure(lines, "Weight of the loss", ("lambda", dict(zip(places, cells, strict=True))), "%")
 
 
 def table(head: str, rows: Mapping[str, Sequence[Sequence[str]]], names: Sequence[str]) -> Iterator[str]:
@@ -196,6 +225,8 @@ def document(
     def measured(choices: Mapping[str, OamipConfig]) -> dict[str, list[list[str]]]:
         return {name: [variation(bench, choice) for bench in benches] for name, choice in choices.items()}
 
+    weighed = measured(lambdas)
+    (figures / "paper-lambda.svg").write_text(lambda_figure(weighed, names))
     thresholds = " and ".join(f"{bench.threshold} ({bench.name})" for bench in benches)
     parts = [
         "# The paper's program, varied\n",
@@ -209,7 +240,8 @@ def document(
         "## Images\n",
         *table("images", measured(images), names),
         "\n## Weight of the loss\n",
-        *table("lambda", measured(lambdas), names),
+        *table("lambda", weighed, names),
+        "\n![Accuracy and parameters removed by the weight of the loss](paper-lambda.svg)",
         "\n## Accuracy against parameters removed\n",
         "The paper's scores choose the widths, under budgets on parameters; the others remove as many units a layer.\n",
     ]
@@ -234,7 +266,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/paper-variations.md"), help="figures go beside it")
     options = parser.parse_args()
-    images = make_models.load_images("mnist", options.data)
+    images = load_images("mnist", options.data)
     benches = []
     with np.load(options.models / "mnist_calibration.npz") as held:
         rows = held["x"], held["y"]

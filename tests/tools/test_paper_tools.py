@@ -69,7 +69,7 @@ def test_models_rows_and_manifest_are_made(data: Path, tmp_path: Path) -> None:
 
 def test_images_take_the_shape_of_another_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
-    images = importlib.import_module("make_models").Images
+    images = importlib.import_module("paper.images").Images
     rng = np.random.default_rng(0)
     y = np.zeros(6, np.int64)
     grey, colour = (rng.integers(0, 256, (6, *shape)).astype(np.uint8) for shape in ((28, 28), (32, 32, 3)))
@@ -106,7 +106,7 @@ def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> N
     text = out.read_text()
     assert "| **MNIST, FC-3** |" in text
     assert "FC-3: MNIST to Fashion-MNIST" in text
-    assert "MNIST 1,440 rows, 4 epochs" in text
+    assert "| 1,440, 4, 1 |" in text
     assert "# Old" not in text
     assert text.endswith("<!-- Below: by hand. -->\n\n## Deep networks\n")
     results.write_text(json.dumps(found | {"repaired": 0.0}))
