@@ -6,6 +6,8 @@ a little more for each of them, and nearly always in the same order.
 
 from dataclasses import dataclass
 
+_FEW = 8  # rows a column below which a layer may take twice the memory
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -24,10 +26,14 @@ class Effort:
     pairs: bool
 
     def positions(self, matrix: tuple[int, ...]) -> int:
-        """Number of positions to sample, for a weight matrix `(groups, K, C)`."""
+        """Number of positions to sample, for a weight matrix `(groups, K, C)`.
+
+        Very wide layers, which would have hardly more rows than columns, get twice the memory.
+        """
         groups, width, outputs = matrix
-        wanted = max(self.rows, self.rows_per_column * width)
-        return max(1, min(wanted, self.memory // (4 * groups * (width + 2 * outputs))))
+        wanted, size = max(self.rows, self.rows_per_column * width), 4 * groups * (width + 2 * outputs)
+        held = max(self.memory // size, min(_FEW * width, 2 * self.memory // size))
+        return max(1, min(wanted, held))
 
 
 FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, pairs=True)
