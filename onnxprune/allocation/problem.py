@@ -142,8 +142,8 @@ class AllocationProblem:
         """Widths that meet every budget where that is possible: the smallest ones, unless those miss a measured budget.
 
         Counted costs grow with every width, so that the smallest widths have the least of each. Measured ones need not:
-        there one group at a time gets the width with the least excess, until none is left or nothing helps. With
-        measured costs of pairs of groups that may miss a way.
+        there one group at a time gets the width with the least excess, or, where that does not help, two of which pairs
+        were measured, until none is left or nothing helps. With many such pairs that may miss a way.
         """
         choices = [self.widths(g) for g in range(len(self.damage))]
         kept = [int(widths[0]) for widths in choices]
@@ -154,16 +154,38 @@ class AllocationProblem:
         while excess > 0 and measured:
             before = excess
             for g in measured:
-                excesses = np.zeros(len(choices[g]))
-                for budget in self.budgets:
-                    own = budget.cost.along(g, choices[g], kept)
-                    now = own[np.searchsorted(choices[g], kept[g])]
-                    excesses += np.maximum(0.0, _share(budget, budget.cost(kept) - now + own))
-                kept[g] = int(choices[g][np.argmin(excesses)])
+                kept[g] = int(choices[g][np.argmin(self._excesses(g, kept))])
             excess = self._excess(kept)
             if not excess < before:
-                break
+                together = self._pair_moved(kept, excess)
+                if together is None:
+                    break
+                kept = together
+                excess = self._excess(kept)
         return tuple(kept)
+
+    def _pair_moved(self, kept: Sequence[int], excess: float) -> list[int] | None:
+        """Widths with less excess that differ in one measured pair of groups; None where there are none."""
+        tables = [budget.cost for budget in self.budgets if isinstance(budget.cost, CostTable)]
+        for g, h in sorted({pair for table in tables for pair in table.pairs}):
+            for width in self.widths(h).tolist():
+                moved = [*kept]
+                moved[h] = width
+                excesses = self._excesses(g, moved)
+                if excesses.min() < excess:
+                    moved[g] = int(self.widths(g)[np.argmin(excesses)])
+                    return moved
+        return None
+
+    def _excesses(self, g: int, kept: Sequence[int]) -> np.ndarray:
+        """The excess for each width of one group, the others as they are."""
+        choices = self.widths(g)
+        excesses = np.zeros(len(choices))
+        for budget in self.budgets:
+            own = budget.cost.along(g, choices, kept)
+            now = own[np.searchsorted(choices, kept[g])]
+            excesses += np.maximum(0.0, _share(budget, budget.cost(kept) - now + own))
+        return excesses
 
     def holds(self, kept: Sequence[int]) -> bool:
         """Whether widths, one a group, meet every budget exactly."""
