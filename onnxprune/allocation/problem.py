@@ -8,6 +8,8 @@ import numpy as np
 from onnxprune.allocation.table import CostTable
 from onnxprune.core.errors import BudgetError
 
+_ROUNDING = 1e-9  # of an excess: less is no progress
+
 
 @dataclass(frozen=True, slots=True)
 class CostPolynomial:
@@ -156,12 +158,13 @@ class AllocationProblem:
             for g in measured:
                 kept[g] = int(choices[g][np.argmin(self._excesses(g, kept))])
             excess = self._excess(kept)
-            if not excess < before:
-                together = self._pair_moved(kept, excess)
-                if together is None:
-                    break
-                kept = together
-                excess = self._excess(kept)
+            if excess < before:
+                continue
+            together = self._pair_moved(kept, excess)
+            if together is None:
+                break
+            kept = together
+            excess = self._excess(kept)
         return tuple(kept)
 
     def _pair_moved(self, kept: Sequence[int], excess: float) -> list[int] | None:
@@ -171,9 +174,8 @@ class AllocationProblem:
             for width in self.widths(h).tolist():
                 moved = [*kept]
                 moved[h] = width
-                excesses = self._excesses(g, moved)
-                if excesses.min() < excess:
-                    moved[g] = int(self.widths(g)[np.argmin(excesses)])
+                moved[g] = int(self.widths(g)[np.argmin(self._excesses(g, moved))])
+                if self._excess(moved) < excess * (1 - _ROUNDING):  # or rounding alone would move it for ever
                     return moved
         return None
 

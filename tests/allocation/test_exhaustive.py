@@ -37,6 +37,7 @@ def test_the_choice_is_the_best_of_all(problem: AllocationProblem) -> None:
 
 @given(st.integers(0, 10_000))
 @example(1953)  # no width of one group alone brings this nearer to its budget
+@example(84)  # rounding alone moved this one for ever
 @settings(max_examples=50)
 def test_measured_costs_count_by_width_and_by_pair(seed: int) -> None:
     rng = np.random.default_rng(seed)
