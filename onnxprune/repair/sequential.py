@@ -110,7 +110,7 @@ def repair(
     points = [
         point
         for point in plan.points
-        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, smaller)
+        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, smaller, pruned)
     ]
     cache = Cache(None)
     if run.cache is not None:
@@ -119,7 +119,7 @@ def repair(
         options |= provider_entry(run.provider)
         options |= {"fitted": feeds.first, "effort": str(effort)}
         cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
-    recurrences = refittable(analysis, smaller)
+    recurrences = refittable(analysis, smaller, pruned)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
@@ -142,7 +142,7 @@ def repair(
             sweep.visit_recurrent(done, node, *recurrences[node.name])
         else:
             position, point = by_node[node.name]
-            wide = pruned.constants[point.layer.weight].size >= _WIDE
+            wide = smaller.model.constants[point.layer.weight].size >= _WIDE
             with nullcontext() if wide else ONE_THREAD:
                 sweep.visit(position, point)
         done += 1
@@ -155,7 +155,7 @@ def repair(
     targets = {point.layer.node: point for point in points}
     refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
     before = smaller.model.constants
-    return pruned.with_constants({name: refit[name] for name in pruned.constants if refit[name] is not before[name]})
+    return pruned.with_constants({name: refit[name] for name in before if refit[name] is not before[name]})
 
 
 class _Sweep:

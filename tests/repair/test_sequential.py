@@ -69,6 +69,24 @@ NETWORKS = {
         y = Conv (v, w2) }""",
         {"w0": (9, 3, 3, 3), "w1": (9, 7, 3, 3), "b1": (7,), "w2": (2, 7, 1, 1)},
     ),
+    "between layers of quantised weights": example(
+        """g (float[N,3,6,6] x) => (float[N,4] y) {
+        s = Conv (x, w0, b0)
+        a = Relu (s)
+        w = DequantizeLinear <axis = 0> (q, scale, zero)
+        t = Conv (a, w)
+        c = Relu (t)
+        f = Flatten (c)
+        d = Gemm (f, w1, b1)
+        r = Relu (d)
+        v = DequantizeLinear <axis = 1> (p, steps, zeros)
+        y = MatMul (r, v) }""",
+        {"w0": (8, 3, 3, 3), "b0": (8,), "w1": (40, 10), "b1": (10,)},
+        {"q": np.random.default_rng(0).integers(-99, 99, (10, 8, 3, 3)).astype(np.int8)}
+        | {"scale": np.full(10, 0.002, np.float32), "zero": np.zeros(10, np.int8)}
+        | {"p": np.random.default_rng(1).integers(-99, 99, (10, 4)).astype(np.int8)}
+        | {"steps": np.full(4, 0.01, np.float32), "zeros": np.zeros(4, np.int8)},
+    ),
     "flattened": example(
         """g (float[N,3,6,6] x) => (float[N,4] y) {
         s = Conv (x, w0, b0)
