@@ -137,3 +137,18 @@ def test_states_written_for_a_batch_of_one(op_type) -> None:
     proto = network(op_type, batch="1", states=LEARNED)
     result = onnxprune.prune(proto, rows(), targets="params=0.6", threads=1)
     assert result.after.params <= 0.6 * result.before.params
+
+
+def test_rows_read_as_the_steps_of_one_sequence() -> None:
+    """An exported `batch_first` that went wrong: the sets of rows are sequences of different lengths."""
+    proto = example(
+        f"""g (float[N,7,5] x) => (float[N,7,3] y) {{
+        h, p = LSTM <hidden_size = {HIDDEN}> (x, w, r, b)
+        q = Squeeze (h, one)
+        y = MatMul (q, w1) }}""",
+        {"w": (1, 4 * HIDDEN, 5), "r": (1, 4 * HIDDEN, HIDDEN), "b": (1, 8 * HIDDEN), "w1": (HIDDEN, 3)},
+        {"one": np.array([1])},
+    )
+    result = onnxprune.prune(proto, rows(), targets="params=0.6", threads=1)
+    assert result.after.params <= 0.6 * result.before.params
+    assert np.isfinite(run(result.model, {"x": rows(9)})[0]).all()
