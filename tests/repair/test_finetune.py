@@ -236,13 +236,15 @@ def test_an_operator_without_a_rule_is_refused_before_any_work() -> None:
     assert not started
 
 
-def test_a_fixed_batch_that_the_graph_spells_out_is_kept_to() -> None:
-    text = "g (float[1,3,4] x) => (float[1,2] y) { r = Reshape (x, s) y = Gemm (r, w) }"
-    spelled_out = load(example(text, {"w": (12, 2)}, {"s": np.array([1, 12])}))
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_a_fixed_batch_that_the_graph_spells_out_is_kept_to(batch: int) -> None:
+    """Also where the first feed has just as many rows."""
+    text = f"g (float[{batch},3,4] x) => (float[{batch},2] y) {{ r = Reshape (x, s) y = Gemm (r, w) }}"
+    spelled_out = load(example(text, {"w": (12, 2)}, {"s": np.array([batch, -1])}))
     network = Network(spelled_out)
     feed = network.inputs({"x": rows(3, 4).arrays["x"][:5]})
     network.free_batch(feed)
-    assert network.step == 1
+    assert network.step == batch
     expected = feed["x"].reshape(5, 12).numpy() @ spelled_out.constants["w"]
     np.testing.assert_allclose(network(feed)["y"].detach().numpy(), expected, rtol=1e-5, atol=1e-5)
     result = finetune(disturbed(spelled_out), rows(3, 4), teacher=spelled_out, config=FAST)
