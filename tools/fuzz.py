@@ -1,6 +1,8 @@
 """Mutate models and put them through load, analysis, removal and saving: nothing may crash, hang or come out broken.
 
-    python tools/fuzz.py MODEL.onnx... [--count 1000] [--seed 0]
+With `--whole` through whole runs on random rows, which also score, decide, try and repair: for small models.
+
+    python tools/fuzz.py MODEL.onnx... [--count 1000] [--seed 0] [--whole]
 
 A mutant may be refused with an `OnnxPruneError` of one line. Anything else is printed with the seed that repeats it.
 """
@@ -11,11 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxprune import prune
 from onnxprune.core.errors import OnnxPruneError
 from onnxprune.graph.load import load
 from onnxprune.structure.check import RemovalCheck
@@ -25,6 +30,9 @@ from onnxprune.structure.save import save
 
 Rng = np.random.Generator
 LIMIT_S = 60.0
+BUDGETS = ("macs", "params", "bytes")
+ROWS = (4, 30, 70, 330)  # calibration rows: from few that do everything to as many as have a role each
+ROUNDINGS = ("kernel", 1)
 ABSURD = (-1, 0, 1, 2, 2**31, 2**62)
 
 
@@ -225,8 +233,14 @@ def mutant(data: bytes, seed: int) -> tuple[str, bytes]:
     return mutation.__name__, mutation(data, rng)
 
 
-def survive(data: bytes, folder: Path, seed: int) -> str:
-    """Put a file through everything.
+def survive(data: bytes, folder: Path, seed: int, *, whole: bool = False) -> str:
+    """Put a file through analysis, removal of random units and saving, or through a whole run.
+
+    Args:
+        data: the file.
+        folder: for the file and the result.
+        seed: draws units or options.
+        whole: whether a run on random rows scores, decides, tries and repairs.
 
     Returns:
         "pruned", or why it was refused.
@@ -238,15 +252,20 @@ def survive(data: bytes, folder: Path, seed: int) -> str:
     source.write_bytes(data)
     target.unlink(missing_ok=True)
     began = time.perf_counter()
+    rng = np.random.default_rng(seed)
     try:
-        model = load(source)
-        analysis = analyse(model)
-        rng = np.random.default_rng(seed)
-        removed = analysis.none_removed()
-        for group in analysis.groups:
-            removed[rng.choice(group.units, min(len(group) - 1, 1 + len(group) // 5), replace=False)] = True
-        smaller = remove(analysis, removed)
-        save(smaller, target, RemovalCheck(analysis, removed, changed=False))
+        if whole:
+            budget, rows, rounding = (some[int(rng.integers(len(some)))] for some in (BUDGETS, ROWS, ROUNDINGS))
+            options: dict[str, Any] = {"images": rows, "round_to": rounding, "threads": 1, "workers": 1, "time": False}
+            prune(source, "random", targets={budget: float(rng.uniform(0.5, 0.95))}, **options).save(target)
+        else:
+            model = load(source)
+            analysis = analyse(model)
+            removed = analysis.none_removed()
+            for group in analysis.groups:
+                removed[rng.choice(group.units, min(len(group) - 1, 1 + len(group) // 5), replace=False)] = True
+            smaller = remove(analysis, removed)
+            save(smaller, target, RemovalCheck(analysis, removed, changed=False))
     except OnnxPruneError as error:
         text = str(error)
         assert "\n" not in text, f"more than one line: {text!r}"
@@ -263,8 +282,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", action="store_true", help="whole runs on random rows, trials and repair included")
     given = parser.parse_args(arguments)
     pruned = refused = failed = 0
+    run = partial(survive, whole=given.whole)
     pool = multiprocessing.get_context("spawn").Pool(1)  # what a mutant does to its process, it does to that one
     with tempfile.TemporaryDirectory() as folder:
         for number in range(given.count):
@@ -272,7 +293,7 @@ def main(arguments: Sequence[str]) -> int:
             path = given.models[number % len(given.models)]
             kind, data = mutant(path.read_bytes(), seed)
             try:
-                outcome = pool.apply_async(survive, (data, Path(folder), seed)).get(2 * LIMIT_S)
+                outcome = pool.apply_async(run, (data, Path(folder), seed)).get(2 * LIMIT_S)
             except multiprocessing.TimeoutError:
                 failed += 1
                 print(f"seed {seed} {path} {kind}: the process ended or hangs", flush=True)
