@@ -72,3 +72,17 @@ def test_rows_of_another_batch_do_not_change_the_analysis():
     a = analysed(network(4), {"x": (1, 3, 8, 8)})
     assert a.facts.shapes["x"] == (4, 3, 8, 8)
     assert a.prunable == 80
+
+
+@pytest.mark.parametrize("count", [6, 9, 70])
+def test_a_last_group_of_fewer_rows_counts_where_activations_are_multiplied(count):
+    proto = example(
+        """g (float[4,6,8] x) => (float[4,6,3] y) {
+        q = MatMul (x, w1) k = MatMul (x, w2) t = Transpose <perm = [0, 2, 1]> (k)
+        s = MatMul (q, t) p = Softmax (s) v = MatMul (x, w3)
+        o = MatMul (p, v) y = MatMul (o, w4) }""",
+        {"w1": (8, 16), "w2": (8, 16), "w3": (8, 16), "w4": (16, 3)},
+    )
+    x = np.random.default_rng(0).standard_normal((count, 6, 8)).astype(np.float32)
+    result = onnxprune.prune(proto, x, targets="macs=0.7", round_to=1)
+    assert result.after.macs <= 0.7 * result.before.macs

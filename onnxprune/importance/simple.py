@@ -1,14 +1,14 @@
 """Simple scorers: weight magnitude, activation strength, and random scores."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import InputError
 from onnxprune.core.scores import GroupScore, Scores, removal_to_damage
 from onnxprune.importance.base import ScoreContext
+from onnxprune.importance.mean_squares import mean_squares
 from onnxprune.importance.norms import Place, per_unit, touched, units_on, weight_energy
 from onnxprune.structure.analysis import Analysis
 
@@ -44,7 +44,7 @@ def activation(context: ScoreContext) -> Scores:
     places = dict.fromkeys((product.source, source_axis) for product, _, source_axis in uses)
     computed = {p.weight for p, _, _ in uses if p.weight and analysis.value(p.weight) is None}
     places |= dict.fromkeys((p.weight, weight_axis) for p, weight_axis, _ in uses if p.weight in computed)
-    squares = _mean_squares(context, context.data, places)
+    squares = mean_squares(context, context.data, places, context.progress)
     energy = np.zeros(analysis.units)
     for product, weight_axis, source_axis in uses:
         mean = _unit_means(analysis, (product.source, source_axis), squares)
@@ -55,25 +55,6 @@ def activation(context: ScoreContext) -> Scores:
         else:
             energy += mean
     return scores_by_energy(context, energy, touched(analysis, places), power=2)
-
-
-def _mean_squares(context: ScoreContext, data: Dataset, places: Iterable[Place]) -> dict[Place, np.ndarray]:
-    """Mean square of the values at each position of an axis, over all rows."""
-    from onnxprune.calibration.runner import Runner
-
-    sums: dict[Place, np.ndarray] = dict.fromkeys(places, np.zeros(0))
-    counts = dict.fromkeys(sums, 0)
-    names = list(dict.fromkeys(tensor for tensor, _ in sums))
-    for done, values in enumerate(Runner(context.model, names, engine=context.run.engine).run(data), start=1):
-        for place, sum_ in sums.items():
-            tensor, axis = place
-            back = axis - len(context.analysis.shape(tensor))  # runs of single rows may be stacked in front
-            moved = np.moveaxis(values[tensor], back, 0).reshape(values[tensor].shape[back], -1)
-            squares = np.einsum("cp,cp->c", moved, moved, dtype=np.float64)
-            sums[place] = squares if len(sum_) == 0 else sum_ + squares
-            counts[place] += moved.shape[1]
-        context.progress("activations", done, done)
-    return {place: sum_ / counts[place] for place, sum_ in sums.items()}
 
 
 def _unit_means(analysis: Analysis, place: Place, squares: Mapping[Place, np.ndarray]) -> np.ndarray:

@@ -110,7 +110,8 @@ def repair(
     points = [
         point
         for point in plan.points
-        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, smaller, pruned)
+        if can_refit(point, smaller, pruned)
+        and (known.get(point.layer.node) == point.tensor or point.tensor in further)
     ]
     cache = Cache(None)
     if run.cache is not None:
