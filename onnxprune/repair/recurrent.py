@@ -178,11 +178,13 @@ def _refit(
     return block, before + change, shift - centre @ change
 
 
-def refittable(analysis: Analysis, smaller: Analysis) -> dict[str, tuple[Recurrence, Recurrence]]:
-    """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node."""
+def refittable(
+    analysis: Analysis, smaller: Analysis, recurrences: Sequence[Recurrence]
+) -> dict[str, tuple[Recurrence, Recurrence]]:
+    """Recurrent layers of the smaller model whose weights it stores and reads once, and the original's, by node."""
     before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
     layers = {}
-    for recurrence in smaller.recurrences:
+    for recurrence in recurrences:
         names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
         constants = [smaller.model.constants.get(name) for name in names]
         read_once = all(smaller.graph.reads(name) == 1 for name in names)

@@ -93,7 +93,8 @@ def repair(
     """
     analysis = completed(analysis)
     original, graph = analysis.model, analysis.graph
-    smaller = completed(analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs}))
+    plain = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
+    smaller = completed(plain)
     ahead = fit_schedule(analysis)
     plan = fit_schedule(smaller)
     # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
@@ -110,7 +111,7 @@ def repair(
     points = [
         point
         for point in plan.points
-        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, smaller)
+        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, plain)
     ]
     cache = Cache(None)
     if run.cache is not None:
@@ -119,7 +120,7 @@ def repair(
         options |= provider_entry(run.provider)
         options |= {"fitted": feeds.first, "effort": str(effort)}
         cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
-    recurrences = refittable(analysis, smaller)
+    recurrences = refittable(analysis, plain, smaller.recurrences)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
@@ -155,7 +156,7 @@ def repair(
     targets = {point.layer.node: point for point in points}
     refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
     before = smaller.model.constants
-    return pruned.with_constants({name: refit[name] for name in pruned.constants if refit[name] is not before[name]})
+    return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
 
 
 class _Sweep:
