@@ -127,6 +127,35 @@ def _read(node: onnx.NodeProto) -> Iterator[str]:
             yield from _read(inner)
 
 
+def with_types(model: Model) -> Model:
+    """The model with types of its outputs as inference finds them, where the file declares none.
+
+    onnxruntime needs none, and what adds outputs to a file often writes their names alone.
+
+    Raises:
+        ModelError: inference does not find the type of an output.
+    """
+    if all(value.HasField("type") for value in model.proto.graph.output):
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    found = {value.name: value.type for value in infer_shapes(skeleton(model), strict=False).graph.output}
+    for value in proto.graph.output:
+        if found[value.name].WhichOneof("value") is None:
+            raise ModelError(f"{model.name}: output {value.name!r} has no type, and onnx cannot tell it; declare one")
+        if not value.HasField("type"):
+            value.type.CopyFrom(found[value.name])
+    return replace(model, proto=proto)
+
+
+def with_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same protobuf, in which no input or output lacks a shape: the checker insists on what onnxruntime ignores."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return proto
+
+
 def corrected(model: Model) -> Model:
     """The model with shapes of its outputs as they come out, where the file declares others.
 
