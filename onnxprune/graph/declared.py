@@ -18,6 +18,7 @@ from onnxprune.graph.model import Model, skeleton
 from onnxprune.graph.negative import infer_shapes
 
 _MOST_ELEMENTS = 1 << 26
+_PUT_ASIDE = "deprecated"
 
 
 def dense(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -148,12 +149,28 @@ def with_types(model: Model) -> Model:
     return replace(model, proto=proto)
 
 
-def with_ranks(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same protobuf, in which no input or output lacks a shape: the checker insists on what onnxruntime ignores."""
+def as_checked(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same protobuf, changed where the checker insists on what onnxruntime does without.
+
+    Inputs and outputs without a shape get one, and operators that the file's operator set has put aside (such as
+    GroupNormalization of set 18) count as those of a domain that nobody knows.
+    """
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    for node in proto.graph.node:
+        if _is_deprecated(node, versions.get(node.domain, 0)):
+            node.domain = _PUT_ASIDE
+    proto.opset_import.append(onnx.helper.make_opsetid(_PUT_ASIDE, 1))
     return proto
+
+
+def _is_deprecated(node: onnx.NodeProto, version: int) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(node.op_type, version, node.domain).deprecated)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def corrected(model: Model) -> Model:

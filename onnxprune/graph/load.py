@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import open_to_read, read_up_to
 from onnxprune.core.text import first_line
-from onnxprune.graph.declared import corrected, dense, in_order, with_maps_told, with_ranks, with_types
+from onnxprune.graph.declared import as_checked, corrected, dense, in_order, with_maps_told, with_types
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.lineage import noted
@@ -112,7 +112,7 @@ def _checked(proto: onnx.ModelProto, name: str, path: Path | None) -> Model:
     model = from_proto(dense(in_order(inlined(brought_together(proto, data), name)), name), name, data)
     try:
         model = with_types(model)
-        onnx.checker.check_model(with_ranks(skeleton(model)))
+        onnx.checker.check_model(as_checked(skeleton(model)))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:

@@ -196,3 +196,17 @@ def test_a_layer_that_reads_a_tensor_of_unknown_shape_stays() -> None:
     a = analysed(example(text, {"w1": (16, 24), "w2": (24, 5)}))
     assert a.prunable == 0
     assert [str(node) for node in a.uncounted] == ["MatMul 'y'"]
+
+
+def test_operators_that_their_own_operator_set_has_put_aside() -> None:
+    """Files with GroupNormalization of set 18 run in onnxruntime, and were refused as not valid."""
+    text = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        h = Conv (x, w1)  n = GroupNormalization <num_groups = 4> (h, scale, bias)  y = Conv (n, w2) }"""
+    proto = example(text, {"w1": (12, 3, 1, 1), "scale": (12,), "bias": (12,), "w2": (4, 12, 1, 1)}, opset=21)
+    proto.opset_import[0].version = 18  # the parameters are those of groups there
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("scale", "bias"):
+            tensor.CopyFrom(numpy_helper.from_array(np.linspace(1, 2, 4, dtype=np.float32), tensor.name))
+    small = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", repair=False, time=False)
+    assert [group.kept for group in small.groups] == [2]
+    assert len(small.model.constants["scale"]) == 2
