@@ -234,6 +234,8 @@ def _join(parts: Iterable[Rows], source: str) -> Rows:
                     f"but {list(array.shape[1:])} in {part.origin}"
                 )
         if (part.labels is None) != (first.labels is None):
+            if part.origin == first.origin:  # a function that yields them
+                raise InputError(f"{source}: some of what it gives has labels, and some has none")
             raise InputError(f"{source}: only one of {first.origin} and {part.origin} has labels")
     if len(parts) == 1:
         return first

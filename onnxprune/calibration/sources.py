@@ -102,7 +102,11 @@ def _open_function(spec: str) -> Iterator[Held]:
             kind = type(given).__name__
             raise InputError(f"{spec} gave a {kind}; it must return or yield arrays, (x, y) or dicts by input name")
         for feed in feeds:
-            yield Held(held_by(feed, spec), spec, single=True)
+            held = Held(held_by(feed, spec), spec, single=True)
+            try:
+                yield held
+            except GeneratorExit:  # nobody wants more; one that the user's own code raises is an error
+                return
 
 
 def _is_feed(given: Any) -> bool:

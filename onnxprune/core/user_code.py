@@ -61,7 +61,7 @@ class UserFunction:
         if self._folder is not None:
             with suppress(ValueError):  # the user's code may have changed the list
                 sys.path.remove(self._folder)
-        if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit | InputError):
+        if error is None or isinstance(error, KeyboardInterrupt | InputError):
             return
         if isinstance(error, SystemExit):
             raise InputError(f"{self._spec} ended the program ({told(error)}); let it return") from error

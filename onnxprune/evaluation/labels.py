@@ -79,9 +79,7 @@ class Accuracy:
         sizes = _without_ones(labels.shape[1:])
         ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
         for part in ordered if labels.dtype.kind in "iu" else ():
-            extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
-            several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
-            if several and _without_ones(tuple(extents[1:])) == sizes:
+            if _takes_numbers(part, outputs, sizes):
                 return part, "classes"
             if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
                 return part, "same"
@@ -91,12 +89,15 @@ class Accuracy:
                     return part, "entries"
                 if part.kind == "quantities":
                     return part, "values"
-        one_hot = any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered)
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
+        advice = "leave the labels out, or say what an output is"
+        if any(_takes_numbers(part, outputs, sizes) for part in ordered):  # all but their type fits
+            advice = f"class numbers are whole numbers, not {labels.dtype}: give y.astype(int)"
+        elif any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered):
+            advice = "give y.argmax(1) of one-hot labels"
         raise InputError(
             f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
-            "(class numbers have a place for each distribution; other labels have the output's own shape); "
-            + ("give y.argmax(1) of one-hot labels" if one_hot else "leave the labels out, or say what an output is")
+            f"(class numbers have a place for each distribution; other labels have the output's own shape); {advice}"
         )
 
     def _add_classes(self, counts: "_Counts", scores: np.ndarray, labels: np.ndarray) -> None:
@@ -167,6 +168,13 @@ class _Counts:
         if self._classes >= _TOP_FROM_CLASSES:
             shares["top5"] = self._among / max(self._count, 1)
         return shares
+
+
+def _takes_numbers(part: Part, outputs: Outputs, sizes: tuple[int, ...]) -> bool:
+    """Whether class numbers of these extents, without those of 1, have a place for each distribution of a part."""
+    extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
+    several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
+    return several and _without_ones(tuple(extents[1:])) == sizes
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -41,30 +41,31 @@ def user_metric(
     Raises:
         InputError: the function fails, or returns something else than numbers.
     """
-    if isinstance(metric, str):
-        with UserFunction(metric) as code:
-            return _changes(code.find(), ours, others, labels)
-    return _changes(metric, ours, others, labels)
+    if not isinstance(metric, str):
+        return _changes(metric, getattr(metric, "__name__", "the metric"), ours, others, labels)
+    with UserFunction(metric) as code:
+        return _changes(code.find(), metric, ours, others, labels)
 
 
 def _changes(
-    function: Callable[..., Any], ours: Outputs, others: Outputs, labels: np.ndarray | None
+    function: Callable[..., Any], told: str, ours: Outputs, others: Outputs, labels: np.ndarray | None
 ) -> dict[str, MetricChange]:
-    before, after = (_figures(function(ours, outputs, labels)) for outputs in (ours, others))
+    before, after = (_figures(function(ours, outputs, labels), told) for outputs in (ours, others))
     if [*before] != [*after]:
-        raise InputError(f"the metric gave {', '.join(before)} for one model and {', '.join(after)} for the other")
+        raise InputError(f"{told} gave {', '.join(before)} for one model and {', '.join(after)} for the other")
     return {
         name: MetricChange(value, after[name], rules=number == 0) for number, (name, value) in enumerate(before.items())
     }
 
 
-def _figures(given: Any) -> dict[str, float]:
+def _figures(given: Any, told: str) -> dict[str, float]:
     """The values that a user's metric returned, by name."""
-    if isinstance(given, int | float | np.number):
-        return {"metric": float(given)}
-    if not isinstance(given, Mapping) or not given:
-        raise InputError(f"the metric returned a {type(given).__name__}; it must return a number, or figures by name")
+    figures = given if isinstance(given, Mapping) else {"metric": given}
+    if not figures:
+        raise InputError(f"{told} returned no figures; it must return a number, or figures by name")
     try:
-        return {str(name): float(value) for name, value in given.items()}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the metric returned something else than numbers: {error}") from error
+        return {str(name): float(value) for name, value in figures.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{told} returned a {type(given).__name__} ({error}); it must return a number, or figures by name"
+        ) from error

@@ -18,6 +18,7 @@ from onnxprune.graph.model import Model, skeleton
 from onnxprune.graph.negative import infer_shapes
 
 _MOST_ELEMENTS = 1 << 26
+_PUT_ASIDE = "deprecated"
 
 
 def dense(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -125,6 +126,51 @@ def _read(node: onnx.NodeProto) -> Iterator[str]:
         yield from (value.name for value in body.output)
         for inner in body.node:
             yield from _read(inner)
+
+
+def with_types(model: Model) -> Model:
+    """The model with types of its outputs as inference finds them, where the file declares none.
+
+    onnxruntime needs none, and what adds outputs to a file often writes their names alone.
+
+    Raises:
+        ModelError: inference does not find the type of an output.
+    """
+    if all(value.HasField("type") for value in model.proto.graph.output):
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    found = {value.name: value.type for value in infer_shapes(skeleton(model), strict=False).graph.output}
+    for value in proto.graph.output:
+        if found[value.name].WhichOneof("value") is None:
+            raise ModelError(f"{model.name}: output {value.name!r} has no type, and onnx cannot tell it; declare one")
+        if not value.HasField("type"):
+            value.type.CopyFrom(found[value.name])
+    return replace(model, proto=proto)
+
+
+def as_checked(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same protobuf, changed where the checker insists on what onnxruntime does without.
+
+    Inputs and outputs without a shape get one, and operators that the file's operator set has put aside (such as
+    GroupNormalization of set 18) count as those of a domain that nobody knows.
+    """
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    for node in proto.graph.node:
+        if _is_deprecated(node, versions.get(node.domain, 0)):
+            node.domain = _PUT_ASIDE
+    proto.opset_import.append(onnx.helper.make_opsetid(_PUT_ASIDE, 1))
+    return proto
+
+
+def _is_deprecated(node: onnx.NodeProto, version: int) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(node.op_type, version, node.domain).deprecated)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def corrected(model: Model) -> Model:

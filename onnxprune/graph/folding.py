@@ -12,7 +12,7 @@ import onnx
 
 from onnxprune.graph.inference import FAILURES
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import Graph, Node
+from onnxprune.graph.nodes import Graph, Node, is_float
 from onnxprune.graph.operators import Operators, Runtime, Shape
 
 # Inputs and results above this many elements are not folded: once for constants, once for shape arithmetic.
@@ -49,6 +49,28 @@ def fold_shapes(
 ) -> dict[str, np.ndarray]:
     """Compute further tensors from the known shapes; those in `known` are not repeated."""
     return _Folding(model, graph, operators, known, shapes, _SHAPE_LIMIT, None).run()
+
+
+def fold_weights(
+    model: Model,
+    graph: Graph,
+    operators: Operators,
+    known: Mapping[str, np.ndarray],
+    runtime: Runtime | None = None,
+) -> dict[str, np.ndarray]:
+    """Compute further tensors that stored weights are made into with values in `known`, such as limits of a Slice.
+
+    What is made of known values alone, such as a scale of a width, stays computed.
+    """
+    found = _Folding(model, graph, operators, known, {}, _CONSTANT_LIMIT, runtime).run()
+    made = {name for name, array in (*model.constants.items(), *known.items()) if is_float(array) and array.size > 1}
+    weights = {}
+    for node in graph.nodes:
+        if not made.isdisjoint(node.inputs):
+            values = {name: found[name] for name in node.outputs if name in found}
+            made.update(values)
+            weights.update(values)
+    return weights
 
 
 class _Folding:

@@ -44,7 +44,9 @@ def infer(
             value.type.tensor_type.shape.CopyFrom(_dims(inputs[value.name]))
     # Declared intermediate and output shapes may carry symbols; inference from the pinned inputs replaces them.
     del small.graph.value_info[:]
-    outputs = [value for value in small.graph.output if value.name not in model.constants and value.name not in given]
+    # An output that is an input, or known otherwise, would take the shape from it.
+    told = {*model.constants, *given, *(value.name for value in small.graph.input)}
+    outputs = [value for value in small.graph.output if value.name not in told]
     known = {name: array for name, array in values.items() if array.dtype.kind in "ifbu"}
     # Without the nodes that onnx does not know, for behind one of them it tolerates contradictions.
     kept = [

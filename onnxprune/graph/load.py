@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import open_to_read, read_up_to
 from onnxprune.core.text import first_line
-from onnxprune.graph.declared import corrected, dense, in_order, with_maps_told
+from onnxprune.graph.declared import as_checked, corrected, dense, in_order, with_maps_told, with_types
 from onnxprune.graph.external import DataFolder
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.lineage import noted
@@ -111,7 +111,8 @@ def _checked(proto: onnx.ModelProto, name: str, path: Path | None) -> Model:
     data = DataFolder(name, None if path is None else path.parent, linked)
     model = from_proto(dense(in_order(inlined(brought_together(proto, data), name)), name), name, data)
     try:
-        onnx.checker.check_model(skeleton(model))
+        model = with_types(model)
+        onnx.checker.check_model(as_checked(skeleton(model)))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
     except (ValueError, RuntimeError) as error:

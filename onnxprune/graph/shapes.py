@@ -18,7 +18,7 @@ import onnx
 
 from onnxprune.core.errors import SizesError
 from onnxprune.core.text import first_line
-from onnxprune.graph.folding import fold_constants, fold_shapes, read_shapes, transparent
+from onnxprune.graph.folding import fold_constants, fold_shapes, fold_weights, read_shapes, transparent
 from onnxprune.graph.inference import FAILURES, declared, infer, not_inferred, pinned_shape, symbolic_axes
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
@@ -125,7 +125,7 @@ def infer_facts(
     sizes: dict[str, Sizes] = {}
     for name, value in first.values.items():
         seen = [other.values.get(name) for other in others]
-        # Floating-point results stay computed: they are no weights, and what they are made of is kept.
+        # Floating-point results of sizes stay computed: they are no weights, and what they are made of is kept.
         if value.dtype.kind not in "iub" or any(v is None or v.shape != value.shape for v in seen):
             continue
         varies = np.zeros(value.shape, bool)
@@ -135,6 +135,8 @@ def infer_facts(
             folded[name] = value
         elif value.dtype.kind == "i":
             sizes[name] = Sizes(value, varies)
+    if folded.keys() > pins.constants.keys():
+        folded |= fold_weights(model, graph, operators, folded, runtime)
     for name, array in (*model.constants.items(), *folded.items()):
         shapes[name] = array.shape
         symbolic.pop(name, None)

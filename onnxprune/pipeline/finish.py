@@ -206,6 +206,11 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if prepared.data is not None:
         notes += unread_notes(prepared.analysis, prepared.data, config.engine, prepared.before.params)
+        decoded = sum(layer.weight in prepared.analysis.facts.transparent for layer in prepared.analysis.layers)
+        if decoded and config.repair and not config.lossless:
+            notes.append(
+                f"repair left the weights of {several(decoded, 'layer')} as they are: the file stores them encoded"
+            )
     if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
         rows_given = several(len(prepared.data), "calibration row")
         notes.append(f"only {rows_given}: with a few hundred, the result is better, and its figures say more")

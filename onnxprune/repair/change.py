@@ -12,15 +12,9 @@ from onnxprune.structure.fit_targets import FitTarget
 _NOT_PRODUCT = 1e-2
 
 
-def can_refit(point: FitTarget, analysis: Analysis, stored: Model) -> bool:
-    """Whether the weight is stored as floating-point numbers and read by this layer alone.
-
-    Args:
-        point: the layer and its fit target.
-        analysis: of the model as repair runs it.
-        stored: the model as it is written: a weight made of quantised numbers is no constant of it.
-    """
-    weight = stored.constants.get(point.layer.weight)
+def can_refit(point: FitTarget, analysis: Analysis) -> bool:
+    """Whether the weight is stored as floating-point numbers and read by this layer alone."""
+    weight = analysis.model.constants.get(point.layer.weight)
     return weight is not None and is_float(weight) and analysis.graph.reads(point.layer.weight) == 1
 
 

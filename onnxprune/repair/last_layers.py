@@ -279,7 +279,7 @@ def refit_scores(
 
 
 def _may_change(point: FitTarget | None, analysis: Analysis) -> bool:
-    return point is not None and can_refit(point, analysis, analysis.model)
+    return point is not None and can_refit(point, analysis)
 
 
 def _in_layer(origin: Origin, point: FitTarget, weight: np.ndarray, bias: np.ndarray) -> Correction:

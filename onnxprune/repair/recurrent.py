@@ -182,19 +182,15 @@ def _refit(
     return block, before + change, shift - centre @ change
 
 
-def refittable(analysis: Analysis, smaller: Analysis, stored: Model) -> dict[str, tuple[Recurrence, Recurrence]]:
-    """Recurrent layers whose weights are stored and read once, in the pruned model and in the original, by node.
-
-    Args:
-        analysis: of the original.
-        smaller: of the pruned model as repair runs it.
-        stored: the pruned model as it is written.
-    """
+def refittable(
+    analysis: Analysis, smaller: Analysis, recurrences: Sequence[Recurrence]
+) -> dict[str, tuple[Recurrence, Recurrence]]:
+    """Recurrent layers of the smaller model whose weights it stores and reads once, and the original's, by node."""
     before = {recurrence.node: recurrence for recurrence in analysis.recurrences}
     layers = {}
-    for recurrence in smaller.recurrences:
+    for recurrence in recurrences:
         names = [name for name in (recurrence.weight, recurrence.recurrent, recurrence.bias) if name]
-        constants = [stored.constants.get(name) for name in names]
+        constants = [smaller.model.constants.get(name) for name in names]
         read_once = all(smaller.graph.reads(name) == 1 for name in names)
         if read_once and all(c is not None and is_float(c) for c in constants) and recurrence.node in before:
             layers[recurrence.node] = (recurrence, before[recurrence.node])

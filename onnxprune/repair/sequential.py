@@ -93,7 +93,8 @@ def repair(
     """
     analysis = completed(analysis)
     original, graph = analysis.model, analysis.graph
-    smaller = completed(analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs}))
+    plain = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
+    smaller = completed(plain)
     ahead = fit_schedule(analysis)
     plan = fit_schedule(smaller)
     # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
@@ -110,8 +111,7 @@ def repair(
     points = [
         point
         for point in plan.points
-        if can_refit(point, smaller, pruned)
-        and (known.get(point.layer.node) == point.tensor or point.tensor in further)
+        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, plain)
     ]
     cache = Cache(None)
     if run.cache is not None:
@@ -120,7 +120,7 @@ def repair(
         options |= provider_entry(run.provider)
         options |= {"fitted": feeds.first, "effort": str(effort)}
         cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
-    recurrences = refittable(analysis, smaller, pruned)
+    recurrences = refittable(analysis, plain, smaller.recurrences)
     reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
@@ -143,7 +143,7 @@ def repair(
             sweep.visit_recurrent(done, node, *recurrences[node.name])
         else:
             position, point = by_node[node.name]
-            wide = smaller.model.constants[point.layer.weight].size >= _WIDE
+            wide = pruned.constants[point.layer.weight].size >= _WIDE
             with nullcontext() if wide else ONE_THREAD:
                 sweep.visit(position, point)
         done += 1
@@ -156,7 +156,7 @@ def repair(
     targets = {point.layer.node: point for point in points}
     refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
     before = smaller.model.constants
-    return pruned.with_constants({name: refit[name] for name in before if refit[name] is not before[name]})
+    return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
 
 
 class _Sweep:

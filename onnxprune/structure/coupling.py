@@ -194,7 +194,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         not_pruned=_not_pruned(labels.freezes, unit),
         total=int(tied.max()),
         facts=facts,
-        uses=_uses(model, graph, labels, unit),
+        uses=_uses(model, graph, facts, labels, unit),
         omitted=tuple(sorted(labels.omitted)),
         uncounted=uncounted,
     )
@@ -302,10 +302,10 @@ def _layers(model: Model, graph: Graph, facts: Facts, labels: Labels) -> tuple[L
     return tuple(layers)
 
 
-def _uses(model: Model, graph: Graph, labels: Labels, unit: Ids) -> tuple[tuple[ChannelUse, Ids], ...]:
+def _uses(model: Model, graph: Graph, facts: Facts, labels: Labels, unit: Ids) -> tuple[tuple[ChannelUse, Ids], ...]:
     """Per use of channels by kernels, the units it concerns; equal uses are listed once."""
     by_units: dict[tuple[ChannelUse, bytes], Ids] = {}
-    for node in graph.nodes:
+    for node in _followed(graph, facts, labels):
         if not all(labels.is_labelled(name) for name in node.outputs if name):
             continue
         with named_failures(model, node):

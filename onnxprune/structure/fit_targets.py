@@ -6,7 +6,6 @@ of the layer's output shows as that change times a slope per channel, and a refi
 other branch lost.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,12 +68,14 @@ class Schedule:
 def fit_schedule(analysis: Analysis) -> Schedule:
     """Find each layer's fit target, and order the nodes so that each is computed directly after its layer.
 
+    Nodes that read constants alone come first: a layer whose bias is reshaped behind it would have to wait for that.
+
     Args:
         analysis: the model's.
     """
     graph, values = analysis.graph, _Values(analysis)
     layers = {layer.node: layer for layer in analysis.layers}
-    made = {*graph.inputs}
+    made = {*analysis.model.constants}
     order: list[Node] = []
     points: list[FitTarget] = []
     placed: set[str] = set()
@@ -84,6 +85,10 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         placed.add(node.name)
         made.update(name for name in node.outputs if name)
 
+    for node in graph.nodes:
+        if node.name not in layers and made.issuperset(filter(None, (*node.inputs, *node.captured))):
+            emit(node)
+    made.update(graph.inputs)
     for node in graph.nodes:
         if node.name in placed:
             continue
@@ -132,7 +137,7 @@ def _start(layer: Layer, values: _Values) -> FitTarget:
     return FitTarget(layer, layer.output, layer.gain, ones, bias, ones * beta if bias else ones)
 
 
-def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]) -> tuple[Node, FitTarget] | None:
+def _step(point: FitTarget, graph: Graph, values: _Values, made: set[str]) -> tuple[Node, FitTarget] | None:
     """Follow the fit target through the next node; None where that node is not affine."""
     tensor = point.tensor
     readers = graph.consumers.get(tensor, ())
@@ -140,8 +145,11 @@ def _step(point: FitTarget, graph: Graph, values: _Values, made: Collection[str]
         return None
     node = readers[0]
     others = [name for name in node.inputs if name and name != tensor]
-    known = all(values.get(name) is not None or name in made for name in others)
-    if not known or node.inputs.count(tensor) != 1 or values.shape(node.output()) != values.shape(tensor):
+    if (
+        not made.issuperset(others)
+        or node.inputs.count(tensor) != 1
+        or values.shape(node.output()) != values.shape(tensor)
+    ):
         return None
     affine = handler_of(node.op_type).affine(
         node, node.inputs.index(tensor), values.beside(tensor, point.layer.output_axis)

@@ -39,7 +39,12 @@ def require_prunable(analysis: Analysis) -> None:
     ]
     if len(reasons) > _SHOWN:
         told.append(f"and {len(reasons) - _SHOWN} more reasons")
-    if not told:
+    shapeless = next((name for name in analysis.graph.inputs if name not in analysis.facts.shapes), None)
+    if shapeless is not None:
+        told.insert(
+            0, f"the file does not say what shape input {visible(shapeless)!r} has: give it (--shape NAME=SIZES)"
+        )
+    elif not told:
         told.append("it has no layers with channels between them")
         if analysis.uncounted:
             first = visible(str(analysis.uncounted[0]))

@@ -20,6 +20,7 @@ def grouped(): raise ExceptionGroup("several", [ValueError("a")])
 class Mute(Exception):
     def __str__(self): raise RuntimeError
 def mute(): raise Mute()
+def closes(): raise GeneratorExit
 def interrupted(): raise KeyboardInterrupt
 def lazy():
     import beside_own_code
@@ -60,6 +61,7 @@ FAILING = {
     "own_code:nested": "failed: RecursionError",
     "own_code:grouped": "failed: ExceptionGroup",
     "own_code:mute": "failed: own_code.Mute",
+    "own_code:closes": "failed: GeneratorExit",
     "own_code:nothing": "has no function 'nothing'",
     "own_code:no_function": "has no function 'no_function'",
     "wrong_code:f": "cannot be imported",

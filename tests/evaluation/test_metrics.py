@@ -1,5 +1,8 @@
 """Metrics of models, and of pairs of models."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -364,6 +367,32 @@ def test_a_measure_of_the_users_own_rules() -> None:
         compare(model, other, data, config=OutputConfig(metric=lambda *_: "good"))
     found = compare(model, other, data, config=OutputConfig(metric=lambda a, b, y: 0.5))
     assert found["metric"].after == 0.5
+
+
+@pytest.mark.parametrize("given", [np.array(0.5), np.float16(0.5), Fraction(1, 2), {"metric": Decimal("0.5")}])
+def test_a_measure_may_be_any_number(given: object) -> None:
+    """A numpy scalar array, a fraction and a decimal number were refused as being no numbers."""
+    model = linear(np.eye(4))
+    data = dataset(model, one_hot([0, 1], 4))
+    assert compare(model, model, data, config=OutputConfig(metric=lambda *_: given))["metric"].after == 0.5
+
+
+@pytest.mark.parametrize("given", [None, {}, [], 1j, 10**400, {"a": None}, np.ones(3)])
+def test_a_measure_that_is_no_number_names_the_function(given: object) -> None:
+    def nonsense(*_: object) -> object:
+        return given
+
+    model = linear(np.eye(4))
+    data = dataset(model, one_hot([0, 1], 4))
+    with pytest.raises(InputError, match=r"^nonsense returned .*it must return a number, or figures by name"):
+        compare(model, model, data, config=OutputConfig(metric=nonsense))
+
+
+def test_class_numbers_stored_as_fractions_are_told_from_other_labels() -> None:
+    """They were said to fit no output, though only their type did not."""
+    model = linear(np.eye(4))
+    with pytest.raises(InputError, match=r"not float64: give y\.astype\(int\)"):
+        evaluate(model, dataset(model, (one_hot([0, 1], 4), np.array([0.0, 1.0]))))
 
 
 @pytest.mark.parametrize("name", ["top1", "agreement", "relative_error"])

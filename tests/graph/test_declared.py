@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from oracle import analysed, check_removal, random_removal
 
+import onnxprune
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.model import to_proto
@@ -146,3 +147,66 @@ def test_an_operator_with_weights_that_nobody_knows_is_named():
     (note,) = inspection(analysed(proto)).notes
     assert "MACs leave out somewhere.Magic 'k'" in note
     assert inspection(analysed(example(TEXT, WEIGHTS))).notes == ()
+
+
+@pytest.mark.parametrize("left_out", ["type", "shape"])
+def test_outputs_may_declare_neither_type_nor_shape(left_out: str) -> None:
+    """onnxruntime runs such files, and what adds outputs to a file writes them; they were refused as not valid."""
+    proto = example(TEXT, WEIGHTS)
+    for value in proto.graph.output:
+        value.ClearField("type") if left_out == "type" else value.type.tensor_type.ClearField("shape")
+    a = analysed(proto)
+    assert a.prunable == 44
+    small = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", repair=False, time=False)
+    (declared,) = small.proto.graph.output
+    assert declared.type.tensor_type.elem_type == TensorProto.FLOAT
+    assert declared.type.tensor_type.HasField("shape") == (left_out == "type")
+
+
+def test_an_output_whose_type_nobody_knows_is_named() -> None:
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.node[-1].op_type, proto.graph.node[-1].domain = "Magic", "somewhere"
+    proto.opset_import.append(helper.make_opsetid("somewhere", 1))
+    proto.graph.output[0].ClearField("type")
+    with pytest.raises(ModelError, match="output 'y' has no type"):
+        load(proto)
+
+
+def test_an_input_without_a_shape_takes_a_given_one() -> None:
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="what shape input 'x' has: give it"):
+        onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", repair=False, time=False)
+    assert analysed(proto, {"x": (1, 16)}).prunable == 44
+
+
+def test_an_input_may_be_an_output_too() -> None:
+    """The shape of such an input was forgotten, and with it those of everything behind it."""
+    proto = example(TEXT, WEIGHTS)
+    proto.graph.output.append(proto.graph.input[0])
+    a = analysed(proto)
+    assert a.prunable == 44
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)))
+
+
+def test_a_layer_that_reads_a_tensor_of_unknown_shape_stays() -> None:
+    """Where the file declares what comes out, the layer was said to contradict its shapes."""
+    text = """g (float[6,16] x, bool[6] c) => (float[6,5] y) {
+        h = MatMul (x, w1)  s = Compress <axis = 0> (h, c)  r = Relu (s)  y = MatMul (r, w2) }"""
+    a = analysed(example(text, {"w1": (16, 24), "w2": (24, 5)}))
+    assert a.prunable == 0
+    assert [str(node) for node in a.uncounted] == ["MatMul 'y'"]
+
+
+def test_operators_that_their_own_operator_set_has_put_aside() -> None:
+    """Files with GroupNormalization of set 18 run in onnxruntime, and were refused as not valid."""
+    text = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        h = Conv (x, w1)  n = GroupNormalization <num_groups = 4> (h, scale, bias)  y = Conv (n, w2) }"""
+    proto = example(text, {"w1": (12, 3, 1, 1), "scale": (12,), "bias": (12,), "w2": (4, 12, 1, 1)}, opset=21)
+    proto.opset_import[0].version = 18  # the parameters are those of groups there
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("scale", "bias"):
+            tensor.CopyFrom(numpy_helper.from_array(np.linspace(1, 2, 4, dtype=np.float32), tensor.name))
+    small = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", repair=False, time=False)
+    assert [group.kept for group in small.groups] == [2]
+    assert len(small.model.constants["scale"]) == 2

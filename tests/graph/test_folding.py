@@ -62,6 +62,30 @@ def test_weights_made_by_any_operator_are_pruned(weight):
     assert {node.op_type for node in smaller.proto.graph.node} == {"MatMul", "Relu"}
 
 
+def test_weights_that_are_cut_out_at_a_fixed_width_are_pruned() -> None:
+    """As torch writes cross-attention: a packed weight is cut at the width of another tensor; nothing followed it."""
+    weight = """s = Shape (x) e = Gather (s, one) end = Unsqueeze (e, zero) top = Slice (packed, zero, end, zero)
+        more = Add (end, end) rest = Slice (packed, end, more, zero) t = Add (top, rest) w = Transpose (t)"""
+    packed = np.random.default_rng(0).standard_normal((24, 12)).astype(np.float32)
+    text = f"""g (float[N,12] x) => (float[N,5] y) {{
+        {weight}
+        h = MatMul (x, w)
+        r = Relu (h)
+        y = MatMul (r, w2) }}"""
+    a = analysed(example(text, {"w2": (12, 5)}, {"packed": packed, "one": np.array(1), "zero": np.array([0])}))
+    assert a.prunable == 12
+    check_removal(a, random_removal(a, 0.5, np.random.default_rng(0)))
+
+
+def test_what_sizes_alone_make_stays_computed() -> None:
+    text = """g (float[N,12] x) => (float[N,5] y) {
+        h = MatMul (x, v)  s = Shape (h)  e = Gather (s, one)  c = Cast <to = 1> (e)  q = Sqrt (c)
+        d = Div (h, q)  r = Relu (d)  y = MatMul (r, w2) }"""
+    a = analysed(example(text, BASE, {"one": np.array(1)}))
+    assert "e" in a.facts.folded
+    assert "q" not in a.facts.folded
+
+
 def test_a_product_of_large_constants_is_computed_too():
     """A low-rank correction of a weight, larger than what is computed at once."""
     proto = network(
