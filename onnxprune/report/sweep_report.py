@@ -24,6 +24,7 @@ from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
 from onnxprune.report.text import cost, cost_name, metric_change, metric_value, sizes_line
 from onnxprune.report.verdict import sweep_verdict
 
+_NOISY_NOTE = "times differed too much from run to run to say which model is the fastest; try again on a quiet machine"
 _TITLE = 16  # characters of a column's title in a line, on a terminal
 # A number that counts or measures: no part of a name, no class, and not the value of an option.
 _FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
@@ -196,7 +197,8 @@ def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
 
 
 def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
-    return _once(swept, [point.result.notes for point in swept.points])
+    told = [_NOISY_NOTE] if swept.is_noisy else []
+    return [*told, *_once(swept, [point.result.notes for point in swept.points])]
 
 
 def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:

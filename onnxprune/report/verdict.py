@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _POINT = 0.01
+_TOO_NOISY = "(too noisy here to time)"
 _PLURAL = {"found_again", "keypoints_kept", "labels_kept", "same_labels"}
 
 
@@ -36,7 +37,7 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
     if after == before:
         return "Nothing was removed"
     if time is not None and time.is_noisy:
-        fast = f"{_work(before, after)} (too noisy here to time)"
+        fast = f"{_work(before, after)} {_TOO_NOISY}"
     else:
         fast = _work(before, after) if time is None else _speed(time.ratio)
     return _sentence(before, after, fast, _quality(metrics))
@@ -44,7 +45,8 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
 
 def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
     """The verdict on a sweep: the fastest, or else cheapest, of the models that are hardly worse than the original."""
-    cost = "latency" if all("latency" in point.cost for point in swept.points) else swept.points[0].target.kind
+    timed = all("latency" in point.cost for point in swept.points) and not swept.is_noisy
+    cost = "latency" if timed else swept.points[0].target.kind
     adjective = "fastest" if cost == "latency" else "cheapest"
     if swept.metric is None or swept.quality is None or not is_share(swept.metric):
         best = min(swept.points, key=lambda point: point.cost.get(cost, 1.0))
@@ -66,7 +68,10 @@ def _of_point(swept: "SweepResult[PruneOutcome]", point: "SweepPoint[PruneOutcom
     quality = ""
     if swept.metric is not None and swept.quality is not None and point.quality is not None:
         quality = _change(swept.metric, MetricChange(swept.quality, point.quality))
-    fast = _speed(point.cost["latency"]) if "latency" in point.cost else _work(before, after)
+    if swept.is_noisy or "latency" not in point.cost:
+        fast = _work(before, after) + f" {_TOO_NOISY}" * swept.is_noisy
+    else:
+        fast = _speed(point.cost["latency"])
     told = _sentence(before, after, fast, quality)
     return told[:1].lower() + told[1:]
 

@@ -130,6 +130,15 @@ def test_labels_beyond_the_classes():
         evaluate(model, dataset(model, (one_hot([0, 1], 3), np.array([0, 3]))))
 
 
+def test_class_numbers_may_be_stored_as_floats():
+    """They were said to fit no output."""
+    model, scores = linear(np.eye(3)), one_hot([0, 1, 2], 3)
+    metrics = evaluate(model, dataset(model, (scores, np.array([0.0, 1.0, 1.0], np.float32))))
+    assert metrics["top1"] == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match=r"whole numbers of classes; one is 0\.5"):
+        evaluate(model, dataset(model, (scores, np.array([0, 0.5, 1]))))
+
+
 def test_labels_for_a_model_without_class_scores():
     model = load(example("g (float[N,3,2,2] x) => (float[N,3,2,2] y) { y = Relu (x) }"))
     data = dataset(model, (np.zeros((2, 3, 2, 2), np.float32), np.array([0, 1])))

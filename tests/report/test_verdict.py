@@ -1,3 +1,5 @@
+import dataclasses
+
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.targets import Target
@@ -6,6 +8,7 @@ from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_report import html_report
 from onnxprune.report.json_report import prune_report
 from onnxprune.report.provenance import Provenance
+from onnxprune.report.sweep_report import sweep_report
 from onnxprune.report.verdict import sweep_verdict, verdict
 
 BEFORE, AFTER = Costs(params=100, macs=100, bytes=400), Costs(params=39, macs=40, bytes=156)
@@ -92,6 +95,15 @@ def test_a_sweep_names_the_cheapest_that_loses_at_most_a_point(result) -> None:
     assert told.startswith("macs=0.5 is the cheapest that loses at most 1 point: 50 % fewer multiply-adds, 0.8 points")
     timed = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=1.0))
     assert timed.startswith("macs=0.5 is the fastest that loses at most 1 point: 2.0 times faster")
+
+
+def test_noisy_times_have_no_say_in_a_sweep(result) -> None:
+    """A busy machine made "the fastest" of a model that took more time than the original."""
+    noisy = dataclasses.replace(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=3.0), is_noisy=True)
+    told = sweep_verdict(noisy)
+    assert told.startswith("macs=0.5 is the cheapest that loses at most 1 point: 50 % fewer multiply-adds (too noisy")
+    assert "faster" not in told
+    assert any("from run to run" in note for note in sweep_report(noisy, [None] * 2)["notes"])
 
 
 def test_a_sweep_that_always_loses_says_so(result) -> None:
