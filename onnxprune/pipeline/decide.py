@@ -31,7 +31,7 @@ _LEAN_NOTE = (
     "left; --round-to 1 spends the budget whole"
 )
 _HELD_NOTE = (
-    "the model is large: trials took the work of {} quick ones at most (one with a full repair takes that of {}), where "
+    "the model is large: trials took the work of {} quick ones at most (one with full repair takes that of {}), where "
     "all allocations would have taken up to {}; fewer --images allow more"
 )
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
