@@ -96,6 +96,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     title = swept.source.replace("\\", "/").rpartition("/")[2]
     sizes = sizes_line(swept.sizes)
     missed = [f"{target}: {reason}" for target, reason in swept.missed.items()]
+    told_card = notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
     brand = element("div", "onnxprune", class_="brand")
     told = verdict_line(sweep_verdict(swept))
     return page(
@@ -105,9 +106,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
         *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
         charts_section(swept),
         section("All points", None, card(point_table(swept))),
-        section(
-            "How it was decided", None, notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
-        ),
+        section("How it was decided", None, told_card) if told_card else None,
         section("How to reproduce", None, card(command_line(origin.command)) if origin.command else None),
     )
 

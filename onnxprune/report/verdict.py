@@ -56,6 +56,9 @@ def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
     fine = [point for point in known if point.quality is not None and point.quality >= least]
     if fine:
         best = min(fine, key=lambda point: point.cost.get(cost, 1.0))
+        if timed and best.cost["latency"] > NOT_FASTER:
+            told = _of_point(swept, best)
+            return f"No model that loses at most 1 point is faster; {best.target} comes closest: {told}"
         return f"{best.target} is the {adjective} that loses at most 1 point: {_of_point(swept, best)}"
     if not known:
         return "No model could be measured"

@@ -97,6 +97,12 @@ def test_a_sweep_names_the_cheapest_that_loses_at_most_a_point(result) -> None:
     assert timed.startswith("macs=0.5 is the fastest that loses at most 1 point: 2.0 times faster")
 
 
+def test_a_sweep_in_which_nothing_is_faster_says_so(result) -> None:
+    """ "The fastest" took more time than the original."""
+    told = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.8}, latency=1.3))
+    assert told.startswith("No model that loses at most 1 point is faster; macs=0.9 comes closest: 17 % more time")
+
+
 def test_noisy_times_have_no_say_in_a_sweep(result) -> None:
     """A busy machine made "the fastest" of a model that took more time than the original."""
     noisy = dataclasses.replace(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=3.0), is_noisy=True)
