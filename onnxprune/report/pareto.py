@@ -61,7 +61,7 @@ def chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     spare = _MARGIN * ((best - least) or 1.0)
     low, high, right = least - spare, best + spare, max(1.0, *(dot.cost for dot in found))
     if is_share(metric):
-        high = min(high, 1.0)
+        low, high = max(low, min(least, 0.0)), min(high, max(best, 1.0))
 
     def place(dot: Dot) -> tuple[float, float]:
         """Position from the left and from the top, as shares of the chart."""

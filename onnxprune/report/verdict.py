@@ -123,6 +123,7 @@ def _change(name: str, change: MetricChange) -> str:
     lost = points_lost(change)
     if abs(lost) < 0.005:
         return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
-    shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
+    digits = 1 if round(abs(lost), 2) >= 1 else 2
+    shown = f"{abs(lost):.{digits}f}".rstrip("0").rstrip(".")
     less = "fewer" if name.partition("[")[0] in _PLURAL else "less"
     return f"{shown} point{'s' * (shown != '1')} {less if lost > 0 else 'more'} {words}"

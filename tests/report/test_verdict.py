@@ -59,7 +59,12 @@ def test_full_agreement_is_said_in_plain_words() -> None:
 
 
 def test_gains_and_equals_are_told_as_such() -> None:
-    for after, words in ((0.99, "the same top-1"), (0.9925, "0.25 points more top-1"), (0.9, "9 points less top-1")):
+    for after, words in (
+        (0.99, "the same top-1"),
+        (0.9925, "0.25 points more top-1"),
+        (0.9, "9 points less top-1"),
+        (1 - 1e-10, "1 point more top-1"),
+    ):
         assert words in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, after, rules=True)}, None)
     assert "score 489 instead of 500" in verdict(BEFORE, AFTER, {"score": MetricChange(500, 489, rules=True)}, None)
     assert "not known" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, float("nan"), rules=True)}, None)
