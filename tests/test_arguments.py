@@ -81,6 +81,7 @@ def test_a_model_as_bytes(proto):
         ("max-drop: -1 is too small", "max_drop: -1 is too small"),
         ("--shape x=1,7: no input", 'shapes="x=1,7": no input'),
         ("give --eval with --output y=classes", 'give evaluation with outputs.kinds="y=classes"'),
+        ("`onnxprune inspect` shows all", "`onnxprune.analyze` shows all"),
         ("a file --no-such-option", "a file --no-such-option"),
     ],
 )

@@ -201,7 +201,7 @@ def test_a_decision_makes_no_more_trials_than_it_may(
     monkeypatch.setattr("onnxprune.pipeline.decide.affordable", lambda prepared, wanted: (prepared, most))
     held = decide(prepared, scores, config, Clock(), no_progress)
     assert len(made) == most
-    assert any(f"{most} trials were made at most" in note for note in held.notes)
+    assert any(f"the work of {most} quick ones at most" in note for note in held.notes)
 
 
 def test_what_trials_share_is_made_once(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def told(message: str) -> str:
     if _FOR_COMMANDS.get():
         return message
     message = re.sub(r"^[a-z]+(?:-[a-z]+)+(?=: )", lambda match: match[0].replace("-", "_"), message)
-    return _OPTION.sub(_argument, message)
+    return _OPTION.sub(_argument, message).replace("`onnxprune inspect`", "`onnxprune.analyze`")
 
 
 def told_all(messages: Iterable[str]) -> tuple[str, ...]:

@@ -4,16 +4,16 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from shutil import get_terminal_size
 
 import typer
 
 from onnxprune.cli.command import command_began, complain, typer_function
 from onnxprune.cli.commands import COMMANDS, commands
+from onnxprune.cli.help import HeadedCommand
 from onnxprune.cli.terminal import discard_stdout, open_descriptors
 from onnxprune.version import __version__
 
-_BOXES = 80  # columns below which the boxes of a command's help would cut their text
+_WIDTH = 110  # columns that the help takes at most
 
 
 def _version(asked: bool) -> None:
@@ -30,13 +30,12 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
             no command has its options where they name none; these take time to make.
     """
     called = [name for name in COMMANDS if name in (arguments or ())[:1]]
-    narrow = bool(called) and get_terminal_size().columns < _BOXES
     app = typer.Typer(
         name="onnxprune",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None if narrow else "rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH},
         help="Make trained ONNX models smaller and faster: channel pruning by mixed-integer programs, and repair.",
         epilog="Exit codes: 0 done; 2 wrong usage or unreadable input; 3 model cannot be processed; "
         "4 budget cannot be met; 5 accuracy floor missed; 6 solver failed; 7 not faster (--fail-if-slower).",
@@ -52,9 +51,9 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
 
     for name, item in commands(called or COMMANDS).items():
         if arguments is None or called:
-            app.command(name)(typer_function(item))
+            app.command(name, cls=HeadedCommand)(typer_function(item))
         else:
-            app.command(name, help=item.function.__doc__)(_without_options)
+            app.command(name, short_help=item.function.__doc__)(_without_options)
     return app
 
 

@@ -136,7 +136,7 @@ def _declaration(item: Option) -> Any:
     choices = item.choices
     settings = typer.Option(
         *names,
-        help=text.replace("[", "\\["),
+        help=text,
         metavar=None if item.is_switch else item.metavar,
         show_default=False,
         rich_help_panel=item.title,

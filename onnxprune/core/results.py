@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from onnxprune.core.engine import CPU_NAME
 
-_NOISY = 3.0  # between the 10th and the 90th percentile of ratios of times: then their median says little
+NOISY = 3.0
+"""Between the 10th and the 90th percentile of times, or of their ratios: then their median says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class TimeReport:
     @property
     def is_noisy(self) -> bool:
         """Whether the pairs of runs differ so much among each other that their median says little."""
-        return self.high > _NOISY * self.low
+        return self.high > NOISY * self.low
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Accuracy on labelled rows: matches labels of various shapes with a model's outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnxprune.outputs.meaning import Meaning, Outputs, Part
 _TOP = 5
 _TOP_FROM_CLASSES = 21
 _HALF = 0.5
+_LARGEST = 1 << 31  # class number
 _IGNORED = -1  # of class numbers: a position that does not count
 
 Fit = Literal["classes", "entries", "values", "same"]
@@ -52,9 +53,9 @@ class Accuracy:
         """
         count = len(next(iter(ours.values())))
         rows = slice(self._rows, self._rows + count)
+        part, fit = self._found = self._found or self._fitting(ours)
         labels, real = self._labels[rows], None if self._real is None else self._real[rows]
         self._rows += count
-        part, fit = self._found = self._found or self._fitting(labels, ours)
         if fit == "classes" and not part.classifies:  # otherwise the part has a meter of its own
             self._agreement = self._agreement or Classes(part)
             self._agreement.add(ours, others, real)
@@ -74,31 +75,49 @@ class Accuracy:
                     values, wanted = values[kept], wanted[kept]
                 counts.add_entries(values, wanted, fit)
 
-    def _fitting(self, labels: np.ndarray, outputs: Outputs) -> tuple[Part, Fit]:
-        """The part of the outputs that the labels belong to, and how they fit."""
-        sizes = _without_ones(labels.shape[1:])
+    def _fitting(self, outputs: Outputs) -> tuple[Part, Fit]:
+        """The part of the outputs that the labels belong to, and how they fit.
+
+        Whole numbers that are stored as floats count as class numbers where they fit nothing else.
+        """
+        labels = self._labels
         ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
-        for part in ordered if labels.dtype.kind in "iu" else ():
-            if _takes_numbers(part, outputs, sizes):
-                return part, "classes"
-            if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
-                return part, "same"
+        numbered = self._numbered(ordered, outputs)
+        if numbered is not None and labels.dtype.kind in "iu":
+            return numbered
         for part in ordered:
             if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
                 if part.kind == "probabilities":
                     return part, "entries"
                 if part.kind == "quantities":
                     return part, "values"
+        if numbered is not None:
+            fractions = labels[(labels != np.floor(labels)) | (np.abs(labels) > _LARGEST)]
+            if fractions.size:
+                raise InputError(
+                    f"{self._source}: labels must be whole numbers of classes; one is {fractions.flat[0]:g}"
+                )
+            self._labels = labels.astype(np.int64)
+            return numbered
+        one_hot = any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered)
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
-        advice = "leave the labels out, or say what an output is"
-        if any(_takes_numbers(part, outputs, sizes) for part in ordered):  # all but their type fits
-            advice = f"class numbers are whole numbers, not {labels.dtype}: give y.astype(int)"
-        elif any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered):
-            advice = "give y.argmax(1) of one-hot labels"
         raise InputError(
             f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
-            f"(class numbers have a place for each distribution; other labels have the output's own shape); {advice}"
+            "(class numbers have a place for each distribution; other labels have the output's own shape); "
+            + ("give y.argmax(1) of one-hot labels" if one_hot else "leave the labels out, or say what an output is")
         )
+
+    def _numbered(self, ordered: Sequence[Part], outputs: Outputs) -> tuple[Part, Fit] | None:
+        """The part with a place for each label, if those are class numbers."""
+        sizes = _without_ones(self._labels.shape[1:])
+        for part in ordered:
+            extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
+            several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
+            if several and _without_ones(tuple(extents[1:])) == sizes:
+                return part, "classes"
+            if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
+                return part, "same"
+        return None
 
     def _add_classes(self, counts: "_Counts", scores: np.ndarray, labels: np.ndarray) -> None:
         if labels.max(initial=0) >= scores.shape[2]:
@@ -168,13 +187,6 @@ class _Counts:
         if self._classes >= _TOP_FROM_CLASSES:
             shares["top5"] = self._among / max(self._count, 1)
         return shares
-
-
-def _takes_numbers(part: Part, outputs: Outputs, sizes: tuple[int, ...]) -> bool:
-    """Whether class numbers of these extents, without those of 1, have a place for each distribution of a part."""
-    extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
-    several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
-    return several and _without_ones(tuple(extents[1:])) == sizes
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

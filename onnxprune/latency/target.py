@@ -8,7 +8,7 @@ from onnxprune.allocation.widths import Widths
 from onnxprune.config import LatencyConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Engine, Provider
-from onnxprune.core.results import LatencyReport
+from onnxprune.core.results import NOISY, LatencyReport
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.sizes import rows_a_run
@@ -18,7 +18,7 @@ from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.runtime.feeds import random_feed
-from onnxprune.runtime.timing import time_models
+from onnxprune.runtime.timing import Clock, time_models
 from onnxprune.structure.analysis import Analysis
 
 # Seconds that a pair of models runs for, and pairs at least.
@@ -83,18 +83,36 @@ def beside(
         rounds=_PAIRS,
         memory=False,
         known=known,
-        clock=time.thread_time if engine.threads == 1 and engine.provider.is_cpu else time.perf_counter,
+        clock=_clock(engine),
     )
     return before.p10_ms, after.ratio
 
 
 def milliseconds(
     models: Sequence[Model], batch: int, engine: Engine, known: OpenShapes | None = None
-) -> tuple[float, ...]:
-    """Times of models in milliseconds, run in turn: of the first, and of the others by their ratio to it."""
-    seconds = _SWEEP_S * len(models)
-    timed_models = time_models(models, batch=batch, engine=engine, seconds=seconds, memory=False, known=known)
-    return tuple(latency.ratio * timed_models[0].p10_ms for latency in timed_models)
+) -> tuple[tuple[float, ...], bool]:
+    """Time models in turn, with the clock of `beside`.
+
+    Returns:
+        Milliseconds of the first model, and of the others by their ratio to it; and whether runs of one of them differ
+        so much that these say little.
+    """
+    found = time_models(
+        models,
+        batch=batch,
+        engine=engine,
+        seconds=_SWEEP_S * len(models),
+        memory=False,
+        known=known,
+        clock=_clock(engine),
+    )
+    noisy = any(latency.p90_ms > NOISY * latency.p10_ms for latency in found)
+    return tuple(latency.ratio * found[0].p10_ms for latency in found), noisy
+
+
+def _clock(engine: Engine) -> Clock:
+    """On one thread of the CPU its own time counts, else the time on the wall."""
+    return time.thread_time if engine.threads == 1 and engine.provider.is_cpu else time.perf_counter
 
 
 def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:

@@ -157,16 +157,15 @@ class _Output:
         groups: dict[object, _Found] = {}
         for source in path.sources():
             source_nature, mask = self._in_output(source, path), self._row(source.mask)
-            key: object = (
-                (source_nature, source.scale, source.shift)
-                if source_nature.kind == "probabilities"
-                else source_nature.kind
-            )
-            if source_nature.has_axis:
+            key: object = "quantities"  # centres of boxes may be free, and their sizes bounded
+            if source_nature.kind == "probabilities":
+                key = (source_nature, source.scale, source.shift)
+            elif source_nature.has_axis:
                 key = (source_nature, _columns(mask, source_nature.axis))
             if key in groups:
                 before = groups[key]
-                groups[key] = replace(before, mask=mask | before.mask, sources=(*before.sources, source))
+                both = before.nature if before.nature == source_nature else Nature("bounded")
+                groups[key] = _Found(both, mask | before.mask, (*before.sources, source))
             else:
                 groups[key] = _Found(source_nature, mask, (source,))
         return list(groups.values())

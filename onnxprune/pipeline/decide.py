@@ -31,8 +31,8 @@ _LEAN_NOTE = (
     "left; --round-to 1 spends the budget whole"
 )
 _HELD_NOTE = (
-    "the model is large: {} trials were made at most, where all allocations would have taken up to {}; fewer --images "
-    "allow more"
+    "the model is large: trials took the work of {} quick ones at most (one with full repair takes that of {}), where "
+    "all allocations would have taken up to {}; fewer --images allow more"
 )
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 
@@ -92,7 +92,7 @@ def decide(
         assert missed is not None  # there is no answer at all
         raise missed
     if most < wanted and trials.left < 2 * FULL_COST + 2:
-        return replace(chosen, notes=(*chosen.notes, _HELD_NOTE.format(most, wanted)))
+        return replace(chosen, notes=(*chosen.notes, _HELD_NOTE.format(most, FULL_COST, wanted)))
     return chosen
 
 

@@ -78,6 +78,7 @@ class SweepResult(Generic[Result_co]):
         missed: budgets without a point of their own, and why: they cannot be met, or give the model of a smaller one.
         sizes: the sizes of inputs that the file leaves open, as the run took them.
         seconds: time per stage that the points share.
+        is_noisy: whether runs differed so much that the times say little.
     """
 
     source: str
@@ -88,6 +89,7 @@ class SweepResult(Generic[Result_co]):
     missed: Mapping[str, str]
     seconds: Mapping[str, float]
     sizes: tuple[InputSize, ...] = ()
+    is_noisy: bool = False
 
     def __repr__(self) -> str:
         return f"SweepResult({self.source!r}: {len(self.points)} points, {len(self.missed)} budgets without one)"
@@ -166,13 +168,13 @@ def sweep(
     progress("points", len(targets), len(targets))
     if not results:
         raise BudgetError(next(iter(missed.values())))
-    times: tuple[float, ...] = ()
+    times, noisy = tuple[float, ...](), False
     if points.latency:
         from onnxprune.latency.target import milliseconds
 
         with clock.stage("time"):
             models = [prepared.model, *(result.model for _, result in results)]
-            times = milliseconds(models, config.latency.batch, config.timing_engine, prepared.shapes)
+            times, noisy = milliseconds(models, config.latency.batch, config.timing_engine, prepared.shapes)
     metric = _metric([result for _, result in results])
     return SweepResult(
         source=prepared.model.name,
@@ -183,6 +185,7 @@ def sweep(
         missed=missed,
         seconds=dict(clock.seconds),
         sizes=prepared.sizes,
+        is_noisy=noisy,
     )
 
 

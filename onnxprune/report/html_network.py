@@ -15,6 +15,7 @@ from onnxprune.report.html_parts import (
     folded,
     legend,
     mono,
+    name_line,
     profile,
     section,
     solid,
@@ -237,7 +238,7 @@ def _group_card(group: GroupResult, removed: frozenset[int], top: float) -> Mark
         parts.append(svg.histogram(kept, gone, f"Scores of {visible(group.name)}"))
         parts.append(element("div", element("span", "0"), element("span", "score 1"), class_="ends"))
     return card(
-        element("div", element("bdi", visible(group.name)), class_="name mono", title=_tooltip(group)),
+        name_line(visible(group.name), _tooltip(group)),
         element("div", _units(group), element("small", percent(share, 0)), class_="kept-of"),
         *parts,
     )

@@ -1,5 +1,6 @@
 """Building blocks of the HTML report: tables, legends, plots and badges."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -67,6 +68,19 @@ def badge(text: str, kind: str) -> Markup:
     return element("span", text, class_=f"badge {kind}")
 
 
+def name_line(name: str, title: str) -> Markup:
+    """A layer's name on one line, cut at its start where room lacks.
+
+    Small screens leave out the operator that many exporters put last, so that what tells layers apart is in sight.
+    """
+    path, slash, last = name.rpartition("/")
+    if path.strip("/") and last[:1].isupper():
+        shown = element("bdi", path, element("span", slash + last, class_="op"))
+    else:
+        shown = element("bdi", name)
+    return element("div", shown, class_="name mono", title=title)
+
+
 def mono(name: object) -> Markup:
     """A name from the model, in a monospaced font."""
     return element("code", visible(str(name), MESSAGE))
@@ -130,7 +144,7 @@ def profile(data: Sequence[svg.Column], label: str, show: Callable[[float], str]
         return _plot(svg.columns(data, label), len(data), (show(top), show(top / 2), "0"))
     rows = (
         (
-            element("div", element("bdi", column.name), class_="name mono", title=column.name),
+            name_line(column.name, column.name),
             svg.row(column, top),
             element("div", f"{show(column.kept)} of {show(column.whole)}", class_="num"),
         )
@@ -160,8 +174,14 @@ def notes_card(notes: Sequence[str]) -> Markup | None:
     """What else is worth knowing of how a run went; no warning."""
     if not notes:
         return None
-    told = element("ul", *(element("li", note) for note in notes), class_="notes")
+    told = element("ul", *(element("li", *_whole_options(note)) for note in notes), class_="notes")
     return element("div", card(element("h3", "Worth knowing"), told), class_="below")
+
+
+def _whole_options(text: str) -> list[object]:
+    """A text whose options are not broken behind their dashes."""
+    parts = re.split(r"(--[a-z][\w-]*)", text)
+    return [element("span", part, class_="option") if part.startswith("--") else part for part in parts]
 
 
 def definitions(pairs: Sequence[tuple[object, object]]) -> Markup:

@@ -61,7 +61,7 @@ def chart(swept: SweepResult[PruneOutcome], cost: str) -> Markup:
     spare = _MARGIN * ((best - least) or 1.0)
     low, high, right = least - spare, best + spare, max(1.0, *(dot.cost for dot in found))
     if is_share(metric):
-        high = min(high, 1.0)
+        low, high = max(low, min(least, 0.0)), min(high, max(best, 1.0))
 
     def place(dot: Dot) -> tuple[float, float]:
         """Position from the left and from the top, as shares of the chart."""
@@ -109,7 +109,8 @@ def _labels(found: list[Dot], places: list[tuple[float, float]]) -> list[Markup]
             clear = all(abs(x - a) >= wide + broad or abs(y + shift - b) >= high for a, b, broad in taken)
             if clear and -0.17 <= y + shift <= 1.05:
                 taken.append((x, y + shift, wide))
-                style = f"left:{100 * x:.2f}%;top:{100 * y:.2f}%"
+                inwards = ";--at:-85%" if x + wide > 1 else ""  # not over the right edge
+                style = f"left:{100 * x:.2f}%;top:{100 * y:.2f}%{inwards}"
                 faint = "" if found[n].on_front else " beaten"
                 made.append(element("span", found[n].label, class_=f"label {class_}{faint}", style=style))
                 break

@@ -24,6 +24,7 @@ from onnxprune.report.terminal import GOOD, note_lines, shown, warning_lines
 from onnxprune.report.text import cost, cost_name, metric_change, metric_value, sizes_line
 from onnxprune.report.verdict import sweep_verdict
 
+_NOISY_NOTE = "times differed too much from run to run to say which model is the fastest; try again on a quiet machine"
 _TITLE = 16  # characters of a column's title in a line, on a terminal
 # A number that counts or measures: no part of a name, no class, and not the value of an option.
 _FIGURE = re.compile(r"(?<![\w./'=-])(?<!class )\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w/'=])")
@@ -95,6 +96,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
     title = swept.source.replace("\\", "/").rpartition("/")[2]
     sizes = sizes_line(swept.sizes)
     missed = [f"{target}: {reason}" for target, reason in swept.missed.items()]
+    told_card = notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
     brand = element("div", "onnxprune", class_="brand")
     told = verdict_line(sweep_verdict(swept))
     return page(
@@ -104,9 +106,7 @@ def sweep_page(swept: SweepResult[PruneOutcome], origin: Provenance) -> str:
         *(element("div", warning, class_="note") for warning in sweep_warnings(swept)),
         charts_section(swept),
         section("All points", None, card(point_table(swept))),
-        section(
-            "How it was decided", None, notes_card([*missed, *_notes(swept), *([f"sizes: {sizes}"] if sizes else [])])
-        ),
+        section("How it was decided", None, told_card) if told_card else None,
         section("How to reproduce", None, card(command_line(origin.command)) if origin.command else None),
     )
 
@@ -196,7 +196,8 @@ def _share(point: SweepPoint[PruneOutcome], cost: str) -> str:
 
 
 def _notes(swept: SweepResult[PruneOutcome]) -> list[str]:
-    return _once(swept, [point.result.notes for point in swept.points])
+    told = [_NOISY_NOTE] if swept.is_noisy else []
+    return [*told, *_once(swept, [point.result.notes for point in swept.points])]
 
 
 def sweep_warnings(swept: SweepResult[PruneOutcome]) -> list[str]:

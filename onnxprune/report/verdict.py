@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _POINT = 0.01
+_TOO_NOISY = "(too noisy here to time)"
 _PLURAL = {"found_again", "keypoints_kept", "labels_kept", "same_labels"}
 
 
@@ -36,7 +37,7 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
     if after == before:
         return "Nothing was removed"
     if time is not None and time.is_noisy:
-        fast = f"{_work(before, after)} (too noisy here to time)"
+        fast = f"{_work(before, after)} {_TOO_NOISY}"
     else:
         fast = _work(before, after) if time is None else _speed(time.ratio)
     return _sentence(before, after, fast, _quality(metrics))
@@ -44,7 +45,8 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
 
 def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
     """The verdict on a sweep: the fastest, or else cheapest, of the models that are hardly worse than the original."""
-    cost = "latency" if all("latency" in point.cost for point in swept.points) else swept.points[0].target.kind
+    timed = all("latency" in point.cost for point in swept.points) and not swept.is_noisy
+    cost = "latency" if timed else swept.points[0].target.kind
     adjective = "fastest" if cost == "latency" else "cheapest"
     if swept.metric is None or swept.quality is None or not is_share(swept.metric):
         best = min(swept.points, key=lambda point: point.cost.get(cost, 1.0))
@@ -54,6 +56,9 @@ def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
     fine = [point for point in known if point.quality is not None and point.quality >= least]
     if fine:
         best = min(fine, key=lambda point: point.cost.get(cost, 1.0))
+        if timed and best.cost["latency"] > NOT_FASTER:
+            told = _of_point(swept, best)
+            return f"No model that loses at most 1 point is faster; {best.target} comes closest: {told}"
         return f"{best.target} is the {adjective} that loses at most 1 point: {_of_point(swept, best)}"
     if not known:
         return "No model could be measured"
@@ -66,7 +71,10 @@ def _of_point(swept: "SweepResult[PruneOutcome]", point: "SweepPoint[PruneOutcom
     quality = ""
     if swept.metric is not None and swept.quality is not None and point.quality is not None:
         quality = _change(swept.metric, MetricChange(swept.quality, point.quality))
-    fast = _speed(point.cost["latency"]) if "latency" in point.cost else _work(before, after)
+    if swept.is_noisy or "latency" not in point.cost:
+        fast = _work(before, after) + f" {_TOO_NOISY}" * swept.is_noisy
+    else:
+        fast = _speed(point.cost["latency"])
     told = _sentence(before, after, fast, quality)
     return told[:1].lower() + told[1:]
 
@@ -115,6 +123,7 @@ def _change(name: str, change: MetricChange) -> str:
     lost = points_lost(change)
     if abs(lost) < 0.005:
         return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
-    shown = f"{abs(lost):.1f}".removesuffix(".0") if abs(lost) >= 1 else f"{abs(lost):.2f}".rstrip("0")
+    digits = 1 if round(abs(lost), 2) >= 1 else 2
+    shown = f"{abs(lost):.{digits}f}".rstrip("0").rstrip(".")
     less = "fewer" if name.partition("[")[0] in _PLURAL else "less"
     return f"{shown} point{'s' * (shown != '1')} {less if lost > 0 else 'more'} {words}"

@@ -224,6 +224,19 @@ def test_help_of_every_command(run, arguments: tuple[str, ...]) -> None:
     assert "Usage: onnxprune" in done.stdout
 
 
+@pytest.mark.parametrize("columns", [60, 200])
+def test_help_keeps_headings_and_whole_texts(run, columns: int) -> None:
+    """Narrow terminals had no headings, and defaults with a backslash; wide ones took twice as long, to draw boxes."""
+    shown = run("prune", "--help", COLUMNS=str(columns)).stdout
+    headings = re.findall(r"^(\S.*):$", shown, re.MULTILINE)
+    assert headings[:3] == ["Arguments", "Files", "Pruning"]
+    assert "[default: macs]" in shown
+    assert "\\" not in shown
+    assert "…" not in shown
+    commands = run("--help", COLUMNS=str(columns)).stdout.partition("Commands:")[2]
+    assert "..." not in commands
+
+
 def test_version(run) -> None:
     from onnxprune import __version__
 

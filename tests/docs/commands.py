@@ -11,8 +11,7 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 _FENCED = re.compile(
     r"(?P<mark><!-- not run: [^>]+ -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}\S[^\n]*\n(?: {4}[^\n]*\n|\n(?= {4}))*)")
-_STARTS = ("onnxprune", "python", "pip", "dask", "make")
+_INDENTED = re.compile(r"^ {4}(?:onnxprune|python|pip|dask|make) .*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,14 @@ def _parts(line: str) -> list[str]:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All blocks of a page: fenced ones, and indented ones that start with a command."""
-    text = page.read_text()
-    for match in _FENCED.finditer(text):
+    """All blocks of code of a page, which stand between fences."""
+    for match in _FENCED.finditer(page.read_text()):
         yield Block(page, match["kind"], match["text"], match["mark"] is None)
-    without = _FENCED.sub("", text)
-    for match in _INDENTED.finditer(without):
-        lines = "\n".join(line.removeprefix("    ") for line in match[0].splitlines())
-        if lines.startswith(_STARTS):
-            yield Block(page, "sh", lines, is_run=False)
+
+
+def outside_fences(page: Path) -> list[str]:
+    """Commands in indented blocks, which no test would see."""
+    return _INDENTED.findall(_FENCED.sub("", page.read_text()))
 
 
 def arguments(command: str) -> list[str]:

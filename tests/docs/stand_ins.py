@@ -159,6 +159,17 @@ def listener() -> onnx.ModelProto:
     )
 
 
+def tower() -> onnx.ModelProto:
+    """An image to a vector, with a second output that is only looked at."""
+    return example(
+        """g (float[N,3,8,8] x) => (float[N,32] features, float[N,16] debug) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1)  b = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (b, w2)  d = Relu (c)  p = GlobalAveragePool (d)
+        debug = Flatten (p)  features = MatMul (debug, w3) }""",
+        {"w1": (24, 3, 3, 3), "w2": (16, 24, 3, 3), "w3": (16, 32)},
+    )
+
+
 def tagger() -> onnx.ModelProto:
     return example(
         """g (float[N,6,4] x) => (float[N,6,3] y) {
@@ -174,17 +185,20 @@ def tagger() -> onnx.ModelProto:
 
 def write_all(folder: Path) -> None:
     """Write the files that the guides take for given."""
-    onnx.save(network(), folder / "model.onnx")
+    for name in ("model", "other", "OUT"):
+        onnx.save(network(), folder / f"{name}.onnx")
     onnx.save(network(half=True), folder / "half.onnx")
     onnx.save(network(wide=24), folder / "large.onnx", save_as_external_data=True, size_threshold=0)
     models = {"detector": detector, "levels": three_levels, "segmenter": segmenter, "encoder": encoder,
-              "vit": vision_transformer, "ocr": reader, "voice": listener, "tagger": tagger}  # fmt: skip
+              "vit": vision_transformer, "ocr": reader, "voice": listener, "tower": tower,
+              "tagger": tagger}  # fmt: skip
     for name, make in models.items():
         onnx.save(make(), folder / f"{name}.onnx")
     onnx.save(detector(), folder / "small_detector.onnx")
     images = RNG.standard_normal((64, 3, 8, 8)).astype(np.float32)
     np.save(folder / "inputs.npy", images)
     np.savez(folder / "labelled.npz", x=images, y=np.arange(64) % 4)
+    np.savez(folder / "rows.npz", x=images)
     np.savez(folder / "images.npz", images=images)
     np.savez(folder / "photos.npz", images=RNG.standard_normal((64, 3, 16, 16)).astype(np.float32))
     np.savez(folder / "lines.npz", images=RNG.standard_normal((64, 1, 8, 24)).astype(np.float32))

@@ -146,6 +146,20 @@ def test_boxes_beside_scores_are_weighed_by_them(outputs, end, boxes, scores):
     assert probabilities.scale == (1000 if "Mul" in end else 1)
 
 
+def test_centres_and_sizes_that_are_decoded_apart_are_boxes():
+    """Free centres beside bounded sizes were two pairs of columns, and judged as keypoints."""
+    text = """g (float[N,2,3,3] x) => (float[N,7,9] y) {
+        b = Conv (x, box)  c = Conv (x, score)  s = Sigmoid (c)
+        xy, wh = Split <axis = 1> (b, halves)  p = Clip (wh, least, most)  z = Exp (p)
+        d = Concat <axis = 1> (xy, z)  r = Reshape (d, four)  q = Reshape (s, three)  y = Concat <axis = 1> (r, q) }"""
+    bounds = {"halves": np.array([2, 2]), "least": np.float32(-3), "most": np.float32(3)}
+    found = meaning(text, BOXES, {name: SIZES[name] for name in ("four", "three")} | bounds)
+    assert [(part.kind, part.columns, part.confidence) for part in found.parts] == [
+        ("quantities", (0, 1, 2, 3), (1,)),
+        ("probabilities", (4, 5, 6), ()),
+    ]
+
+
 def test_boxes_and_scores_may_be_two_outputs():
     text = f"""g (float[N,2,3,3] x) => (float[N,A,4] boxes, float[N,3,A] q) {{
         {HEADS}  boxes = Transpose <perm = [0, 2, 1]> (r) }}"""

@@ -1,3 +1,5 @@
+import dataclasses
+
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import MetricChange, TimeReport
 from onnxprune.core.targets import Target
@@ -6,6 +8,7 @@ from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_report import html_report
 from onnxprune.report.json_report import prune_report
 from onnxprune.report.provenance import Provenance
+from onnxprune.report.sweep_report import sweep_report
 from onnxprune.report.verdict import sweep_verdict, verdict
 
 BEFORE, AFTER = Costs(params=100, macs=100, bytes=400), Costs(params=39, macs=40, bytes=156)
@@ -56,7 +59,12 @@ def test_full_agreement_is_said_in_plain_words() -> None:
 
 
 def test_gains_and_equals_are_told_as_such() -> None:
-    for after, words in ((0.99, "the same top-1"), (0.9925, "0.25 points more top-1"), (0.9, "9 points less top-1")):
+    for after, words in (
+        (0.99, "the same top-1"),
+        (0.9925, "0.25 points more top-1"),
+        (0.9, "9 points less top-1"),
+        (1 - 1e-10, "1 point more top-1"),
+    ):
         assert words in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, after, rules=True)}, None)
     assert "score 489 instead of 500" in verdict(BEFORE, AFTER, {"score": MetricChange(500, 489, rules=True)}, None)
     assert "not known" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, float("nan"), rules=True)}, None)
@@ -92,6 +100,21 @@ def test_a_sweep_names_the_cheapest_that_loses_at_most_a_point(result) -> None:
     assert told.startswith("macs=0.5 is the cheapest that loses at most 1 point: 50 % fewer multiply-adds, 0.8 points")
     timed = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=1.0))
     assert timed.startswith("macs=0.5 is the fastest that loses at most 1 point: 2.0 times faster")
+
+
+def test_a_sweep_in_which_nothing_is_faster_says_so(result) -> None:
+    """ "The fastest" took more time than the original."""
+    told = sweep_verdict(swept(result, {0.9: 0.95, 0.5: 0.8}, latency=1.3))
+    assert told.startswith("No model that loses at most 1 point is faster; macs=0.9 comes closest: 17 % more time")
+
+
+def test_noisy_times_have_no_say_in_a_sweep(result) -> None:
+    """A busy machine made "the fastest" of a model that took more time than the original."""
+    noisy = dataclasses.replace(swept(result, {0.9: 0.95, 0.5: 0.942}, latency=3.0), is_noisy=True)
+    told = sweep_verdict(noisy)
+    assert told.startswith("macs=0.5 is the cheapest that loses at most 1 point: 50 % fewer multiply-adds (too noisy")
+    assert "faster" not in told
+    assert any("from run to run" in note for note in sweep_report(noisy, [None] * 2)["notes"])
 
 
 def test_a_sweep_that_always_loses_says_so(result) -> None:

@@ -102,6 +102,7 @@ def environment(results: Results) -> str:
         "",
         "The commands that made onnxprune's files:",
         "",
+        "<!-- not run: needs trained models and their data -->",
         "```sh",
         *commands,
         "```",
