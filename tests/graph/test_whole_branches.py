@@ -119,6 +119,23 @@ def test_a_constant_behind_an_activation_stays_as_one_small_sum() -> None:
     assert smaller.constants["k"].shape == (1, 8, 1, 1)
 
 
+@pytest.mark.parametrize("layer", ["Conv", "ConvTranspose"])
+def test_a_computed_bias_takes_no_constant(layer: str) -> None:
+    proto = example(
+        f"""g (float[N,3,8,8] x, float[8] z) => (float[N,5,8,8] y) {{
+        b = Relu (z)
+        d = {layer} (x, wd, b)
+        h = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        r = Relu (h)
+        k = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
+        t = Add (k, d)
+        y = Conv (t, w3) }}""",
+        {"wd": (8, 3, 1, 1) if layer == "Conv" else (3, 8, 1, 1), "w1": (12, 3, 3, 3), "w2": (8, 12, 3, 3), "b2": (8,)}
+        | {"w3": (5, 8, 1, 1)},
+    )
+    assert operators(without(proto, "h")) == ["Relu", layer, "Add", "Conv"]
+
+
 def test_sums_that_follow_each_other_take_the_constant_to_the_last_bias() -> None:
     proto = example(
         """g (float[N,5,6] x) => (float[N,5,6] y) {
