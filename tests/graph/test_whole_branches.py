@@ -119,6 +119,31 @@ def test_a_constant_behind_an_activation_stays_as_one_small_sum() -> None:
     assert smaller.constants["k"].shape == (1, 8, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("layer", "weight", "left"),
+    [
+        ("Conv <group = 2>", (8, 2, 1, 1), ["Conv", "Conv"]),
+        ("ConvTranspose", (4, 8, 1, 1), ["ConvTranspose", "Conv"]),
+        ("ConvTranspose <group = 2>", (4, 4, 1, 1), ["ConvTranspose", "{join}", "Conv"]),
+    ],
+)
+@pytest.mark.parametrize("join", ["Add", "Mul"])
+def test_what_a_branch_leaves_goes_into_a_convolution(
+    layer: str, weight: tuple[int, ...], left: list[str], join: str
+) -> None:
+    proto = example(
+        f"""g (float[N,4,8,8] x) => (float[N,5,8,8] y) {{
+        d = {layer} (x, wd)
+        h = Conv (x, w1)
+        r = Relu (h)
+        k = Conv (r, w2, b2)
+        t = {join} (k, d)
+        y = Conv (t, w3) }}""",
+        {"wd": weight, "w1": (12, 4, 1, 1), "w2": (8, 12, 1, 1), "b2": (8,), "w3": (5, 8, 1, 1)},
+    )
+    assert operators(without(proto, "h")) == [operator.format(join=join) for operator in left]
+
+
 @pytest.mark.parametrize("layer", ["Conv", "ConvTranspose"])
 def test_a_computed_bias_takes_no_constant(layer: str) -> None:
     proto = example(
