@@ -144,6 +144,42 @@ def test_what_a_branch_leaves_goes_into_a_convolution(
     assert operators(without(proto, "h")) == [operator.format(join=join) for operator in left]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "behind_a_sum", "behind_a_product"),
+    [
+        ("d = Gemm (x, wd)", "Gemm", "Gemm"),
+        ("d = Gemm <transB = 1> (x, turned)", "Gemm", "Gemm"),
+        ("d = Gemm <alpha = 0.5, beta = 2.0> (x, wd, c)", "Gemm", "Gemm"),
+        ("d = Gemm <beta = 0.0> (x, wd, c)", "Gemm Add", "Gemm Mul"),
+        ("b = Relu (z) d = Gemm (x, wd, b)", "Relu Gemm Add", "Relu Gemm Mul"),
+        ("m = MatMul (x, wd) d = Add (m, c)", "MatMul Add", "MatMul Add Mul"),
+        ("m = MatMul (x, wd) d = Mul (c, m)", "MatMul Mul Add", "MatMul Mul"),
+        (
+            "m = MatMul (x, wd) d = BatchNormalization (m, c, c, c, c)",
+            "MatMul BatchNormalization",
+            "MatMul BatchNormalization",
+        ),
+    ],
+)
+@pytest.mark.parametrize("join", ["Add", "Mul"])
+def test_what_a_branch_leaves_goes_into_a_product(
+    nodes: str, behind_a_sum: str, behind_a_product: str, join: str
+) -> None:
+    proto = example(
+        f"""g (float[N,6] x, float[8] z) => (float[N,5] y) {{
+        {nodes}
+        h = Gemm (x, w1)
+        r = Relu (h)
+        k = Gemm (r, w2, b2)
+        t = {join} (k, d)
+        y = MatMul (t, w3) }}""",
+        {"wd": (6, 8), "turned": (8, 6), "w1": (6, 12), "w2": (12, 8), "b2": (8,), "w3": (8, 5)},
+        {"c": np.linspace(0.5, 2, 8, dtype=np.float32)},
+    )
+    left = behind_a_sum if join == "Add" else behind_a_product
+    assert operators(without(proto, "h")) == [*left.split(), "MatMul"]
+
+
 @pytest.mark.parametrize("layer", ["Conv", "ConvTranspose"])
 def test_a_computed_bias_takes_no_constant(layer: str) -> None:
     proto = example(
