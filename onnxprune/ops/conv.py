@@ -33,7 +33,7 @@ class Conv(OpHandler):
 
     def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
         """Those of all output positions; a computed weight counts as any other."""
-        return (_factors(node, labels, node.output()),)
+        return (_factors(node, labels, out_axis=0),)
 
     def channel_uses(self, node: Node, labels: Labels) -> Iterable[tuple[ChannelUse, Ids | None]]:
         """The input channels; of a grouped convolution, the inputs and outputs of one group."""
@@ -178,7 +178,7 @@ class ConvTranspose(OpHandler):
 
     def multiply_adds(self, node: Node, labels: Labels) -> tuple[Factors, ...]:
         """Those of all input positions."""
-        return (_factors(node, labels, node.input(0)),)
+        return (_factors(node, labels, out_axis=1),)
 
     def rewrite(self, node: Node, edit: Rewriting) -> None:
         """After removal: a depthwise convolution has as many groups as channels left."""
@@ -336,16 +336,16 @@ def _linear(node: Node, labels: Labels, in_axis: int, out_axis: int) -> Linear |
         out_axis=out_axis,
         input_axis=1,
         output_axis=1,
-        factors=_factors(node, labels, output if out_axis == 0 else source),
+        factors=_factors(node, labels, out_axis),
         group=node.int("group", 1),
         window=Window(tuple(shape[2:]), strides, pads, dilations),
         transposed=out_axis == 1,
     )
 
 
-def _factors(node: Node, labels: Labels, positions: str) -> Factors:
+def _factors(node: Node, labels: Labels, out_axis: int) -> Factors:
     """The whole weight meets each position of the output (Conv) or of the input (ConvTranspose)."""
-    batch, _, *space = labels.shape(positions)
+    batch, _, *space = labels.shape(node.output() if out_axis == 0 else node.input(0))
     return (*axis_factors(labels, node.input(1)), batch, *space)
 
 

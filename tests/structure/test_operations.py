@@ -108,6 +108,27 @@ def test_group_query_and_standard_attention_count_though_their_channels_stay() -
     assert counts(analysed(standard)) == {"a": 2 * 5 * 7 * (3 + 4)}
 
 
+@pytest.mark.parametrize(
+    ("text", "weight"),
+    [
+        ("Conv (x, w)", (5, 3, 3, 3)),
+        ("ConvTranspose (x, w)", (3, 5, 3, 3)),
+        ("com.microsoft.FusedConv (x, w)", (5, 3, 3, 3)),
+    ],
+)
+def test_reports_tell_how_many_channels_a_convolution_makes(text: str, weight: tuple[int, ...]) -> None:
+    """Not how high its image is."""
+    model = example(
+        f"g (float[1,3,9,8] x) => (float[1,4,A,B] y) {{ h = {text} y = Conv (h, v) }}",
+        {"w": weight, "v": (4, 5, 1, 1)},
+        **CONTRIB,
+    )
+    a = analysed(model)
+    removed = a.none_removed()
+    removed[a.groups[0].units[[1, 3]]] = True
+    assert [(a.width(layer, a.none_removed()), a.width(layer, removed)) for layer in a.operations] == [(5, 3), (4, 4)]
+
+
 INTEGER = {
     "ConvInteger (x, w)": ("uint8[1,3,6,6]", "int32[1,4,4,4]", np.ones((4, 3, 3, 3), np.uint8), 4 * 3 * 9 * 16),
     "MatMulInteger (x, w)": ("uint8[5,6]", "int32[5,4]", np.ones((6, 4), np.uint8), 5 * 6 * 4),

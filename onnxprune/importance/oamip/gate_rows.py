@@ -183,7 +183,8 @@ class GateRows:
             needed = np.where(on & bent & scored & (active > 0), 1.0 - (value - kink) / np.maximum(active, 1e-300), 0.0)
             np.maximum.at(self.least, step.units, np.clip(needed.max(axis=1), 0.0, 1.0))
             self.least[0] = 0.0
-        ends = [kink + np.where(end > kink, above, below) * (end - kink) for end in (lower, upper)]
+        # An open gate is as it is at the image, in bounds as in values: one that is off there passes nothing on.
+        ends = [slopes * end + gate.shift for end in (lower, upper)]
         return slopes * value + gate.shift, np.minimum(*ends), np.maximum(*ends)
 
     def _maximum_box(

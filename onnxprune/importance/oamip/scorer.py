@@ -118,7 +118,7 @@ def _joint_tasks(
                 areas=areas_of(context.analysis, layers, config),
                 fixed=np.ones(context.analysis.units),
                 lambda_=config.lambda_,
-                how=_how(config),
+                how=_how(config, exact=config.order == "last-first"),  # layers in front keep all units
                 time_limit=config.time_limit,
                 seed=context.run.seed,
             )
