@@ -101,7 +101,9 @@ def refit_recurrent(
     def error(changed_rows: Sequence[Sequences]) -> float:
         pairs = zip(changed_rows, targets, strict=True)
         differences = [_outcome(f.states - t.states, recurrence, last_only=last_only) for f, t in pairs]
-        return float(np.square(np.concatenate(differences, axis=1)[:, apart], dtype=np.float64).sum())
+        # Batches may differ in length: where time is the first axis, the last one has fewer steps.
+        squares = [np.square(each, dtype=np.float64).sum(axis=0) for each in differences]
+        return float(np.concatenate(squares)[apart].sum())
 
     current: Constants = {**model.constants}
     now = layer.sequences(current)

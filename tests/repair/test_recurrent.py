@@ -137,3 +137,20 @@ def test_states_written_for_a_batch_of_one(op_type) -> None:
     proto = network(op_type, batch="1", states=LEARNED)
     result = onnxprune.prune(proto, rows(), targets="params=0.6", threads=1)
     assert result.after.params <= 0.6 * result.before.params
+
+
+@pytest.mark.parametrize("op_type", GATES)
+def test_time_as_the_only_open_axis(op_type) -> None:
+    """Rows are steps then, and the last batch has fewer of them: repair ended with an internal error."""
+    gates = GATES[op_type] * HIDDEN
+    proto = example(
+        f"""g (float[T,2,5] x) => (float[T,2,3] y) {{
+        h = {op_type} <hidden_size = {HIDDEN}> (x, w, r, b)
+        s = Squeeze (h, one)
+        y = MatMul (s, w1) }}""",
+        {"w": (1, gates, 5), "r": (1, gates, HIDDEN), "b": (1, 2 * gates), "w1": (HIDDEN, 3)},
+        {"one": np.array([1])},
+    )
+    steps = np.random.default_rng(0).standard_normal((40, 2, 5)).astype(np.float32)
+    small = onnxprune.prune(proto, steps, targets="params=0.6", time=False)
+    assert small.after["params"] <= 0.6 * small.before["params"]
