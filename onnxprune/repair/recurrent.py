@@ -99,13 +99,11 @@ def refit_recurrent(
     apart = fitted if fitted.all() else ~fitted
 
     def error(changed_rows: Sequence[Sequences]) -> float:
-        total, start = 0.0, 0
-        for made, wanted in zip(changed_rows, targets, strict=True):  # batches may differ in their number of steps
-            differences = _outcome(made.states - wanted.states, recurrence, last_only=last_only)
-            end = start + differences.shape[1]
-            total += float(np.square(differences[:, apart[start:end]], dtype=np.float64).sum())
-            start = end
-        return total
+        pairs = zip(changed_rows, targets, strict=True)
+        differences = [_outcome(f.states - t.states, recurrence, last_only=last_only) for f, t in pairs]
+        # Batches may differ in length: where time is the first axis, the last one has fewer steps.
+        squares = [np.square(each, dtype=np.float64).sum(axis=0) for each in differences]
+        return float(np.concatenate(squares)[apart].sum())
 
     current: Constants = {**model.constants}
     now = layer.sequences(current)

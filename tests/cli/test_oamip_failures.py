@@ -75,3 +75,23 @@ def test_without_time_nothing_is_known_and_nothing_written(run, folder: Path, mo
     assert "all scores alike, which say nothing" in line
     assert "--oamip-time-limit" in line
     assert not (folder / "out.onnx").exists()
+
+
+def test_rows_on_another_axis_inside_the_model_are_one_clear_line(run, tmp_path: Path) -> None:
+    """With time as the only open axis, a convolution over it has the rows last: an internal error."""
+    proto = example(
+        """g (float[T,1,5] x) => (float[T,1,3] y) {
+        c = Transpose <perm = [1, 2, 0]> (x)
+        h = Conv <pads = [1, 1]> (c, w1)
+        r = Relu (h)
+        u = Transpose <perm = [2, 0, 1]> (r)
+        y = MatMul (u, w2) }""",
+        {"w1": (6, 5, 3), "w2": (6, 3)},
+    )
+    onnx.save(proto, tmp_path / "late.onnx")
+    np.savez(tmp_path / "rows.npz", x=ROWS[:, None])
+    done = run(*arguments("late.onnx", "--oamip-form", "affine"), cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "'h' does not have the rows on its first axis" in line or "'r' does not have the rows" in line
+    assert not (tmp_path / "out.onnx").exists()

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.engine import Engine
+from onnxprune.core.errors import ModelError
 from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.importance.oamip.affine import Builder
 from onnxprune.importance.oamip.compile import ScorePoints
@@ -68,7 +69,7 @@ def linearise(
         engine: threads and execution provider.
 
     Raises:
-        ModelError: an operator has no backward rule.
+        ModelError: an operator has no backward rule, or a scored tensor has its rows on another axis than the first.
     """
     places = {tensor: _channels(analysis, tensor, units) for tensor, units in points.items()}
     gradients = gradient_models(analysis, logits, {tensor: axis for tensor, (axis, _) in places.items()})
@@ -94,6 +95,11 @@ def linearise(
             computed = _run(backward, analysis, {**kept, SEED: shaped}, names)
             for tensor, products in zip(gradients.outputs, computed, strict=True):
                 units = places[tensor][1]
+                if products.size != count * len(units):
+                    raise ModelError(
+                        f"{analysis.name}: {tensor!r} does not have the rows on its first axis, which the affine form "
+                        "of --importance oamip needs; use another --importance"
+                    )
                 np.add.at(gains[start : start + count, position].T, units, products.reshape(count, -1).T)
         start += count
     gains[:, :, 0] = 0.0  # channels that cannot go

@@ -195,7 +195,7 @@ def _eliminate(
         if not all(np.isfinite(sums.covariance).all() for sums in moments[node]):
             raise InputError(
                 f"{context.model.name}: on the calibration inputs the values that {node!r} reads are too large or not "
-                "finite; check the scale of the inputs (--mean, --std, --scale)"
+                "finite; check the scale of the inputs (--mean, --std, --scale), and masks that leave a row nothing"
             )
         for group in analysis.groups:
             if node in waiting.get(group.name, ()):
