@@ -69,3 +69,21 @@ def test_layers_whose_last_states_are_joined_keep_their_own_width() -> None:
         {"one": np.array([1])},
     )
     assert [len(group) for group in analysed(both).groups] == [6]
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_peepholes_go_with_their_units(direction: str) -> None:
+    dirs = 2 if direction == "bidirectional" else 1
+    a = analysed(
+        example(
+            f"""g (float[7,N,5] x) => (float[A,N,3] y) {{
+            h, p = LSTM <hidden_size = 6, direction = "{direction}"> (x, w, r, b, , , , peepholes)
+            y = MatMul (p, w1) }}""",
+            {"w": (dirs, 24, 5), "r": (dirs, 24, 6), "b": (dirs, 48), "peepholes": (dirs, 18), "w1": (6, 3)},
+        )
+    )
+    assert a.prunable == 6
+    assert a.recurrences == ()
+    removed = a.none_removed()
+    removed[a.groups[0].units[[1, 4]]] = True
+    assert check_removal(a, removed, batch=2).constants["peepholes"].shape == (dirs, 12)
