@@ -32,7 +32,10 @@ TARGETS = (
 TESTS = (
     *("tests/lossless/test_where_contributions_can_go.py", "tests/ops/test_rare_shapes.py", "tests/ops/test_traits.py"),
     *("tests/graph/test_exporters.py", "tests/lossless/test_lossless.py", "tests/ops/test_rare_forms.py"),
-    *("tests/graph/test_check.py", "tests/graph/test_oracle.py", "tests/ops", "tests/lossless"),
+    *("tests/graph/test_what_branches_leave.py", "tests/graph/test_folding.py", "tests/structure"),
+    *("tests/importance/test_values.py", "tests/allocation/test_widths.py", "tests/graph/test_gradient_forms.py"),
+    *("tests/graph/test_check.py", "tests/graph/test_oracle.py", "tests/graph/test_whole_branches.py", "tests/ops"),
+    *("tests/graph/test_gradient.py", "tests/lossless"),
 )
 LIMIT_S = 600  # of processor time
 NOTHING_CHOSEN = 5  # what pytest returns where no test has a chosen name

@@ -41,6 +41,7 @@ def network(weight: str, opset: int = 17, **constants: np.ndarray) -> onnx.Model
         "f = Identity (v) g = Celu (f) n = ReduceL1 <axes = [1], keepdims = 1> (g) w = Div (g, n)",
         "e = EyeLike (square) w = MatMul (e, v)",
         "i = Sign (square) w = MatMul (i, v)",
+        "c = ConstantOfShape <value = float[1] {3.0}> (sizes) w = Mul (v, c)",
     ],
 )
 def test_weights_made_by_any_operator_are_pruned(weight):
@@ -50,6 +51,7 @@ def test_weights_made_by_any_operator_are_pruned(weight):
         left=np.random.default_rng(1).standard_normal((12, 3)).astype(np.float32),
         right=np.random.default_rng(2).standard_normal((3, 24)).astype(np.float32),
         square=np.eye(12, dtype=np.float32) + 0.1,
+        sizes=np.array([12, 24]),
     )
     for node in proto.graph.node:
         if node.op_type == "Sign":  # one that only onnxruntime has

@@ -79,7 +79,7 @@ CONSTANTS = {
 }
 
 
-def image_network(nodes: str) -> onnx.ModelProto:
+def image_network(nodes: str, opset: int = 20) -> onnx.ModelProto:
     return example(
         f"""g (float[N,3,7,8] x) => (float[N,4,A,B] y) {{
         h = Conv (x, w1)
@@ -87,7 +87,7 @@ def image_network(nodes: str) -> onnx.ModelProto:
         y = Conv (t, w2) }}""",
         {"w1": (8, 3, 3, 3), "depthwise": (8, 1, 3, 2), "w2": (4, 8, 1, 1)},
         CONSTANTS,
-        opset=20,
+        opset=opset,
     )
 
 
@@ -103,6 +103,7 @@ def vector_network(nodes: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "proto",
     [pytest.param(image_network(nodes), id=nodes) for nodes in sorted(IMAGES)]
+    + [pytest.param(image_network(f"t = Softmax{axis} (h)", 13), id=f"13{axis}") for axis in ("", " <axis = 1>")]
     + [pytest.param(vector_network(nodes), id=nodes) for nodes in sorted(CURVES)],
 )
 def test_gradients_of_more_forms_are_those_of_torch(proto: onnx.ModelProto) -> None:
@@ -111,7 +112,7 @@ def test_gradients_of_more_forms_are_those_of_torch(proto: onnx.ModelProto) -> N
 
     a = analysed(proto)
     rng = np.random.default_rng(0)
-    feed = random_feed(a, rng)
+    feed = random_feed(a, rng, 2)
     direction = rng.standard_normal(run(a.model, feed)[0].shape).astype(np.float32)
     found = products(a, feed, direction, {"h": channels_of(a)["h"]})["h"]
     shape = [8 if axis == 1 else 1 for axis in range(len(a.shape("h")))]

@@ -127,3 +127,30 @@ def test_a_computed_bias_takes_no_constant(layer: str) -> None:
         | {"w3": (5, 8, 1, 1)},
     )
     assert operators(without(proto, "h")) == ["Relu", layer, "Add", "Conv"]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "u = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (k)",
+        "e = Resize (k, , double) u = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (e)",
+        "e = Resize (k, , double) u = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (e)",
+        "u = GlobalAveragePool (k)",
+        "e = GlobalMaxPool (k) u = Dropout (e)",
+        "e = Transpose <perm = [0, 1, 3, 2]> (k) u = Sigmoid (e)",
+    ],
+)
+def test_what_a_branch_leaves_is_the_same_everywhere(nodes: str) -> None:
+    proto = example(
+        f"""g (float[N,3,8,8] x) => (float[N,5,8,8] y) {{
+        d = Conv (x, wd)
+        h = Conv (x, w1)
+        r = Relu (h)
+        k = Conv (r, w2, b2)
+        {nodes}
+        t = Mul (u, d)
+        y = Conv (t, w3) }}""",
+        {"wd": (8, 3, 1, 1), "w1": (12, 3, 1, 1), "w2": (8, 12, 1, 1), "b2": (8,), "w3": (5, 8, 1, 1)},
+        {"double": np.float32([1, 1, 2, 2])},
+    )
+    assert operators(without(proto, "h")) == ["Conv", "Conv"]

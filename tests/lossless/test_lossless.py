@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from oracle import random_feed, run
 from redundant import WEIGHTS, assert_same, build, constant, never_positive, silent, twins
 
 from onnxprune.api.prune import prune
@@ -56,6 +57,28 @@ def test_a_group_that_is_all_constant_keeps_a_unit():
     assert found.constant == 7 + 5
     assert min(analysis.kept(found.removed)) == 1
     assert_same(model, smaller)
+
+
+def test_gains_of_a_dense_layer_turn_signs() -> None:
+    """Of `-s W - 2 b` with `s` between 0 and 1: never positive, positive, constant below 0, constant 2."""
+    w1 = np.zeros((6, 4), np.float32)
+    w1[:, 0], w1[:, 1] = 2, -2
+    proto = example(
+        """g (float[N,6] x) => (float[N,3] y) {
+        z = Gemm (x, w0)
+        s = Sigmoid (z)
+        h = Gemm <alpha = -1.0, beta = -2.0> (s, w1, b1)
+        r = Relu (h)
+        y = Gemm (r, w2, b2) }""",
+        {"w0": (6, 6), "w2": (4, 3), "b2": (3,)},
+        {"w1": w1, "b1": np.float32([0, 0, 1, -1])},
+    )
+    analysis = analyse(load(proto))
+    found = lossless(analysis)
+    assert found.removed[analysis.groups[1].units].tolist() == [True, False, True, True]
+    feed = random_feed(analysis, np.random.default_rng(0), 9)
+    smaller = remove(found.analysis, found.removed)
+    np.testing.assert_allclose(run(smaller, feed)[0], run(analysis.model, feed)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_twins_through_depthwise_and_a_shared_stream_are_merged():

@@ -33,6 +33,37 @@ def test_gemm_adds_computed_channels() -> None:
     assert prunable(model) == 13
 
 
+def test_what_is_said_of_a_weight_on_the_left() -> None:
+    (layer,) = analysed(
+        example("g (float[N,6,7] x) => (float[N,3,7] y) { h = Relu (x) y = MatMul (w, h) }", {"w": (3, 6)})
+    ).layers
+    assert (layer.in_axis, layer.out_axis, layer.input_axis, layer.output_axis) == (1, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("opset", "across", "kept"),
+    [(17, "", 0), (13, "", 0), (12, "", 0), (17, "turned", 8), (13, "turned", 8), (12, "turned", 0)],
+)
+def test_softmax_without_an_axis(opset: int, across: str, kept: int) -> None:
+    """The last axis alone since opset 13, all from the second on before."""
+    steps = "s = Softmax (h)"
+    if across:
+        steps = "t = Transpose <perm = [0, 2, 1]> (h) u = Softmax (t) s = Transpose <perm = [0, 2, 1]> (u)"
+    model = example(
+        f"g (float[N,5,6] x) => (float[N,5,3] y) {{ h = MatMul (x, w1) {steps} y = MatMul (s, w2) }}",
+        {"w1": (6, 8), "w2": (8, 3)},
+        opset=opset,
+    )
+    assert prunable(model) == kept
+
+
+def test_a_maximum_over_channels_says_why_they_stay() -> None:
+    model = example(
+        "g (float[N,6] x) => (float[N,1] y) { h = MatMul (x, w1) y = ReduceMax <axes = [1]> (h) }", {"w1": (6, 8)}
+    )
+    assert [entry.reason for entry in analysed(model).not_pruned if entry.node] == ["ReduceMax mixes these channels"]
+
+
 def test_what_is_said_of_a_dense_layer() -> None:
     layer = analysed(
         example(

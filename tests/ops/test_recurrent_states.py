@@ -11,6 +11,7 @@ STATES = {
     "Expand": "z = Expand (filler, t)",
     "moved": "e = ConstantOfShape (t) i, j = Split <axis = 0> (e, pair) z = Concat <axis = 0> (i, j)",
     "learned": "z = Expand (start, t)",
+    "learned and moved": "e = Expand (start, t) i, j = Split <axis = 0> (e, pair) z = Concat <axis = 0> (i, j)",
 }
 
 
@@ -38,7 +39,7 @@ def test_states_of_a_dynamic_batch(states: str, op_type: str, direction: str) ->
     for unused in [t for t in model.graph.initializer if t.name not in used]:
         model.graph.initializer.remove(unused)
     assert prunable(model) == 6
-    assert bool(analysed(model).omitted) == (states != "learned")
+    assert bool(analysed(model).omitted) == ("learned" not in states)
 
 
 def test_layers_whose_last_states_are_joined_keep_their_own_width() -> None:
@@ -69,3 +70,34 @@ def test_layers_whose_last_states_are_joined_keep_their_own_width() -> None:
         {"one": np.array([1])},
     )
     assert [len(group) for group in analysed(both).groups] == [6]
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_peepholes_go_with_their_units(direction: str) -> None:
+    dirs = 2 if direction == "bidirectional" else 1
+    a = analysed(
+        example(
+            f"""g (float[7,N,5] x) => (float[A,N,3] y) {{
+            h, p = LSTM <hidden_size = 6, direction = "{direction}"> (x, w, r, b, , , , peepholes)
+            y = MatMul (p, w1) }}""",
+            {"w": (dirs, 24, 5), "r": (dirs, 24, 6), "b": (dirs, 48), "peepholes": (dirs, 18), "w1": (6, 3)},
+        )
+    )
+    assert a.prunable == 6
+    assert a.recurrences == ()
+    removed = a.none_removed()
+    removed[a.groups[0].units[[1, 4]]] = True
+    assert check_removal(a, removed, batch=2).constants["peepholes"].shape == (dirs, 12)
+
+
+def test_units_behind_computed_weights_stay() -> None:
+    a = analysed(
+        example(
+            """g (float[7,N,5] x, float[1,24,5] z) => (float[1,N,3] y) {
+            h, p = LSTM <hidden_size = 6> (x, z, r)
+            y = MatMul (p, w1) }""",
+            {"r": (1, 24, 6), "w1": (6, 3)},
+        )
+    )
+    assert a.prunable == 0
+    assert "a weight of LSTM is computed" in [entry.reason for entry in a.not_pruned]
