@@ -18,6 +18,7 @@ from onnxprune.calibration.held import Held, held_by
 from onnxprune.calibration.rows import Rows, choose, rows_of, wanted
 from onnxprune.calibration.sources import files_of, open_source
 from onnxprune.calibration.synthetic import synthetic_array
+from onnxprune.calibration.tables import table_rows
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.memory import require
@@ -151,7 +152,7 @@ def _made_up_rows(
 ) -> Rows:
     rng, count = np.random.default_rng(seed), limit or MADE_UP[spec]
     make = random_array if spec == RANDOM else synthetic_array
-    shapes = input_shapes(model, specs, known)
+    shapes, rows = input_shapes(model, specs, known), table_rows(model)
     batched = all(spec.batched for spec in specs)
     arrays: dict[str, np.ndarray] = {}
     for wanted_input in specs:
@@ -160,7 +161,7 @@ def _made_up_rows(
             raise InputError(f"{model.name}: input {wanted_input} has no known shape to make {spec} rows of; give data")
         size = (count, *(shape[1:] if batched else shape))
         require(prod(size) * max(4, wanted_input.dtype.itemsize), f"{count} {spec} rows for input {wanted_input}")
-        arrays[wanted_input.name] = make(rng, wanted_input.dtype, size)
+        arrays[wanted_input.name] = make(rng, wanted_input.dtype, size, rows.get(wanted_input.name))
     feeds = frozenset() if batched else frozenset(arrays)
     return Rows(arrays, None, dict.fromkeys(arrays, Arrangement()), feeds, spec)
 

@@ -18,18 +18,21 @@ _HARMONICS = 8
 _MIDDLE, _SPREAD = 127.5, 50.0  # of bytes
 
 
-def synthetic_array(rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...]) -> np.ndarray:
+def synthetic_array(
+    rng: np.random.Generator, dtype: np.dtype, size: tuple[int, ...], integers: int | None = None
+) -> np.ndarray:
     """Made-up values: images or signals along the one or two longest axes of a row, else random ones.
 
     Args:
         rng: where they come from.
         dtype: their type; bytes are spread around 127.5, floating-point numbers have a spread of about 1.
         size: shape of the array, rows first.
+        integers: how many different integers there are.
     """
     long = sorted((axis for axis in range(1, len(size)) if size[axis] >= _LEAST), key=lambda axis: -size[axis])
     spatial = sorted(long[:2])
-    if not spatial or not (dtype.kind == "f" or dtype == np.uint8):
-        return random_array(rng, dtype, size)
+    if not spatial or integers is not None or not (dtype.kind == "f" or dtype == np.uint8):
+        return random_array(rng, dtype, size, integers)
     others = [axis for axis in range(1, len(size)) if axis not in spatial]
     order = [0, *others, *spatial]
     sizes = tuple(size[axis] for axis in spatial)

@@ -14,7 +14,8 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.engine import Engine
 from onnxprune.core.errors import ModelError
 from onnxprune.core.text import percent, several
-from onnxprune.graph.nodes import Node
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Node, read_graph
 from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops import handler_of
@@ -83,6 +84,20 @@ def unread_notes(analysis: Analysis, data: Dataset, engine: Engine, parameters: 
         for entry in unused_rows(analysis, data, engine)
         if (share := entry.parameters / max(parameters, 1)) >= _HEAVY
     ]
+
+
+def table_rows(model: Model) -> dict[str, int]:
+    """How many different rows inputs may pick, for those that pick rows of stored tables as they are or converted."""
+    graph = read_graph(model)
+    fewest: dict[str, int] = {}
+    for node in graph.nodes:
+        for table, picks in handler_of(node.op_type).lookups(node):
+            value, picked = model.constants.get(node.input(table)), node.input(picks)
+            while (step := graph.producer.get(picked)) is not None and len(step.inputs) == 1:
+                picked = step.input(0)
+            if value is not None and value.ndim and picked in graph.inputs:
+                fewest[picked] = min(len(value), fewest.get(picked, len(value)))
+    return fewest
 
 
 def _lookups(analysis: Analysis) -> Iterator[tuple[str, str, list[Node]]]:

@@ -5,6 +5,7 @@ import pytest
 
 import onnxprune
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.tables import UnusedRows, unused_rows
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
@@ -62,3 +63,19 @@ def test_the_report_tells_them_and_they_stay() -> None:
     (note,) = [note for note in result.notes if "table" in note]
     assert note.startswith(f"{unused} of the 50 rows of table 'words' are read by none of 130 calibration rows; they")
     assert result.model.constants["words"].shape == (50, 8)
+
+
+@pytest.mark.parametrize("source", ["random", "synthetic"])
+def test_made_up_numbers_fit_the_smallest_table_that_they_pick_from(source: str) -> None:
+    """Of types of tokens there are two; numbers up to nine ended the run."""
+    proto = example(
+        """g (int32[N,6] tokens, int64[N,6] types) => (float[N,6,3] y) {
+        t = Cast <to = 7> (tokens) a = Gather (words, t) b = Gather (kinds, types)
+        s = Add (a, b) h = MatMul (s, w1) r = Relu (h) y = MatMul (r, w2) }""",
+        {"words": (30, 8), "kinds": (2, 8), "w1": (8, 16), "w2": (16, 3)},
+    )
+    rows = load_data(source, load(proto), limit=100).arrays
+    assert {*np.unique(rows["types"])} == {0, 1}
+    assert {*np.unique(rows["tokens"])} == {*range(30)}
+    assert onnxprune.prune(proto, source, targets="macs=0.7", images=70, time=False).after.macs
+    assert onnxprune.bench([proto], seconds=0.1, memory=False)
