@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -179,7 +180,7 @@ class _Pins:
         if not inferred and self._runtime is not None:
             # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
             self._strict = False
-            inferred = [pins for pins in self._tried(tried)[1][:_RUNS] if self._runs(pins)][:1]
+            inferred = [*islice(filter(self._runs, self._tried(tried)[1][:_RUNS]), 1)]
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
             reason += "; give the sizes of its inputs (--shape)" if self._symbolic and not known else ""
