@@ -7,6 +7,7 @@ import onnx
 import pytest
 from oracle import analysed, assert_close, random_feed, run
 
+import onnxprune
 from onnxprune.graph.model import to_proto
 from onnxprune.lossless import lossless
 from onnxprune.lossless.numbering import Numbering
@@ -104,3 +105,20 @@ def test_a_bias_for_rows_is_none_for_channels() -> None:
     numbers = Numbering(a).channels.get("h")
     assert numbers is None
     check(a)
+
+
+def test_a_normalisation_of_rows_is_none_of_channels() -> None:
+    """A BatchNormalization whose second axis is not that of the channels tells nothing of them."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 8)).astype(np.float32)
+    weight[:, 3] = weight[:, 5]
+    moments = {name: rng.uniform(0.5, 2.0, 5).astype(np.float32) for name in ("scale", "shift", "mean", "var")}
+    proto = example(
+        """g (float[N,5,6] x) => (float[N,5,3] y) {
+        h = MatMul (x, w) r = Relu (h) b = BatchNormalization (r, scale, shift, mean, var)
+        s = Relu (b) y = MatMul (s, v) }""",
+        {"v": (8, 3)},
+        {"w": weight} | moments,
+    )
+    result = onnxprune.prune(proto, lossless=True, time=False)
+    assert result.after.params <= result.before.params
