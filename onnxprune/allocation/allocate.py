@@ -38,6 +38,9 @@ _GRID_POINTS = (6, 12)
 _MOST_COLUMNS = 12_000
 _RELAXATIONS = 12
 _PROGRAMS = 4
+_NODES = 500  # of branch and bound, over all programs
+_LEAST_NODES = 50
+_GROUP_NODES = 50_000  # groups times nodes: a node of a long program takes long, and the gap is small long before
 _STALLED = 1e-4  # relative progress of the relaxation that is not worth another grid
 _SETTLED = 0.3  # part of the gap that may be left between relaxation and bound
 _EXACT = 3
@@ -64,7 +67,7 @@ def allocate(
     *,
     gap: float = 1e-3,
     time_limit: float | None = None,
-    node_limit: int = 500,
+    node_limit: int | None = None,
     seed: int = 0,
 ) -> Allocation:
     """Find the widths with the least predicted damage that meet every budget, up to a relative gap.
@@ -73,7 +76,7 @@ def allocate(
         problem: groups, damage curves and budgets.
         gap: relative gap between objective and bound at which to stop.
         time_limit: seconds; None leaves only the node limit, so that results repeat exactly.
-        node_limit: branch-and-bound nodes, over all programs.
+        node_limit: branch-and-bound nodes, over all programs; None takes 500, and fewer with more than 100 groups.
         seed: seed of the solver.
 
     Returns:
@@ -87,6 +90,8 @@ def allocate(
     problem.check_reachable()
     form = normal_form(problem)
     deadline = None if time_limit is None else began + time_limit
+    if node_limit is None:
+        node_limit = min(_NODES, max(_LEAST_NODES, _GROUP_NODES // max(1, len(problem.damage))))
     choice, bound, nodes = _decide(problem, form, _Limits(gap, deadline, node_limit, seed))
     objective = form.objective(choice)
     bound = min(objective, max(0.0, bound))
