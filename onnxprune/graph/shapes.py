@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import prod
 
 import numpy as np
 import onnx
@@ -34,6 +35,7 @@ _SPELT_OUT = 8
 _ROUNDS = 8
 # Runs in onnxruntime at most, to find sizes that the model takes.
 _RUNS = 3
+_MOST_VALUES = 1 << 40  # of an input
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,12 @@ class _Pins:
     def _choices(self, known: OpenShapes, sizes: Sequence[int]) -> list[dict[str, Shape]]:
         """The different shapes of the inputs at these sizes of what is not known."""
         pinned = [{v.name: self._pinned(v, known.get(v.name), size) for v in self._inputs} for size in sizes]
+        for name, shape in pinned[0].items():
+            if shape is not None and prod(shape) > _MOST_VALUES:  # inference itself would ask for that much
+                raise SizesError(
+                    f"{self._model.name}: input {name!r} of shape {'x'.join(map(str, shape))} has more values than any "
+                    "memory holds; give its sizes (--shape)"
+                )
         different = [entry for index, entry in enumerate(pinned) if entry not in pinned[:index]]
         return [{name: shape for name, shape in entry.items() if shape is not None} for entry in different]
 

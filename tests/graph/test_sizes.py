@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.core.errors import InputError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, given_sizes, input_sizes, parse_shapes
 from onnxprune.ops.examples import example
@@ -143,3 +143,14 @@ def test_inputs_that_are_no_tensors_are_inspected_all_the_same() -> None:
     model = load(proto)
     assert input_sizes(model, {}) == ()
     assert given_sizes(model, ()) == {}
+
+
+def test_an_input_that_no_memory_holds_is_refused_before_shapes_are_inferred() -> None:
+    """Inference of a Range over one of its sizes took all memory there was."""
+    weights = {"w1": (8, 3, 3), "w2": (4, 8, 1)}
+    proto = example(
+        "g (float[N,3,W] x) => (float[N,4,V] y) { h = Conv (x, w1) r = Relu (h) y = Conv (r, w2) }", weights
+    )
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1 << 62
+    with pytest.raises(ModelError, match=r"input 'x' of shape \d+x3x4611686018427387904 has more values"):
+        onnxprune.analyze(proto)
