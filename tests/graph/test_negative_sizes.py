@@ -13,10 +13,13 @@ from onnxprune.graph.negative import infer_shapes
 from onnxprune.ops.examples import example
 
 CUT = {"from": np.array([0]), "to": np.array([9]), "axes": np.array([2]), "pads": np.array([0, 0, 0, 0, 0, 0, -3, 0])}
+CUT |= {"second": np.array([2]), "fourth": np.array([4]), "rows": np.array([-1, 3])}
 WAYS = {
     "convolution": "s = Conv (x, w1)",
     "pool": "a = Conv <pads = [2, 2, 2, 2]> (x, w1) s = MaxPool <kernel_shape = [7, 7]> (a)",
     "crop": "a = Conv <pads = [2, 2, 2, 2]> (x, w1) b = Slice (a, from, to, axes) c = Relu (b) s = Pad (c, pads)",
+    "reshaped": "n = Shape (x) q = Slice (n, second, fourth) o = Concat <axis = 0> (rows, q) "
+    "r = Reshape (x, o) s = Conv (r, w1)",
     "transposed": "a = Conv <pads = [2, 2, 2, 2]> (x, w1) s = ConvTranspose <pads = [9, 9, 9, 9]> (a, w3)",
 }
 
