@@ -27,11 +27,11 @@ def synthetic_array(
         rng: where they come from.
         dtype: their type; bytes are spread around 127.5, floating-point numbers have a spread of about 1.
         size: shape of the array, rows first.
-        integers: how many different integers there are.
+        integers: how many different integers there are, where they are numbers of rows of a table.
     """
     long = sorted((axis for axis in range(1, len(size)) if size[axis] >= _LEAST), key=lambda axis: -size[axis])
     spatial = sorted(long[:2])
-    if not spatial or integers is not None or not (dtype.kind == "f" or dtype == np.uint8):
+    if not spatial or not (dtype.kind == "f" or (dtype == np.uint8 and integers is None)):
         return random_array(rng, dtype, size, integers)
     others = [axis for axis in range(1, len(size)) if axis not in spatial]
     order = [0, *others, *spatial]

@@ -19,6 +19,7 @@ from onnxprune.graph.nodes import Node, read_graph
 from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops import handler_of
+from onnxprune.ops.facts import fold_constants
 from onnxprune.structure.analysis import Analysis
 
 _MOST_NODES = 24  # between the inputs and what picks rows; behind more, a model computes what it looks up
@@ -87,16 +88,25 @@ def unread_notes(analysis: Analysis, data: Dataset, engine: Engine, parameters: 
 
 
 def table_rows(model: Model) -> dict[str, int]:
-    """How many different rows inputs may pick, for those that pick rows of stored tables as they are or converted."""
+    """How many different rows inputs may pick, for those whose values pick rows of constant tables as they are."""
     graph = read_graph(model)
+    lookups = [
+        (node.input(table), node.input(picks))
+        for node in graph.nodes
+        for table, picks in handler_of(node.op_type).lookups(node)
+    ]
+    constants = {**model.constants, **fold_constants(model, graph)} if lookups else {}
     fewest: dict[str, int] = {}
-    for node in graph.nodes:
-        for table, picks in handler_of(node.op_type).lookups(node):
-            value, picked = model.constants.get(node.input(table)), node.input(picks)
-            while (step := graph.producer.get(picked)) is not None and len(step.inputs) == 1:
-                picked = step.input(0)
-            if value is not None and value.ndim and picked in graph.inputs:
-                fewest[picked] = min(len(value), fewest.get(picked, len(value)))
+    for table, picks in lookups:
+        picked = picks
+        while (step := graph.producer.get(picked)) is not None:
+            moved = handler_of(step.op_type).moves(step) or ((0,) if len(step.inputs) == 1 else ())  # or converted
+            if len(moved) != 1:
+                break
+            picked = step.input(moved[0])
+        if table in constants and picked in graph.inputs:
+            rows = len(np.atleast_1d(constants[table]))
+            fewest[picked] = min(rows, fewest.get(picked, rows))
     return fewest
 
 

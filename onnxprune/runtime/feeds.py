@@ -98,7 +98,8 @@ def random_feed(model: Model, batch: int = 1, seed: int = 0, known: OpenShapes |
             raise InputError(f"{model.name}: input {spec} has no known shape to make random rows of; give data")
         size = _with_batch(shape, spec, specs, batch)
         require(prod(size) * max(4, spec.dtype.itemsize), f"random rows for input {spec}")
-        feed[spec.name] = random_array(rng, spec.dtype, size, integers=2 if spec.dtype != np.uint8 else None)
+        few = None if spec.dtype == np.uint8 else 2  # valid as rows of any table: BERT has two kinds of tokens
+        feed[spec.name] = random_array(rng, spec.dtype, size, few)
     return feed
 
 
