@@ -98,6 +98,12 @@ def test_errors_and_notes_speak_of_arguments(proto):
     assert any("targets had no effect" in note for note in result.notes)
 
 
+def test_a_plan_of_another_type_is_told(proto) -> None:
+    """A mapping ended in an AttributeError."""
+    with pytest.raises(InputError, match="give a PrunePlan, or the file of one, not a dict"):
+        onnxprune.prune(proto, ROWS, plan={"removed": {}})
+
+
 def test_a_plan_goes_to_a_file_and_back(proto, tmp_path):
     first = onnxprune.prune(proto, ROWS, targets=0.5, time=False, threads=1)
     first.plan.write(tmp_path / "plan.json")

@@ -9,6 +9,7 @@ from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
 from onnxprune.api.result import PruneResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Progress
+from onnxprune.core.errors import InputError
 from onnxprune.core.options import check
 from onnxprune.core.plan import PrunePlan
 from onnxprune.graph.sizes import shape_texts
@@ -72,6 +73,8 @@ def prune(
         options, executor = {**options, "executor": executor}, None
     if "shapes" in options:
         options = {**options, "shapes": shape_texts(options["shapes"])}
+    if not isinstance(plan, PrunePlan | Path | str | None):
+        raise InputError(f"plan: give a PrunePlan, or the file of one, not a {type(plan).__name__}")
     with followed(progress) as told:
         outcome = one.prune(
             model,
