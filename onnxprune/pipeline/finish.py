@@ -209,8 +209,8 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
         decoded = sum(layer.weight in prepared.analysis.facts.transparent for layer in prepared.analysis.layers)
         if decoded and config.repair and not config.lossless:
             notes.append(
-                f"repair left the weights of {several(decoded, 'layer')} as they are: the file stores them encoded; a model "
-                "that is pruned first and encoded afterwards keeps more"
+                f"repair left the weights of {several(decoded, 'layer')} as they are: the file stores them encoded; "
+                "a model that is pruned first and encoded afterwards keeps more"
             )
     if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
         rows_given = several(len(prepared.data), "calibration row")
