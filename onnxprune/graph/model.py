@@ -208,7 +208,7 @@ def to_proto(model: Model) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for tensor, array in stored_tensors(proto, model.constants):
-        _write(tensor, array, tensor.data_type)
+        fill(tensor, array, tensor.data_type)
     return proto
 
 
@@ -242,7 +242,7 @@ def encoded(array: np.ndarray, like: TensorProto, data_type: int) -> TensorProto
     return fresh
 
 
-def _write(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
+def fill(tensor: TensorProto, array: np.ndarray, data_type: int) -> None:
     """Fill a tensor, whose payload and shape may be stale, with an array."""
     inline = tensor.data_location != TensorProto.EXTERNAL
     if inline and tensor.data_type == data_type and tuple(tensor.dims) == array.shape:
@@ -271,7 +271,7 @@ def skeleton(model: Model) -> onnx.ModelProto:
             inputs[tensor.name] = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, array.shape)
         else:
             small_tensor = out.initializer.add(name=tensor.name)
-            _write(small_tensor, array, tensor.data_type)
+            fill(small_tensor, array, tensor.data_type)
             inputs.pop(tensor.name, None)
     for node in graph.node:
         value = model.constants.get(node.output[0]) if node.op_type == "Constant" and node.output else None
@@ -282,7 +282,7 @@ def skeleton(model: Model) -> onnx.ModelProto:
             inputs[node.output[0]] = onnx.helper.make_tensor_value_info(node.output[0], data_type, value.shape)
         else:
             stored = TensorProto()
-            _write(stored, value, constant_type(node, value))
+            fill(stored, value, constant_type(node, value))
             out.node.append(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=stored))
     out.input.extend(inputs.values())
     return small

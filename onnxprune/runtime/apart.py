@@ -5,10 +5,7 @@ is, must not end the program that looks at it.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +21,12 @@ from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.graph.write import write
 from onnxprune.runtime.feeds import LARGEST_FEED, random_array
+from onnxprune.runtime.worker import Worker
 
 _MEMORY_BYTES = 1 << 30  # besides the model itself
 _SECONDS = 20
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-_SCRIPT = Path(__file__).with_name("run_apart.py")
+_WORKER = Worker()
 
 
 class Apart:
@@ -117,12 +115,7 @@ class Apart:
             np.savez(folder / "feeds.npz", allow_pickle=False, **ordered)
             (folder / "request.json").write_text(json.dumps({"values": values, "most": most}), encoding="utf-8")
             memory = _MEMORY_BYTES + 2 * part.stored_bytes
-            command = [sys.executable, str(_SCRIPT), str(folder), str(memory), str(_SECONDS)]
-            try:
-                done = subprocess.run(command, capture_output=True, check=False, timeout=3 * _SECONDS)
-            except subprocess.TimeoutExpired:
-                return None
-            if done.returncode:
+            if not _WORKER.run(folder, memory, _SECONDS):
                 return None
             described = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
             if not values:

@@ -1,26 +1,50 @@
-"""Script that runs a model once and writes its results; used by `runtime.apart`.
+"""Script that runs models and writes their results; the process that `runtime.worker` keeps.
 
 It imports nothing of the package. Memory and time are bounded: what a file from anywhere asks for ends this process at
 most.
 """
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+_PATIENCE = 10  # seconds without a request
+_MUCH_MEMORY = 1 << 29
 
 
-def main(folder: str, memory: str, seconds: str) -> None:
+class RefusedError(Exception):
+    """A run whose results are not wanted."""
+
+
+def main() -> None:
+    """Answer requests, a line each of folder, bytes and seconds as JSON: "taken" first, then "done" or "failed"."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no answer
+    while request := _next_line(sys.stdin):
+        print("taken", file=answers, flush=True)
+        folder, memory, seconds = json.loads(request)
+        answer = "failed"
+        # onnxruntime's exceptions share no base class with a name.
+        with contextlib.suppress(Exception):
+            _bound(memory, seconds)
+            run(Path(folder))
+            answer = "done"
+        print(answer, file=answers, flush=True)
+        if _peak_memory() > _MUCH_MEMORY:
+            break
+
+
+def run(here: Path) -> None:
     """Run `model.onnx` in a folder on `feeds.npz`, as `request.json` says, and write the results to the folder.
 
     The request holds `values` (whether results are wanted, or only their shapes) and `most` (elements of all results).
     Shapes go to `shapes.json`: per tensor its sizes, None where only the data tell, the sizes in this run, and its
     type. Values go to `values.npz`, named by their positions.
     """
-    here = Path(folder)
     request = json.loads((here / "request.json").read_text(encoding="utf-8"))
-    _bound(int(memory), int(seconds))
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its file would stay behind
     import numpy as np
     import onnxruntime as ort
@@ -37,15 +61,15 @@ def main(folder: str, memory: str, seconds: str) -> None:
     if request["values"] or any(None in sizes or not sizes for sizes in told):  # no sizes: a scalar, or unknown
         known = sum(_elements(sizes) for sizes in told)
         if known > request["most"]:
-            sys.exit("the results are too large")
+            raise RefusedError("the results are too large")
         with np.load(here / "feeds.npz", allow_pickle=False) as held:
             feed = {value.name: held[str(position)] for position, value in enumerate(session.get_inputs())}
         results = session.run(None, feed)
         if any(not isinstance(value, np.ndarray) for value in results):
-            sys.exit("a result is no tensor")
+            raise RefusedError("a result is no tensor")
         if request["values"]:
             if sum(value.size for value in results) > request["most"]:
-                sys.exit("the results are too large")
+                raise RefusedError("the results are too large")
             np.savez(here / "values.npz", allow_pickle=False, **{str(i): value for i, value in enumerate(results)})
         sizes = [list(value.shape) for value in results]
     else:
@@ -64,16 +88,39 @@ def _elements(sizes: list[int | None]) -> int:
     return count
 
 
+def _next_line(lines: TextIO) -> str:
+    """The next request; nothing at the end. The process ends where none comes."""
+    import signal
+
+    alarm = getattr(signal, "alarm", lambda _: None)  # Windows has none: there it ends with its parent
+    alarm(_PATIENCE)
+    line = lines.readline()
+    alarm(0)
+    return line
+
+
 def _bound(memory: int, seconds: int) -> None:
+    """Limit the memory of this process, and the processor time that it may take from now on."""
     try:
         import resource
     except ImportError:
         return
-    for kind, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    for kind, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CPU, until), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         limit: Any = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (limit, hard))
 
 
+def _peak_memory() -> int:
+    """The most bytes that this process has had; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from onnxprune.core.engine import ALL_CORES, Engine, Provider
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import temporary_folder
 from onnxprune.core.text import first_line
-from onnxprune.graph.model import Model, to_proto
+from onnxprune.graph.lean import without_weights
+from onnxprune.graph.model import Model
 from onnxprune.graph.write import write
 from onnxprune.runtime.library import onnxruntime
 
@@ -50,14 +51,18 @@ def open_session(
         InputError: the installed onnxruntime does not have the provider.
         ModelError: onnxruntime cannot load the model.
     """
-    tapped = _with_outputs(model, taps) if taps else model
-    if model.stored_bytes <= INLINE_LIMIT:
-        data = to_proto(tapped).SerializeToString()
-        return load_session(data, model.name, engine=engine, optimise=optimise, entries=entries, profile=profile)
+    load_it = partial(load_session, name=model.name, engine=engine, optimise=optimise, entries=entries, profile=profile)
+    proto, weights = without_weights(model, taps)
+    if model.stored_bytes - sum(array.nbytes for array in weights.values()) <= INLINE_LIMIT:
+        _add_outputs(proto, taps)
+        return load_it(proto.SerializeToString(), weights=weights)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model.proto)
+    _add_outputs(whole, taps)
     with temporary_folder() as folder:
         path = folder / "model.onnx"
-        write(replace(tapped, external=True), path)
-        return load_session(path, model.name, engine=engine, optimise=optimise, entries=entries, profile=profile)
+        write(replace(model, proto=whole, external=True), path)
+        return load_it(path)
 
 
 def load_session(
@@ -69,6 +74,7 @@ def load_session(
     entries: Mapping[str, str] | None = None,
     profile: Path | None = None,
     what: str = "the model",
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
     """Open an `onnxruntime.InferenceSession` on a file or on a protobuf's bytes; see `open_session`.
 
@@ -80,6 +86,7 @@ def load_session(
         entries: configuration entries of the session; by default idle threads do not spin.
         profile: what the name of the profiler's file begins with; None leaves the profiler off.
         what: what messages call the model.
+        weights: contiguous arrays of initializers that the protobuf refers to only; neither copied nor changed.
 
     Raises:
         InputError: the installed onnxruntime does not have the provider.
@@ -97,12 +104,15 @@ def load_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in (weights or {}).items()}
+    options.add_external_initializers(list(values), list(values.values()))
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     with _with_advice(source), runtime_errors(f"{name}: onnxruntime cannot load {what}"):
         given = str(source) if isinstance(source, Path) else source
         # Without `enable_fallback=0` it prints on stdout, and goes on with the CPU, where a provider fails.
         session = ort.InferenceSession(given, options, providers=providers, enable_fallback=0)
+    session.weights = values  # they hold the arrays, whose memory the session reads as long as it lives
     if first not in session.get_providers():  # its libraries are missing, and onnxruntime went on without it
         raise ModelError(f"{name}: onnxruntime cannot start {first}; install what it needs, or use another --provider")
     return session
@@ -156,12 +166,9 @@ def run_session(session: Any, feed: Mapping[str, np.ndarray], name: str, what: s
     return {n: np.asarray(value) for n, value in zip(names, results, strict=True) if isinstance(value, np.ndarray)}
 
 
-def _with_outputs(model: Model, names: Sequence[str]) -> Model:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+def _add_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     # onnxruntime infers the types itself.
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return replace(model, proto=proto)
 
 
 @contextmanager

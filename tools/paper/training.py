@@ -76,7 +76,8 @@ def train(
         width: share of the units that VGG-16 has in each layer.
         initial: where the untrained model goes, if anywhere.
     """
-    torch.use_deterministic_algorithms(True)
+    # Not `use_deterministic_algorithms`, which imports the compiler: two seconds.
+    torch.set_deterministic_debug_mode("error")
     net, shape = build(network, images.name, seed, width), input_shape(images.name)
     if initial is not None:
         export(net.eval(), initial, shape)
