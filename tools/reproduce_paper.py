@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--transfer", nargs="*", choices=DATASETS, default=DATASETS, help="data sets that sub-networks are trained on"
     )
+    parser.add_argument("--transfer-epochs", type=int, help="of training on them; by default as many as of training")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repair-again", action="store_true", help="repair kept networks with the present code")
     parser.add_argument("--work", type=Path, default=Path("build/paper"), help="folder of models and results")
@@ -83,9 +84,10 @@ def main() -> None:
         names = [name for name in setting.transfer if name in options.transfer and available(name)]
         others = tuple(images(name).shaped_as(own) for name in names)
         trained = epochs.get(setting.network, epochs[setting.dataset])
+        taught = options.transfer_epochs or trained
         found: list[dict[str, float]] = []
         for seed in options.seeds:
-            run = Run(setting, seed, own, others, options.work, trained, options.threads, options.width)
+            run = Run(setting, seed, own, others, options.work, trained, options.threads, options.width, taught)
             if options.repair_again and run.path("results").exists():
                 known = json.loads(run.path("results").read_text())
                 known.pop("repaired", None)
@@ -93,7 +95,7 @@ def main() -> None:
             found.append(measure(run))
             print(setting.name(options.width), seed, found[-1], flush=True)
             before = options.out.read_text() if options.out.exists() else ""
-            done_now = [*done, Measured(setting, found, len(own.train_x), trained, options.width)]
+            done_now = [*done, Measured(setting, found, len(own.train_x), trained, options.width, taught)]
             options.out.write_text(document(done_now, before))
         done = done_now
 

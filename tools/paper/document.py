@@ -36,13 +36,15 @@ class Measured:
         rows: training rows at hand.
         epochs: of training.
         width: share of the units that VGG-16 has in each layer.
+        transfer_epochs: of training on other data sets.
     """
 
     setting: Setting
     runs: Sequence[Mapping[str, float]]
     rows: int
     epochs: int
-    width: float = 1.0
+    width: float
+    transfer_epochs: int
 
     def values(self, names: Sequence[str]) -> list[str]:
         """Mean and standard deviation over seeds, in percent; nothing where it was not measured."""
@@ -99,9 +101,9 @@ def _transfers(one: Measured) -> list[tuple[str, str]]:
     setting, rows = one.setting, []
     for other in setting.transfer:
         if f"to {other}" in one.runs[0]:
-            name = f"{NETWORKS[setting.network]}: {NAMES[setting.dataset]} to {NAMES[other]}"
+            name = f"{setting.called(one.width)}: {NAMES[setting.dataset]} to {NAMES[other]}"
             values = one.values(("removed", f"to {other}", f"whole to {other}"))
-            rows.append((name, _line([name, *values, f"{one.epochs}, {len(one.runs)}"])))
+            rows.append((name, _line([name, *values, f"{one.transfer_epochs}, {len(one.runs)}"])))
     return rows
 
 

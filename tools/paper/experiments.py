@@ -44,6 +44,7 @@ class Run:
         epochs: of training.
         threads: of everything.
         width: share of the units that VGG-16 has in each layer.
+        transfer_epochs: of training on other data sets.
     """
 
     setting: Setting
@@ -53,7 +54,8 @@ class Run:
     folder: Path
     epochs: int
     threads: int
-    width: float = 1.0
+    width: float
+    transfer_epochs: int
 
     def path(self, kind: str) -> Path:
         """Where a network ("initial", "trained"), the plan or the figures ("results") of this run are kept."""
@@ -167,7 +169,8 @@ def measure(run: Run) -> dict[str, float]:
         part = prune(whole, plan=plan, config=PruneConfig(repair=False, time=False)).model
         for images in run.others:
             for name, start in ((f"to {images.name}", part), (f"whole to {images.name}", whole)):
-                results[name] = run.kept(name, partial(_taught, start, run, images, name))
+                kept_as = name if run.transfer_epochs == run.epochs else f"{name} in {run.transfer_epochs} epochs"
+                results[name] = run.kept(kept_as, partial(_taught, start, run, images, kept_as))
     return results
 
 
@@ -215,9 +218,9 @@ def _tuned(model: Model, run: Run) -> Model:
 def _taught(model: Model, run: Run, images: Images, name: str) -> float:
     """Accuracy of a model with its initial weights after training on another data set."""
     if run.setting.network == "vgg16":
-        trained = _retrained(model, run, images, VGG16, run.epochs, name)
+        trained = _retrained(model, run, images, VGG16, run.transfer_epochs, name)
     else:
-        trained = _finetuned(model, run, images, run.epochs)
+        trained = _finetuned(model, run, images, run.transfer_epochs)
     return evaluate(trained, rows(images, "test", run.seed, trained), engine=Engine(run.threads))["top1"]
 
 

@@ -28,11 +28,15 @@ class Setting:
     greedy: bool = False
     transfer: tuple[str, ...] = ()
 
+    def called(self, width: float) -> str:
+        """What the document calls the network; `width` is the share of units that VGG-16 has in each layer."""
+        narrow = self.network == "vgg16" and width != 1
+        return NETWORKS[self.network] + (f" with {width:.0%} of its width".replace("%", " %") if narrow else "")
+
     def name(self, width: float = 1.0) -> str:
-        """What the document calls it; `width` is the share of units that VGG-16 has in each layer."""
-        name = f"{NAMES[self.dataset]}, {NETWORKS[self.network]}"
+        """What the document calls the row."""
+        name = f"{NAMES[self.dataset]}, {self.called(width)}"
         if self.network == "vgg16":
-            name += f" with {width:.0%} of its width".replace("%", " %") if width != 1 else ""
             name += ", trained greedily" if self.greedy else ""
             name += f", {FORMS[self.form]}"
             cut = f"below {self.threshold}" if self.params is None else f"{1 - self.params:.0%} of parameters"
