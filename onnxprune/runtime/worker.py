@@ -1,6 +1,7 @@
 """Keeps one separate process that runs models, so that not every run starts an interpreter and onnxruntime anew."""
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ class Worker:
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():  # a fork of the program leaves it to its parent
             process.kill()
-            with process:  # closes its pipes and waits
+            with contextlib.suppress(BrokenPipeError), process:  # closes its pipes, one of which may hold a request
                 pass
 
     def _waits(self) -> bool:
