@@ -44,6 +44,7 @@ from onnxprune.report.verdict import verdict_of
 
 MOST_REASONS = 100
 POINT = 0.01
+_SAME_TIME = 0.01  # of the time: less is no change
 
 
 def html_report(result: PruneOutcome, origin: Provenance) -> str:
@@ -112,7 +113,8 @@ def _cost_tile(name: str, was: str, now: str, before: float, after: float, *, no
 
 def _time_tile(time: TimeReport) -> Markup:
     was = f"{milliseconds(time.before_ms)}; {spread_of(time)} of it, {threads_of(time)}"
-    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, time.ratio, noisy=time.is_noisy)
+    left = 1.0 if abs(time.ratio - 1) < _SAME_TIME else time.ratio
+    return _cost_tile("Time a run", was, milliseconds(time.after_ms), 1.0, left, noisy=time.is_noisy)
 
 
 def _latency_tile(latency: LatencyReport) -> Markup:

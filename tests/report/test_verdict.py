@@ -47,6 +47,13 @@ def test_a_time_that_jumps_about_is_no_gain(result) -> None:
     assert "too noisy to tell" not in html_report(result(time=time(0.5)), Provenance())
 
 
+def test_less_than_a_hundredth_of_the_time_is_no_change(result) -> None:
+    """A model from which nothing was removed was shown in green as 0.8 % faster."""
+    for ratio, told in ((0.992, False), (1.004, False), (0.98, True), (1.05, True)):
+        tile = html_report(result(time=time(ratio)), Provenance()).split("Time a run")[1].split("MACs")[0]
+        assert ("unchanged" not in tile) == told
+
+
 def test_a_time_that_jumps_about_is_no_warning() -> None:
     """One of 0.17 to 8.32 times the original's was said to be about as long."""
     assert slow_result(time(0.98, 0.17, 8.32)) == ()
