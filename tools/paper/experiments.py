@@ -30,6 +30,9 @@ from paper.images import Images
 from paper.settings import Setting
 from paper.training import VGG16, Recipe, retrained, train
 
+# A file's last pool takes no image of half the size.
+WHOLE_IMAGES = replace(VGG16, half_size=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -210,7 +213,7 @@ def baselines(prepared: Prepared, plan: PrunePlan, config: PruneConfig) -> dict[
 def _tuned(model: Model, run: Run) -> Model:
     """A pruned model after one epoch on the rows that the network was trained on."""
     if run.setting.network == "vgg16":
-        gentle = replace(VGG16, lr=0.01, half_size=0.0)
+        gentle = replace(WHOLE_IMAGES, lr=0.01)
         return _retrained(model, run, run.images, gentle, 1, "tuned")
     return _finetuned(model, run, run.images, 1)
 
@@ -218,7 +221,7 @@ def _tuned(model: Model, run: Run) -> Model:
 def _taught(model: Model, run: Run, images: Images, name: str) -> float:
     """Accuracy of a model with its initial weights after training on another data set."""
     if run.setting.network == "vgg16":
-        trained = _retrained(model, run, images, VGG16, run.transfer_epochs, name)
+        trained = _retrained(model, run, images, WHOLE_IMAGES, run.transfer_epochs, name)
     else:
         trained = _finetuned(model, run, images, run.transfer_epochs)
     return evaluate(trained, rows(images, "test", run.seed, trained), engine=Engine(run.threads))["top1"]
