@@ -18,7 +18,7 @@ _SHAPE = (1, 3, 32, 32)
 def paper(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the package."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    names = ("images", "networks", "training", "greedy", "settings", "document")
+    names = ("images", "networks", "training", "greedy", "settings", "document", "experiments")
     return SimpleNamespace(**{name: importlib.import_module(f"paper.{name}") for name in names})
 
 
@@ -133,13 +133,26 @@ def test_an_onnx_model_trains_on_with_its_normalisation(paper: SimpleNamespace, 
             np.testing.assert_allclose(model.constants[name], value.numpy(), rtol=1e-2, atol=1e-2)
 
 
+def test_a_sub_network_is_taught_with_images_of_its_size(paper: SimpleNamespace, tmp_path: Path) -> None:
+    """Transfers of VGG-16 ended at its last pool: its recipe has images of half the size at first."""
+    from onnxprune.graph.load import load
+
+    paper.networks.export(paper.networks.build("vgg16", "cifar10", 0, 1 / 16).eval(), tmp_path / "net.onnx", _SHAPE)
+    model, recipe = load(tmp_path / "net.onnx"), paper.experiments.WHOLE_IMAGES
+    assert recipe.bfloat16
+    taught = paper.training.retrained(
+        model, coloured(paper, 60), recipe, epochs=2, seed=0, checkpoint=tmp_path / "state"
+    )
+    assert any(np.any(taught.constants[name] != value) for name, value in model.constants.items())
+
+
 def test_a_document_keeps_the_rows_of_earlier_runs(paper: SimpleNamespace) -> None:
     by_name = {setting.name(): setting for setting in paper.settings.SETTINGS}
     names = ("original", "random", "critical", "snip", "pruned", "fine-tuned", "repaired", "removed")
 
     def measured(name: str, value: float, **more: float) -> Any:
         runs = [dict.fromkeys(names, value) | more, dict.fromkeys(names, value + 0.02) | more]
-        return paper.document.Measured(by_name[name], runs, 60000, 10)
+        return paper.document.Measured(by_name[name], runs, 60000, 10, 1.0, 10)
 
     first = paper.document.document(
         [measured("MNIST, LeNet-5", 0.5, **{"to fashion_mnist": 0.7, "whole to fashion_mnist": 0.8})]
