@@ -10,7 +10,7 @@ minimised is
 
 with `z` the producer's present values, by Adam (Kingma and Ba, 2015) from zero corrections, its steps relative to the
 size of the weights and falling along a cosine. Steps on a few fresh rows each get further than many steps on the same
-rows, and overfit less; where rows are few, held-out rows choose among several numbers of steps. The result is accepted
+rows, and overfit less; where rows are few, the number of steps grows while held-out rows gain. The result is accepted
 where held-out rows agree. No labels, no pass through the rest of the network.
 """
 
@@ -31,7 +31,7 @@ _ROWS = 256  # a step
 _RATE = 0.04  # of the root mean square of each weight
 _BIAS_RATE = 0.1  # of that, relative to the spread of the values
 _DECAYS = (0.9, 0.99)
-_FEW_PASSES = 16  # over the rows; where there are more, fewer steps are tried too
+_FEW_PASSES = 16  # over the rows; where there are more, fewer steps are tried first
 _OPERATIONS = 2e11
 _PIECE = 4096
 
@@ -190,12 +190,15 @@ def fit_pair(
         _BIAS_RATE * spread[1] * biases[1],
     )
     rows, held_out = loss.prepared(rows), loss.prepared(held_out)
-    best, least = None, loss.value(held_out, loss.zeros())
+    best, least, last = None, loss.value(held_out, loss.zeros()), np.inf
     passes = steps * _ROWS / (len(rows.made) * len(rows.reads))
-    for share in (1, 4, 16) if passes > _FEW_PASSES else (1,):
+    for share in (16, 4, 1) if passes > _FEW_PASSES else (1,):
         corrections = _adam(loss, rows, rates, steps // share, generator)
         if (reached := loss.value(held_out, corrections)) < least:
             best, least = corrections, reached
+        if reached > last:  # more steps would only fit these rows closer
+            break
+        last = reached
     if best is None:
         return None
     weight, bias, kernel, shift = (array.astype(np.float64) for array in best)
