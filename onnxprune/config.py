@@ -223,8 +223,9 @@ class SizesConfig:
 
 
 KEEP_HELP = (
-    "Never prune these groups: a name of a group or of a node that makes it, as inspect prints it, else a shell "
-    "pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern matches."
+    "Never prune these groups: a name of a group or of a node that puts out its channels, as inspect prints it, else "
+    "a shell pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern "
+    "matches."
 )
 
 
