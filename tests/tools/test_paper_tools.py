@@ -133,7 +133,7 @@ def test_the_variations_end_in_a_document_and_a_figure(data: Path, tmp_path: Pat
     assert named["ours"][1] == named["affine, with rows"][1]  # one optimum, one removal
     assert 0 < float(named["ours, as they count it"][1]) < float(named["ours"][1])
     random, again = (named[f"as many random units{rest}"] for rest in (" a layer", AGAIN))
-    assert float(random[1]) == pytest.approx(float(named["ours"][1]), abs=0.11)
+    assert float(random[1]) == pytest.approx(float(named["ours"][1]), abs=0.5)
     assert float(again[1]) < float(random[1])  # some are drawn twice
     figure = ET.parse(tmp_path / "paper-fc-3.svg").getroot()
     curves = [line for line in figure.iter() if line.tag.endswith("polyline")]
