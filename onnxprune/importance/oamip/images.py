@@ -84,7 +84,8 @@ def input_limits(data: Dataset) -> dict[str, Limits]:
     for batch in data.batches(_BATCH):
         for name, values in batch.items():
             low, high = limits.get(name, (np.inf, -np.inf))
-            limits[name] = min(low, float(values.min())), max(high, float(values.max()))
+            numbers = values.astype(np.float64)
+            limits[name] = float(numbers.min(initial=low)), float(numbers.max(initial=high))
     return limits
 
 

@@ -73,11 +73,11 @@ def test_rows_of_gates_have_the_same_box(clamped: bool) -> None:
 
 
 def test_the_range_is_that_of_all_rows_of_an_input() -> None:
-    dark, light = np.zeros((100, 2, 3), np.float32), np.ones((100, 4), np.float32)
-    dark[99, 1, 2], dark[3, 0, 0], light[70, 0] = -7.0, 2.5, 1.5
+    dark, light = np.zeros((100, 2, 3), np.float32), np.ones((100, 4), np.int64)
+    dark[99, 1, 2], dark[3, 0, 0], light[70, 0] = -7.0, 2.5, 6
     assert input_limits(Dataset({"a": dark, "b": light}, None, "rows", np.arange(100))) == {
         "a": (-7.0, 2.5),
-        "b": (1.0, 1.5),
+        "b": (1.0, 6.0),
     }
     assert input_limits(Dataset({"a": dark}, None, "rows", np.arange(99))) == {"a": (0.0, 2.5)}
 
