@@ -72,11 +72,7 @@ class OamipConfig:
     tighten: bool = option(False, "Tighten bounds by linear programs (small networks, valid bounds).")
     decoupled: bool = option(False, "The same as --oamip-form decoupled.")
     cut: int = option(1, "Scored layers a module, in the decoupled form.", minimum=1)
-    order: str = option(
-        "joint",
-        "All layers in one program, or one program a layer from the last to the first.",
-        choices=("joint", "last-first"),
-    )
+    order: str = option("joint", "One program, or one a layer from last to first.", choices=("joint", "last-first"))
     sparsity: str = option(
         "channels",
         "What a convolution's channel counts for in the sparsity term: one neuron, or one a place of its kernel.",
@@ -86,6 +82,16 @@ class OamipConfig:
         "positive",
         "What a score of 0 takes from a layer without ReLU: its upper bound where positive, or raw, of either sign.",
         choices=("positive", "raw"),
+    )
+    box: str = option(
+        "free",
+        "The input box as it is, or clamped to the least and largest value of each input's calibration rows.",
+        choices=("free", "clamped"),
+    )
+    normalisation: str = option(
+        "after",
+        "Score what goes into a BatchNormalization after it and its activation, or before it.",
+        choices=("after", "before"),
     )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
@@ -199,8 +205,10 @@ SHAPES_HELP = (
     "Sizes of an input that the file leaves open, batch first, for example images=1,3,640,640; may be given several "
     "times. Without it sizes are those of the data, else guessed."
 )
-
-
+KEEP_HELP = (
+    "Never prune these groups: a name of a group or of a node that puts out its channels, as inspect prints it, else "
+    "a shell pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists the matches."
+)
 PROVIDER_FORM = "NAME[:OPTIONS]"
 PROVIDER_HELP = (
     "Execution provider that onnxruntime runs models on, one of those that the installed onnxruntime has, in short "
@@ -220,13 +228,6 @@ class SizesConfig:
     """Sizes of inputs."""
 
     shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
-
-
-KEEP_HELP = (
-    "Never prune these groups: a name of a group or of a node that puts out its channels, as inspect prints it, else "
-    "a shell pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern "
-    "matches."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +281,7 @@ class PruneConfig:
         name="target",
     )
     max_drop: float | None = option(
-        None,
-        "Smallest model (--minimise) whose metric on --eval falls by at most P points.",
-        metavar="P",
-        minimum=0,
+        None, "Smallest model (--minimise) whose metric on --eval falls by at most P points.", metavar="P", minimum=0
     )
     minimise: str = option(
         "macs",

@@ -277,6 +277,10 @@ class OpHandler(ABC):
         """Whether the operator is the activation behind a layer: scores of the paper's program apply to its result."""
         return False
 
+    def normalises_batches(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the operator is a BatchNormalization: scores of the paper's program may apply in front of it."""
+        return False
+
     def normalises_scores(self, node: Node) -> bool:  # noqa: ARG002
         """Whether the operator makes class probabilities, or their logarithms, of scores."""
         return False

@@ -58,6 +58,10 @@ class PerChannelNormalization(OpHandler):
         """Folded into the weights."""
         return node.op_type == "BatchNormalization"
 
+    def normalises_batches(self, node: Node) -> bool:
+        """BatchNormalization."""
+        return node.op_type == "BatchNormalization"
+
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
         """For constant inputs: scaled and shifted by the stored statistics."""
         return known.evaluate(node) if _uses_stored(node) else None

@@ -51,11 +51,12 @@ def built(name: str) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return example(text, weights), shape
 
 
-def linearised(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray):
+def linearised(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray, normalisation: str = "after"):
     name = proto.graph.input[0].name
     analysis = analyse(load(proto), {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    found = linearise(analysis, data, logits_of(analysis), score_points(analysis), labels, ONE_CORE)
+    points = score_points(analysis, normalisation)
+    found = linearise(analysis, data, logits_of(analysis), points, labels, ONE_CORE)
     return analysis, found
 
 
