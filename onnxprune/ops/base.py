@@ -217,6 +217,10 @@ class OpHandler(ABC):
     trains_numbers: ClassVar[bool] = True
     """Whether fine-tuning changes a constant of one number too; beside Add and Mul it is part of a formula."""
 
+    def trains(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the node computes as in training, so that a row's result depends on the other rows of a run."""
+        return False
+
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of the inputs whose values the node only moves, selects, repeats or interpolates.
 

@@ -134,6 +134,7 @@ def inspect_report(inspected: "Inspection", origin: Provenance | None = None) ->
         "outputs": plain(inspected.outputs),
         "sizes": plain(inspected.sizes),
         "notes": plain(inspected.notes),
+        "warnings": plain(inspected.warnings),
     }
 
 
@@ -161,6 +162,7 @@ def score_report(
         "seed": config.seed,
         "settings": plain(config),
         "notes": plain(scores.notes),
+        "warnings": plain(scores.warnings),
     }
     if scores.program is not None:
         report["program"] = plain(scores.program)
@@ -203,4 +205,5 @@ def finetune_report(
         "seconds": trained.seconds,
         "seed": config.seed,
         "settings": plain(config),
+        "warnings": plain(trained.warnings),
     }

@@ -103,6 +103,7 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
         _inspect_totals(inspected),
         *_sizes(inspected.sizes),
         *note_lines(inspected.notes),
+        *warning_lines(inspected.warnings),
     )
 
 
@@ -312,7 +313,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
-    return Group(*parts, *note_lines(scores.notes))
+    return Group(*parts, *note_lines(scores.notes), *warning_lines(scores.warnings))
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
@@ -343,6 +344,10 @@ def epoch_line(epoch: "Epoch") -> Text:
 
 def finetune_summary(trained: "FinetuneResult") -> RenderableType:
     """What training brought."""
+    return Group(_trained_line(trained), *warning_lines(trained.warnings))
+
+
+def _trained_line(trained: "FinetuneResult") -> Text:
     first, best = trained.history[0], trained.history[trained.best]
     taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
     told = f"   {duration(trained.seconds)} on {trained.device}{taught}"
