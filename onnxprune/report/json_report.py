@@ -13,7 +13,7 @@ from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.core.targets import Target
 from onnxprune.pipeline.outcome import PruneOutcome, versions
 from onnxprune.report.provenance import Provenance
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, verdict_of
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def validate_report(comparison: "Comparison", origin: Provenance | None = None) 
     """The report of `validate`: `before` is the first model, `after` the other."""
     return head("validate", comparison.original, origin) | {
         "other": comparison.other,
-        "verdict": verdict(comparison.before, comparison.after, comparison.metrics, comparison.time),
+        "verdict": comparison_verdict(comparison),
         "before": plain(comparison.before),
         "after": plain(comparison.after),
         "metrics": metrics_entry(comparison.metrics),

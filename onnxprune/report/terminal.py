@@ -42,7 +42,7 @@ from onnxprune.report.text import (
     threads_of,
     units_in_words,
 )
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -79,9 +79,8 @@ def validate_summary(comparison: "Comparison") -> RenderableType:
         f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
     )
     table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
-    told = verdict(comparison.before, comparison.after, comparison.metrics, comparison.time)
     return Group(
-        _verdict(told),
+        _verdict(comparison_verdict(comparison)),
         table_of_changes,
         what,
         *_sizes(comparison.sizes),
