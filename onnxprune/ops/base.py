@@ -335,6 +335,10 @@ class OpHandler(ABC):
         """Whether the node only converts a stored weight to another type, and so stays in the file."""
         return False
 
+    def undoes(self, node: Node, maker: Node) -> bool:  # noqa: ARG002
+        """Whether the node gives back, but for rounding, what the maker of its first input read."""
+        return False
+
     keeps_shape: ClassVar[bool] = False
     """Whether the first output has the first input's shape and type; needed only where onnx does not infer that."""
 
