@@ -23,6 +23,8 @@ _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 class PreprocessConfig:
     """How integer images are converted to the model's input: `(x * scale - mean) / std`, then the layout.
 
+    What is given is applied to rows that are stored as floats too; those that look prepared already are told.
+
     Example:
         ```python
         shown = onnxprune.PreprocessConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -32,7 +34,7 @@ class PreprocessConfig:
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
     scale: float | None = option(
-        None, "Factor on integer images [default: 1/255 where --mean or --std is given, else 1]."
+        None, "Factor; by default 1/255 for integer images where --mean or --std is given, else 1."
     )
     layout: str = option("auto", "Layout the model expects.", choices=("auto", "nchw", "nhwc"))
     size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).", minimum=1)
