@@ -23,8 +23,6 @@ _ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 class PreprocessConfig:
     """How integer images are converted to the model's input: `(x * scale - mean) / std`, then the layout.
 
-    What is given is applied to rows that are stored as floats too; those that look prepared already are told.
-
     Example:
         ```python
         shown = onnxprune.PreprocessConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -12,8 +12,8 @@ import numpy as np
 from onnxprune.calibration.convert import Conversion, Converter
 from onnxprune.calibration.dataset import Dataset
 
-ROWS = 32
-"""Rows that are looked at."""
+_ROWS = 32  # that are looked at, or fewer large ones
+_ELEMENTS = 1 << 22  # in all
 IMAGE_AXES = 3
 """Axes of a row from which on it is an image."""
 
@@ -56,13 +56,12 @@ class Values:
 
 def stored_values(data: Dataset, name: str) -> Values:
     """What some stored rows of an input are like."""
-    return _values(np.asarray(data.arrays[name][data.rows[:ROWS]]))
+    return _values(_stored(data, name))
 
 
 def converted_values(data: Dataset, name: str) -> Values:
     """What some rows of an input are like as the model takes them."""
-    first = data.take(range(min(len(data), ROWS)))
-    return _values(np.concatenate([np.asarray(feed[name]).ravel() for feed in first.batches(ROWS)]))
+    return _values(np.concatenate([data.convert(name, row[None]).ravel() for row in _stored(data, name)]))
 
 
 def scaling(data: Dataset, name: str) -> Conversion | None:
@@ -118,13 +117,18 @@ def _looks_prepared(stored: Values, made: Conversion, *, image: bool) -> bool:
 
 def _are_bytes(data: Dataset, name: str) -> bool:
     """Whether floats are those of images before these are prepared: up to 255, and whole, or large in an image."""
-    stored = data.arrays[name]
-    if stored.dtype.kind != "f" or stored[:1].size < _IMAGE_VALUES:
+    rows = _stored(data, name)
+    if rows.dtype.kind != "f" or rows[:1].size < _IMAGE_VALUES:
         return False
-    rows = np.asarray(stored[data.rows[:ROWS]])
     if not (rows.min() >= 0 and _NO_CLASSES < rows.max() <= _BYTES):
         return False
     return bool((is_image(data, name) and rows.max() > _LARGE) or np.abs(rows - np.rint(rows)).max() <= _WHOLE)
+
+
+def _stored(data: Dataset, name: str) -> np.ndarray:
+    stored = data.arrays[name]
+    count = max(1, min(_ROWS, _ELEMENTS // max(1, stored[:1].size)))
+    return np.asarray(stored[data.rows[:count]])
 
 
 def _values(array: np.ndarray) -> Values:

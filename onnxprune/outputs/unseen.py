@@ -13,6 +13,7 @@ FOUND = 0.25
 """Probability from which on something counts as found."""
 
 _ASKED = 16  # rows that tell whether the model has more than one answer
+_AT_ONCE = 2  # of these: the first two tell, unless the model is broken
 _SAME = 1e-6  # of the largest value
 
 
@@ -55,7 +56,7 @@ def one_answer(model: Model, meaning: Meaning, data: Dataset, engine: Engine) ->
         return ()
     runner = Runner(model, meaning.outputs, engine=engine, row_axes=meaning.row_axes)
     first: dict[str, np.ndarray] = {}
-    for run in runner.run(asked):
+    for run in runner.run(asked, _AT_ONCE):
         for name, rows in run.items():
             if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iufb":
                 return ()
