@@ -32,7 +32,7 @@ class PreprocessConfig:
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
     scale: float | None = option(
-        None, "Factor on integer images [default: 1/255 where --mean or --std is given, else 1]."
+        None, "Factor; by default 1/255 for integer images where --mean or --std is given, else 1."
     )
     layout: str = option("auto", "Layout the model expects.", choices=("auto", "nchw", "nhwc"))
     size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).", minimum=1)

@@ -14,6 +14,8 @@ from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.report.log import log_result
 from onnxprune.report.progress import followed
@@ -23,6 +25,7 @@ from onnxprune.runtime.room import require_room, require_room_of
 from onnxprune.runtime.timing import MOST_S, Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.training_mode import training_mode
 
 
 @speaks_of_arguments
@@ -85,7 +88,8 @@ def validate(
     with followed(progress) as told:
         clock = Clock(told)
         with clock.stage("compare"):
-            metrics = compare(first, second, rows, config=outputs, engine=engine)
+            metrics = compare(first, second, rows, config=outputs, analysis=analysed, engine=engine)
+            same = one_answer(first, read_meaning(analysed, outputs), rows, engine)
         if time:
             feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
             with clock.stage("time"):
@@ -96,7 +100,8 @@ def validate(
                     seconds=min(MOST_S, clock.seconds["compare"]),
                     feeds=feeds,
                 )
-    warnings = told_all((*slow_result(measured), *heavy_losses(metrics)))
+    of_rows = (*training_mode(analysed), *rows.warnings, *same)
+    warnings = told_all((*slow_result(measured), *of_rows, *heavy_losses(metrics)))
     log_result(warnings, ())
     return Comparison(
         original=first.name,

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from onnxprune.api.arguments import speaks_of_arguments
+from onnxprune.api.arguments import speaks_of_arguments, told_all
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Provider
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.report.log import log_result
 from onnxprune.report.progress import followed
 from onnxprune.runtime.providers import require_provider
 from onnxprune.structure.save import save
@@ -105,6 +107,9 @@ def finetune(
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
     guide = None if teacher is None else load(teacher)
     chosen_on = None if validation is None else load_data(validation, loaded, preprocess)
+    check_same_scale(rows, chosen_on)
+    warnings = told_all(w for some in (rows, chosen_on) if some is not None for w in some.warnings)
+    log_result(warnings, ())
     with followed(progress) as told:
         trained = train(
             loaded,
@@ -120,4 +125,4 @@ def finetune(
         )
     files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
     trained_fields = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
-    return TrainedModel(**trained_fields, files=tuple(files))
+    return TrainedModel(**{**trained_fields, "warnings": warnings}, files=tuple(files))

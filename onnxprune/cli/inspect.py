@@ -68,7 +68,8 @@ def inspect(
     notes = [] if rows is None else [*rows.notes, *unread_notes(analysis, rows, ALL_CORES, analysis.costs().params)]
     kept = [kept_by(analysis, pattern) for pattern in given.get(KeepConfig).keep]
     sizes = None if rows is None else rows.shapes
-    inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes)
+    warnings = () if rows is None else rows.warnings
+    inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes, warnings)
     terminal.show(inspect_summary(inspected))
     if kept:
         terminal.show(keep_summary(kept))

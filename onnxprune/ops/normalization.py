@@ -85,6 +85,10 @@ class PerChannelNormalization(OpHandler):
 
         return forms.batch_normalization(node, operands) if _uses_stored(node) else None
 
+    def trains(self, node: Node) -> bool:
+        """Whether BatchNormalization takes the statistics of each batch."""
+        return bool(node.int("training_mode", 0))
+
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""
         return _batch_normalization(node, training=False) if len(node.inputs) == 5 else _instance_normalization(node)

@@ -42,7 +42,7 @@ from onnxprune.report.text import (
     threads_of,
     units_in_words,
 )
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -79,9 +79,8 @@ def validate_summary(comparison: "Comparison") -> RenderableType:
         f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
     )
     table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
-    told = verdict(comparison.before, comparison.after, comparison.metrics, comparison.time)
     return Group(
-        _verdict(told),
+        _verdict(comparison_verdict(comparison)),
         table_of_changes,
         what,
         *_sizes(comparison.sizes),
@@ -103,6 +102,7 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
         _inspect_totals(inspected),
         *_sizes(inspected.sizes),
         *note_lines(inspected.notes),
+        *warning_lines(inspected.warnings),
     )
 
 
@@ -312,7 +312,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
-    return Group(*parts, *note_lines(scores.notes))
+    return Group(*parts, *note_lines(scores.notes), *warning_lines(scores.warnings))
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
@@ -343,6 +343,10 @@ def epoch_line(epoch: "Epoch") -> Text:
 
 def finetune_summary(trained: "FinetuneResult") -> RenderableType:
     """What training brought."""
+    return Group(_trained_line(trained), *warning_lines(trained.warnings))
+
+
+def _trained_line(trained: "FinetuneResult") -> Text:
     first, best = trained.history[0], trained.history[trained.best]
     taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
     told = f"   {duration(trained.seconds)} on {trained.device}{taught}"

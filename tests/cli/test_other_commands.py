@@ -119,8 +119,8 @@ def test_random_data_are_announced(run, lenet: Path, tmp_path: Path) -> None:
     for words in (("prune", lenet, "-o", "a.onnx", "--target", "macs=0.9", "--no-repair"), ("score", lenet)):
         done = run(*words, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert "note: the inputs are random noise" in done.stderr
-        assert any("random noise" in note for note in json.loads(done.stdout)["notes"])
+        assert "WARNING: the inputs are random noise" in done.stderr
+        assert any("random noise" in note for note in json.loads(done.stdout)["warnings"])
 
 
 def test_bench(run, schema, lenet: Path) -> None:

@@ -23,7 +23,7 @@ from onnxprune.report.terminal import (
 from onnxprune.structure.coupling import analyse
 from onnxprune.training.result import Epoch
 
-TRAINED = {"loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
+TRAINED = {"warnings": (), "loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
 
 
 def shown(what: RenderableType, width: int = 110) -> str:
