@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
     from onnxprune.api.sweep_result import SweepResult
-    from onnxprune.config import FinetuneConfig, LatencyConfig, OamipConfig, PreprocessConfig, PruneConfig, SweepConfig
+    from onnxprune.config import (
+        FinetuneConfig,
+        LatencyConfig,
+        OamipConfig,
+        OutputConfig,
+        PreprocessConfig,
+        PruneConfig,
+        SweepConfig,
+    )
     from onnxprune.core.clock import Progress
     from onnxprune.core.errors import (
         AccuracyError,
@@ -47,6 +55,7 @@ _MODULES = {
         "FinetuneConfig",
         "LatencyConfig",
         "OamipConfig",
+        "OutputConfig",
         "PreprocessConfig",
         "PruneConfig",
         "SweepConfig",
@@ -83,6 +92,7 @@ __all__ = [
     "ModelError",
     "OamipConfig",
     "OnnxPruneError",
+    "OutputConfig",
     "PreprocessConfig",
     "Progress",
     "PruneConfig",

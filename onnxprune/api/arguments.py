@@ -6,19 +6,23 @@ Messages are written in the words of the command line. What Python users are tol
 
 import dataclasses
 import functools
+import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from difflib import get_close_matches
+from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
+from onnxprune.api.argument_types import config_of, fields_fitted, fitted
+from onnxprune.api.hints import parameters_of, unknown_argument
 from onnxprune.config import FinetuneConfig, PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.errors import InputError, OnnxPruneError
 from onnxprune.core.options import check
 from onnxprune.core.targets import Target
-from onnxprune.importance import scorer_names
+from onnxprune.graph.sizes import shape_texts
+from onnxprune.importance import named, scorer_names
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,37 +32,40 @@ Targets = str | float | Target | Mapping[str, str | float] | Iterable["str | Tar
 
 _OPTION = re.compile(r"--(?P<no>no-)?(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?P<value>[ ](?:'[^']*'|\"[^\"]*\"|\S+))?")
 _NUMBER = re.compile(r"-?[0-9.]+")
+_LOOSE = ("targets", "importance", "shapes")  # fields of other forms than their annotations
+_TEXTS = ("memory", "threshold")  # texts that may be numbers
 _FOR_COMMANDS = ContextVar("_FOR_COMMANDS", default=False)
 
 
-def with_options(config: PruneConfig, options: Mapping[str, Any]) -> PruneConfig:
+def with_options(config: PruneConfig | None, options: Mapping[str, Any]) -> PruneConfig:
     """A copy of a config with single fields changed and all values checked; see `Targets` for the forms of `targets`.
 
     Raises:
-        InputError: a field that does not exist, a value that is not allowed, or a target in another form.
+        InputError: a value that is of another type or not allowed, or a target in another form.
     """
-    known = {f.name for f in dataclasses.fields(PruneConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        near = get_close_matches(unknown[0], known, 1)
-        meant = f"; is {near[0]!r} meant?" if near else ""
-        raise InputError(f"unknown option {unknown[0]!r}{meant}; PruneConfig has {', '.join(sorted(known))}")
-    changed = {"targets": config.targets, "keep": config.keep, **options}
+    config = config or PruneConfig()
+    changed = {name: getattr(config, name) for name in (*_LOOSE, *_TEXTS)} | dict(options)
     changed["targets"] = tuple(_targets(changed["targets"]))
-    changed["keep"] = (changed["keep"],) if isinstance(changed["keep"], str) else tuple(changed["keep"])
-    for name in ("cache", "memory", "threshold"):
-        value = changed.get(name, getattr(config, name))
-        changed[name] = None if value is None else str(value)
-    checked = dataclasses.replace(config, **changed)
+    if callable(changed["importance"]):  # the stages find it by a name
+        changed["importance"] = named(changed["importance"])
+    changed["shapes"] = shape_texts(changed["shapes"] or ())
+    for name in _TEXTS:
+        if isinstance(changed[name], int | float):
+            changed[name] = str(changed[name])
+    checked = fields_fitted(dataclasses.replace(config, **changed))
     check(checked)
     return checked
 
 
-def _targets(given: Targets) -> Iterator[Target]:
-    if isinstance(given, str | int | float | Target):
-        given = (given,)  # type: ignore[assignment]
+def _targets(given: Targets | None) -> Iterator[Target]:
+    if given is None:
+        return
+    if isinstance(given, str | Real | Target):
+        given = (given,)
     elif isinstance(given, Mapping):
         given = [f"{kind}={value}" for kind, value in given.items()]
+    elif not isinstance(given, Iterable):
+        raise InputError(f'targets: expected a budget such as 0.5 or "macs=0.5", got {type(given).__name__}')
     for item in typing.cast(Iterable[Any], given):
         yield item if isinstance(item, Target) else Target.parse(str(item))
 
@@ -74,17 +81,43 @@ def for_commands() -> Iterator[None]:
 
 
 def speaks_of_arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: the errors of a function for Python users speak of its arguments."""
+    """Decorator for functions of Python users: checks their arguments, and lets errors speak of them.
+
+    Arguments that do not exist, and values of a type that the annotations do not name, are an `InputError` of one line.
+    """
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return function(*args, **kwargs)
+            parameters = parameters_of(function)
+            for name in kwargs:
+                if name not in parameters:
+                    raise InputError(unknown_argument(function, name))
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise InputError(f"{function.__name__}: {error}") from None
+            for name, value in bound.arguments.items():
+                if signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
+                    bound.arguments[name] = _checked(value, parameters[name], name)
+            return function(*bound.args, **bound.kwargs)
         except OnnxPruneError as error:
             error.args = (told(str(error)), *error.args[1:])
             raise
 
     return call
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """A value of the type that its annotation names. `with_options` does the same for `PruneConfig`."""
+    if isinstance(value, PruneConfig):
+        return value
+    config = config_of(hint)
+    value = fitted(value, hint, name)
+    if config is not None and value is not None:
+        check(value)
+    return value
 
 
 def told(message: str) -> str:
