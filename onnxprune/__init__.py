@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.api.analysis import analyze
     from onnxprune.api.compare import bench, validate
     from onnxprune.api.comparison import Comparison
+    from onnxprune.api.feeds import feeds
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "onnxprune.api.analysis": ("analyze",),
     "onnxprune.api.compare": ("bench", "validate"),
+    "onnxprune.api.feeds": ("feeds",),
     "onnxprune.api.finetune": ("TrainedModel", "finetune"),
     "onnxprune.api.prune": ("prune", "sweep"),
     "onnxprune.api.result": ("PruneResult",),
@@ -107,6 +109,7 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "feeds",
     "finetune",
     "prune",
     "register_operator",
