@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.api.arguments import for_commands, told, with_options
+from onnxprune.api.arguments import with_options
+from onnxprune.api.messages import for_commands, told
 from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.targets import Target

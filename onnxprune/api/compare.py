@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxprune.api.arguments import speaks_of_arguments, told_all
+from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.api.comparison import Comparison
+from onnxprune.api.messages import told_all
 from onnxprune.calibration.inputs import is_made_up, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig

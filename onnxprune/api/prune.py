@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
+from onnxprune.api.arguments import speaks_of_arguments, with_options
+from onnxprune.api.messages import told_all
 from onnxprune.api.result import PruneResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Progress

@@ -63,6 +63,6 @@ def score(
     if prepared.lossless.found:
         notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
     scores = replace(scores, notes=(*notes, *scores.notes))
-    terminal.show(score_summary(scores, config.importance))
+    terminal.answer(files.json, score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: score_report(str(model), scores, config, clock.seconds, origin))
