@@ -120,7 +120,7 @@ def test_the_file_of_a_function(folder: Path) -> None:
 def test_a_file_in_place_of_a_module_is_told_the_module(spec: str) -> None:
     """It was: "No module named 'measure.py'; 'measure' is not a package"."""
     with (
-        pytest.raises(InputError, match="write the name of the module, measure:recall$"),
+        pytest.raises(InputError, match=r"write the name of the module, measure:recall$"),
         UserFunction(spec) as function,
     ):
         function.find()
