@@ -85,7 +85,7 @@ def read_images(
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise InputError(
-            f"{folder}: reading images needs Pillow; install it with: pip install 'onnxprune[images]'"
+            f"{folder}: reading images needs Pillow; install it with: pip install pillow"
         ) from error
     if len(specs) != 1:
         raise InputError(
