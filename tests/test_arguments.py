@@ -145,7 +145,7 @@ PREPROCESS = onnxprune.PreprocessConfig
         ("seed", float("nan"), "expected a whole number, got nan"),
         ("time", 1, "expected True or False, got 1"),
         ("round_to", True, "expected a whole number or text, got True"),
-        ("importance", None, "expected text, got None"),
+        ("importance", None, "expected a function or text, got None"),
         ("keep", 3, "expected text or several, got 3"),
         ("progress", 3, "expected a function or True or False, got 3"),
         ("latency", 8, r"expected a LatencyConfig, got 8; write onnxprune\.LatencyConfig\(batch=\.\.\.\)"),

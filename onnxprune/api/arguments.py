@@ -37,8 +37,8 @@ def with_options(config: PruneConfig | None, options: Mapping[str, Any]) -> Prun
     config = config or PruneConfig()
     changed = {name: getattr(config, name) for name in (*_LOOSE, *_TEXTS)} | dict(options)
     changed["targets"] = tuple(_targets(changed["targets"]))
-    if callable(changed["importance"]):  # the stages find it by a name
-        changed["importance"] = named(changed["importance"])
+    if not isinstance(changed["importance"], str):  # the stages find a function by a name
+        changed["importance"] = named(fitted(changed["importance"], Callable[..., Any] | str, "importance"))
     changed["shapes"] = shape_texts(changed["shapes"] or ())
     for name in _TEXTS:
         if isinstance(changed[name], int | float):
