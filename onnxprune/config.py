@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.core.costs import COST_KINDS, COUNTED
-from onnxprune.core.engine import Engine, Provider
+from onnxprune.core.engine import ROOM, Engine, Provider, RunOptions
 from onnxprune.core.options import described, option, parse_size
 from onnxprune.core.targets import Target
 
 MOST_THREADS = 1024
 KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")  # the rules of --kernels
-_ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 
 
 @described
@@ -179,9 +178,22 @@ class SweepConfig:
     latency: bool = option(True, "Measure the time of every point in onnxruntime.", name="time")
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """What the model's outputs hold, and which metric judges them."""
+    """What the model's outputs hold, and which metric judges them.
+
+    Example:
+        ```python
+        def right(original, candidate, labels):
+            return {"right": float((candidate["y"].argmax(1) == labels).mean())}
+
+
+        outputs = onnxprune.OutputConfig(kinds=("y=classes",), metric=right)
+        found = onnxprune.validate("model.onnx", "smaller.onnx", "test.npz", outputs=outputs)
+        print(found.metrics["right"].after)
+        ```
+    """
 
     kinds: tuple[str, ...] = option(
         (),
@@ -235,30 +247,6 @@ class KeepConfig:
     """What is never pruned."""
 
     keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Options for running models and tasks, which scorers and repair use.
-
-    Attributes:
-        seed: of everything random.
-        threads: for onnxruntime and linear algebra; 0 takes all cores.
-        provider: execution provider of onnxruntime.
-        room: bytes of a run's tensors that may be held in memory.
-        cache: folder where finished steps are kept; None keeps none.
-    """
-
-    seed: int = 0
-    threads: int = 0
-    room: float = _ROOM
-    cache: str | None = None
-    provider: Provider = dataclasses.field(default_factory=Provider)
-
-    @property
-    def engine(self) -> Engine:
-        """How onnxruntime runs models."""
-        return Engine(self.threads, self.provider)
 
 
 @described
@@ -395,4 +383,4 @@ class PruneConfig:
     @property
     def room(self) -> float:
         """Bytes of activations that one run may hold in memory; two runs may be active at once."""
-        return _ROOM if self.memory is None else parse_size(self.memory) // 16
+        return ROOM if self.memory is None else parse_size(self.memory) // 16

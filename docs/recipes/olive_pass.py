@@ -1,6 +1,6 @@
 """onnxprune as a pass of Olive, so that pruning is one step of an Olive workflow.
 
-pip install olive-ai requests onnxprune
+pip install olive-ai requests && pip install .    # in a checkout of onnxprune
 python docs/recipes/olive_pass.py MODEL.onnx OUT_FOLDER --data CALIB.npz --target macs=0.5
 """
 

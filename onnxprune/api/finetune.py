@@ -1,10 +1,11 @@
 """Fine-tunes a pruned model."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from onnxprune.api.arguments import speaks_of_arguments, told_all
+from onnxprune.api.arguments import speaks_of_arguments
+from onnxprune.api.messages import told_all
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
@@ -54,7 +55,7 @@ class TrainedModel(FinetuneResult):
         return save(self.model, path, protected=(*self.files, *protected), original=self.original)
 
     def __repr__(self) -> str:
-        return f"TrainedModel({self.model.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
+        return f"TrainedModel({self.original.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
 
 
 @speaks_of_arguments
@@ -125,4 +126,5 @@ def finetune(
         )
     files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
     trained_fields = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
+    trained_fields["model"] = replace(trained.model, name=f"{loaded.name} (fine-tuned)")
     return TrainedModel(**{**trained_fields, "warnings": warnings}, files=tuple(files))

@@ -70,9 +70,9 @@ def inspect(
     sizes = None if rows is None else rows.shapes
     warnings = () if rows is None else rows.warnings
     inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes, warnings)
-    terminal.show(inspect_summary(inspected))
+    terminal.answer(files.json, inspect_summary(inspected))
     if kept:
-        terminal.show(keep_summary(kept))
+        terminal.answer(files.json, keep_summary(kept))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: inspect_report(inspected, origin))
 

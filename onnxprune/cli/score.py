@@ -65,6 +65,6 @@ def score(
         notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
     warnings = (*training_mode(prepared.analysis), *(() if prepared.data is None else prepared.data.warnings))
     scores = replace(scores, notes=(*notes, *scores.notes), warnings=warnings)
-    terminal.show(score_summary(scores, config.importance))
+    terminal.answer(files.json, score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: score_report(str(model), scores, config, clock.seconds, origin))

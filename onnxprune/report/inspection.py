@@ -173,8 +173,8 @@ def _layer(analysis: "Analysis", operation: "Operation", layer: "Layer | None", 
         outputs=_width(analysis, *made) * repeats[1],
         macs=macs,
         params=analysis.params(operation, analysis.none_removed()),
-        inputs_prunable=_is_prunable(analysis, *read),
-        outputs_prunable=_is_prunable(analysis, *made),
+        inputs_prunable=_is_prunable(analysis, *(read if repeats[0] == 1 else (operation.input, operation.axis))),
+        outputs_prunable=_is_prunable(analysis, *(made if repeats[1] == 1 else (operation.output, operation.axis))),
     )
 
 

@@ -32,6 +32,7 @@ from onnxprune.report.text import (
     metric_change,
     metric_value,
     milliseconds,
+    narrowing,
     obstacles,
     on_provider,
     ratio,
@@ -184,12 +185,12 @@ def _saved_table(groups: Sequence[GroupResult], layers: Sequence[LayerCost]) -> 
     saving = [layer for layer in layers if layer.macs_after < layer.macs_before]
     if not saving:
         return Padding(head, (0, 0, 1, 0))
-    makers = {node for group in groups for node in group.producers}
+    narrowed = {layer.node for layer in narrowing(groups, layers)}
     made = Listing("where most was saved", "channels kept", "MACs before", "after", "", left=(0, 4), spare=(4, 2))
     for layer in sorted(saving, key=lambda layer: layer.macs_after - layer.macs_before)[:TOP_LAYERS]:
         made.add_row(
             shown(layer.node),
-            f"{layer.width_after}/{layer.width_before}" if layer.node in makers else "all",
+            f"{layer.width_after}/{layer.width_before}" if layer.node in narrowed else "all",
             count(layer.macs_before),
             count(layer.macs_after),
             bar(layer.macs_after / layer.macs_before),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import OamipConfig, RunOptions
-from onnxprune.core.engine import ONE_CORE
+from onnxprune.config import OamipConfig
+from onnxprune.core.engine import ONE_CORE, RunOptions
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
