@@ -27,7 +27,7 @@ class OnnxPrune(Pass):
             "data": PassConfigParam(type_=str, default_value=None, description="Calibration inputs, as prune --data."),
             "targets": PassConfigParam(type_=list, required=True, description="Budgets, such as macs=0.5."),
             "options": PassConfigParam(
-                type_=dict, default_value={}, description="Further fields of onnxprune.config.PruneConfig."
+                type_=dict, default_value={}, description="Further fields of onnxprune.PruneConfig."
             ),
         }
 
