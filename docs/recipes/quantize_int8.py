@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -35,9 +36,10 @@ class Rows(CalibrationDataReader):
 def quantise(model: Path, output: Path, feeds: Iterator[dict[str, np.ndarray]]) -> None:
     """Write a model with weights and activations of 8 bits."""
     with tempfile.TemporaryDirectory() as name:
-        prepared = Path(name) / "prepared.onnx"
+        prepared, whole = Path(name) / "prepared.onnx", Path(name) / "whole.onnx"
         try:
-            quant_pre_process(model, prepared, skip_symbolic_shape=True)
+            onnx.save(onnx.load(model), whole)  # weights in a file beside the model are not found by the next step
+            quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared,
                 output,
@@ -50,6 +52,11 @@ def quantise(model: Path, output: Path, feeds: Iterator[dict[str, np.ndarray]]) 
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise onnxprune.ModelError(f"{model}: onnxruntime's quantiser cannot do this model ({reason})") from error
+
+
+def stored(model: Path) -> int:
+    """Bytes of a model's file, and of the weights beside it."""
+    return sum(path.stat().st_size for path in (model, Path(f"{model}.data")) if path.exists())
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -69,6 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="rows that pruning uses")
     parser.add_argument("--quantize-images", type=int, default=200, help="rows that ranges are measured on")
     parser.add_argument("--threads", type=int, default=0, help="threads of pruning; 0 takes all cores")
+    parser.add_argument("--output", dest="kinds", action="append", default=[], help="NAME=KIND, as for prune")
     parser.add_argument("--scale", type=float)
     parser.add_argument("--mean", type=numbers, default=())
     parser.add_argument("--std", type=numbers, default=())
@@ -79,6 +87,7 @@ def main() -> None:
     """Run the steps and print one line for each."""
     given = arguments()
     preprocess = onnxprune.PreprocessConfig(mean=given.mean, std=given.std, scale=given.scale)
+    how = {"preprocess": preprocess, "outputs": onnxprune.OutputConfig(kinds=tuple(given.kinds))}
 
     def rows(number: int) -> Iterator[dict[str, np.ndarray]]:
         return onnxprune.feeds(given.model, given.data, preprocess=preprocess, images=number)
@@ -96,12 +105,12 @@ def main() -> None:
             importance=given.importance,
             images=given.images,
             threads=given.threads,
-            preprocess=preprocess,
+            **how,
         )
         pruned.save(small)
         quantise(small, given.output, rows(given.quantize_images))
-        sizes = [path.stat().st_size for path in (given.model, small, given.output)]
-    found = onnxprune.validate(given.model, given.output, given.eval, preprocess=preprocess, time=False)
+        sizes = [stored(path) for path in (given.model, small, given.output)]
+    found = onnxprune.validate(given.model, given.output, given.eval, time=False, **how)
     name = next(iter(found.metrics))  # top1 of a classifier; docs/outputs.md has the others
     figures = [found.metrics[name].before, pruned.metrics[name].after, found.metrics[name].after]
     for step, figure, size in zip(("original", "pruned", "pruned, int8"), figures, sizes, strict=True):

@@ -70,12 +70,14 @@ class MetricChange:
         after: of the result.
         rules: whether an accuracy floor is about it; of several, the one that falls most counts.
         detail: what else a reader should know.
+        blind: what an answer that does not look at the inputs would get, where labels tell it.
     """
 
     before: float
     after: float
     rules: bool = False
     detail: str = ""
+    blind: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ class Accuracy:
             key=lambda part: (part.kind != "classes", not part.classifies, part.kind != "probabilities"),
         )
         numbered = self._numbered(ordered, outputs)
-        if numbered is not None and labels.dtype.kind in "iu":
+        masked = numbered is not None and self._is_mask(numbered[0], outputs)
+        if numbered is not None and labels.dtype.kind in "iu" and not masked:
             return numbered
         for part in ordered:
             if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
@@ -114,12 +115,20 @@ class Accuracy:
                     f"no class for: mark these by -1, give a label for each score ([{shape}]), leave the labels out, "
                     "or measure them by --metric"
                 )
-        one_hot = any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered)
+        alike = [p for p in ordered if p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:]]
+        advice = "leave the labels out, or say what an output is (--output)"
+        if alike:
+            one_hot = bool(np.isin(labels, (0, 1)).all())
+            advice = (
+                "give y.argmax(1) of one-hot labels"
+                if one_hot
+                else f"{alike[0].output!r} is read as class scores: where it holds quantities such as coordinates, say "
+                f"--output {alike[0].output}=quantities"
+            )
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
         raise InputError(
             f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
-            "(class numbers have a place for each distribution; other labels have the output's own shape); "
-            + ("give y.argmax(1) of one-hot labels" if one_hot else "leave the labels out, or say what an output is")
+            "(class numbers have a place for each distribution; other labels have the output's own shape); " + advice
         )
 
     def _numbered(self, ordered: Sequence[Part], outputs: Outputs) -> tuple[Part, Fit] | None:
@@ -135,6 +144,11 @@ class Accuracy:
             if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
                 return part, "same"
         return None
+
+    def _is_mask(self, part: Part, outputs: Outputs) -> bool:
+        """Whether labels of 0 and 1 have the shape of independent probabilities: background would win by number."""
+        same = part.columns is None and outputs[part.output].shape[1:] == self._labels.shape[1:]
+        return same and part.kind == "probabilities" and bool(np.isin(self._labels, (0, 1)).all())
 
     def _finds(self, part: Part) -> bool:
         """Whether a part holds independent scores of what lies at each position, beside its box or keypoint."""
@@ -162,9 +176,19 @@ class Accuracy:
         part, fit = self._found
         before, after = (counts.figures(fit, one=part.count == 1) for counts in self._counts)
         return {
-            name: MetricChange(value, after[name], rules=number == 0)
+            name: MetricChange(value, after[name], rules=number == 0, blind=self._blind(fit) if number == 0 else None)
             for number, (name, value) in enumerate(before.items())
         }
+
+    def _blind(self, fit: Fit) -> float:
+        """The figure of the commonest class number everywhere, of all entries, or of the labels' mean."""
+        labels = self._labels[: self._rows]
+        if fit == "values":
+            return 0.0
+        if fit == "entries":
+            return float(np.mean(labels > _HALF)) if labels.size else 0.0
+        counted = labels[labels >= 0]
+        return float(np.unique(counted, return_counts=True)[1].max(initial=0)) / max(1, counted.size)
 
     def agreement(self) -> Mapping[str, MetricChange]:
         """How often both models predict the same class, where classes are known only from the labels."""

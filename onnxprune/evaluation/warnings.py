@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from onnxprune.core.results import MetricChange, TimeReport
-from onnxprune.core.text import SHARE_METRICS, percent
+from onnxprune.core.text import SHARE_METRICS, metric_name, percent
 
 _HEAVY = 0.1  # of a share that has a value of its own before, such as an accuracy
 # What may be left of shares that are 1 for the original.
@@ -21,6 +21,7 @@ _LEFT = {
     "same_labels": 0.8,
 }
 _HEAVY_ERROR = 0.5
+_NO_BETTER = 0.02  # of a share: labels of which a model gets hardly more than by always the same answer
 _MANY_NEW = 0.5  # detections that the original does not make, per one that it makes
 NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
@@ -54,8 +55,8 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
     Args:
         metrics: of `evaluation.metrics.compare`.
     """
-    labelled = any(name in metrics for name in ("top1", "accuracy"))
-    warnings = []
+    warnings = _blind_labels(metrics)
+    labelled = not warnings and any(name in metrics for name in ("top1", "accuracy"))
     for name, change in metrics.items():
         base, _, output = name.partition("[")
         where = f" of {output.rstrip(']')!r}" if output else ""
@@ -76,3 +77,14 @@ def heavy_losses(metrics: Mapping[str, MetricChange]) -> tuple[str, ...]:
     if error is not None and not warnings and not labelled and not error.after < _HEAVY_ERROR:
         warnings.append(f"heavy loss: the outputs differ from the original's by {percent(error.after)} of their size")
     return tuple(warnings)
+
+
+def _blind_labels(metrics: Mapping[str, MetricChange]) -> list[str]:
+    """A warning where labels say that the original is no better than an answer that does not look at its inputs."""
+    return [
+        f"by these labels the original itself has a {metric_name(name)} of {percent(change.before)}, no better than "
+        f"without looking at the inputs ({percent(change.blind)}): labels, their order, how rows are prepared or what "
+        "outputs are read as (--output) do not fit, and what is lost by them says nothing"
+        for name, change in metrics.items()
+        if change.blind is not None and change.before <= change.blind + _NO_BETTER
+    ]

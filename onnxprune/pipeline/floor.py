@@ -50,6 +50,11 @@ def main_loss(name: str, metrics: Mapping[str, MetricChange]) -> tuple[str, floa
             f"{name}: {metric_name(metric)} is {metrics[metric].before} for the original, so that nothing can be "
             "judged by it; give other rows, or another --metric"
         )
+    if metrics[metric].blind is not None and metrics[metric].before <= 0:
+        raise InputError(
+            f"{name}: by the labels {metric_name(metric)} is 0 for the original itself, so that nothing can be lost; "
+            "say what outputs hold (--output NAME=probabilities for masks), or give other labels"
+        )
     return metric, points_lost(metrics[metric])
 
 

@@ -6,6 +6,8 @@ from classifiers import both
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.text import main_metric
+from onnxprune.evaluation.warnings import heavy_losses
+from onnxprune.pipeline.floor import main_loss
 
 SCORED_BOXES = """g (float[N,5,6] x) => (float[N,5,4] boxes, float[N,5,3] scores) {
     boxes = MatMul (x, v) z = MatMul (x, w) scores = Sigmoid (z) }"""
@@ -40,3 +42,55 @@ def test_only_labels_rule_where_there_are_labels() -> None:
     changes = both(text, {"w": weight}, {"w": weight[:, [1, 0, 2]]}, x, (x @ weight).argmax(2))
     assert {name for name, change in changes.items() if change.rules} == {"accuracy"}
     assert "agreement" in changes
+
+
+def test_labels_that_the_original_does_not_fit_are_a_warning() -> None:
+    """Shuffled labels let a classifier lose everything: "1.2 points more top-1 accuracy", and no warning."""
+    rng = np.random.default_rng(0)
+    text = "g (float[N,6] x) => (float[N,4] y) { z = MatMul (x, w) y = Softmax (z) }"
+    x = rng.standard_normal((400, 6)).astype(np.float32)
+    weight = 10 * np.eye(6, 4)
+    right = (x @ weight).argmax(1)
+    changes = both(text, {"w": weight}, {"w": weight[:, [1, 0, 2, 3]]}, x, rng.permutation(right))
+    (blind, *others) = heavy_losses(changes)
+    assert "no better than without looking at the inputs" in blind
+    assert any("agreement" in warning for warning in others), "labels say nothing, so that agreement counts"
+    fits = heavy_losses(both(text, {"w": weight}, {"w": weight}, x, right))
+    assert not fits
+
+
+MASKS = "g (float[N,1,4,4] x) => (float[N,1,4,4] y) {{ h = Mul (x, w) {0} }}"
+
+
+def masks() -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.default_rng(0).standard_normal((50, 1, 4, 4)).astype(np.float32) - 1
+    return x, x > 0
+
+
+def test_masks_of_any_type_are_judged_by_overlap() -> None:
+    """Whole numbers were class numbers: by its share of right pixels a mask that finds nothing is 84 % right."""
+    x, wanted = masks()
+    text = MASKS.format("y = Sigmoid (h)")
+    for kind in (np.uint8, np.int64, bool, np.float32):
+        changes = both(text, {"w": np.float32(9)}, {"w": np.float32(-9)}, x, wanted.astype(kind))
+        assert (changes["label_iou"].before, changes["label_iou"].after) == (1, 0)
+
+
+def test_a_floor_by_labels_that_nothing_can_be_lost_by_is_an_error() -> None:
+    """Masks beside logits explain none of these: every smaller model was within the floor."""
+    x, wanted = masks()
+    changes = both(MASKS.format("y = Add (h, h)"), {"w": np.float32(9)}, {"w": np.float32(0)}, x, wanted.astype("f4"))
+    assert changes["label_fit"].before == 0
+    with pytest.raises(InputError, match=r"is 0 for the original itself.*--output NAME=probabilities"):
+        main_loss("model", changes)
+
+
+def test_labels_of_coordinates_beside_scores_say_what_to_do() -> None:
+    """They got the advice to give y.argmax(1) of one-hot labels."""
+    text = "g (float[N,6] x) => (float[N,4] y) { y = MatMul (x, w) }"
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((30, 6)).astype(np.float32), {"w": rng.standard_normal((6, 4))}
+    with pytest.raises(InputError, match=r"read as class scores.*--output y=quantities"):
+        both(text, weight, weight, x, rng.random((30, 4)))
+    with pytest.raises(InputError, match=r"y\.argmax\(1\)"):
+        both(text, weight, weight, x, np.eye(4)[rng.integers(0, 4, 30)])
