@@ -8,7 +8,7 @@ between convolutions), and the widths of its ends are free to change. Nothing is
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -137,11 +137,12 @@ class _Cut:
             functions=model.proto.functions,
         )
         self._proto.graph.name = "kernel"
-        made = {name for node in nodes for name in node.outputs}
+        self._made = {name for node in nodes for name in node.outputs}
+        self._inputs = {node.name: _without(node, analysis.omitted) for node in nodes}
         self._read = [
             name
-            for name in dict.fromkeys(name for node in nodes for name in node.inputs if name)
-            if name not in made and self._analysis.value(name) is None
+            for name in dict.fromkeys(name for node in nodes for name in self._inputs[node.name] if name)
+            if name not in self._made and self._analysis.pinned_value(name) is None
         ]
         self._wanted = [
             name
@@ -169,7 +170,7 @@ class _Cut:
             copy.CopyFrom(self._analysis.model.proto.graph.node[node.index])
             copy.name = f"node{position}"
             del copy.input[:], copy.output[:]
-            copy.input.extend(self._local(name) for name in node.inputs)
+            copy.input.extend(self._local(name) for name in self._inputs[node.name])
             copy.output.extend(self._local(name) for name in node.outputs)
         for name in self._wanted:
             self._use(name)
@@ -184,8 +185,8 @@ class _Cut:
             return ""
         if name not in self.names:
             self.names[name] = f"t{len(self.names)}"
-            value = self._analysis.value(name)
-            if value is not None:
+            value = self._analysis.pinned_value(name)
+            if value is not None and name not in self._made:
                 self._constants[self.names[name]] = value
         return self.names[name]
 
@@ -203,6 +204,8 @@ class _Cut:
         axis = self._axis(name)
         if rank >= 3 and axis in (None, 1):
             return "conv"
+        if rank >= 3 and axis == rank - 2:
+            return "rows"
         return "product" if rank >= 2 and axis == rank - 1 else "none"
 
     def _make(self, name: str) -> None:
@@ -218,6 +221,10 @@ class _Cut:
                 self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1))
                 self._weight(f"{STUB}{local}:w", (1, shape[-1]))
                 self._node("MatMul", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}")
+            case "rows":
+                self._add_input(f"{STUB}{local}:x", (*shape[:-2], 1, shape[-1]))
+                self._weight(f"{STUB}{local}:w", (shape[-2], 1))
+                self._node("MatMul", [f"{STUB}{local}:w", f"{STUB}{local}:x"], f"{STUB}{local}")
             case _:
                 self._add_input(local, shape, self._facts.dtypes[name])
                 return
@@ -231,11 +238,16 @@ class _Cut:
             self._proto.graph.output.append(onnx.ValueInfoProto(name=local))
             self._proto.graph.output[-1].type.tensor_type.elem_type = self._facts.dtypes[name]
             return
-        if kind == "conv":
-            self._weight(f"{STUB}{local}:v", (1, shape[1], *(1 for _ in shape[2:])))
-        else:
-            self._weight(f"{STUB}{local}:v", (shape[-1], 1))
-        self._node("Conv" if kind == "conv" else "MatMul", [local, f"{STUB}{local}:v"], f"{STUB}{local}:z")
+        weight = f"{STUB}{local}:v"
+        match kind:
+            case "conv":
+                self._weight(weight, (1, shape[1], *(1 for _ in shape[2:])))
+            case "rows":
+                self._weight(weight, (1, shape[-2]))
+            case _:
+                self._weight(weight, (shape[-1], 1))
+        factors = [weight, local] if kind == "rows" else [local, weight]
+        self._node("Conv" if kind == "conv" else "MatMul", factors, f"{STUB}{local}:z")
         self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", TensorProto.FLOAT, None))
 
     def _add_input(self, name: str, shape: tuple[int, ...], element: int = TensorProto.FLOAT) -> None:
@@ -246,6 +258,11 @@ class _Cut:
 
     def _node(self, op_type: str, inputs: list[str], output: str) -> None:
         self._proto.graph.node.append(helper.make_node(op_type, inputs, [output], name=output))
+
+
+def _without(node: Node, omitted: Collection[tuple[str, int]]) -> tuple[str, ...]:
+    """Inputs of a node, "" where removal leaves one out: states of zeros, whose width would hold that of the layer."""
+    return tuple("" if (node.name, place) in omitted else name for place, name in enumerate(node.inputs))
 
 
 def _key(model: Model) -> str:

@@ -1,8 +1,8 @@
 """Meets latency budgets: solves the allocation on measured kernel times, times the result, corrects, and repeats.
 
-A run takes `offset + slope * kernels` of the original's time. The line goes through the original and the last result
-that was timed beside it, so that what no kernel shows (calls, conversions between them) is part of it. What one
-solution taught serves the next: tables, lines and times are kept for all scores and budgets of a run.
+What a run takes of the original's time follows from kernel times and from all models that were timed beside it, so
+that what no kernel shows (calls, conversions between them) is part of it (`latency.shares`). What one solution taught
+serves the next: tables and times are kept for all scores and budgets of a run.
 """
 
 import logging
@@ -21,19 +21,21 @@ from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
 from onnxprune.latency.cost import cost_table
+from onnxprune.latency.shares import Shares
 from onnxprune.latency.target import Timed
 from onnxprune.structure.removal import remove
 from onnxprune.structure.units import Ids
 
 NOISE = 0.01
 """A result that misses its budget by less than this share is as good as the measurement."""
-_ROUNDS = 5
+_ROUNDS = 6
 # A budget that is met and used up to this is not worth another round.
 _UNUSED = 0.03
 # Where the table and the summed kernels differ by more, the table is expanded anew around the result.
 _EXPANSION_ERROR = 0.02
-# How far the slope of the end-to-end time may be from the original's time over its kernels'.
-_STEEPEST = 3.0
+# Where kernels tell more or less than the saved time of the fastest model by this share of it, groups are asked one by
+# one what they save, where there are so few.
+_UNTOLD, _FEW_GROUPS = 0.1, 12
 _BUDGET = "latency"
 
 _log = logging.getLogger(__name__)
@@ -73,11 +75,12 @@ class LatencySearch:
     def __init__(self, whole: Timed, widths: Widths, options: AllocationOptions) -> None:
         self._whole, self._options = whole, options
         self._widths = replace(widths, strict=True)  # the table knows no others
-        self._full_us = whole.times.total(whole.full)
+        self._shares = Shares(whole.full, whole.times.total(whole.full))
         self._tables: dict[bool, CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
         self._last: dict[bool, _Try] = {}
         self._before_ms: float | None = None
+        self._asked = False
 
     @property
     def widths(self) -> Widths:
@@ -118,10 +121,11 @@ class LatencySearch:
                 f"{fastest.before:.3g} ms, measured side by side (asked for at most {100 * goal:.1f} %); raise the "
                 "target, lower --round-to, or free kept groups"
             )
+        self._ask(fastest)
         table, last = self._table(branches), self._last.get(branches, fastest)
         tries: list[_Try] = []
         for _ in range(_ROUNDS):
-            cost = table.affine(*self._line(last))
+            cost = self._shares.cost(table, last.kept)
             limit = max(goal, cost(fastest.kept))
             budget = Budget(_BUDGET, cost, limit)
             try:
@@ -136,16 +140,16 @@ class LatencySearch:
             last = self._try(decision)
             tries.append(last)
             _log.debug("latency: predicted %.3f, measured %.3f", decision.predicted[_BUDGET], last.ratio)
-            if goal * (1 - _UNUSED) <= last.ratio <= goal * (1 + NOISE) or last.kept in known:
+            if last.fits(goal) and (last.ratio >= goal * (1 - _UNUSED) or last.kept in known):
                 break
             if abs(table(last.kept) / max(last.kernels, 1e-9) - 1) > _EXPANSION_ERROR:
                 table = cost_table(self._whole.times, last.kept, table.widths)
         met = [each for each in tries if each.fits(goal)]
         best = min(met, key=lambda each: each.decision.damage, default=fastest)
         self._last[branches] = best
-        return self._reported(best, max(1, len(tries)))
+        return self._reported(best, goal, max(1, len(tries)))
 
-    def _reported(self, best: _Try, rounds: int) -> Decision:
+    def _reported(self, best: _Try, goal: float, rounds: int) -> Decision:
         report = LatencyReport(
             before=best.before,
             predicted=best.decision.predicted.get(_BUDGET, best.ratio) * best.before,  # the fastest is never predicted
@@ -154,6 +158,7 @@ class LatencySearch:
             threads=self._whole.engine.threads,
             rounds=rounds,
             provider=str(self._whole.engine.provider),
+            asked=goal,
         )
         return replace(best.decision, latency=report)
 
@@ -176,16 +181,25 @@ class LatencySearch:
             self._tables[branches] = cost_table(self._whole.times, self._whole.full, widths)
         return self._tables[branches]
 
-    def _line(self, last: _Try) -> tuple[float, float]:
-        """Slope and offset of the line from kernel times to shares of the original's time.
+    def _ask(self, fastest: _Try) -> None:
+        """Time the model whose groups are all a step narrower, and each group so alone, where kernels tell too little.
 
-        The slope is kept near that of the line through 0: where original and last try are close, it is mostly noise.
+        Args:
+            fastest: the fastest model, of which kernels have told so much.
         """
-        through_zero = 1 / max(self._full_us, 1e-9)
-        shorter = self._full_us - last.kernels
-        slope = (1 - last.ratio) / shorter if shorter > 0 else through_zero
-        slope = float(np.clip(slope, through_zero / _STEEPEST, through_zero * _STEEPEST))
-        return slope, last.ratio - slope * last.kernels
+        saved, told = 1 - fastest.ratio, 1 - fastest.kernels / max(self._shares.full_us, 1e-9)
+        if self._asked or abs(saved - told) <= _UNTOLD * saved:
+            return
+        self._asked = True
+        full, chosen = self._whole.full, self._widths.chosen
+        narrower = {g: int(chosen[g][-2]) for g, k in enumerate(fastest.kept) if k < full[g] and len(chosen[g]) > 1}
+        wanted = [narrower, *({g: k} for g, k in narrower.items() if len(narrower) <= _FEW_GROUPS)]
+        for kept in dict.fromkeys(tuple(widths.get(g, n) for g, n in enumerate(full)) for widths in wanted):
+            removed = self._whole.analysis.none_removed()
+            for group, k in zip(self._whole.analysis.groups, kept, strict=True):
+                removed[group.units[k:]] = True
+            self._timed[kept] = self._time(removed)
+            self._shares.learn(kept, self._whole.times.total(kept), self._timed[kept][1])
 
     def _try(self, decision: Decision) -> _Try:
         """Build what was decided, and time it beside the original; equal widths are timed once."""
@@ -193,7 +207,9 @@ class LatencySearch:
         if kept not in self._timed:
             self._timed[kept] = self._time(decision.removed)
         before, ratio = self._timed[kept]
-        return _Try(decision, kept, self._whole.times.total(kept), ratio, before)
+        kernels = self._whole.times.total(kept)
+        self._shares.learn(kept, kernels, ratio)
+        return _Try(decision, kept, kernels, ratio, before)
 
     def _time(self, removed: Ids) -> tuple[float, float]:
         return self._whole.beside(remove(self._whole.analysis, removed))

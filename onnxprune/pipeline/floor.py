@@ -174,7 +174,10 @@ def smallest(
         lost = search.lost(share, replace(scores, powers=())) if quick and high - low > _FAR else None
         if lost is None or not (holds(lost, config.max_drop) or lost > _CLEARLY * config.max_drop + 1):
             lost = search.lost(share, scores)
-        low, high = (low, share) if lost is not None and holds(lost, config.max_drop) else (share, high)
+        if lost is not None and holds(lost, config.max_drop):
+            high = min(share, search.time)  # a budget of time may be far from used up
+        else:
+            low = share
     if quick and search.untried:
         search.lost(high, scores)
     progress("search", total, total)
@@ -221,6 +224,12 @@ class _Search:
     metric: str = ""
     best: tuple[Decision, Model] | None = None
     untried: bool = False
+
+    @property
+    def time(self) -> float:
+        """Share of the original's time that the best takes, as measured; 1 where no budget is on time."""
+        report = None if self.best is None else self.best[0].latency
+        return 1.0 if report is None else report.ratio
 
     def lost(self, share: float, scores: Scores) -> float | None:
         """How many points the model with a share of its cost loses; None where that cannot be reached."""
