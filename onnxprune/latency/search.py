@@ -20,6 +20,7 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
+from onnxprune.core.text import percent
 from onnxprune.latency.cost import cost_table
 from onnxprune.latency.shares import Shares
 from onnxprune.latency.target import Timed
@@ -31,6 +32,12 @@ NOISE = 0.01
 _ROUNDS = 6
 # A budget that is met and used up to this is not worth another round.
 _UNUSED = 0.03
+# Share of a budget below which the user should know.
+_SPENT = 0.9
+_UNUSED_NOTE = (
+    "only {} of the budget of time is used: of {} models that were timed, none that comes nearer is within it and "
+    "does less damage; a slightly larger budget may lose much less"
+)
 # Where the table and the summed kernels differ by more, the table is expanded anew around the result.
 _EXPANSION_ERROR = 0.02
 # Where kernels tell more or less than the saved time of the fastest model by this share of it, groups are asked one by
@@ -96,7 +103,13 @@ class LatencySearch:
         return min(self._share(target) for target in targets)
 
     def solve(
-        self, scores: Scores, targets: Sequence[Target], budgets: Sequence[Budget], *, branches: bool = False
+        self,
+        scores: Scores,
+        targets: Sequence[Target],
+        budgets: Sequence[Budget],
+        *,
+        branches: bool = False,
+        spend: bool = True,
     ) -> Decision:
         """Choose widths that meet latency targets together with other budgets.
 
@@ -107,6 +120,7 @@ class LatencySearch:
             targets: the latency targets; the smallest counts.
             budgets: other budgets.
             branches: whether whole branches may go.
+            spend: whether the targets are the user's, who is told where much of them is not used.
 
         Raises:
             InputError: a latency target for some layers only.
@@ -147,7 +161,16 @@ class LatencySearch:
         met = [each for each in tries if each.fits(goal)]
         best = min(met, key=lambda each: each.decision.damage, default=fastest)
         self._last[branches] = best
-        return self._reported(best, goal, max(1, len(tries)))
+        decision = self._reported(best, goal, max(1, len(tries)))
+        if not spend or best.ratio >= goal * _SPENT or not decision.damage:
+            return decision
+        note = _UNUSED_NOTE.format(percent(best.ratio / goal, 0), len(self._timed))
+        return replace(decision, notes=(*decision.notes, note))
+
+    def timed(self, decision: Decision) -> Decision:
+        """What was decided without regard to time, with its time beside the original's."""
+        found = self._try(decision)
+        return self._reported(found, found.ratio, 1)
 
     def _reported(self, best: _Try, goal: float, rounds: int) -> Decision:
         report = LatencyReport(

@@ -68,7 +68,7 @@ def finish(
         metrics=metrics,
         time=time,
         warnings=(
-            *_missed(latency),
+            *(() if config.is_searched else _missed(latency)),
             *slow,
             *heavy_losses(metrics),
             *_not_confirmed(prepared, confirmed_metrics, config),
