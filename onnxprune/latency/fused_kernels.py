@@ -28,6 +28,8 @@ from onnxprune.structure.units import Ids
 STUB = "stub:"
 """What the names of stub nodes and their outputs begin with."""
 
+_MULTIPLIED = (TensorProto.FLOAT, TensorProto.DOUBLE)  # what onnxruntime's matrix products take
+
 CONSTANT = -1
 
 LinearForm = Mapping[int, float]
@@ -199,62 +201,63 @@ class _Cut:
     def _stub_kind(self, name: str) -> str:
         """What produces or reads a tensor outside of the kernel: a convolution, a matrix product, or neither."""
         rank = len(self._facts.shapes[name])
-        if self._facts.dtypes[name] != TensorProto.FLOAT or name in self._graph.inputs or name in self._graph.outputs:
+        element = self._facts.dtypes[name]
+        if element not in _MULTIPLIED or name in self._graph.inputs or name in self._graph.outputs:
             return "none"
         axis = self._axis(name)
         if rank >= 3 and axis in (None, 1):
-            return "conv"
+            return "conv" if element == TensorProto.FLOAT else "none"
         if rank >= 3 and axis == rank - 2:
             return "rows"
         return "product" if rank >= 2 and axis == rank - 1 else "none"
 
     def _make(self, name: str) -> None:
         """Add the node that produces an input of the kernel."""
-        shape, local = self._facts.shapes[name], self._local(name)
+        shape, element, local = self._facts.shapes[name], self._facts.dtypes[name], self._local(name)
         match self._stub_kind(name):
             case "conv":
-                self._add_input(f"{STUB}{local}:x", (shape[0], 1, *shape[2:]))
-                self._weight(f"{STUB}{local}:w", (shape[1], 1, *(1 for _ in shape[2:])))
+                self._add_input(f"{STUB}{local}:x", (shape[0], 1, *shape[2:]), element)
+                self._weight(f"{STUB}{local}:w", (shape[1], 1, *(1 for _ in shape[2:])), element)
                 self._node("Conv", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}:y")
                 self._node("Relu", [f"{STUB}{local}:y"], f"{STUB}{local}")
             case "product":
-                self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1))
-                self._weight(f"{STUB}{local}:w", (1, shape[-1]))
+                self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1), element)
+                self._weight(f"{STUB}{local}:w", (1, shape[-1]), element)
                 self._node("MatMul", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}")
             case "rows":
-                self._add_input(f"{STUB}{local}:x", (*shape[:-2], 1, shape[-1]))
-                self._weight(f"{STUB}{local}:w", (shape[-2], 1))
+                self._add_input(f"{STUB}{local}:x", (*shape[:-2], 1, shape[-1]), element)
+                self._weight(f"{STUB}{local}:w", (shape[-2], 1), element)
                 self._node("MatMul", [f"{STUB}{local}:w", f"{STUB}{local}:x"], f"{STUB}{local}")
             case _:
-                self._add_input(local, shape, self._facts.dtypes[name])
+                self._add_input(local, shape, element)
                 return
         self.names[name] = f"{STUB}{local}"
 
     def _use(self, name: str) -> None:
         """Add the node that reads an output of the kernel."""
-        shape, local = self._facts.shapes[name], self._local(name)
+        shape, element, local = self._facts.shapes[name], self._facts.dtypes[name], self._local(name)
         kind = self._stub_kind(name)
         if kind == "none":
             self._proto.graph.output.append(onnx.ValueInfoProto(name=local))
-            self._proto.graph.output[-1].type.tensor_type.elem_type = self._facts.dtypes[name]
+            self._proto.graph.output[-1].type.tensor_type.elem_type = element
             return
         weight = f"{STUB}{local}:v"
         match kind:
             case "conv":
-                self._weight(weight, (1, shape[1], *(1 for _ in shape[2:])))
+                self._weight(weight, (1, shape[1], *(1 for _ in shape[2:])), element)
             case "rows":
-                self._weight(weight, (1, shape[-2]))
+                self._weight(weight, (1, shape[-2]), element)
             case _:
-                self._weight(weight, (shape[-1], 1))
+                self._weight(weight, (shape[-1], 1), element)
         factors = [weight, local] if kind == "rows" else [local, weight]
         self._node("Conv" if kind == "conv" else "MatMul", factors, f"{STUB}{local}:z")
-        self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", TensorProto.FLOAT, None))
+        self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", element, None))
 
-    def _add_input(self, name: str, shape: tuple[int, ...], element: int = TensorProto.FLOAT) -> None:
+    def _add_input(self, name: str, shape: tuple[int, ...], element: int) -> None:
         self._proto.graph.input.append(helper.make_tensor_value_info(name, element, shape))
 
-    def _weight(self, name: str, shape: tuple[int, ...]) -> None:
-        self._constants[name] = np.full(shape, 0.5, np.float32)
+    def _weight(self, name: str, shape: tuple[int, ...], element: int) -> None:
+        self._constants[name] = np.full(shape, 0.5, helper.tensor_dtype_to_np_dtype(element))
 
     def _node(self, op_type: str, inputs: list[str], output: str) -> None:
         self._proto.graph.node.append(helper.make_node(op_type, inputs, [output], name=output))

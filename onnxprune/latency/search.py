@@ -210,7 +210,7 @@ class LatencySearch:
         Args:
             fastest: the fastest model, of which kernels have told so much.
         """
-        saved, told = 1 - fastest.ratio, 1 - fastest.kernels / max(self._shares.full_us, 1e-9)
+        saved, told = 1 - fastest.ratio, self._shares.saved(fastest.kernels)
         if self._asked or abs(saved - told) <= _UNTOLD * saved:
             return
         self._asked = True

@@ -46,6 +46,14 @@ class Shares:
         """
         self.timed[kept] = kernels_us, share
 
+    def saved(self, kernels_us: float) -> float:
+        """The share of the kernels' time that is saved; 0 where no kernel is timed.
+
+        Args:
+            kernels_us: summed times of a model's kernels.
+        """
+        return 1 - kernels_us / self.full_us if self.full_us > 0 else 0.0
+
     def cost(self, table: CostTable, last: tuple[int, ...]) -> CostTable:
         """The share at any widths, as a cost for the allocation program. It is exact at the last model.
 
@@ -54,7 +62,7 @@ class Shares:
             last: widths of a model that was learned from.
         """
         scale, *hidden = self._coefficients().tolist()
-        slope = scale / max(self.full_us, 1e-9)
+        slope = scale / self.full_us if self.full_us > 0 else 0.0
         alone = {g: slope * values for g, values in table.alone.items()}
         for g, (units, coefficients) in enumerate(zip(self.full, np.reshape(hidden, (-1, 3)), strict=True)):
             saved = _hidden(np.asarray(table.widths[g]), units) @ coefficients
@@ -75,7 +83,7 @@ class Shares:
 
     def _features(self, kept: Sequence[int], kernels_us: float) -> np.ndarray:
         by_group = [_hidden(np.array([k]), units)[0] for k, units in zip(kept, self.full, strict=True)]
-        return np.concatenate([[1 - kernels_us / max(self.full_us, 1e-9)], *by_group])
+        return np.concatenate([[self.saved(kernels_us)], *by_group])
 
 
 def _hidden(widths: np.ndarray, units: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import PAIR_S, time_models, time_pair
 from onnxprune.structure.analysis import Analysis
 
+_PAIRS = 10  # of a model that is timed beside the original
 _SWEEP_S = 2.0  # for each of the models that run in turn
 
 
@@ -70,7 +71,7 @@ def beside(
     Returns:
         The original's time in milliseconds, and the other's relative to it, by the quick runs of both.
     """
-    time = time_pair(original, other, batch=batch, engine=engine, seconds=PAIR_S, known=known)
+    time = time_pair(original, other, batch=batch, engine=engine, seconds=PAIR_S, pairs=_PAIRS, known=known)
     return time.before_ms, time.ratio
 
 

@@ -190,6 +190,7 @@ def time_pair(
     batch: int = 1,
     engine: Engine = ONE_CORE,
     seconds: float = MOST_S,
+    pairs: int = _PAIRS,
     feeds: tuple[Feed, Feed] | None = None,
     known: OpenShapes | None = None,
 ) -> TimeReport:
@@ -201,6 +202,7 @@ def time_pair(
         batch: rows a run; a model with a fixed batch runs at its own.
         engine: threads and execution provider.
         seconds: time to go on measuring once there are enough pairs.
+        pairs: how many are enough; of models that take very long fewer are.
         feeds: what each of them runs on; by default random rows.
         known: sizes of random rows, as far as they are known.
 
@@ -218,7 +220,7 @@ def time_pair(
         shortest = max(1e-9, min(_sample(session, feed, 1, clock) for _ in range(3)))
         runs.append(int(np.ceil(_SAMPLE_S / shortest)))
         first += shortest * runs[-1]
-    pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, _PAIRS))
+    pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, pairs))
     samples = _interleaved(sessions, given, runs, 1, pairs, seconds, clock)
     ratio, low, high = quick_ratio(samples[:, 1], samples[:, 0])
     before = 1e3 * float(np.quantile(samples[:, 0], _QUICK))

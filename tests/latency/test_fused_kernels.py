@@ -43,6 +43,11 @@ def attention() -> onnx.ModelProto:
     return example(ATTENTION, weights, {name: np.array([number]) for name, number in numbers.items()})
 
 
+def in_doubles() -> onnx.ModelProto:
+    text = "g (double[N,6] x) => (double[N,3] y) { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v) }"
+    return example(text, constants={"w": np.full((6, 8), 0.5), "v": np.full((8, 3), 0.5)})
+
+
 def cut(model: Model) -> tuple[FusedKernel, ...]:
     return fused_kernels(analyse(model))
 
@@ -131,7 +136,7 @@ def test_groups_that_share_an_axis_add_up() -> None:
     assert sorted(kernel.widths(order)) == [4, 5]
 
 
-@pytest.mark.parametrize("proto", [attention(), *Recurrent().examples()])
+@pytest.mark.parametrize("proto", [attention(), in_doubles(), *Recurrent().examples()])
 def test_every_group_that_a_node_meets_is_a_width_of_its_kernel(proto: onnx.ModelProto) -> None:
     """Layers with states of zeros, reshapes and products with keys were not timed: time was said to lie elsewhere."""
     analysis = analyse(load(proto))
@@ -147,7 +152,7 @@ def test_every_group_that_a_node_meets_is_a_width_of_its_kernel(proto: onnx.Mode
         assert met <= timed - {CONSTANT}, node.name
 
 
-@pytest.mark.parametrize("proto", [attention(), *Recurrent().examples()])
+@pytest.mark.parametrize("proto", [attention(), in_doubles(), *Recurrent().examples()])
 def test_kernels_of_layers_with_sizes_run_at_least_width(proto: onnx.ModelProto) -> None:
     analysis = analyse(load(proto))
     for kernel in fused_kernels(analysis):
