@@ -24,7 +24,7 @@ from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.graph.model import Model
 from onnxprune.pipeline.candidates import Candidates, latency_search
 from onnxprune.pipeline.decide import decide
-from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.prepare import Prepared, score
 from onnxprune.pipeline.shrink import shrink
 from onnxprune.pipeline.trials import worthwhile
 
@@ -167,9 +167,7 @@ def smallest(
     _require_choice(prepared, scores, config)
     search = _Search(prepared, evaluation, config, clock, progress, executor)
     if config.minimise == "time":
-        other = _Search(prepared, evaluation, replace(config, minimise="macs"), clock, progress, executor)
-        _halve(other, scores)
-        search.begin(other)
+        search.begin(_fewest_macs(search, scores))
     high = _halve(search, scores)
     best, lost_by = search.best, search.lost_by
     if best is None and prepared.lossless.found:
@@ -189,6 +187,17 @@ def smallest(
             "more calibration rows"
         )
     return best
+
+
+def _fewest_macs(search: "_Search", scores: Scores) -> "_Search":
+    """The same search for fewest multiply-adds. Damage that is measured is measured at that one's widths."""
+    config = replace(search.config, minimise="macs")
+    if scores.powers:
+        with search.clock.stage("score"):
+            scores = score(search.prepared, config, search.executor, search.progress)
+    other = _Search(search.prepared, search.evaluation, config, search.clock, search.progress, search.executor)
+    _halve(other, scores)
+    return other
 
 
 def _halve(search: "_Search", scores: Scores) -> float:
