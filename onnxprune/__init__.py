@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from onnxprune.api.analysis import analyze
     from onnxprune.api.compare import bench, validate
     from onnxprune.api.comparison import Comparison
+    from onnxprune.api.feeds import feeds
     from onnxprune.api.finetune import TrainedModel, finetune
     from onnxprune.api.prune import prune, sweep
     from onnxprune.api.result import PruneResult
     from onnxprune.api.sweep_result import SweepResult
-    from onnxprune.config import FinetuneConfig, LatencyConfig, OamipConfig, PreprocessConfig, PruneConfig, SweepConfig
+    from onnxprune.config import (
+        FinetuneConfig,
+        LatencyConfig,
+        OamipConfig,
+        OutputConfig,
+        PreprocessConfig,
+        PruneConfig,
+        SweepConfig,
+    )
     from onnxprune.core.clock import Progress
     from onnxprune.core.errors import (
         AccuracyError,
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "onnxprune.api.analysis": ("analyze",),
     "onnxprune.api.compare": ("bench", "validate"),
+    "onnxprune.api.feeds": ("feeds",),
     "onnxprune.api.finetune": ("TrainedModel", "finetune"),
     "onnxprune.api.prune": ("prune", "sweep"),
     "onnxprune.api.result": ("PruneResult",),
@@ -47,6 +57,7 @@ _MODULES = {
         "FinetuneConfig",
         "LatencyConfig",
         "OamipConfig",
+        "OutputConfig",
         "PreprocessConfig",
         "PruneConfig",
         "SweepConfig",
@@ -83,6 +94,7 @@ __all__ = [
     "ModelError",
     "OamipConfig",
     "OnnxPruneError",
+    "OutputConfig",
     "PreprocessConfig",
     "Progress",
     "PruneConfig",
@@ -97,6 +109,7 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "feeds",
     "finetune",
     "prune",
     "register_operator",

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.core.costs import COST_KINDS, COUNTED
-from onnxprune.core.engine import Engine, Provider
+from onnxprune.core.engine import ROOM, Engine, Provider, RunOptions
 from onnxprune.core.options import described, option, parse_size
 from onnxprune.core.targets import Target
 
 MOST_THREADS = 1024
 KERNELS = ("cpu", "cuda", "tensorrt", "int8", "arm")  # the rules of --kernels
-_ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 
 
 @described
@@ -32,7 +31,7 @@ class PreprocessConfig:
     mean: tuple[float, ...] = option((), "Per-channel mean, subtracted after scaling.", metavar="A,B,C")
     std: tuple[float, ...] = option((), "Per-channel standard deviation, divided by.", metavar="A,B,C")
     scale: float | None = option(
-        None, "Factor on integer images [default: 1/255 where --mean or --std is given, else 1]."
+        None, "Factor; by default 1/255 for integer images where --mean or --std is given, else 1."
     )
     layout: str = option("auto", "Layout the model expects.", choices=("auto", "nchw", "nhwc"))
     size: int | None = option(None, "Resize the short side to this, then crop the centre (image folders).", minimum=1)
@@ -72,11 +71,7 @@ class OamipConfig:
     tighten: bool = option(False, "Tighten bounds by linear programs (small networks, valid bounds).")
     decoupled: bool = option(False, "The same as --oamip-form decoupled.")
     cut: int = option(1, "Scored layers a module, in the decoupled form.", minimum=1)
-    order: str = option(
-        "joint",
-        "All layers in one program, or one program a layer from the last to the first.",
-        choices=("joint", "last-first"),
-    )
+    order: str = option("joint", "One program, or one a layer from last to first.", choices=("joint", "last-first"))
     sparsity: str = option(
         "channels",
         "What a convolution's channel counts for in the sparsity term: one neuron, or one a place of its kernel.",
@@ -86,6 +81,16 @@ class OamipConfig:
         "positive",
         "What a score of 0 takes from a layer without ReLU: its upper bound where positive, or raw, of either sign.",
         choices=("positive", "raw"),
+    )
+    box: str = option(
+        "free",
+        "The input box as it is, or clamped to the least and largest value of each input's calibration rows.",
+        choices=("free", "clamped"),
+    )
+    normalisation: str = option(
+        "after",
+        "Score what goes into a BatchNormalization after it and its activation, or before it.",
+        choices=("after", "before"),
     )
     time_limit: float | None = option(None, "Seconds the solver may take for one program.", minimum=0)
 
@@ -173,9 +178,22 @@ class SweepConfig:
     latency: bool = option(True, "Measure the time of every point in onnxruntime.", name="time")
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """What the model's outputs hold, and which metric judges them."""
+    """What the model's outputs hold, and which metric judges them.
+
+    Example:
+        ```python
+        def right(original, candidate, labels):
+            return {"right": float((candidate["y"].argmax(1) == labels).mean())}
+
+
+        outputs = onnxprune.OutputConfig(kinds=("y=classes",), metric=right)
+        found = onnxprune.validate("model.onnx", "smaller.onnx", "test.npz", outputs=outputs)
+        print(found.metrics["right"].after)
+        ```
+    """
 
     kinds: tuple[str, ...] = option(
         (),
@@ -199,8 +217,10 @@ SHAPES_HELP = (
     "Sizes of an input that the file leaves open, batch first, for example images=1,3,640,640; may be given several "
     "times. Without it sizes are those of the data, else guessed."
 )
-
-
+KEEP_HELP = (
+    "Never prune these groups: a name of a group or of a node that puts out its channels, as inspect prints it, else "
+    "a shell pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists the matches."
+)
 PROVIDER_FORM = "NAME[:OPTIONS]"
 PROVIDER_HELP = (
     "Execution provider that onnxruntime runs models on, one of those that the installed onnxruntime has, in short "
@@ -222,41 +242,11 @@ class SizesConfig:
     shapes: tuple[str, ...] = option((), SHAPES_HELP, metavar="NAME=SIZES", name="shape")
 
 
-KEEP_HELP = (
-    "Never prune these groups: a name of a group or of a node that makes it, as inspect prints it, else a shell "
-    "pattern (/layer1/*), or re:EXPRESSION; may be given several times. inspect --keep lists what a pattern matches."
-)
-
-
 @dataclass(frozen=True, slots=True)
 class KeepConfig:
     """What is never pruned."""
 
     keep: tuple[str, ...] = option((), KEEP_HELP, metavar="PATTERN")
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Options for running models and tasks, which scorers and repair use.
-
-    Attributes:
-        seed: of everything random.
-        threads: for onnxruntime and linear algebra; 0 takes all cores.
-        provider: execution provider of onnxruntime.
-        room: bytes of a run's tensors that may be held in memory.
-        cache: folder where finished steps are kept; None keeps none.
-    """
-
-    seed: int = 0
-    threads: int = 0
-    room: float = _ROOM
-    cache: str | None = None
-    provider: Provider = dataclasses.field(default_factory=Provider)
-
-    @property
-    def engine(self) -> Engine:
-        """How onnxruntime runs models."""
-        return Engine(self.threads, self.provider)
 
 
 @described
@@ -279,10 +269,7 @@ class PruneConfig:
         name="target",
     )
     max_drop: float | None = option(
-        None,
-        "Smallest model (--minimise) whose metric on --eval falls by at most P points.",
-        metavar="P",
-        minimum=0,
+        None, "Smallest model (--minimise) whose metric on --eval falls by at most P points.", metavar="P", minimum=0
     )
     minimise: str = option(
         "macs",
@@ -396,4 +383,4 @@ class PruneConfig:
     @property
     def room(self) -> float:
         """Bytes of activations that one run may hold in memory; two runs may be active at once."""
-        return _ROOM if self.memory is None else parse_size(self.memory) // 16
+        return ROOM if self.memory is None else parse_size(self.memory) // 16

@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.api.arguments import for_commands, told, with_options
+from onnxprune.api.arguments import with_options
+from onnxprune.api.messages import for_commands, told
 from onnxprune.config import PruneConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.targets import Target
@@ -100,7 +101,7 @@ def test_errors_and_notes_speak_of_arguments(proto):
 
 def test_a_plan_of_another_type_is_told(proto) -> None:
     """A mapping ended in an AttributeError."""
-    with pytest.raises(InputError, match="give a PrunePlan, or the file of one, not a dict"):
+    with pytest.raises(InputError, match="plan: expected a PrunePlan or a path or text, got a dict"):
         onnxprune.prune(proto, ROWS, plan={"removed": {}})
 
 
@@ -132,6 +133,107 @@ def test_paths_everywhere(proto, tmp_path):
     assert onnxprune.validate(tmp_path / "model.onnx", tmp_path / "small.onnx", tmp_path / "rows.npz").rows == len(ROWS)
 
 
-def test_an_option_that_is_almost_one_is_told_its_name() -> None:
-    with pytest.raises(InputError, match="unknown option 'target'; is 'targets' meant"):
-        with_options(PruneConfig(), {"target": 0.5})
+PREPROCESS = onnxprune.PreprocessConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("max_drop", "1.0", "expected a number, got the text '1.0'"),
+        ("images", "100", "expected a whole number, got the text '100'"),
+        ("images", 10.5, "expected a whole number, got 10.5"),
+        ("seed", float("nan"), "expected a whole number, got nan"),
+        ("time", 1, "expected True or False, got 1"),
+        ("round_to", True, "expected a whole number or text, got True"),
+        ("importance", None, "expected a function or text, got None"),
+        ("keep", 3, "expected text or several, got 3"),
+        ("progress", 3, "expected a function or True or False, got 3"),
+        ("latency", 8, r"expected a LatencyConfig, got 8; write onnxprune\.LatencyConfig\(batch=\.\.\.\)"),
+        (
+            "preprocess",
+            {"mean": 0.3},
+            r"got a dict; write onnxprune\.PreprocessConfig\(mean=0\.3\)",
+        ),
+        ("config", {"seed": 1}, r"expected a PruneConfig, got a dict; write onnxprune\.PruneConfig\(seed=1\)"),
+        ("latency", onnxprune.LatencyConfig(batch="8"), "batch: expected a whole number, got the text '8'"),
+        ("targets", object(), "expected a budget such as 0.5"),
+        ("shapes", 3, "by the name of an input"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_one_line(proto, name, given, said) -> None:
+    """Each ended in a TypeError or an AttributeError somewhere inside."""
+    with pytest.raises(InputError, match=f"{name}.*{said}") as caught:
+        onnxprune.prune(proto, ROWS, **{"targets": 0.5, name: given})
+    assert "\n" not in str(caught.value)
+
+
+def test_types_are_checked_in_every_function(proto) -> None:
+    with pytest.raises(InputError, match=r"points: expected a SweepConfig, got 3; write .*SweepConfig\(points=3\)"):
+        onnxprune.sweep(proto, ROWS, points=3)
+    with pytest.raises(InputError, match="images: expected a whole number, got the text '9'"):
+        onnxprune.validate(proto, proto, ROWS, images="9")
+    with pytest.raises(InputError, match="seconds: expected a number, got the text '1'"):
+        onnxprune.bench(proto, seconds="1")
+    with pytest.raises(InputError, match=r"config: expected a FinetuneConfig, got a dict; write .*\(epochs=1\)"):
+        onnxprune.finetune(proto, ROWS, config={"epochs": 1})
+    with pytest.raises(InputError, match="by the name of an input"):
+        onnxprune.analyze(proto, 3)
+    with pytest.raises(InputError, match="prune: missing a required argument: 'model'"):
+        onnxprune.prune()
+
+
+def test_values_that_stand_for_others(proto) -> None:
+    """As on the command line and in its file: a number for several, whole floats, numpy's numbers, lists."""
+    plain = onnxprune.prune(proto, ROWS, targets=0.5, images=40, keep=("y",), time=False, threads=1)
+    loose = {"targets": np.float32(0.5), "images": 40.0, "keep": "y", "time": np.False_, "threads": np.int64(1)}
+    assert onnxprune.prune(proto, ROWS, **loose).proto.SerializeToString() == plain.proto.SerializeToString()
+    with pytest.raises(InputError, match="say how small the model must get"):
+        onnxprune.prune(proto, ROWS, targets=None)
+
+
+@pytest.mark.parametrize("mean", [(0.5,), 0.5, [0.5], np.float32(0.5), np.array([0.5])])
+def test_one_number_is_the_mean_of_every_channel(mean) -> None:
+    """As `--mean 0.5`: a number was not iterable."""
+    proto = example("g (float[N,1,4,4] x) => (float[N,3,2,2] y) { y = Conv (x, w) }", {"w": (3, 1, 3, 3)})
+    images = np.random.default_rng(0).integers(0, 255, (8, 1, 4, 4), np.uint8)
+    shown = [PREPROCESS(mean=mean, std=std) for std in (0.25, (0.25,))]
+    first, second = (onnxprune.validate(proto, proto, images, preprocess=each, time=False) for each in shown)
+    assert first.metrics == second.metrics
+
+
+def test_one_model_is_timed(proto, tmp_path) -> None:
+    """The letters of a path were taken for models."""
+    onnx.save(proto, tmp_path / "sk.onnx")
+    for model in (tmp_path / "sk.onnx", str(tmp_path / "sk.onnx"), proto, proto.SerializeToString()):
+        assert len(onnxprune.bench(model, seconds=0, rounds=1, warmup=0, memory=False)) == 1
+    with pytest.raises(InputError, match="is a model, not rows; several models are one list"):
+        onnxprune.bench(tmp_path / "sk.onnx", tmp_path / "sk.onnx")
+    with pytest.raises(InputError, match="at least one model"):
+        onnxprune.bench([])
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "said"),
+    [
+        ("prune", "target", "is 'targets' meant"),
+        ("prune", "max-drop", "is 'max_drop' meant"),
+        ("prune", "eval", "is 'evaluation' meant"),
+        ("prune", "minimize", "is 'minimise' meant"),
+        ("prune", "mean", r"is preprocess=onnxprune\.PreprocessConfig\(mean=\.\.\.\) meant"),
+        ("prune", "metric", r"is outputs=onnxprune\.OutputConfig\(metric=\.\.\.\) meant"),
+        ("prune", "latency_batch", r"is latency=onnxprune\.LatencyConfig\(batch=\.\.\.\) meant"),
+        ("prune", "output", r"prune returns its result; result\.save\(path\) writes the model"),
+        ("finetune", "out", r"finetune returns its result; trained\.save\(path\) writes the model"),
+        ("finetune", "epochs", r"is config=onnxprune\.FinetuneConfig\(epochs=\.\.\.\) meant"),
+        ("validate", "max_drop", r"it is an argument of onnxprune\.prune, not of validate"),
+        ("sweep", "targets", r"the budgets of a sweep are points=onnxprune\.SweepConfig"),
+        ("sweep", "importance", r"is config=onnxprune\.PruneConfig\(importance=\.\.\.\) meant"),
+        ("bench", "nonsense", r"unknown argument 'nonsense'; help\(onnxprune\.bench\) lists"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_told_what_may_be_meant(proto, function, name, said) -> None:
+    """In one short line: thirty names of fields buried the hint, and other functions had none."""
+    rows = () if function == "bench" else (proto, ROWS) if function == "validate" else (ROWS,)
+    with pytest.raises(InputError, match=said) as caught:
+        getattr(onnxprune, function)(proto, *rows, **{name: 1})
+    assert len(str(caught.value)) < 200

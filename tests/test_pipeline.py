@@ -202,6 +202,26 @@ def test_a_pattern_for_what_stays_anyway_is_a_note(network, images):
     assert f"keep='re:^{last}$' matches only what cannot be pruned anyway" in result.notes
 
 
+def test_a_layer_that_carries_channels_of_another_keeps_them():
+    """A depthwise convolution named by --keep was said to be unprunable, and lost channels."""
+    proto = example(
+        """g (float[N,3,8,8] x) => (float[N,2,8,8] y) {
+        [first] h = Conv (x, w1)
+        [relu] r = Relu (h)
+        [depthwise] d = Conv <group = 8, pads = [1, 1, 1, 1]> (r, w2)
+        [second] e = Conv (d, w3)
+        [third] f = Conv (e, w4)
+        [last] y = Conv (f, w5) }""",
+        {"w1": (8, 3, 1, 1), "w2": (8, 1, 3, 3), "w3": (6, 8, 1, 1), "w4": (6, 6, 1, 1), "w5": (2, 6, 1, 1)},
+    )
+    analysis = onnxprune.analyze(proto)
+    for pattern, kept in {"depthwise": {"first"}, "relu": {"first"}, "second": {"second"}, "last": set()}.items():
+        assert kept_groups(analysis, (pattern,)) == kept
+    found = onnxprune.prune(proto, targets="macs=0.6", importance="magnitude", keep="depthwise")
+    assert {group.name: group.kept for group in found.groups}["first"] == 8
+    assert not any("keep" in note for note in found.notes)
+
+
 ODD_NAMES = ("net[0].conv", "net0aconv", "net[0].conv2", "(", "a*", "\\d", "^$", "\x1b[2J", "x" * 3000)
 
 

@@ -71,6 +71,18 @@ def test_models_are_timed_side_by_side(proto, result):
     assert (first.ratio, first.batch, second.batch) == (1.0, 4, 4)
 
 
+@pytest.mark.parametrize(("batch", "sizes"), [("N", [30, 30, 4]), (10, [10] * 7)])
+def test_feeds_are_rows_as_the_model_takes_them(batch, sizes):
+    """What quantisers and sessions are fed with; a recipe had to import what is not public for it."""
+    fixed = example(f"g (float[{batch},6] x) => (float[{batch},3] y) {{ y = Gemm (x, w) }}", {"w": (6, 3)})
+    fed = list(onnxprune.feeds(fixed, (ROWS, np.zeros(64, np.int64)), batch=30))
+    assert [feed["x"].shape for feed in fed] == [(size, 6) for size in sizes]
+    assert np.array_equal(np.concatenate([feed["x"] for feed in fed])[:64], ROWS)
+    assert len(list(onnxprune.feeds(fixed, ROWS, images=5, batch=1))) == (5 if batch == "N" else 1)
+    with pytest.raises(onnxprune.InputError, match="does not exist"):
+        onnxprune.feeds(fixed, "nosuch.npz")
+
+
 def test_a_pruned_model_is_trained_towards_the_original(proto, result, tmp_path):
     pytest.importorskip("torch", reason="fine-tuning needs torch")
     config = onnxprune.FinetuneConfig(epochs=2, batch=16, threads=1)

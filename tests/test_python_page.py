@@ -86,7 +86,9 @@ def test_every_name_is_on_the_page(name: str) -> None:
     assert re.search(rf"\b{name}\b", PAGE)
 
 
-@pytest.mark.parametrize("name", ["prune", "sweep", "analyze", "validate", "bench", "finetune", "register_scorer"])
+@pytest.mark.parametrize(
+    "name", ["prune", "sweep", "analyze", "validate", "bench", "feeds", "finetune", "register_scorer"]
+)
 def test_signatures_on_the_page_are_those_of_the_functions(name: str) -> None:
     shown = re.search(rf"`{name}\((.*?)\)\s*(?:->|`)", PAGE, re.S)
     assert shown is not None

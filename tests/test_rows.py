@@ -141,10 +141,10 @@ def test_the_report_says_what_else_its_rows_were_used_for() -> None:
     apart = onnxprune.prune(network(), images(40), evaluation=images(9, seed=1), **given)
     entries = [plain(prune_report(result))["rows"] for result in (few, some, many, apart)]
     assert entries == [
-        {"fit": 4, "curves": 4, "choose": 4, "report": 4, "used": "fitted"},
-        {"fit": 32, "curves": 8, "choose": 8, "report": 8, "used": "chosen"},
-        {"fit": 192, "curves": 48, "choose": 48, "report": 32, "used": "unused"},
-        {"fit": 32, "curves": 8, "choose": 8, "report": 9, "used": "unused"},
+        {"fit": 4, "curves": 4, "choose": 4, "report": 4, "used": "fitted", "made_up": False},
+        {"fit": 32, "curves": 8, "choose": 8, "report": 8, "used": "chosen", "made_up": False},
+        {"fit": 192, "curves": 48, "choose": 48, "report": 32, "used": "unused", "made_up": False},
+        {"fit": 32, "curves": 8, "choose": 8, "report": 9, "used": "unused", "made_up": False},
     ]
     told = ["measured on the calibration rows", "on 8 calibration rows that nothing was fitted to, but"]
     told += ["32 calibration rows kept apart, which nothing was fitted to"]

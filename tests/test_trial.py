@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune.allocation.decide import Decision, by_budget
 from onnxprune.calibration.runner import collect
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.config import OutputConfig, PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import ProgramReport
@@ -61,6 +61,38 @@ def test_the_one_that_harms_less_is_taken_whatever_comes_first(prepared: Prepare
     assert np.array_equal(found.removed, little.removed)
     assert found.notes[0] == "known"
     assert "of 2 allocations" in found.notes[1]
+
+
+def test_trials_of_an_earlier_run_are_not_made_again(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeated command with --cache spent two thirds of its time on trials that it had made before."""
+    module, made = import_module("onnxprune.pipeline.trials"), list[bool]()
+    shrink = module.shrink
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(options["quick"])
+        return shrink(*args, **options)
+
+    monkeypatch.setattr(module, "shrink", counted)
+    candidates = [without(prepared, 3), without(prepared, 9)]
+    config = PruneConfig(cache=str(tmp_path))
+
+    def losses(config: PruneConfig, **how: bool) -> list[Loss]:
+        made.clear()
+        with Trials(prepared, config, no_progress, most=9) as trials:
+            return trials.losses(candidates, **how)
+
+    first = losses(config)
+    assert made == [True, True]
+    assert losses(config) == first
+    assert not made
+    losses(config, full=True)
+    assert made == [False, False]
+    losses(config, again=True)  # other rows
+    assert made == [True, True]
+    losses(replace(config, outputs=OutputConfig(weights=("logits=2",))))
+    assert made == [True, True]
 
 
 def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepared) -> None:

@@ -1,5 +1,6 @@
 """How Python callers look at results: text, notebooks, reports, progress and the log."""
 
+import contextlib
 import html
 import json
 import logging
@@ -100,6 +101,51 @@ def test_a_prompt_on_a_terminal_sees_bars(monkeypatch, capfd) -> None:
         with followed(progress) as told:
             told("a stage", 1, 2)
         assert ("a stage" in "".join(capfd.readouterr())) == seen
+
+
+class Cell:
+    """The one output that a notebook's cell shows, as it changed."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> "Cell":
+        assert (raw, display_id) == (True, True)
+        assert not self.shown, "a second output"
+        self.shown.append(data)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append(data)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_progress_leaves_nothing_in_a_notebook(monkeypatch, fails: bool) -> None:
+    """A closed widget and an empty text stayed in every cell, in files too."""
+    cell = Cell()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=cell.display))
+    with contextlib.suppress(KeyError), followed(True) as told:
+        told("load", 0, 0)
+        told("score", 1, 4)
+        told("score", 2, 4)  # too soon after the one before
+        if fails:
+            raise KeyError
+    assert [data.get("text/plain", "").partition(",")[0] for data in cell.shown] == ["load", "score 1/4", ""]
+    assert cell.shown[-1] == {}
+    with followed(True):
+        pass
+    assert len(cell.shown) == 3
+
+
+def test_results_are_not_called_as_their_original(proto, result) -> None:
+    """`bench([model, result])` printed one name twice."""
+    latencies = onnxprune.bench([proto, result], seconds=0, rounds=1, warmup=0, memory=False)
+    assert [entry.model for entry in latencies] == ["model", "model (pruned: macs 50 %)"]
+    found = onnxprune.validate(proto, result, ROWS, time=False)
+    assert (found.original, found.other) == ("model", "model (pruned: macs 50 %)")
+    assert result.source == "model"
 
 
 def test_a_callback_is_told_of_every_stage(proto) -> None:

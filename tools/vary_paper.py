@@ -2,12 +2,14 @@
 
 What is varied: the images in the program, the weight of the loss, and each point where the authors' code differs from
 ours. Beside the tables stands a figure of accuracy against parameters removed, for the paper's scores and for as many
-units a layer chosen otherwise. Networks, held-out rows and their manifest are those of `make_models.py`.
+units a layer chosen otherwise. Networks, held-out rows and their manifest are those of `make_models.py`. Rows and
+figures that a run does not make stay as the document has them.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +38,18 @@ CHOICES: Mapping[str, OamipConfig] = {
     "ours": OamipConfig(form="joint"),
     "sparsity term with C·kh·kw neurons a convolution": OamipConfig(form="joint", sparsity="kernels"),
     "raw upper bounds of layers without ReLU": OamipConfig(form="joint", linear="raw"),
+    "input box clamped": OamipConfig(form="joint", box="clamped"),
     "one program a class with 1 image": OamipConfig(form="joint", images="per-class:1"),
     "from the last layer to the first": OamipConfig(form="joint", order="last-first"),
     "affine, with rows": OamipConfig(form="affine", images="10"),
     "affine, without rows": OamipConfig(form="affine", images="10", rows="none"),
     "affine, without rows, 200 images": OamipConfig(form="affine", rows="none"),
 }
+AS_THEY_COUNT = "ours, as they count it"
+RANDOM = "as many random units a layer"
+RANDOM_AGAIN = "as many random units, drawn with replacement among scores above 0"
+ROWS = (*CHOICES, AS_THEY_COUNT, RANDOM, RANDOM_AGAIN)
+DRAWS = 5
 COLOURS = ("#1b6ca8", "#999999", "#c0392b", "#d68910", "#1e8449")
 
 
@@ -108,6 +116,30 @@ def authors_view(bench: Bench) -> list[str]:
         total += weight.size + len(removed)
     masked = evaluate(analysis.model.with_constants(changed), bench.test, engine=Engine(bench.threads))["top1"]
     return [f"{100 * masked:.2f}", f"{100 * own / total:.1f}", ""]
+
+
+def random_units(bench: Bench, *, again: bool) -> list[str]:
+    """As many random units a layer as our scores remove, the mean of several draws.
+
+    Args:
+        bench: network and rows.
+        again: draw with replacement among units whose score is above 0, as the authors do: fewer different ones go.
+    """
+    plan = prune(bench.model, bench.held_out, config=bench.config(CHOICES["ours"])).plan
+    config = PruneConfig(repair=False, time=False, threads=bench.threads)
+    accuracies, shares = [], []
+    for seed in range(DRAWS):
+        rng = np.random.default_rng(seed)
+        removed = {}
+        for name, positions in plan.removed.items():
+            scores = np.asarray(plan.scores[name])
+            among = np.flatnonzero(scores > 0) if again else np.arange(len(scores))
+            drawn = rng.choice(among, len(positions), replace=again)
+            removed[name] = tuple(sorted({int(position) for position in drawn}))
+        found = prune(bench.model, plan=PrunePlan(plan.units, removed), config=config)
+        shares.append(1 - found.after.params / found.before.params)
+        accuracies.append(evaluate(found.model, bench.test, engine=Engine(bench.threads))["top1"])
+    return [f"{100 * np.mean(accuracies):.2f}", f"{100 * np.mean(shares):.1f}", ""]
 
 
 def curves(bench: Bench, shares: Sequence[float]) -> dict[str, list[tuple[float, float]]]:
@@ -194,29 +226,48 @@ def lambda_figure(cells: Mapping[str, Sequence[Sequence[str]]], names: Sequence[
     return figure(lines, "Weight of the loss", ("lambda", dict(zip(places, cells, strict=True))), "%")
 
 
-def table(head: str, rows: Mapping[str, Sequence[Sequence[str]]], names: Sequence[str]) -> Iterator[str]:
-    """A table with three columns a network."""
-    yield f"| {head} | " + " | ".join(f"{name}: top-1 | removed, % | seconds" for name in names) + " |"
-    yield "|---" + "|--:" * 3 * len(names) + "|"
+def table(
+    head: str, rows: Mapping[str, Sequence[Sequence[str]]], names: Sequence[str], order: Sequence[str], before: str
+) -> Iterator[str]:
+    """A table with three columns a network.
+
+    Args:
+        head: of the first column.
+        rows: cells of each network, by the first cell.
+        names: of the networks.
+        order: of the rows.
+        before: the document as it was: rows of its table with these columns stay where there are no new ones.
+    """
+    first = f"| {head} | " + " | ".join(f"{name}: top-1 | removed, % | seconds" for name in names) + " |"
+    _, _, kept = before.partition(first + "\n")
+    lines = {line.split("|")[1].strip(): line for line in kept.partition("\n\n")[0].splitlines()[1:]}
     for name, cells in rows.items():
-        yield f"| {name} | " + " | ".join(cell for part in cells for cell in part) + " |"
+        lines[name] = f"| {name} | " + " | ".join(cell for part in cells for cell in part) + " |"
+    yield first
+    yield "|---" + "|--:" * 3 * len(names) + "|"
+    for name in sorted(lines, key=lambda name: order.index(name) if name in order else len(order)):
+        yield lines[name]
 
 
 def document(
     benches: Sequence[Bench],
     figures: Path,
+    choices: Sequence[str],
     images_of: Sequence[str],
     weights: Sequence[float],
     shares: Sequence[float],
+    before: str,
 ) -> str:
     """The text; figures are written into a folder.
 
     Args:
         benches: networks and rows.
         figures: the folder.
+        choices: rows of the first table.
         images_of: choices of images, as `--oamip-images` takes them.
         weights: of the loss.
         shares: of the parameters that are left, in the figures.
+        before: the document as it was.
     """
     names = [bench.name for bench in benches]
     lambdas = {f"{weight:g}": OamipConfig(form="joint", lambda_=weight) for weight in weights}
@@ -226,7 +277,15 @@ def document(
         return {name: [variation(bench, choice) for bench in benches] for name, choice in choices.items()}
 
     weighed = measured(lambdas)
-    (figures / "paper-lambda.svg").write_text(lambda_figure(weighed, names))
+    if weighed:
+        (figures / "paper-lambda.svg").write_text(lambda_figure(weighed, names))
+    others: Mapping[str, Callable[[Bench], list[str]]] = {
+        AS_THEY_COUNT: authors_view,
+        RANDOM: partial(random_units, again=False),
+        RANDOM_AGAIN: partial(random_units, again=True),
+    }
+    chosen = measured({name: choice for name, choice in CHOICES.items() if name in choices})
+    chosen |= {name: [view(bench) for bench in benches] for name, view in others.items() if name in choices}
     thresholds = " and ".join(f"{bench.threshold} ({bench.name})" for bench in benches)
     parts = [
         "# The paper's program, varied\n",
@@ -235,19 +294,21 @@ def document(
         "nothing repaired. One network and one seed each; top-1 in percent on the test set. Without another word:",
         "the joint form, 10 images balanced by class, lambda 5.\n",
         "## Against the authors' code\n",
-        *table("choice", measured(CHOICES) | {"ours, as they count it": [authors_view(b) for b in benches]}, names),
-        "\nAs they count it: the biases of removed units stay, and only a unit's own weights count as removed.\n",
+        *table("choice", chosen, names, ROWS, before),
+        "\nAs they count it: the biases of removed units stay, and only a unit's own weights count as removed.",
+        f"Random units: the mean of {DRAWS} draws; drawn with replacement, fewer different ones go.\n",
         "## Images\n",
-        *table("images", measured(images), names),
+        *table("images", measured(images), names, IMAGES, before),
         "\n## Weight of the loss\n",
-        *table("lambda", weighed, names),
+        *table("lambda", weighed, names, [f"{weight:g}" for weight in LAMBDAS], before),
         "\n![Accuracy and parameters removed by the weight of the loss](paper-lambda.svg)",
         "\n## Accuracy against parameters removed\n",
         "The paper's scores choose the widths, under budgets on parameters; the others remove as many units a layer.\n",
     ]
     for bench in benches:
         path = figures / f"paper-{bench.name.lower()}.svg"
-        path.write_text(figure(curves(bench, shares), f"{bench.name} on MNIST"))
+        if shares:
+            path.write_text(figure(curves(bench, shares), f"{bench.name} on MNIST"))
         parts.append(f"![{bench.name}: accuracy against parameters removed]({path.name})")
     return "\n".join(parts) + "\n"
 
@@ -258,10 +319,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of the MNIST files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="what make_models.py made")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--images", nargs="+", default=IMAGES, help="choices of images")
-    parser.add_argument("--lambdas", nargs="+", type=float, default=LAMBDAS, help="weights of the loss")
+    parser.add_argument("--choices", nargs="*", choices=ROWS, default=ROWS, metavar="ROW", help="of the first table")
+    parser.add_argument("--images", nargs="*", default=IMAGES, help="choices of images")
+    parser.add_argument("--lambdas", nargs="*", type=float, default=LAMBDAS, help="weights of the loss")
     parser.add_argument(
-        "--shares", nargs="+", type=float, default=SHARES, help="of the parameters left, in the figures"
+        "--shares", nargs="*", type=float, default=SHARES, help="of the parameters left, in the figures"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/paper-variations.md"), help="figures go beside it")
@@ -277,7 +339,10 @@ def main() -> None:
             load_data(part, model, preprocessing(images)) for part in (rows, (images.test_x, images.test_y))
         )
         benches.append(Bench(name, threshold, model, held_out, test, options.threads))
-    text = document(benches, options.out.parent, options.images, options.lambdas, options.shares)
+    before = options.out.read_text() if options.out.exists() else ""
+    text = document(
+        benches, options.out.parent, options.choices, options.images, options.lambdas, options.shares, before
+    )
     options.out.write_text(text)
 
 

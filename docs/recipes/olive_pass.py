@@ -1,6 +1,6 @@
 """onnxprune as a pass of Olive, so that pruning is one step of an Olive workflow.
 
-pip install olive-ai requests onnxprune
+pip install olive-ai requests && pip install .    # in a checkout of onnxprune
 python docs/recipes/olive_pass.py MODEL.onnx OUT_FOLDER --data CALIB.npz --target macs=0.5
 """
 
@@ -27,7 +27,7 @@ class OnnxPrune(Pass):
             "data": PassConfigParam(type_=str, default_value=None, description="Calibration inputs, as prune --data."),
             "targets": PassConfigParam(type_=list, required=True, description="Budgets, such as macs=0.5."),
             "options": PassConfigParam(
-                type_=dict, default_value={}, description="Further fields of onnxprune.config.PruneConfig."
+                type_=dict, default_value={}, description="Further fields of onnxprune.PruneConfig."
             ),
         }
 

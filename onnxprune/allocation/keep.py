@@ -17,7 +17,7 @@ class Kept:
     Attributes:
         pattern: as the user wrote it.
         groups: names of the groups that are kept.
-        others: names that match, of nodes that make no group.
+        others: names that match, of nodes that carry no group's channels.
     """
 
     pattern: str
@@ -26,7 +26,7 @@ class Kept:
 
 
 def kept_groups(analysis: Analysis, patterns: Sequence[str]) -> frozenset[str]:
-    """Names of the groups that `--keep` protects: a pattern matches their name or that of a producer.
+    """Names of the groups that `--keep` protects: a pattern matches their name or that of a node which carries them.
 
     Patterns are read as `core.patterns.matching` reads them.
 
@@ -46,16 +46,26 @@ def kept_by(analysis: Analysis, pattern: str) -> Kept:
     if not matched:
         advice = hint(pattern, _prunable(analysis))
         raise InputError(f"{_OPTION} {pattern!r} matches nothing in {analysis.name}{advice}")
-    groups = [g for g in analysis.groups if g.name in matched or not matched.isdisjoint(g.producers)]
+    # A depthwise convolution or a Relu carries channels that another node makes.
+    made = {node.name: node.outputs for node in analysis.graph.nodes if node.name in matched}
+    carried = {output for outputs in made.values() for output in outputs}
+    groups = [
+        group
+        for group in analysis.groups
+        if group.name in matched
+        or not matched.isdisjoint(group.producers)
+        or any(tensor in carried for tensor, _ in group.places)
+    ]
+    places = {tensor for group in groups for tensor, _ in group.places}
     named = {name for group in groups for name in (group.name, *group.producers)}
+    named |= {name for name, outputs in made.items() if not places.isdisjoint(outputs)}
     others = tuple(name for name in dict.fromkeys(_names(analysis)) if name in matched and name not in named)
     return Kept(pattern, tuple(group.name for group in groups), others)
 
 
 def without_groups(analysis: Analysis, patterns: Sequence[str]) -> tuple[str, ...]:
     """The patterns that have no effect, since they match only what cannot be pruned anyway."""
-    prunable = frozenset(_prunable(analysis))
-    return tuple(p for p in patterns if prunable.isdisjoint(matching(p, _names(analysis), _OPTION)))
+    return tuple(pattern for pattern in patterns if not kept_by(analysis, pattern).groups)
 
 
 def _prunable(analysis: Analysis) -> Iterator[str]:

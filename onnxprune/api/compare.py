@@ -1,19 +1,25 @@
 """Compares existing models: by their outputs on data, and by their speed."""
 
+import typing
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from onnxprune.api.arguments import speaks_of_arguments, told_all
+from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.api.comparison import Comparison
+from onnxprune.api.messages import told_all
 from onnxprune.calibration.inputs import is_made_up, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.engine import Engine, Provider
+from onnxprune.core.errors import InputError
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.report.log import log_result
 from onnxprune.report.progress import followed
@@ -23,6 +29,7 @@ from onnxprune.runtime.room import require_room, require_room_of
 from onnxprune.runtime.timing import MOST_S, Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.training_mode import training_mode
 
 
 @speaks_of_arguments
@@ -85,7 +92,8 @@ def validate(
     with followed(progress) as told:
         clock = Clock(told)
         with clock.stage("compare"):
-            metrics = compare(first, second, rows, config=outputs, engine=engine)
+            metrics = compare(first, second, rows, config=outputs, analysis=analysed, engine=engine)
+            same = one_answer(first, read_meaning(analysed, outputs), rows, engine)
         if time:
             feeds = (first_feed(first, rows, batch), first_feed(second, rows, batch))
             with clock.stage("time"):
@@ -96,7 +104,8 @@ def validate(
                     seconds=min(MOST_S, clock.seconds["compare"]),
                     feeds=feeds,
                 )
-    warnings = told_all((*slow_result(measured), *heavy_losses(metrics)))
+    of_rows = (*training_mode(analysed), *rows.warnings, *same)
+    warnings = told_all((*slow_result(measured), *of_rows, *heavy_losses(metrics)))
     log_result(warnings, ())
     return Comparison(
         original=first.name,
@@ -115,7 +124,7 @@ def validate(
 
 @speaks_of_arguments
 def bench(
-    models: Sequence[Source],
+    models: Source | Sequence[Source],
     data: DataSource | None = None,
     *,
     preprocess: PreprocessConfig | None = None,
@@ -133,7 +142,8 @@ def bench(
     """Measure the latency of models in onnxruntime, run in turn so that they see the same conditions.
 
     Args:
-        models: paths, bytes of files, protobufs or loaded models; the others are compared with the first.
+        models: a model, or several: paths, bytes of files, protobufs or loaded models; the others are compared with the
+            first.
         data: rows to run on; random ones by default.
         preprocess: how integer images become the models' input.
         batch: rows a run; a model with a fixed batch runs at its own.
@@ -160,7 +170,13 @@ def bench(
     """
     engine = Engine(threads, Provider.parse(provider))
     require_provider(engine.provider)
-    loaded = [load(model) for model in models]
+    several = isinstance(models, Sequence) and not isinstance(models, str | bytes | bytearray | memoryview)
+    given = typing.cast("Sequence[Source]", models if several else (models,))
+    loaded = [load(model) for model in given]
+    if not loaded:
+        raise InputError("models: give at least one model")
+    if isinstance(data, str | Path) and Path(data).suffix == ".onnx":
+        raise InputError(f"data: {data} is a model, not rows; several models are one list: bench([first, second])")
     known = [given_sizes(model, shapes) for model in loaded]
     with fitting(shapes):
         batch = rows_a_run(loaded[0], known[0], batch)

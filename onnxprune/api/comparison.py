@@ -35,9 +35,9 @@ class Comparison(comparison.Comparison):
     @property
     def verdict(self) -> str:
         """One sentence: "2.1 times faster, 0.4 points less top-1 accuracy, 61 % smaller"."""
-        from onnxprune.report.verdict import verdict
+        from onnxprune.report.verdict import comparison_verdict
 
-        return verdict(self.before, self.after, self.metrics, self.time)
+        return comparison_verdict(self)
 
     def summary(self, width: int = WIDTH) -> str:
         """What the command line shows, as text of lines of at most `width` columns."""

@@ -1,16 +1,19 @@
 """Fine-tunes a pruned model."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from onnxprune.api.arguments import speaks_of_arguments
+from onnxprune.api.messages import told_all
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Provider
 from onnxprune.graph.load import load
 from onnxprune.pipeline.prepare import DataSource, Source
+from onnxprune.report.log import log_result
 from onnxprune.report.progress import followed
 from onnxprune.runtime.providers import require_provider
 from onnxprune.structure.save import save
@@ -52,7 +55,7 @@ class TrainedModel(FinetuneResult):
         return save(self.model, path, protected=(*self.files, *protected), original=self.original)
 
     def __repr__(self) -> str:
-        return f"TrainedModel({self.model.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
+        return f"TrainedModel({self.original.name!r}: {self.loss}, epoch {self.best} of {len(self.history) - 1})"
 
 
 @speaks_of_arguments
@@ -105,6 +108,9 @@ def finetune(
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
     guide = None if teacher is None else load(teacher)
     chosen_on = None if validation is None else load_data(validation, loaded, preprocess)
+    check_same_scale(rows, chosen_on)
+    warnings = told_all(w for some in (rows, chosen_on) if some is not None for w in some.warnings)
+    log_result(warnings, ())
     with followed(progress) as told:
         trained = train(
             loaded,
@@ -120,4 +126,5 @@ def finetune(
         )
     files = [path for source in (guide, rows, chosen_on) if source is not None for path in source.files]
     trained_fields = {field.name: getattr(trained, field.name) for field in fields(FinetuneResult)}
-    return TrainedModel(**trained_fields, files=tuple(files))
+    trained_fields["model"] = replace(trained.model, name=f"{loaded.name} (fine-tuned)")
+    return TrainedModel(**{**trained_fields, "warnings": warnings}, files=tuple(files))

@@ -5,15 +5,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.api.arguments import speaks_of_arguments, told_all, with_options
+from onnxprune.api.arguments import speaks_of_arguments, with_options
+from onnxprune.api.messages import told_all
 from onnxprune.api.result import PruneResult
 from onnxprune.config import PreprocessConfig, PruneConfig, SweepConfig
 from onnxprune.core.clock import Progress
-from onnxprune.core.errors import InputError
-from onnxprune.core.options import check
 from onnxprune.core.plan import PrunePlan
-from onnxprune.graph.sizes import shape_texts
-from onnxprune.importance import named
 from onnxprune.pipeline import prune as one
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Source
@@ -71,15 +68,11 @@ def prune(
     """
     if isinstance(executor, str):
         options, executor = {**options, "executor": executor}, None
-    if "shapes" in options:
-        options = {**options, "shapes": shape_texts(options["shapes"])}
-    if not isinstance(plan, PrunePlan | Path | str | None):
-        raise InputError(f"plan: give a PrunePlan, or the file of one, not a {type(plan).__name__}")
     with followed(progress) as told:
         outcome = one.prune(
             model,
             data,
-            _with_scorer(with_options(config or PruneConfig(), options)),
+            with_options(config, options),
             preprocess or PreprocessConfig(),
             evaluation=evaluation,
             confirm=confirm,
@@ -132,8 +125,7 @@ def sweep(
     from onnxprune.pipeline import sweep as many
     from onnxprune.report.sweep_report import sweep_warnings
 
-    points, config = points or SweepConfig(), _with_scorer(with_options(config or PruneConfig(), {}))
-    check(points)
+    points, config = points or SweepConfig(), with_options(config, {})
     with followed(progress) as told:
         swept = many.sweep(
             model,
@@ -160,8 +152,3 @@ def _told(outcome: PruneOutcome) -> PruneOutcome:
 
 def _fields(data: Any) -> dict[str, Any]:
     return {field.name: getattr(data, field.name) for field in fields(data)}
-
-
-def _with_scorer(config: PruneConfig) -> PruneConfig:
-    """A scorer given as a function gets a name that the stages find it by."""
-    return replace(config, importance=named(config.importance)) if callable(config.importance) else config

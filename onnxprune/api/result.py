@@ -62,8 +62,10 @@ class PruneResult(PruneOutcome):
 
     @classmethod
     def of(cls, outcome: PruneOutcome) -> "PruneResult":
-        """Make a result from the outcome of a run."""
-        return cls(**{field.name: getattr(outcome, field.name) for field in dataclasses.fields(PruneOutcome)})
+        """Make a result from the outcome of a run. Its model is called after what was done to the original."""
+        held = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(PruneOutcome)}
+        named = dataclasses.replace(outcome.model, name=f"{outcome.source} (pruned: {_shares(outcome, 'macs')})")
+        return cls(**{**held, "model": named})
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -129,8 +131,13 @@ class PruneResult(PruneOutcome):
         return result_view(self)
 
     def __repr__(self) -> str:
-        shares = (f"{name} {percent(self.after[name] / self.before[name], 0)}" for name in COUNTED if self.before[name])
-        return f"PruneResult({self.source!r}: {', '.join(shares)} left)"
+        return f"PruneResult({self.source!r}: {_shares(self, *COUNTED)} left)"
+
+
+def _shares(outcome: PruneOutcome, *kinds: str) -> str:
+    """What is left of the costs: "macs 50 %, params 61 %"."""
+    before, after = outcome.before, outcome.after
+    return ", ".join(f"{kind} {percent(after[kind] / before[kind], 0)}" for kind in kinds if before[kind])
 
 
 def write_report(path: Path | str, forms: Mapping[str, Callable[[], str]], read: Iterable[Path]) -> Path:

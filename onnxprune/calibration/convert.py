@@ -36,16 +36,16 @@ class Conversion:
     drop: bool
 
     @property
-    def is_cast_only(self) -> bool:
-        """Whether values become floating-point numbers without being scaled."""
-        return self.dtype.kind == "f" and self.scale == 1 and self.mean is None and self.std is None
+    def is_scaling(self) -> bool:
+        """Whether values are scaled, and not only rearranged and cast."""
+        return self.scale != 1 or self.mean is not None or self.std is not None
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Convert rows: `(rows, ...)` as stored to `(rows, ...)` as the model takes them.
 
         With `drop`, the leading axis of the single row is removed.
         """
-        if self.scale != 1 or self.mean is not None or self.std is not None:
+        if self.is_scaling:
             rows = rows.astype(np.float64 if self.dtype == np.float64 else np.float32)
             rows *= self.scale
             if self.mean is not None:

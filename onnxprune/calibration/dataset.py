@@ -30,6 +30,7 @@ class Dataset:
         whole: every row is a complete feed (a model with inputs that have no batch axis), so that batches hold one row.
         notes: what the user should know of the data.
         files: the files that the rows were read from, which nothing may be written to.
+        warnings: what makes figures of the data say little, or something else than they seem to.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -40,6 +41,7 @@ class Dataset:
     whole: bool = False
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -84,9 +84,7 @@ def read_images(
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
-        raise InputError(
-            f"{folder}: reading images needs Pillow; install it with: pip install 'onnxprune[images]'"
-        ) from error
+        raise InputError(f"{folder}: reading images needs Pillow (extra images): pip install pillow") from error
     if len(specs) != 1:
         raise InputError(
             f"{folder}: a folder of images feeds one input, the model takes {wanted(specs)}; give an .npz file"

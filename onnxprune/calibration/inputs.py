@@ -15,13 +15,15 @@ from onnxprune.calibration.arrange import Arrangement
 from onnxprune.calibration.convert import Converter, conversion
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.held import Held, held_by
+from onnxprune.calibration.prepared import data_notes, data_warnings
 from onnxprune.calibration.rows import Rows, choose, rows_of, wanted
 from onnxprune.calibration.sources import files_of, open_source
-from onnxprune.calibration.synthetic import synthetic_array
+from onnxprune.calibration.synthetic import is_smooth, synthetic_array
 from onnxprune.calibration.tables import table_rows
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.memory import require
+from onnxprune.core.text import NAME, visible
 from onnxprune.graph.inputs import InputSpec, input_specs
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
@@ -33,15 +35,11 @@ RANDOM, SYNTHETIC = "random", "synthetic"
 MADE_UP = {RANDOM: 64, SYNTHETIC: 200}
 """Rows that are no data, and how many of them are made."""
 
-_MADE_UP_NOTES = {
-    RANDOM: "the inputs are random noise, not data: what matters to the model's task cannot be seen in them",
-    SYNTHETIC: "the inputs are made up (smooth noise with edges and tones), no data: what matters to the model's task "
-    "is hardly seen in them",
+_SEEN = "what matters to the model's task {} seen in them, and figures of them say nothing of real data"
+_MADE_UP_WARNINGS = {
+    RANDOM: f"the inputs are random noise, not data: {_SEEN.format('cannot be')}",
+    SYNTHETIC: f"the inputs are made up ({{}}), no data: {_SEEN.format('is hardly')}",
 }
-
-_RAW_NOTE = (
-    "integer images are fed as they are, 0 to 255; give --scale, --mean or --std where the model wants them scaled"
-)
 
 _GIVEN = "the given data"
 
@@ -95,18 +93,18 @@ def load_data(
         return _given(spec, specs, limit, seed)
     notes: tuple[str, ...] = ()
     if is_made_up(spec):
-        rows, notes = _made_up_rows(str(spec), model, specs, limit, seed, known), (_MADE_UP_NOTES[str(spec)],)
-        preprocess = PreprocessConfig()
-    elif isinstance(spec, str | Path):
+        rows = _made_up_rows(str(spec), model, specs, limit, seed, known)
+        made = _dataset(rows, specs, PreprocessConfig(), limit, seed, ())
+        return replace(made, warnings=(_MADE_UP_WARNINGS[str(spec)].format(_made_of(rows)),))
+    if isinstance(spec, str | Path):
         try:
             rows, notes = _read(spec, specs, preprocess, limit, seed)
             files = files_of(spec)
         except OSError as error:
             raise InputError(f"{spec} cannot be read: {error.strerror or error}") from error
         return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files)
-    else:
-        held = Held(held_by(spec, _GIVEN), _GIVEN)
-        rows = rows_of([held], specs, preprocess.layout, _GIVEN)
+    held = Held(held_by(spec, _GIVEN), _GIVEN)
+    rows = rows_of([held], specs, preprocess.layout, _GIVEN)
     return _dataset(rows, specs, preprocess, limit, seed, notes)
 
 
@@ -166,6 +164,13 @@ def _made_up_rows(
     return Rows(arrays, None, dict.fromkeys(arrays, Arrangement()), feeds, spec)
 
 
+def _made_of(rows: Rows) -> str:
+    """What synthetic rows hold, in words."""
+    smooth = any(is_smooth(array.dtype, array.shape) for array in rows.arrays.values())
+    drawn = any(not is_smooth(array.dtype, array.shape) for array in rows.arrays.values())
+    return " and ".join(["smooth noise with edges and tones"] * smooth + ["numbers drawn at random"] * drawn)
+
+
 def _given(data: Dataset, specs: Sequence[InputSpec], limit: int | None, seed: int) -> Dataset:
     missing = [spec.name for spec in specs if spec.name not in data.arrays]
     if missing:
@@ -214,8 +219,11 @@ def _dataset(
         data = data.alone() if size <= _READ_BYTES else data
     for spec in specs:
         _check_values(data, spec)
-    cast = [c for name, c in conversions.items() if rows.arrays[name].dtype == np.uint8 and c.is_cast_only]
-    return replace(data, notes=(*notes, _RAW_NOTE)) if cast and preprocess.scale is None else data
+    floats = [spec.name for spec in specs if spec.is_float and rows.arrays[spec.name].dtype.kind in "iuf"]
+    given = preprocess.scale is not None
+    told = [note for name in floats for note in data_notes(data, name, scale_given=given)]
+    warned = [warning for name in floats for warning in data_warnings(data, name)]
+    return replace(data, notes=(*notes, *dict.fromkeys(told)), warnings=tuple(warned))
 
 
 def _unread(rows: Rows) -> str:
@@ -235,7 +243,7 @@ def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iufb":
-        raise InputError(f"{origin}: labels must be numbers, not {labels.dtype.name}")
+        raise InputError(f"{origin}: labels must be numbers, not {_kind_of(labels)}")
     if labels.ndim == 0 or len(labels) != count:
         raise InputError(f"{origin}: {len(np.atleast_1d(labels))} labels for {count} rows")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
@@ -245,6 +253,14 @@ def _checked(labels: np.ndarray, count: int, origin: str) -> np.ndarray:
     if labels.dtype.kind in "iu" and labels.max(initial=0) > _LARGEST_CLASS:
         raise InputError(f"{origin}: labels must be numbers of classes; {labels.max()} is too large")
     return labels.astype(np.int64) if labels.dtype.kind in "iub" else labels
+
+
+def _kind_of(labels: np.ndarray) -> str:
+    """What labels that are no numbers are, in plain words, and what to do about it."""
+    kind = {"U": "text", "S": "text", "M": "dates", "m": "times", "c": "complex numbers"}.get(labels.dtype.kind)
+    held = visible(repr(labels.flat[0].item() if hasattr(labels.flat[0], "item") else labels.flat[0]), NAME)
+    advice = "store each class's number, counted from 0 in the order of the model's outputs"
+    return f"{kind or 'Python objects'} such as {held}; {advice}"
 
 
 def _check_values(data: Dataset, spec: InputSpec) -> None:

@@ -29,9 +29,8 @@ def synthetic_array(
         size: shape of the array, rows first.
         integers: how many different integers there are, where they are numbers of rows of a table.
     """
-    long = sorted((axis for axis in range(1, len(size)) if size[axis] >= _LEAST), key=lambda axis: -size[axis])
-    spatial = sorted(long[:2])
-    if not spatial or not (dtype.kind == "f" or (dtype == np.uint8 and integers is None)):
+    spatial = _spatial(size)
+    if not is_smooth(dtype, size) or (dtype.kind != "f" and integers is not None):
         return random_array(rng, dtype, size, integers)
     others = [axis for axis in range(1, len(size)) if axis not in spatial]
     order = [0, *others, *spatial]
@@ -43,6 +42,17 @@ def synthetic_array(
     if dtype == np.uint8:
         array = np.clip(np.rint(_MIDDLE + _SPREAD * array), 0, 255)
     return np.ascontiguousarray(array, dtype)
+
+
+def is_smooth(dtype: np.dtype, size: tuple[int, ...]) -> bool:
+    """Whether made-up values of this type and shape, rows first, are images or signals and not drawn one by one."""
+    return bool(_spatial(size)) and (dtype.kind == "f" or dtype == np.uint8)
+
+
+def _spatial(size: tuple[int, ...]) -> list[int]:
+    """The one or two longest axes of a row, along which neighbours are alike."""
+    long = sorted((axis for axis in range(1, len(size)) if size[axis] >= _LEAST), key=lambda axis: -size[axis])
+    return sorted(long[:2])
 
 
 def _noise(rng: np.random.Generator, sizes: tuple[int, ...], fall: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from onnxprune.cli.command import command_began, complain, typer_function
 from onnxprune.cli.commands import COMMANDS, commands
 from onnxprune.cli.help import HeadedCommand
 from onnxprune.cli.terminal import discard_stdout, open_descriptors
+from onnxprune.cli.usage import USAGE_ERROR, is_help, usage_message
 from onnxprune.version import __version__
 
 _WIDTH = 110  # columns that the help takes at most
@@ -68,10 +69,18 @@ def main() -> None:
     gc.set_threshold(20_000, 20, 50)
     try:
         completing = "_ONNXPRUNE_COMPLETE" in os.environ
-        application(None if completing else sys.argv[1:])(prog_name="onnxprune")
+        run = application(None if completing else sys.argv[1:])
+        status = run(prog_name="onnxprune", standalone_mode=False)
+    except USAGE_ERROR as error:
+        if is_help(error):
+            error.show()  # type: ignore[attr-defined]
+        else:
+            complain(usage_message(error, sys.argv[1:]))
+        raise SystemExit(2) from None
     except OSError as error:
         if command_began():
             raise
         discard_stdout()
         complain(f"stdout cannot be written: {error.strerror}")  # the help or the version
         raise SystemExit(2) from None
+    raise SystemExit(status or 0)

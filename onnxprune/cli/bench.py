@@ -81,6 +81,6 @@ def bench(
             shapes=shapes,
             progress=progress,
         )
-    terminal.show(bench_summary(measured))
+    terminal.answer(files.json, bench_summary(measured))
     origin = provenance(sys.argv[1:], **{f"model {n}": model for n, model in enumerate(models, 1)}, data=files.data)
     terminal.report(files.json, lambda: bench_report(measured, origin))

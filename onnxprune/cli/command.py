@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxprune.api.arguments import for_commands
+from onnxprune.api.messages import for_commands
 from onnxprune.cli import config_file
 from onnxprune.cli.commands import commands
 from onnxprune.cli.options import Option, Section, build, options

@@ -68,10 +68,11 @@ def inspect(
     notes = [] if rows is None else [*rows.notes, *unread_notes(analysis, rows, ALL_CORES, analysis.costs().params)]
     kept = [kept_by(analysis, pattern) for pattern in given.get(KeepConfig).keep]
     sizes = None if rows is None else rows.shapes
-    inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes)
-    terminal.show(inspect_summary(inspected))
+    warnings = () if rows is None else rows.warnings
+    inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes, warnings)
+    terminal.answer(files.json, inspect_summary(inspected))
     if kept:
-        terminal.show(keep_summary(kept))
+        terminal.answer(files.json, keep_summary(kept))
     origin = provenance(sys.argv[1:], model=model, data=files.data)
     terminal.report(files.json, lambda: inspect_report(inspected, origin))
 

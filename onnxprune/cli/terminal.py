@@ -1,4 +1,4 @@
-"""Terminal output of commands: progress, notes and summaries on stderr, machine-readable reports on stdout."""
+"""Terminal output of commands: progress, notes and what became of files on stderr; what was asked for on stdout."""
 
 import contextlib
 import logging
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from onnxprune.core.clock import Progress
 
 WIDTH = 110
-"""Columns where stderr is not a terminal."""
+"""Columns where a stream is not a terminal."""
+
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1")  # what `--json` calls it
 
 
 def open_descriptors() -> None:
@@ -109,8 +111,7 @@ class Terminal:
     def console(self) -> "Console":
         """The rich console on stderr; respects NO_COLOR."""
         if self._console is None:
-            width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH
-            self._console = _console(width)
+            self._console = _console()
         return self._console
 
     def show(self, *what: "RenderableType") -> None:
@@ -118,14 +119,28 @@ class Terminal:
         if self.quiet:
             return
         with contextlib.suppress(OSError):
-            if self.console.is_terminal:
-                self.console.print(*what)
-                return
-            with self.console.capture() as captured:
-                self.console.print(*what)
-            text = captured.get()
-            self.console.file.write("\n".join(line.rstrip() for line in text.split("\n")))
-            self.console.file.flush()
+            _print(self.console, *what)
+
+    def answer(self, report: Path | None, *what: "RenderableType") -> None:
+        """Print what a command was asked for to stdout, or as `show` does where the machine report takes stdout.
+
+        A reader who has seen enough (`| head`) is no error; others are reported by `finish`.
+
+        Args:
+            report: where the machine report goes.
+            what: the text.
+        """
+        if self.quiet or str(report) in _STDOUT:
+            self.show(*what)
+            return
+        try:
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            with os.fdopen(os.dup(self._stdout), "w", encoding=encoding, errors="backslashreplace") as stream:
+                _print(_console(stream), *what)
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self._failures.append(f"stdout cannot be written: {error.strerror}")
 
     def file(self, path: Path | None, build: Callable[[], str]) -> None:
         """Write a file; "-" means stdout, None nothing. Errors are reported by `finish`."""
@@ -212,8 +227,20 @@ class _Notes(logging.Handler):
         self._terminal.show(Text(f"note: {visible(record.getMessage(), MESSAGE)}", style="yellow"))
 
 
-def _console(width: int | None) -> "Console":
-    """A console on stderr that prints control characters as visible text."""
+def _print(console: "Console", *what: "RenderableType") -> None:
+    """Print; without trailing blanks where nobody sees colours."""
+    if console.is_terminal:
+        console.print(*what)
+        return
+    with console.capture() as captured:
+        console.print(*what)
+    text = captured.get()
+    console.file.write("\n".join(line.rstrip() for line in text.split("\n")))
+    console.file.flush()
+
+
+def _console(stream: TextIO | None = None) -> "Console":
+    """A console on a stream, by default stderr, that prints control characters as visible text."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -225,4 +252,5 @@ def _console(width: int | None) -> "Console":
         def on_broken_pipe(self) -> None:
             self.quiet = True  # nobody listens any more; by default the process would end
 
-    return Plain(stderr=True, width=width, highlight=False, soft_wrap=False)
+    width = None if (stream or sys.stderr).isatty() or "COLUMNS" in os.environ else WIDTH
+    return Plain(file=stream, stderr=True, width=width, highlight=False, soft_wrap=False)

@@ -104,7 +104,7 @@ def validate(
             latency=given.get(LatencyConfig),
             progress=progress,
         )
-    terminal.show(validate_summary(comparison))
+    terminal.answer(files.json, validate_summary(comparison))
     origin = provenance(sys.argv[1:], model=model, other=other, data=files.data)
     terminal.report(files.json, lambda: validate_report(comparison, origin))
     if config.max_drop is not None:

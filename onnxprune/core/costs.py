@@ -42,7 +42,7 @@ class Costs(Mapping[str, int]):
 
     @property
     def params(self) -> int:
-        """Elements of floating-point weights."""
+        """Elements of weights, floating-point or of at most 8 bits."""
         return self["params"]
 
     @property
@@ -53,11 +53,10 @@ class Costs(Mapping[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One constant of the model file: its size, and whether it counts as parameters and as weights."""
+    """One constant of the model file: its size, and whether it counts as weights."""
 
     shape: tuple[int, ...]
     itemsize: int
-    is_float: bool
     is_weight: bool
 
 
@@ -114,12 +113,15 @@ def _macs(model: Countable) -> Iterable[Term]:
 
 
 def _params(model: Countable) -> Iterable[Term]:
-    """Elements of floating-point weights (initializers and Constant nodes)."""
-    return ((1, sizes) for constant, sizes in model.stored if constant.is_float)
+    """Elements of weights, floating-point or of at most 8 bits, in initializers and Constant nodes.
+
+    Shapes and indices are no weights.
+    """
+    return ((1, sizes) for constant, sizes in model.stored if constant.is_weight)
 
 
 def _bytes(model: Countable) -> Iterable[Term]:
-    """Bytes of weights, floating-point or of at most 8 bits (shapes and indices are not weights)."""
+    """Bytes of the weights that are counted as parameters."""
     return ((constant.itemsize, sizes) for constant, sizes in model.stored if constant.is_weight)
 
 

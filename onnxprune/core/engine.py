@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from onnxprune.core.errors import InputError
 
 CPU_NAME = "cpu"
+ROOM = 1 << 30  # bytes of a run's tensors without a bound on memory
 _SUFFIX = "executionprovider"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FORM = "write NAME or NAME:key=value,key=value, for example openvino:device_type=CPU"
@@ -81,3 +82,27 @@ ALL_CORES = Engine()
 
 ONE_CORE = Engine(1)
 """The processor, one thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Options for running models and tasks, which scorers and repair use.
+
+    Attributes:
+        seed: of everything random.
+        threads: for onnxruntime and linear algebra; 0 takes all cores.
+        provider: execution provider of onnxruntime.
+        room: bytes of a run's tensors that may be held in memory.
+        cache: folder where finished steps are kept; None keeps none.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    room: float = ROOM
+    cache: str | None = None
+    provider: Provider = dataclasses.field(default_factory=Provider)
+
+    @property
+    def engine(self) -> Engine:
+        """How onnxruntime runs models."""
+        return Engine(self.threads, self.provider)

@@ -190,7 +190,7 @@ def _cluster(address: str) -> Iterator[Executor]:
         from dask.config import set as configured
         from distributed import Client
     except ImportError:
-        raise InputError("--executor dask://... needs dask: pip install 'onnxprune[distributed]'") from None
+        raise InputError("--executor dask://... needs dask (extra distributed): pip install distributed") from None
     try:
         client = Client(f"tcp://{address}", timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:

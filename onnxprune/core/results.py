@@ -62,6 +62,7 @@ class RowUse:
         choose: those that trials, ridges and epochs were chosen by.
         report: rows that the metrics are of.
         used: what else was done with the last: "unused", "chosen" (choices were made by them) or "fitted".
+        made_up: whether the rows of the metrics are no data.
     """
 
     fit: int
@@ -69,6 +70,7 @@ class RowUse:
     choose: int
     report: int
     used: str
+    made_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

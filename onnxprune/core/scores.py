@@ -72,6 +72,7 @@ class Scores:
         notes: what the user should know.
         powers: exponents other than 1 for the damage curves; the allocation is also tried with the curves raised to
             each of them, since the damage of several groups together is not the sum of their single damages.
+        warnings: what makes the scores say little.
     """
 
     groups: tuple[GroupScore, ...]
@@ -79,6 +80,7 @@ class Scores:
     oamip: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
     powers: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def finite(self) -> "Scores":
         """The same, but a group whose scores or damage are not finite is not judged: weights may be infinite."""

@@ -75,17 +75,25 @@ class UserFunction:
         """
         match = _FORM.fullmatch(self._spec)
         if match is None:
-            raise InputError(f"{self._spec!r} is not of the form package.module:function")
+            raise InputError(f"{self._spec!r} is not of the form package.module:function{_meant(self._spec)}")
         importlib.invalidate_caches()
         try:
             module = importlib.import_module(match["module"])
         except (ImportError, SyntaxError) as error:
-            raise InputError(f"{self._spec}: module {match['module']!r} cannot be imported ({told(error)})") from error
+            why = _meant(self._spec) or f" ({told(error)})"
+            raise InputError(f"{self._spec}: module {match['module']!r} cannot be imported{why}") from error
         function = getattr(module, match["function"], None)
         if not callable(function):
             raise InputError(f"{self._spec}: module {match['module']!r} has no function {match['function']!r}")
         usable: Callable[..., Any] = function
         return usable
+
+
+def _meant(spec: str) -> str:
+    """The name of a module that was written as its file: `folder/measure.py:recall`."""
+    path, _, function = spec.rpartition(":")
+    name = f"{path.removesuffix('.py').replace('/', '.').strip('.')}:{function}"
+    return f"; write the name of the module, {name}" if path.endswith(".py") and names_function(name) else ""
 
 
 def told(error: BaseException) -> str:

@@ -23,7 +23,9 @@ class Accuracy:
     """Counts how often two models are right. Rows must come in the order of the labels.
 
     Class numbers fit an output with scores at each of their places: `top1` (`top5` from 21 classes) for one label a
-    row, `accuracy` for tokens or pixels, where negative labels do not count. Labels of an output's own shape fit
+    row, `accuracy` for tokens or pixels, where negative labels do not count. They are never compared with boxes or
+    keypoints, and with the independent scores beside these only where negative labels say which places hold nothing:
+    such scores have no class for that. Labels of an output's own shape fit
     probabilities (`label_iou`: entries above a half) and quantities (`label_fit`: the share of the labels' variance
     that is explained). Where a model puts out class numbers alone, they are compared with the labels.
 
@@ -56,7 +58,7 @@ class Accuracy:
         part, fit = self._found = self._found or self._fitting(ours)
         labels, real = self._labels[rows], None if self._real is None else self._real[rows]
         self._rows += count
-        if fit == "classes" and not part.classifies:  # otherwise the part has a meter of its own
+        if fit == "classes" and not part.classifies and not self._finds(part):  # those have meters of their own
             self._agreement = self._agreement or Classes(part)
             self._agreement.add(ours, others, real)
         for counts, outputs in zip(self._counts, (ours, others), strict=True):
@@ -81,7 +83,10 @@ class Accuracy:
         Whole numbers that are stored as floats count as class numbers where they fit nothing else.
         """
         labels = self._labels
-        ordered = sorted(self._meaning.parts, key=lambda part: (part.kind != "classes", not part.classifies))
+        ordered = sorted(
+            self._meaning.parts,
+            key=lambda part: (part.kind != "classes", not part.classifies, part.kind != "probabilities"),
+        )
         numbered = self._numbered(ordered, outputs)
         if numbered is not None and labels.dtype.kind in "iu":
             return numbered
@@ -99,6 +104,16 @@ class Accuracy:
                 )
             self._labels = labels.astype(np.int64)
             return numbered
+        places = _without_ones(labels.shape[1:])
+        for part in ordered:
+            if self._finds(part) and _without_ones(part.positions) == places:
+                shape = ", ".join(map(str, ("rows", *outputs[part.output].shape[1:])))
+                raise InputError(
+                    f"{self._source}: labels of shape {_shape(labels)} do not say which of the {part.count} positions "
+                    f"of {part.output!r} in {self._model} hold nothing, which its {part.width} independent scores have "
+                    f"no class for: mark these by -1, give a label for each score ([{shape}]), leave the labels out, "
+                    "or measure them by --metric"
+                )
         one_hot = any(p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:] for p in ordered)
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
         raise InputError(
@@ -113,11 +128,22 @@ class Accuracy:
         for part in ordered:
             extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
             several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
+            if part.confidence or (self._finds(part) and not self._marks_nothing):
+                continue
             if several and _without_ones(tuple(extents[1:])) == sizes:
                 return part, "classes"
             if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
                 return part, "same"
         return None
+
+    def _finds(self, part: Part) -> bool:
+        """Whether a part holds independent scores of what lies at each position, beside its box or keypoint."""
+        own = self._meaning.parts.index(part)
+        return part.kind == "probabilities" and part.width > 1 and any(own in p.confidence for p in self._meaning.parts)
+
+    @property
+    def _marks_nothing(self) -> bool:
+        return bool(self._labels.min(initial=0) < 0)
 
     def _add_classes(self, counts: "_Counts", scores: np.ndarray, labels: np.ndarray) -> None:
         if labels.max(initial=0) >= scores.shape[2]:

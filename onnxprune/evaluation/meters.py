@@ -110,7 +110,8 @@ class Classes:
         if len(several) > 1:
             recall = self._same[several] / self._rows[several]
             worst = several[recall.argmin()]
-            detail = f"class {worst}, {self._rows[worst]:.0f} of {self._rows.sum():.0f}"
+            lost = self._same[worst] < self._rows[worst]  # else none is the worst
+            detail = f"class {worst}, {self._rows[worst]:.0f} of {self._rows.sum():.0f}" if lost else ""
             metrics["worst_class"] = _share(self._same[worst], self._rows[worst], detail=detail)
         return metrics
 

@@ -98,9 +98,10 @@ def compare(
             {name: np.concatenate([part[name] for part in parts]) for name in meaning.outputs} for parts in kept
         )
         by_user = user_metric(config.metric, whole, theirs, targets)
-    by_labels = {} if accuracy is None else {**accuracy.changes(), **accuracy.agreement()}
+    by_labels = {} if accuracy is None else accuracy.changes()
+    agreement = {} if accuracy is None else accuracy.agreement()
     by_part = shares([(output, meter.changes()) for output, meter in judges])
-    metrics = {**by_labels, **by_part, "relative_error": MetricChange(0.0, difference.ratio)}
+    metrics = {**by_labels, **agreement, **by_part, "relative_error": MetricChange(0.0, difference.ratio)}
     ruling = by_user or by_labels or by_part
     metrics = {name: replace(change, rules=change.rules and name in ruling) for name, change in metrics.items()}
     return {**by_user, **{name: change for name, change in metrics.items() if name not in by_user}}

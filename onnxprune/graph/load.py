@@ -14,6 +14,7 @@ from onnxprune.core.files import open_to_read, read_up_to
 from onnxprune.core.text import first_line
 from onnxprune.graph.declared import as_checked, corrected, dense, in_order, with_maps_told, with_types
 from onnxprune.graph.external import DataFolder
+from onnxprune.graph.foreign import foreign
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.lineage import noted
 from onnxprune.graph.model import Model, brought_together, from_proto, skeleton
@@ -64,9 +65,12 @@ def _parsed(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except (DecodeError, ValueError) as error:
+        if what := foreign(data):
+            raise InputError(f"{name} is not an ONNX file but {what}") from None
         raise InputError(f"{name} is not an ONNX file, or is cut off ({error})") from None
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise InputError(f"{name} is not an ONNX file (it holds no graph)")
+        what = foreign(data)
+        raise InputError(f"{name} is not an ONNX file {f'but {what}' if what else '(it holds no graph)'}")
     return proto
 
 

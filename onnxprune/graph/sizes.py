@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from operator import index
+from typing import Any
 
 from onnxprune.core.errors import InputError, ModelError, SizesError
 from onnxprune.core.patterns import alike
@@ -35,7 +36,13 @@ def parse_shapes(given: Given) -> dict[str, Shape]:
         InputError: a text has another form, a size is below 1, or an input is named twice.
     """
     parsed: dict[str, Shape] = {}
-    texts = (given,) if isinstance(given, str) else given
+    texts: Any = (given,) if isinstance(given, str) else given
+    if isinstance(texts, Iterable) and not isinstance(texts, Mapping):
+        texts = tuple(texts)
+    if not isinstance(texts, Mapping | tuple) or not all(isinstance(name, str) for name in texts):
+        raise InputError(
+            f"shapes are sizes by the name of an input, for example {{'images': (1, 3, 640, 640)}}, not {given!r}"
+        )
     pairs = texts.items() if isinstance(texts, Mapping) else (_pair(text) for text in texts)
     for name, shape in pairs:
         try:

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.split import RowRoles
-from onnxprune.config import OamipConfig, OutputConfig, RunOptions
+from onnxprune.config import OamipConfig, OutputConfig
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.scores import Scores
 from onnxprune.graph.model import Model
 from onnxprune.structure.analysis import Analysis

@@ -217,6 +217,10 @@ class OpHandler(ABC):
     trains_numbers: ClassVar[bool] = True
     """Whether fine-tuning changes a constant of one number too; beside Add and Mul it is part of a formula."""
 
+    def trains(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the node computes as in training, so that a row's result depends on the other rows of a run."""
+        return False
+
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
         """Positions of the inputs whose values the node only moves, selects, repeats or interpolates.
 
@@ -277,6 +281,10 @@ class OpHandler(ABC):
         """Whether the operator is the activation behind a layer: scores of the paper's program apply to its result."""
         return False
 
+    def normalises_batches(self, node: Node) -> bool:  # noqa: ARG002
+        """Whether the operator is a BatchNormalization: scores of the paper's program may apply in front of it."""
+        return False
+
     def normalises_scores(self, node: Node) -> bool:  # noqa: ARG002
         """Whether the operator makes class probabilities, or their logarithms, of scores."""
         return False
@@ -329,6 +337,10 @@ class OpHandler(ABC):
 
     def decodes(self, node: Node, stored: np.ndarray | None, value: np.ndarray) -> bool:  # noqa: ARG002
         """Whether the node only converts a stored weight to another type, and so stays in the file."""
+        return False
+
+    def undoes(self, node: Node, maker: Node) -> bool:  # noqa: ARG002
+        """Whether the node gives back, but for rounding, what the maker of its first input read."""
         return False
 
     keeps_shape: ClassVar[bool] = False

@@ -58,6 +58,10 @@ class PerChannelNormalization(OpHandler):
         """Folded into the weights."""
         return node.op_type == "BatchNormalization"
 
+    def normalises_batches(self, node: Node) -> bool:
+        """BatchNormalization."""
+        return node.op_type == "BatchNormalization"
+
     def at_constant(self, node: Node, known: Known) -> np.ndarray | None:
         """For constant inputs: scaled and shifted by the stored statistics."""
         return known.evaluate(node) if _uses_stored(node) else None
@@ -80,6 +84,10 @@ class PerChannelNormalization(OpHandler):
         from onnxprune.ops.matrix import forms
 
         return forms.batch_normalization(node, operands) if _uses_stored(node) else None
+
+    def trains(self, node: Node) -> bool:
+        """Whether BatchNormalization takes the statistics of each batch."""
+        return bool(node.int("training_mode", 0))
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: with the stored statistics (BatchNormalization), or those of each row's channel."""

@@ -44,6 +44,10 @@ class Quantize(OpHandler):
         """The node only converts: weights are stored quantised."""
         return True
 
+    def undoes(self, node: Node, maker: Node) -> bool:
+        """DequantizeLinear gives back what QuantizeLinear read."""
+        return (node.op_type, maker.op_type) == ("DequantizeLinear", "QuantizeLinear")
+
     def jumps(self, node: Node) -> bool:
         """Not continuous: rounding."""
         return node.op_type == "QuantizeLinear"

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Unknown
+from onnxprune.ops.base import TorchRule, Unknown
 
 
 class Unfollowed(Unknown):
@@ -55,8 +55,24 @@ class NonZero(Deciding):
 class Preprocessing(Unknown):
     """Preprocessing as scikit-learn's pipelines are exported: each feature for itself; onnx infers no shape of it."""
 
-    op_types = ("ai.onnx.ml.Imputer", "ai.onnx.ml.Normalizer", "ai.onnx.ml.Scaler")
+    op_types: ClassVar[tuple[str, ...]] = ("ai.onnx.ml.Imputer", "ai.onnx.ml.Normalizer")
     keeps_shape = True
+
+
+class Scaler(Preprocessing):
+    """Scaler: `(x - offset) * scale`, with one number for all features or one for each."""
+
+    op_types = ("ai.onnx.ml.Scaler",)
+
+    def torch(self, node: Node) -> TorchRule:
+        """In torch: the same, in float; the numbers are attributes and stay."""
+        offset, scale = list(node.attributes.get("offset") or [0.0]), list(node.attributes.get("scale") or [1.0])
+
+        def run(x: Any) -> Any:
+            x = x.float()
+            return (x - x.new_tensor(offset)) * x.new_tensor(scale)
+
+        return run
 
 
 class Random(Unknown):

@@ -15,6 +15,7 @@ from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
 from onnxprune.outputs.rows import row_axis
 from onnxprune.outputs.sources import Path, Source
+from onnxprune.outputs.unrounded import unrounded
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Layer
 
@@ -51,7 +52,7 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     Raises:
         InputError: the user names an output or a kind that does not exist, or leaves nothing to compare.
     """
-    config = config or OutputConfig()
+    config, analysis = config or OutputConfig(), unrounded(analysis)
     tensors = [value for value in analysis.model.proto.graph.output if value.type.HasField("tensor_type")]
     said = kinds_said(config, analysis)
     tensors = [value for value in tensors if said.get(value.name) != IGNORED]

@@ -1,13 +1,20 @@
-"""Outputs that say nothing on any calibration row, so that nothing is known of what they would say."""
+"""Outputs that say nothing on the rows at hand, or the same of all, so that nothing is known of what they would say."""
+
+import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.core.engine import Engine
+from onnxprune.core.text import several
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning
 
 FOUND = 0.25
 """Probability from which on something counts as found."""
+
+_ASKED = 16  # rows that tell whether the model has more than one answer
+_AT_ONCE = 2  # of these: the first two tell, unless the model is broken
+_SAME = 1e-6  # of the largest value
 
 
 def never_confident(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> dict[str, float]:
@@ -33,3 +40,32 @@ def never_confident(model: Model, meaning: Meaning, data: Dataset, engine: Engin
         if all(score >= FOUND for score in highest.values()):
             return {}
     return {name: score for name, score in highest.items() if not score >= FOUND}
+
+
+def one_answer(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> tuple[str, ...]:
+    """A warning where all outputs are the same for every one of some rows, so that figures of them say nothing.
+
+    Args:
+        model: the original.
+        meaning: of its outputs.
+        data: the rows.
+        engine: what it runs on.
+    """
+    asked = data.take(np.unique(np.linspace(0, len(data) - 1, _ASKED).astype(np.int64)))
+    if len(asked) < 2:
+        return ()
+    runner = Runner(model, meaning.outputs, engine=engine, row_axes=meaning.row_axes)
+    first: dict[str, np.ndarray] = {}
+    for run in runner.run(asked, _AT_ONCE):
+        for name, rows in run.items():
+            if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iufb":
+                return ()
+            wanted = first.setdefault(name, rows[:1].astype(np.float64))
+            if rows.shape[1:] != wanted.shape[1:]:
+                return ()
+            if not np.abs(rows - wanted).max(initial=0.0) <= _SAME * np.abs(wanted).max(initial=0.0):
+                return ()
+    return (
+        f"{model.name} gives the same outputs for all of {several(len(asked), 'row')}, so that figures of them say "
+        "nothing: see whether the rows are what the model takes (scaling, layout), and whether the model works",
+    )

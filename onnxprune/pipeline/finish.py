@@ -30,6 +30,7 @@ from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
+from onnxprune.structure.training_mode import training_mode
 from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
@@ -70,6 +71,7 @@ def finish(
         warnings=(
             *(() if config.is_searched else _missed(latency)),
             *slow,
+            *_of_rows(prepared, rows, config),
             *heavy_losses(metrics),
             *_not_confirmed(prepared, confirmed_metrics, config),
             *_unseen(prepared, config),
@@ -195,6 +197,19 @@ def _unseen(prepared: Prepared, config: PruneConfig) -> tuple[str, ...]:
     )
 
 
+def _of_rows(prepared: Prepared, rows: Measured, config: PruneConfig) -> tuple[str, ...]:
+    """What makes figures say little: no rows, made-up ones, or such as the model has one answer for."""
+    read = [data for data in (prepared.data, *rows.sets) if data is not None]
+    told = [warning for data in read for warning in data.warnings]
+    if rows.on is None and not config.lossless:
+        unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
+        told.append(
+            f"without data nothing was measured: nothing says what this costs in accuracy{unrepaired}; give --eval, or "
+            "compare the result with the original by onnxprune validate"
+        )
+    return tuple(dict.fromkeys((*training_mode(prepared.analysis), *told, *rows.warnings)))
+
+
 def _went(blocks: Sequence[RemovedBlock], *, decided: bool) -> tuple[str, ...]:
     """What is said of branches that went as a whole; a run that followed a plan did not decide it."""
     if not blocks:
@@ -241,7 +256,4 @@ def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneCon
     if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
         rows_given = several(len(prepared.data), "calibration row")
         notes.append(f"only {rows_given}: with a few hundred, the result is better, and its figures say more")
-    if rows.on is None and not config.lossless:
-        unrepaired = ", and nothing was repaired" if prepared.data is None and config.repair else ""
-        notes.append(f"without data nothing says what this costs in accuracy{unrepaired}: see onnxprune validate")
     return tuple(dict.fromkeys((*notes, *rows.notes)))

@@ -1,14 +1,16 @@
 """The rows that a report's figures are of, and what else was done with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.calibration.dataset import Dataset
-from onnxprune.calibration.inputs import overlap
+from onnxprune.calibration.inputs import is_made_up, overlap
 from onnxprune.calibration.split import RowRoles, Used
 from onnxprune.config import PruneConfig
 from onnxprune.core.results import RowUse
 from onnxprune.core.text import several
 from onnxprune.importance import scorer_row
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import Prepared
 
 _TOLD: dict[Used, str] = {
@@ -29,12 +31,14 @@ class Measured:
         confirmed_on: of those that confirm what the first ones chose; None where nothing does.
         use: how many rows did what; None where there are none.
         notes: what the user should know of them.
+        warnings: what makes their figures say nothing.
     """
 
     on: Dataset | None
     confirmed_on: Dataset | None = None
     use: RowUse | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def sets(self) -> tuple[Dataset | None, Dataset | None]:
@@ -61,13 +65,23 @@ def rows_to_measure(
         confirm: rows that confirm.
         planned: whether a plan says what goes, so that nothing is scored.
     """
+    measured = _measured(prepared, evaluation, config, confirm, planned=planned)
+    if measured.on is None:
+        return measured
+    meaning = read_meaning(prepared.analysis, config.outputs)
+    return replace(measured, warnings=one_answer(prepared.model, meaning, measured.on, config.engine))
+
+
+def _measured(
+    prepared: Prepared, evaluation: Dataset | None, config: PruneConfig, confirm: Dataset | None, *, planned: bool
+) -> Measured:
     used: Used
     split, searched = prepared.rows, config.is_searched and not (planned or config.lossless)
     scored = not planned and scorer_row(config.importance).needs_data
     fitted = split is not None and not config.lossless and (scored or config.repair or config.distill > 0)
     if split is None or not fitted:
         on = evaluation if split is None or evaluation is not None else split.rows
-        use = None if on is None else RowUse(0, 0, 0, len(on), _used("unused", chosen=searched))
+        use = None if on is None else RowUse(0, 0, 0, len(on), _used("unused", chosen=searched), is_made_up(on.source))
         return Measured(on, confirm, use)
     if evaluation is not None:
         shared = _shared(split, evaluation, config)
@@ -90,4 +104,4 @@ def _used(used: Used, *, chosen: bool) -> Used:
 
 
 def _use(split: RowRoles, on: Dataset, used: Used) -> RowUse:
-    return RowUse(len(split.fit), len(split.curves), len(split.last.choose), len(on), used)
+    return RowUse(len(split.fit), len(split.curves), len(split.last.choose), len(on), used, is_made_up(on.source))

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from onnxprune.allocation.decide import Decision
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.fingerprint import fingerprint, provider_entry
 from onnxprune.calibration.runner import collect
 from onnxprune.calibration.split import Fitting
 from onnxprune.config import PruneConfig
+from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.execution import TaskExecutor, in_this_process, open_executor, share, shared
 from onnxprune.outputs.divergence import Reference
@@ -161,7 +164,7 @@ class Trials(AbstractContextManager["Trials"]):
             reference = Reference(meaning, outputs, real_positions(prepared.model, meaning, judge, config.engine))
             threads = config.threads if in_this_process(self._tasks) else 1
             own = dataclasses.replace(config, distill=0, threads=threads)
-            trial = _Trial(prepared, own, rows, judge, reference)
+            trial = _Trial(prepared, own, rows, judge, reference, _kept_trials(prepared, config, again=again))
             self._handles[again] = self._open.enter_context(share(self._tasks, trial))
         return self._handles[again], self._tasks
 
@@ -186,19 +189,38 @@ def least_lost(candidates: Sequence[tuple[Decision, Loss]], rows: int) -> Decisi
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What trials share: the model, the rows to repair with, those that judge, and the original's outputs on them."""
+    """What trials share: the model, the rows to repair with, those that judge, and the original's outputs on them.
+
+    `cache` keeps what earlier trials on these rows gave.
+    """
 
     prepared: Prepared
     config: PruneConfig
     rows: Fitting
     judge: Dataset
     reference: Reference
+    cache: Cache
 
 
 def _loss(handle: Any, removed: Ids, full: bool) -> Loss:
     """Divergence from the original's outputs, on the rows that judge, after removing units and repairing."""
     trial: _Trial = shared(handle)
+    name = f"{'full' if full else 'quick'} {sha256(removed.tobytes()).hexdigest()}"
+    if (kept := trial.cache.get("trial", name)) is not None:
+        return Loss.of(kept["rows"])
     smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, quick=not full)
     meaning = trial.reference.meaning
     outputs = collect(smaller, trial.judge, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
-    return Loss.of(trial.reference.rows(outputs))
+    divergence = trial.reference.rows(outputs)
+    trial.cache.put("trial", name, {"rows": divergence})
+    return Loss.of(divergence)
+
+
+def _kept_trials(prepared: Prepared, config: PruneConfig, *, again: bool) -> Cache:
+    """The cache of trials on the rows of this run; it keeps nothing where the user gave no folder."""
+    if config.cache is None or prepared.rows is None:
+        return Cache(None)
+    options = {"seed": config.seed, "roles": prepared.rows.roles.tobytes(), "again": again}
+    options |= {"kinds": config.outputs.kinds, "weights": config.outputs.weights}
+    options |= provider_entry(config.engine.provider)
+    return Cache(config.cache, fingerprint(prepared.model, prepared.rows.rows, options))

@@ -1,13 +1,19 @@
 """Solves mixed-integer programs with SCIP."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.core.errors import SolverError
 from onnxprune.programs.linear import LinearProgram
+
+if TYPE_CHECKING:
+    from pyscipopt import Model
 
 _LOG = logging.getLogger(__name__)
 _FEASIBILITY = 1e-9  # SCIP's strictest
@@ -94,8 +100,8 @@ def solve(
         for variable, value in zip(x, start, strict=True):
             model.setSolVal(first, variable, value)
         model.addSol(first)
-    model.optimize()
-    if model.getStatus() == "userinterrupt":  # SCIP catches the signal, and would pass for done
+    _optimise(model)
+    if model.getStatus() == "userinterrupt":  # it would pass for done
         raise KeyboardInterrupt
     if model.getNSols() == 0:
         raise SolverError(f"SCIP ended the {name} without a solution (status {model.getStatus()})")
@@ -107,3 +113,21 @@ def solve(
         nodes=int(model.getNTotalNodes()),
         seconds=perf_counter() - began,
     )
+
+
+def _optimise(model: "Model") -> None:
+    """Solve, and end early at Ctrl-C without a word of SCIP, whose own handler prints how often it was pressed.
+
+    Only the main thread hears of Ctrl-C, and only while it runs Python: so it waits, and another one solves.
+    """
+    if current_thread() is not main_thread():
+        model.optimize()
+        return
+    model.setParam("misc/catchctrlc", False)
+    with ThreadPoolExecutor(1) as one:
+        solving = one.submit(model.optimizeNogil)
+        try:
+            solving.result()
+        except KeyboardInterrupt:
+            model.interruptSolve()
+            raise

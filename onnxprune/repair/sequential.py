@@ -19,9 +19,10 @@ from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
 from onnxprune.calibration.replay import Feeds, Replay, batch_feeds
 from onnxprune.calibration.split import Fitting
 from onnxprune.calibration.store import Room
-from onnxprune.config import OutputConfig, RunOptions
+from onnxprune.config import OutputConfig
 from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node

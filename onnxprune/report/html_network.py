@@ -23,7 +23,7 @@ from onnxprune.report.html_parts import (
 )
 from onnxprune.report.markup import Markup, element
 from onnxprune.report.picture import network_picture
-from onnxprune.report.text import count, some, units_in_words
+from onnxprune.report.text import count, narrowing, some, units_in_words
 
 MOST_CARDS = 72
 OPEN_CARDS = 15
@@ -32,8 +32,7 @@ MOST_ROWS = 300
 
 def width_section(result: PruneOutcome) -> Markup:
     """Section with the picture of the network, and what is left of each layer that may lose channels."""
-    made = {node for group in result.groups for node in group.producers}
-    rows = [layer for layer in result.layers if layer.node in made]
+    rows = narrowing(result.groups, result.layers)
     drawn = _picture(result)
     if not result.groups:
         none = "Nothing in this model can be removed; see below why."

@@ -40,7 +40,7 @@ from onnxprune.report.text import (
     spread_of,
     threads_of,
 )
-from onnxprune.report.verdict import verdict_of
+from onnxprune.report.verdict import Judged, verdict_of
 
 MOST_REASONS = 100
 POINT = 0.01
@@ -90,7 +90,8 @@ def _tiles(result: PruneOutcome) -> Markup:
         ),
         None if latency is None else _latency_tile(latency),
     )
-    metrics = [_metric_tile(name, change) for name, change in result.metrics.items()]
+    hardly = Judged.by(result.rows).is_hardly
+    metrics = [_metric_tile(name, change, hardly=hardly) for name, change in result.metrics.items()]
     metrics += [_metric_tile(name, change, ", confirmed") for name, change in result.confirmed.items()]
     return join(
         (
@@ -122,11 +123,12 @@ def _latency_tile(latency: LatencyReport) -> Markup:
     return _cost_tile("Measured latency", f"{was}, predicted {predicted}", now, latency.before, latency.measured)
 
 
-def _metric_tile(name: str, change: MetricChange, more: str = "") -> Markup:
+def _metric_tile(name: str, change: MetricChange, more: str = "", *, hardly: bool = False) -> Markup:
+    """A metric; what was hardly measured is shown without praise."""
     label = metric_name(name) + more
     if is_share(name):
         lost = change.before - change.after
-        kind = "bad" if lost > POINT else "calm" if lost > 0 else "good"
+        kind = "bad" if lost > POINT else "calm" if lost > 0 or hardly else "good"
         bar = svg.share_bar(change.after, f"{label} {percent(change.after)}")
     else:
         kind, bar = "calm", None

@@ -10,6 +10,7 @@ from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.heads import head_groups
+from onnxprune.structure.training_mode import training_mode
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
@@ -74,6 +75,7 @@ class Inspection:
         outputs: what the outputs are taken for.
         sizes: the sizes of inputs that the file leaves open, as they were taken.
         notes: what was put right when the file was read, and what is not counted.
+        warnings: what makes the model, or figures of the data, something else than they seem.
     """
 
     model: str
@@ -88,6 +90,7 @@ class Inspection:
     outputs: tuple[OutputRow, ...]
     notes: tuple[str, ...] = ()
     sizes: tuple[InputSize, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def inspection(
@@ -96,6 +99,7 @@ def inspection(
     shapes: "Given" = (),
     data: "Mapping[str, Shape] | None" = None,
     notes: Iterable[str] = (),
+    warnings: Iterable[str] = (),
 ) -> Inspection:
     """Collect what `inspect` shows.
 
@@ -105,6 +109,7 @@ def inspection(
         shapes: what the user says of sizes.
         data: shapes of one row, by input, where there are data.
         notes: what is said of the data.
+        warnings: what is to be feared of the data.
     """
     nothing = analysis.none_removed()
     most = analysis.removal({group.name: range(1, len(group)) for group in analysis.groups})
@@ -135,6 +140,7 @@ def inspection(
         notes=(*analysis.model.notes, *analysis.incomplete, *notes),
         outputs=_outputs(read_meaning(analysis, outputs)),
         sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes, data),
+        warnings=(*training_mode(analysis), *warnings),
     )
 
 
@@ -167,8 +173,8 @@ def _layer(analysis: "Analysis", operation: "Operation", layer: "Layer | None", 
         outputs=_width(analysis, *made) * repeats[1],
         macs=macs,
         params=analysis.params(operation, analysis.none_removed()),
-        inputs_prunable=_is_prunable(analysis, *read),
-        outputs_prunable=_is_prunable(analysis, *made),
+        inputs_prunable=_is_prunable(analysis, *(read if repeats[0] == 1 else (operation.input, operation.axis))),
+        outputs_prunable=_is_prunable(analysis, *(made if repeats[1] == 1 else (operation.output, operation.axis))),
     )
 
 

@@ -13,7 +13,7 @@ from onnxprune.core.results import LatencyReport, MetricChange, NotPruned
 from onnxprune.core.targets import Target
 from onnxprune.pipeline.outcome import PruneOutcome, versions
 from onnxprune.report.provenance import Provenance
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, verdict_of
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def inspect_report(inspected: "Inspection", origin: Provenance | None = None) ->
         "outputs": plain(inspected.outputs),
         "sizes": plain(inspected.sizes),
         "notes": plain(inspected.notes),
+        "warnings": plain(inspected.warnings),
     }
 
 
@@ -161,6 +162,7 @@ def score_report(
         "seed": config.seed,
         "settings": plain(config),
         "notes": plain(scores.notes),
+        "warnings": plain(scores.warnings),
     }
     if scores.program is not None:
         report["program"] = plain(scores.program)
@@ -173,7 +175,7 @@ def validate_report(comparison: "Comparison", origin: Provenance | None = None) 
     """The report of `validate`: `before` is the first model, `after` the other."""
     return head("validate", comparison.original, origin) | {
         "other": comparison.other,
-        "verdict": verdict(comparison.before, comparison.after, comparison.metrics, comparison.time),
+        "verdict": comparison_verdict(comparison),
         "before": plain(comparison.before),
         "after": plain(comparison.after),
         "metrics": metrics_entry(comparison.metrics),
@@ -203,4 +205,5 @@ def finetune_report(
         "seconds": trained.seconds,
         "seed": config.seed,
         "settings": plain(config),
+        "warnings": plain(trained.warnings),
     }

@@ -11,7 +11,7 @@ from onnxprune.core.text import several, visible
 
 def keep_summary(kept: Iterable[Kept]) -> RenderableType:
     """Every pattern with the groups that it keeps, one a line."""
-    lines = [Text("What --keep keeps", style="bold")]
+    lines = [Text(), Text("What --keep keeps", style="bold")]
     for each in kept:
         lines.append(Text(f"{visible(each.pattern)}: {several(len(each.groups), 'group')}"))
         lines += [Text(f"  {visible(name)}") for name in each.groups]

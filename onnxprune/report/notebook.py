@@ -16,7 +16,7 @@ from onnxprune.report.markup import Markup, element
 from onnxprune.report.picture import network_picture
 from onnxprune.report.sweep_report import charts, point_table, sweep_warnings
 from onnxprune.report.text import cost, cost_name, count, metric_change, metric_value, milliseconds, ratio
-from onnxprune.report.verdict import sweep_verdict, verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, sweep_verdict, verdict_of
 
 _CHARTS = 2
 
@@ -40,8 +40,7 @@ def result_view(result: PruneOutcome) -> str:
 
 def comparison_view(found: Comparison) -> str:
     """HTML of a comparison of two models."""
-    told = verdict(found.before, found.after, found.metrics, found.time)
-    return _view(told, found.warnings, _figures(found))
+    return _view(comparison_verdict(found), found.warnings, _figures(found))
 
 
 def sweep_view(swept: SweepResult[PruneOutcome]) -> str:

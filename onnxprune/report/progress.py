@@ -1,9 +1,10 @@
-"""Progress bars with the time left, one a stage, on a terminal or in a notebook."""
+"""Progress with the time left: bars on a terminal, one a stage, and a line in a notebook."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from onnxprune.core.clock import Progress, no_progress
@@ -11,6 +12,9 @@ from onnxprune.core.clock import Progress, no_progress
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+
+_PAUSE_S = 0.25  # between two updates of a notebook's line
 
 
 @contextmanager
@@ -60,13 +64,45 @@ def followed(progress: Progress | bool | None) -> Iterator[Progress]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_jupyter and find_spec("ipywidgets") is not None:
-        console = Console()
-    elif console.is_jupyter or not console.is_terminal:
+    if console.is_jupyter:
+        with cell_line() as shown:
+            yield shown
+    elif console.is_terminal:
+        with bars(console) as shown:
+            yield shown
+    else:
         yield no_progress
-        return
-    with bars(console) as shown:
-        yield shown
+
+
+@contextmanager
+def cell_line() -> Iterator[Progress]:
+    """One line below a cell of a notebook: the stage, its steps and its time. Nothing of it stays when the block ends.
+
+    rich draws in notebooks with ipywidgets, whose widgets stay in the file as empty outputs.
+    """
+    display = importlib.import_module("IPython.display").display
+    handle = None
+    running, began, drawn = "", 0.0, 0.0
+
+    def step(stage: str, done: int, total: int) -> None:
+        nonlocal handle, running, began, drawn
+        now = monotonic()
+        if stage == running and now - drawn < _PAUSE_S:
+            return
+        began, running, drawn = (began if stage == running else now), stage, now
+        told = f"{stage}{f' {done}/{total}' if total > 1 else ''}, {now - began:.0f} s"
+        left = f", {(now - began) * (total - done) / done:.0f} s left" if 0 < done < total else ""
+        line = {"text/plain": told + left}
+        if handle is None:
+            handle = display(line, raw=True, display_id=True)
+        else:
+            handle.update(line, raw=True)
+
+    try:
+        yield step
+    finally:
+        if handle is not None:
+            handle.update({}, raw=True)
 
 
 def _is_interactive() -> bool:

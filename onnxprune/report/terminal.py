@@ -32,6 +32,7 @@ from onnxprune.report.text import (
     metric_change,
     metric_value,
     milliseconds,
+    narrowing,
     obstacles,
     on_provider,
     ratio,
@@ -42,7 +43,7 @@ from onnxprune.report.text import (
     threads_of,
     units_in_words,
 )
-from onnxprune.report.verdict import verdict, verdict_of
+from onnxprune.report.verdict import comparison_verdict, verdict_of
 
 if TYPE_CHECKING:
     from onnxprune.core.scores import Scores
@@ -79,9 +80,8 @@ def validate_summary(comparison: "Comparison") -> RenderableType:
         f"{comparison.rows} rows; before: {visible(comparison.original)}, after: {visible(comparison.other)}", style=DIM
     )
     table_of_changes = _change_table(comparison.before, comparison.after, comparison.metrics, comparison.time)
-    told = verdict(comparison.before, comparison.after, comparison.metrics, comparison.time)
     return Group(
-        _verdict(told),
+        _verdict(comparison_verdict(comparison)),
         table_of_changes,
         what,
         *_sizes(comparison.sizes),
@@ -103,6 +103,7 @@ def inspect_summary(inspected: "Inspection") -> RenderableType:
         _inspect_totals(inspected),
         *_sizes(inspected.sizes),
         *note_lines(inspected.notes),
+        *warning_lines(inspected.warnings),
     )
 
 
@@ -184,12 +185,12 @@ def _saved_table(groups: Sequence[GroupResult], layers: Sequence[LayerCost]) -> 
     saving = [layer for layer in layers if layer.macs_after < layer.macs_before]
     if not saving:
         return Padding(head, (0, 0, 1, 0))
-    makers = {node for group in groups for node in group.producers}
+    narrowed = {layer.node for layer in narrowing(groups, layers)}
     made = Listing("where most was saved", "channels kept", "MACs before", "after", "", left=(0, 4), spare=(4, 2))
     for layer in sorted(saving, key=lambda layer: layer.macs_after - layer.macs_before)[:TOP_LAYERS]:
         made.add_row(
             shown(layer.node),
-            f"{layer.width_after}/{layer.width_before}" if layer.node in makers else "all",
+            f"{layer.width_after}/{layer.width_before}" if layer.node in narrowed else "all",
             count(layer.macs_before),
             count(layer.macs_after),
             bar(layer.macs_after / layer.macs_before),
@@ -312,7 +313,7 @@ def score_summary(scores: "Scores", importance: str) -> RenderableType:
     parts: list[RenderableType] = [made, Text()]
     if scores.program is not None:
         parts.append(_program_line(scores.program, importance))
-    return Group(*parts, *note_lines(scores.notes))
+    return Group(*parts, *note_lines(scores.notes), *warning_lines(scores.warnings))
 
 
 def bench_summary(measured: "Sequence[Latency]") -> RenderableType:
@@ -343,6 +344,10 @@ def epoch_line(epoch: "Epoch") -> Text:
 
 def finetune_summary(trained: "FinetuneResult") -> RenderableType:
     """What training brought."""
+    return Group(_trained_line(trained), *warning_lines(trained.warnings))
+
+
+def _trained_line(trained: "FinetuneResult") -> Text:
     first, best = trained.history[0], trained.history[trained.best]
     taught = "" if trained.provider == CPU_NAME else f", the teacher on {trained.provider}"
     told = f"   {duration(trained.seconds)} on {trained.device}{taught}"

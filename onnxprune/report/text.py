@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.core.costs import COST_KINDS
 from onnxprune.core.engine import CPU_NAME
-from onnxprune.core.results import GroupResult, InputSize, MetricChange, NotPruned, TimeReport
+from onnxprune.core.results import GroupResult, InputSize, LayerCost, MetricChange, NotPruned, TimeReport
 from onnxprune.core.targets import Target
 from onnxprune.core.text import RATIO_METRICS, SHARE_METRICS, percent, several, visible
 
@@ -176,3 +176,9 @@ def some(names: Iterable[str], limit: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(map(visible, listed[:limit])) + more
+
+
+def narrowing(groups: Sequence[GroupResult], layers: Iterable[LayerCost]) -> list[LayerCost]:
+    """The layers that may lose channels: those that make a group's, and depthwise ones, which follow what they read."""
+    makers = {node for group in groups for node in group.producers}
+    return [layer for layer in layers if layer.node in makers or layer.width_after != layer.width_before]

@@ -1,16 +1,19 @@
 """What came of a run, in one sentence: how much faster, how much worse, how much smaller."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from onnxprune.calibration.inputs import is_made_up
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.results import MetricChange, RowUse, TimeReport
 from onnxprune.core.text import main_metric, metric_name, percent, points_lost, several
 from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.report.text import is_share, metric_value
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.comparison import Comparison
     from onnxprune.pipeline.outcome import PruneOutcome
     from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 
@@ -18,14 +21,74 @@ _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _POINT = 0.01
 _TOO_NOISY = "(too noisy here to time)"
 _PLURAL = {"found_again", "keypoints_kept", "labels_kept", "same_labels"}
+_SAME = {
+    "agreement": "the same answers as the original",
+    "same_labels": "the same labels as the original",
+    "labels_kept": "the same labels as the original",
+    "found_again": "the same detections as the original",
+    "keypoints_kept": "the same keypoints as the original",
+    "same_highest": "the same most probable entries",
+    "same_nearest": "the same nearest neighbours",
+}
+_FEW, _HARDLY = 200, 20
+"""Rows below which a verdict says how many there are, and below which it says that they hardly measure anything."""
 
 
 def verdict_of(result: "PruneOutcome") -> str:
     """The verdict on a run of `prune`."""
-    return verdict(result.before, result.after, result.metrics, result.time)
+    exact = bool(result.settings.get("lossless"))
+    return verdict(result.before, result.after, result.metrics, result.time, Judged.by(result.rows, exact=exact))
 
 
-def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], time: TimeReport | None) -> str:
+def comparison_verdict(found: "Comparison") -> str:
+    """The verdict on a comparison of two models."""
+    judged = Judged(found.rows, made_up=is_made_up(found.source))
+    return verdict(found.before, found.after, found.metrics, found.time, judged)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a model was judged by: few rows say little, made-up ones nothing of what it is for.
+
+    Attributes:
+        rows: how many; None where that is not known.
+        made_up: whether they are no data.
+        exact: whether nothing was to be lost, so that nothing needs to be measured.
+    """
+
+    rows: int | None = None
+    made_up: bool = False
+    exact: bool = False
+
+    @classmethod
+    def by(cls, use: RowUse | None, *, exact: bool = False) -> "Judged":
+        """By the rows that a run took its figures of."""
+        return cls(exact=exact) if use is None else cls(use.report, use.made_up, exact)
+
+    @property
+    def is_hardly(self) -> bool:
+        """Whether figures of the rows say next to nothing."""
+        return self.made_up or (self.rows is not None and self.rows < _HARDLY)
+
+    def told(self, quality: str) -> str:
+        """What was lost, with what it was measured on where that is little."""
+        if not quality:
+            return "" if self.exact else "accuracy not measured"
+        if self.rows is None or (self.rows >= _FEW and not self.made_up):
+            return quality
+        told = f"{quality} on {several(self.rows, 'made-up row' if self.made_up else 'row')}"
+        if not self.is_hardly:
+            return told
+        return f"accuracy {'not' if self.made_up else 'hardly'} measured ({told})"
+
+
+def verdict(
+    before: Costs,
+    after: Costs,
+    metrics: Mapping[str, MetricChange],
+    time: TimeReport | None,
+    judged: Judged | None = None,
+) -> str:
     """One sentence, without full stop: "2.1 times faster, 0.4 points less top-1 accuracy, 61 % smaller".
 
     Args:
@@ -33,6 +96,7 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
         after: costs of the result.
         metrics: of both, by name; the one that an accuracy floor would be about counts.
         time: the result's time beside the original's; without one, multiply-adds stand in its place.
+        judged: what the metrics are of.
     """
     if after == before:
         return "Nothing was removed"
@@ -40,7 +104,7 @@ def verdict(before: Costs, after: Costs, metrics: Mapping[str, MetricChange], ti
         fast = f"{_work(before, after)} {_TOO_NOISY}"
     else:
         fast = _work(before, after) if time is None else _speed(time.ratio)
-    return _sentence(before, after, fast, _quality(metrics))
+    return _sentence(before, after, fast, (judged or Judged()).told(_quality(metrics)))
 
 
 def sweep_verdict(swept: "SweepResult[PruneOutcome]") -> str:
@@ -71,6 +135,8 @@ def _of_point(swept: "SweepResult[PruneOutcome]", point: "SweepPoint[PruneOutcom
     quality = ""
     if swept.metric is not None and swept.quality is not None and point.quality is not None:
         quality = _change(swept.metric, MetricChange(swept.quality, point.quality))
+    if quality or not point.result.metrics:
+        quality = Judged.by(point.result.rows).told(quality)
     if swept.is_noisy or "latency" not in point.cost:
         fast = _work(before, after) + f" {_TOO_NOISY}" * swept.is_noisy
     else:
@@ -122,7 +188,9 @@ def _change(name: str, change: MetricChange) -> str:
         return f"{words} {metric_value(name, change.after)} instead of {metric_value(name, change.before)}"
     lost = points_lost(change)
     if abs(lost) < 0.005:
-        return "the same answers as the original" if words == "agreement with the original" else f"the same {words}"
+        base, _, output = name.partition("[")
+        same = _SAME.get(base)
+        return f"the same {words}" if same is None else same + f" in {output.rstrip(']')}" * bool(output)
     digits = 1 if round(abs(lost), 2) >= 1 else 2
     shown = f"{abs(lost):.{digits}f}".rstrip("0").rstrip(".")
     less = "fewer" if name.partition("[")[0] in _PLURAL else "less"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-_PATIENCE = 10  # seconds without a request
+_PATIENCE = 60  # seconds without a request
 _MUCH_MEMORY = 1 << 29
 
 
@@ -33,7 +33,7 @@ def main() -> None:
             run(Path(folder))
             answer = "done"
         print(answer, file=answers, flush=True)
-        if _peak_memory() > _MUCH_MEMORY:
+        if _memory() > _MUCH_MEMORY:
             break
 
 
@@ -113,13 +113,15 @@ def _bound(memory: int, seconds: int) -> None:
         resource.setrlimit(kind, (limit, hard))
 
 
-def _peak_memory() -> int:
-    """The most bytes that this process has had; 0 where the system does not tell."""
+def _memory() -> int:
+    """The bytes that this process has now; 0 where the system does not tell.
+
+    Not the most it has had, as `resource` tells it: there a child starts with what its parent has.
+    """
     try:
-        import resource
-    except ImportError:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ _SCRIPT = Path(__file__).with_name("run_apart.py")
 class Worker:
     """The process behind `runtime.apart`: started when there is something to run, and again where it ended.
 
-    It ends by itself when it has had nothing to do for some seconds, and after a run that took much memory.
+    It ends by itself when it has had nothing to do for a minute, and after a run that left it with much memory.
     """
 
     def __init__(self) -> None:

@@ -122,4 +122,4 @@ def is_weight(array: np.ndarray) -> bool:
 
 def as_stored(array: np.ndarray) -> Stored:
     """What costs need to know of a constant."""
-    return Stored(array.shape, array.dtype.itemsize, is_float(array), is_weight(array))
+    return Stored(array.shape, array.dtype.itemsize, is_weight(array))

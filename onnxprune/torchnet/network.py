@@ -211,7 +211,7 @@ def import_torch() -> Any:
     try:
         import torch
     except ImportError:
-        raise InputError("fine-tuning needs torch, which is not installed: pip install 'onnxprune[finetune]'") from None
+        raise InputError("fine-tuning needs torch, which is missing (extra finetune): pip install torch") from None
     return torch
 
 

@@ -42,6 +42,7 @@ class FinetuneResult:
         device: where torch ran: "cpu" or "cuda".
         seconds: wall-clock time in all.
         provider: execution provider of onnxruntime for the teacher's outputs.
+        warnings: what makes the rows something else than they seem.
     """
 
     model: Model
@@ -52,3 +53,4 @@ class FinetuneResult:
     device: str
     seconds: float
     provider: str = CPU_NAME
+    warnings: tuple[str, ...] = ()

@@ -190,7 +190,7 @@ def test_function_that_cannot_be_used(images, module, spec, message):
 def test_random_is_seeded_and_says_what_it_is(pair):
     first, again, other = (load_data("random", pair, limit=9, seed=seed) for seed in (1, 1, 2))
     assert first.source == "random"
-    assert "noise" in first.notes[0]
+    assert "noise" in first.warnings[0]
     assert len(first) == 9
     np.testing.assert_array_equal(first.feeds()["a"], again.feeds()["a"])
     assert not np.array_equal(first.feeds()["a"], other.feeds()["a"])

@@ -69,7 +69,7 @@ def test_arrays_that_do_not_fit(images, array, message):
     [
         (np.arange(3), "3 labels for 4 rows"),
         (np.array([0, 1, np.nan, 2]), "finite numbers"),
-        (np.array(["a", "b", "c", "d"]), "must be numbers, not str"),
+        (np.array(["a", "b", "c", "d"]), "must be numbers, not text"),
         (np.array([0, 1, -1, 2]), "must not be negative"),
     ],
 )
@@ -154,6 +154,21 @@ def test_inputs_that_are_no_tensors_are_refused():
 def test_limit_below_one_is_refused(images):
     with pytest.raises(InputError, match="at least one row"):
         load_data(grey(3), images, limit=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.array(["cat", "dog"]), "text such as 'cat'"),
+        (np.array([b"cat", b"dog"]), "text such as b'cat'"),
+        (np.array(["cat", None], object), "Python objects such as 'cat'"),
+        (np.array(["2026-01-01", "2026-01-02"], "M8[D]"), "dates such as"),
+    ],
+)
+def test_labels_that_are_no_numbers(images, labels, told):
+    """They were "not str672": the type of the array, which says nothing of what to do."""
+    with pytest.raises(InputError, match=f"labels must be numbers, not {told}.*; store each class's number"):
+        load_data((grey(2), labels), images)
 
 
 @pytest.mark.parametrize("largest", [2**31, 2**40, 2**64 - 1])

@@ -11,6 +11,8 @@ RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (40, 3, 8, 8)).astype(np.uint8)
 FLOATS = (BYTES / 255).astype(np.float32)
 OPTIONS = {"targets": 0.6, "importance": "magnitude", "repair": False, "time": False, "threads": 1}
+READY = (FLOATS - 0.5) / 0.25
+SPREAD_ONLY = onnxprune.PreprocessConfig(std=(0.25,))
 PREPARED = onnxprune.PreprocessConfig(mean=(0.5,), std=(0.25,))
 
 
@@ -49,6 +51,31 @@ def test_two_scales_are_refused(network, calibration, evaluation):
 def test_one_scale_is_taken(network, calibration, evaluation, preprocess):
     result = onnxprune.prune(network, calibration, evaluation=evaluation, preprocess=preprocess, **OPTIONS)
     assert result.metrics
+
+
+@pytest.mark.parametrize(("calibration", "evaluation"), [(BYTES, READY), (READY, BYTES), (BYTES, 4 * FLOATS)])
+def test_prepared_floats_beside_bytes_are_not_prepared_again(network, calibration, evaluation):
+    """Floats that were normalised already were normalised once more, and top-1 fell by 30 points without a word."""
+    preprocess = PREPARED if (evaluation if calibration is BYTES else calibration).min() < 0 else SPREAD_ONLY
+    with pytest.raises(InputError, match=r"look prepared already, and preprocess\.mean.* once more; store both"):
+        onnxprune.prune(network, calibration, evaluation=evaluation, preprocess=preprocess, **OPTIONS)
+    points = onnxprune.SweepConfig(points=1, latency=False)
+    with pytest.raises(InputError, match="look prepared already"):
+        onnxprune.sweep(network, calibration, evaluation=evaluation, preprocess=preprocess, points=points)
+
+
+def test_prepared_floats_that_choose_the_epoch_are_not_prepared_again(network):
+    """`finetune` compared nothing: bytes trained, and floats prepared twice chose the epoch."""
+    with pytest.raises(InputError, match="look prepared already"):
+        onnxprune.finetune(network, BYTES, teacher=network, validation=READY, preprocess=PREPARED)
+
+
+def test_prepared_floats_alone_are_warned_of(network):
+    """`validate --mean --std` on prepared floats gave the accuracy of noise, and said nothing."""
+    found = onnxprune.validate(network, network, READY, preprocess=PREPARED, time=False)
+    assert any("look prepared already" in warning and "preprocess.mean" in warning for warning in found.warnings)
+    for data, preprocess in ((READY, None), (FLOATS, PREPARED), (BYTES, PREPARED)):
+        assert not onnxprune.validate(network, network, data, preprocess=preprocess, time=False).warnings
 
 
 def test_numbers_that_are_no_images_may_be_of_any_size():

@@ -76,8 +76,16 @@ def test_rows_of_all_inputs_are_made_and_said_to_be_no_data() -> None:
     text = "g (float[N,3,16,16] x, int64[N,4] i) => (float[N,3,16,16] y) { y = Identity (x) }"
     data = load_data("synthetic", load(example(text)))
     assert {name: array.shape for name, array in data.arrays.items()} == {"x": (200, 3, 16, 16), "i": (200, 4)}
-    assert "no data" in data.notes[0]
+    assert "smooth noise with edges and tones and numbers drawn at random), no data" in data.warnings[0]
     assert len(load_data("synthetic", load(example(text)), limit=7)) == 7
+
+
+def test_made_up_tokens_are_no_smooth_noise() -> None:
+    """A model of tokens was said to get smooth noise with edges and tones."""
+    text = "g (int64[N,16] i) => (int64[N,16] y) { y = Identity (i) }"
+    (warning,) = load_data("synthetic", load(example(text))).warnings
+    assert "numbers drawn at random" in warning
+    assert "edges" not in warning
 
 
 def test_a_network_for_images_loses_less_by_them_than_by_noise() -> None:

@@ -123,7 +123,36 @@ def test_wrong_usage_is_exit_code_2(run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("onnxprune: error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("prune", "a.onnx", "--max_drop", "1"), "no such option: --max_drop; is --max-drop meant"),
+        (("prune", "a.onnx", "--minimize", "time"), "is --minimise meant"),
+        (("prune", "a.onnx", "b.onnx"), "unexpected argument: b.onnx; is -o b.onnx meant"),
+        (("sweep", "a.onnx", "out"), "is -o out (a folder) meant"),
+        (("inspect", "a.onnx", "b.onnx"), "unexpected argument: b.onnx (onnxprune inspect -h"),
+        (("a.onnx",), "is onnxprune prune a.onnx meant"),
+        (("prun", "a.onnx"), "no such command 'prun'; is prune meant"),
+        (("prune", "a.onnx", "--target"), "'--target' requires an argument (onnxprune prune -h lists all options)"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_says_what_may_be_meant(run, arguments: tuple[str, ...], said: str) -> None:
+    """Errors of the option parser were four lines in another style."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("onnxprune: error: ")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_arguments_show_the_help(run) -> None:
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Make trained ONNX models smaller" in done.stderr
 
 
 def test_inspect_and_validate_refuse_bad_files_too(run, folder: Path, lenet: Path) -> None:

@@ -64,7 +64,7 @@ def test_scores_that_are_lost_are_loud_though_boxes_stay(folder: Path, change: d
     report = json.loads((folder / "v.json").read_text())
     assert report["metrics"]["relative_error"]["after"] < 0.03
     assert any(said in warning for warning in report["warnings"])
-    assert said in " ".join(done.stderr.split())
+    assert said in " ".join(done.stdout.split())
     blind = change["bias"] < 0
     assert done.returncode == (5 if blind else 0)
     if blind:

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -31,6 +33,40 @@ def test_inspect(run, schema, lenet: Path) -> None:
     ]
     for part in ("/conv2/Conv", "226 of 236 channels", "it is an output of the model"):
         assert part in done.stderr
+
+
+def test_what_was_asked_for_is_on_stdout(run, lenet: Path, calibration: Path, tmp_path: Path) -> None:
+    """`inspect model.onnx > layers.txt` wrote an empty file: all text went to stderr."""
+    times = ("--seconds", 0, "--rounds", 1, "--no-memory")
+    asked = {
+        "can be pruned": ("inspect", lenet),
+        "relative": ("bench", lenet, *times),
+        "agreement with the original": ("validate", lenet, lenet, "--data", calibration, "--images", 50, "--no-time"),
+        "median": ("score", lenet, "--importance", "magnitude"),
+    }
+    for part, words in asked.items():
+        plain = run(*words, "--json", tmp_path / "report.json")
+        assert part in plain.stdout
+        assert plain.stderr.splitlines() == [f"written {tmp_path / 'report.json'}"]
+        machine = run(*words, "--json", "-")
+        assert json.loads(machine.stdout)["command"] == words[0]
+        assert part in machine.stderr
+        assert (run(*words, "--quiet").stdout, run(*words, "--quiet").stderr) == ("", "")
+
+
+def test_text_on_a_full_disk_is_an_error_and_a_reader_who_leaves_is_none(command, environment, lenet: Path) -> None:
+    words = command("inspect", lenet)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, env=environment(), stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no device here that is always full")
+    with full.open("w") as stream:
+        done = subprocess.run(words, env=environment(), stdout=stream, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr.count(b"stdout cannot be written")) == (2, 1)
 
 
 def test_inspect_writes_json_to_a_file(run, schema, lenet: Path, tmp_path: Path) -> None:
@@ -119,8 +155,8 @@ def test_random_data_are_announced(run, lenet: Path, tmp_path: Path) -> None:
     for words in (("prune", lenet, "-o", "a.onnx", "--target", "macs=0.9", "--no-repair"), ("score", lenet)):
         done = run(*words, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert "note: the inputs are random noise" in done.stderr
-        assert any("random noise" in note for note in json.loads(done.stdout)["notes"])
+        assert "WARNING: the inputs are random noise" in done.stderr
+        assert any("random noise" in note for note in json.loads(done.stdout)["warnings"])
 
 
 def test_bench(run, schema, lenet: Path) -> None:
@@ -246,12 +282,12 @@ def test_version(run) -> None:
 def test_inspect_lists_what_keep_matches(run, lenet: Path, tmp_path: Path) -> None:
     done = run("inspect", lenet, "--keep", "/conv?/*", "--keep", "re:fc[13]", "--keep", "/fc3/Gemm")
     assert done.returncode == 0, done.stderr
-    told = [line.strip() for line in done.stderr.partition("What --keep keeps")[2].splitlines()]
+    told = [line.strip() for line in done.stdout.partition("What --keep keeps")[2].splitlines()]
     assert "/conv?/*: 2 groups" in told
     assert told.count("/fc1/Gemm") == 1
     assert told[-2:] == ["/fc3/Gemm: 0 groups", "and 1 name of what cannot be pruned anyway"]
     (tmp_path / "keep.toml").write_text('keep = ["/conv1/Conv"]')
-    assert "/conv1/Conv: 1 group" in run("inspect", lenet, "--config", tmp_path / "keep.toml").stderr
+    assert "/conv1/Conv: 1 group" in run("inspect", lenet, "--config", tmp_path / "keep.toml").stdout
     refused = run("inspect", lenet, "--keep", "fc.*")
     assert refused.returncode == 2
     assert "'re:fc.*'" in refused.stderr

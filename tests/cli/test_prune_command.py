@@ -43,7 +43,7 @@ def test_stdout_is_the_machine_report_alone(done, schema) -> None:
 def test_report_says_how_many_rows_did_what(done) -> None:
     report = json.loads(done[0].stdout)
     counts = {"fit": 65, "curves": 15, "choose": 20}
-    assert report["rows"] == {**counts, "report": report["rows"]["report"], "used": "unused"}
+    assert report["rows"] == {**counts, "report": report["rows"]["report"], "used": "unused", "made_up": False}
     assert report["rows"]["report"] > 100
 
 

@@ -30,6 +30,6 @@ def test_the_worst_class_stands_in_every_report(labelled: bool, tmp_path: Path) 
     assert figures[0] == figures[1]
     assert figures[0]["after"] < 1
     assert figures[0]["detail"].startswith("class ")
-    for text in (done.stderr, compared.stderr, (tmp_path / "p.html").read_text()):
+    for text in (done.stderr, compared.stdout, (tmp_path / "p.html").read_text()):
         assert WORDS in text
         assert figures[0]["detail"] in " ".join(text.split())

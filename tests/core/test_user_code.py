@@ -114,3 +114,13 @@ def test_the_file_of_a_function(folder: Path) -> None:
     assert module_file("missing_code:lazy") is None
     assert module_file("own_code.py") is None
     assert module_file("sys:exit") is None
+
+
+@pytest.mark.parametrize("spec", ["measure.py:recall", "./measure.py:recall", "/measure.py:recall"])
+def test_a_file_in_place_of_a_module_is_told_the_module(spec: str) -> None:
+    """It was: "No module named 'measure.py'; 'measure' is not a package"."""
+    with (
+        pytest.raises(InputError, match=r"write the name of the module, measure:recall$"),
+        UserFunction(spec) as function,
+    ):
+        function.find()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from classifiers import dataset, linear, one_hot
+from classifiers import both, dataset, linear, one_hot
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.config import OutputConfig, PreprocessConfig
@@ -191,13 +191,13 @@ def test_accuracy_on_a_part_of_cifar10(corpus_path, name, options, accuracy):
     assert evaluate(model, data)["top1"] == pytest.approx(accuracy, abs=0.03)
 
 
-def both(text, weights, others, rows, labels=None, config=None):
-    """Metrics of two models of one graph, with other weights, on random rows."""
-    models = [
-        load(example(text, constants={k: np.asarray(v, np.float32) for k, v in w.items()})) for w in (weights, others)
-    ]
-    arrays = rows if labels is None else (rows, labels)
-    return compare(models[0], models[1], dataset(models[0], arrays), config=config)
+def test_no_class_is_the_worst_where_nothing_is_lost() -> None:
+    """ "Agreement in the worst class 100 %, class 0" named a class of which nothing was lost."""
+    model = linear(np.eye(5, 4))
+    rows = dataset(model, one_hot([0, 1, 2, 3] * 6, 5))
+    same, changed = compare(model, model, rows), compare(model, linear(np.eye(5, 4)[[0, 0, 2, 3, 4]]), rows)
+    assert same["worst_class"].detail == ""
+    assert changed["worst_class"].detail == "class 1, 6 of 24"
 
 
 def test_tokens_are_judged_one_by_one() -> None:

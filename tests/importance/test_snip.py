@@ -5,7 +5,7 @@ import pytest
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import RunOptions
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load

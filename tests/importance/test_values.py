@@ -8,7 +8,8 @@ from scipy.stats import kstest
 import onnxprune
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import PreprocessConfig, PruneConfig, RunOptions
+from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import GroupScore
 from onnxprune.core.targets import Target

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_values import check, network, scored
 
-from onnxprune.config import RunOptions
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
 from onnxprune.importance import scorer_row

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune.ops.examples import example
 
 
 def detector(bias: float) -> onnx.ModelProto:
@@ -30,3 +31,17 @@ def test_a_warning_where_nothing_is_found(bias: float, warned: bool) -> None:
     assert len(told) == warned
     if warned:
         assert "'scores'" in told[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_one_answer_for_every_row_is_told(scale: float) -> None:
+    """A broken original at the accuracy of one class was said to be kept: "the same answers as the original"."""
+    weights = np.random.default_rng(0).standard_normal((2, 16, 6)).astype(np.float32)
+    text = "g (float[N,6] x) => (float[N,16] y) { z = Mul (x, s) h = Gemm (z, v) r = Relu (h) y = Gemm (r, w, b) }"
+    constants = {"s": np.float32(scale), "v": weights[0].T, "w": np.ones((16, 16), np.float32), "b": weights[1, :, 0]}
+    proto = example(text, constants={name: np.asarray(array) for name, array in constants.items()})
+    rows = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    pruned = onnxprune.prune(proto, rows, targets=0.8, importance="magnitude", repair=False, time=False)
+    compared = onnxprune.validate(proto, proto, (rows, np.arange(40) % 16), time=False)
+    for warnings in (pruned.warnings, compared.warnings):
+        assert any("gives the same outputs for all of 16 rows" in warning for warning in warnings) == (scale == 0)

@@ -313,7 +313,7 @@ def test_wrong_usage_is_explained(
 
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"onnxprune\[finetune\]"):
+    with pytest.raises(InputError, match=r"extra finetune\): pip install torch"):
         finetune(classifier(), rows(5), teacher=classifier())
 
 

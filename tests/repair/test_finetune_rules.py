@@ -15,6 +15,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops import handlers
+from onnxprune.ops.examples import example
 
 torch = pytest.importorskip("torch", reason="fine-tuning needs torch")
 
@@ -322,6 +323,17 @@ def test_every_operator_has_a_case_or_is_known_to_have_no_rule() -> None:
     followed = {op_type for op_type, handler in handlers().items() if handler.follows}
     missing = followed - covered - NO_RULE - {"RMSNormalization", "Swish"}  # too new for onnxruntime
     assert missing == set()
+
+
+@pytest.mark.parametrize("inputs", ["float[5,3] x", "int64[5,3] x"])
+@pytest.mark.parametrize("attributes", ["offset = [0.5, 1.0, -2.0], scale = [2.0, 0.25, 1.5]", "offset = [0.5]", ""])
+def test_pipelines_of_scikit_learn_are_trained_behind_their_scaler(inputs: str, attributes: str) -> None:
+    """`finetune` ended with "ai.onnx.ml.Scaler cannot be trained"."""
+    given = {"offset": "offset = [0.0]", "scale": "scale = [1.0]"}
+    told = ", ".join([*filter(None, [attributes]), *(text for name, text in given.items() if name not in attributes)])
+    text = f"g ({inputs}) => (float[5,2] y) {{ s = ai.onnx.ml.Scaler <{told}> (x) y = MatMul (s, w) }}"
+    model = load(example(text, {"w": (3, 2)}, domain="ai.onnx.ml", full_check=False))
+    _assert_same(model, {"x": (_floats(5, 3) * 3).astype(np.int64 if "int" in inputs else np.float32)})
 
 
 def test_batches_of_a_dataset_reach_the_rules_as_they_are() -> None:

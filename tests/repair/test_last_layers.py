@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import PreprocessConfig, RunOptions
+from onnxprune.config import PreprocessConfig
+from onnxprune.core.engine import RunOptions
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
 from onnxprune.outputs.divergence import divergence

@@ -9,7 +9,7 @@ from oracle import assert_close, run
 import onnxprune
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import RunOptions
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
 from onnxprune.importance.base import ScoreContext

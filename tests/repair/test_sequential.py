@@ -9,8 +9,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.runner import collect
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import RunOptions
-from onnxprune.core.engine import ONE_CORE
+from onnxprune.core.engine import ONE_CORE, RunOptions
 from onnxprune.graph.load import load
 from onnxprune.graph.nodes import read_graph
 from onnxprune.ops.examples import example

@@ -1,17 +1,22 @@
 import dataclasses
 import io
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 from rich.console import Console, RenderableType
 
+import onnxprune
 from onnxprune.core.results import GroupResult, LayerCost, NotPruned, ProgramReport
 from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.evaluation.comparison import Comparison
 from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.report.html_report import html_report
 from onnxprune.report.inspection import inspection
+from onnxprune.report.provenance import Provenance
 from onnxprune.report.terminal import (
     bar,
     finetune_summary,
@@ -23,7 +28,7 @@ from onnxprune.report.terminal import (
 from onnxprune.structure.coupling import analyse
 from onnxprune.training.result import Epoch
 
-TRAINED = {"loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
+TRAINED = {"warnings": (), "loss": "distillation", "seconds": 2.0, "device": "cpu", "provider": "cpu"}
 
 
 def shown(what: RenderableType, width: int = 110) -> str:
@@ -56,6 +61,29 @@ def test_a_layer_stands_beside_its_own_figures(result) -> None:
     text = shown(prune_summary(dataclasses.replace(result(), groups=(group,), layers=layers)))
     rows = [line.split() for line in text.splitlines() if line.startswith(("a ", "b "))]
     assert [row[:4] for row in rows] == [["b", "all", "900", "225"], ["a", "2/8", "400", "100"]]
+
+
+DEPTHWISE = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+    h = Conv (x, w1) d = Conv <group=16> (h, w2) r = Relu (d) y = Conv (r, w3) }"""
+DEPTHWISE_WEIGHTS = {"w1": (16, 3, 1, 1), "w2": (16, 1, 1, 1), "w3": (4, 16, 1, 1)}
+
+
+def test_a_depthwise_layer_loses_the_channels_that_it_reads() -> None:
+    """It was said to have kept all of them, and its input stood in `inspect` as one that stays."""
+    proto = example(DEPTHWISE, DEPTHWISE_WEIGHTS)
+    for node, name in zip(proto.graph.node, ("conv", "depthwise", "relu", "last"), strict=True):
+        node.name = name
+    made = onnxprune.prune(
+        *(proto,), targets="macs=0.5", importance="magnitude", repair=False, time=False, round_to=1, threads=1
+    )
+    left = made.after.macs * 16 // made.before.macs
+    rows = {row.split()[0]: row.split()[1] for row in shown(prune_summary(made)).splitlines() if "/" in row}
+    assert rows["depthwise"] == rows["conv"] == f"{left}/16"
+    page = html_report(made, Provenance(command="onnxprune prune", files={}))
+    assert re.search(rf'{left} of 16</div><div class="name mono" title="depthwise">', page)
+    text = shown(inspect_summary(inspection(onnxprune.analyze(proto))))
+    line = next(line for line in text.splitlines() if line.startswith("depthwise"))
+    assert line.split()[2:4] == ["16*", "16*"]
 
 
 def test_notes_are_shown(result) -> None:

@@ -1,15 +1,17 @@
 import dataclasses
 
 from onnxprune.core.costs import Costs
-from onnxprune.core.results import MetricChange, TimeReport
+from onnxprune.core.results import MetricChange, RowUse, TimeReport
 from onnxprune.core.targets import Target
 from onnxprune.evaluation.warnings import slow_result
 from onnxprune.pipeline.sweep import SweepPoint, SweepResult
 from onnxprune.report.html_report import html_report
 from onnxprune.report.json_report import prune_report
+from onnxprune.report.notebook import result_view
 from onnxprune.report.provenance import Provenance
 from onnxprune.report.sweep_report import sweep_report
-from onnxprune.report.verdict import sweep_verdict, verdict
+from onnxprune.report.terminal import as_text, prune_summary
+from onnxprune.report.verdict import Judged, sweep_verdict, verdict
 
 BEFORE, AFTER = Costs(params=100, macs=100, bytes=400), Costs(params=39, macs=40, bytes=156)
 TOP1 = {"top1": MetricChange(0.990, 0.986, rules=True)}
@@ -69,6 +71,65 @@ def test_a_time_that_jumps_about_is_no_warning() -> None:
 def test_full_agreement_is_said_in_plain_words() -> None:
     same = {"agreement": MetricChange(1.0, 1.0, rules=True)}
     assert "the same answers as the original" in verdict(BEFORE, AFTER, same, None)
+
+
+def test_a_verdict_by_few_rows_says_so() -> None:
+    """ "The same answers as the original" was measured on one calibration row; on the test set 31 points were lost."""
+    same, lost = {"agreement": MetricChange(1.0, 1.0, rules=True)}, {"top1": MetricChange(0.9, 0.8, rules=True)}
+    for metrics, rows, words in (
+        (same, 1, ", accuracy hardly measured (the same answers as the original on 1 row), "),
+        (lost, 19, ", accuracy hardly measured (10 points less top-1 accuracy on 19 rows), "),
+        (same, 60, ", the same answers as the original on 60 rows, "),
+        (lost, 199, ", 10 points less top-1 accuracy on 199 rows, "),
+        (lost, 200, ", 10 points less top-1 accuracy, "),
+    ):
+        assert words in verdict(BEFORE, AFTER, metrics, None, Judged(rows))
+
+
+def test_a_verdict_without_rows_says_that_nothing_was_measured(result) -> None:
+    """ "19 % less time, 10 % smaller" stood above a model that had lost 78 points."""
+    assert ", accuracy not measured, " in verdict(BEFORE, AFTER, {}, None)
+    assert "measured" not in verdict(BEFORE, AFTER, {}, None, Judged(exact=True))
+    bare = dataclasses.replace(swept(result, {0.5: 0.95}), metric=None)
+    point = dataclasses.replace(bare.points[0], result=result(metrics={}), quality=None)
+    assert "accuracy not measured" in sweep_verdict(dataclasses.replace(bare, points=(point,)))
+
+
+def test_made_up_rows_measure_no_accuracy() -> None:
+    same = {"agreement": MetricChange(1.0, 1.0, rules=True)}
+    told = verdict(BEFORE, AFTER, same, None, Judged(400, made_up=True))
+    assert ", accuracy not measured (the same answers as the original on 400 made-up rows), " in told
+
+
+def test_every_view_has_the_number_of_rows(result) -> None:
+    few = result(rows=RowUse(4, 4, 4, 4, "fitted"))
+    told = "accuracy hardly measured (outputs 12.5 % off on 4 rows)"
+    views = (
+        html_report(few, Provenance()),
+        result_view(few),
+        as_text(prune_summary(few), 500),
+        prune_report(few)["verdict"],
+    )
+    assert all(told in view.replace("\xa0", " ") for view in views)
+
+
+def test_few_rows_earn_no_praise(result) -> None:
+    """A page showed what was measured on one row in green."""
+    same = {"agreement": MetricChange(1.0, 1.0, rules=True)}
+    for rows, kind in ((4, "calm"), (400, "good")):
+        page = html_report(result(metrics=same, rows=RowUse(rows, rows, rows, rows, "fitted")), Provenance())
+        tile = page.split("Agreement with the original")[1].split("</div>")[0]
+        assert f"badge {kind}" in tile
+
+
+def test_the_same_labels_are_told_in_plain_words() -> None:
+    """It said "the same equal labels"."""
+    for name, words in (
+        ("same_labels", ", the same labels as the original, "),
+        ("found_again", ", the same detections as the original, "),
+        ("agreement[tags]", ", the same answers as the original in tags, "),
+    ):
+        assert words in verdict(BEFORE, AFTER, {name: MetricChange(1.0, 1.0, rules=True)}, None)
 
 
 def test_gains_and_equals_are_told_as_such() -> None:

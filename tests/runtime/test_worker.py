@@ -70,6 +70,23 @@ def test_a_process_that_was_killed_is_started_again(worker: Worker, tmp_path: Pa
     worker.close()
 
 
+def test_a_large_program_keeps_its_process(tmp_path: Path) -> None:
+    """A child's peak begins with what its parent has: each run of a program of 512 MiB or more started a process."""
+    code = """
+import sys
+from pathlib import Path
+from onnxprune.runtime.worker import Worker
+large, worker = bytearray(b"x") * (600 << 20), Worker()
+assert worker.run(Path(sys.argv[1]), 1 << 30, 20)
+first = worker._process.pid
+assert worker.run(Path(sys.argv[2]), 1 << 30, 20)
+assert worker._process.pid == first
+"""
+    folders = [str(request(tmp_path / name)) for name in "ab"]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_fork_of_the_program_starts_its_own(tmp_path: Path) -> None:
     code = """

@@ -34,7 +34,7 @@ def test_differences_are_found_and_the_first_side_is_kept(tmp_path: Path) -> Non
     assert "plan: kept units differ in 4 of 4 groups" in other_plan.stdout
     refused = compare(tmp_path, first, "--options-second=--no-such-option")
     assert refused.returncode == 1
-    assert "done | exit code 2: Error: No such option" in refused.stdout
+    assert "done | exit code 2: onnxprune: error: no such option" in refused.stdout
     assert note.stat().st_mtime_ns == written
     key = json.loads(note.read_text())["key"]
     assert compare(tmp_path).returncode == 0

@@ -118,6 +118,9 @@ def test_the_papers_protocol_ends_in_a_document(data: Path, tmp_path: Path) -> N
     assert json.loads(results.read_text()) == pytest.approx(found)
 
 
+AGAIN = ", drawn with replacement among scores above 0"
+
+
 @pytest.mark.slow
 def test_the_variations_end_in_a_document_and_a_figure(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "variations.md"
@@ -129,6 +132,9 @@ def test_the_variations_end_in_a_document_and_a_figure(data: Path, tmp_path: Pat
     assert {"ours", "affine, with rows", "ours, as they count it", "random:10", "per-class:1", "5"} <= named.keys()
     assert named["ours"][1] == named["affine, with rows"][1]  # one optimum, one removal
     assert 0 < float(named["ours, as they count it"][1]) < float(named["ours"][1])
+    random, again = (named[f"as many random units{rest}"] for rest in (" a layer", AGAIN))
+    assert float(random[1]) == pytest.approx(float(named["ours"][1]), abs=0.5)
+    assert float(again[1]) < float(random[1])  # some are drawn twice
     figure = ET.parse(tmp_path / "paper-fc-3.svg").getroot()
     curves = [line for line in figure.iter() if line.tag.endswith("polyline")]
     assert len(curves) == 5
@@ -136,3 +142,11 @@ def test_the_variations_end_in_a_document_and_a_figure(data: Path, tmp_path: Pat
         xs = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
         assert xs == sorted(xs)
         assert len(xs) == 2
+    # Rows and figures that a run does not make stay.
+    before = out.read_text()
+    (box,) = (line for line in before.splitlines() if line.startswith("| input box clamped |"))
+    out.write_text(before.replace(box, "| input box clamped | 1 | 2 | 3 |"))
+    none = ("--choices", "input box clamped", "--images", "--lambdas", "--shares")
+    run(TOOLS / "vary_paper.py", "--data", data / "mnist", "--models", models, "--networks", "fc3", *none, "--out", out)
+    assert re.sub(r"clamped \|.*", "", out.read_text()) == re.sub(r"clamped \|.*", "", before)
+    assert box.rpartition("|")[0].rpartition("|")[0] in out.read_text()  # all but the seconds

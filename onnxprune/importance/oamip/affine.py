@@ -13,6 +13,9 @@ from scipy.sparse import coo_array, csr_array, vstack
 
 from onnxprune.core.errors import SolverError
 
+Limits = tuple[float, float]
+"""The least and the largest value that an input takes."""
+UNLIMITED: Limits = (-np.inf, np.inf)
 _ROUNDING = 1e-9  # differences that arithmetic in double precision may leave, relative to the numbers compared
 
 
@@ -33,10 +36,10 @@ class AffineFunctions:
     upper: np.ndarray
 
     @classmethod
-    def fixed(cls, value: np.ndarray, radius: float) -> "AffineFunctions":
-        """A constant tensor, with the interval `value +- radius` around each value."""
+    def fixed(cls, value: np.ndarray, radius: float, limits: "Limits" = UNLIMITED) -> "AffineFunctions":
+        """A constant tensor, with the interval `value +- radius` around each value, cut to some limits."""
         flat = np.asarray(value, dtype=np.float64).ravel()
-        return cls(flat, csr_array((len(flat), 0)), flat - radius, flat + radius)
+        return cls(flat, csr_array((len(flat), 0)), *box_around(flat, radius, limits))
 
     def with_bounds(self, lower: np.ndarray, upper: np.ndarray) -> "AffineFunctions":
         """The same functions with other intervals."""
@@ -46,6 +49,12 @@ class AffineFunctions:
     def depends(self) -> np.ndarray:
         """`(n,)` whether each position depends on any column."""
         return np.asarray(np.diff(self.matrix.indptr) > 0)
+
+
+def box_around(value: np.ndarray, radius: float, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of `value +- radius`, cut to the limits, which never cut the value itself off."""
+    low, high = np.minimum(value, limits[0]), np.maximum(value, limits[1])
+    return np.maximum(value - radius, low), np.minimum(value + radius, high)
 
 
 def widened(matrix: csr_array, columns: int) -> csr_array:

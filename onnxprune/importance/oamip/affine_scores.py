@@ -15,6 +15,7 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
 from onnxprune.importance.oamip.form import areas_of
 from onnxprune.importance.oamip.gate_rows import GateRows
+from onnxprune.importance.oamip.images import input_limits
 from onnxprune.importance.oamip.lazy_rows import solve_with_rows
 from onnxprune.importance.oamip.linearised import Linearised, affine_program, linearise, removal_damage, removal_order
 from onnxprune.importance.oamip.program import OamipProgram
@@ -53,7 +54,7 @@ def affine_scores(
     """
     assert context.data is not None  # checked by `score`
     began = perf_counter()
-    logits, points = logits_of(analysis), score_points(analysis)
+    logits, points = logits_of(analysis), score_points(analysis, context.oamip.normalisation)
     units = np.concatenate([group.units for group in analysis.groups])
     total = np.zeros(analysis.units)
     parts: list[np.ndarray] = []
@@ -105,7 +106,10 @@ def _solve(
     name, limit, seed = f"program of {analysis.name}", config.time_limit, context.run.seed
     if network is None:
         return _Solved(program, solve(program, name, time_limit=limit, seed=seed, vertex=False), None)
-    gates = GateRows(network, [data.take([row]).feeds() for row in range(len(data))], analysis.units, config.epsilon)
+    assert context.data is not None
+    limits = input_limits(context.data) if config.box == "clamped" else {}
+    images = [data.take([row]).feeds() for row in range(len(data))]
+    gates = GateRows(network, images, analysis.units, config.epsilon, limits)
     units = np.concatenate(layers)
     if gates.open > _OPEN * gates.gates:
         solution = solve(program, name, time_limit=limit, seed=seed, vertex=False)

@@ -36,24 +36,38 @@ def logits_of(analysis: Analysis) -> str:
     return name
 
 
-def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
+def score_points(analysis: Analysis, normalisation: str = "after") -> dict[str, np.ndarray]:
     """The tensors where scores apply, each with the unit at every position.
 
     These are the activations on prunable channels, and for groups without one the tensors where their producers'
     values (bias and BatchNormalization included) are complete.
+
+    Args:
+        analysis: the model's.
+        normalisation: `before`: units of which a producer's values (bias included) go into a BatchNormalization and
+            nowhere else are scored in front of it, and where other producers' values are complete.
     """
     prunable = np.zeros(analysis.units, dtype=bool)
     for group in analysis.groups:
         prunable[group.units] = True
+    outputs = {layer.node: layer.output for layer in analysis.layers}
     points: dict[str, np.ndarray] = {}
     covered = np.zeros(analysis.units, dtype=bool)
+    for group in analysis.groups if normalisation == "before" else ():
+        own = [_completed(analysis, outputs[name], before=True) for name in group.producers if name in outputs]
+        if any(_is_normalised(analysis, tensor) for tensor in own):
+            for tensor in own:
+                units = units_at(analysis, tensor, prunable)
+                if units is not None:
+                    points[tensor] = units
+                    covered[units] = True
+    left = prunable & ~covered
     for node in analysis.graph.nodes:
         if handler_of(node.op_type).activates(node):
-            units = units_at(analysis, node.output(), prunable)
+            units = units_at(analysis, node.output(), left)
             if units is not None:
                 points[node.output()] = units
                 covered[units] = True
-    outputs = {layer.node: layer.output for layer in analysis.layers}
     for group in analysis.groups:
         if covered[group.units].all():
             continue
@@ -66,10 +80,36 @@ def score_points(analysis: Analysis) -> dict[str, np.ndarray]:
     return dict(sorted(points.items(), key=lambda item: order[item[0]]))
 
 
-def _completed(analysis: Analysis, tensor: str) -> str:
-    """The tensor behind a bias, BatchNormalization or scale that is the only reader of a tensor."""
+def _is_normalised(analysis: Analysis, tensor: str) -> bool:
+    """Whether a BatchNormalization is the only reader of a tensor that is no activation's."""
+    producer, readers = analysis.graph.producer.get(tensor), analysis.graph.consumers.get(tensor, ())
+    if len(readers) != 1 or (producer is not None and handler_of(producer.op_type).activates(producer)):
+        return False
+    return handler_of(readers[0].op_type).normalises_batches(readers[0])
+
+
+def seen_behind(analysis: Analysis, tensor: str) -> str:
+    """Where what is scored in front of a BatchNormalization is seen: its activation, else its completed values."""
+    seen = tensor
+    while len(readers := analysis.graph.consumers.get(seen, ())) == 1:
+        handler = handler_of(readers[0].op_type)
+        if handler.flow(readers[0]) is None:
+            break
+        seen = readers[0].output()
+        if handler.activates(readers[0]):
+            return seen
+    return _completed(analysis, tensor)
+
+
+def _completed(analysis: Analysis, tensor: str, *, before: bool = False) -> str:
+    """The tensor behind a bias, BatchNormalization or scale that is the only reader of a tensor.
+
+    With `before`, the one in front of the first BatchNormalization.
+    """
     while len(readers := analysis.graph.consumers.get(tensor, ())) == 1:
         node = readers[0]
+        if before and _is_normalised(analysis, tensor):
+            break
         others = [name for name in node.inputs if name and name != tensor]
         if tensor not in node.inputs or any(analysis.pinned_value(name) is None for name in others):
             break

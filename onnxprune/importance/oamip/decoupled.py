@@ -5,7 +5,7 @@ image; what leaves it is pooled over positions and classified by an auxiliary he
 The last module keeps the network's own classifier where the program can hold it. Modules are independent of each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -16,7 +16,13 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import percent
 from onnxprune.importance.base import ScoreContext
-from onnxprune.importance.oamip.compile import ScorePoints, compile_network, logits_of, score_points
+from onnxprune.importance.oamip.compile import (
+    ScorePoints,
+    compile_network,
+    logits_of,
+    score_points,
+    seen_behind,
+)
 from onnxprune.importance.oamip.form import areas_of
 from onnxprune.importance.oamip.heads import Head, fit_head
 from onnxprune.importance.oamip.propagate import Propagation
@@ -37,7 +43,7 @@ class Module:
 
     Attributes:
         points: where scores apply.
-        sinks: tensors that leave it (scored ones that no other score in it depends on).
+        sinks: tensors that leave it (scored ones that no other score in it depends on, or what follows from them).
         given: tensors that enter it.
     """
 
@@ -66,8 +72,10 @@ def module_tasks(
     if len(np.unique(labels)) < 2:
         raise InputError("auxiliary heads need calibration rows of at least two classes")
     config, data = context.oamip, context.data
-    points = score_points(analysis)
-    modules = [_module(analysis, part) for part in _parts(points, config.cut)]
+    points = score_points(analysis, config.normalisation)
+    usual = score_points(analysis)
+    seen = {name: seen_behind(analysis, name) for name in points if name not in usual}
+    modules = [_module(analysis, part, seen) for part in _parts(points, config.cut)]
     last, note = _last_network(analysis, modules[-1])
     heads = _fit_heads(context, analysis, modules if last is None else modules[:-1], labels)
     notes = [] if note is None else [note]
@@ -119,8 +127,11 @@ def _parts(points: ScorePoints, size: int) -> list[ScorePoints]:
     return [{name: points[name] for name in names[start : start + size]} for start in range(0, len(names), size)]
 
 
-def _module(analysis: Analysis, points: ScorePoints) -> Module:
-    """The module around some scored tensors: its outputs, and the tensors that enter it."""
+def _module(analysis: Analysis, points: ScorePoints, seen: Mapping[str, str]) -> Module:
+    """The module around some scored tensors: its outputs, and the tensors that enter it.
+
+    Heads read a value that is scored before a BatchNormalization where it is `seen`: behind that and the activation.
+    """
     below: set[str] = set()
     depends: dict[str, set[str]] = {name: {name} for name in points}
     for node in analysis.graph.nodes:
@@ -130,7 +141,7 @@ def _module(analysis: Analysis, points: ScorePoints) -> Module:
                 below.add(name)
                 depends[name] = depends.get(name, set()) | sources
     covered = {other for name in points for other in depends[name] if other != name}
-    sinks = tuple(name for name in points if name not in covered)
+    sinks = tuple(dict.fromkeys(seen.get(name, name) for name in points if name not in covered))
     return Module(points, sinks, frozenset(_given(analysis, points, below, sinks)))
 
 

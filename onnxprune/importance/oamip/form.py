@@ -71,7 +71,7 @@ def chosen_form(context: ScoreContext, analysis: Analysis) -> tuple[str, tuple[s
     config = context.oamip
     if is_decoupled(config):
         return "decoupled", ()
-    sizes = [len(units) for units in score_points(analysis).values()]
+    sizes = [len(units) for units in score_points(analysis, config.normalisation).values()]
     positions = sum(sizes[1:])
     needs_gates = config.bounds == "valid" or config.gates == "integer" or config.order != "joint"
     joint = config.form == "joint" or needs_gates

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxprune.importance.oamip.affine import UNLIMITED, Limits, box_around
 from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, Step, StepNetwork
 
 _ROWS = 400  # written out at a time
@@ -105,6 +106,7 @@ class GateRows:
         images: per image, values of the network's inputs.
         units: number of units.
         epsilon: half-width of the box around an image that bounds are propagated from.
+        limits: of the model's inputs that the box is cut to, by name; others have none.
 
     Attributes:
         units: number of units.
@@ -114,7 +116,12 @@ class GateRows:
     """
 
     def __init__(
-        self, network: StepNetwork, images: Sequence[Mapping[str, np.ndarray]], units: int, epsilon: float
+        self,
+        network: StepNetwork,
+        images: Sequence[Mapping[str, np.ndarray]],
+        units: int,
+        epsilon: float,
+        limits: Mapping[str, Limits] | None = None,
     ) -> None:
         self._steps = tuple(part for step in network.steps for part in _without_cap(step))
         self._inputs = {
@@ -126,12 +133,12 @@ class GateRows:
         self._sizes: dict[int, int] = {}  # positions of what a gate reads
         self.gates = self.open = 0
         self.least = np.zeros(units)
-        self._bound(epsilon)
+        self._bound(epsilon, {name: (limits or {}).get(tensor, UNLIMITED) for tensor, name in network.inputs})
 
-    def _bound(self, epsilon: float) -> None:
+    def _bound(self, epsilon: float, limits: Mapping[str, Limits]) -> None:
         """Propagate intervals, and decide gates by them: open ones as they are at the image."""
         boxes: dict[str, tuple[np.ndarray, ...]] = {}
-        boxes |= {name: (value, value - epsilon, value + epsilon) for name, value in self._inputs.items()}
+        boxes |= {name: (value, *box_around(value, epsilon, limits[name])) for name, value in self._inputs.items()}
         scored: set[str] = set()
         for number, step in enumerate(self._steps):
             if not isinstance(step, LinearStep):

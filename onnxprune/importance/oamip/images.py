@@ -1,12 +1,15 @@
-"""Chooses the calibration images that the program is built from."""
+"""Chooses the calibration images that the program is built from, and tells the range of their values."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.core.errors import InputError
+from onnxprune.importance.oamip.affine import Limits
 
 _PER_CLASS = 10
+_BATCH = 64
 _FORMS = "N, random:N, per-class, per-class:N or all"
 
 
@@ -73,6 +76,17 @@ def images_of_one(spec: str, rows: int) -> int:
     """
     kind, count = _parse(spec)
     return rows if kind == "all" else min(count, rows)
+
+
+def input_limits(data: Dataset) -> dict[str, Limits]:
+    """The least and the largest value of each input in all rows: of images with black and white in them, these."""
+    limits: dict[str, Limits] = {}
+    for batch in data.batches(_BATCH):
+        for name, values in batch.items():
+            low, high = limits.get(name, (np.inf, -np.inf))
+            numbers = values.astype(np.float64)
+            limits[name] = float(numbers.min(initial=low)), float(numbers.max(initial=high))
+    return limits
 
 
 def _balanced(shuffled: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:

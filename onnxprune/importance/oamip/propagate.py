@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.order import last_uses
-from onnxprune.importance.oamip.affine import AffineFunctions, Builder, sparse, widened
+from onnxprune.importance.oamip.affine import UNLIMITED, AffineFunctions, Builder, Limits, sparse, widened
 from onnxprune.importance.oamip.relu_constraints import Gating, maximum, relu
 from onnxprune.importance.oamip.steps import Activation, LinearStep, Maximum, StepNetwork
 from onnxprune.importance.oamip.tighten import tightened
@@ -48,6 +48,7 @@ class Propagation:
             box, and its score would be bounded below by `radius / (a + radius)`; without it every score may be 0.
         raw: where no activation cuts negative values off, a score of 0 takes `U` away whatever its sign, as in the
             authors' code, not `U+`.
+        limits: of the model's inputs that the box is cut to, by name; others have none.
     """
 
     gating: Gating = field(default_factory=Gating)
@@ -55,6 +56,7 @@ class Propagation:
     tighten: bool = False
     exact: bool = False
     raw: bool = False
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
 
 def propagate(
@@ -81,7 +83,10 @@ def propagate(
         SolverError: the original network breaks a row.
     """
     first = len(builder.blocks)
-    values = {name: AffineFunctions.fixed(image[tensor], how.epsilon) for tensor, name in network.inputs}
+    values = {
+        name: AffineFunctions.fixed(image[tensor], how.epsilon, how.limits.get(tensor, UNLIMITED))
+        for tensor, name in network.inputs
+    }
     reads = (step.inputs if isinstance(step, LinearStep) else (step.input,) for step in network.steps)
     remaining = last_uses(reads, (network.output,))
     largest = np.zeros(len(scores.column))

@@ -17,7 +17,7 @@ def by_tensor(context: ScoreContext, analysis: Analysis, unit_scores: np.ndarray
     by_name = {}
     shown = unit_scores.copy()
     shown[0] = 1.0
-    for tensor, units in score_points(analysis).items():
+    for tensor, units in score_points(analysis, context.oamip.normalisation).items():
         labels = context.analysis.labels[tensor]
         ids = next(ids for ids in labels if ids is not None and np.isin(ids, units[units > 0]).any())
         by_name[tensor] = [round(float(s), 6) for s in shown[ids]]

@@ -17,7 +17,7 @@ from onnxprune.importance.oamip.affine_scores import affine_scores
 from onnxprune.importance.oamip.compile import compile_network, logits_of, score_points
 from onnxprune.importance.oamip.decoupled import module_tasks
 from onnxprune.importance.oamip.form import areas_of, check_form, chosen_form, images_asked_for, is_decoupled
-from onnxprune.importance.oamip.images import choose
+from onnxprune.importance.oamip.images import choose, input_limits
 from onnxprune.importance.oamip.propagate import Propagation
 from onnxprune.importance.oamip.relu_constraints import Bounds, Gating
 from onnxprune.importance.oamip.reporting import by_tensor, is_uninformed, uninformed
@@ -26,6 +26,10 @@ from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 
 _STAGE = "importance programs"
+_NOT_NORMALISED = (
+    "no scored layer's values go into a BatchNormalization (many exporters fold it into the weights): "
+    "--oamip-normalisation before changes nothing"
+)
 _PROVEN = 30  # integer gates up to which valid bounds are proved within a minute or two
 
 
@@ -57,11 +61,13 @@ def score(context: ScoreContext) -> Scores:
     choice = choose(images_asked_for(config, form), predicted, data.classes, context.run.seed)
     labels = predicted if data.classes is None else data.classes
     notes = [*choice.notes, *reason]
+    if config.normalisation == "before" and list(score_points(analysis, "before")) == list(score_points(analysis)):
+        notes.append(_NOT_NORMALISED)
     layers = [group.units for group in context.analysis.groups]
     if form == "affine":
         return affine_scores(context, analysis, choice.sets, labels, notes)
     if form == "decoupled":
-        tasks, more = module_tasks(context, analysis, choice.sets, labels, _how(config, exact=True))
+        tasks, more = module_tasks(context, analysis, choice.sets, labels, _how(config, data, exact=True))
         notes += more
         results = _run(context, tasks)
     else:
@@ -89,12 +95,14 @@ def _at_sizes(context: ScoreContext, data: Dataset) -> Analysis:
     return context.analysis.with_facts(facts)
 
 
-def _how(config: OamipConfig, *, exact: bool = False) -> Propagation:
+def _how(config: OamipConfig, data: Dataset, *, exact: bool = False) -> Propagation:
     bounds = Bounds(config.bounds)
     gating = Gating(bounds, config.gates == "integer")
     # Bounds for all scores start at the image itself: the first layer's gates are then decided.
     epsilon = config.epsilon if bounds is Bounds.EPS else 0.0
-    return Propagation(gating, epsilon, config.tighten and bounds is Bounds.VALID, exact, config.linear == "raw")
+    limits = input_limits(data) if config.box == "clamped" else {}
+    tighten = config.tighten and bounds is Bounds.VALID
+    return Propagation(gating, epsilon, tighten, exact, config.linear == "raw", limits)
 
 
 def _joint_tasks(
@@ -102,9 +110,10 @@ def _joint_tasks(
 ) -> list[ProgramTask]:
     """One program over the whole network for each set of images."""
     config = context.oamip
-    points = score_points(analysis)
+    points = score_points(analysis, config.normalisation)
     network = compile_network(analysis, points, [logits_of(analysis)])
     layers = tuple(group.units for group in context.analysis.groups)
+    how = _how(config, data, exact=config.order == "last-first")  # layers in front keep all units
     tasks = []
     for rows in sets:
         images = tuple(data.take([row]).feeds() for row in rows)
@@ -118,7 +127,7 @@ def _joint_tasks(
                 areas=areas_of(context.analysis, layers, config),
                 fixed=np.ones(context.analysis.units),
                 lambda_=config.lambda_,
-                how=_how(config, exact=config.order == "last-first"),  # layers in front keep all units
+                how=how,
                 time_limit=config.time_limit,
                 seed=context.run.seed,
             )

@@ -47,13 +47,18 @@ def mlp() -> onnx.ModelProto:
 
 
 def program_of(
-    proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray, how: Propagation = EPS, lambda_: float = 5.0
+    proto: onnx.ModelProto,
+    x: np.ndarray,
+    labels: np.ndarray,
+    how: Propagation = EPS,
+    lambda_: float = 5.0,
+    normalisation: str = "after",
 ) -> Built:
     """The whole network's program on these rows."""
     model = load(proto)
     name = model.proto.graph.input[0].name
     analysis = analyse(model, {name: (1, *x.shape[1:])})
-    network = compile_network(analysis, score_points(analysis), [logits_of(analysis)])
+    network = compile_network(analysis, score_points(analysis, normalisation), [logits_of(analysis)])
     layers = [group.units for group in analysis.groups]
     images = [{name: row[None]} for row in x]
     program, _ = build(network, images, labels, layers, np.ones(analysis.units), lambda_, how)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import OamipConfig, RunOptions
-from onnxprune.core.engine import ONE_CORE
+from onnxprune.config import OamipConfig
+from onnxprune.core.engine import ONE_CORE, RunOptions
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
@@ -51,11 +51,12 @@ def built(name: str) -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return example(text, weights), shape
 
 
-def linearised(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray):
+def linearised(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray, normalisation: str = "after"):
     name = proto.graph.input[0].name
     analysis = analyse(load(proto), {name: (1, *x.shape[1:])})
     data = Dataset({name: x}, labels, "test rows", np.arange(len(x)))
-    found = linearise(analysis, data, logits_of(analysis), score_points(analysis), labels, ONE_CORE)
+    points = score_points(analysis, normalisation)
+    found = linearise(analysis, data, logits_of(analysis), points, labels, ONE_CORE)
     return analysis, found
 
 

@@ -38,10 +38,12 @@ RAW = replace(EPS, raw=True)
 MODELS = Path(__file__).parents[3] / "models"
 
 
-def with_rows(proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray) -> tuple[WithRows, GateRows]:
-    analysis, found = linearised(proto, x, labels)
+def with_rows(
+    proto: onnx.ModelProto, x: np.ndarray, labels: np.ndarray, normalisation: str = "after"
+) -> tuple[WithRows, GateRows]:
+    analysis, found = linearised(proto, x, labels, normalisation)
     name = proto.graph.input[0].name
-    network = compile_network(analysis, score_points(analysis), [logits_of(analysis)])
+    network = compile_network(analysis, score_points(analysis, normalisation), [logits_of(analysis)])
     gates = GateRows(network, [{name: row[None]} for row in x], analysis.units, 1e-5)
     layers = tuple(group.units for group in analysis.groups)
     program = affine_program(found, labels, layers, 5.0)

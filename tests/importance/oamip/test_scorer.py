@@ -14,8 +14,8 @@ from helpers import mlp
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import OamipConfig, RunOptions
-from onnxprune.core.engine import ONE_CORE
+from onnxprune.config import OamipConfig
+from onnxprune.core.engine import ONE_CORE, RunOptions
 from onnxprune.core.errors import InputError, SolverError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores

@@ -11,7 +11,7 @@ from residual import NETWORK, WEIGHTS
 
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.split import split_rows
-from onnxprune.config import RunOptions
+from onnxprune.core.engine import RunOptions
 from onnxprune.core.errors import InputError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.graph.load import load
