@@ -1,16 +1,20 @@
 """The result's time beside the original's: in every result, said loudly where nothing is gained."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import onnxprune
 from onnxprune.core.engine import Engine
 from onnxprune.core.errors import InputError, SlowerError
-from onnxprune.core.results import TimeReport
+from onnxprune.core.results import TimeReport, is_noisy
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
-from onnxprune.runtime.timing import time_pair
+from onnxprune.runtime.timing import quick_ratio, time_models, time_pair
 
 ROWS = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
 OPTIONS = {"targets": "macs=0.5", "importance": "magnitude", "repair": False, "threads": 1}
@@ -37,6 +41,44 @@ def test_every_result_has_its_time(proto):
 def test_pairs_are_of_the_rows_and_threads_that_were_asked_for(proto):
     time = time_pair(load(proto), load(proto), batch=4, engine=Engine(2), seconds=0)
     assert (time.batch, time.threads, time.pairs) == (4, 2, 20)
+
+
+@given(st.integers(0, 10_000), st.floats(0.2, 0.9))
+@settings(max_examples=50)
+def test_a_busy_machine_does_not_hide_a_gain(seed, ratio):
+    """Two of three runs of either model took two to ten times as long: "too noisy", though the quick ones agreed."""
+    rng = np.random.default_rng(seed)
+
+    def runs(seconds):
+        slower = np.where(rng.random(100) < 2 / 3, rng.uniform(2, 10, 100), rng.uniform(1, 1.02, 100))
+        return seconds * slower
+
+    found, low, high = quick_ratio(runs(ratio), runs(1.0))
+    assert found == pytest.approx(ratio, rel=0.03)
+    assert low <= found <= high
+    assert not is_noisy(found, low, high)
+
+
+def test_runs_of_which_none_agree_tell_nothing():
+    rng = np.random.default_rng(0)
+    first, second = 10 ** rng.uniform(-3, 0, (2, 30))
+    assert is_noisy(*quick_ratio(first, second))
+
+
+@pytest.mark.parametrize(("threads", "clock"), [(1, time.thread_time), (2, time.perf_counter)])
+def test_all_commands_measure_by_one_clock(proto, monkeypatch, threads, clock):
+    """`prune` and `validate` counted other processes' time on one thread too, `sweep` did not."""
+    clocks = []
+
+    def sample(session, feed, runs, clock):
+        clocks.append(clock)
+        return 1e-3
+
+    monkeypatch.setattr("onnxprune.runtime.timing._sample", sample)
+    model, engine = load(proto), Engine(threads)
+    time_pair(model, model, engine=engine, seconds=0)
+    time_models([model, model], engine=engine, seconds=0, memory=False)
+    assert set(clocks) == {clock}
 
 
 def test_what_is_not_faster_is_said_and_can_be_an_error(proto, monkeypatch):

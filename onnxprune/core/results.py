@@ -4,8 +4,20 @@ from dataclasses import dataclass
 
 from onnxprune.core.engine import CPU_NAME
 
-NOISY = 3.0
-"""Between the 10th and the 90th percentile of times, or of their ratios: then their median says little."""
+NOISY = 1.25
+"""Times the least that a ratio of times may be: where it may be more, it says little."""
+_SAME = 0.03  # from 1, in ratios of times: closer ones are the same
+
+
+def is_noisy(ratio: float, low: float, high: float) -> bool:
+    """Whether a ratio of times says little: it may be far from what was measured, or a gain may be none.
+
+    Args:
+        ratio: as measured.
+        low: the least that it may be.
+        high: the most.
+    """
+    return high > NOISY * low or (abs(ratio - 1) > _SAME and low < 1 < high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +141,8 @@ class ProgramReport:
 class LatencyReport:
     """A latency budget: predicted and measured times.
 
-    Times are milliseconds a run. Original and result run in turn: the original's time is the 10th percentile (other
-    processes only ever make a run slower), the result's that times the median ratio of the pairs.
+    Times are milliseconds a run. Original and result run in turn, and the quick runs of both count: the 10th percentile
+    (other processes only ever make a run slower).
 
     Attributes:
         before: time of the original.
@@ -140,6 +152,7 @@ class LatencyReport:
         threads: threads of onnxruntime; 0 is all cores.
         rounds: how often the program was solved; after each but the last the table was corrected by the measurement.
         provider: execution provider of onnxruntime.
+        asked: the share of the original's time that was asked for.
     """
 
     before: float
@@ -149,6 +162,7 @@ class LatencyReport:
     threads: int
     rounds: int
     provider: str = CPU_NAME
+    asked: float = 1.0
 
     @property
     def ratio(self) -> float:
@@ -161,11 +175,11 @@ class TimeReport:
     """How long a result takes beside its original, measured in pairs of runs.
 
     Attributes:
-        ratio: median over the pairs of the result's time over the original's.
-        low: 10th percentile of these ratios.
-        high: 90th percentile.
-        before_ms: median time of the original, in milliseconds a run.
-        after_ms: median time of the result.
+        ratio: the result's time over the original's, by the quick runs of both (their 10th percentiles).
+        low: the least that it may be, by how these runs differ.
+        high: the most.
+        before_ms: time of the original's quick runs, in milliseconds a run.
+        after_ms: of the result's.
         pairs: number of pairs.
         batch: rows a run.
         threads: threads of onnxruntime; 0 is all cores.
@@ -184,8 +198,8 @@ class TimeReport:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the pairs of runs differ so much among each other that their median says little."""
-        return self.high > NOISY * self.low
+        """Whether the runs differ so much among each other that their ratio says little."""
+        return is_noisy(self.ratio, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ between convolutions), and the widths of its ends are free to change. Nothing is
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -27,6 +27,8 @@ from onnxprune.structure.units import Ids
 
 STUB = "stub:"
 """What the names of stub nodes and their outputs begin with."""
+
+_MULTIPLIED = (TensorProto.FLOAT, TensorProto.DOUBLE)  # what onnxruntime's matrix products take
 
 CONSTANT = -1
 
@@ -137,11 +139,12 @@ class _Cut:
             functions=model.proto.functions,
         )
         self._proto.graph.name = "kernel"
-        made = {name for node in nodes for name in node.outputs}
+        self._made = {name for node in nodes for name in node.outputs}
+        self._inputs = {node.name: _without(node, analysis.omitted) for node in nodes}
         self._read = [
             name
-            for name in dict.fromkeys(name for node in nodes for name in node.inputs if name)
-            if name not in made and self._analysis.value(name) is None
+            for name in dict.fromkeys(name for node in nodes for name in self._inputs[node.name] if name)
+            if name not in self._made and self._analysis.pinned_value(name) is None
         ]
         self._wanted = [
             name
@@ -169,7 +172,7 @@ class _Cut:
             copy.CopyFrom(self._analysis.model.proto.graph.node[node.index])
             copy.name = f"node{position}"
             del copy.input[:], copy.output[:]
-            copy.input.extend(self._local(name) for name in node.inputs)
+            copy.input.extend(self._local(name) for name in self._inputs[node.name])
             copy.output.extend(self._local(name) for name in node.outputs)
         for name in self._wanted:
             self._use(name)
@@ -184,8 +187,8 @@ class _Cut:
             return ""
         if name not in self.names:
             self.names[name] = f"t{len(self.names)}"
-            value = self._analysis.value(name)
-            if value is not None:
+            value = self._analysis.pinned_value(name)
+            if value is not None and name not in self._made:
                 self._constants[self.names[name]] = value
         return self.names[name]
 
@@ -198,54 +201,71 @@ class _Cut:
     def _stub_kind(self, name: str) -> str:
         """What produces or reads a tensor outside of the kernel: a convolution, a matrix product, or neither."""
         rank = len(self._facts.shapes[name])
-        if self._facts.dtypes[name] != TensorProto.FLOAT or name in self._graph.inputs or name in self._graph.outputs:
+        element = self._facts.dtypes[name]
+        if element not in _MULTIPLIED or name in self._graph.inputs or name in self._graph.outputs:
             return "none"
         axis = self._axis(name)
         if rank >= 3 and axis in (None, 1):
-            return "conv"
+            return "conv" if element == TensorProto.FLOAT else "none"
+        if rank >= 3 and axis == rank - 2:
+            return "rows"
         return "product" if rank >= 2 and axis == rank - 1 else "none"
 
     def _make(self, name: str) -> None:
         """Add the node that produces an input of the kernel."""
-        shape, local = self._facts.shapes[name], self._local(name)
+        shape, element, local = self._facts.shapes[name], self._facts.dtypes[name], self._local(name)
         match self._stub_kind(name):
             case "conv":
-                self._add_input(f"{STUB}{local}:x", (shape[0], 1, *shape[2:]))
-                self._weight(f"{STUB}{local}:w", (shape[1], 1, *(1 for _ in shape[2:])))
+                self._add_input(f"{STUB}{local}:x", (shape[0], 1, *shape[2:]), element)
+                self._weight(f"{STUB}{local}:w", (shape[1], 1, *(1 for _ in shape[2:])), element)
                 self._node("Conv", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}:y")
                 self._node("Relu", [f"{STUB}{local}:y"], f"{STUB}{local}")
             case "product":
-                self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1))
-                self._weight(f"{STUB}{local}:w", (1, shape[-1]))
+                self._add_input(f"{STUB}{local}:x", (*shape[:-1], 1), element)
+                self._weight(f"{STUB}{local}:w", (1, shape[-1]), element)
                 self._node("MatMul", [f"{STUB}{local}:x", f"{STUB}{local}:w"], f"{STUB}{local}")
+            case "rows":
+                self._add_input(f"{STUB}{local}:x", (*shape[:-2], 1, shape[-1]), element)
+                self._weight(f"{STUB}{local}:w", (shape[-2], 1), element)
+                self._node("MatMul", [f"{STUB}{local}:w", f"{STUB}{local}:x"], f"{STUB}{local}")
             case _:
-                self._add_input(local, shape, self._facts.dtypes[name])
+                self._add_input(local, shape, element)
                 return
         self.names[name] = f"{STUB}{local}"
 
     def _use(self, name: str) -> None:
         """Add the node that reads an output of the kernel."""
-        shape, local = self._facts.shapes[name], self._local(name)
+        shape, element, local = self._facts.shapes[name], self._facts.dtypes[name], self._local(name)
         kind = self._stub_kind(name)
         if kind == "none":
             self._proto.graph.output.append(onnx.ValueInfoProto(name=local))
-            self._proto.graph.output[-1].type.tensor_type.elem_type = self._facts.dtypes[name]
+            self._proto.graph.output[-1].type.tensor_type.elem_type = element
             return
-        if kind == "conv":
-            self._weight(f"{STUB}{local}:v", (1, shape[1], *(1 for _ in shape[2:])))
-        else:
-            self._weight(f"{STUB}{local}:v", (shape[-1], 1))
-        self._node("Conv" if kind == "conv" else "MatMul", [local, f"{STUB}{local}:v"], f"{STUB}{local}:z")
-        self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", TensorProto.FLOAT, None))
+        weight = f"{STUB}{local}:v"
+        match kind:
+            case "conv":
+                self._weight(weight, (1, shape[1], *(1 for _ in shape[2:])), element)
+            case "rows":
+                self._weight(weight, (1, shape[-2]), element)
+            case _:
+                self._weight(weight, (shape[-1], 1), element)
+        factors = [weight, local] if kind == "rows" else [local, weight]
+        self._node("Conv" if kind == "conv" else "MatMul", factors, f"{STUB}{local}:z")
+        self._proto.graph.output.append(helper.make_tensor_value_info(f"{STUB}{local}:z", element, None))
 
-    def _add_input(self, name: str, shape: tuple[int, ...], element: int = TensorProto.FLOAT) -> None:
+    def _add_input(self, name: str, shape: tuple[int, ...], element: int) -> None:
         self._proto.graph.input.append(helper.make_tensor_value_info(name, element, shape))
 
-    def _weight(self, name: str, shape: tuple[int, ...]) -> None:
-        self._constants[name] = np.full(shape, 0.5, np.float32)
+    def _weight(self, name: str, shape: tuple[int, ...], element: int) -> None:
+        self._constants[name] = np.full(shape, 0.5, helper.tensor_dtype_to_np_dtype(element))
 
     def _node(self, op_type: str, inputs: list[str], output: str) -> None:
         self._proto.graph.node.append(helper.make_node(op_type, inputs, [output], name=output))
+
+
+def _without(node: Node, omitted: Collection[tuple[str, int]]) -> tuple[str, ...]:
+    """Inputs of a node, "" where removal leaves one out: states of zeros, whose width would hold that of the layer."""
+    return tuple("" if (node.name, place) in omitted else name for place, name in enumerate(node.inputs))
 
 
 def _key(model: Model) -> str:

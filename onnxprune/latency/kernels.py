@@ -2,7 +2,7 @@
 
 It tells them on the CPU. Other providers fuse whole graphs, or only start a kernel on a device when its node runs:
 there whole runs are timed, which end when the outputs are back. What such a run costs besides its kernel is the same at
-any width; the line between kernel times and end-to-end times takes it in (`latency.search`).
+any width; what turns kernel times into end-to-end times takes it in (`latency.shares`).
 """
 
 import json

@@ -1,8 +1,8 @@
 """Meets latency budgets: solves the allocation on measured kernel times, times the result, corrects, and repeats.
 
-A run takes `offset + slope * kernels` of the original's time. The line goes through the original and the last result
-that was timed beside it, so that what no kernel shows (calls, conversions between them) is part of it. What one
-solution taught serves the next: tables, lines and times are kept for all scores and budgets of a run.
+What a run takes of the original's time follows from kernel times and from all models that were timed beside it, so
+that what no kernel shows (calls, conversions between them) is part of it (`latency.shares`). What one solution taught
+serves the next: tables and times are kept for all scores and budgets of a run.
 """
 
 import logging
@@ -20,20 +20,29 @@ from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.results import LatencyReport
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
+from onnxprune.core.text import percent
 from onnxprune.latency.cost import cost_table
+from onnxprune.latency.shares import Shares
 from onnxprune.latency.target import Timed
 from onnxprune.structure.removal import remove
 from onnxprune.structure.units import Ids
 
 NOISE = 0.01
 """A result that misses its budget by less than this share is as good as the measurement."""
-_ROUNDS = 5
+_ROUNDS = 6
 # A budget that is met and used up to this is not worth another round.
 _UNUSED = 0.03
+# Share of a budget below which the user should know.
+_SPENT = 0.9
+_UNUSED_NOTE = (
+    "only {} of the budget of time is used: of {} models that were timed, none that comes nearer is within it and "
+    "does less damage; a slightly larger budget may lose much less"
+)
 # Where the table and the summed kernels differ by more, the table is expanded anew around the result.
 _EXPANSION_ERROR = 0.02
-# How far the slope of the end-to-end time may be from the original's time over its kernels'.
-_STEEPEST = 3.0
+# Where kernels tell more or less than the saved time of the fastest model by this share of it, groups are asked one by
+# one what they save, where there are so few.
+_UNTOLD, _FEW_GROUPS = 0.1, 12
 _BUDGET = "latency"
 
 _log = logging.getLogger(__name__)
@@ -73,11 +82,13 @@ class LatencySearch:
     def __init__(self, whole: Timed, widths: Widths, options: AllocationOptions) -> None:
         self._whole, self._options = whole, options
         self._widths = replace(widths, strict=True)  # the table knows no others
-        self._full_us = whole.times.total(whole.full)
+        self._shares = Shares(whole.full, whole.times.total(whole.full))
         self._tables: dict[bool, CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
         self._last: dict[bool, _Try] = {}
         self._before_ms: float | None = None
+        self._asked = False
+        self._twice: set[tuple[int, ...]] = set()
 
     @property
     def widths(self) -> Widths:
@@ -93,7 +104,13 @@ class LatencySearch:
         return min(self._share(target) for target in targets)
 
     def solve(
-        self, scores: Scores, targets: Sequence[Target], budgets: Sequence[Budget], *, branches: bool = False
+        self,
+        scores: Scores,
+        targets: Sequence[Target],
+        budgets: Sequence[Budget],
+        *,
+        branches: bool = False,
+        spend: bool = True,
     ) -> Decision:
         """Choose widths that meet latency targets together with other budgets.
 
@@ -104,6 +121,7 @@ class LatencySearch:
             targets: the latency targets; the smallest counts.
             budgets: other budgets.
             branches: whether whole branches may go.
+            spend: whether the targets are the user's, who is told where much of them is not used.
 
         Raises:
             InputError: a latency target for some layers only.
@@ -118,10 +136,11 @@ class LatencySearch:
                 f"{fastest.before:.3g} ms, measured side by side (asked for at most {100 * goal:.1f} %); raise the "
                 "target, lower --round-to, or free kept groups"
             )
+        self._ask(fastest)
         table, last = self._table(branches), self._last.get(branches, fastest)
         tries: list[_Try] = []
         for _ in range(_ROUNDS):
-            cost = table.affine(*self._line(last))
+            cost = self._shares.cost(table, last.kept)
             limit = max(goal, cost(fastest.kept))
             budget = Budget(_BUDGET, cost, limit)
             try:
@@ -134,18 +153,29 @@ class LatencySearch:
                 raise
             known = {each.kept for each in tries}
             last = self._try(decision)
+            ends = last.ratio >= goal * (1 - _UNUSED) or last.kept in known
+            if last.fits(goal) and ends:
+                last = self._again(last)
             tries.append(last)
             _log.debug("latency: predicted %.3f, measured %.3f", decision.predicted[_BUDGET], last.ratio)
-            if goal * (1 - _UNUSED) <= last.ratio <= goal * (1 + NOISE) or last.kept in known:
+            if last.fits(goal) and ends:
                 break
             if abs(table(last.kept) / max(last.kernels, 1e-9) - 1) > _EXPANSION_ERROR:
                 table = cost_table(self._whole.times, last.kept, table.widths)
-        met = [each for each in tries if each.fits(goal)]
-        best = min(met, key=lambda each: each.decision.damage, default=fastest)
+        best = self._best(tries, goal, fastest)
         self._last[branches] = best
-        return self._reported(best, max(1, len(tries)))
+        decision = self._reported(best, goal, max(1, len(tries)))
+        if not spend or best.ratio >= goal * _SPENT or not decision.damage:
+            return decision
+        note = _UNUSED_NOTE.format(percent(best.ratio / goal, 0), len(self._timed))
+        return replace(decision, notes=(*decision.notes, note))
 
-    def _reported(self, best: _Try, rounds: int) -> Decision:
+    def timed(self, decision: Decision) -> Decision:
+        """What was decided without regard to time, with its time beside the original's."""
+        found = self._try(decision)
+        return self._reported(found, found.ratio, 1)
+
+    def _reported(self, best: _Try, goal: float, rounds: int) -> Decision:
         report = LatencyReport(
             before=best.before,
             predicted=best.decision.predicted.get(_BUDGET, best.ratio) * best.before,  # the fastest is never predicted
@@ -154,6 +184,7 @@ class LatencySearch:
             threads=self._whole.engine.threads,
             rounds=rounds,
             provider=str(self._whole.engine.provider),
+            asked=goal,
         )
         return replace(best.decision, latency=report)
 
@@ -176,16 +207,25 @@ class LatencySearch:
             self._tables[branches] = cost_table(self._whole.times, self._whole.full, widths)
         return self._tables[branches]
 
-    def _line(self, last: _Try) -> tuple[float, float]:
-        """Slope and offset of the line from kernel times to shares of the original's time.
+    def _ask(self, fastest: _Try) -> None:
+        """Time the model whose groups are all a step narrower, and each group so alone, where kernels tell too little.
 
-        The slope is kept near that of the line through 0: where original and last try are close, it is mostly noise.
+        Args:
+            fastest: the fastest model, of which kernels have told so much.
         """
-        through_zero = 1 / max(self._full_us, 1e-9)
-        shorter = self._full_us - last.kernels
-        slope = (1 - last.ratio) / shorter if shorter > 0 else through_zero
-        slope = float(np.clip(slope, through_zero / _STEEPEST, through_zero * _STEEPEST))
-        return slope, last.ratio - slope * last.kernels
+        saved, told = 1 - fastest.ratio, self._shares.saved(fastest.kernels)
+        if self._asked or abs(saved - told) <= _UNTOLD * saved:
+            return
+        self._asked = True
+        full, chosen = self._whole.full, self._widths.chosen
+        narrower = {g: int(chosen[g][-2]) for g, k in enumerate(fastest.kept) if k < full[g] and len(chosen[g]) > 1}
+        wanted = [narrower, *({g: k} for g, k in narrower.items() if len(narrower) <= _FEW_GROUPS)]
+        for kept in dict.fromkeys(tuple(widths.get(g, n) for g, n in enumerate(full)) for widths in wanted):
+            removed = self._whole.analysis.none_removed()
+            for group, k in zip(self._whole.analysis.groups, kept, strict=True):
+                removed[group.units[k:]] = True
+            self._timed[kept] = self._time(removed)
+            self._shares.learn(kept, self._whole.times.total(kept), self._timed[kept][1])
 
     def _try(self, decision: Decision) -> _Try:
         """Build what was decided, and time it beside the original; equal widths are timed once."""
@@ -193,7 +233,26 @@ class LatencySearch:
         if kept not in self._timed:
             self._timed[kept] = self._time(decision.removed)
         before, ratio = self._timed[kept]
-        return _Try(decision, kept, self._whole.times.total(kept), ratio, before)
+        kernels = self._whole.times.total(kept)
+        self._shares.learn(kept, kernels, ratio)
+        return _Try(decision, kept, kernels, ratio, before)
+
+    def _best(self, tries: Sequence[_Try], goal: float, fastest: _Try) -> _Try:
+        """The try of least damage that meets the budget, timed twice; the fastest model where there is none."""
+        while True:
+            met = [each for each in (self._try(tried.decision) for tried in tries) if each.fits(goal)]
+            best = min(met, key=lambda each: each.decision.damage, default=fastest)
+            if best is fastest or best.kept in self._twice:
+                return best
+            self._again(best)
+
+    def _again(self, tried: _Try) -> _Try:
+        """Time a model once more: of many models near a budget, the one that happened to look fast would be taken."""
+        if tried.kept not in self._twice:
+            self._twice.add(tried.kept)
+            before, ratio = self._time(tried.decision.removed)
+            self._timed[tried.kept] = (before + tried.before) / 2, (ratio + tried.ratio) / 2
+        return self._try(tried.decision)
 
     def _time(self, removed: Ids) -> tuple[float, float]:
         return self._whole.beside(remove(self._whole.analysis, removed))

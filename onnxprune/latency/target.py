@@ -1,6 +1,5 @@
 """A model together with the times of its kernels, and the time of whole models beside the original."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +7,7 @@ from onnxprune.allocation.widths import Widths
 from onnxprune.config import LatencyConfig
 from onnxprune.core.clock import Progress
 from onnxprune.core.engine import Engine, Provider
-from onnxprune.core.results import NOISY, LatencyReport
+from onnxprune.core.results import NOISY, LatencyReport, TimeReport
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.sizes import rows_a_run
@@ -18,13 +17,11 @@ from onnxprune.latency.times import FusedKernelTimes
 from onnxprune.latency.widths import fast_widths
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.runtime.feeds import random_feed
-from onnxprune.runtime.timing import Clock, time_models
+from onnxprune.runtime.timing import PAIR_S, time_models, time_pair
 from onnxprune.structure.analysis import Analysis
 
-# Seconds that a pair of models runs for, and pairs at least.
-_MEASURE_S = 1.2
-_PAIRS = 10
-_SWEEP_S = 2.0
+_PAIRS = 10  # of a model that is timed beside the original
+_SWEEP_S = 2.0  # for each of the models that run in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Timed:
 def beside(
     original: Model, other: Model, batch: int, engine: Engine, known: OpenShapes | None = None
 ) -> tuple[float, float]:
-    """Time two models in turn. On one thread of the CPU its own time counts, which no other process prolongs.
+    """Time two models in turn.
 
     Args:
         original: the first model.
@@ -72,53 +69,35 @@ def beside(
         known: sizes of the inputs, as far as they are known.
 
     Returns:
-        The original's time in milliseconds (10th percentile: other processes only ever make a run slower), and the
-        other's relative to it (median over the pairs, so that a slow moment meets both).
+        The original's time in milliseconds, and the other's relative to it, by the quick runs of both.
     """
-    before, after = time_models(
-        [original, other],
-        batch=batch,
-        engine=engine,
-        seconds=_MEASURE_S,
-        rounds=_PAIRS,
-        memory=False,
-        known=known,
-        clock=_clock(engine),
-    )
-    return before.p10_ms, after.ratio
+    time = time_pair(original, other, batch=batch, engine=engine, seconds=PAIR_S, pairs=_PAIRS, known=known)
+    return time.before_ms, time.ratio
 
 
 def milliseconds(
     models: Sequence[Model], batch: int, engine: Engine, known: OpenShapes | None = None
 ) -> tuple[tuple[float, ...], bool]:
-    """Time models in turn, with the clock of `beside`.
+    """Time models in turn.
 
     Returns:
         Milliseconds of the first model, and of the others by their ratio to it; and whether runs of one of them differ
         so much that these say little.
     """
-    found = time_models(
-        models,
-        batch=batch,
-        engine=engine,
-        seconds=_SWEEP_S * len(models),
-        memory=False,
-        known=known,
-        clock=_clock(engine),
-    )
-    noisy = any(latency.p90_ms > NOISY * latency.p10_ms for latency in found)
+    found = time_models(models, batch=batch, engine=engine, seconds=_SWEEP_S * len(models), memory=False, known=known)
+    noisy = any(latency.high > NOISY * latency.low for latency in found)
     return tuple(latency.ratio * found[0].p10_ms for latency in found), noisy
 
 
-def _clock(engine: Engine) -> Clock:
-    """On one thread of the CPU its own time counts, else the time on the wall."""
-    return time.thread_time if engine.threads == 1 and engine.provider.is_cpu else time.perf_counter
-
-
-def confirmed(report: LatencyReport, original: Model, result: Model, known: OpenShapes | None = None) -> LatencyReport:
-    """The report with measured times of the final model added."""
-    engine = Engine(report.threads, Provider.parse(report.provider))
-    before, ratio = beside(original, result, report.batch, engine, known)
+def confirmed(
+    report: LatencyReport, original: Model, result: Model, known: OpenShapes | None, time: TimeReport | None
+) -> LatencyReport:
+    """The report with measured times of the final model: those given, else measured here."""
+    if time is None:
+        engine = Engine(report.threads, Provider.parse(report.provider))
+        before, ratio = beside(original, result, report.batch, engine, known)
+    else:
+        before, ratio = time.before_ms, time.ratio
     return replace(report, before=before, predicted=report.predicted * before / report.before, measured=ratio * before)
 
 

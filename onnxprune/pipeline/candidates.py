@@ -117,16 +117,11 @@ def solver_for(
     by_kind = _split(config.targets)
     exact = budgets(prepared.analysis, by_kind[False], prepared.before)
     if by_kind[True]:
-        search = candidates.search
-        if search is None:
-            from onnxprune.latency.search import LatencySearch
-            from onnxprune.latency.target import timed
-
-            whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
-            step = config.round_to if isinstance(config.round_to, int) else 1
-            search = candidates.search = LatencySearch(whole, whole.fast_widths(step), config)
+        search = latency_search(prepared, config, candidates, progress)
         return Solver(
-            lambda scores, branches: search.solve(scores, by_kind[True], exact, branches=branches),
+            lambda scores, branches: search.solve(
+                scores, by_kind[True], exact, branches=branches, spend=config.max_drop is None
+            ),
             Limits(prepared, exact, search.goal(by_kind[True])),
             timed=True,
         )
@@ -141,6 +136,23 @@ def solver_for(
         )
 
     return Solver(solve(None), Limits(prepared, exact, None), leaner=None if allowed.work is None else solve)
+
+
+def latency_search(
+    prepared: Prepared, config: PruneConfig, candidates: Candidates, progress: Progress
+) -> "LatencySearch":
+    """What is known of the model's time; kernels are timed where this is the first budget of time.
+
+    Arguments as in `solver_for`.
+    """
+    if candidates.search is None:
+        from onnxprune.latency.search import LatencySearch
+        from onnxprune.latency.target import timed
+
+        whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
+        step = config.round_to if isinstance(config.round_to, int) else 1
+        candidates.search = LatencySearch(whole, whole.fast_widths(step), config)
+    return candidates.search
 
 
 def _split(targets: Sequence[Target]) -> Mapping[bool, list[Target]]:

@@ -12,9 +12,9 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.plan import PrunePlan
-from onnxprune.core.results import MetricChange, RemovedBlock, TimeReport
+from onnxprune.core.results import LatencyReport, MetricChange, RemovedBlock, TimeReport
 from onnxprune.core.scores import Scores
-from onnxprune.core.text import metric_name, several
+from onnxprune.core.text import metric_name, percent, several
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.graph.sizes import rows_a_run
@@ -34,6 +34,7 @@ from onnxprune.structure.training_mode import training_mode
 from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
+_TOLD_OVER = 0.02  # of a budget of time, from which on a result above it is said to be
 _FEW_ROWS = 10  # calibration rows below which a note asks for more
 _CHOSEN = (
     "--max-drop chose the model by the metric on the rows that the figures are of; confirm them on other rows "
@@ -54,13 +55,8 @@ def finish(
     """Measure the pruned model, and collect everything that the run found out."""
     exact = lossless_part(prepared, decision.removed, clock)
     metrics, confirmed_metrics = (_compared(prepared, smaller, some, config, clock) for some in rows.sets)
-    latency = decision.latency
-    if latency is not None:
-        from onnxprune.latency.target import confirmed
-
-        with clock.stage("time"):
-            latency = confirmed(latency, prepared.model, smaller, prepared.shapes)
-    time = _timed(prepared, smaller, config, clock) if config.time else None
+    time = _timed(prepared, smaller, config, clock, decision.latency) if config.time else None
+    latency = _latency(prepared, smaller, decision.latency, time, clock)
     blocks = removed_blocks(prepared.analysis, decision.removed)
     same = config.lossless and not decision.removed.any()
     slow = () if same else slow_result(time, lossless=config.lossless)
@@ -73,6 +69,7 @@ def finish(
         metrics=metrics,
         time=time,
         warnings=(
+            *(() if config.is_searched else _missed(latency)),
             *slow,
             *_of_rows(prepared, rows, config),
             *heavy_losses(metrics),
@@ -133,10 +130,39 @@ def _not_confirmed(prepared: Prepared, metrics: Mapping[str, MetricChange], conf
     )
 
 
-def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock) -> TimeReport | None:
-    """The result's time beside the original's, in a twentieth of the run's time; None where they cannot be run."""
-    from onnxprune.runtime.timing import MOST_S, time_pair
+def _latency(
+    prepared: Prepared, smaller: Model, decided: LatencyReport | None, time: TimeReport | None, clock: Clock
+) -> LatencyReport | None:
+    """What was decided on, with the time of the final model: a run tells one time of it."""
+    if decided is None:
+        return None
+    from onnxprune.latency.target import confirmed
 
+    with clock.stage("time"):
+        return confirmed(decided, prepared.model, smaller, prepared.shapes, time)
+
+
+def _missed(latency: LatencyReport | None) -> tuple[str, ...]:
+    """A warning where the final model was measured to take more time than was asked for."""
+    if latency is None or latency.ratio <= latency.asked * (1 + _TOLD_OVER):
+        return ()
+    return (
+        f"the result takes {percent(latency.ratio)} of the original's time, more than the {percent(latency.asked)} "
+        "asked for; it took less when it was chosen, so that times vary here: measure it on a quiet machine "
+        "(onnxprune bench), or ask for less",
+    )
+
+
+def _timed(
+    prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock, latency: LatencyReport | None
+) -> TimeReport | None:
+    """The result's time beside the original's, in a twentieth of the run's time; None where they cannot be run.
+
+    Where the result was chosen by time, it is measured as long as it was then.
+    """
+    from onnxprune.runtime.timing import MOST_S, PAIR_S, time_pair
+
+    least = 0.0 if latency is None else PAIR_S
     spent = sum(clock.seconds.values())
     batch, feeds = rows_a_run(prepared.model, prepared.shapes, config.latency.batch), None
     if prepared.data is not None:
@@ -148,7 +174,7 @@ def _timed(prepared: Prepared, smaller: Model, config: PruneConfig, clock: Clock
                 smaller,
                 batch=batch,
                 engine=config.timing_engine,
-                seconds=min(MOST_S, _TIMED * spent),
+                seconds=max(least, min(MOST_S, _TIMED * spent)),
                 feeds=None if feeds is None else (feeds[0], feeds[1]),
                 known=prepared.shapes,
             )

@@ -22,9 +22,9 @@ from onnxprune.core.text import main_metric, metric_name, percent, points_lost
 from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import NOT_FASTER
 from onnxprune.graph.model import Model
-from onnxprune.pipeline.candidates import Candidates
+from onnxprune.pipeline.candidates import Candidates, latency_search
 from onnxprune.pipeline.decide import decide
-from onnxprune.pipeline.prepare import Prepared
+from onnxprune.pipeline.prepare import Prepared, score
 from onnxprune.pipeline.shrink import shrink
 from onnxprune.pipeline.trials import worthwhile
 
@@ -150,9 +150,10 @@ def smallest(
 ) -> tuple[Decision, Model]:
     """Find the model of least cost whose metric stays within the floor.
 
-    Bisects the budget as a share of the original's cost (that of `config.minimise`), down to one per cent. Scores are
-    computed once; each step allocates, and removes, repairs and measures what no step before it has chosen. While the
-    shares are far apart, what the program says without trials mostly tells enough.
+    Bisects the budget as a share of the original's cost (that of `config.minimise`), down to one per cent. Where that
+    is time, the model of fewest multiply-adds is found first: the fastest is no slower. Scores are computed once; each
+    step allocates, and removes, repairs and measures what no step before it has chosen. While the shares are far apart,
+    what the program says without trials mostly tells enough.
 
     Args:
         prepared: the model and calibration rows.
@@ -170,19 +171,9 @@ def smallest(
     assert config.max_drop is not None
     _require_choice(prepared, scores, config)
     search = _Search(prepared, evaluation, config, clock, progress, executor)
-    quick = config.minimise != "time" and bool(scores.powers) and worthwhile(prepared, config)
-    low, high = 0.0, 1.0
-    total = ceil(log2((high - low) / _RESOLUTION))
-    for step in range(total):
-        share = (low + high) / 2
-        progress("search", step, total)
-        lost = search.lost(share, replace(scores, powers=())) if quick and high - low > _FAR else None
-        if lost is None or not (holds(lost, config.max_drop) or lost > _CLEARLY * config.max_drop + 1):
-            lost = search.lost(share, scores)
-        low, high = (low, share) if lost is not None and holds(lost, config.max_drop) else (share, high)
-    if quick and search.untried:
-        search.lost(high, scores)
-    progress("search", total, total)
+    if config.minimise == "time":
+        search.begin(_fewest_macs(search, scores))
+    high = _halve(search, scores)
     best, lost_by = search.best, search.lost_by
     if best is None and prepared.lossless.found:
         config_at = _at(1.0, config)
@@ -201,6 +192,39 @@ def smallest(
             "more calibration rows"
         )
     return best
+
+
+def _fewest_macs(search: "_Search", scores: Scores) -> "_Search":
+    """The same search for fewest multiply-adds. Damage that is measured is measured at that one's widths."""
+    config = replace(search.config, minimise="macs")
+    if scores.powers:
+        with search.clock.stage("score"):
+            scores = score(search.prepared, config, search.executor, search.progress)
+    other = _Search(search.prepared, search.evaluation, config, search.clock, search.progress, search.executor)
+    _halve(other, scores)
+    return other
+
+
+def _halve(search: "_Search", scores: Scores) -> float:
+    """Halve the budget between too much and too little; the last share that was enough."""
+    prepared, config, within = search.prepared, search.config, search.config.max_drop or 0.0
+    quick = config.minimise != "time" and bool(scores.powers) and worthwhile(prepared, config)
+    low, high = 0.0, search.time
+    total = ceil(log2((high - low) / _RESOLUTION))
+    for step in range(total):
+        share = (low + high) / 2
+        search.progress("search", step, total)
+        lost = search.lost(share, replace(scores, powers=())) if quick and high - low > _FAR else None
+        if lost is None or not (holds(lost, within) or lost > _CLEARLY * within + 1):
+            lost = search.lost(share, scores)
+        if lost is not None and holds(lost, within):
+            high = min(share, search.time)  # much of a budget of time may be left
+        else:
+            low = share
+    if quick and search.untried:
+        search.lost(high, scores)
+    search.progress("search", total, total)
+    return high
 
 
 @dataclass(slots=True)
@@ -226,6 +250,27 @@ class _Search:
     metric: str = ""
     best: tuple[Decision, Model] | None = None
     untried: bool = False
+
+    @property
+    def time(self) -> float:
+        """Share of the original's time that the best takes, as measured; 1 where no budget is on time."""
+        report = None if self.best is None else self.best[0].latency
+        return 1.0 if report is None else report.ratio
+
+    def begin(self, other: "_Search") -> None:
+        """Take what a search for fewer multiply-adds has found, with its time: the fastest model is no slower."""
+        self.metric = other.metric
+        if other.best is None:
+            return
+        decision, smaller = other.best
+        with self.clock.stage("allocate"):
+            decision = latency_search(self.prepared, _at(1.0, self.config), self.candidates, self.progress).timed(
+                decision
+            )
+        if decision.latency is not None and decision.latency.ratio < 1:
+            self.best = decision, smaller
+            chosen = decision.removed.tobytes()
+            self.lost_by[chosen] = other.lost_by[chosen]
 
     def lost(self, share: float, scores: Scores) -> float | None:
         """How many points the model with a share of its cost loses; None where that cannot be reached."""

@@ -70,8 +70,8 @@ def milliseconds(value: float) -> str:
 
 
 def spread_of(time: TimeReport) -> str:
-    """How far the pairs of runs lie apart: `95 to 105 %`."""
-    return f"{100 * time.low:.0f} to {percent(time.high, 0)}"
+    """What the ratio of times lies between: `54.2 to 55.1 %`."""
+    return f"{100 * time.low:.1f} to {percent(time.high)}"
 
 
 def threads_of(time: TimeReport) -> str:

@@ -28,7 +28,11 @@ Clock = Callable[[], float]
 _SAMPLE_S = 1e-3
 MOST_S = 3.0
 """Seconds that measuring a pair goes on for once there are enough pairs."""
+PAIR_S = 1.2
+"""Seconds that a budget of time is worth measuring a pair for."""
 _PAIRS, _FEWEST_PAIRS = 20, 5
+_QUICK = 0.1  # share of the runs that are quick
+_RANGE = 1.4  # standard deviations of each of two such shares that 95 of 100 of their quotients lie within
 _LONGEST_S = 60.0  # that so many pairs may take; of models that take longer there are fewer
 # Deployed alone a session spins between operators; here it must stop when its run ends, or it slows the next one.
 _ENTRIES = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
@@ -43,7 +47,7 @@ class Latency:
         median_ms: median time of a run, in milliseconds.
         p10_ms: 10th percentile.
         p90_ms: 90th percentile.
-        ratio: median over the rounds of this model's time over the first model's in the same round.
+        ratio: this model's time relative to the first model's: see `quick_ratio`.
         batch: rows a run.
         threads: threads of onnxruntime; 0 is all cores.
         warmup: rounds before the measured ones.
@@ -53,6 +57,8 @@ class Latency:
         file_bytes: size of the model's file, with its external data.
         sizes: the sizes of inputs that the file leaves open, as they were taken.
         provider: execution provider of onnxruntime.
+        low: the least that the ratio may be.
+        high: the most.
 
     Example:
         ```python
@@ -75,6 +81,8 @@ class Latency:
     file_bytes: int
     sizes: tuple[InputSize, ...] = ()
     provider: str = CPU_NAME
+    low: float = 1.0
+    high: float = 1.0
 
     def __repr__(self) -> str:
         return f"Latency({self.model!r}: {self.median_ms:.3g} ms, {self.ratio:.3g} of the first model's)"
@@ -92,7 +100,7 @@ def time_models(
     feeds: Sequence[Feed] | None = None,
     known: OpenShapes | None = None,
     seed: int = 0,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> tuple[Latency, ...]:
     """Measure models in interleaved rounds, so that changes of the machine's speed affect all alike.
 
@@ -107,7 +115,7 @@ def time_models(
         feeds: what each model runs on; by default random rows.
         known: sizes of random rows, as far as they are known.
         seed: seed of random rows.
-        clock: what counts seconds. On one thread `time.thread_time` leaves out what other processes take.
+        clock: what counts seconds; by default that of `clock_of`.
 
     Raises:
         InputError: no models, or a number below 1.
@@ -115,6 +123,7 @@ def time_models(
     """
     if not models or batch < 1 or rounds < 1 or warmup < 0:
         raise InputError("latency needs at least one model, one row and one round")
+    clock = clock or clock_of(engine)
     feeds = [random_feed(model, batch, seed, known) for model in models] if feeds is None else feeds
     sessions = [open_session(model, engine=engine, entries=_ENTRIES) for model in models]
     sizes = [_file_and_memory(m, f, engine, memory) for m, f in zip(models, feeds, strict=True)]
@@ -127,14 +136,15 @@ def time_models(
     samples = _interleaved(sessions, feeds, runs, warmup, rounds, seconds, clock)
     results = []
     for index, (model, feed, (file_bytes, peak)) in enumerate(zip(models, feeds, sizes, strict=True)):
-        low, median, high = (float(value) * 1e3 for value in np.percentile(samples[:, index], (10, 50, 90)))
+        p10, median, p90 = (float(value) * 1e3 for value in np.percentile(samples[:, index], (10, 50, 90)))
+        ratio, low, high = quick_ratio(samples[:, index], samples[:, 0]) if index else (1.0, 1.0, 1.0)
         results.append(
             Latency(
                 model=model.name,
                 median_ms=median,
-                p10_ms=low,
-                p90_ms=high,
-                ratio=float(np.median(samples[:, index] / samples[:, 0])),
+                p10_ms=p10,
+                p90_ms=p90,
+                ratio=ratio,
                 batch=_rows(model, feed),
                 threads=engine.threads,
                 warmup=warmup,
@@ -143,9 +153,34 @@ def time_models(
                 peak_bytes=peak,
                 file_bytes=file_bytes,
                 provider=str(engine.provider),
+                low=low,
+                high=high,
             )
         )
     return tuple(results)
+
+
+def clock_of(engine: Engine) -> Clock:
+    """On one thread of the CPU its own time counts, which no other process prolongs, else the time on the wall."""
+    return time.thread_time if engine.threads == 1 and engine.provider.is_cpu else time.perf_counter
+
+
+def quick_ratio(samples: np.ndarray, first: np.ndarray) -> tuple[float, float, float]:
+    """How long a model takes relative to another, by the quick runs of both, with the range that it lies in.
+
+    Other processes only ever make a run slower, one model's now and the other's then, so that quick runs (the 10th
+    percentile) say more than pairs of them. The range is that of these percentiles by order statistics: n samples have
+    0.1 n below it, give or take sqrt(0.09 n) (David and Nagaraja, Order Statistics, 7.1).
+
+    Args:
+        samples: `(rounds,)` seconds of the model.
+        first: of the model that it is compared with, in the same rounds.
+    """
+    n = len(samples)
+    at = _QUICK * (n - 1) + np.array([0.0, -1.0, 1.0]) * _RANGE * np.sqrt(_QUICK * (1 - _QUICK) * n)
+    shares = np.clip(at / max(1, n - 1), 0, 1)
+    (mine, my_least, my_most), (other, least, most) = (np.quantile(each, shares) for each in (samples, first))
+    return float(mine / other), float(my_least / most), float(my_most / least)
 
 
 def time_pair(
@@ -155,10 +190,11 @@ def time_pair(
     batch: int = 1,
     engine: Engine = ONE_CORE,
     seconds: float = MOST_S,
+    pairs: int = _PAIRS,
     feeds: tuple[Feed, Feed] | None = None,
     known: OpenShapes | None = None,
 ) -> TimeReport:
-    """Measure a result beside its original: the two in turn, so that a slow moment meets both.
+    """Measure a result beside its original, the two in turn; see `quick_ratio` and `clock_of`.
 
     Args:
         original: the original.
@@ -166,6 +202,7 @@ def time_pair(
         batch: rows a run; a model with a fixed batch runs at its own.
         engine: threads and execution provider.
         seconds: time to go on measuring once there are enough pairs.
+        pairs: how many are enough; of models that take very long fewer are.
         feeds: what each of them runs on; by default random rows.
         known: sizes of random rows, as far as they are known.
 
@@ -176,20 +213,19 @@ def time_pair(
     models = (original, result)
     given = tuple(random_feed(model, batch, known=known) for model in models) if feeds is None else feeds
     sessions = [open_session(model, engine=engine, entries=_ENTRIES) for model in models]
-    runs, first = [], 0.0
+    runs, first, clock = [], 0.0, clock_of(engine)
     for model, session, feed in zip(models, sessions, given, strict=True):
         with runtime_errors(f"{model.name}: onnxruntime cannot run the model"):
             session.run(None, feed)
-        shortest = min(_sample(session, feed, 1) for _ in range(2))
-        runs.append(max(1, int(np.ceil(_SAMPLE_S / shortest))))
+        shortest = max(1e-9, min(_sample(session, feed, 1, clock) for _ in range(3)))
+        runs.append(int(np.ceil(_SAMPLE_S / shortest)))
         first += shortest * runs[-1]
-    pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, _PAIRS))
-    samples = _interleaved(sessions, given, runs, 1, pairs, seconds)
-    ratios = samples[:, 1] / samples[:, 0]
-    low, median, high = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
-    before, after = (float(value) * 1e3 for value in np.median(samples, axis=0))
+    pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, pairs))
+    samples = _interleaved(sessions, given, runs, 1, pairs, seconds, clock)
+    ratio, low, high = quick_ratio(samples[:, 1], samples[:, 0])
+    before = 1e3 * float(np.quantile(samples[:, 0], _QUICK))
     rows, provider = _rows(original, given[0]), str(engine.provider)
-    return TimeReport(median, low, high, before, after, len(samples), rows, engine.threads, provider)
+    return TimeReport(ratio, low, high, before, ratio * before, len(samples), rows, engine.threads, provider)
 
 
 def _interleaved(
@@ -199,7 +235,7 @@ def _interleaved(
     warmup: int,
     rounds: int,
     seconds: float,
-    clock: Clock = time.perf_counter,
+    clock: Clock,
 ) -> np.ndarray:
     """`(rounds, models)` seconds per run; every other round runs the models in reverse order."""
     samples: list[list[float]] = []
@@ -219,7 +255,7 @@ def _interleaved(
     return np.asarray(samples)
 
 
-def _sample(session: Any, feed: Feed, runs: int, clock: Clock = time.perf_counter) -> float:
+def _sample(session: Any, feed: Feed, runs: int, clock: Clock) -> float:
     start = clock()
     for _ in range(runs):
         session.run(None, feed)

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxprune.core.engine import Engine
+from onnxprune.core.results import TimeReport
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.structure.coupling import analyse
@@ -100,5 +101,11 @@ def pretend_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Model]
             "onnxprune.latency.target.beside",
             lambda original, other, batch, engine, known=None: (clock(original), clock(other) / clock(original)),
         )
+
+        def pair(original: Model, other: Model, *, batch: int, **how: object) -> TimeReport:
+            before, after = clock(original), clock(other)
+            return TimeReport(after / before, after / before, after / before, before, after, 20, batch, 1)
+
+        monkeypatch.setattr("onnxprune.runtime.timing.time_pair", pair)
 
     return use

@@ -7,7 +7,9 @@ import pytest
 
 import onnxprune
 from onnxprune.config import LatencyConfig, PruneConfig
+from onnxprune.core.engine import Engine
 from onnxprune.core.errors import BudgetError, InputError
+from onnxprune.core.results import TimeReport
 from onnxprune.core.targets import Target
 from onnxprune.graph.model import Model
 
@@ -143,3 +145,69 @@ def test_another_budget_that_cannot_be_met_is_named(
     pretend_clock(macs_clock)
     with pytest.raises(BudgetError, match="params cannot go below"):
         onnxprune.prune(network, config=CONFIG, targets=("latency=0.9", "params=0.01"))
+
+
+def test_time_that_no_kernel_shows_is_found(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    """A group of which one unit goes folds half of the time away; the budget was met by destroying all the others."""
+    full = macs_clock(network)
+
+    def clock(model: Model) -> float:
+        return macs_clock(model) + (full if model.constants["a1.w"].shape[0] == 16 else 0.0)
+
+    pretend_clock(clock)
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.55")
+    assert result.latency is not None
+    assert result.latency.ratio <= 0.55 * 1.01
+    assert {group.name: group.kept for group in result.groups}["a1"] < 16
+    assert result.after.macs > 0.75 * result.before.macs
+
+
+def test_a_run_tells_one_time(network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time) -> None:
+    """The table said 58.8 % and the line on the budget 62.1 %."""
+    pretend_clock(macs_clock)
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.8")
+    assert result.latency is not None
+    assert result.time is not None
+    assert (result.latency.before, result.latency.ratio) == pytest.approx((result.time.before_ms, result.time.ratio))
+    assert not [told for told in result.warnings if "of the original's time" in told]
+
+
+def test_a_result_above_its_budget_is_said_to_be(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_clock(macs_clock)
+    late = TimeReport(0.85, 0.84, 0.86, 1.0, 0.85, 20, 1, 1)
+    monkeypatch.setattr("onnxprune.runtime.timing.time_pair", lambda *models, **how: late)
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.8")
+    assert result.warnings[0].startswith("the result takes 85.0 % of the original's time, more than the 80.0 % asked")
+
+
+def test_a_budget_of_time_that_is_hardly_used_is_said_to_be(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time
+) -> None:
+    """A quarter of the time was taken where half of it was allowed, and nothing in the output said so."""
+    full = macs_clock(network)
+    pretend_clock(lambda model: full if macs_clock(model) == full else 0.2 * macs_clock(model))
+    result = onnxprune.prune(network, config=CONFIG, targets="latency=0.9")
+    assert any("of the budget of time is used" in note for note in result.notes)
+
+
+def test_what_looked_fast_once_is_not_taken_for_it(
+    network: Model, pretended: Kernels, pretend_clock: Clock, macs_clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measurements differ by a few per cent: of several models the luckiest was said to meet the budget."""
+    pretend_clock(macs_clock)
+    looks: dict[float, int] = {}
+
+    def beside(original: Model, other: Model, batch: int, engine: Engine, known: object = None) -> tuple[float, float]:
+        share = macs_clock(other) / macs_clock(original)
+        looks[share] = looks.get(share, 0) + 1
+        return macs_clock(original), share * (0.9 if looks[share] == 1 else 1.1)
+
+    truth = macs_clock(onnxprune.prune(network, config=CONFIG, targets="latency=0.8").model) / macs_clock(network)
+    monkeypatch.setattr("onnxprune.latency.target.beside", beside)
+    goal = 0.93 * truth
+    result = onnxprune.prune(network, config=CONFIG, targets=f"latency={goal}")
+    assert macs_clock(result.model) / macs_clock(network) <= 1.01 * goal

@@ -58,7 +58,6 @@ def test_a_budget_of_time_takes_whole_branches(
     assert found.latency is not None
     assert found.latency.ratio <= 0.68 * 1.01
     assert found.removed_blocks
-    assert any("allocations that were tried" in note for note in found.notes)
     without = onnxprune.prune(network, rows, config=config, targets="latency=0.9", branches=False)
     assert not without.removed_blocks
 

@@ -49,6 +49,12 @@ def test_a_time_that_jumps_about_is_no_gain(result) -> None:
     assert "too noisy to tell" not in html_report(result(time=time(0.5)), Provenance())
 
 
+def test_a_gain_that_may_be_none_is_no_gain() -> None:
+    assert verdict(BEFORE, AFTER, {}, time(0.92, 0.84, 1.01)).startswith("60 % fewer multiply-adds (too noisy")
+    assert verdict(BEFORE, AFTER, {}, time(0.56, 0.52, 0.62)).startswith("1.8 times faster")
+    assert slow_result(time(1.08, 0.98, 1.15)) == ()
+
+
 def test_less_than_a_hundredth_of_the_time_is_no_change(result) -> None:
     """A model from which nothing was removed was shown in green as 0.8 % faster."""
     for ratio, told in ((0.992, False), (1.004, False), (0.98, True), (1.05, True)):
