@@ -172,7 +172,10 @@ def choose_objective(
             raise InputError(f"{name} has no floating-point output that could be matched to a teacher's")
         return objective
     if labels is None:
-        raise InputError("the rows have no labels: give data with labels (y), or a teacher to learn from (--teacher)")
+        raise InputError(
+            "the rows have no labels to train by, one class number a row: give these (y), or a teacher to learn from "
+            "(--teacher)"
+        )
     if not objective.classifies or classes is None:
         raise InputError(f"{name} has no class scores that labels could train; give a teacher instead (--teacher)")
     if labels.min() < 0 or labels.max() >= classes:
