@@ -63,11 +63,11 @@ class GraphEdit:
         value = np.asarray(value, order="C")
         readers = self.graph.reads(current)
         if (current in self.model.constants and readers == 1) or (current in self.values and readers == 0):
-            value = value.astype((self.model.constants if readers else self.values)[current].dtype)
+            value = value.astype((self.model.constants if readers else self.values)[current].dtype, copy=False)
             name = current
         else:
             if current in self.model.constants and value.dtype.kind == self.model.constants[current].dtype.kind:
-                value = value.astype(self.model.constants[current].dtype)
+                value = value.astype(self.model.constants[current].dtype, copy=False)
             name = self.fresh_name(f"{node.name}_{position}" if not current else f"{current}_{node.name}")
             self._inputs.setdefault(node.index, {})[position] = name
         self.values[name] = value

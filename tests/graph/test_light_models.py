@@ -28,10 +28,12 @@ def filled(name: str) -> onnx.ModelProto:
         if node.op_type == "ConstantOfShape":
             shape = tuple(int(size) for size in shapes[node.input[0]])
             spread = np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) > 1 else 0.1
-            value = rng.standard_normal(shape, np.float32) * np.float32(spread)
+            value = rng.standard_normal(shape, np.float32)
+            value *= np.float32(spread)
             # What is not a matrix or a kernel may be a variance.
-            value = value if len(shape) > 1 else np.abs(value) + 0.5
-            proto.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), node.output[0]))
+            value = value if len(shape) > 1 else np.abs(value) + np.float32(0.5)
+            weight = proto.graph.initializer.add(name=node.output[0], data_type=onnx.TensorProto.FLOAT, dims=shape)
+            weight.raw_data = value.tobytes()  # hundreds of megabytes, of which helpers make copies
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     proto.ir_version = 4  # before, every initializer would have to be an input as well
