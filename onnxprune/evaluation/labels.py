@@ -188,7 +188,9 @@ class Accuracy:
         if fit == "entries":
             return float(np.mean(labels > _HALF)) if labels.size else 0.0
         counted = labels[labels >= 0]
-        return float(np.unique(counted, return_counts=True)[1].max(initial=0)) / max(1, counted.size)
+        # Class numbers are small, and there may be one for each pixel.
+        counts = np.bincount(counted) if fit == "classes" else np.unique(counted, return_counts=True)[1]
+        return float(counts.max(initial=0)) / max(1, counted.size)
 
     def agreement(self) -> Mapping[str, MetricChange]:
         """How often both models predict the same class, where classes are known only from the labels."""

@@ -21,7 +21,7 @@ _LEFT = {
     "same_labels": 0.8,
 }
 _HEAVY_ERROR = 0.5
-_NO_BETTER = 0.02  # of a share: labels of which a model gets hardly more than by always the same answer
+_NO_BETTER = 0.02  # of what always the same answer gets wrong: a model that gets hardly more of it right
 _MANY_NEW = 0.5  # detections that the original does not make, per one that it makes
 NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
@@ -86,5 +86,7 @@ def _blind_labels(metrics: Mapping[str, MetricChange]) -> list[str]:
         f"without looking at the inputs ({percent(change.blind)}): labels, their order, how rows are prepared or what "
         "outputs are read as (--output) do not fit, and what is lost by them says nothing"
         for name, change in metrics.items()
-        if change.blind is not None and change.before <= change.blind + _NO_BETTER
+        if change.blind is not None
+        and change.blind < 1  # labels of one kind tell nothing apart
+        and change.before - change.blind <= _NO_BETTER * (1 - change.blind)
     ]
