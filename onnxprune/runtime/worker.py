@@ -23,6 +23,8 @@ class Worker:
         self._owner = 0
         self._lock = threading.Lock()
         atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._let_go)
 
     def run(self, folder: Path, memory: int, seconds: int) -> bool:
         """Run the model in a folder, as `run_apart` describes it; one at a time.
@@ -50,6 +52,10 @@ class Worker:
             process.kill()
             with contextlib.suppress(BrokenPipeError), process:  # closes its pipes, one of which may hold a request
                 pass
+
+    def _let_go(self) -> None:
+        """In a fork of the program, where no thread lives on that may have held the lock."""
+        self._lock = threading.Lock()
 
     def _waits(self) -> bool:
         return self._process is not None and self._owner == os.getpid() and self._process.poll() is None

@@ -113,3 +113,23 @@ if child:
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_in_the_middle_of_a_run_does_not_wait_for_it(tmp_path: Path) -> None:
+    """The thread that runs something is not in the fork: its lock would never be let go."""
+    code = """
+import os, sys
+from pathlib import Path
+from onnxprune.runtime.worker import Worker
+worker = Worker()
+worker._lock.acquire()
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert worker.run(Path(sys.argv[1]), 1 << 30, 20)
+worker.close()
+"""
+    command = [sys.executable, "-c", code, str(request(tmp_path / "a"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
