@@ -16,7 +16,7 @@ _HALF = 0.5
 _LARGEST = 1 << 31  # class number
 _IGNORED = -1  # of class numbers: a position that does not count
 
-Fit = Literal["classes", "entries", "values", "same"]
+Fit = Literal["classes", "entries", "yes or no", "values", "same"]
 
 
 class Accuracy:
@@ -25,9 +25,10 @@ class Accuracy:
     Class numbers fit an output with scores at each of their places: `top1` (`top5` from 21 classes) for one label a
     row, `accuracy` for tokens or pixels, where negative labels do not count. They are never compared with boxes or
     keypoints, and with the independent scores beside these only where negative labels say which places hold nothing:
-    such scores have no class for that. Labels of an output's own shape fit
-    probabilities (`label_iou`: entries above a half) and quantities (`label_fit`: the share of the labels' variance
-    that is explained). Where a model puts out class numbers alone, they are compared with the labels.
+    such scores have no class for that. Labels of an output's own shape (axes of size 1 do not count) fit
+    probabilities (`label_iou`: entries above a half; `top1` where a row has a single one) and quantities (`label_fit`:
+    the share of the labels' variance that is explained). Where a model puts out class numbers alone, they are compared
+    with the labels.
 
     Args:
         meaning: of the outputs.
@@ -71,7 +72,8 @@ class Accuracy:
                 counts.add_numbers(outputs[part.output].reshape(count, -1), labels.reshape(count, -1))
             else:
                 values = part.values(outputs[part.output])
-                wanted = np.moveaxis(labels, part.axis, -1) if part.axis else labels
+                wanted = labels.reshape(outputs[part.output].shape)
+                wanted = np.moveaxis(wanted, part.axis, -1) if part.axis else wanted
                 wanted = np.asarray(wanted, np.float64).reshape(values.shape)
                 if kept is not None:
                     values, wanted = values[kept], wanted[kept]
@@ -91,10 +93,11 @@ class Accuracy:
         masked = numbered is not None and self._is_mask(numbered[0], outputs)
         if numbered is not None and labels.dtype.kind in "iu" and not masked:
             return numbered
+        places = _without_ones(labels.shape[1:])
         for part in ordered:
-            if part.columns is None and outputs[part.output].shape[1:] == labels.shape[1:]:
+            if part.columns is None and _without_ones(outputs[part.output].shape[1:]) == places:
                 if part.kind == "probabilities":
-                    return part, "entries"
+                    return part, "entries" if places else "yes or no"
                 if part.kind == "quantities":
                     return part, "values"
         if numbered is not None:
@@ -105,7 +108,6 @@ class Accuracy:
                 )
             self._labels = labels.astype(np.int64)
             return numbered
-        places = _without_ones(labels.shape[1:])
         for part in ordered:
             if self._finds(part) and _without_ones(part.positions) == places:
                 shape = ", ".join(map(str, ("rows", *outputs[part.output].shape[1:])))
@@ -147,7 +149,7 @@ class Accuracy:
 
     def _is_mask(self, part: Part, outputs: Outputs) -> bool:
         """Whether labels of 0 and 1 have the shape of independent probabilities: background would win by number."""
-        same = part.columns is None and outputs[part.output].shape[1:] == self._labels.shape[1:]
+        same = part.columns is None and _without_ones(outputs[part.output].shape) == _without_ones(self._labels.shape)
         return same and part.kind == "probabilities" and bool(np.isin(self._labels, (0, 1)).all())
 
     def _finds(self, part: Part) -> bool:
@@ -187,6 +189,9 @@ class Accuracy:
             return 0.0
         if fit == "entries":
             return float(np.mean(labels > _HALF)) if labels.size else 0.0
+        if fit == "yes or no":
+            yes = float(np.mean(labels > _HALF)) if labels.size else 0.0
+            return max(yes, 1 - yes)
         counted = labels[labels >= 0]
         # Class numbers are small, and there may be one for each pixel.
         counts = np.bincount(counted) if fit == "classes" else np.unique(counted, return_counts=True)[1]
@@ -221,7 +226,10 @@ class _Counts:
 
     def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
         """Count values against labels of the same shape."""
-        if fit == "entries":
+        if fit == "yes or no":
+            self._count += labels.size
+            self._first += int(np.count_nonzero(((values > _HALF) == (labels > _HALF)) & ~np.isnan(values)))
+        elif fit == "entries":
             a, b = values > _HALF, labels > _HALF
             self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())
         else:

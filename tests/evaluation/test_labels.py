@@ -103,3 +103,28 @@ def test_labels_of_coordinates_beside_scores_say_what_to_do() -> None:
         both(text, weight, weight, x, rng.random((30, 4)))
     with pytest.raises(InputError, match=r"y\.argmax\(1\)"):
         both(text, weight, weight, x, np.eye(4)[rng.integers(0, 4, 30)])
+
+
+def test_one_number_a_row_is_judged_by_its_labels() -> None:
+    """Columns of one number were refused in every spelling: no regression with a single target had `--max-drop`."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((50, 6)).astype(np.float32), rng.standard_normal((6, 1))
+    wanted = (x @ weight).astype(np.float32)
+    text = "g (float[N,6] x) => (float[N,1] y) { y = MatMul (x, w) }"
+    for labels in (wanted, wanted[:, 0]):
+        fits = both(text, {"w": weight}, {"w": 0 * weight}, x, labels)["label_fit"]
+        assert (fits.before, fits.after) == (pytest.approx(1, abs=1e-6), pytest.approx(0, abs=0.1))
+    decided = "g (float[N,6] x) => (float[N,1] y) { z = MatMul (x, w) y = Sigmoid (z) }"
+    for yes in (wanted > 0, (wanted > 0)[:, 0], (wanted[:, 0] > 0).astype(np.int64), (wanted > 0).astype(np.float32)):
+        right = both(decided, {"w": weight}, {"w": 0 * weight + 1e-9}, x, yes)["top1"]
+        other = np.mean((x @ (0 * weight + 1) > 0)[:, 0] == (wanted[:, 0] > 0))
+        assert (right.before, right.after) == (1, pytest.approx(other))
+        assert right.blind == pytest.approx(max(np.mean(wanted > 0), np.mean(wanted <= 0)))
+
+
+def test_masks_may_leave_out_the_axis_of_their_only_channel() -> None:
+    """Masks `(rows, H, W)` of an output `(rows, 1, H, W)` were refused."""
+    x, wanted = masks()
+    for labels in (wanted, wanted[:, 0], wanted[:, 0].astype(np.int64)):
+        changes = both(MASKS.format("y = Sigmoid (h)"), {"w": np.float32(9)}, {"w": np.float32(-9)}, x, labels)
+        assert (changes["label_iou"].before, changes["label_iou"].after) == (1, 0)
