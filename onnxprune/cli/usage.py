@@ -13,6 +13,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """What the parser raises: click's `UsageError`, of the click that typer uses."""
 
 _WRITERS = {"prune": "-o {}", "finetune": "-o {}", "sweep": "-o {} (a folder)"}
+_ROWS = (".npz", ".npy")
 
 
 def is_help(error: Exception) -> bool:
@@ -36,7 +37,8 @@ def usage_message(error: Any, arguments: Sequence[str]) -> str:
         meant = next(iter([*get_close_matches(str(option).replace("_", "-"), known, 1), *known]), "")
     elif "extra argument" in text:
         extra = text.rpartition("(")[2].rstrip(")")
-        said, meant = f"unexpected argument: {extra}", _WRITERS.get(command, "").format(extra)
+        writes = "--data {}" if extra.endswith(_ROWS) else _WRITERS.get(command, "")
+        said, meant = f"unexpected argument: {extra}", writes.format(extra)
     elif not command and arguments:
         meant = _command_meant(next((word for word in arguments if not word.startswith("-")), ""))
     hint = f"; is {meant} meant?" if meant else ""

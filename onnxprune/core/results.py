@@ -73,6 +73,9 @@ class RowUse:
     made_up: bool = False
 
 
+_NO_BETTER = 0.02  # of what always the same answer gets wrong: a model that gets hardly more of it right
+
+
 @dataclass(frozen=True, slots=True)
 class MetricChange:
     """One metric of the original and of the result, in the metric's own unit (accuracies lie in [0, 1]).
@@ -90,6 +93,16 @@ class MetricChange:
     rules: bool = False
     detail: str = ""
     blind: float | None = None
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether labels say that the original is hardly better than an answer that does not look at the inputs.
+
+        Labels of one kind tell nothing apart.
+        """
+        if self.blind is None or self.blind >= 1:
+            return False
+        return self.before - self.blind <= _NO_BETTER * (1 - self.blind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ _HALF = 0.5
 _LARGEST = 1 << 31  # class number
 _IGNORED = -1  # of class numbers: a position that does not count
 
-Fit = Literal["classes", "entries", "yes or no", "values", "same"]
+Fit = Literal["classes", "entries", "values", "same"]
 
 
 class Accuracy:
@@ -26,7 +26,7 @@ class Accuracy:
     row, `accuracy` for tokens or pixels, where negative labels do not count. They are never compared with boxes or
     keypoints, and with the independent scores beside these only where negative labels say which places hold nothing:
     such scores have no class for that. Labels of an output's own shape (axes of size 1 do not count) fit
-    probabilities (`label_iou`: entries above a half; `top1` where a row has a single one) and quantities (`label_fit`:
+    probabilities (`label_iou`: entries above a half) and quantities (`label_fit`:
     the share of the labels' variance that is explained). Where a model puts out class numbers alone, they are compared
     with the labels.
 
@@ -96,8 +96,8 @@ class Accuracy:
         places = _without_ones(labels.shape[1:])
         for part in ordered:
             if part.columns is None and _without_ones(outputs[part.output].shape[1:]) == places:
-                if part.kind == "probabilities":
-                    return part, "entries" if places else "yes or no"
+                if part.kind == "probabilities" and places:  # else one number a row: two classes
+                    return part, "entries"
                 if part.kind == "quantities":
                     return part, "values"
         if numbered is not None:
@@ -149,8 +149,9 @@ class Accuracy:
 
     def _is_mask(self, part: Part, outputs: Outputs) -> bool:
         """Whether labels of 0 and 1 have the shape of independent probabilities: background would win by number."""
-        same = part.columns is None and _without_ones(outputs[part.output].shape) == _without_ones(self._labels.shape)
-        return same and part.kind == "probabilities" and bool(np.isin(self._labels, (0, 1)).all())
+        places = _without_ones(self._labels.shape[1:])
+        same = part.columns is None and _without_ones(outputs[part.output].shape[1:]) == places
+        return bool(places) and same and part.kind == "probabilities" and bool(np.isin(self._labels, (0, 1)).all())
 
     def _finds(self, part: Part) -> bool:
         """Whether a part holds independent scores of what lies at each position, beside its box or keypoint."""
@@ -189,9 +190,6 @@ class Accuracy:
             return 0.0
         if fit == "entries":
             return float(np.mean(labels > _HALF)) if labels.size else 0.0
-        if fit == "yes or no":
-            yes = float(np.mean(labels > _HALF)) if labels.size else 0.0
-            return max(yes, 1 - yes)
         counted = labels[labels >= 0]
         # Class numbers are small, and there may be one for each pixel.
         counts = np.bincount(counted) if fit == "classes" else np.unique(counted, return_counts=True)[1]
@@ -226,10 +224,7 @@ class _Counts:
 
     def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
         """Count values against labels of the same shape."""
-        if fit == "yes or no":
-            self._count += labels.size
-            self._first += int(np.count_nonzero(((values > _HALF) == (labels > _HALF)) & ~np.isnan(values)))
-        elif fit == "entries":
+        if fit == "entries":
             a, b = values > _HALF, labels > _HALF
             self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())
         else:

@@ -20,8 +20,8 @@ _LEFT = {
     "explained": 0.85,
     "same_labels": 0.8,
 }
+_READ = {"label_fit": "masks or yes and no beside logits need --output NAME=probabilities"}
 _HEAVY_ERROR = 0.5
-_NO_BETTER = 0.02  # of what always the same answer gets wrong: a model that gets hardly more of it right
 _MANY_NEW = 0.5  # detections that the original does not make, per one that it makes
 NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
@@ -84,9 +84,7 @@ def _blind_labels(metrics: Mapping[str, MetricChange]) -> list[str]:
     return [
         f"by these labels the original itself has a {metric_name(name)} of {percent(change.before)}, no better than "
         f"without looking at the inputs ({percent(change.blind)}): labels, their order, how rows are prepared or what "
-        "outputs are read as (--output) do not fit, and what is lost by them says nothing"
+        f"outputs are read as ({_READ.get(name, '--output')}) do not fit, and what is lost by them says nothing"
         for name, change in metrics.items()
-        if change.blind is not None
-        and change.blind < 1  # labels of one kind tell nothing apart
-        and change.before - change.blind <= _NO_BETTER * (1 - change.blind)
+        if change.is_blind and change.blind is not None
     ]

@@ -35,7 +35,7 @@ class Model:
         external: whether the file keeps weights as external data.
         files: the files that the model was read from, which nothing may be written to.
         copies: constants that are another one in the file, as long as they equal it; see `graph.separate`.
-        notes: what was put right when the file was read.
+        notes: what is to be said of it, such as what was put right when the file was read.
     """
 
     proto: onnx.ModelProto

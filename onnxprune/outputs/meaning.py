@@ -34,7 +34,7 @@ class Part:
         width: how many columns there are; 0 where it is not known.
         positions: sizes of the other axes but the rows; an axis that varies with the input has the size it was
             analysed at.
-        form: how class scores are given.
+        form: how class scores or independent probabilities are given; these are made of logits by a sigmoid.
         scale: what probabilities were multiplied by on their way to the output.
         shift: what was added to them thereafter.
         confidence: numbers of the parts of scores that say how much each position of these quantities matters.
@@ -55,14 +55,15 @@ class Part:
         """The part's values as `(rows, positions, columns)` in float64, from an output with the batch axis first."""
         array = np.asarray(rows, np.float64)
         if self.axis == 0 or array.ndim < 2:
-            flat = array.reshape(len(array), -1)
-            return flat[..., None] if self.columns is None else flat[:, None, list(self.columns)]
-        array = np.moveaxis(array, self.axis, -1)
-        if self.columns is not None:
-            array = array[..., list(self.columns)]
+            array = array.reshape(len(array), -1)
+            array = array[..., None] if self.columns is None else array[:, None, list(self.columns)]
+        else:
+            array = np.moveaxis(array, self.axis, -1)
+            array = array if self.columns is None else array[..., list(self.columns)]
         if (self.scale, self.shift) != (1.0, 0.0):
             array = (array - self.shift) / self.scale
-        return array.reshape(len(array), -1, array.shape[-1])
+        array = array.reshape(len(array), -1, array.shape[-1])
+        return np.asarray((1 + np.tanh(array / 2)) / 2) if self.is_sigmoid_missing else array
 
     def class_scores(self, rows: np.ndarray) -> np.ndarray:
         """The values as `(rows, positions, classes)`; one probability `p` becomes the two classes `1 - p, p`."""
@@ -82,6 +83,11 @@ class Part:
         along = sizes.index(real.shape[1])
         spread = real.reshape(len(real), *(real.shape[1] if axis == along else 1 for axis in range(len(sizes))))
         return np.broadcast_to(spread, (len(real), *sizes)).reshape(len(real), -1)
+
+    @property
+    def is_sigmoid_missing(self) -> bool:
+        """Whether independent probabilities are put out as logits."""
+        return self.kind == "probabilities" and self.form == "logits"
 
     @property
     def count(self) -> int:

@@ -23,7 +23,7 @@ _FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 )
 _SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
-    "probabilities": ("probabilities", "logits"),
+    "probabilities": ("probabilities", "probabilities"),
     "distribution": ("classes", "probabilities"),
     "log_distribution": ("classes", "log_probabilities"),
     "unit": ("embedding", "logits"),
@@ -133,7 +133,15 @@ class _Output:
             (f for f in self._found if f.mask.all() and _SPELLED_OUT.get(f.nature.kind, ("",))[0] == kind), None
         )
         form: Form = "logits" if recognised is None else _SPELLED_OUT[recognised.nature.kind][1]
+        if kind == "probabilities" and not self._is_linear:
+            form = "probabilities"
         return self._part(recognised or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
+
+    @property
+    def _is_linear(self) -> bool:
+        """Whether all values come from layers without a function behind them."""
+        sources = [source for found in self._found for source in found.sources]
+        return bool(sources) and all(self._layer(source.tensor) is not None for source in sources)
 
     def _part(self, candidate: _Found, kind: Kind, form: Form) -> Part:
         whole, along = bool(candidate.mask.all()), candidate.nature.has_axis

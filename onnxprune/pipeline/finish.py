@@ -96,7 +96,7 @@ def finish(
         notes=(
             *decision.notes,
             *_went(blocks, decided=scores is not None),
-            *_notes(prepared, exact, rows, config),
+            *_notes(prepared, smaller, exact, rows, config),
             *((_CHOSEN,) if scores is not None and config.is_searched and not confirmed_metrics else ()),
             *(() if scores is None else scores.notes),
         ),
@@ -237,8 +237,8 @@ def _check(prepared: Prepared, exact: Lossless, removed: Ids, config: PruneConfi
     )
 
 
-def _notes(prepared: Prepared, exact: Lossless, rows: Measured, config: PruneConfig) -> tuple[str, ...]:
-    notes = [*prepared.model.notes, *prepared.analysis.incomplete]
+def _notes(prepared: Prepared, smaller: Model, exact: Lossless, rows: Measured, config: PruneConfig) -> tuple[str, ...]:
+    notes = [*prepared.model.notes, *smaller.notes, *prepared.analysis.incomplete]
     notes += [note for data in (prepared.data, rows.on) if data is not None for note in data.notes]
     for pattern in without_groups(prepared.analysis, config.keep):
         notes.append(f"--keep {pattern!r} matches only what cannot be pruned anyway")

@@ -1,5 +1,7 @@
 """Makes the smaller model from a decision: removes units, repairs the remaining weights, and distils if asked to."""
 
+from dataclasses import replace
+
 from onnxprune.calibration.split import Fitting
 from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress
@@ -59,7 +61,7 @@ def shrink(
             epochs=config.distill, flip=config.flip, shift=config.shift, seed=config.seed, threads=config.threads
         )
         with clock.stage("distill"):
-            smaller = finetune(
+            trained = finetune(
                 smaller,
                 rows.fit,
                 teacher=prepared.model,
@@ -69,5 +71,9 @@ def shrink(
                 validation=rows.choose,
                 provider=config.engine.provider,
                 progress=progress,
-            ).model
+            )
+        smaller = trained.model
+        if not trained.best:
+            nothing = f"--distill {config.distill} brought nothing: no epoch left the outputs of held-out rows closer"
+            smaller = replace(smaller, notes=(*smaller.notes, nothing))
     return smaller

@@ -75,8 +75,8 @@ def last_layers(meaning: Meaning, analysis: Analysis) -> list[tuple[Part, Origin
     """
     layers = []
     for part in meaning.parts:
-        functions = {"probabilities": 1, "classes": int(part.form != "logits")}.get(part.kind)
-        if functions is None:
+        functions = int(part.form != "logits")
+        if part.kind not in ("probabilities", "classes"):
             continue
         for origin in origins(part, meaning.row_axes[part.output], analysis):
             even = (origin.factor == origin.factor[0]).all() and len(set(origin.channels)) == len(origin.channels)

@@ -176,7 +176,7 @@ def _quality(metrics: Mapping[str, MetricChange]) -> str:
     if name is None:
         error = metrics.get("relative_error")
         return "" if error is None or not isfinite(error.after) else f"outputs {percent(error.after)} off"
-    return _change(name, metrics[name])
+    return "" if metrics[name].is_blind else _change(name, metrics[name])
 
 
 def _change(name: str, change: MetricChange) -> str:

@@ -137,10 +137,11 @@ class Objective:
             array = array.flatten(1, -2) if array.dim() > 2 else array[:, None]
         if (part.scale, part.shift) != (1.0, 0.0):
             array = (array - part.shift) / part.scale
+        array = array.sigmoid() if part.is_sigmoid_missing else array
         return torch.cat([1 - array, array], 2) if classes and array.shape[2] == 1 else array
 
     def _log_softmax(self, part: Part, scores: Any, temperature: float) -> Any:
-        if part.form == "probabilities":
+        if part.form == "probabilities" or part.kind == "probabilities":
             scores = scores.clamp(min=SMALLEST_PROBABILITY).log()
         return (scores / temperature).log_softmax(-1)
 

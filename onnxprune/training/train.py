@@ -74,6 +74,11 @@ def finetune(
     check(config)
     torch = import_torch()
     began = perf_counter()
+    if teacher is None and data.targets is not None and data.classes is None:
+        raise InputError(
+            f"{data.source}: its labels are no class numbers, one a row, which is all that labels train by; give a "
+            "teacher to learn from (--teacher), the original for one"
+        )
     rows, held_out = split(data, validation, config)
     meaning = _meaning(model, teacher, rows, outputs)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -133,6 +133,7 @@ def test_wrong_usage_is_exit_code_2(run, arguments: tuple[str, ...]) -> None:
         (("prune", "a.onnx", "--max_drop", "1"), "no such option: --max_drop; is --max-drop meant"),
         (("prune", "a.onnx", "--minimize", "time"), "is --minimise meant"),
         (("prune", "a.onnx", "b.onnx"), "unexpected argument: b.onnx; is -o b.onnx meant"),
+        (("validate", "a.onnx", "b.onnx", "c.npz"), "unexpected argument: c.npz; is --data c.npz meant"),
         (("sweep", "a.onnx", "out"), "is -o out (a folder) meant"),
         (("inspect", "a.onnx", "b.onnx"), "unexpected argument: b.onnx (onnxprune inspect -h"),
         (("a.onnx",), "is onnxprune prune a.onnx meant"),

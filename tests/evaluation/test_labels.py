@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from classifiers import both
 
+from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.core.text import main_metric
@@ -120,6 +121,22 @@ def test_one_number_a_row_is_judged_by_its_labels() -> None:
         other = np.mean((x @ (0 * weight + 1) > 0)[:, 0] == (wanted[:, 0] > 0))
         assert (right.before, right.after) == (1, pytest.approx(other))
         assert right.blind == pytest.approx(max(np.mean(wanted > 0), np.mean(wanted <= 0)))
+
+
+def test_logits_said_to_be_probabilities_are_judged_at_0() -> None:
+    """They were cut at a logit of a half, which is a probability of 0.62."""
+    x, wanted = masks()
+    said = OutputConfig(kinds=("y=probabilities",))
+    text = """g (float[N,1,4,4] x) => (float[N,1,4,4] y) { y = Conv (x, w) }"""
+    for weight in (0.3, 9.0):
+        kernel = np.full((1, 1, 1, 1), weight)
+        changes = both(text, {"w": kernel}, {"w": -kernel}, x, wanted.astype(np.float32), said)
+        assert (changes["label_iou"].before, changes["label_iou"].after) == (1, 0)
+    decided = "g (float[N,6] x) => (float[N,1] y) { y = MatMul (x, w) }"
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((50, 6)).astype(np.float32), 0.1 * rng.standard_normal((6, 1))
+    changes = both(decided, {"w": weight}, {"w": -weight}, x, (x @ weight > 0).astype(np.int64), said)
+    assert (changes["top1"].before, changes["top1"].after) == (1, 0)
 
 
 def test_masks_may_leave_out_the_axis_of_their_only_channel() -> None:

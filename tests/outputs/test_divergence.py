@@ -16,7 +16,8 @@ def alone(kind, form="logits", axis=1) -> Meaning:
 LOGITS = alone("classes")
 PROBABILITIES = alone("classes", "probabilities")
 LOG_PROBABILITIES = alone("classes", "log_probabilities")
-INDEPENDENT = alone("probabilities")
+INDEPENDENT = alone("probabilities", "probabilities")
+INDEPENDENT_LOGITS = alone("probabilities")
 QUANTITIES = alone("quantities")
 EMBEDDING = alone("embedding")
 ALL = [LOGITS, PROBABILITIES, LOG_PROBABILITIES, INDEPENDENT, QUANTITIES, EMBEDDING]
@@ -42,6 +43,8 @@ def test_probabilities_by_hand():
     p, q = np.array([[0.5, 0.25]]), np.array([[0.25, 0.25]])
     expected = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
     assert divergence({"y": p}, {"y": q}, INDEPENDENT) == pytest.approx(expected)
+    p, q = np.log(p / (1 - p)), np.log(q / (1 - q))
+    assert divergence({"y": p}, {"y": q}, INDEPENDENT_LOGITS) == pytest.approx(expected)
 
 
 def test_quantities_by_hand():
@@ -133,7 +136,16 @@ def test_saturated_classes_stay_finite():
 def detector(scale=1.0) -> Meaning:
     parts = (
         Part("y", "quantities", axis=2, columns=(0, 1, 2, 3), width=4, positions=(50,), confidence=(1,)),
-        Part("y", "probabilities", axis=2, columns=(4, 5), width=2, positions=(50,), scale=scale),
+        Part(
+            "y",
+            "probabilities",
+            axis=2,
+            columns=(4, 5),
+            width=2,
+            positions=(50,),
+            form="probabilities",
+            scale=scale,
+        ),
     )
     return Meaning({"y": 0}, parts, (0.5, 0.5))
 

@@ -191,7 +191,7 @@ def test_positions_picked_by_computed_places_keep_what_they_are():
 
 def test_single_column_is_the_probability_of_a_class():
     found = meaning("g (float[N,5] x) => (float[N,1] y) { h = MatMul (x, w)  y = Sigmoid (h) }", {"w": (5, 1)})
-    assert found.parts == (Part("y", "probabilities", axis=1, width=1),) == (found.classifier,)
+    assert found.parts == (Part("y", "probabilities", axis=1, width=1, form="probabilities"),) == (found.classifier,)
 
 
 def test_an_output_without_background_is_no_distribution():

@@ -297,6 +297,7 @@ def test_weights_behind_a_transpose_are_trained_and_numbers_of_a_formula_are_not
         (np.full(ROWS, 3), {}, False, "3 class scores"),
         (None, {"flip": True}, True, "for images"),
         (np.zeros(ROWS, int), {"mixup": 0.2}, False, "needs a teacher"),
+        (np.linspace(0, 1, ROWS, dtype=np.float32), {}, False, "its labels are no class numbers"),
         (None, {"label_weight": 0.5}, True, "no labels"),
         (None, {"temperature": 0.0}, True, "temperature"),
         (None, {"holdout": 1.0}, True, "below 1"),
@@ -331,6 +332,14 @@ def test_prune_distils_in_one_go() -> None:
     assert distilled.plan.removed == plain.plan.removed
     assert "distill" in distilled.timings
     assert distilled.metrics["relative_error"].after < plain.metrics["relative_error"].after
+    assert not any("brought nothing" in note for note in distilled.notes)
+
+
+def test_distillation_that_brings_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty epochs whose best was the start left no word."""
+    monkeypatch.setattr("onnxprune.training.finetune", lambda model, *_, **__: SimpleNamespace(model=model, best=0))
+    result = prune(convolutional(), rows(3, 6, 6), targets="macs=0.6", importance="magnitude", threads=1, distill=1)
+    assert any("brought nothing" in note for note in result.notes)
 
 
 def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +348,7 @@ def test_rows_that_choose_the_epoch_are_not_those_that_repair_fits(monkeypatch: 
     monkeypatch.setattr("onnxprune.repair.repair", lambda *given: seen.append(given[3].fit) or given[1])
     monkeypatch.setattr(
         "onnxprune.training.finetune",
-        lambda model, data, *, validation, **_: seen.extend([data, validation]) or SimpleNamespace(model=model),
+        lambda model, data, *, validation, **_: seen.extend([data, validation]) or SimpleNamespace(model=model, best=1),
     )
     prune(convolutional(), rows(3, 6, 6), targets="macs=0.6", importance="magnitude", threads=1, distill=1)
     repaired, trained, chosen_on = (set(one.feeds()["x"][:, 0, 0, 0].tolist()) for one in seen)
