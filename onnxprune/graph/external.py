@@ -176,9 +176,20 @@ class DataFolder:
 
 def locations(proto: onnx.ModelProto) -> set[str]:
     """The external files that a model refers to."""
+    return {entry.value for entry in _locations(proto)}
+
+
+def relocate(proto: onnx.ModelProto, before: str, after: str) -> None:
+    """Let a model refer to an external file by another name."""
+    for entry in _locations(proto):
+        if entry.value == before:
+            entry.value = after
+
+
+def _locations(proto: onnx.ModelProto) -> Iterator[onnx.StringStringEntryProto]:
     constants = (node.attribute[0].t for node in proto.graph.node if is_constant(node))
-    held = filter(is_external, (*proto.graph.initializer, *constants, *other_tensors(proto)))
-    return {entry.value for tensor in held for entry in tensor.external_data if entry.key == "location"}
+    for tensor in filter(is_external, (*proto.graph.initializer, *constants, *other_tensors(proto))):
+        yield from (entry for entry in tensor.external_data if entry.key == "location")
 
 
 def is_constant(node: onnx.NodeProto) -> bool:

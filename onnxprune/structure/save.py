@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.files import Place, place, refuse_inputs, same_file, settle, temporary_folder, unless_finished
 from onnxprune.core.text import first_line
-from onnxprune.graph.external import locations
+from onnxprune.graph.external import locations, relocate
 from onnxprune.graph.model import Model, skeleton
 from onnxprune.graph.negative import infer_shapes
 from onnxprune.graph.write import is_apart, write
@@ -29,8 +29,8 @@ def save(
     """Write a model to a file. The file appears only if it is complete, valid and passes `check`.
 
     Weights go to `<name>.data` beside the file where the original kept external data, or where the file would not fit
-    into a protobuf otherwise; to `<name>.1.data` and so on where that name is taken. So an older model under `path`
-    keeps its own weights until the new one replaces it, in one step.
+    into a protobuf otherwise; to `<name>.1.data` and so on where that name is taken. An older model under `path` keeps
+    its own weights until the new one replaces it, in one step; then the new ones get their name.
 
     Args:
         model: what to write.
@@ -110,7 +110,26 @@ def _placed(folder: Path, file: Path, apart: str | None, kept: Iterable[Path]) -
         settle(folder / file.name, file)
     for old in replaced:
         old.unlink(missing_ok=True)
-    return file, data
+    usual = file.with_name(_data_name(file, 0))
+    return file, _renamed(folder, file, data, usual) if usual in replaced and usual != data else data
+
+
+def _renamed(folder: Path, file: Path, data: Path, usual: Path) -> Path:
+    """Give a model's weights a name that became free, so that the same command leaves the same files.
+
+    The weights have both names until the model refers to the new one. Where that cannot be, they keep the old one.
+    """
+    try:
+        proto = onnx.ModelProto.FromString(file.read_bytes())
+        relocate(proto, data.name, usual.name)
+        (folder / file.name).write_bytes(proto.SerializeToString(deterministic=True))
+        with unless_finished(usual):
+            os.link(data, usual)
+            settle(folder / file.name, file)
+    except OSError:
+        return data
+    data.unlink()
+    return usual
 
 
 def _free_name(file: Path, kept: Iterable[Path]) -> str:
@@ -118,10 +137,14 @@ def _free_name(file: Path, kept: Iterable[Path]) -> str:
     kept = list(kept)
     number = 0
     while True:
-        data = file.with_name(f"{file.name}.{number}.data" if number else f"{file.name}.data")
+        data = file.with_name(_data_name(file, number))
         if not os.path.lexists(data) and not any(same_file(data, other) for other in kept):
             return data.name
         number += 1
+
+
+def _data_name(file: Path, number: int) -> str:
+    return f"{file.name}.{number}.data" if number else f"{file.name}.data"
 
 
 def _own_data(file: Path) -> list[Path]:

@@ -123,8 +123,34 @@ def test_an_older_output_is_replaced_with_its_data(tmp_path: Path) -> None:
     out.mkdir()
     for model in versions(tmp_path):
         save(model, out / "out.onnx", nothing)
-        assert len(contents(out)) == 2
+        assert contents(out).keys() == {"out.onnx", "out.onnx.data"}
         assert weights(out / "out.onnx") == {n: a.tobytes() for n, a in model.constants.items()}
+
+
+def test_the_same_command_leaves_the_same_files(tmp_path: Path) -> None:
+    """Weights beside a model changed their name with every run, so that nobody could say what to ship."""
+    model, out = versions(tmp_path)[0], tmp_path / "out"
+    out.mkdir()
+    save(model, out / "out.onnx", nothing)
+    before = contents(out)
+    assert save(model, out / "out.onnx", nothing) == (out / "out.onnx", out / "out.onnx.data")
+    assert contents(out) == before
+
+
+def test_weights_keep_a_name_that_cannot_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems give a file one name only."""
+    first, second, _ = versions(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    save(first, out / "out.onnx", nothing)
+
+    def refuses(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    assert save(second, out / "out.onnx", nothing) == (out / "out.onnx", out / "out.onnx.1.data")
+    assert contents(out).keys() == {"out.onnx", "out.onnx.1.data"}
+    assert weights(out / "out.onnx") == {n: a.tobytes() for n, a in second.constants.items()}
 
 
 @pytest.mark.parametrize("failing", [0, 1])
