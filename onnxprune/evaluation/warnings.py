@@ -27,12 +27,13 @@ NOT_FASTER = 0.97
 """Share of the original's time from which on a result counts as not faster."""
 
 
-def slow_result(time: TimeReport | None, *, lossless: bool = False) -> tuple[str, ...]:
+def slow_result(time: TimeReport | None, *, lossless: bool = False, rounded: bool = False) -> tuple[str, ...]:
     """What to say of a result that takes about as long as its original; nothing where noise hides it.
 
     Args:
         time: as measured.
         lossless: whether the result was to lose nothing, so that no budget said how small it is.
+        rounded: whether its widths are known to be such as kernels are fast at.
     """
     if time is None or time.is_noisy or time.ratio <= NOT_FASTER:
         return ()
@@ -40,6 +41,8 @@ def slow_result(time: TimeReport | None, *, lossless: bool = False) -> tuple[str
     advice = (
         "what goes without loss saves no time here; a budget (--target latency=0.8) removes more, with loss"
         if lossless
+        else "give a smaller budget, or ask for time (--target latency=0.8)"
+        if rounded
         else "give a smaller budget, ask for time (--target latency=0.8), or keep --round-to at kernel"
     )
     figures = f"{time.ratio:.2f} of its time, {time.low:.2f} to {time.high:.2f}"

@@ -59,7 +59,7 @@ def finish(
     latency = _latency(prepared, smaller, decision.latency, time, clock)
     blocks = removed_blocks(prepared.analysis, decision.removed)
     same = config.lossless and not decision.removed.any()
-    slow = () if same else slow_result(time, lossless=config.lossless)
+    slow = () if same else _slow(time, config)
     return PruneOutcome(
         model=smaller,
         plan=plan,
@@ -101,6 +101,10 @@ def finish(
             *(() if scores is None else scores.notes),
         ),
     )
+
+
+def _slow(time: TimeReport | None, config: PruneConfig) -> tuple[str, ...]:
+    return slow_result(time, lossless=config.lossless, rounded=config.round_to == PruneConfig().round_to)
 
 
 def _compared(
