@@ -85,6 +85,19 @@ def test_times_are_measured_side_by_side() -> None:
     assert np.isfinite(result.points[0].cost["latency"])
 
 
+def test_a_budget_of_time_is_told_with_the_times_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table said 72 %, and a warning beside it 73.6 %: of another measurement."""
+    monkeypatch.setattr("onnxprune.latency.target.milliseconds", lambda *_: ((2.0, 1.9), False))
+    points = SweepConfig(points=1, highest=0.8, lowest=0.8, target="latency")
+    (point,) = sweep(LENET, points=points, config=CONFIG).points
+    assert point.cost["latency"] == pytest.approx(0.95)
+    assert point.result.latency is not None
+    assert point.result.latency.ratio == pytest.approx(0.95)
+    told = [warning for warning in point.result.warnings if "of the original's time" in warning]
+    assert len(told) == 1
+    assert "95" in told[0]
+
+
 @pytest.mark.parametrize(("highest", "lowest"), [(0.2, 0.9), (1.5, 0.5), (0.5, 0.0)])
 def test_ends_must_be_shares(highest: float, lowest: float) -> None:
     with pytest.raises(InputError):

@@ -146,6 +146,23 @@ def _latency(
         return confirmed(decided, prepared.model, smaller, prepared.shapes, time)
 
 
+def retimed(outcome: PruneOutcome, before: float, measured: float) -> PruneOutcome:
+    """A result of a budget of time, told with the times of another measurement: what is shown together must agree.
+
+    Args:
+        outcome: the result.
+        before: time of the original in milliseconds.
+        measured: time of the result.
+    """
+    latency = outcome.latency
+    if latency is None:
+        return outcome
+    predicted = latency.predicted * before / latency.before
+    told = dataclasses.replace(latency, before=before, predicted=predicted, measured=measured)
+    others = [warning for warning in outcome.warnings if warning not in _missed(latency)]
+    return dataclasses.replace(outcome, latency=told, warnings=(*_missed(told), *others))
+
+
 def _missed(latency: LatencyReport | None) -> tuple[str, ...]:
     """A warning where the final model was measured to take more time than was asked for."""
     if latency is None or latency.ratio <= latency.asked * (1 + _TOLD_OVER):

@@ -24,7 +24,7 @@ from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
 from onnxprune.pipeline.candidates import Candidates
 from onnxprune.pipeline.decide import decide
-from onnxprune.pipeline.finish import finish
+from onnxprune.pipeline.finish import finish, retimed
 from onnxprune.pipeline.measured import Measured, rows_to_measure
 from onnxprune.pipeline.outcome import PruneOutcome
 from onnxprune.pipeline.prepare import DataSource, Prepared, Source, prepare, score
@@ -175,6 +175,9 @@ def sweep(
         with clock.stage("time"):
             models = [prepared.model, *(result.model for _, result in results)]
             times, noisy = milliseconds(models, config.latency.batch, config.timing_engine, prepared.shapes)
+        results = [
+            (target, retimed(result, times[0], time)) for (target, result), time in zip(results, times[1:], strict=True)
+        ]
     metric = _metric([result for _, result in results])
     return SweepResult(
         source=prepared.model.name,
