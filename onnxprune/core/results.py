@@ -1,6 +1,6 @@
 """Plain data that stages pass on to the report: what stays, metrics and outcomes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.core.engine import CPU_NAME
 
@@ -93,6 +93,10 @@ class MetricChange:
     rules: bool = False
     detail: str = ""
     blind: float | None = None
+
+    def of(self, output: str) -> "MetricChange":
+        """The same, with the output that it is of among the details."""
+        return replace(self, detail=", ".join(filter(None, (f"of {output!r}", self.detail))))
 
     @property
     def is_blind(self) -> bool:

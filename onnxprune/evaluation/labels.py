@@ -178,10 +178,12 @@ class Accuracy:
             return {}
         part, fit = self._found
         before, after = (counts.figures(fit, one=part.count == 1) for counts in self._counts)
-        return {
+        changes = {
             name: MetricChange(value, after[name], rules=number == 0, blind=self._blind(fit) if number == 0 else None)
             for number, (name, value) in enumerate(before.items())
         }
+        several = len(self._meaning.outputs) > 1
+        return {name: change.of(part.output) if several else change for name, change in changes.items()}
 
     def _blind(self, fit: Fit) -> float:
         """The figure of the commonest class number everywhere, of all entries, or of the labels' mean."""

@@ -59,10 +59,16 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
 
 
 def shares(by_output: Sequence[tuple[str, Mapping[str, MetricChange]]]) -> dict[str, MetricChange]:
-    """Metrics of several parts under unique names: a name that occurs twice gets the output's name appended."""
+    """Metrics of several parts under unique names: a name that occurs twice gets the output's name appended.
+
+    Of several outputs, that of a single name stands in its detail.
+    """
     names = [name for _, changes in by_output for name in changes]
+    several = len({output for output, _ in by_output}) > 1
     return {
-        name if names.count(name) == 1 else f"{name}[{output}]": change
+        name if names.count(name) == 1 else f"{name}[{output}]": change.of(output)
+        if several and names.count(name) == 1
+        else change
         for output, changes in by_output
         for name, change in changes.items()
     }
