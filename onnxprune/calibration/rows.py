@@ -148,7 +148,9 @@ def _leading(
         with_rows = {name: array for name, (array, _) in both.items()}
         arranged = {name: arrangement for name, (_, arrangement) in both.items()}
         return Rows(_same_length(with_rows, origin), labels, arranged, frozenset(), origin)
-    if _is_one_feed(arrays, specs):
+    if _is_one_feed(arrays, specs) and (split := _one_feed_a_row(arrays, specs)) is not None:
+        arrays = split
+    elif _is_one_feed(arrays, specs):
         whole = dict.fromkeys(arrays, Arrangement())
         return Rows({name: array[None] for name, array in arrays.items()}, labels, whole, frozenset(arrays), origin)
     return _whole_feeds(arrays, labels, specs, layout, origin)
@@ -178,6 +180,27 @@ def _is_one_feed(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -
             if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
                 return False
     return True
+
+
+def _one_feed_a_row(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -> dict[str, np.ndarray] | None:
+    """The rows of a feed whose inputs have their batch at different axes, such as the states of recurrent layers.
+
+    The batch is the open size that some inputs begin with; inputs without it serve all rows. None where there is no
+    such size, or a single row.
+    """
+    symbols = {spec.dims[0] for spec in specs if spec.batched and spec.dims}
+    if len(symbols) != 1 or not isinstance(symbol := symbols.pop(), str):
+        return None
+    split = {}
+    for spec in specs:
+        dims, array = spec.dims or (), arrays[spec.name]
+        split[spec.name] = array
+        if symbol in dims:
+            axis = dims.index(symbol)
+            if dims.count(symbol) > 1 or array.shape[axis] < 2:
+                return None
+            split[spec.name] = np.expand_dims(np.moveaxis(array, axis, 0), axis + 1) if axis else array
+    return split
 
 
 def _whole_feeds(

@@ -60,7 +60,7 @@ class Part:
         else:
             array = np.moveaxis(array, self.axis, -1)
             array = array if self.columns is None else array[..., list(self.columns)]
-        if (self.scale, self.shift) != (1.0, 0.0):
+        if self.is_scaled:
             array = (array - self.shift) / self.scale
         array = array.reshape(len(array), -1, array.shape[-1])
         return np.asarray((1 + np.tanh(array / 2)) / 2) if self.is_sigmoid_missing else array
@@ -83,6 +83,11 @@ class Part:
         along = sizes.index(real.shape[1])
         spread = real.reshape(len(real), *(real.shape[1] if axis == along else 1 for axis in range(len(sizes))))
         return np.broadcast_to(spread, (len(real), *sizes)).reshape(len(real), -1)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether probabilities were multiplied or shifted on their way to the output."""
+        return (self.scale, self.shift) != (1.0, 0.0)
 
     @property
     def is_sigmoid_missing(self) -> bool:

@@ -72,7 +72,7 @@ def nature(tensor: str, analysis: Analysis) -> Nature:
         node = max(open_ends, key=lambda candidate: candidate.index)
         nodes[node.name] = node
         entries = {name for name in (*entries, *node.inputs) if name and name not in node.outputs}
-        entries = {name for name in entries if analysis.value(name) is None}
+        entries = {name for name in entries if analysis.pinned_value(name) is None}
         if len(entries) == 1:
             (entry,) = entries
             tried = _tried(entry, tensor, nodes.values(), analysis)
@@ -93,8 +93,8 @@ def _tried(entry: str, tensor: str, nodes: Iterable[Node], analysis: Analysis) -
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
     ordered = sorted(nodes, key=lambda node: node.index)
     made = {name for node in ordered for name in node.outputs}
-    read = {name for node in ordered for name in node.inputs if name in facts.folded} - made - {*model.constants}
-    known = {name: facts.folded[name] for name in read}
+    read = {name for node in ordered for name in node.inputs if name} - made - {*model.constants}
+    known = {name: value for name in read if (value := analysis.pinned_value(name)) is not None}
     try:
         runner = Runner(subgraph(model, ordered, {**known, entry: np.zeros(shape, dtype)}, [tensor]), [tensor])
 

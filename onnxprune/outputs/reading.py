@@ -10,6 +10,7 @@ import onnx
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.memory import require
+from onnxprune.outputs.beside import with_confidence, with_coordinates
 from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
@@ -63,16 +64,19 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     if floats:
         outputs = [_Output(value.name, analysis) for value in floats]
         spelled_out = any(output.has_scores for output in outputs)
-        parts = []
+        read: list[Part] = []
         for output in outputs:
             kind = said.get(output.name)
             recognised = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
-            parts += recognised if kind is None else [output.whole(kind)]
+            read += recognised if kind is None else [output.whole(kind)]
+        logits = {output.name: kind for output in outputs if (kind := output.if_scores) and output.name not in said}
+        apart = with_coordinates(read, logits)
+        parts = [part if part.output in said else told for part, told in zip(read, apart, strict=True)]
     names = dict.fromkeys(part.output for part in parts)
     weights = weights_said(config, analysis, [*names])
     return Meaning(
         row_axes={name: row_axis(name, analysis) for name in names},
-        parts=_with_confidence(parts),
+        parts=with_confidence(parts),
         weights=tuple(weights[part.output] / sum(other.output == part.output for other in parts) for part in parts),
     )
 
@@ -136,6 +140,14 @@ class _Output:
         if kind == "probabilities" and not self._is_linear:
             form = "probabilities"
         return self._part(recognised or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
+
+    @property
+    def if_scores(self) -> Kind | None:
+        """What the output's values are if they are scores: logits of classes or independent ones; None for others."""
+        if not self._is_linear or len(self._found) > 1:
+            return None
+        sums = [self._sum_of_columns(source.tensor) for source in self._found[0].sources]
+        return "classes" if max(filter(None, sums), default=1.0) < _CLASSES_SUM else "probabilities"
 
     @property
     def _is_linear(self) -> bool:
@@ -296,25 +308,3 @@ def _dividing_axis(mask: np.ndarray) -> int | None:
         if (rows == rows[0]).all():
             return axis
     return None
-
-
-def _with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Link each part of quantities to the scores that tell how much its positions matter.
-
-    They are those beside it in the same output, or a list of the same length in another output.
-
-    Maps of two outputs are not matched: what one shows may have nothing to do with where the other is sure.
-    """
-
-    def goes_with(part: Part, score: Part) -> bool:
-        if score.kind not in ("classes", "probabilities") or part.count < 2 or score.count != part.count:
-            return False
-        if score.output == part.output:
-            return score.axis == part.axis
-        return all(sum(size > 1 for size in entry.positions) == 1 for entry in (part, score))
-
-    linked = []
-    for part in parts:
-        scores = tuple(number for number, score in enumerate(parts) if goes_with(part, score))
-        linked.append(replace(part, confidence=scores) if part.kind == "quantities" and scores else part)
-    return tuple(linked)

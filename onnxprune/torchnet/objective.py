@@ -135,7 +135,7 @@ class Objective:
             array = array.movedim(part.axis, -1)
             array = array if part.columns is None else array[..., list(part.columns)]
             array = array.flatten(1, -2) if array.dim() > 2 else array[:, None]
-        if (part.scale, part.shift) != (1.0, 0.0):
+        if part.is_scaled:
             array = (array - part.shift) / part.scale
         array = array.sigmoid() if part.is_sigmoid_missing else array
         return torch.cat([1 - array, array], 2) if classes and array.shape[2] == 1 else array

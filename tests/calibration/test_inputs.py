@@ -227,10 +227,21 @@ def test_whole_feeds_for_inputs_without_a_batch_axis(recurrent):
     shared = load_data({"input": x, "state": state[0], "sr": np.int64(16000)}, recurrent)
     assert len(shared) == 4
     np.testing.assert_array_equal(list(shared.batches(1))[3]["state"], state[0])
-    # One feed with a batch of four.
-    single = load_data({"input": x, "state": np.zeros((2, 4, 3), np.float32), "sr": np.int64(1)}, recurrent)
+
+
+def test_a_batch_with_its_states_is_as_many_rows(recurrent):
+    """500 rows with their states, `(1, 500, 48)`, were one row: "accuracy hardly measured"."""
+    rng = np.random.default_rng(0)
+    x, state = rng.standard_normal((4, 5)).astype(np.float32), rng.standard_normal((2, 4, 3)).astype(np.float32)
+    batch = load_data({"input": x, "state": state, "sr": np.int64(1)}, recurrent)
+    feeds = list(batch.batches(3))
+    assert len(batch) == 4
+    assert [feed["input"].shape for feed in feeds] == [(1, 5)] * 4
+    np.testing.assert_array_equal(np.concatenate([feed["input"] for feed in feeds]), x)
+    np.testing.assert_array_equal(np.concatenate([feed["state"] for feed in feeds], axis=1), state)
+    single = load_data({"input": x[:1], "state": state[:, :1], "sr": np.int64(1)}, recurrent)
     assert len(single) == 1
-    assert single.feeds()["input"].shape == (4, 5)
+    np.testing.assert_array_equal(next(single.batches(1))["state"], state[:, :1])
 
 
 @pytest.mark.parametrize("inputs", ["{0}, {1}, {2}", "{2}, {1}, {0}", "{1}, {0}, {2}"])

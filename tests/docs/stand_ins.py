@@ -170,6 +170,17 @@ def tower() -> onnx.ModelProto:
     )
 
 
+def decider() -> onnx.ModelProto:
+    """An image to the logit of yes."""
+    return example(
+        """g (float[N,3,8,8] x) => (float[N,1] score) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1)  b = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (b, w2)  d = Relu (c)  p = GlobalAveragePool (d)
+        f = Flatten (p)  score = MatMul (f, w3) }""",
+        {"w1": (24, 3, 3, 3), "w2": (16, 24, 3, 3), "w3": (16, 1)},
+    )
+
+
 def tagger() -> onnx.ModelProto:
     return example(
         """g (float[N,6,4] x) => (float[N,6,3] y) {
@@ -191,13 +202,14 @@ def write_all(folder: Path) -> None:
     onnx.save(network(wide=24), folder / "large.onnx", save_as_external_data=True, size_threshold=0)
     models = {"detector": detector, "levels": three_levels, "segmenter": segmenter, "encoder": encoder,
               "vit": vision_transformer, "ocr": reader, "voice": listener, "tower": tower,
-              "tagger": tagger}  # fmt: skip
+              "tagger": tagger, "decider": decider}  # fmt: skip
     for name, make in models.items():
         onnx.save(make(), folder / f"{name}.onnx")
     onnx.save(detector(), folder / "small_detector.onnx")
     images = RNG.standard_normal((64, 3, 8, 8)).astype(np.float32)
     np.save(folder / "inputs.npy", images)
     np.savez(folder / "labelled.npz", x=images, y=np.arange(64) % 4)
+    np.savez(folder / "answers.npz", x=images, y=np.arange(64) % 2)
     np.savez(folder / "rows.npz", x=images)
     np.savez(folder / "images.npz", images=images)
     np.savez(folder / "photos.npz", images=RNG.standard_normal((64, 3, 16, 16)).astype(np.float32))

@@ -189,6 +189,15 @@ def test_positions_picked_by_computed_places_keep_what_they_are():
     assert part.kind == "probabilities"
 
 
+def test_a_length_that_is_expanded_to_the_size_of_the_batch_divides():
+    """An exporter's sizes of the batch hid that vectors have length 1: they were class scores."""
+    text = """g (float[N,5] x) => (float[N,6] y) {
+        h = MatMul (x, w)  l = ReduceL2 <axes = [1]> (h)  c = Clip (l, least)
+        s = Shape <start = 0, end = 1> (x)  t = Concat <axis = 0> (s, six)  e = Expand (c, t)  y = Div (h, e) }"""
+    part = only(text, {"w": (5, 6)}, {"least": np.array(1e-12, np.float32), "six": np.array([6])})
+    assert (part.kind, part.axis) == ("embedding", 1)
+
+
 def test_single_column_is_the_probability_of_a_class():
     found = meaning("g (float[N,5] x) => (float[N,1] y) { h = MatMul (x, w)  y = Sigmoid (h) }", {"w": (5, 1)})
     assert found.parts == (Part("y", "probabilities", axis=1, width=1, form="probabilities"),) == (found.classifier,)

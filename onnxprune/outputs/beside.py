@@ -1,0 +1,75 @@
+"""Parts of outputs that share their positions: which of two bounded ones are coordinates, and what scores weigh them.
+
+A sigmoid makes scores, but also boxes and keypoints within an image. What stands beside it tells: a model that finds
+things says where they are, and how sure it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnxprune.outputs.meaning import Kind, Part
+
+_POINT, _BOX = (2, 3), 4  # numbers that say where something is
+
+
+def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[Part]:
+    """Read bounded numbers that say where something is as quantities, and logits beside them as scores.
+
+    That are boxes and points in pixels (a sigmoid times a size) beside scores, and boxes of any unit beside class
+    scores, or beside logits of another width, where no other boxes are.
+
+    Args:
+        parts: as each is read by itself.
+        logits: outputs that as a whole come from layers without a function behind them, and what their values are if
+            they are scores.
+    """
+    read = []
+    scores: dict[int, Kind] = {}
+    for part in parts:
+        others = [(number, other) for number, other in enumerate(parts) if other is not part and _beside(part, other)]
+        places = part.kind == "probabilities" and not part.is_sigmoid_missing
+        if places and part.is_scaled and part.width in (*_POINT, _BOX):
+            places = any(_are_scores(other) for _, other in others)
+        elif places and part.width == _BOX and not any(o.kind == "quantities" and o.width == _BOX for _, o in others):
+            told = any(other.kind == "classes" for _, other in others)
+            if not told and not any(other.kind == "probabilities" for _, other in others):
+                found = {number: logits[o.output] for number, o in others if o.output in logits and o.width > 1}
+                scores |= found
+                told = bool(found)
+            places = told
+        else:
+            places = False
+        read.append(replace(part, kind="quantities", form="logits", scale=1.0, shift=0.0) if places else part)
+    return [replace(part, kind=scores.get(number, part.kind)) for number, part in enumerate(read)]
+
+
+def with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Link each part of quantities to the scores that tell how much its positions matter.
+
+    They are those beside it in the same output, or a list of the same length in another output.
+    """
+    linked = []
+    for part in parts:
+        beside = tuple(
+            number
+            for number, score in enumerate(parts)
+            if score.kind in ("classes", "probabilities") and _beside(part, score)
+        )
+        linked.append(replace(part, confidence=beside) if part.kind == "quantities" and beside else part)
+    return tuple(linked)
+
+
+def _are_scores(part: Part) -> bool:
+    return part.kind == "classes" or (part.kind == "probabilities" and not part.is_scaled)
+
+
+def _beside(part: Part, other: Part) -> bool:
+    """Whether two parts share their positions.
+
+    Maps of two outputs are not matched: what one shows may have nothing to do with where the other is sure.
+    """
+    if part.count < 2 or other.count != part.count:
+        return False
+    if other.output == part.output:
+        return other.axis == part.axis
+    return all(sum(size > 1 for size in entry.positions) == 1 for entry in (part, other))
