@@ -176,3 +176,37 @@ def test_a_handful_of_rows_is_noted(count: int) -> None:
     made = onnxprune.prune(network(), images(count), targets="macs=0.5", importance="activation", time=False)
     told = [note for note in made.notes if note.startswith(f"only {count} calibration row")]
     assert len(told) == (count < 10)
+
+
+def test_calibration_rows_may_have_labels_of_another_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of classes beside a segmenter ended in "leave the labels out", after all the work."""
+    data = (images(40), np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32))
+    options = {"targets": 0.6, "threads": 1, "time": False}
+    result = onnxprune.prune(network(), data, **options)
+    assert any("figures are without labels" in note and "fit no output" in note for note in result.notes)
+    assert "agreement" in result.metrics
+    monkeypatch.setattr("onnxprune.pipeline.prune.score", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(onnxprune.InputError, match="fit no output"):
+        onnxprune.prune(network(), images(40), evaluation=data, **options)
+
+
+def test_a_measure_of_the_user_takes_labels_of_any_form() -> None:
+    """Labels that fit no output were refused although only the user's own measure read them."""
+    labels = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)
+    seen = []
+
+    def measure(original: Any, candidate: Any, y: np.ndarray) -> dict[str, float]:
+        seen.append(y.shape)
+        return {"close": float(np.isclose(original["y"], candidate["y"]).mean())}
+
+    result = onnxprune.prune(
+        network(),
+        images(40),
+        evaluation=(images(40, 1), labels),
+        targets=0.6,
+        threads=1,
+        time=False,
+        outputs=onnxprune.OutputConfig(metric=measure),
+    )
+    assert seen[-1] == (40, 2)
+    assert "close" in result.metrics

@@ -86,7 +86,12 @@ def compare(
         rows += count
         difference.add(ours, others, here)
         if accuracy is not None:
-            accuracy.add(ours, others)
+            try:
+                accuracy.add(ours, others)
+            except InputError:
+                if config.metric is None:
+                    raise
+                accuracy = None  # labels may be of a form that only the user's measure knows
         for _, meter in judges:
             meter.add(ours, others, here)
         if config.metric is not None:

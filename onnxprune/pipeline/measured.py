@@ -6,6 +6,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import is_made_up, overlap
 from onnxprune.calibration.split import RowRoles, Used
 from onnxprune.config import PruneConfig
+from onnxprune.core.errors import InputError
 from onnxprune.core.results import RowUse
 from onnxprune.core.text import several
 from onnxprune.importance import scorer_row
@@ -19,6 +20,7 @@ _TOLD: dict[Used, str] = {
     "flatters a little; give --eval for an honest figure",
     "fitted": "metrics were measured on the calibration rows; give --eval for an honest figure",
 }
+_PROBED = 2  # rows that tell whether labels fit
 _SHARED = "{} of {} calibration rows are also in --eval, which flatters the figures"
 
 
@@ -64,12 +66,41 @@ def rows_to_measure(
         config: options.
         confirm: rows that confirm.
         planned: whether a plan says what goes, so that nothing is scored.
+
+    Raises:
+        InputError: labels of rows that the user gave for figures fit no output.
     """
     measured = _measured(prepared, evaluation, config, confirm, planned=planned)
-    if measured.on is None:
+    rows = measured.on
+    if rows is None:
         return measured
+    if rows.labels is not None and config.outputs.metric is None:
+        required = evaluation is not None or config.is_searched
+        measured = _with_labels_that_fit(measured, rows, prepared, config, required=required)
     meaning = read_meaning(prepared.analysis, config.outputs)
-    return replace(measured, warnings=one_answer(prepared.model, meaning, measured.on, config.engine))
+    return replace(measured, warnings=one_answer(prepared.model, meaning, rows, config.engine))
+
+
+def _with_labels_that_fit(
+    measured: Measured, rows: Dataset, prepared: Prepared, config: PruneConfig, *, required: bool
+) -> Measured:
+    """The rows without labels that fit no output; such labels are an error, before any work, where they were asked for.
+
+    Calibration rows need none: theirs may be of another use (folders of classes beside a segmenter).
+    """
+    from onnxprune.evaluation.metrics import compare
+
+    some = rows.take(range(min(_PROBED, len(rows))))
+    model, analysis = prepared.model, prepared.analysis
+    try:
+        compare(model, model, some, config=config.outputs, analysis=analysis, engine=config.engine)
+    except InputError as error:
+        if required:
+            raise
+        return replace(
+            measured, on=replace(rows, labels=None), notes=(*measured.notes, f"figures are without labels: {error}")
+        )
+    return measured
 
 
 def _measured(
