@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.core.errors import ModelError
+from onnxprune.core.errors import InputError, ModelError
 from onnxprune.core.text import visible
 
 # Larger data are mapped, not read: then another program that shortens the file ends this one.
@@ -72,8 +72,8 @@ class DataFolder:
         """A tensor's data, read into memory or, for large models, memory-mapped.
 
         Raises:
-            ModelError: the file is missing, too short, a link, or outside the folder; or the tensor is not described
-                well enough.
+            InputError: the file is missing or cannot be read.
+            ModelError: it is too short, a link, or outside the folder; or the tensor is not described well enough.
         """
         check_shape(tensor, self._model)
         dtype, bits = self._type(tensor)
@@ -89,7 +89,7 @@ class DataFolder:
                 with path.open("rb") as file:
                     self._known[key] = self._stored(tensor, file, offset, size, dtype)
             except OSError as error:
-                raise ModelError(
+                raise InputError(
                     f"{self._model}: external data file {path.name!r} of tensor {tensor.name!r} cannot be read: "
                     f"{error.strerror or error}"
                 ) from error
@@ -100,6 +100,7 @@ class DataFolder:
         """Load external data into the tensors themselves.
 
         Raises:
+            InputError: see `array`.
             ModelError: see `array`; or they are more than a protobuf can hold.
         """
         held = 0
@@ -146,7 +147,8 @@ class DataFolder:
             if not location or Path(location).is_absolute() or not inside:
                 raise ModelError(f"{what} points to {shown!r}, outside the model's folder; it is not read")
             if not path.is_file():
-                raise ModelError(f"{self._model}: external data file {shown!r} of tensor {tensor.name!r} is missing")
+                kind = ModelError if path.exists() else InputError
+                raise kind(f"{self._model}: external data file {shown!r} of tensor {tensor.name!r} is missing")
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a NUL, or links in a circle
             reason = (isinstance(error, OSError) and error.strerror) or visible(str(error))
             raise ModelError(f"{what} has an impossible external-data location {shown!r} ({reason})") from None

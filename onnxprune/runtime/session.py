@@ -26,6 +26,7 @@ INLINE_LIMIT = 1_800_000_000
 _SUFFIX = "ExecutionProvider"
 _CPU = "CPU" + _SUFFIX
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_BEYOND = "out of data bounds"
 
 
 def open_session(
@@ -177,7 +178,9 @@ def runtime_errors(what: str) -> Iterator[None]:
     try:
         yield
     except _raised() as error:
-        raise ModelError(f"{what}: {_PREFIX.sub('', first_line(error))}") from error
+        told = _PREFIX.sub("", first_line(error))
+        told += "; an integer among the inputs has no place in the table that this node reads" * (_BEYOND in told)
+        raise ModelError(f"{what}: {told}") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.runner import Runner
 from onnxprune.core.errors import InputError, ModelError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
@@ -219,3 +220,10 @@ def test_a_few_rows_of_a_mapped_file_are_in_memory(images, tmp_path, monkeypatch
     other = load_data(tmp_path / "rows.npy", images, limit=7)
     assert isinstance(other.arrays["pixels"], np.memmap)
     np.testing.assert_array_equal(data.feeds()["pixels"], other.feeds()["pixels"])
+
+
+def test_an_integer_beyond_its_table_is_told() -> None:
+    """onnxruntime speaks of "indices element out of data bounds", and the model was blamed."""
+    model = loaded("g (int64[N,4] ids) => (float[N,4,3] y) { y = Gather (w, ids) }", weights={"w": (5, 3)})
+    with pytest.raises(ModelError, match="idx=7.*an integer among the inputs has no place in the table"):
+        Runner(model, ["y"]).run_feed({"ids": np.full((1, 4), 7)})
