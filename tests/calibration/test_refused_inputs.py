@@ -225,5 +225,5 @@ def test_a_few_rows_of_a_mapped_file_are_in_memory(images, tmp_path, monkeypatch
 def test_an_integer_beyond_its_table_is_told() -> None:
     """onnxruntime speaks of "indices element out of data bounds", and the model was blamed."""
     model = loaded("g (int64[N,4] ids) => (float[N,4,3] y) { y = Gather (w, ids) }", weights={"w": (5, 3)})
-    with pytest.raises(ModelError, match="idx=7.*an integer among the inputs has no place in the table"):
+    with pytest.raises(ModelError, match=r"idx=7.*an integer among the inputs has no place in the table"):
         Runner(model, ["y"]).run_feed({"ids": np.full((1, 4), 7)})
