@@ -17,8 +17,7 @@ from pathlib import Path
 from paper.document import Measured, document
 from paper.experiments import Run, measure
 from paper.images import DATASETS, Images, load_images
-from paper.networks import NETWORKS
-from paper.settings import SETTINGS, Setting
+from paper.settings import NETWORKS, SETTINGS, Setting
 
 
 def epochs_of(given: Sequence[str]) -> dict[str, int]:

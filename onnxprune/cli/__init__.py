@@ -9,6 +9,7 @@ import typer
 
 from onnxprune.cli.command import command_began, complain, typer_function
 from onnxprune.cli.commands import COMMANDS, commands
+from onnxprune.cli.given import GivenGroup
 from onnxprune.cli.help import HeadedCommand
 from onnxprune.cli.terminal import discard_stdout, open_descriptors
 from onnxprune.cli.usage import USAGE_ERROR, is_help, usage_message
@@ -33,6 +34,7 @@ def application(arguments: Sequence[str] | None = None) -> typer.Typer:
     called = [name for name in COMMANDS if name in (arguments or ())[:1]]
     app = typer.Typer(
         name="onnxprune",
+        cls=GivenGroup,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -15,6 +15,7 @@ import typer
 from onnxprune.api.messages import for_commands
 from onnxprune.cli import config_file
 from onnxprune.cli.commands import commands
+from onnxprune.cli.given import as_paths
 from onnxprune.cli.options import Option, Section, build, options
 from onnxprune.cli.terminal import Terminal
 from onnxprune.core.clock import StageMemoryError
@@ -82,7 +83,8 @@ def typer_function(item: Command) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         config = values.pop("config_file")
-        positional = [values.pop(argument.name) for argument in arguments]
+        config = None if config is None else Path(config)
+        positional = [as_paths(values.pop(argument.name)) for argument in arguments]
         verbose = bool(values.get("verbose"))
         sys.excepthook = _Hook(verbose)
         try:

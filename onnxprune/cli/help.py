@@ -7,10 +7,11 @@ text on narrow terminals.
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+
+from onnxprune.cli.given import GivenCommand
 
 
-class HeadedCommand(TyperCommand):
+class HeadedCommand(GivenCommand):
     """A command whose help lists each option under the heading (`rich_help_panel`) that it was declared with."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

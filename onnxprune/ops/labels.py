@@ -99,12 +99,17 @@ class Labels:
         self._read, self._named = self._told_apart(places), []
         with self._placing(node):
             yield
-        named = np.concatenate([*self._named, np.zeros(0, np.int64)])
         for (tensor, axis), ids in places.items():
-            if tensor not in self._opaque and not np.isin(self._read.get((tensor, axis), ids), named).any():
+            if tensor not in self._opaque and not self._is_named(self._read.get((tensor, axis), ids)):
                 reason = f"{node.op_type} does not follow channels on axis {axis} of {tensor!r}"
                 self.freeze_ids(ids, tensor, reason, node)
         self._read, self._named = {}, []
+
+    def _is_named(self, ids: Ids) -> bool:
+        """Whether the handler named any of these ids. Most arrays are named as they are, which is quick to see."""
+        if not self._named or any(named is ids for named in self._named):
+            return bool(self._named)
+        return bool(np.isin(ids, np.concatenate(self._named)).any())
 
     @contextmanager
     def _placing(self, node: Node | None) -> Iterator[None]:
@@ -129,7 +134,7 @@ class Labels:
         distinct, counts = np.unique(np.concatenate([np.unique(ids) for ids in places.values()]), return_counts=True)
         several = distinct[counts > 1]
         temporary = {}
-        for place, ids in places.items():
+        for place, ids in places.items() if len(several) else ():
             if np.isin(ids, several).any():
                 temporary[place] = np.arange(self._next, self._next + len(ids))
                 self._next += len(ids)

@@ -58,8 +58,7 @@ def random_array(
 
 def random_feeds(model: Model, seed: int = 0) -> Iterator[Feed]:
     """Random inputs, one set for each guess of symbolic sizes; none where an input has text or unknown rank."""
-    graph = read_graph(model)
-    values = [value for value in model.proto.graph.input if value.name in graph.inputs]
+    values = [value for value in model.proto.graph.input if value.name not in model.constants]
     tried: list[dict[str, tuple[int, ...] | None]] = []
     for guess in guesses(model):
         shapes = {value.name: pinned_shape(value, guess) for value in values}

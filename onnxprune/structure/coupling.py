@@ -204,7 +204,7 @@ def _producers(labels: Labels, unit: Ids, units: int) -> list[list[tuple[str, st
     """For each unit, `(node, tensor)` of every layer that computes its channels, in graph order."""
     by_unit: list[list[tuple[str, str]]] = [[] for _ in range(units)]
     for first, last, node, tensor in labels.origins:
-        for u in np.unique(unit[first:last]):
+        for u in np.unique(unit[first:last]).tolist():
             if u != FIXED:
                 by_unit[u].append((node.name, tensor))
     return by_unit
@@ -218,13 +218,19 @@ def _groups(
 ) -> tuple[Group, ...]:
     """Put into one group the units with the same consumers, producers and number of appearances on every axis."""
     places = tensors_of({tensor: list(axes) for tensor, axes in arrays.items()})
-    signature: list[list[tuple[int, int]]] = [[] for _ in range(units)]
+    # Most axes behind one another have the same units in the same order: what lies on these is looked at once.
+    alike_places: dict[bytes, list[int]] = {}
     for number, (_, _, ids) in enumerate(places):
-        for u, count in zip(*np.unique(ids, return_counts=True), strict=True):
-            signature[u].append((number, int(count)))
+        alike_places.setdefault(ids.tobytes(), []).append(number)
+    signature: list[list[tuple[int, int]]] = [[] for _ in range(units)]
+    for first, *_ in alike_places.values():
+        found, counts = np.unique(places[first][2], return_counts=True)
+        for u, count in zip(found.tolist(), counts.tolist(), strict=True):
+            signature[u].append((first, count))
+    at = {numbers[0]: numbers for numbers in alike_places.values()}
     readers: list[list[str]] = [[] for _ in range(units)]
     for mask in masks:
-        for u in np.unique(mask.units):
+        for u in np.unique(mask.units).tolist():
             readers[u].append(mask.node)
     members: dict[object, list[int]] = {}
     for u in range(1, units):
@@ -232,6 +238,7 @@ def _groups(
     groups, taken = [], set()
     for alike in members.values():
         made = [node for node, _ in producers[alike[0]]]
+        numbers = sorted(number for first, _ in signature[alike[0]] for number in at[first])
         name = base = made[0] if made else f"units {alike[0]}"
         suffix = 2
         while name in taken:
@@ -243,7 +250,7 @@ def _groups(
                 units=np.array(alike),
                 producers=tuple(dict.fromkeys(made)),
                 consumers=tuple(dict.fromkeys(readers[alike[0]])),
-                places=tuple((places[number][0], places[number][1]) for number, _ in signature[alike[0]]),
+                places=tuple(places[number][:2] for number in numbers),
             )
         )
     return tuple(groups)

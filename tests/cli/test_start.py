@@ -43,7 +43,7 @@ def test_looking_at_a_model_imports_no_solver(environment) -> None:
     )
     modules = _imported(program, environment())
     assert "onnxprune.report.terminal" in modules
-    assert not {"torch", "scipy", "pyscipopt", "onnxprune.latency"} & modules
+    assert not {"torch", "scipy", "pyscipopt", "onnxprune.latency", "pydantic"} & modules
 
 
 def test_package_imports_nothing_heavy(environment) -> None:

@@ -25,10 +25,9 @@ from onnxprune.graph.model import Model
 from onnxprune.importance.base import Scorer
 from onnxprune.pipeline.prepare import Prepared, prepare, score
 from onnxprune.training import finetune
-from paper.greedy import heads_scorer, train_greedily
 from paper.images import Images
+from paper.recipes import VGG16, Recipe
 from paper.settings import Setting
-from paper.training import VGG16, Recipe, retrained, train
 
 # A file's last pool takes no image of half the size.
 WHOLE_IMAGES = replace(VGG16, half_size=0.0)
@@ -126,8 +125,12 @@ def measure(run: Run) -> dict[str, float]:
     setting, engine = run.setting, Engine(run.threads)
     trained = run.path("trained")
     if setting.greedy:
+        from paper.greedy import train_greedily
+
         train_greedily(run.images, trained, width=run.width, seed=run.seed, epochs=run.epochs)
     elif not trained.exists():
+        from paper.training import train
+
         train(
             setting.network,
             run.images,
@@ -157,21 +160,28 @@ def measure(run: Run) -> dict[str, float]:
     def top1(model: Model) -> float:
         return evaluate(model, test, engine=engine)["top1"]
 
-    found = after(plan)
+    @cache
+    def found() -> PruneResult:
+        return after(plan)
+
     results = {
-        "removed": run.kept("removed", lambda: 1 - found.after.params / found.before.params),
+        "removed": run.kept("removed", lambda: 1 - found().after.params / found().before.params),
         "original": run.kept("original", lambda: top1(model)),
-        "pruned": run.kept("pruned", lambda: top1(found.model)),
+        "pruned": run.kept("pruned", lambda: top1(found().model)),
     }
     for name in ("random", "critical", "snip"):
         results[name] = run.kept(name, lambda name=name: top1(after(others()[name]).model))  # type: ignore[misc]
-    results["fine-tuned"] = run.kept("fine-tuned", lambda: top1(_tuned(found.model, run)))
+    results["fine-tuned"] = run.kept("fine-tuned", lambda: top1(_tuned(found().model, run)))
     results["repaired"] = run.kept("repaired", lambda: repaired(run))
     if run.others:
         whole = load(run.path("initial"))
-        part = prune(whole, plan=plan, config=PruneConfig(repair=False, time=False)).model
+
+        @cache
+        def part() -> Model:
+            return prune(whole, plan=plan, config=PruneConfig(repair=False, time=False)).model
+
         for images in run.others:
-            for name, start in ((f"to {images.name}", part), (f"whole to {images.name}", whole)):
+            for name, start in ((f"to {images.name}", part), (f"whole to {images.name}", lambda: whole)):
                 kept_as = name if run.transfer_epochs == run.epochs else f"{name} in {run.transfer_epochs} epochs"
                 results[name] = run.kept(kept_as, partial(_taught, start, run, images, kept_as))
     return results
@@ -179,6 +189,8 @@ def measure(run: Run) -> dict[str, float]:
 
 def _heads(run: Run) -> Scorer:
     """Scores from the modules of a network that was trained with their classifiers."""
+    from paper.greedy import heads_scorer, train_greedily
+
     images = run.images
     greedy = train_greedily(images, run.path("trained"), width=run.width, seed=run.seed, epochs=run.epochs)
     _, held_out = images.split(run.seed)
@@ -218,8 +230,9 @@ def _tuned(model: Model, run: Run) -> Model:
     return _finetuned(model, run, run.images, 1)
 
 
-def _taught(model: Model, run: Run, images: Images, name: str) -> float:
+def _taught(initial: Callable[[], Model], run: Run, images: Images, name: str) -> float:
     """Accuracy of a model with its initial weights after training on another data set."""
+    model = initial()
     if run.setting.network == "vgg16":
         trained = _retrained(model, run, images, WHOLE_IMAGES, run.transfer_epochs, name)
     else:
@@ -228,6 +241,8 @@ def _taught(model: Model, run: Run, images: Images, name: str) -> float:
 
 
 def _retrained(model: Model, run: Run, images: Images, recipe: Recipe, epochs: int, name: str) -> Model:
+    from paper.training import retrained
+
     path = run.path(name.replace(" ", "-")).with_suffix(".checkpoint")
     return retrained(model, images, recipe, epochs=epochs, seed=run.seed, checkpoint=path)
 

@@ -21,7 +21,8 @@ from onnxprune.importance.base import ScoreContext, Scorer
 from onnxprune.pipeline.prepare import prepare, score
 from paper.images import Images
 from paper.networks import build, export, input_shape
-from paper.training import VGG16, fit
+from paper.recipes import VGG16
+from paper.training import fit
 
 _ROWS = 500  # of which each module's program takes ten that its classifier gets right
 

@@ -4,10 +4,12 @@ import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10")
 HELD_OUT = 5000
@@ -46,8 +48,10 @@ class Images:
         values = what(self.train_x / 255, axis=(0, 1, 2))
         return tuple(round(float(value), 4) for value in np.atleast_1d(values))
 
-    def scaled(self, x: np.ndarray) -> torch.Tensor:
+    def scaled(self, x: np.ndarray) -> "torch.Tensor":
         """`(N, C, H, W)` float32: `(x / 255 - mean) / std`, as `--mean` and `--std` do it."""
+        import torch
+
         rows = x.astype(np.float32) / 255
         rows = (rows[..., None] if rows.ndim == 3 else rows) - np.array(self.mean, np.float32)
         return torch.from_numpy((rows / np.array(self.std, np.float32)).transpose(0, 3, 1, 2).copy())

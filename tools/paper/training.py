@@ -6,7 +6,6 @@ behind the last epoch that was done.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,41 +17,8 @@ from onnxprune.graph.model import Model
 from onnxprune.torchnet.network import Network
 from paper.images import Images
 from paper.networks import build, export, input_shape
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        lr: the learning rate: the first one, or the largest one of the cycle.
-        batch: images a step.
-        shift: pixels by which an image of CIFAR-10 is shifted at most.
-        momentum: Nesterov's, with one cycle of the learning rate; None for RMSprop.
-        weight_decay: with momentum only.
-        bfloat16: whether layers compute in it, with channels last.
-        half_size: share of the epochs, the first ones, in which images are of half the size and steps take less time.
-    """
-
-    lr: float = 1e-3
-    batch: int = 64
-    shift: int = 4
-    momentum: float | None = None
-    weight_decay: float = 5e-4
-    bfloat16: bool = False
-    half_size: float = 0.0
-
-
-VGG16 = Recipe(lr=0.1, batch=128, momentum=0.9, bfloat16=True, half_size=0.5)
-# A network this small learns less from images that are shifted further.
-LENET5 = Recipe(lr=0.05, batch=128, shift=1, momentum=0.9, weight_decay=1e-4)
-
-
-def recipe_of(network: str, dataset: str) -> Recipe:
-    """How a network of the paper is trained on a data set."""
-    if network == "lenet5" and dataset == "cifar10":
-        return LENET5
-    return VGG16 if network == "vgg16" else Recipe()
+from paper.recipes import Recipe, recipe_of
+from paper.rmsprop import Cosine, RMSprop
 
 
 def train(
@@ -138,7 +104,7 @@ def fit(
             if images.name == "cifar10":
                 inputs = augmented(inputs, recipe.shift, generator)
             inputs = nn.functional.avg_pool2d(inputs, 2) if small else inputs
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             with torch.autocast(device, torch.bfloat16, enabled=recipe.bfloat16):
                 loss = loss_of(inputs, labels)
             loss.backward()
@@ -192,8 +158,8 @@ class _Imported(nn.Module):  # type: ignore[misc]  # torch has no types here
 def _optimizer(net: nn.Module, recipe: Recipe, steps: int) -> tuple[Any, Any]:
     """The optimiser and its schedule of the learning rate."""
     if recipe.momentum is None:
-        plain = torch.optim.RMSprop(net.parameters(), lr=recipe.lr)
-        return plain, torch.optim.lr_scheduler.CosineAnnealingLR(plain, steps)
+        plain = RMSprop(net.parameters(), recipe.lr)
+        return plain, Cosine(plain, steps)
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=recipe.lr,
