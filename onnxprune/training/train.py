@@ -24,7 +24,6 @@ from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.coupling import analyse
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
-from onnxprune.training.adamw import AdamW
 from onnxprune.training.augment import augment, settled
 from onnxprune.training.checkpoint import read_checkpoint, training_identity, write_checkpoint
 from onnxprune.training.result import Epoch, FinetuneResult
@@ -135,6 +134,7 @@ class Training:
         config: FinetuneConfig,
         progress: Progress,
     ) -> None:
+        torch = import_torch()
         self._student, self._guide, self._objective = student, guide, objective
         self._rows, self._held_out, self._config, self._progress = rows, held_out, config, progress
         # A last batch of one row has no batch statistics.
@@ -142,7 +142,8 @@ class Training:
         weights = list(student.parameters.values())
         decayed = [w for w in weights if w.dim() > 1]
         others = [w for w in weights if w.dim() <= 1]
-        self._optimizer = AdamW([(decayed, config.weight_decay), (others, 0.0)])
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
         self.history: list[Epoch] = []
         self.best = 0
         self.best_state = student.state()
@@ -177,7 +178,9 @@ class Training:
         """One optimiser step; returns the loss before it."""
         torch = import_torch()
         loss = 0.0
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=True)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         for feed, labels in self._pieces(part):
             feed = augment(feed, self._config, rng)  # noqa: PLW2901 (the changed batch takes its place)
             value = self._objective.loss(self._student(feed), self._wanted(feed), labels)
@@ -187,7 +190,7 @@ class Training:
         if not math.isfinite(loss):
             raise ModelError("training diverged: the loss is not finite; lower the learning rate (--lr)")
         torch.nn.utils.clip_grad_norm_(self._student.parameters.values(), _LARGEST_GRADIENT)
-        self._optimizer.step(rate)
+        self._optimizer.step()
         return loss
 
     def _pieces(self, part: Dataset) -> Iterator[tuple[dict[str, Any], Any]]:

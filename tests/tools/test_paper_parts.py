@@ -18,7 +18,7 @@ _SHAPE = (1, 3, 32, 32)
 def paper(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the package."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    names = ("images", "networks", "training", "rmsprop", "greedy", "settings", "document", "experiments")
+    names = ("images", "networks", "training", "greedy", "settings", "document", "experiments")
     return SimpleNamespace(**{name: importlib.import_module(f"paper.{name}") for name in names})
 
 
@@ -56,24 +56,6 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(
     assert not path.exists()
     for name, value in trained(None).items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
-
-
-def test_rmsprop_takes_the_steps_of_torch_along_the_same_cosine(paper: SimpleNamespace) -> None:
-    def trained(optimizer: Any, schedule: Any, weight: Any) -> list[Any]:
-        made, schedule = [], schedule(optimizer)
-        for step in range(9):
-            optimizer.zero_grad()
-            (weight * torch.arange(1.0, 4.0) + step).square().sum().backward()
-            optimizer.step()
-            schedule.step()
-            made.append(weight.detach().clone())
-        return made
-
-    first, second = (torch.ones(3, requires_grad=True) for _ in range(2))
-    ours = trained(paper.rmsprop.RMSprop([first], 0.1), lambda made: paper.rmsprop.Cosine(made, 9), first)
-    theirs = torch.optim.RMSprop([second], lr=0.1)
-    annealed = torch.optim.lr_scheduler.CosineAnnealingLR
-    torch.testing.assert_close(ours, trained(theirs, lambda made: annealed(made, 9), second), rtol=0, atol=0)
 
 
 def test_images_are_moved_one_by_one(paper: SimpleNamespace) -> None:

@@ -18,7 +18,6 @@ from onnxprune.torchnet.network import Network
 from paper.images import Images
 from paper.networks import build, export, input_shape
 from paper.recipes import Recipe, recipe_of
-from paper.rmsprop import Cosine, RMSprop
 
 
 def train(
@@ -104,7 +103,7 @@ def fit(
             if images.name == "cifar10":
                 inputs = augmented(inputs, recipe.shift, generator)
             inputs = nn.functional.avg_pool2d(inputs, 2) if small else inputs
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16, enabled=recipe.bfloat16):
                 loss = loss_of(inputs, labels)
             loss.backward()
@@ -158,8 +157,8 @@ class _Imported(nn.Module):  # type: ignore[misc]  # torch has no types here
 def _optimizer(net: nn.Module, recipe: Recipe, steps: int) -> tuple[Any, Any]:
     """The optimiser and its schedule of the learning rate."""
     if recipe.momentum is None:
-        plain = RMSprop(net.parameters(), recipe.lr)
-        return plain, Cosine(plain, steps)
+        plain = torch.optim.RMSprop(net.parameters(), lr=recipe.lr)
+        return plain, torch.optim.lr_scheduler.CosineAnnealingLR(plain, steps)
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=recipe.lr,
