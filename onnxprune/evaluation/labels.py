@@ -117,21 +117,25 @@ class Accuracy:
                     f"no class for: mark these by -1, give a label for each score ([{shape}]), leave the labels out, "
                     "or measure them by --metric"
                 )
-        alike = [p for p in ordered if p.kind == "classes" and outputs[p.output].shape[1:] == labels.shape[1:]]
-        advice = "leave the labels out, or say what an output is (--output)"
-        if alike:
-            one_hot = bool(np.isin(labels, (0, 1)).all())
-            advice = (
-                "give y.argmax(1) of one-hot labels"
-                if one_hot
-                else f"{alike[0].output!r} is read as class scores: where it holds quantities such as coordinates, say "
-                f"--output {alike[0].output}=quantities"
-            )
         shapes = ", ".join(f"{name!r} has {_shape(array)}" for name, array in outputs.items())
         raise InputError(
             f"{self._source}: labels of shape {_shape(self._labels)} fit no output of {self._model}: {shapes} "
-            "(class numbers have a place for each distribution; other labels have the output's own shape); " + advice
+            "(class numbers have a place for each distribution; other labels have the output's own shape); "
+            + self._advice(ordered, outputs)
         )
+
+    def _advice(self, ordered: Sequence[Part], outputs: Outputs) -> str:
+        """What to do about labels that fit no output, from what they hold."""
+        labels = self._labels
+        for part in ordered:
+            if part.kind == "classes" and outputs[part.output].shape[1:] == labels.shape[1:]:
+                said = f"{part.output!r} is read as class scores: where"
+                if not np.isin(labels, (0, 1)).all():
+                    return f"{said} it holds quantities such as coordinates, say --output {part.output}=quantities"
+                if (np.moveaxis(labels, part.axis, -1).sum(axis=-1) == 1).all():
+                    return "give y.argmax(1) of one-hot labels"
+                return f"{said} a row may have several labels or none, say --output {part.output}=probabilities"
+        return "leave the labels out, or say what an output is (--output)"
 
     def _numbered(self, ordered: Sequence[Part], outputs: Outputs) -> tuple[Part, Fit] | None:
         """The part with a place for each label, if those are class numbers."""

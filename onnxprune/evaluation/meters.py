@@ -11,6 +11,7 @@ from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.unseen import FOUND
 
 _HALF = 0.5
+_USUAL = 0.1  # share of positions with several entries above a half
 _OVERLAP = 0.5  # of two boxes, intersection over union
 _NEAR = 0.05  # of the image: how far a keypoint may move
 _LEAST_ROWS = 5  # of a class, for its recall to say something
@@ -141,19 +142,23 @@ class Masks:
 
 
 class Chances:
-    """Metrics `same_highest` (equal most probable label) and `labels_kept` (labels above 0.5 in both models).
+    """Metrics `same_highest` and `labels_kept`.
 
-    Positions without a confident entry do not count for the first, unless there is no other.
+    The first is how often the most probable entry is also the original's, or one of several that the original has above
+    0.5; positions without a confident entry do not count, unless there is no other. The second is the share of entries
+    above 0.5 in either model that both have there; where several are usual, a floor is about it too.
     """
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        self._sure = self._sure_same = self._all = self._all_same = self._both = self._either = 0
+        self._sure = self._sure_same = self._all = self._all_same = self._both = self._either = self._several = 0
 
     def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         a, b = (_real(self._part, outputs, real) for outputs in (ours, others))
-        same, sure = a.argmax(axis=2) == b.argmax(axis=2), a.max(axis=2) > FOUND
+        highest = np.take_along_axis(a, b.argmax(axis=2)[..., None], axis=2)[..., 0]
+        same, sure = (a.argmax(axis=2) == b.argmax(axis=2)) | (highest > _HALF), a.max(axis=2) > FOUND
+        self._several += int(np.count_nonzero((a > _HALF).sum(axis=2) > 1))
         self._all, self._all_same = self._all + same.size, self._all_same + int(same.sum())
         self._sure, self._sure_same = self._sure + int(sure.sum()), self._sure_same + int((same & sure).sum())
         self._both += int(((a > _HALF) & (b > _HALF)).sum())
@@ -166,7 +171,8 @@ class Chances:
             same, count = (self._sure_same, self._sure) if self._sure else (self._all_same, self._all)
             metrics["same_highest"] = _share(same, count, rules=True)
         if self._either:
-            metrics["labels_kept"] = _share(self._both, self._either, rules=not metrics)
+            several = self._several >= _USUAL * self._all
+            metrics["labels_kept"] = _share(self._both, self._either, rules=not metrics or several)
         return metrics
 
 
