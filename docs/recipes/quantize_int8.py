@@ -2,9 +2,10 @@
 
     python docs/recipes/quantize_int8.py MODEL.onnx OUT.onnx --data CALIB.npz --eval EVAL.npz --target macs=0.5
 
-Both steps calibrate on the same rows, which need no labels; the figures are those on the evaluation rows, times those
-on this machine (8 bits are faster where its instructions multiply them, and slower in small layers elsewhere). Some
-models onnxruntime's quantiser refuses, pruned or not: it is tried on the original first.
+Both steps calibrate on the same rows, which need no labels; figures are those on the evaluation rows, times those of
+one thread on this machine (8 bits are faster where its instructions multiply them, and slower in small layers). The
+original is quantised too: some models lose much by that alone (attention with a mask of minus infinity is one), and
+some onnxruntime's quantiser refuses, pruned or not.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--importance", default="reconstruction")
     parser.add_argument("--images", type=int, default=1000, help="rows that pruning uses")
     parser.add_argument("--quantize-images", type=int, default=200, help="rows that ranges are measured on")
-    parser.add_argument("--threads", type=int, default=0, help="threads of pruning; 0 takes all cores")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of pruning (times are of one); 0 takes all cores"
+    )
     parser.add_argument("--output", dest="kinds", action="append", default=[], help="NAME=KIND, as for prune")
     parser.add_argument("--scale", type=float)
     parser.add_argument("--mean", type=numbers, default=())
@@ -96,8 +99,8 @@ def main() -> None:
     if not given.output.parent.is_dir():
         raise onnxprune.InputError(f"{given.output}: the folder {given.output.parent} does not exist")
     with tempfile.TemporaryDirectory() as name:
-        small = Path(name) / "pruned.onnx"
-        quantise(given.model, Path(name) / "tried.onnx", rows(TRIED_ON))
+        small, alone = Path(name) / "pruned.onnx", Path(name) / "alone.onnx"
+        quantise(given.model, alone, rows(TRIED_ON))
         pruned = onnxprune.prune(
             given.model,
             given.data,
@@ -109,16 +112,17 @@ def main() -> None:
             **how,
         )
         pruned.save(small)
-        quantise(small, given.output, rows(given.quantize_images))
-        steps = (given.model, small, given.output)
-        sizes = [stored(path) for path in steps]
-        times = [found.median_ms for found in onnxprune.bench(steps, threads=given.threads, seconds=2, memory=False)]
-    found = onnxprune.validate(given.model, given.output, given.eval, time=False, **how)
-    name = next(iter(found.metrics))  # top1 of a classifier; docs/outputs.md has the others
-    figures = [found.metrics[name].before, pruned.metrics[name].after, found.metrics[name].after]
-    for step, figure, time, size in zip(("original", "pruned", "pruned, int8"), figures, times, sizes, strict=True):
-        shares = f"{time:8.3f} ms ({time / times[0]:.0%})   {size:>9,} bytes ({size / sizes[0]:.1%})"
-        print(f"{step:<14} {name} {100 * figure:6.2f} %   {shares}")
+        for model, output in ((given.model, alone), (small, given.output)):
+            quantise(model, output, rows(given.quantize_images))
+        steps = {"original": given.model, "int8": alone, "pruned": small, "pruned, int8": given.output}
+        times = onnxprune.bench(
+            [*steps.values()], given.data, threads=1, seconds=3, memory=False, preprocess=preprocess
+        )
+        for (step, model), time in zip(steps.items(), times, strict=True):
+            found = onnxprune.validate(given.model, model, given.eval, time=False, **how)
+            metric, change = next(iter(found.metrics.items()))  # top1 of a classifier; docs/outputs.md has the others
+            size = f"{stored(model):>9,} bytes ({stored(model) / stored(given.model):.1%})"
+            print(f"{step:<14} {metric} {100 * change.after:6.2f} %   {time.ratio:5.0%} of the time   {size}")
 
 
 if __name__ == "__main__":
