@@ -1,5 +1,6 @@
 """Covariance of the inputs of layers, accumulated batch by batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,19 @@ class Moments:
     def second(self) -> np.ndarray:
         """`(groups, K, K)` mean of `x x^T`, the second moments about zero."""
         return np.asarray(self.covariance + self.mean[:, :, None] * self.mean[:, None, :])
+
+
+def pooled(parts: Sequence[Moments]) -> Moments:
+    """The moments of all rows of several layers that share a weight."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(part.rows for part in parts)
+    mean = np.asarray(sum(part.rows * part.mean for part in parts) / rows)
+    covariance = np.zeros_like(parts[0].covariance)
+    for part in parts:
+        apart = part.mean - mean
+        covariance += part.rows / rows * (part.covariance + apart[:, :, None] * apart[:, None, :])
+    return Moments(covariance, mean, rows)
 
 
 class MomentSums:

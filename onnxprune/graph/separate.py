@@ -3,7 +3,8 @@
 Exporters and optimisers store equal biases once. That is no bond between the layers that read them, nor between the
 bias and the mean of one: for the analysis every input of a node has a copy of its own, which is written as one with the
 original again as long as both are equal. A vector that a node only gives another shape, for several readers, is stored
-in that shape first. Matrices that several nodes read stay one: there it is the network's design.
+in that shape first. Matrices that several nodes read stay one, also by another name (exporters store what is equal
+once, and give it on by Identity): there it is the network's design.
 """
 
 from collections import Counter
@@ -28,7 +29,7 @@ def separated(model: Model, is_view: Callable[[str], bool]) -> Model:
         model: the model.
         is_view: whether an operator, by name, only gives its first input another shape.
     """
-    model = _with_views_stored(model, is_view)
+    model = _with_views_stored(_without_aliases(model), is_view)
     shared = _shared(model)
     if not shared:
         return model
@@ -55,6 +56,29 @@ def separated(model: Model, is_view: Callable[[str], bool]) -> Model:
                     shape = model.constants[name].shape
                     proto.graph.input.append(onnx.helper.make_tensor_value_info(copy, types[name], shape))
     return replace(model, proto=proto, constants=MappingProxyType(constants), copies=MappingProxyType(copies))
+
+
+def _without_aliases(model: Model) -> Model:
+    """Read constants themselves where nodes read them by another name (Identity)."""
+    fixed = {value.name for value in model.proto.graph.output} | {*_read_in_bodies(model.proto.graph)}
+    aliases: dict[str, str] = {}
+    for node in model.proto.graph.node:
+        source = node.input[0] if len(node.input) == 1 else ""
+        if qualified(node.op_type, node.domain) == "Identity" and node.output[0] not in fixed:
+            source = aliases.get(source, source)
+            if source in model.constants and is_float(model.constants[source]):
+                aliases[node.output[0]] = source
+    if not aliases:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    left = [node for node in proto.graph.node if not {*node.output} & aliases.keys()]
+    for node in left:
+        for position, name in enumerate(node.input):
+            node.input[position] = aliases.get(name, name)
+    del proto.graph.node[:]
+    proto.graph.node.extend(left)
+    return replace(model, proto=proto)
 
 
 def _with_views_stored(model: Model, is_view: Callable[[str], bool]) -> Model:

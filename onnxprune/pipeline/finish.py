@@ -30,6 +30,7 @@ from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
+from onnxprune.structure.shared import tied
 from onnxprune.structure.training_mode import training_mode
 from onnxprune.structure.units import Ids
 
@@ -273,6 +274,12 @@ def _notes(prepared: Prepared, smaller: Model, exact: Lossless, rows: Measured, 
             notes.append(
                 f"repair left the weights of {several(decoded, 'layer')} as they are: the file stores them encoded; "
                 "a model that is pruned first and encoded afterwards keeps more"
+            )
+        others = len(tied(prepared.analysis))
+        if others and config.repair and not config.lossless:
+            notes.append(
+                f"repair left the weights of {several(others, 'layer')} as they are: other nodes that cannot be fitted "
+                "with them read the same weights"
             )
     if prepared.data is not None and len(prepared.data) < _FEW_ROWS and not config.lossless:
         rows_given = several(len(prepared.data), "calibration row")

@@ -12,10 +12,10 @@ from onnxprune.structure.fit_targets import FitTarget
 _NOT_PRODUCT = 1e-2
 
 
-def can_refit(point: FitTarget, analysis: Analysis) -> bool:
-    """Whether the weight is stored as floating-point numbers and read by this layer alone."""
+def can_refit(point: FitTarget, analysis: Analysis, *, shared: bool = False) -> bool:
+    """Whether the weight is stored as floating-point numbers and, unless it is shared, read by this layer alone."""
     weight = analysis.model.constants.get(point.layer.weight)
-    return weight is not None and is_float(weight) and analysis.graph.reads(point.layer.weight) == 1
+    return weight is not None and is_float(weight) and (shared or analysis.graph.reads(point.layer.weight) == 1)
 
 
 def corrected(point: FitTarget, model: Model, correction: Correction) -> dict[str, np.ndarray]:

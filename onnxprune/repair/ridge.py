@@ -7,7 +7,7 @@ step with the same matrix (in the spirit of Zhang et al., "Accelerating Very Dee
 Classification and Detection", 2015, which solves for a nonlinear response by alternation).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -54,6 +54,18 @@ class Fit:
     def residual(self, value: np.ndarray) -> np.ndarray:
         """`(R, C)` wanted minus given value, 0 where an activation maps both to the same bound."""
         return residual(self.target, value, self.bounds)
+
+
+def joined(parts: Sequence[Fit]) -> Fit | None:
+    """The rows of several layers that share a weight; None where it does not have the same effect in all of them."""
+    first = parts[0]
+    for part in parts[1:]:
+        same = part.bounds == first.bounds and part.has_bias == first.has_bias
+        if not same or not np.array_equal(part.slope, first.slope):
+            return None
+    columns = np.concatenate([part.columns for part in parts], axis=1)
+    current, target = (np.concatenate([getattr(part, name) for part in parts]) for name in ("current", "target"))
+    return Fit(columns, current, target, first.slope, first.bounds, first.has_bias)
 
 
 def residual(target: np.ndarray, value: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:

@@ -5,18 +5,16 @@ value at the layer's fit target (`structure.fit_targets`), so that a layer also 
 other branches could not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
-from math import ceil
 
 import numpy as np
 
 from onnxprune.calibration.fingerprint import content, fingerprint, provider_entry
-from onnxprune.calibration.layer_matrix import input_rows, output_rows, positions, to_matrix
+from onnxprune.calibration.layer_matrix import to_matrix
 from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
-from onnxprune.calibration.replay import Feeds, Replay, batch_feeds
+from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.split import Fitting
 from onnxprune.calibration.store import Room
 from onnxprune.config import OutputConfig
@@ -28,14 +26,15 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.outputs.sampling import Sampling, sampling_of
-from onnxprune.repair.change import can_refit, corrected, is_product
+from onnxprune.outputs.sampling import sampling_of
+from onnxprune.repair.change import can_refit, corrected
 from onnxprune.repair.effort import FULL, Effort
 from onnxprune.repair.last_layers import refit_scores
+from onnxprune.repair.layer_fit import SAME, Original, layer_rows, refit_layers
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
 from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent, refittable
-from onnxprune.repair.ridge import Fit, FitRows, fit_correction
+from onnxprune.repair.ridge import joined as joined_rows
 from onnxprune.repair.shifts import Shift, find_shifts, shifted
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.complete import completed
@@ -44,24 +43,8 @@ from onnxprune.structure.cut import find_cut
 from onnxprune.structure.fit_targets import FitTarget, fit_schedule
 from onnxprune.structure.units import Ids
 
-_POSITIONS = 5  # where the rows that fit must choose too, every fifth position does
-_RIDGES = (1e-6, 1e-3, 3e-2)
-_STEPS = 6
-_SAME = 1e-6
 _PAIR_ROWS = 65536
 _WIDE = 1 << 17  # elements of a weight from which its products gain from several threads
-
-
-@dataclass(frozen=True, slots=True)
-class _Original:
-    """The original model's run, to compare the pruned model with."""
-
-    replay: Replay
-    analysis: Analysis
-    removed: Ids
-    sampling: Sampling
-    feeds: Feeds
-    effort: Effort
 
 
 def repair(
@@ -109,11 +92,12 @@ def repair(
     known = {point.layer.node: point.tensor for point in ahead.points}
     # Behind a branch that went, a layer may be held against what the original has further on.
     further = graph.producer if find_cut(analysis, removed).gone else {}
-    points = [
-        point
-        for point in plan.points
-        if (known.get(point.layer.node) == point.tensor or point.tensor in further) and can_refit(point, plain)
-    ]
+    points = [point for point in plan.points if known.get(point.layer.node) == point.tensor or point.tensor in further]
+    alone = [point for point in points if can_refit(point, plain)]
+    found = {point.layer.node: point for point in points if can_refit(point, plain, shared=True)}
+    shared = {names[0]: [found[n] for n in names] for names in plan.shared if found.keys() >= {*names}}
+    together = {point.layer.node for members in shared.values() for point in members}
+    points = [point for point in points if point in alone or point.layer.node in together]
     cache = Cache(None)
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
@@ -127,8 +111,9 @@ def repair(
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
-        _Original(reference, analysis, removed, sampling, feeds, effort),
-        _worthwhile(find_pairs(points, smaller.graph), smaller, len(feeds.rows)) if effort.pairs else {},
+        Original(reference, analysis, removed, sampling, feeds, effort),
+        _worthwhile(find_pairs(alone, smaller.graph), smaller, len(feeds.rows)) if effort.pairs else {},
+        shared,
         run.seed,
         cache,
     )
@@ -154,7 +139,7 @@ def repair(
         Replay(model, nodes, feeds, run.engine, Room(run.room))
         for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
     )
-    targets = {point.layer.node: point for point in points}
+    targets = {point.layer.node: point for point in alone}
     refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
     before = smaller.model.constants
     return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
@@ -164,11 +149,18 @@ class _Sweep:
     """One pass over the layers: refits each one, and where possible a layer together with the layer that reads it."""
 
     def __init__(
-        self, replay: Replay, reference: _Original, pairs: Mapping[str, tuple[Pair, int]], seed: int, cache: Cache
+        self,
+        replay: Replay,
+        reference: Original,
+        pairs: Mapping[str, tuple[Pair, int]],
+        shared: Mapping[str, Sequence[FitTarget]],
+        seed: int,
+        cache: Cache,
     ) -> None:
         self.replay = replay
         self._reference = reference
         self._pairs = pairs
+        self._shared = shared
         self._seed = seed
         self._cache = cache
         self._fitted: set[str] = set()
@@ -178,8 +170,10 @@ class _Sweep:
         node = point.layer.node
         if node in self._fitted:
             return
+        points = self._shared.get(node, (point,))
         # Each fit has its own generator, so that none depends on whether another was kept from an earlier run.
-        self._fit_alone(point, np.random.default_rng([self._seed, number]))
+        self._fit_alone(points, np.random.default_rng([self._seed, number]))
+        self._fitted.update(other.layer.node for other in points[1:])
         if node in self._pairs:
             pair, steps = self._pairs[node]
             if self._fit_together(pair, steps, np.random.default_rng([self._seed, number, 1])):
@@ -237,13 +231,14 @@ class _Sweep:
         value = shifted(self.replay.model.constants[shift.constant], missing)
         self.replay.model = self.replay.model.with_constants({shift.constant: value})
 
-    def _fit_alone(self, point: FitTarget, generator: np.random.Generator) -> None:
-        if not self._approach(point, point.tensor):
+    def _fit_alone(self, points: Sequence[FitTarget], generator: np.random.Generator) -> None:
+        """Refit a layer, or layers that share their weight."""
+        if not self._approach(points[0], *(point.tensor for point in points)):
             return
-        new_constants = self._kept(point)
+        new_constants = self._kept(points[0])
         if new_constants is None:
-            new_constants = self._refitted(point, generator)
-            self._keep(point, new_constants)
+            new_constants = self._refitted(points, generator)
+            self._keep(points[0], new_constants)
         self.replay.model = self.replay.model.with_constants(new_constants)
 
     def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
@@ -252,27 +247,32 @@ class _Sweep:
             return False
         new_constants = self._kept(pair)
         if new_constants is None:
-            new_constants = self._refitted(pair.consumer, generator)
+            new_constants = self._refitted([pair.consumer], generator)
             self.replay.model = self.replay.model.with_constants(new_constants)
             new_constants |= _refit_pair(pair, steps, self.replay, self._reference, generator)
             self._keep(pair, new_constants)
         self.replay.model = self.replay.model.with_constants(new_constants)
         return bool(new_constants)
 
-    def _refitted(self, point: FitTarget, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        fit = _rows(point, self.replay, self._reference, generator)
-        return {} if fit is None else _refit(point, self.replay.model, *fit)
+    def _refitted(self, points: Sequence[FitTarget], generator: np.random.Generator) -> dict[str, np.ndarray]:
+        rows = [layer_rows(point, self.replay, self._reference, generator, len(points)) for point in points]
+        known = [both for both in rows if both is not None]
+        if len(known) < len(points):  # a weight is not drawn away from layers that match already
+            return {}
+        fit, held_out = (joined_rows(parts) for parts in zip(*known, strict=True))
+        return {} if fit is None or held_out is None else refit_layers(points, self.replay.model, fit, held_out)
 
-    def _approach(self, first: FitTarget, tensor: str) -> bool:
-        """Run the pruned model up to a layer, and the original until a tensor is known.
+    def _approach(self, first: FitTarget, *tensors: str) -> bool:
+        """Run the pruned model up to a layer, and the original until some tensors are known.
 
         False where one of them has run further already.
         """
-        start, end = self.replay.before(first.layer.node), self._reference.replay.after(tensor)
+        start = self.replay.before(first.layer.node)
+        end = max(self._reference.replay.after(tensor) for tensor in tensors)
         if start < self.replay.done:
             return False
         self.replay.advance(start)
-        self._reference.replay.advance(end, [tensor])
+        self._reference.replay.advance(end, tensors)
         return True
 
     def _kept(self, what: FitTarget | Pair | Recurrence) -> dict[str, np.ndarray] | None:
@@ -297,55 +297,6 @@ def _key(what: FitTarget | Pair | Recurrence) -> str:
     return what.layer.node
 
 
-def _rows(
-    point: FitTarget, replay: Replay, reference: _Original, generator: np.random.Generator
-) -> tuple[Fit, Fit] | None:
-    """Rows to fit and held-out rows of a layer; None where it already matches the original."""
-    layer = point.layer
-    end = replay.after(point.tensor)
-    if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
-        return None
-    feeds, counts = reference.feeds, list[int]()
-    gathered: tuple[FitRows, FitRows] = (FitRows(0), FitRows(0))
-    for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):
-        now = values[point.tensor]
-        wanted = reference.analysis.compressed(
-            point.tensor, reference.replay.batches[index][point.tensor], reference.removed
-        )
-        if index == 0:
-            matrix = to_matrix(layer, replay.model.constants[layer.weight])
-            most = reference.effort.positions(matrix.shape)
-            counts = [ceil(feeds.share(batch) * most) for batch in range(len(feeds))]
-            gathered = FitRows(sum(counts[: feeds.first])), FitRows(sum(counts[feeds.first :]))
-        at = positions(layer, now.shape, counts[index], generator, reference.sampling.of_batch(index))
-        rows = Fit(
-            input_rows(layer, values[layer.input], at),
-            output_rows(layer, now, at),
-            output_rows(layer, wanted, at),
-            point.slope,
-            point.bounds,
-            has_bias=point.bias is not None,
-        )
-        if index == 0 and not is_product(
-            point, replay.model, rows.columns, output_rows(layer, values[layer.output], at)
-        ):
-            return None
-        gathered[index >= feeds.first].add(rows)
-    fit, held_out = gathered[0].fit(), gathered[1].fit()
-    assert fit is not None  # there is at least one batch
-    if held_out is None:
-        chosen = np.arange(len(fit.target)) % _POSITIONS == _POSITIONS - 1
-        fit, held_out = fit.part(~chosen), fit.part(chosen)
-    difference, scale = 0.0, 0.0
-    for some in (fit, held_out):
-        if not np.isfinite(some.columns).all():
-            return None
-        scale = np.maximum(scale, np.abs(some.target).max(initial=0.0))
-        difference = np.maximum(difference, np.abs(some.target - some.current).max(initial=0.0))
-    # Also nothing to do where a network overflows: NaN compares as false.
-    return (fit, held_out) if difference > _SAME * scale and np.isfinite(difference) else None
-
-
 def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dict[str, tuple[Pair, int]]:
     """The pairs that are small enough to be fitted together, each with its number of steps."""
     affordable = {}
@@ -357,7 +308,7 @@ def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dic
 
 
 def _refit_pair(
-    pair: Pair, steps: int, replay: Replay, reference: _Original, generator: np.random.Generator
+    pair: Pair, steps: int, replay: Replay, reference: Original, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """New constants of a producer and its consumer; empty where held-out rows do not improve."""
     producer, consumer = pair.producer, pair.consumer
@@ -381,16 +332,10 @@ def _refit_pair(
     fit, held_out = joined(parts[0]), joined(parts[1])
     scale = np.abs(fit.target).max(initial=0.0)
     difference = np.abs(fit.target - fit.current).max(initial=0.0)
-    if not difference > _SAME * scale or not np.isfinite(difference):
+    if not difference > SAME * scale or not np.isfinite(difference):
         return {}
     weights = replay.model.constants[producer.layer.weight], replay.model.constants[consumer.layer.weight]
     corrections = fit_pair(pair, fit, held_out, weights, generator, steps)
     if corrections is None:
         return {}
     return corrected(producer, replay.model, corrections[0]) | corrected(consumer, replay.model, corrections[1])
-
-
-def _refit(point: FitTarget, model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
-    """New values of the layer's weight and bias; empty where held-out rows do not improve."""
-    correction = fit_correction(fit, held_out, _RIDGES, _STEPS)
-    return {} if correction is None else corrected(point, model, correction)

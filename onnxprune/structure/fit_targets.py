@@ -15,6 +15,7 @@ from onnxprune.ops import handler_of
 from onnxprune.ops.traits import Affine
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.channel_constants import ChannelConstants
+from onnxprune.structure.shared import side_by_side
 from onnxprune.structure.units import Layer
 
 
@@ -59,10 +60,16 @@ class Schedule:
     """The order in which nodes run while layers are refitted, and the fit targets in that order.
 
     Each fit target is computed directly after its layer.
+
+    Attributes:
+        nodes: all nodes.
+        points: the fit targets.
+        shared: names of layers that share a weight, and whose inputs are all known before the first of them runs.
     """
 
     nodes: tuple[Node, ...]
     points: tuple[FitTarget, ...]
+    shared: tuple[tuple[str, ...], ...] = ()
 
 
 def fit_schedule(analysis: Analysis) -> Schedule:
@@ -74,6 +81,8 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         analysis: the model's.
     """
     graph, values = analysis.graph, _Values(analysis)
+    nodes, shared = side_by_side(analysis)
+    together = {name for names in shared for name in names}
     layers = {layer.node: layer for layer in analysis.layers}
     made = {*analysis.model.constants}
     order: list[Node] = []
@@ -85,11 +94,11 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         placed.add(node.name)
         made.update(name for name in node.outputs if name)
 
-    for node in graph.nodes:
+    for node in nodes:
         if node.name not in layers and made.issuperset(filter(None, (*node.inputs, *node.captured))):
             emit(node)
     made.update(graph.inputs)
-    for node in graph.nodes:
+    for node in nodes:
         if node.name in placed:
             continue
         emit(node)
@@ -97,11 +106,13 @@ def fit_schedule(analysis: Analysis) -> Schedule:
         if layer is None or layer.op_type != node.op_type:
             continue
         point = _start(layer, values)
-        while not layer.fused and (step := _step(point, graph, values, made)) is not None:
+        # What one of several layers makes up for in a sum, their common weight would add to the others' outputs.
+        known = {*analysis.model.constants} if layer.node in together else made
+        while not layer.fused and (step := _step(point, graph, values, known)) is not None:
             following, point = step
             emit(following)
         points.append(replace(point, bounds=_bounds(point.tensor, graph, values)))
-    return Schedule(tuple(order), tuple(points))
+    return Schedule(tuple(order), tuple(points), shared)
 
 
 class _Values:

@@ -11,7 +11,7 @@ from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.fingerprint import fingerprint, provider_entry
 from onnxprune.calibration.replay import Replay, batch_feeds
 from onnxprune.calibration.runner import collect as run_model
-from onnxprune.calibration.statistics import Moments
+from onnxprune.calibration.statistics import Moments, pooled
 from onnxprune.calibration.store import Room
 from onnxprune.core.cache import Cache
 from onnxprune.core.errors import InputError
@@ -119,6 +119,7 @@ class _Plan:
         schedule: its nodes and layers.
         points: layers by node.
         recurrences: recurrent layers by node.
+        shared: by node, the names of the layers that share its weight.
         whole: names of groups that may go as a whole.
     """
 
@@ -126,6 +127,7 @@ class _Plan:
     schedule: Schedule
     points: Mapping[str, FitTarget]
     recurrences: Mapping[str, Recurrence]
+    shared: Mapping[str, tuple[str, ...]]
     whole: frozenset[str]
 
     @property
@@ -145,6 +147,11 @@ class _Plan:
         recurrence = self.recurrences.get(node)
         return () if recurrence is None else (recurrence.weight, recurrence.recurrent)
 
+    def together(self, node: str) -> tuple[str, ...]:
+        """The nodes that are corrected with a node, itself among them: () unless it is the first."""
+        names = self.shared.get(node, (node,))
+        return names if names[0] == node else ()
+
     def input(self, node: str) -> str:
         """What such a node contracts."""
         return self.points[node].layer.input if node in self.points else self.recurrences[node].input
@@ -155,7 +162,9 @@ def _plan(context: ScoreContext) -> _Plan:
     schedule = fit_schedule(analysis)
     points = {point.layer.node: point for point in schedule.points}
     whole = {analysis.groups[branch.group].name for branch in branches(analysis)} if context.branches else set()
-    return _Plan(analysis, schedule, points, {r.node: r for r in analysis.recurrences}, frozenset(whole))
+    alike = [names for names in schedule.shared if len({points[name].bias is None for name in names}) == 1]
+    shared = {name: names for names in alike for name in names}
+    return _Plan(analysis, schedule, points, {r.node: r for r in analysis.recurrences}, shared, frozenset(whole))
 
 
 Source = Statistics | RecurrentStatistics
@@ -258,7 +267,14 @@ def _task(
     statistics: Mapping[str, Source],
     moments: Mapping[str, Sequence[Moments]],
 ) -> EliminationTask:
-    consumers = [consumer for node in group.consumers for consumer in statistics[node].consumers(group, moments[node])]
+    consumers = [
+        consumer
+        for node in group.consumers
+        if (names := plan.together(node))
+        for consumer in statistics[node].consumers(
+            group, tuple(pooled(parts) for parts in zip(*(moments[name] for name in names), strict=True))
+        )
+    ]
     wanted = widths(len(group), whole=group.name in plan.whole, narrow=context.narrow)
     return EliminationTask(group.name, tuple(consumers), wanted, _RIDGE)
 
@@ -319,8 +335,13 @@ def _first(group: Group, replay: Replay) -> int:
 def _correctable(group: Group, plan: _Plan) -> bool:
     """Whether all consumers have weights that can be corrected."""
     weights = [plan.weights(node) for node in group.consumers]
-    read_once = all(plan.graph.reads(name) == 1 for names in weights for name in names)
-    return bool(weights) and all(weights) and read_once
+    own = all(
+        plan.graph.reads(name) == 1
+        for node, names in zip(group.consumers, weights, strict=True)
+        if node not in plan.shared
+        for name in names
+    )
+    return bool(weights) and all(weights) and own
 
 
 def _masked_damage(
@@ -354,9 +375,10 @@ def _variants(
         remaining = list(corrected)
         constants: dict[str, np.ndarray] = {}
         for node in group.consumers:
-            source = statistics[node]
-            count = source.count(group)
+            names = plan.together(node)
+            count = statistics[node].count(group) if names else 0
             parts, remaining = remaining[:count], remaining[count:]
-            constants |= source.constants(group, parts, removed, plan.model.constants)
+            for name in names:
+                constants |= statistics[name].constants(group, parts, removed, plan.model.constants)
         variants.append(Variant(width, constants))
     return variants
