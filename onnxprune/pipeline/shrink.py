@@ -5,7 +5,7 @@ from dataclasses import replace
 from onnxprune.calibration.split import Fitting
 from onnxprune.config import FinetuneConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress
-from onnxprune.graph.model import Model
+from onnxprune.graph.model import Model, merged
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.structure.removal import remove
@@ -62,7 +62,7 @@ def shrink(
         )
         with clock.stage("distill"):
             trained = finetune(
-                smaller,
+                merged(smaller),  # what the file stores once is trained as one
                 rows.fit,
                 teacher=prepared.model,
                 config=training,

@@ -185,7 +185,8 @@ def _change(name: str, change: MetricChange) -> str:
     if not isfinite(change.after):
         return f"{words} not known"
     if not is_share(name):
-        return f"{words} {metric_value(name, change.after)} instead of {metric_value(name, change.before)}"
+        before, after = metric_value(name, change.before), metric_value(name, change.after)
+        return f"the same {words}" if before == after else f"{words} {after} instead of {before}"
     lost = points_lost(change)
     if abs(lost) < 0.005:
         base, _, output = name.partition("[")

@@ -64,6 +64,16 @@ def test_towers_are_repaired_and_stay_one(named_twice: bool) -> None:
     assert not any("read the same weights" in note for note in result.notes)
 
 
+def test_towers_stay_one_in_distillation() -> None:
+    """Biases of shared layers were trained apart: d(a, b) and d(b, a) differed."""
+    pytest.importorskip("torch", reason="the extra finetune is not installed")
+    options = {"targets": "macs=0.6", "threads": 1, "time": False, "distill": 2}
+    data = onnxprune.prune(towers(named_twice=False), images(120), **options).proto.SerializeToString()
+    fresh = images(60, 1)
+    swapped = {"a": fresh["b"], "b": fresh["a"]}
+    np.testing.assert_allclose(outputs(data, fresh), outputs(data, swapped), rtol=1e-4, atol=1e-5)
+
+
 def test_a_head_on_two_levels_is_fitted_to_both() -> None:
     text = """g (float[N,3,16,16] x) => (float[N,5] y) {
         s = Conv <pads = [1, 1, 1, 1]> (x, w0) t = Relu (s)

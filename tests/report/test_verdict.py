@@ -140,6 +140,7 @@ def test_gains_and_equals_are_told_as_such() -> None:
         (1 - 1e-10, "1 point more top-1"),
     ):
         assert words in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, after, rules=True)}, None)
+    assert "the same score" in verdict(BEFORE, AFTER, {"score": MetricChange(500, 500, rules=True)}, None)
     assert "score 489 instead of 500" in verdict(BEFORE, AFTER, {"score": MetricChange(500, 489, rules=True)}, None)
     assert "not known" in verdict(BEFORE, AFTER, {"top1": MetricChange(0.99, float("nan"), rules=True)}, None)
 
