@@ -198,7 +198,7 @@ def test_an_interrupted_repair_goes_on_where_it_stopped(tmp_path, monkeypatch, s
 
         return run
 
-    for name in ("_rows", "_refit_pair"):
+    for name in ("layer_rows", "_refit_pair"):
         monkeypatch.setattr(module, name, counted(getattr(module, name)))
     expected = outcome(rows())
     whole = len(fits)

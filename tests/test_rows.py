@@ -128,7 +128,7 @@ def test_fits_and_their_choice_see_different_rows_whatever_the_batch(
         compared.append([{*np.round(some.columns[0, :, -1] * count).astype(int).tolist()} for some in (fit, held_out)])
         return whole(fit, held_out, *given)
 
-    monkeypatch.setattr("onnxprune.repair.sequential.fit_correction", spy)
+    monkeypatch.setattr("onnxprune.repair.layer_fit.fit_correction", spy)
     onnxprune.prune(proto, rows, targets="macs=0.6", importance="magnitude", time=False)
     ((fitted, chooses),) = compared
     assert not fitted & chooses

@@ -22,14 +22,15 @@ from onnxprune.graph.model import Model, constant_nodes, constant_type
 from onnxprune.graph.nodes import is_float, qualified
 
 
-def separated(model: Model, is_view: Callable[[str], bool]) -> Model:
+def separated(model: Model, is_view: Callable[[str], bool], is_alias: Callable[[str], bool]) -> Model:
     """The model with a copy of each shared vector for every input but the first that reads it.
 
     Args:
         model: the model.
         is_view: whether an operator, by name, only gives its first input another shape.
+        is_alias: whether it gives on its input as it is.
     """
-    model = _with_views_stored(_without_aliases(model), is_view)
+    model = _with_views_stored(_without_aliases(model, is_alias), is_view)
     shared = _shared(model)
     if not shared:
         return model
@@ -58,13 +59,13 @@ def separated(model: Model, is_view: Callable[[str], bool]) -> Model:
     return replace(model, proto=proto, constants=MappingProxyType(constants), copies=MappingProxyType(copies))
 
 
-def _without_aliases(model: Model) -> Model:
-    """Read constants themselves where nodes read them by another name (Identity)."""
+def _without_aliases(model: Model, is_alias: Callable[[str], bool]) -> Model:
+    """Read constants themselves where nodes read them by another name."""
     fixed = {value.name for value in model.proto.graph.output} | {*_read_in_bodies(model.proto.graph)}
     aliases: dict[str, str] = {}
     for node in model.proto.graph.node:
         source = node.input[0] if len(node.input) == 1 else ""
-        if qualified(node.op_type, node.domain) == "Identity" and node.output[0] not in fixed:
+        if is_alias(qualified(node.op_type, node.domain)) and node.output[0] not in fixed:
             source = aliases.get(source, source)
             if source in model.constants and is_float(model.constants[source]):
                 aliases[node.output[0]] = source

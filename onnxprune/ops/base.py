@@ -238,6 +238,9 @@ class OpHandler(ABC):
 
     # What values are: each default says nothing, which is always safe
 
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Operators that give on what they read, as it is: their output is another name for it."""
+
     is_view: ClassVar[bool] = False
     """Whether the result is the first input's values in the same order, which take no memory of their own."""
 

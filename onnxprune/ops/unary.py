@@ -45,6 +45,7 @@ class Unary(OpHandler):
         *("Cosh", "Asinh", "Acosh", "Atanh", "Identity", "Cast", "Not", "IsNaN", "IsInf", "Shrink", "Swish"),
     )
     folds_up_to = inf
+    aliases = ("Identity",)
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Outputs have the input's channels."""

@@ -56,7 +56,11 @@ def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: G
 
 def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
-    model = separated(model, lambda operator: handler_of(operator).is_view)
+    model = separated(
+        model,
+        is_view=lambda operator: handler_of(operator).is_view,
+        is_alias=lambda operator: operator in handler_of(operator).aliases,
+    )
     graph = read_graph(model)
     facts = gather_facts(model, graph, input_shapes)
     return _analysed(model, graph, facts, _best_labels(model, graph, facts))
