@@ -12,7 +12,8 @@ from onnxprune.graph.model import Model, encoded, merged, stored_tensors, to_pro
 # Protobuf cannot hold 2 GiB; a margin is left for everything that is not weights.
 _PROTOBUF_LIMIT = 1_900_000_000
 _EXTERNAL_LEAST = 1024
-_ALIGNMENT = 4096
+# Where files are mapped, large tensors begin at a page; gaps before small ones would be a good part of a small file.
+_ALIGNMENT, _SMALL_ALIGNMENT, _LARGE = 4096, 64, 1 << 20
 
 
 def is_apart(model: Model) -> bool:
@@ -45,7 +46,8 @@ def _store(tensor: TensorProto, array: np.ndarray, file: BinaryIO, location: str
     """Store a tensor: large data in the data file, small data in the protobuf."""
     stored = encoded(array, tensor, tensor.data_type)
     if len(stored.raw_data) >= _EXTERNAL_LEAST:
-        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        step = _ALIGNMENT if len(stored.raw_data) >= _LARGE else _SMALL_ALIGNMENT
+        file.write(b"\0" * (-file.tell() % step))
         entries = {"location": location, "offset": file.tell(), "length": len(stored.raw_data)}
         file.write(stored.raw_data)
         stored.ClearField("raw_data")

@@ -274,6 +274,8 @@ def _couple(node: Node, labels: Labels, in_axis: int, out_axis: int) -> None:
         labels.freeze_node(node, "the weight of the convolution is computed")
         return
     group = node.int("group", 1)
+    if shape[0] % group:
+        raise ValueError(f"{shape[0]} filters do not make {group} groups")
     if out_axis == 0:
         c_in, c_out = shape[1] * group, shape[0]
     else:

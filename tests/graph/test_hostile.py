@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.core.errors import InputError, ModelError, OnnxPruneError
 from onnxprune.graph.load import load
 from onnxprune.ops.examples import example
-from onnxprune.structure.coupling import analyze
+from onnxprune.structure.coupling import analyse, analyze
 from onnxprune.structure.refusals import require_understood
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,3 +276,10 @@ def test_a_store_of_files_with_a_folder_of_links(tmp_path: Path) -> None:
     (snapshot / "plain.onnx").write_bytes((blobs / "a3").read_bytes())  # no link: nothing beyond its folder is read
     with pytest.raises(ModelError, match="outside the model's folder"):
         load(snapshot / "plain.onnx")
+
+
+def test_filters_that_make_no_groups_are_told() -> None:
+    """Onnx's inference lets them pass, and a run on rows ended in numpy's "cannot reshape"."""
+    text = "g (float[N,3,8,8] x) => (float[N,C,H,W] y) { y = Conv <group = 3> (x, w) }"
+    with pytest.raises(ModelError, match="16 filters do not make 3 groups"):
+        analyse(load(example(text, {"w": (16, 1, 3, 3)})))
