@@ -148,9 +148,9 @@ def _leading(
         with_rows = {name: array for name, (array, _) in both.items()}
         arranged = {name: arrangement for name, (_, arrangement) in both.items()}
         return Rows(_same_length(with_rows, origin), labels, arranged, frozenset(), origin)
-    if _is_one_feed(arrays, specs) and (split := _one_feed_a_row(arrays, specs)) is not None:
-        arrays = split
-    elif _is_one_feed(arrays, specs):
+    if _is_one_feed(arrays, specs):
+        if (split := _one_feed_a_row(arrays, specs)) is not None:
+            return _whole_feeds(split, labels, specs, layout, origin)
         whole = dict.fromkeys(arrays, Arrangement())
         return Rows({name: array[None] for name, array in arrays.items()}, labels, whole, frozenset(arrays), origin)
     return _whole_feeds(arrays, labels, specs, layout, origin)

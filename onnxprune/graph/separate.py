@@ -79,7 +79,7 @@ def _without_aliases(model: Model, is_alias: Callable[[str], bool]) -> Model:
             node.input[position] = aliases.get(name, name)
     del proto.graph.node[:]
     proto.graph.node.extend(left)
-    return replace(model, proto=proto)
+    return without_dead(replace(model, proto=proto), model.proto)
 
 
 def _with_views_stored(model: Model, is_view: Callable[[str], bool]) -> Model:

@@ -97,7 +97,8 @@ def repair(
     found = {point.layer.node: point for point in points if can_refit(point, plain, shared=True)}
     shared = {names[0]: [found[n] for n in names] for names in plan.shared if found.keys() >= {*names}}
     together = {point.layer.node for members in shared.values() for point in members}
-    points = [point for point in points if point in alone or point.layer.node in together]
+    chosen = together | {point.layer.node for point in alone}
+    points = [point for point in points if point.layer.node in chosen]
     cache = Cache(None)
     if run.cache is not None:
         options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}

@@ -97,6 +97,7 @@ def fit_schedule(analysis: Analysis) -> Schedule:
     for node in nodes:
         if node.name not in layers and made.issuperset(filter(None, (*node.inputs, *node.captured))):
             emit(node)
+    fixed = frozenset(made)
     made.update(graph.inputs)
     for node in nodes:
         if node.name in placed:
@@ -107,7 +108,7 @@ def fit_schedule(analysis: Analysis) -> Schedule:
             continue
         point = _start(layer, values)
         # What one of several layers makes up for in a sum, their common weight would add to the others' outputs.
-        known = {*analysis.model.constants} if layer.node in together else made
+        known = fixed if layer.node in together else made
         while not layer.fused and (step := _step(point, graph, values, known)) is not None:
             following, point = step
             emit(following)
@@ -148,7 +149,9 @@ def _start(layer: Layer, values: _Values) -> FitTarget:
     return FitTarget(layer, layer.output, layer.gain, ones, bias, ones * beta if bias else ones)
 
 
-def _step(point: FitTarget, graph: Graph, values: _Values, made: set[str]) -> tuple[Node, FitTarget] | None:
+def _step(
+    point: FitTarget, graph: Graph, values: _Values, made: set[str] | frozenset[str]
+) -> tuple[Node, FitTarget] | None:
     """Follow the fit target through the next node; None where that node is not affine."""
     tensor = point.tensor
     readers = graph.consumers.get(tensor, ())

@@ -42,14 +42,18 @@ def tied(analysis: Analysis) -> tuple[str, ...]:
 
 
 def _readers(analysis: Analysis) -> list[tuple[str, ...]]:
-    """The layers of each weight that only several layers read."""
-    by_weight: dict[str, list[str]] = {}
+    """The layers of each weight that only several layers read, all of them in the same way (none of them turned)."""
+    by_weight: dict[tuple[object, ...], list[str]] = {}
     for layer in analysis.layers:
-        by_weight.setdefault(layer.weight, []).append(layer.node)
+        use = layer.weight, layer.in_axis, layer.out_axis, layer.group, layer.transposed, layer.gain
+        by_weight.setdefault(use, []).append(layer.node)
     return [
         tuple(names)
-        for weight, names in by_weight.items()
-        if len(names) > 1 and weight in analysis.model.constants and analysis.graph.reads(weight) == len(names)
+        for (weight, *_), names in by_weight.items()
+        if len(names) > 1
+        and isinstance(weight, str)
+        and weight in analysis.model.constants
+        and analysis.graph.reads(weight) == len(names)
     ]
 
 

@@ -132,3 +132,17 @@ def test_moments_of_several_layers_are_those_of_all_their_rows() -> None:
     np.testing.assert_allclose(ours.covariance, whole.covariance, rtol=1e-9)
     np.testing.assert_allclose(ours.mean, whole.mean, rtol=1e-9)
     assert ours.rows == whole.rows
+
+
+def test_a_weight_that_one_layer_reads_turned_is_not_shared() -> None:
+    """What corrects its rows for one layer would correct its columns for the other."""
+    text = """g (float[N,8] a, float[N,8] b) => (float[N,8] y) {
+        c = MatMul (a, v) d = Relu (c) e = MatMul (b, v2) f = Relu (e)
+        u = Gemm (d, w) t = Gemm <transB = 1> (f, w) s = Add (u, t) r = Relu (s) y = MatMul (r, o) }"""
+    shapes = {"v": (8, 12), "v2": (8, 12), "w": (12, 12), "o": (12, 8)}
+    analysis = analyse(load(example(text, shapes)))
+    assert side_by_side(analysis)[1] == ()
+    assert len(tied(analysis)) == 2
+    rng = np.random.default_rng(0)
+    rows = {name: rng.standard_normal((60, 8)).astype(np.float32) for name in "ab"}
+    onnxprune.prune(example(text, shapes), rows, targets="params=0.8", threads=1, time=False)
