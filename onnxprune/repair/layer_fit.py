@@ -18,7 +18,7 @@ from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Ids
 
 _POSITIONS = 5  # where the rows that fit must choose too, every fifth position does
-_RIDGES = (1e-6, 1e-3, 3e-2)
+_RIDGES = (1e-6, 1e-3, 3e-2, 3e-1, 3.0, 30.0)
 _STEPS = 6
 SAME = 1e-6
 """Difference from the original, relative to its largest value, below which there is nothing to fit."""
