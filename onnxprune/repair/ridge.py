@@ -270,8 +270,8 @@ def _majorised(correction: Correction, fit: Fit) -> np.ndarray:
 def fit_correction(fit: Fit, held_out: Fit, ridges: Sequence[float], steps: int) -> Correction | None:
     """The correction that is best on held-out rows; None where none is better than no correction.
 
-    Held-out rows lose least at one ridge, and more the further a ridge is from it, so that not all are tried:
-    from the lower third on, as long as the loss falls.
+    Held-out rows lose least at one ridge, and more the further a ridge is from it, so that not all are tried: from the
+    lower third on, as long as the loss falls.
 
     Args:
         fit: rows to fit.
@@ -281,27 +281,27 @@ def fit_correction(fit: Fit, held_out: Fit, ridges: Sequence[float], steps: int)
     """
     solver = Solver(fit)
     projected = solver.project(lambda part: part.target - part.current)
-    tried: dict[int, tuple[float, Correction | None]] = {}
 
-    def reached(at: int) -> float:
-        """The held-out loss at a ridge; infinite where there is none, or none that can be solved for."""
-        if at not in tried:
-            solvable = 0 <= at < len(ridges) and solver.prepare(ridges[at])
-            correction = solver.solve(projected) if solvable else None
-            tried[at] = (np.inf if correction is None else loss(held_out, correction), correction)
-        return tried[at][0]
+    def solved(at: int) -> tuple[float, Correction | None]:
+        """The correction at a ridge with its loss: infinite where there is none, or none that can be solved for."""
+        if not 0 <= at < len(ridges) or not solver.prepare(ridges[at]):
+            return np.inf, None
+        correction = solver.solve(projected)
+        return loss(held_out, correction), correction
 
-    at = len(ridges) // 3
-    way = 1 if reached(at + 1) < reached(at) or np.isinf(reached(at)) else -1
-    while reached(at + way) < reached(at):
-        at += way
-    least, chosen = loss(held_out, None), tried[at][1]
+    start = at = len(ridges) // 3
+    least, chosen = solved(at)
+    for way in (1, -1):
+        while (further := solved(at + way))[0] < least:
+            at, (least, chosen) = at + way, further
+        if at != start:
+            break
     if chosen is None:
         return None
-    best = chosen if reached(at) < least else None
+    before = loss(held_out, None)
+    best = chosen if least < before else None
     if not np.isfinite(fit.bounds).any():
         return best
-    least = min(least, reached(at))
     solver.prepare(ridges[at])
     chosen = one_sided(solver, chosen, steps)
-    return chosen if loss(held_out, chosen) < least else best
+    return chosen if loss(held_out, chosen) < min(least, before) else best
