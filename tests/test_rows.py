@@ -190,6 +190,15 @@ def test_calibration_rows_may_have_labels_of_another_use(monkeypatch: pytest.Mon
         onnxprune.prune(network(), images(40), evaluation=data, **options)
 
 
+def test_a_class_that_the_model_does_not_have_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class numbers from 1 to 5 of five classes ended in an error once all was pruned and repaired."""
+    labels = np.arange(40) % 3
+    labels[17] = 5
+    monkeypatch.setattr("onnxprune.pipeline.prune.score", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(onnxprune.InputError, match=r"a label is 5, but .* has 5 classes, counted from 0"):
+        onnxprune.prune(network(), images(40), evaluation=(images(40, 1), labels), targets=0.6, time=False)
+
+
 def test_a_measure_of_the_user_takes_labels_of_any_form() -> None:
     """Labels that fit no output were refused although only the user's own measure read them."""
     labels = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import is_made_up, overlap
 from onnxprune.calibration.split import RowRoles, Used
@@ -20,7 +22,6 @@ _TOLD: dict[Used, str] = {
     "flatters a little; give --eval for an honest figure",
     "fitted": "metrics were measured on the calibration rows; give --eval for an honest figure",
 }
-_PROBED = 2  # rows that tell whether labels fit
 _SHARED = "{} of {} calibration rows are also in --eval, which flatters the figures"
 
 
@@ -90,7 +91,7 @@ def _with_labels_that_fit(
     """
     from onnxprune.evaluation.metrics import compare
 
-    some = rows.take(range(min(_PROBED, len(rows))))
+    some = rows.take(_telling(rows.targets))
     model, analysis = prepared.model, prepared.analysis
     try:
         compare(model, model, some, config=config.outputs, analysis=analysis, engine=config.engine)
@@ -136,3 +137,11 @@ def _used(used: Used, *, chosen: bool) -> Used:
 
 def _use(split: RowRoles, on: Dataset, used: Used) -> RowUse:
     return RowUse(len(split.fit), len(split.curves), len(split.last.choose), len(on), used, is_made_up(on.source))
+
+
+def _telling(labels: np.ndarray | None) -> list[int]:
+    """Rows that tell whether labels fit: the first one, and those with the smallest and the largest label."""
+    if labels is None or not labels.size:
+        return [0]
+    by_row = labels.reshape(len(labels), -1)
+    return sorted({0, int(by_row.min(axis=1).argmin()), int(by_row.max(axis=1).argmax())})
