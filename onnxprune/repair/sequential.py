@@ -243,14 +243,17 @@ class _Sweep:
         self.replay.model = self.replay.model.with_constants(new_constants)
 
     def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
-        """Refit the consumer, then producer and consumer together; False where that was not possible."""
+        """Refit the consumer, producer and consumer together, and the consumer again; False where that cannot be."""
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
         new_constants = self._kept(pair)
         if new_constants is None:
             new_constants = self._refitted([pair.consumer], generator)
             self.replay.model = self.replay.model.with_constants(new_constants)
-            new_constants |= _refit_pair(pair, steps, self.replay, self._reference, generator)
+            if together := _refit_pair(pair, steps, self.replay, self._reference, generator):
+                # Steps of a descent end near the consumer's best weights, not at them.
+                self.replay.model = self.replay.model.with_constants(together)
+                new_constants |= together | self._refitted([pair.consumer], generator)
             self._keep(pair, new_constants)
         self.replay.model = self.replay.model.with_constants(new_constants)
         return bool(new_constants)
