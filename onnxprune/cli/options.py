@@ -80,8 +80,8 @@ class Option:
 
     @property
     def parameter(self) -> str:
-        """The name as a Python parameter."""
-        return "_".join(self.path)
+        """The name as a Python parameter: of the flag, since fields of two sections may have one name."""
+        return self.flag.strip("-").replace("-", "_")
 
     @property
     def is_switch(self) -> bool:

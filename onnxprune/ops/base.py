@@ -304,6 +304,9 @@ class OpHandler(ABC):
         """Whether a tiny change of an input can change the result by much (rounding, comparing, sorting)."""
         return False
 
+    sizes_by_value: ClassVar[bool] = False
+    """Whether how large the result is depends on the values of an input (detections left over)."""
+
     # What the graph asks before any label is placed: see `graph.operators`
 
     folds_up_to: ClassVar[float] = 0

@@ -36,16 +36,23 @@ class NumberRange(Unknown):
 
 
 class Deciding(Unknown):
-    """Operators whose result depends on single comparisons (detections, counts), and quantisation at run time."""
+    """Operators whose result depends on single comparisons: quantisation at run time."""
 
-    op_types: ClassVar[tuple[str, ...]] = ("NonMaxSuppression", "Unique", "DynamicQuantizeLinear")
+    op_types: ClassVar[tuple[str, ...]] = ("DynamicQuantizeLinear",)
 
     def jumps(self, node: Node) -> bool:  # noqa: ARG002
         """Counts as not continuous."""
         return True
 
 
-class NonZero(Deciding):
+class Selecting(Deciding):
+    """Operators that leave over as many values as comparisons let through (detections, counts)."""
+
+    op_types: ClassVar[tuple[str, ...]] = ("Compress", "NonMaxSuppression", "Unique")
+    sizes_by_value = True
+
+
+class NonZero(Selecting):
     """NonZero: evaluated in the analysis where its input is constant."""
 
     op_types = ("NonZero",)

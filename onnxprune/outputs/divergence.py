@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from onnxprune.core.errors import InputError
 from onnxprune.outputs.meaning import Form, Meaning, Outputs, Part
 
 SMALLEST_PROBABILITY = 1e-12
@@ -73,6 +74,12 @@ class Reference:
     def _rows(self, number: int, outputs: Outputs) -> np.ndarray:
         part, unit = self.meaning.parts[number], self.units[number]
         given, (weights, _) = np.asarray(outputs[part.output]), self._weights[number]
+        if given.shape != self.outputs[part.output].shape:
+            raise InputError(
+                f"output {part.output!r} has {given.size} values instead of {self.outputs[part.output].size} once "
+                "units are removed: how many depends on the values, so that it cannot be compared; leave it out "
+                f"(--output {part.output}=ignored)"
+            )
         with np.errstate(invalid="ignore", over="ignore"):
             differences = []
             for rows, a in self._blocks(part):

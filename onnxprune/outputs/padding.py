@@ -53,6 +53,8 @@ def _masks(data: Dataset) -> Iterator[tuple[str, np.ndarray]]:
     """
     for name, stored in data.arrays.items():
         values = stored[data.rows]
+        if not values.size:  # a cache before its first step
+            continue
         if values.ndim == 1 or values.shape[1:] == (1,):
             yield from ((name, real) for real in _by_length(values.ravel(), data, name))
         elif values.ndim in (2, 3, 4) and values.shape[-1] > 1:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-import onnx
 
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
@@ -15,14 +14,12 @@ from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
 from onnxprune.outputs.rows import row_axis
+from onnxprune.outputs.selected import FLOATS, in_front
 from onnxprune.outputs.sources import Path, Source
 from onnxprune.outputs.unrounded import unrounded
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.units import Layer
 
-_FLOATS = frozenset(
-    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-)
 _SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
     "probabilities": ("probabilities", "probabilities"),
     "distribution": ("classes", "probabilities"),
@@ -44,7 +41,8 @@ _DROPPED = -1
 def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Meaning:
     """Recognise what each output of a model holds.
 
-    Those of floating-point type are compared, or all tensors where there are none.
+    Those of floating-point type are compared, or all tensors where there are none; in place of outputs that are
+    selected by value, what they are selected from.
 
     Args:
         analysis: of the model.
@@ -59,10 +57,19 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     tensors = [value for value in tensors if said.get(value.name) != IGNORED]
     if not tensors:
         raise InputError(f"{analysis.name}: all outputs are ignored; there is nothing to compare")
-    floats = [value for value in tensors if value.type.tensor_type.elem_type in _FLOATS]
+    fronts = {value.name: in_front(value.name, analysis) for value in tensors}
+    for name in said:
+        if front := fronts.get(name):
+            raise InputError(
+                f"--output {name}: how many values it has depends on the values, so that models are compared at "
+                f"{' and '.join(map(repr, front))}, which it is selected from; say nothing of it, or {name}={IGNORED}"
+            )
+    plain = [value for value in tensors if not fronts.get(value.name)]
+    floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]
+    floats += dict.fromkeys(name for front in fronts.values() for name in front)
     parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]
     if floats:
-        outputs = [_Output(value.name, analysis) for value in floats]
+        outputs = [_Output(name, analysis) for name in floats]
         spelled_out = any(output.has_scores for output in outputs)
         read: list[Part] = []
         for output in outputs:

@@ -26,6 +26,7 @@ from onnxprune.structure.agreement import Outputs, close, differs, moved_wrongly
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.check_parts import compare_parts, jumping_outputs
 from onnxprune.structure.removal import masked, remove
+from onnxprune.structure.selection import selected_by_value
 from onnxprune.structure.units import Ids
 
 # Above this size a model is compared part by part.
@@ -187,11 +188,12 @@ class RemovalCheck:
             raise moved_wrongly(before.name)
 
     def _same_form(self, outputs: Outputs, original: Outputs) -> None:
+        selected = selected_by_value(self.analysis)
         for name, wanted in original.items():
             value = outputs.get(name)
             if value is None or value.dtype != wanted.dtype:
                 raise ModelError(f"{self.analysis.name}: the result has no output {name!r} of type {wanted.dtype}")
-            if value.shape != wanted.shape:
+            if value.shape != wanted.shape and not (value.ndim == wanted.ndim and name in selected):
                 raise ModelError(
                     f"{self.analysis.name}: output {name!r} of the result has shape {value.shape}, "
                     f"expected {wanted.shape}"
@@ -208,7 +210,8 @@ class RemovalCheck:
         oracle = to_proto(masked(self.analysis, self.removed))
         session = _session(oracle.SerializeToString(), self.analysis.name, optimise=optimise)
         wanted = _run(session, feed, self.analysis.name)
-        if all(close(outputs[name], wanted[name], original[name]) for name in wanted):
+        same = all(outputs[name].shape == wanted[name].shape for name in wanted)
+        if same and all(close(outputs[name], wanted[name], original[name]) for name in wanted):
             return
         node = self._first_difference(oracle, feed, source, optimise=optimise)
         if node is not None:

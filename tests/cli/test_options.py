@@ -21,7 +21,7 @@ def pruning(given_values: dict[str, object], file: dict[str, object] | None = No
 
 
 def test_nothing_given_is_the_dataclass_itself() -> None:
-    assert pruning({"targets": [], "keep": None}) == PruneConfig()
+    assert pruning({"target": [], "keep": None}) == PruneConfig()
 
 
 def test_names_of_the_design() -> None:
@@ -42,9 +42,19 @@ def test_command_line_over_file_over_default() -> None:
 
 
 def test_repeatable_options_of_the_command_line_replace_those_of_the_file() -> None:
-    config = pruning({"targets": ["macs=0.5", "bytes=2MB"]}, {"target": ["params=0.1"], "keep": "a*"})
+    config = pruning({"target": ["macs=0.5", "bytes=2MB"]}, {"target": ["params=0.1"], "keep": "a*"})
     assert config.targets == (Target("macs", 0.5), Target("bytes", 2e6))
     assert config.keep == ("a*",)
+
+
+def test_no_two_options_of_a_command_share_a_parameter() -> None:
+    """validate had no --threads, and took --latency-threads for both."""
+    from onnxprune.cli import bench, finetune, prune, score, sweep, validate
+
+    for module in (bench, finetune, prune, score, sweep, validate):
+        name = module.__name__.rpartition(".")[2]
+        found = [o.parameter for section in getattr(module, name).sections for o in options(section)]
+        assert len(found) == len({*found})
 
 
 def test_numbers_and_words_of_one_option() -> None:

@@ -1,0 +1,145 @@
+"""Outputs that are selected by value are compared at what they are selected from."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.calibration.inputs import load_data
+from onnxprune.evaluation.metrics import compare
+from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.selected import in_front
+from onnxprune.structure.coupling import analyse
+
+CLASSES = 2
+DETECTIONS = """
+    f = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    r = Relu (f)
+    h = Conv <pads = [1, 1, 1, 1]> (r, w1, b1)
+    q = Relu (h)
+    b = Conv (q, wb, bb)
+    s = Conv (q, wc, bc)
+    bf = Reshape (b, as_boxes)
+    boxes = Transpose <perm = [0, 2, 1]> (bf)
+    sf = Reshape (s, as_scores)
+    scores = Sigmoid (sf)
+    selected = NonMaxSuppression (boxes, scores, most, overlap, least)
+    one = Slice (selected, two, three, second)
+    at = Squeeze (one, second)
+    alone = Squeeze (boxes, zero)
+    found = Gather <axis = 0> (alone, at)
+    sure = GatherND (scores, selected)
+"""
+CONSTANTS = {
+    "as_boxes": np.array([0, 4, -1]),
+    "as_scores": np.array([0, CLASSES, -1]),
+    "most": np.array([8]),
+    "overlap": np.array([0.5], np.float32),
+    "least": np.array([0.5], np.float32),
+    "two": np.array([2]),
+    "three": np.array([3]),
+    "second": np.array([1]),
+    "zero": np.array([0]),
+}
+WEIGHTS = {
+    "w0": (16, 3, 3, 3),
+    "b0": (16,),
+    "w1": (16, 16, 3, 3),
+    "b1": (16,),
+    "wb": (4, 16, 1, 1),
+    "bb": (4,),
+    "wc": (CLASSES, 16, 1, 1),
+    "bc": (CLASSES,),
+}
+
+
+def detector(outputs: str = "float[D,4] found, float[D] sure", more: str = "", weights: dict | None = None):
+    text = f"g (float[1,3,4,4] x) => ({outputs}) {{ {DETECTIONS} {more} }}"
+    return example(text, WEIGHTS | (weights or {}), CONSTANTS)
+
+
+def images(count: int = 80) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(0).standard_normal((count, 3, 4, 4)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("importance", ["reconstruction", "magnitude"])
+def test_a_detector_with_non_max_suppression_inside_is_pruned_on_data(importance: str, tmp_path: Path) -> None:
+    """It ended with "operands could not be broadcast together with shapes (84,4,1) (86,4,1)"."""
+    made = onnxprune.prune(detector(), images(), targets="macs=0.6", importance=importance, time=False, threads=1)
+    assert made.after.macs <= 0.6 * made.before.macs
+    assert {"found_again", "new_detections"} <= {*made.metrics}
+    made.save(tmp_path / "small.onnx")
+    again = onnxprune.validate(detector(), tmp_path / "small.onnx", images(20), time=False)
+    assert again.metrics["found_again"].before == 1
+
+
+def test_outputs_of_another_size_are_no_error_without_data() -> None:
+    """It ended with "output of the result has shape (16, 4), expected (39, 4)"."""
+    made = onnxprune.prune(detector(), targets="macs=0.4", importance="magnitude", time=False)
+    assert made.after.macs <= 0.4 * made.before.macs
+
+
+def test_scores_and_boxes_stand_in_front() -> None:
+    analysis = analyse(load(detector()))
+    assert set(in_front("found", analysis)) == {"boxes", "scores"}
+    kinds = {part.output: part.kind for part in read_meaning(analysis).parts}
+    assert kinds == {"boxes": "quantities", "scores": "probabilities"}
+
+
+def test_what_is_made_of_comparisons_stands_on_what_is_compared() -> None:
+    text = """g (float[N,6] x) => (float[D] y) {
+        h = Gemm (x, w1, b1)
+        r = Relu (h)
+        z = Gemm (r, w2, b2)
+        s = Sigmoid (z)
+        m = Greater (s, half)
+        k = NonZero (m)
+        i = Transpose (k)
+        y = GatherND (z, i) }"""
+    weights = {"w1": (6, 12), "b1": (12,), "w2": (12, 5), "b2": (5,)}
+    proto = example(text, weights, {"half": np.float32(0.5)})
+    assert in_front("y", analyse(load(proto))) == ("z",)
+
+
+def test_layers_behind_a_selection_are_compared_where_they_end() -> None:
+    proto = detector("float[D,3] y", "y = Gemm (found, w9)", {"w9": (4, 3)})
+    assert in_front("y", analyse(load(proto))) == ()
+
+
+def test_kinds_of_selected_outputs_cannot_be_said() -> None:
+    with pytest.raises(
+        onnxprune.InputError, match=r"outputs\.kinds found: how many values it has depends on the values"
+    ):
+        onnxprune.prune(
+            detector(), images(), targets="macs=0.6", outputs=onnxprune.OutputConfig(kinds=("found=quantities",))
+        )
+    given = onnxprune.OutputConfig(kinds=("found=ignored",))
+    onnxprune.prune(detector(), images(20), targets="macs=0.6", importance="magnitude", outputs=given, time=False)
+
+
+def test_a_model_without_the_tensors_in_front_is_refused_in_one_line() -> None:
+    other = onnx.ModelProto()
+    other.CopyFrom(detector())
+    for node in other.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["elsewhere" if name == "scores" else name for name in names]
+    with pytest.raises(
+        onnxprune.InputError, match=r"selects its outputs by value, .* at 'boxes', 'scores' before that"
+    ):
+        onnxprune.validate(detector(), other, images(4), time=False)
+
+
+def test_layers_behind_a_selection_that_leaves_other_numbers_are_told() -> None:
+    proto = detector("float[D,3] y", "y = Gemm (found, w9)", {"w9": (4, 3)})
+    with pytest.raises(onnxprune.InputError, match=r"how many depends on the values|give two models of one task"):
+        onnxprune.prune(proto, images(), targets="macs=0.3", time=False, threads=1)
+
+
+def test_rows_compare_alike() -> None:
+    model = load(detector())
+    rows = load_data(images(6), model)
+    assert compare(model, model, rows)["relative_error"].after == 0
