@@ -1,6 +1,6 @@
 """Prune every model of the corpus with default options, and measure whether the result is slower than the original.
 
-    python tools/model_times.py FOLDER [--target macs=0.8] [--least 1000000] [--most 400000000] [--only TEXT]
+    python tools/model_times.py FOLDER [--target macs=0.8] [--least 1000000] [--most 1000000000] [--only TEXT]
 
 The corpus is `shared` beside the project, or `ONNXPRUNE_CORPUS`. Rows are random: what is measured is time, not
 quality. FOLDER keeps results and the table (`times.json`), so that a run goes on where another stopped. Times are
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--target", default="macs=0.8")
     parser.add_argument("--least", type=float, default=1e6, help="multiply-adds above which a model counts")
-    parser.add_argument("--most", type=float, default=4e8, help="multiply-adds up to which it is tried")
+    parser.add_argument("--most", type=float, default=1e9, help="multiply-adds up to which it is tried")
     parser.add_argument("--only", default="", metavar="TEXT", help="only models with this in their name")
     parser.add_argument("--rounds", type=int, default=200, help="paired runs")
     options = parser.parse_args(arguments)
