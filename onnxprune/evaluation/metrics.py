@@ -139,19 +139,20 @@ def _matched(original: Model, other: Model, names: Sequence[str]) -> list[str]:
             raise InputError(f"{told}; give two models of one task")
     ours = [value.name for value in original.proto.graph.output]
     theirs = [value.name for value in other.proto.graph.output]
+    inner = [name for name in names if name not in ours]
     made = {name for node in other.proto.graph.node for name in node.output}
-    if set(names) <= {*theirs, *made}:
-        return list(names)
-    if inner := [name for name in names if name not in ours]:
+    if not made.issuperset(inner):
         raise InputError(
             f"{original.name} selects its outputs by value, so that they are compared at {', '.join(map(repr, inner))} "
             f"before that, which {other.name} does not have"
         )
+    if set(names) <= {*theirs, *inner}:
+        return list(names)
     if len(ours) != len(theirs):
         raise InputError(
             f"{original.name} has {len(ours)} outputs and {other.name} {len(theirs)}; give two models of one task"
         )
-    return [theirs[ours.index(name)] for name in names]
+    return [name if name in inner else theirs[ours.index(name)] for name in names]
 
 
 class _Difference:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import onnx
 
+from onnxprune.graph.nodes import Node
+from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.selection import selected_by_value
 
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 )
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # sizes behind a selection are unknown, so the analysis has none
 
 
 def in_front(output: str, analysis: Analysis) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def in_front(output: str, analysis: Analysis) -> tuple[str, ...]:
         return ()
     graph, between = analysis.graph, _needed(output, analysis)
     if any(
-        node.name in between and node.op_type in _LAYERS and behind.intersection(node.inputs) for node in graph.nodes
+        node.name in between and behind.intersection(node.inputs) and _weighs(node, analysis) for node in graph.nodes
     ):
         return ()
     found: dict[str, None] = {}
@@ -77,3 +77,10 @@ def _floats(tensor: str, analysis: Analysis) -> Iterator[str]:
     for name in node.inputs:
         if name:
             yield from _floats(name, analysis)
+
+
+def _weighs(node: Node, analysis: Analysis) -> bool:
+    """Whether a node has a weight matrix. Behind a selection sizes are unknown, and the analysis knows no layers."""
+    handler, constants = handler_of(node.op_type), analysis.model.constants
+    weights = handler.trained(node) if handler.trains_numbers else ()
+    return any(name in constants and constants[name].ndim > 1 for name in weights)
