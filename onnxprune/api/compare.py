@@ -29,7 +29,7 @@ from onnxprune.runtime.room import require_room, require_room_of
 from onnxprune.runtime.timing import MOST_S, Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.training_mode import training_mode
+from onnxprune.structure.not_by_row import not_by_row
 
 
 @speaks_of_arguments
@@ -104,7 +104,7 @@ def validate(
                     seconds=min(MOST_S, clock.seconds["compare"]),
                     feeds=feeds,
                 )
-    of_rows = (*training_mode(analysed), *rows.warnings, *same)
+    of_rows = (*not_by_row(analysed), *rows.warnings, *same)
     warnings = told_all((*slow_result(measured), *of_rows, *heavy_losses(metrics)))
     log_result(warnings, ())
     return Comparison(

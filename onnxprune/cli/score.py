@@ -51,7 +51,7 @@ def score(
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
     from onnxprune.runtime.providers import ran_on
-    from onnxprune.structure.training_mode import training_mode
+    from onnxprune.structure.not_by_row import not_by_row
 
     loaded = load(model)
     outputs.guard([loaded], [files.data])
@@ -63,7 +63,7 @@ def score(
     notes = [*ran_on(config.engine.provider), *(() if prepared.data is None else prepared.data.notes)]
     if prepared.lossless.found:
         notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
-    warnings = (*training_mode(prepared.analysis), *(() if prepared.data is None else prepared.data.warnings))
+    warnings = (*not_by_row(prepared.analysis), *(() if prepared.data is None else prepared.data.warnings))
     scores = replace(scores, notes=(*notes, *scores.notes), warnings=warnings)
     terminal.answer(files.json, score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)

@@ -57,14 +57,15 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     tensors = [value for value in tensors if said.get(value.name) != IGNORED]
     if not tensors:
         raise InputError(f"{analysis.name}: all outputs are ignored; there is nothing to compare")
-    fronts = {value.name: in_front(value.name, analysis) for value in tensors}
-    for name in said:
+    fronts = in_front([value.name for value in tensors], analysis)
+    weighed = [text.rpartition("=")[0] for text in config.weights]
+    for flag, name in (*(("--output", name) for name in said), *(("--output-weight", name) for name in weighed)):
         if front := fronts.get(name):
             raise InputError(
-                f"--output {name}: how many values it has depends on the values, so that models are compared at "
+                f"{flag} {name}: how many values it has depends on the values, so that models are compared at "
                 f"{' and '.join(map(repr, front))}, which it is selected from; say nothing of it, or {name}={IGNORED}"
             )
-    plain = [value for value in tensors if not fronts.get(value.name)]
+    plain = [value for value in tensors if value.name not in fronts]
     floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]
     floats += dict.fromkeys(name for front in fronts.values() for name in front)
     parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]

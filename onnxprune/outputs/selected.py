@@ -4,7 +4,7 @@ How many values such an output has depends on the values, and a tiny change of o
 two models are not compared there but in front: on the scores and boxes that are selected from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import onnx
 
@@ -18,19 +18,23 @@ FLOATS = frozenset(
 )
 
 
-def in_front(output: str, analysis: Analysis) -> tuple[str, ...]:
-    """The tensors of floating-point type that an output's values are selected from.
+def in_front(outputs: Iterable[str], analysis: Analysis) -> dict[str, tuple[str, ...]]:
+    """The tensors of floating-point type that outputs are selected from, by output.
 
     Args:
-        output: the output.
+        outputs: names of outputs.
         analysis: of the model.
 
     Returns:
-        () where its size does not depend on values, or where layers follow the selection.
+        Those outputs alone whose size depends on values, and which no layers make behind the selection.
     """
     behind = selected_by_value(analysis)
-    if output not in behind:
-        return ()
+    found = {name: _before(name, behind, analysis) for name in outputs if name in behind}
+    return {name: tensors for name, tensors in found.items() if tensors}
+
+
+def _before(output: str, behind: frozenset[str], analysis: Analysis) -> tuple[str, ...]:
+    """What one output is selected from; () where layers follow the selection. `behind` is what it may have made."""
     graph, between = analysis.graph, _needed(output, analysis)
     if any(
         node.name in between and behind.intersection(node.inputs) and _weighs(node, analysis) for node in graph.nodes
@@ -39,9 +43,7 @@ def in_front(output: str, analysis: Analysis) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for node in graph.nodes:
         if node.name in between and behind.intersection(node.outputs):
-            for name in node.inputs:
-                if name and name not in behind:
-                    found.update(dict.fromkeys(_floats(name, analysis)))
+            found.update(dict.fromkeys(_floats((name for name in node.inputs if name not in behind), analysis)))
     made_from = {name: _needed(name, analysis) for name in found}
     return tuple(
         name
@@ -66,17 +68,22 @@ def _needed(tensor: str, analysis: Analysis) -> set[str]:
     return needed
 
 
-def _floats(tensor: str, analysis: Analysis) -> Iterator[str]:
-    """The nearest computed tensors of floating-point type that a tensor is made of; itself where it is one."""
-    node = analysis.graph.producer.get(tensor)
-    if node is None or analysis.pinned_value(tensor) is not None or tensor not in analysis.facts.shapes:
-        return
-    if analysis.facts.dtypes.get(tensor) in FLOATS:
-        yield tensor
-        return
-    for name in node.inputs:
-        if name:
-            yield from _floats(name, analysis)
+def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
+    """The nearest computed tensors of floating-point type that some tensors are made of; themselves where they are."""
+    found, waiting, seen = list[str](), [*tensors], set[str]()
+    while waiting:
+        tensor = waiting.pop(0)
+        node = analysis.graph.producer.get(tensor)
+        if node is None or tensor in seen or analysis.pinned_value(tensor) is not None:
+            continue
+        seen.add(tensor)
+        if tensor not in analysis.facts.shapes:
+            continue
+        if analysis.facts.dtypes.get(tensor) in FLOATS:
+            found.append(tensor)
+        else:
+            waiting += node.inputs
+    return found
 
 
 def _weighs(node: Node, analysis: Analysis) -> bool:

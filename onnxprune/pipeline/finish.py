@@ -30,8 +30,8 @@ from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
+from onnxprune.structure.not_by_row import not_by_row
 from onnxprune.structure.shared import tied
-from onnxprune.structure.training_mode import training_mode
 from onnxprune.structure.units import Ids
 
 _TIMED = 0.05  # of the run's time
@@ -229,7 +229,7 @@ def _of_rows(prepared: Prepared, rows: Measured, config: PruneConfig) -> tuple[s
             f"without data nothing was measured: nothing says what this costs in accuracy{unrepaired}; give --eval, or "
             "compare the result with the original by onnxprune validate"
         )
-    return tuple(dict.fromkeys((*training_mode(prepared.analysis), *told, *rows.warnings)))
+    return tuple(dict.fromkeys((*not_by_row(prepared.analysis), *told, *rows.warnings)))
 
 
 def _went(blocks: Sequence[RemovedBlock], *, decided: bool) -> tuple[str, ...]:

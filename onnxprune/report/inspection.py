@@ -10,7 +10,7 @@ from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.heads import head_groups
-from onnxprune.structure.training_mode import training_mode
+from onnxprune.structure.not_by_row import not_by_row
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
@@ -140,7 +140,7 @@ def inspection(
         notes=(*analysis.model.notes, *analysis.incomplete, *notes),
         outputs=_outputs(read_meaning(analysis, outputs)),
         sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes, data),
-        warnings=(*training_mode(analysis), *warnings),
+        warnings=(*not_by_row(analysis), *warnings),
     )
 
 

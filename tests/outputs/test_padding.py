@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper
 
+import onnxprune
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.layer_matrix import Drawing, positions
 from onnxprune.calibration.runner import collect
@@ -15,6 +16,7 @@ from onnxprune.config import OutputConfig, PruneConfig
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.evaluation.metrics import compare
 from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.meaning import Part
 from onnxprune.outputs.padding import Padding, real_positions
@@ -220,3 +222,20 @@ def test_positions_of_a_part_follow_the_sequence() -> None:
     assert np.array_equal(kept, np.tile(real, (1, 2)))
     assert Part("y", "quantities", axis=2).real((len(real), 4, WIDTH), real) is None
     assert Part("y", "quantities", axis=2).real((len(real) + 1, TOKENS, WIDTH), real) is None
+
+
+def test_an_empty_cache_is_no_mask() -> None:
+    """The first step of a decoder, with a cache of length 0, ended in "zero-size array to reduction operation"."""
+    proto = example(
+        """g (float[N,P,4] past, float[N,1,4] x) => (float[N,Q,4] present, float[N,1,4] y) {
+        h = MatMul (x, w1)
+        r = Relu (h)
+        y = MatMul (r, w2)
+        present = Concat <axis = 1> (past, y) }""",
+        {"w1": (4, 12), "w2": (12, 4)},
+    )
+    x = np.random.default_rng(0).standard_normal((40, 1, 4)).astype(np.float32)
+    rows = {"past": np.zeros((40, 0, 4), np.float32), "x": x}
+    made = onnxprune.prune(proto, rows, targets="macs=0.6", time=False, threads=1)
+    assert made.after.macs <= 0.6 * made.before.macs
+    assert onnxprune.validate(proto, proto, rows, time=False).metrics["relative_error"].after == 0

@@ -85,7 +85,7 @@ def test_outputs_of_another_size_are_no_error_without_data() -> None:
 
 def test_scores_and_boxes_stand_in_front() -> None:
     analysis = analyse(load(detector()))
-    assert set(in_front("found", analysis)) == {"boxes", "scores"}
+    assert set(in_front(["found"], analysis)["found"]) == {"boxes", "scores"}
     kinds = {part.output: part.kind for part in read_meaning(analysis).parts}
     assert kinds == {"boxes": "quantities", "scores": "probabilities"}
 
@@ -102,21 +102,18 @@ def test_what_is_made_of_comparisons_stands_on_what_is_compared() -> None:
         y = GatherND (z, i) }"""
     weights = {"w1": (6, 12), "b1": (12,), "w2": (12, 5), "b2": (5,)}
     proto = example(text, weights, {"half": np.float32(0.5)})
-    assert in_front("y", analyse(load(proto))) == ("z",)
+    assert in_front(["y"], analyse(load(proto))) == {"y": ("z",)}
 
 
 def test_layers_behind_a_selection_are_compared_where_they_end() -> None:
     proto = detector("float[D,3] y", "y = Gemm (found, w9)", {"w9": (4, 3)})
-    assert in_front("y", analyse(load(proto))) == ()
+    assert in_front(["y"], analyse(load(proto))) == {}
 
 
-def test_kinds_of_selected_outputs_cannot_be_said() -> None:
-    with pytest.raises(
-        onnxprune.InputError, match=r"outputs\.kinds found: how many values it has depends on the values"
-    ):
-        onnxprune.prune(
-            detector(), images(), targets="macs=0.6", outputs=onnxprune.OutputConfig(kinds=("found=quantities",))
-        )
+def test_kinds_and_weights_of_selected_outputs_cannot_be_said() -> None:
+    for said in ({"kinds": ("found=quantities",)}, {"weights": ("found=2",)}):
+        with pytest.raises(onnxprune.InputError, match=r"found: how many values it has depends on the values"):
+            onnxprune.prune(detector(), images(), targets="macs=0.6", outputs=onnxprune.OutputConfig(**said))
     given = onnxprune.OutputConfig(kinds=("found=ignored",))
     onnxprune.prune(detector(), images(20), targets="macs=0.6", importance="magnitude", outputs=given, time=False)
 

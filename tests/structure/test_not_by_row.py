@@ -1,4 +1,4 @@
-"""A file that was exported in training mode is told of."""
+"""What a row's result depends on besides the row is told: other rows in training mode, random numbers."""
 
 import numpy as np
 import onnx
@@ -48,4 +48,4 @@ def test_random_numbers_are_told(noise):
     pruned = onnxprune.prune(proto, rows, targets="macs=0.6", importance="magnitude", repair=False, time=False)
     shown = as_text(inspect_summary(inspection(analyse(load(proto)))), 1000)
     for warnings in (pruned.warnings, shown.splitlines()):
-        assert any("draws random numbers" in w and "RandomNormalLike" in w for w in warnings) == noise
+        assert any("may draw random numbers" in w and "RandomNormalLike" in w for w in warnings) == noise

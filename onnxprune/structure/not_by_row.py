@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from onnxprune.core.text import several
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
-from onnxprune.ops.unfollowed import Random
 from onnxprune.structure.analysis import Analysis
 
 
-def training_mode(analysis: Analysis) -> tuple[str, ...]:
+def not_by_row(analysis: Analysis) -> tuple[str, ...]:
     """A warning where nodes take their statistics from each batch, as in training, or draw numbers; else nothing."""
     warnings = []
     nodes = analysis.graph.nodes
@@ -18,10 +17,11 @@ def training_mode(analysis: Analysis) -> tuple[str, ...]:
             f"{analysis.name} was exported in training mode: the results of {_named(trains)} for a row depend on the "
             "other rows of a run; export the model after model.eval()"
         )
-    if draws := [node for node in nodes if isinstance(handler_of(node.op_type), Random)]:
+    draws = [node for node in nodes if node not in trains and not handler_of(node.op_type).deterministic(node)]
+    if draws:
         warnings.append(
-            f"{analysis.name} draws random numbers in every run ({_named(draws)}): repair and figures are about these "
-            "too; export it without, or with the numbers as an input"
+            f"{analysis.name} may draw random numbers in every run ({_named(draws)}): repair and figures are about "
+            "these too; export it without, or with the numbers as an input"
         )
     return tuple(warnings)
 
