@@ -6,7 +6,7 @@ A handler is one class in one file of this package; it is found automatically. M
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -304,8 +304,8 @@ class OpHandler(ABC):
         """Whether a tiny change of an input can change the result by much (rounding, comparing, sorting)."""
         return False
 
-    sizes_by_value: ClassVar[bool] = False
-    """Whether how large the result is depends on the values of an input (detections left over)."""
+    selects: ClassVar[Literal["number", "order"] | None] = None
+    """What the values of an input decide about the result: how many values it has, or which stands first."""
 
     # What the graph asks before any label is placed: see `graph.operators`
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from onnxprune.ops.labels import Labels
 class Ordered(OpHandler):
     """Operators that sort or accumulate along some axes: the channels on these stay."""
 
-    op_types = ("CumSum", "TopK", "Trilu", "ReverseSequence")
+    op_types: ClassVar[tuple[str, ...]] = ("CumSum", "Trilu", "ReverseSequence")
     folds_up_to = inf
 
     def couple(self, node: Node, labels: Labels) -> None:
@@ -32,13 +32,9 @@ class Ordered(OpHandler):
         if axes is None:
             labels.freeze_node(node, f"the axis of {node.op_type} is computed")
 
-    def jumps(self, node: Node) -> bool:
-        """TopK is not continuous: which elements are the largest can change."""
-        return node.op_type == "TopK"
-
     def torch(self, node: Node) -> TorchRule:
         """In torch: the same order."""
-        rules = {"CumSum": _cumulative_sum, "TopK": _top, "Trilu": _triangle, "ReverseSequence": _reversed}
+        rules = {"CumSum": _cumulative_sum, "Trilu": _triangle, "ReverseSequence": _reversed, "TopK": _top}
         return rules[node.op_type](node)
 
     def examples(self) -> Iterator[onnx.ModelProto]:
@@ -52,6 +48,17 @@ class Ordered(OpHandler):
             {"w1": (6, 8), "w2": (8, 3)},
             {"one": np.array(1), "two": np.array([2])},
         )
+
+
+class Largest(Ordered):
+    """TopK: the largest values along an axis, in their order."""
+
+    op_types = ("TopK",)
+    selects = "order"
+
+    def jumps(self, node: Node) -> bool:  # noqa: ARG002
+        """Which elements are the largest can change."""
+        return True
 
 
 def _axes(node: Node, labels: Labels) -> set[int] | None:

@@ -49,7 +49,7 @@ class Selecting(Deciding):
     """Operators that leave over as many values as comparisons let through (detections, counts)."""
 
     op_types: ClassVar[tuple[str, ...]] = ("Compress", "NonMaxSuppression", "Unique")
-    sizes_by_value = True
+    selects = "number"
 
 
 class NonZero(Selecting):

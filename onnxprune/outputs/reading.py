@@ -42,7 +42,7 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     """Recognise what each output of a model holds.
 
     Those of floating-point type are compared, or all tensors where there are none; in place of outputs that are
-    selected by value, what they are selected from.
+    selected by value, what they are selected from; sorted ones stay where the user says what they hold.
 
     Args:
         analysis: of the model.
@@ -57,17 +57,17 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     tensors = [value for value in tensors if said.get(value.name) != IGNORED]
     if not tensors:
         raise InputError(f"{analysis.name}: all outputs are ignored; there is nothing to compare")
-    fronts = in_front([value.name for value in tensors], analysis)
+    fronts = in_front([value.name for value in tensors], analysis, said)
     weighed = [text.rpartition("=")[0] for text in config.weights]
     for flag, name in (*(("--output", name) for name in said), *(("--output-weight", name) for name in weighed)):
         if front := fronts.get(name):
             raise InputError(
-                f"{flag} {name}: how many values it has depends on the values, so that models are compared at "
+                f"{flag} {name}: what it holds is selected by value, so that models are compared at "
                 f"{' and '.join(map(repr, front))}, which it is selected from; say nothing of it, or {name}={IGNORED}"
             )
     plain = [value for value in tensors if value.name not in fronts]
     floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]
-    floats += dict.fromkeys(name for front in fronts.values() for name in front)
+    floats = [*dict.fromkeys((*floats, *(name for front in fronts.values() for name in front)))]
     parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]
     if floats:
         outputs = [_Output(name, analysis) for name in floats]

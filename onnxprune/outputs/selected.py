@@ -1,49 +1,68 @@
 """Outputs that are selected by value, such as the detections that NonMaxSuppression leaves, and what stands in front.
 
-How many values such an output has depends on the values, and a tiny change of one score adds or drops a whole entry. So
-two models are not compared there but in front: on the scores and boxes that are selected from.
+How many values such an output has, or which of them stand first, depends on the values: a tiny change of one score adds
+or drops a whole entry, or makes two change places. So two models are not compared there but in front: on the scores and
+boxes that are selected from.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 
-from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
+from onnxprune.outputs.rows import row_axis
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.selection import selected_by_value
+from onnxprune.structure.selection import layers_behind, ordered_by_value, selected_by_value
 
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 )
 
 
-def in_front(outputs: Iterable[str], analysis: Analysis) -> dict[str, tuple[str, ...]]:
+def in_front(
+    outputs: Iterable[str], analysis: Analysis, as_they_are: Collection[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """The tensors of floating-point type that outputs are selected from, by output.
 
     Args:
         outputs: names of outputs.
         analysis: of the model.
+        as_they_are: those to leave as they are where possible: where values decide their order alone.
 
     Returns:
-        Those outputs alone whose size depends on values, and which no layers make behind the selection.
+        Those outputs alone whose size or order depends on values, and which no layers make behind the selection.
     """
-    behind = selected_by_value(analysis)
-    found = {name: _before(name, behind, analysis) for name in outputs if name in behind}
+    number, order = selected_by_value(analysis), ordered_by_value(analysis)
+    found = {
+        name: _before(name, number | order, analysis)
+        for name in outputs
+        if name in number or (name in order and name not in as_they_are and _shows_order(name, order, analysis))
+    }
     return {name: tensors for name, tensors in found.items() if tensors}
+
+
+def _shows_order(output: str, order: frozenset[str], analysis: Analysis) -> bool:
+    """Whether an output holds what was sorted, place by place, instead of a sum or mean of it."""
+    shapes, needed = analysis.facts.shapes, _needed(output, analysis)
+    rows, shape = row_axis(output, analysis), shapes.get(output, ())
+    lengths: set[int] = set()
+    for node in analysis.graph.nodes:
+        if node.name in needed and handler_of(node.op_type).selects and order.intersection(node.outputs):
+            taken, left = shapes.get(node.input(0), ()), shapes.get(node.output(), ())
+            lengths.update([new for old, new in zip(taken, left, strict=False) if new != old] or left[1:])
+    return any(size in lengths and size > 1 for axis, size in enumerate(shape) if axis != rows)
 
 
 def _before(output: str, behind: frozenset[str], analysis: Analysis) -> tuple[str, ...]:
     """What one output is selected from; () where layers follow the selection. `behind` is what it may have made."""
     graph, between = analysis.graph, _needed(output, analysis)
-    if any(
-        node.name in between and behind.intersection(node.inputs) and _weighs(node, analysis) for node in graph.nodes
-    ):
+    if any(node.name in between for node in layers_behind(behind, analysis)):
         return ()
     found: dict[str, None] = {}
     for node in graph.nodes:
         if node.name in between and behind.intersection(node.outputs):
-            found.update(dict.fromkeys(_floats((name for name in node.inputs if name not in behind), analysis)))
+            read = (name for name in (*node.inputs, *node.captured) if name not in behind)
+            found.update((_with_positions(name, analysis), None) for name in _floats(read, analysis))
     made_from = {name: _needed(name, analysis) for name in found}
     return tuple(
         name
@@ -55,6 +74,17 @@ def _before(output: str, behind: frozenset[str], analysis: Analysis) -> tuple[st
             for other in found
         )
     )
+
+
+def _with_positions(tensor: str, analysis: Analysis) -> str:
+    """A tensor before its classes and positions were flattened into one vector a row; itself where they were not."""
+    shapes, node = analysis.facts.shapes, analysis.graph.producer.get(tensor)
+    while node is not None and handler_of(node.op_type).is_view and len(shapes[tensor]) < 3:
+        before = node.input(0)
+        if len(shapes.get(before, ())) <= len(shapes[tensor]) or before not in analysis.graph.producer:
+            break
+        tensor, node = before, analysis.graph.producer[before]
+    return tensor
 
 
 def _needed(tensor: str, analysis: Analysis) -> set[str]:
@@ -84,10 +114,3 @@ def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
         else:
             waiting += node.inputs
     return found
-
-
-def _weighs(node: Node, analysis: Analysis) -> bool:
-    """Whether a node has a weight matrix. Behind a selection sizes are unknown, and the analysis knows no layers."""
-    handler, constants = handler_of(node.op_type), analysis.model.constants
-    weights = handler.trained(node) if handler.trains_numbers else ()
-    return any(name in constants and constants[name].ndim > 1 for name in weights)

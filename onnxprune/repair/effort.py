@@ -17,12 +17,14 @@ class Effort:
         rows: positions that a layer is fitted to, where there are as many.
         rows_per_column: as many times its inputs, where that is more.
         memory: bytes of its inputs, present and wanted values, which wide layers have fewer positions for.
+        scores: positions that a layer is fitted to by the divergence of the scores that it makes.
         pairs: whether layers are also fitted together with those that read them.
     """
 
     rows: int
     rows_per_column: int
     memory: int
+    scores: int
     pairs: bool
 
     def positions(self, matrix: tuple[int, ...]) -> int:
@@ -36,5 +38,5 @@ class Effort:
         return max(1, min(wanted, held))
 
 
-FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, pairs=True)
-QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, pairs=False)
+FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, scores=65536, pairs=True)
+QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, scores=16384, pairs=False)

@@ -27,7 +27,6 @@ from onnxprune.repair.ridge import Correction
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.fit_targets import FitTarget
 
-_MOST_ROWS = 1 << 16
 _OPERATIONS = 1e9  # multiply-adds of a product of rows and weights; with more, rows are left out
 _SMALL = 5e7  # multiply-adds of a step, below which threads only wait for each other
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -92,6 +91,7 @@ def score_rows(
     wanted: np.ndarray,
     first: int,
     share: float,
+    most: int,
     generator: np.random.Generator,
 ) -> ScoreRows | None:
     """Rows of a last layer from one batch; None where its values do not become the scores as they should.
@@ -102,7 +102,8 @@ def score_rows(
         made: its input and output and the scores (rows first) as the smaller model makes them.
         wanted: the original's output, rows first.
         first: number of the batch's first row.
-        share: of all rows that there may be, in this batch.
+        share: of all calibration rows, in this batch.
+        most: positions that all of them may have; fewer of wide layers.
         generator: draws positions where there are too many.
     """
     layer = origin.layer
@@ -111,7 +112,7 @@ def score_rows(
     source, result = made[layer.input], made[layer.output]
     shape = tuple(n for axis, n in enumerate(result.shape) if axis != layer.output_axis)
     width = prod(layer.window.kernel) * source.shape[1] if layer.window else source.shape[layer.input_axis]
-    most = max(rows, int(share * min(_MOST_ROWS, _OPERATIONS / (width * classes))))
+    most = max(rows, int(share * min(most, _OPERATIONS / (width * classes))))
     chosen, weights = _chosen(probabilities.max(axis=2).ravel(), part, most, generator)
     row, position = np.divmod(chosen, positions)
     at = Positions(shape, np.ravel_multi_index((row, *(place[position] for place in origin.places)), shape))
@@ -174,7 +175,8 @@ def fit_scores(
     from scipy.optimize import minimize
 
     scale = np.sqrt(np.average(np.square(rows.columns, dtype=np.float64), axis=0, weights=rows.weights))
-    scaled, basis = rows.columns / np.maximum(scale, 1e-12), None
+    # In single precision: the time goes into reading these rows over and over.
+    scaled, basis = (rows.columns / np.maximum(scale, 1e-12)).astype(np.float32), None
     if len(scaled) < scaled.shape[1]:
         basis, triangle = np.linalg.qr(scaled.T)
         scaled = triangle.T
@@ -187,8 +189,8 @@ def fit_scores(
 
     def objective(flat: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
         weight, bias = unpacked(flat)
-        value, slope = _loss(kind, rows.now + scaled @ weight + bias, rows)
-        gradient = [(scaled.T @ slope + 2 * ridge * weight).ravel(), slope.sum(axis=0)[: shapes[1]]]
+        value, slope = _loss(kind, rows.now + scaled @ weight.astype(np.float32) + bias, rows)
+        gradient = [(scaled.T @ slope.astype(np.float32) + 2 * ridge * weight).ravel(), slope.sum(axis=0)[: shapes[1]]]
         return value + ridge * float(np.square(weight).sum()), np.concatenate(gradient)
 
     flat, best = np.zeros(sum(shapes)), None
@@ -231,6 +233,7 @@ def refit_scores(
     original: Replay,
     replay: Replay,
     feeds: Feeds,
+    most: int,
     seed: int,
 ) -> Model:
     """The model with its last layers refitted; the same where held-out rows do not get better.
@@ -242,6 +245,7 @@ def refit_scores(
         original: the original's run, which stands at its beginning.
         replay: the smaller model's, on the same batches.
         feeds: these batches; those that come first are fitted, the others choose. Without others nothing is refitted.
+        most: positions that a layer is fitted to.
         seed: draws positions.
     """
     layers = [(p, o) for p, o in last_layers(meaning, analysis) if _may_change(points.get(o.layer.node), analysis)]
@@ -261,7 +265,7 @@ def refit_scores(
         for (part, origin), parts in zip(layers, gathered, strict=True):
             wanted = meaning.rows_first(part.output, ours[part.output])
             share, made_first = feeds.share(index), {**made, **first}
-            parts.append(score_rows(part, origin, made_first, wanted, starts[-1], share, generator))
+            parts.append(score_rows(part, origin, made_first, wanted, starts[-1], share, most, generator))
         starts.append(starts[-1] + len(wanted))
     model = analysis.model
     for (part, origin), parts in zip(layers, gathered, strict=True):

@@ -141,7 +141,7 @@ def repair(
         for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
     )
     targets = {point.layer.node: point for point in alone}
-    refit = refit_scores(meaning, refitted, targets, ours, made, feeds, run.seed).constants
+    refit = refit_scores(meaning, refitted, targets, ours, made, feeds, effort.scores, run.seed).constants
     before = smaller.model.constants
     return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
 
