@@ -3,9 +3,10 @@
 What is measured follows from what the outputs mean: see `evaluation.meters`, and `evaluation.labels` for labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from math import lcm
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,14 @@ from onnxprune.evaluation.meters import meters, shares
 from onnxprune.evaluation.user_metric import user_metric
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
+from onnxprune.outputs.given import IGNORED, kinds_said
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.padding import real_positions
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.rows import row_axis
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.selection import selected_by_value
 
 
 def evaluate(model: Model, dataset: Dataset, *, engine: Engine = ALL_CORES) -> dict[str, float]:
@@ -73,7 +77,8 @@ def compare(
         ModelError: a model cannot be run.
     """
     config = config or OutputConfig()
-    meaning = read_meaning(analysis or analyse(original, dataset.shapes), config)
+    analysis = analysis or analyse(original, dataset.shapes)
+    meaning = read_meaning(analysis, config)
     targets, real = dataset.targets, real_positions(original, meaning, dataset, engine)
     accuracy = None if targets is None else Accuracy(meaning, targets, dataset.source, original.name, real)
     judges = meters(meaning)
@@ -99,8 +104,11 @@ def compare(
             kept[1].append(others)
     by_user = {}
     if config.metric is not None:
+        ignored = (name for name, kind in kinds_said(config, analysis).items() if kind == IGNORED)
+        beside = _beside(original, other, dataset, analysis, {*meaning.outputs, *ignored}, engine)
         whole, theirs = (
-            {name: np.concatenate([part[name] for part in parts]) for name in meaning.outputs} for parts in kept
+            {**more, **{name: np.concatenate([part[name] for part in parts]) for name in meaning.outputs}}
+            for more, parts in zip(beside, kept, strict=True)
         )
         by_user = user_metric(config.metric, whole, theirs, targets)
     by_labels = {} if accuracy is None else accuracy.changes()
@@ -110,6 +118,26 @@ def compare(
     ruling = by_user or by_labels or by_part
     metrics = {name: replace(change, rules=change.rules and name in ruling) for name, change in metrics.items()}
     return {**by_user, **{name: change for name, change in metrics.items() if name not in by_user}}
+
+
+def _beside(
+    original: Model, other: Model, dataset: Dataset, analysis: Analysis, leave_out: Collection[str], engine: Engine
+) -> list[dict[str, Any]]:
+    """What a user's measure gets of each model beside the compared outputs: the others, by the original's names."""
+    declared = [value.name for value in original.proto.graph.output if value.type.HasField("tensor_type")]
+    names = [name for name in declared if name not in leave_out]
+    if not names:
+        return [{}, {}]
+    by_run = selected_by_value(analysis).intersection(names)
+    axes = {name: None if name in by_run else row_axis(name, analysis) for name in names}
+    found = []
+    for model, theirs in ((original, names), (other, _matched(original, other, names))):
+        row_axes = dict(zip(theirs, axes.values(), strict=True))
+        parts = [*Runner(model, theirs, engine=engine, row_axes=row_axes).run(dataset, 1 if by_run else None)]
+        results = ([part[name] for part in parts] for name in theirs)
+        pairs = zip(names, results, strict=True)
+        found.append({name: [a[0] for a in each] if name in by_run else np.concatenate(each) for name, each in pairs})
+    return found
 
 
 def _both(

@@ -9,11 +9,11 @@ from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
 from onnxprune.core.user_code import UserFunction
-from onnxprune.outputs.meaning import Outputs
 
-Metric = Callable[[Outputs, Outputs, "np.ndarray | None"], Mapping[str, float]]
+Metric = Callable[[Mapping[str, Any], Mapping[str, Any], "np.ndarray | None"], Mapping[str, float]]
 """From the outputs of the original and of a model, `(rows, ...)` by the original's names, and labels to figures; the
-first rules an accuracy floor. It is called with the original in the model's place too."""
+first rules an accuracy floor. Outputs whose size depends on values are lists with an array for each row. It is called
+with the original in the model's place too."""
 
 
 def check_metric(config: OutputConfig) -> None:
@@ -28,7 +28,7 @@ def check_metric(config: OutputConfig) -> None:
 
 
 def user_metric(
-    metric: "str | Metric", ours: Outputs, others: Outputs, labels: np.ndarray | None
+    metric: "str | Metric", ours: Mapping[str, Any], others: Mapping[str, Any], labels: np.ndarray | None
 ) -> dict[str, MetricChange]:
     """The values of a user's metric for both models, the main one first.
 
@@ -48,7 +48,11 @@ def user_metric(
 
 
 def _changes(
-    function: Callable[..., Any], told: str, ours: Outputs, others: Outputs, labels: np.ndarray | None
+    function: Callable[..., Any],
+    told: str,
+    ours: Mapping[str, Any],
+    others: Mapping[str, Any],
+    labels: np.ndarray | None,
 ) -> dict[str, MetricChange]:
     before, after = (_figures(function(ours, outputs, labels), told) for outputs in (ours, others))
     if [*before] != [*after]:

@@ -15,6 +15,7 @@ from onnxprune.core.plan import PrunePlan
 from onnxprune.core.results import ProgramReport
 from onnxprune.evaluation.user_metric import check_metric
 from onnxprune.graph.sizes import parse_shapes
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import allowed_widths, decide
 from onnxprune.pipeline.finish import finish
 from onnxprune.pipeline.floor import check_confirming_rows, check_floor, check_floor_rows, check_time, smallest
@@ -45,7 +46,8 @@ def prune(
     if config.distill:
         from onnxprune.torchnet.network import Network
 
-        Network(prepared.model)  # says before any work what cannot be trained
+        compared = read_meaning(prepared.analysis, config.outputs).outputs
+        Network(prepared.model, compared)  # says before any work what cannot be trained
     rows = _rows_to_measure(prepared, evaluation, confirm, config, preprocess, clock, planned=plan is not None)
     scores, smaller = None, None
     if config.lossless:

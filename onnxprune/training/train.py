@@ -304,7 +304,7 @@ def _matching(model: Model, teacher: Model, meaning: Meaning) -> tuple[str, ...]
         return meaning.outputs
     if len(ours) != len(theirs):
         raise InputError(f"{teacher.name} has {len(theirs)} outputs and {model.name} {len(ours)}; it cannot teach it")
-    return tuple(theirs[ours.index(name)] for name in meaning.outputs)
+    return tuple(theirs[ours.index(name)] if name in ours else name for name in meaning.outputs)
 
 
 def _classes(student: Network, probe: Dataset, meaning: Meaning) -> int | None:

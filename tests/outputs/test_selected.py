@@ -140,3 +140,101 @@ def test_rows_compare_alike() -> None:
     model = load(detector())
     rows = load_data(images(6), model)
     assert compare(model, model, rows)["relative_error"].after == 0
+
+
+SORTING = """
+    flat = Reshape (scores, as_vector)
+    best, order = TopK <axis = 1> (flat, three_of)
+    at = Mod (order, positions)
+    class = Div (order, positions)
+    along = Unsqueeze (at, two)
+    of_boxes = Tile (along, for_boxes)
+    found = GatherElements <axis = 1> (boxes, of_boxes)
+    sure = Unsqueeze (best, two)
+    named = Cast <to = 1> (class)
+    names = Unsqueeze (named, two)
+    dets = Concat <axis = 2> (found, sure, names)
+"""
+HEADS = DETECTIONS[: DETECTIONS.index("selected =")]
+SORTING_CONSTANTS = CONSTANTS | {
+    "as_vector": np.array([0, -1]),
+    "three_of": np.array([3]),
+    "positions": np.array(16),
+    "for_boxes": np.array([1, 1, 4]),
+}
+
+
+def sorting_detector(outputs: str = "float[N,3,6] dets", more: str = "", weights: dict | None = None):
+    text = f"g (float[N,3,4,4] x) => ({outputs}) {{ {HEADS} {SORTING} {more} }}"
+    return example(text, WEIGHTS | (weights or {}), SORTING_CONSTANTS)
+
+
+def test_a_detector_that_sorts_what_it_found_is_compared_before_it_sorts() -> None:
+    """Rows of detections sorted by score were compared by rank: two that changed places counted as lost."""
+    parts = read_meaning(analyse(load(sorting_detector()))).parts
+    assert {part.output: (part.kind, part.positions, part.width) for part in parts} == {
+        "scores": ("probabilities", (16,), CLASSES),
+        "boxes": ("quantities", (16,), 4),
+    }
+    assert all(part.confidence for part in parts if part.output == "boxes")
+
+
+def test_sorted_outputs_stay_where_the_user_says_what_they_hold() -> None:
+    meaning = read_meaning(analyse(load(sorting_detector())), onnxprune.OutputConfig(kinds=("dets=quantities",)))
+    assert [part.output for part in meaning.parts] == ["dets"]
+
+
+def test_what_is_computed_of_the_largest_is_no_order() -> None:
+    """A mean of the largest values (multiple-instance pooling) is an output like any other."""
+    text = """g (float[N,6] x) => (float[N,1] y) {
+        h = Gemm (x, w1, b1)
+        t, i = TopK <axis = 1> (h, k)
+        m = ReduceMean <axes = [1], keepdims = 1> (t)
+        y = Sigmoid (m) }"""
+    proto = example(text, {"w1": (6, 12), "b1": (12,)}, {"k": np.array([4])}, opset=17)
+    assert in_front(["y"], analyse(load(proto))) == {}
+
+
+def test_an_order_that_layers_go_on_with_is_part_of_the_network() -> None:
+    proto = sorting_detector("float[N,3,3] y", "y = MatMul (found, w9)", {"w9": (4, 3)})
+    assert in_front(["y"], analyse(load(proto))) == {}
+
+
+def test_classifiers_that_put_out_their_five_best_are_compared_at_all_scores() -> None:
+    text = """g (float[N,6] x) => (float[N,5] best, int64[N,5] which) {
+        h = Gemm (x, w1, b1)
+        s = Softmax (h)
+        best, which = TopK <axis = 1> (s, k) }"""
+    proto = example(text, {"w1": (6, 12), "b1": (12,)}, {"k": np.array([5])})
+    assert in_front(["best", "which"], analyse(load(proto))) == {"best": ("s",), "which": ("s",)}
+    assert [(part.output, part.kind) for part in read_meaning(analyse(load(proto))).parts] == [("s", "classes")]
+
+
+@pytest.mark.parametrize("model", [detector, sorting_detector])
+def test_a_measure_of_the_users_own_gets_what_the_model_puts_out(model) -> None:
+    """It got the tensors in front alone, of which no mean average precision can be counted."""
+    asked, got = model(), []
+
+    def measure(original, candidate, labels):
+        got.append(original)
+        return 1.0
+
+    data = load_data(images(5), load(asked))
+    compare(load(asked), load(asked), data, config=onnxprune.OutputConfig(metric=measure))
+    names = {value.name for value in asked.graph.output}
+    assert {*got[0]} == names | {"boxes", "scores"}
+    assert all(len(got[0][name]) == 5 for name in got[0])
+    if model is detector:
+        assert {found.shape[1:] for found in got[0]["found"]} == {(4,)}
+        assert [len(found) for found in got[0]["found"]] == [len(sure) for sure in got[0]["sure"]]
+    else:
+        assert got[0]["dets"].shape == (5, 3, 6)
+
+
+@pytest.mark.parametrize("model", [detector, sorting_detector])
+def test_detectors_learn_from_the_original_in_front_of_what_they_select(model) -> None:
+    """`--distill` refused them: NonMaxSuppression and GatherElements cannot be trained, and need not be."""
+    pytest.importorskip("torch")
+    given = onnxprune.prune(model(), images(40), targets="macs=0.6", importance="magnitude", distill=1, time=False)
+    taught = onnxprune.finetune(given.model, images(40), teacher=model(), config=onnxprune.FinetuneConfig(epochs=1))
+    assert len(taught.history) == 2
