@@ -29,6 +29,7 @@ from onnxprune.structure.fit_targets import FitTarget
 
 _OPERATIONS = 1e9  # multiply-adds of a product of rows and weights; with more, rows are left out
 _SMALL = 5e7  # multiply-adds of a step, below which threads only wait for each other
+_CACHED = 1 << 18  # numbers of rows that are read from a cache, and may be double ones
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 40
 _LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
@@ -175,8 +176,10 @@ def fit_scores(
     from scipy.optimize import minimize
 
     scale = np.sqrt(np.average(np.square(rows.columns, dtype=np.float64), axis=0, weights=rows.weights))
-    # In single precision: the time goes into reading these rows over and over.
-    scaled, basis = (rows.columns / np.maximum(scale, 1e-12)).astype(np.float32), None
+    # Where they are more than a core's cache holds, the time goes into reading the rows over and over.
+    number = np.float32 if rows.columns.size > _CACHED else np.float64
+    scaled: np.ndarray = (rows.columns / np.maximum(scale, 1e-12)).astype(number)
+    basis = None
     if len(scaled) < scaled.shape[1]:
         basis, triangle = np.linalg.qr(scaled.T)
         scaled = triangle.T
@@ -189,8 +192,8 @@ def fit_scores(
 
     def objective(flat: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
         weight, bias = unpacked(flat)
-        value, slope = _loss(kind, rows.now + scaled @ weight.astype(np.float32) + bias, rows)
-        gradient = [(scaled.T @ slope.astype(np.float32) + 2 * ridge * weight).ravel(), slope.sum(axis=0)[: shapes[1]]]
+        value, slope = _loss(kind, rows.now + scaled @ weight.astype(number) + bias, rows)
+        gradient = [(scaled.T @ slope.astype(number) + 2 * ridge * weight).ravel(), slope.sum(axis=0)[: shapes[1]]]
         return value + ridge * float(np.square(weight).sum()), np.concatenate(gradient)
 
     flat, best = np.zeros(sum(shapes)), None
