@@ -115,7 +115,8 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
     strides, pads = window.strides, window.pads
     if layer.transposed:
         source, strides, pads = _stretched(source, layer, at.shape[1:])
-    padded = np.pad(source, ((0, 0), (0, 0), *((max(0, pads[a]), max(0, pads[a + n])) for a in range(n))))
+    around = [(max(0, pads[a]), max(0, pads[a + n])) for a in range(n)]
+    padded = np.pad(source, ((0, 0), (0, 0), *around)) if np.any(around) else source
     crop = tuple(slice(max(0, -pads[a]), padded.shape[a + 2] - max(0, -pads[a + n])) for a in range(n))
     padded = padded[(slice(None), slice(None), *crop)]
     index = np.unravel_index(at.chosen, at.shape)
@@ -126,8 +127,9 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
         for a in range(n)
     )
     rows = index[0].reshape(-1, *(1,) * n)
-    # Channels last while gathering: every gathered piece is then contiguous.
-    last = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
+    last = np.moveaxis(padded, 1, -1)
+    if 4 * len(at.chosen) * prod(window.kernel) > padded.size // channels:
+        last = np.ascontiguousarray(last)  # every gathered piece is contiguous then
     gathered = last[(rows, *places)].reshape(len(at.chosen), prod(window.kernel), layer.group, channels // layer.group)
     return _single(np.ascontiguousarray(gathered.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1))
 

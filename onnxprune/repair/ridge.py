@@ -59,6 +59,8 @@ class Fit:
 def joined(parts: Sequence[Fit]) -> Fit | None:
     """The rows of several layers that share a weight; None where it does not have the same effect in all of them."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     for part in parts[1:]:
         same = part.bounds == first.bounds and part.has_bias == first.has_bias
         if not same or not np.array_equal(part.slope, first.slope):
