@@ -197,7 +197,8 @@ class OutputConfig:
 
     kinds: tuple[str, ...] = option(
         (),
-        "What an output means where its graph does not tell: classes, probabilities, quantities, embedding or ignored.",
+        "What an output means where its graph does not tell: classes, probabilities, quantities, embedding or ignored. "
+        "The name may be a pattern, as of --keep.",
         metavar="NAME=KIND",
         flag="--output",
     )

@@ -4,7 +4,7 @@ A sigmoid makes scores, but also boxes and keypoints within an image. What stand
 things says where they are, and how sure it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.outputs.meaning import Kind, Part
@@ -41,6 +41,24 @@ def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[
             places = False
         read.append(replace(part, kind="quantities", form="logits", scale=1.0, shift=0.0) if places else part)
     return [replace(part, kind=scores.get(number, part.kind)) for number, part in enumerate(read)]
+
+
+def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
+    """Read outputs that are named so as class scores, where nothing else was told and no places stand beside them.
+
+    Args:
+        parts: as each is read so far.
+        named: outputs whose name says that they are scores, of which a layer's channels are the classes.
+    """
+    return [
+        replace(part, kind="classes")
+        if part.kind == "quantities"
+        and part.output in named
+        and part.width > 1
+        and not any(other.width in (*_POINT, _BOX) and _beside(part, other) for other in parts if other is not part)
+        else part
+        for part in parts
+    ]
 
 
 def with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:

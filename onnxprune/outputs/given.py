@@ -1,4 +1,7 @@
-"""Reads the options that describe outputs: `--output NAME=KIND` and `--output-weight NAME=WEIGHT`."""
+"""Reads the options that describe outputs: `--output NAME=KIND` and `--output-weight NAME=WEIGHT`.
+
+A name may be a pattern, as everywhere (`core.patterns`); of several options for an output the last one counts.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +10,12 @@ from onnx import TensorProto
 
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError, ModelError
-from onnxprune.outputs.meaning import KINDS, Kind
+from onnxprune.core.patterns import matching
+from onnxprune.outputs.meaning import KINDS, Kind, Meaning
 from onnxprune.structure.analysis import Analysis
 
 IGNORED: Any = "ignored"
+_MANY = 3  # outputs beside the scores
 _NOT_NUMBERS = (TensorProto.UNDEFINED, TensorProto.STRING)
 
 
@@ -69,12 +74,31 @@ def check_said(config: OutputConfig, analysis: Analysis) -> None:
 
 def _by_output(given: Sequence[str], flag: str, analysis: Analysis) -> Mapping[str, str]:
     known = {value.name for value in analysis.model.proto.graph.output}
-    by_output = {}
+    by_output: dict[str, str] = {}
     for text in given:
         name, equals, value = text.rpartition("=")
         if not equals or not name or not value:
             raise InputError(f"{flag} {text!r} is not of the form NAME=VALUE; the name of the file to write goes to -o")
-        if name not in known:
+        named = matching(name, known, flag)
+        if not named:
             raise InputError(f"{flag}: {analysis.name} has no output {name!r}; it has {', '.join(sorted(known))}")
-        by_output[name] = value
+        by_output |= dict.fromkeys(sorted(named), value)
     return by_output
+
+
+def barely_counting(meaning: Meaning, config: OutputConfig) -> tuple[str, ...]:
+    """A note where scores stand among so many other outputs that, all counting alike, they count for little.
+
+    So with a decoder that puts out the keys and values of its layers beside the scores of the next token.
+    """
+    if config.weights:
+        return ()
+    scores = {part.output for part in meaning.parts if part.kind in ("classes", "probabilities")}
+    others = sorted({*meaning.outputs} - scores)
+    if len(scores) != 1 or len(others) < _MANY:
+        return ()
+    (name,) = scores
+    return (
+        f"{name!r} counts for one of {len(others) + 1} outputs, as each of the others ({others[0]!r}, ...) does; "
+        f"--output-weight {name}={len(others)} lets it count for half, --output 'NAME*={IGNORED}' leaves others out",
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.memory import require
-from onnxprune.outputs.beside import with_confidence, with_coordinates
+from onnxprune.outputs.beside import with_confidence, with_coordinates, with_names
 from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
@@ -78,7 +78,8 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
             recognised = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
             read += recognised if kind is None else [output.whole(kind)]
         logits = {output.name: kind for output in outputs if (kind := output.if_scores) and output.name not in said}
-        apart = with_coordinates(read, logits)
+        named = {output.name for output in outputs if output.is_named_scores}
+        apart = with_names(with_coordinates(read, logits), named)
         parts = [part if part.output in said else told for part, told in zip(read, apart, strict=True)]
     names = dict.fromkeys(part.output for part in parts)
     weights = weights_said(config, analysis, [*names])
@@ -156,6 +157,12 @@ class _Output:
             return None
         sums = [self._sum_of_columns(source.tensor) for source in self._found[0].sources]
         return "classes" if max(filter(None, sums), default=1.0) < _CLASSES_SUM else "probabilities"
+
+    @property
+    def is_named_scores(self) -> bool:
+        """Whether the name says that a layer's channels are scores; of an embedding's weights nothing else tells."""
+        channels = self._channels(self.name)
+        return self.name.casefold().endswith("logits") and self._is_linear and channels not in (None, _DROPPED)
 
     @property
     def _is_linear(self) -> bool:

@@ -19,6 +19,7 @@ from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.model import Model
 from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
+from onnxprune.outputs.given import barely_counting
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import FOUND, never_confident
 from onnxprune.pipeline.floor import holds, main_loss
@@ -268,6 +269,8 @@ def _notes(prepared: Prepared, smaller: Model, exact: Lossless, rows: Measured, 
     if exact.found:
         notes.append(f"{several(exact.found, 'unit')} went without loss: {exact.kinds}")
     if prepared.data is not None:
+        if not config.lossless:
+            notes += barely_counting(read_meaning(prepared.analysis, config.outputs), config.outputs)
         notes += unread_notes(prepared.analysis, prepared.data, config.engine, prepared.before.params)
         decoded = sum(layer.weight in prepared.analysis.facts.transparent for layer in prepared.analysis.layers)
         if decoded and config.repair and not config.lossless:
