@@ -76,4 +76,4 @@ def test_scores_among_many_states_are_told() -> None:
         assert barely_counting(read(decoder(), said), said) == ()
     rows = {"x": np.random.default_rng(0).standard_normal((40, 7, 6)).astype(np.float32)}
     made = onnxprune.prune(decoder(), rows, targets="macs=0.6", importance="magnitude", repair=False, time=False)
-    assert told in made.notes
+    assert any(note.startswith("'logits' counts for one of 4 outputs") for note in made.notes)
