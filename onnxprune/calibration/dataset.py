@@ -66,6 +66,13 @@ class Dataset:
         labels = self.targets
         return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind == "i" else None
 
+    def with_classes(self) -> "Dataset":
+        """The dataset with labels that are whole numbers of a floating-point type as class numbers."""
+        labels = self.labels
+        if labels is None or labels.ndim != 1 or labels.dtype.kind != "f" or (labels != np.floor(labels)).any():
+            return self
+        return replace(self, labels=labels.astype(np.int64)) if labels.min(initial=0) >= 0 else self
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Input shapes of one row, which replace a model's symbolic sizes; empty without rows."""

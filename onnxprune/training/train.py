@@ -74,6 +74,7 @@ def finetune(
     check(config)
     torch = import_torch()
     began = perf_counter()
+    data, validation = data.with_classes(), None if validation is None else validation.with_classes()
     if teacher is None and data.targets is not None and data.classes is None:
         raise InputError(
             f"{data.source}: its labels are no class numbers, one a row, which is all that labels train by; give a "

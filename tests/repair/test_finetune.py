@@ -88,6 +88,17 @@ def test_labels_are_learned() -> None:
     assert hits[1] > max(hits[0] + 0.1, 0.9)
 
 
+def test_labels_stored_as_floats_are_learned_alike() -> None:
+    """Class numbers 0. and 1., as spreadsheets hold them, were refused as being none."""
+    numbers = np.arange(ROWS) % 3
+    whole, floats = (
+        finetune(classifier(), rows(5, labels=labels), validation=rows(5, labels=labels, seed=1), config=FAST)
+        for labels in (numbers, numbers.astype(np.float32))
+    )
+    assert floats.loss == "cross-entropy"
+    assert to_proto(floats.model) == to_proto(whole.model)
+
+
 def test_distillation_brings_a_disturbed_model_back_without_labels() -> None:
     teacher = convolutional()
     student = disturbed(teacher)
