@@ -8,6 +8,7 @@ from pathlib import Path
 from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.api.comparison import Comparison
 from onnxprune.api.messages import told_all
+from onnxprune.calibration.independence import without_batch
 from onnxprune.calibration.inputs import is_made_up, load_data
 from onnxprune.calibration.runner import first_feed
 from onnxprune.config import LatencyConfig, OutputConfig, PreprocessConfig
@@ -84,6 +85,7 @@ def validate(
     known = given_sizes(first, shapes)
     with fitting(shapes):
         rows = load_data(data, first, preprocess or PreprocessConfig(), limit=images, seed=seed, known=known)
+        first, second = (without_batch(model, rows) for model in (first, second))
         known = given_sizes(first, shapes, rows.shapes)
         analysed = analyse(first, known)
     batch = rows_a_run(first, known, latency.batch) if time else 1
@@ -180,11 +182,13 @@ def bench(
     known = [given_sizes(model, shapes) for model in loaded]
     with fitting(shapes):
         batch = rows_a_run(loaded[0], known[0], batch)
+        if data is not None:
+            rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed, known=known[0])
+            loaded = [without_batch(model, rows) for model in loaded]
+            known = [given_sizes(model, shapes, rows.shapes) for model in loaded]
         for model, own in zip(loaded, known, strict=True):
             require_room(model, own, batch)
         if data is not None:
-            rows = load_data(data, loaded[0], preprocess or PreprocessConfig(), limit=batch, seed=seed, known=known[0])
-            given_sizes(loaded[0], shapes, rows.shapes)
             feeds = [first_feed(model, rows, batch) for model in loaded]
         else:
             feeds = [random_feed(model, batch, seed, own) for model, own in zip(loaded, known, strict=True)]

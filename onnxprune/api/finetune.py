@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnxprune.api.arguments import speaks_of_arguments
 from onnxprune.api.messages import told_all
+from onnxprune.calibration.independence import without_batch
 from onnxprune.calibration.inputs import load_data
 from onnxprune.calibration.scale import check_same_scale
 from onnxprune.config import FinetuneConfig, OutputConfig, PreprocessConfig
@@ -106,7 +107,8 @@ def finetune(
     require_provider(runs_on)
     loaded = load(model)
     rows = load_data(data, loaded, preprocess, limit=images, seed=config.seed)
-    guide = None if teacher is None else load(teacher)
+    loaded = without_batch(loaded, rows)
+    guide = None if teacher is None else without_batch(load(teacher), rows)
     chosen_on = None if validation is None else load_data(validation, loaded, preprocess)
     check_same_scale(rows, chosen_on)
     warnings = told_all(w for some in (rows, chosen_on) if some is not None for w in some.warnings)

@@ -5,6 +5,7 @@ Every form ends as a `Dataset`: rows by input name, optional class numbers, and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnxprune.calibration.arrange import Arrangement
 from onnxprune.calibration.convert import Converter, conversion
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.held import Held, held_by
+from onnxprune.calibration.independence import counts_rows
 from onnxprune.calibration.prepared import data_notes, data_warnings
 from onnxprune.calibration.rows import Rows, choose, rows_of, wanted
 from onnxprune.calibration.sources import files_of, open_source
@@ -98,13 +100,13 @@ def load_data(
         return replace(made, warnings=(_MADE_UP_WARNINGS[str(spec)].format(_made_of(rows)),))
     if isinstance(spec, str | Path):
         try:
-            rows, notes = _read(spec, specs, preprocess, limit, seed)
+            rows, notes = _read(spec, model, specs, preprocess, limit, seed)
             files = files_of(spec)
         except OSError as error:
             raise InputError(f"{spec} cannot be read: {error.strerror or error}") from error
         return replace(_dataset(rows, specs, preprocess, limit, seed, notes), files=files)
     held = Held(held_by(spec, _GIVEN), _GIVEN)
-    rows = rows_of([held], specs, preprocess.layout, _GIVEN)
+    rows = rows_of([held], specs, preprocess.layout, _GIVEN, partial(counts_rows, model))
     return _dataset(rows, specs, preprocess, limit, seed, notes)
 
 
@@ -127,17 +129,22 @@ def row_hashes(data: Dataset) -> list[bytes]:
 
 
 def _read(
-    spec: str | Path, specs: Sequence[InputSpec], preprocess: PreprocessConfig, limit: int | None, seed: int
+    spec: str | Path,
+    model: Model,
+    specs: Sequence[InputSpec],
+    preprocess: PreprocessConfig,
+    limit: int | None,
+    seed: int,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Open a data source and match what it holds with the model's inputs."""
     from onnxprune.calibration.images import is_image_folder, read_images
 
     if is_image_folder(Path(spec)):  # which images are decoded, and to what size, depends on the model
         held, classes = read_images(Path(spec), specs, preprocess, limit, seed)
-        rows = rows_of([held], specs, preprocess.layout, held.origin)
+        rows = rows_of([held], specs, preprocess.layout, held.origin, partial(counts_rows, model))
         return rows, (f"{len(classes)} classes, {classes[0]} to {classes[-1]}",) if classes else ()
     parts, source = open_source(spec)
-    return rows_of(parts, specs, preprocess.layout, source, limit), ()
+    return rows_of(parts, specs, preprocess.layout, source, partial(counts_rows, model), limit), ()
 
 
 def is_made_up(spec: object) -> bool:
@@ -205,13 +212,15 @@ def _dataset(
             raise InputError(f"{rows.origin}: {error}") from None
     if rows.unread:
         notes = (*notes, _unread(rows))
+    if rows.feeds and all(spec.batched for spec in specs):
+        notes = (*notes, f"the first axis of input {specs[0].name!r} counts no rows: each row is run by itself")
     data = Dataset(
         arrays=rows.arrays,
         labels=labels,
         source=rows.origin,
         rows=choose(len(rows), limit, seed),
         convert=Converter(conversions),
-        whole=not all(spec.batched for spec in specs),
+        whole=bool(rows.feeds),
         notes=notes,
     )
     if any(_is_mapped_file(array) for array in data.arrays.values()):

@@ -1,6 +1,6 @@
 """Matches the arrays of a data source with the model's inputs, and gives each input a leading axis of rows."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from onnxprune.calibration.held import DATA, LABELS, Held
 from onnxprune.core.arrays import DamagedError
 from onnxprune.core.errors import InputError
 from onnxprune.graph.inputs import InputSpec, fixed_batch
+
+CountsRows = Callable[[Mapping[str, np.ndarray]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,12 @@ def _pick(
 
 
 def rows_of(
-    parts: Iterable[Held], specs: Sequence[InputSpec], layout: str, source: str, limit: int | None = None
+    parts: Iterable[Held],
+    specs: Sequence[InputSpec],
+    layout: str,
+    source: str,
+    counts_rows: CountsRows,
+    limit: int | None = None,
 ) -> Rows:
     """Collect the rows of all parts of a source.
 
@@ -76,6 +83,7 @@ def rows_of(
         specs: the model's inputs.
         layout: the layout option.
         source: for messages.
+        counts_rows: whether the first axis of a complete set of inputs counts rows, asked where data do not tell.
         limit: no further part is asked for once there are so many rows.
 
     Raises:
@@ -85,7 +93,7 @@ def rows_of(
     count = 0
     for held in parts:
         for part in _by_input(held, specs):
-            collected.append(_rows(part, specs, layout))
+            collected.append(_rows(part, specs, layout, counts_rows))
             count += len(collected[-1])
         if limit is not None and count >= limit:
             break
@@ -106,13 +114,30 @@ def _by_input(held: Held, specs: Sequence[InputSpec]) -> Iterator[Held]:
         yield held
 
 
-def _rows(held: Held, specs: Sequence[InputSpec], layout: str) -> Rows:
+def _rows(held: Held, specs: Sequence[InputSpec], layout: str, counts_rows: CountsRows) -> Rows:
     try:
         arrays, labels, unread = _pick(held.arrays, specs, held.origin)
     except DamagedError as error:  # an array of an archive is read when it is asked for
         raise InputError(f"{held.origin} cannot be read: {error}") from error
+    if _may_be_feeds(arrays, specs, layout):
+        first = {spec.name: arrays[spec.name][0].astype(spec.dtype, copy=False) for spec in specs}
+        if not counts_rows(first):
+            specs = [replace(spec, batched=False) for spec in specs]
     rows = _leading(arrays, labels, specs, layout, held.origin, single=held.single)
     return rows if held.ordered else replace(rows, unread=unread)
+
+
+def _may_be_feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], layout: str) -> bool:
+    """Whether arrays hold batches of rows, or complete inputs whose first axis counts no rows: both look alike."""
+    return all(
+        spec.batched
+        and spec.dims is not None
+        and not isinstance(spec.dims[0], int)
+        and arrays[spec.name].size
+        and fits(arrays[spec.name].shape[1:], spec.dims)
+        and arrange(arrays[spec.name].shape[1:], spec.row, layout) is None
+        for spec in specs
+    )
 
 
 def _leading(

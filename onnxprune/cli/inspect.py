@@ -47,6 +47,7 @@ def inspect(
     outputs = Outputs({"--json": files.json}, [model, files.data, given.file])
 
     from onnxprune.allocation.keep import kept_by
+    from onnxprune.calibration.independence import without_batch
     from onnxprune.calibration.tables import unread_notes
     from onnxprune.core.engine import ALL_CORES
     from onnxprune.graph.load import load
@@ -63,6 +64,7 @@ def inspect(
     outputs.guard([loaded], [files.data])
     with fitting(shapes):
         rows = _rows(files.data, loaded, given, shapes)
+        loaded = loaded if rows is None else without_batch(loaded, rows)
         known = given_sizes(loaded, shapes, None if rows is None else rows.shapes)
         analysis = analyse(loaded, known)
     notes = [] if rows is None else [*rows.notes, *unread_notes(analysis, rows, ALL_CORES, analysis.costs().params)]

@@ -56,14 +56,15 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
 
     The batch is the first dimension of the first input that can have one: not of a scalar, of a vector of fixed length,
     or where another axis is called batch. An input whose first dimension is that one (both free, or the same number)
-    has a batch axis.
+    has a batch axis. None has where data showed that rows are complete inputs (`Model.unbatched`).
 
     Raises:
         ModelError: an input is not a tensor.
     """
     values = [value for value in model.proto.graph.input if value.name not in model.constants]
     shapes = [_dims(value, model) for value in values]
-    batch = next((size for dims in shapes if (size := _batch_of(dims)) is not None), None)
+    sizes = () if model.unbatched else map(_batch_of, shapes)
+    batch = next((size for size in sizes if size is not None), None)
     return tuple(
         InputSpec(value.name, _dtype(value), dims, _is_batched(dims, batch))
         for value, dims in zip(values, shapes, strict=True)

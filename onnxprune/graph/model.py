@@ -36,6 +36,7 @@ class Model:
         files: the files that the model was read from, which nothing may be written to.
         copies: constants that are another one in the file, as long as they equal it; see `graph.separate`.
         notes: what is to be said of it, such as what was put right when the file was read.
+        unbatched: whether the first axis of its inputs counts no rows, although the file leaves its size open.
     """
 
     proto: onnx.ModelProto
@@ -45,6 +46,7 @@ class Model:
     files: tuple[Path, ...] = ()
     copies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+    unbatched: bool = False
 
     @property
     def opset(self) -> int:
@@ -61,7 +63,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""
-        rest = (self.name, self.external, self.files, dict(self.copies), self.notes)
+        rest = (self.name, self.external, self.files, dict(self.copies), self.notes, self.unbatched)
         return _restored, (self.proto.SerializeToString(), dict(self.constants), *rest)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":

@@ -33,6 +33,7 @@ _LONG = (4096, 65536)
 # How many sizes that the model spells out are tried after these.
 _SPELT_OUT = 8
 _ROUNDS = 8
+_WHOLE = "data of other sizes, or, where the first axis of an input counts no rows but steps, arrays of one axis more"
 # Runs in onnxruntime at most, to find sizes that the model takes.
 _RUNS = 3
 _MOST_VALUES = 1 << 40  # of an input
@@ -178,14 +179,15 @@ class _Pins:
         tried = self._choices(known, guesses(self._model))
         failure, inferred = self._tried(tried)
         if not inferred:
-            inferred = self._tried(self._choices(known, _LONG))[1]
+            inferred = self._tried(self._choices(known, (*_LONG, *_features(self._model))))[1]
         if not inferred and self._runtime is not None:
             # Strict inference also fails at operators that it cannot handle: onnxruntime says whether the sizes fit.
             self._strict = False
             inferred = [*islice(filter(self._runs, self._tried(tried)[1][:_RUNS]), 1)]
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
-            reason += "; give the sizes of its inputs (--shape)" if self._symbolic and not known else ""
+            if self._symbolic:
+                reason += "; give " + ("the sizes of its inputs (--shape)" if not known else _WHOLE)
             raise SizesError(f"{self._model.name}: shapes contradict each other: {reason}")
         inferred.sort(key=lambda pins: -len(pins.shapes))
         completed = []
@@ -331,6 +333,12 @@ def guesses(model: Model) -> tuple[int, ...]:
     found = Counter(size for vector in vectors for size in vector.tolist() if 1 < size <= max(GUESSES))
     spelt_out = [size for size, _ in found.most_common() if size not in GUESSES]
     return (*GUESSES, *spelt_out[:_SPELT_OUT])
+
+
+def _features(model: Model) -> list[int]:
+    """Sizes to try where usual ones do not fit: those of the model's matrices, one of which may read the input."""
+    matrices = (array.shape for array in model.constants.values() if array.dtype.kind == "f" and array.ndim == 2)
+    return [*dict.fromkeys(size for shape in matrices for size in shape if size > 1)][:_SPELT_OUT]
 
 
 def _varied(

@@ -208,9 +208,8 @@ def _probabilities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weig
 def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Squared error relative to each column's variance, averaged over columns and (weighted) positions."""
     square = np.square(a - b)
-    relative = (
-        np.where(square == 0, 0.0, square / np.where(unit > 0, unit, 0.0)) if (unit <= 0).any() else square / unit
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # what never varied may not differ at all
+        relative = np.where(square == 0, 0.0, square / unit) if (unit <= 0).any() else square / unit
     return _mean(relative.mean(axis=2), weights)
 
 

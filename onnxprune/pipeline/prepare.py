@@ -12,6 +12,7 @@ import onnx
 from onnxprune.allocation.costs import check_layers
 from onnxprune.allocation.keep import kept_groups
 from onnxprune.calibration.dataset import Dataset
+from onnxprune.calibration.independence import without_batch
 from onnxprune.calibration.inputs import MADE_UP, is_made_up, load_data
 from onnxprune.calibration.split import RowRoles, split_rows
 from onnxprune.calibration.store import give_back_freed
@@ -121,6 +122,7 @@ def prepare(
             with fitting(config.shapes):
                 limit = config.images or most_rows(data)
                 rows = load_data(data, model, preprocess, limit=limit, seed=config.seed, known=known)
+            model = without_batch(model, rows)
             known = given_sizes(model, config.shapes, rows.shapes)
     with clock.stage("analyse"):
         with fitting(config.shapes):

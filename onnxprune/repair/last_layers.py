@@ -119,7 +119,7 @@ def score_rows(
     at = Positions(shape, np.ravel_multi_index((row, *(place[position] for place in origin.places)), shape))
     now = output_rows(layer, result, at)[:, origin.channels] * origin.factor[0] + origin.offset[position]
     present = _probabilities(part, made[part.output])[:, origin.positions][row, position]
-    if np.abs(_squashed(part.kind, now) - present).max(initial=0.0) > _NEAR:
+    if now.shape != present.shape or np.abs(_squashed(part.kind, now) - present).max(initial=0.0) > _NEAR:
         return None
     return ScoreRows(input_rows(layer, source, at)[0], now, probabilities[row, position], weights, first + row)
 
