@@ -16,7 +16,7 @@ from onnxprune.calibration.independence import without_batch
 from onnxprune.calibration.inputs import MADE_UP, is_made_up, load_data
 from onnxprune.calibration.split import RowRoles, split_rows
 from onnxprune.calibration.store import give_back_freed
-from onnxprune.config import PreprocessConfig, PruneConfig
+from onnxprune.config import OutputConfig, PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
 from onnxprune.core.errors import InputError
@@ -24,6 +24,7 @@ from onnxprune.core.execution import TaskExecutor, open_executor
 from onnxprune.core.results import InputSize
 from onnxprune.core.scores import Scores
 from onnxprune.core.text import several
+from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.load import Holding, load
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import Shape
@@ -139,6 +140,8 @@ def prepare(
     if rows is not None and len(rows) == limit and not is_made_up(data):
         with clock.stage("load"):
             rows = _telling(analysis, rows, data, config, preprocess)
+    if rows is not None and _drops_rows(analysis, config.outputs):
+        rows = replace(rows, whole=True)
     with clock.stage("lossless"):
         without_loss = analysis.none_removed()
         for group in analysis.groups:
@@ -147,6 +150,16 @@ def prepare(
         prepared = Prepared(analysis, split, before, lossless(analysis, without_loss))
         row = None if rows is None or is_made_up(rows.source) else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
+
+
+def _drops_rows(analysis: Analysis, outputs: OutputConfig) -> bool:
+    """Whether a compared output has no axis of rows where there is a single one, though the inputs have.
+
+    So with all axes of size 1 squeezed away at the end, as some exporters write it: rows are run one by one then.
+    """
+    specs = input_specs(analysis.model)
+    batched = all(spec.batched for spec in specs) and fixed_batch(specs) in (None, 1)
+    return batched and None in read_meaning(analysis, outputs).row_axes.values()
 
 
 def _telling(

@@ -94,3 +94,25 @@ def test_features_that_no_size_tells_are_those_of_a_matrix() -> None:
 def test_a_model_keeps_what_was_found_out_in_another_process() -> None:
     model = load(over_time())
     assert pickle.loads(pickle.dumps(without_batch(model, load_data(clips(), model)))).unbatched
+
+
+def squeezed() -> onnx.ModelProto:
+    """All axes of size 1 squeezed away at the end: a single row gives a number, several a vector."""
+    return example(
+        """g (float[N,6] x) => (float y) {
+            h = Gemm (x, w1, b1)  r = Relu (h)  z = Gemm (r, w2, b2)  s = Sigmoid (z)  y = Squeeze (s) }""",
+        {"w1": (6, 16), "b1": (16,), "w2": (16, 1), "b2": (1,)},
+        full_check=False,
+    )
+
+
+def test_outputs_without_an_axis_of_rows_for_a_single_row(tmp_path: Path) -> None:
+    """It ended with "internal error: ... along dimension 1, the array at index 0 has size 4 and ... 5"."""
+    rows = {"x": np.random.default_rng(0).standard_normal((45, 6)).astype(np.float32)}
+    result = onnxprune.prune(squeezed(), rows, targets="macs=0.6", threads=1, time=False)
+    assert result.after.macs <= 0.6 * result.before.macs
+    assert result.metrics["relative_error"].after < 0.3
+    labelled = {**rows, "y": np.arange(45) % 2}
+    result.save(tmp_path / "small.onnx")
+    again = onnxprune.validate(squeezed(), tmp_path / "small.onnx", labelled, time=False)
+    assert 0 < again.metrics["relative_error"].after < 0.3
