@@ -33,7 +33,7 @@ _LONG = (4096, 65536)
 # How many sizes that the model spells out are tried after these.
 _SPELT_OUT = 8
 _ROUNDS = 8
-_WHOLE = "data of other sizes, or, where the first axis of an input counts no rows but steps, arrays of one axis more"
+_WHOLE = "other sizes, or, where the first axis of an input counts no rows but steps, arrays of one axis more"
 # Runs in onnxruntime at most, to find sizes that the model takes.
 _RUNS = 3
 _MOST_VALUES = 1 << 40  # of an input
@@ -187,7 +187,7 @@ class _Pins:
         if not inferred:
             reason = first_line(failure) if failure else "no input shape fits"
             if self._symbolic:
-                reason += "; give " + ("the sizes of its inputs (--shape)" if not known else _WHOLE)
+                reason += "; give " + (_WHOLE if known else "the sizes of its inputs (--shape)")
             raise SizesError(f"{self._model.name}: shapes contradict each other: {reason}")
         inferred.sort(key=lambda pins: -len(pins.shapes))
         completed = []

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from onnxprune.core.errors import InputError
+
 Kind = Literal["classes", "probabilities", "quantities", "embedding", "labels"]
 Form = Literal["logits", "probabilities", "log_probabilities"]
 Outputs = Mapping[str, np.ndarray]
@@ -138,6 +140,20 @@ class Meaning:
         return np.moveaxis(array, axis, 0)
 
     def joined(self, runs: Sequence[Outputs], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Outputs of consecutive runs joined along the batch axis."""
-        chosen = self.outputs if names is None else names
-        return {name: np.concatenate([self.rows_first(name, run[name]) for run in runs]) for name in chosen}
+        """Outputs of consecutive runs joined along the batch axis.
+
+        Raises:
+            InputError: an output has other sizes in every run, as one that a loop writes until something is found.
+        """
+        joined = {}
+        for name in self.outputs if names is None else names:
+            arrays = [self.rows_first(name, run[name]) for run in runs]
+            other = next((array for array in arrays if array.shape[1:] != arrays[0].shape[1:]), None)
+            if other is not None:
+                sizes = f"{[*arrays[0].shape]} and {[*other.shape]}"
+                raise InputError(
+                    f"output {name!r} has other sizes from run to run, {sizes}: models cannot be compared there; leave "
+                    f"it out (--output {name}=ignored), or give rows of one size"
+                )
+            joined[name] = np.concatenate(arrays)
+        return joined

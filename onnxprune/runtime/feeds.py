@@ -28,9 +28,20 @@ def input_shapes(
     model: Model, specs: Sequence[InputSpec], known: OpenShapes | None = None
 ) -> Mapping[str, tuple[int, ...]]:
     """Concrete input shapes: as they are known, else batch size 1 and sizes as the analysis guesses them."""
-    if all(spec.dims is not None and all(isinstance(dim, int) for dim in spec.dims) for spec in specs):
-        return {spec.name: tuple(dim for dim in spec.dims or () if isinstance(dim, int)) for spec in specs}
+    told = {spec.name: _told(spec, (known or {}).get(spec.name)) for spec in specs}
+    if None not in told.values():
+        return {name: shape for name, shape in told.items() if shape is not None}
     return gather_facts(model, read_graph(model), known).shapes
+
+
+def _told(spec: InputSpec, known: Sequence[int | None] | None) -> tuple[int, ...] | None:
+    """An input's shape by what file and user say; None where that leaves a size open."""
+    if spec.dims is None:
+        return None
+    own = known or (None,) * len(spec.dims)
+    sizes = (dim if isinstance(dim, int) else size for dim, size in zip(spec.dims, own, strict=True))
+    shape = tuple(size for size in sizes if size is not None)
+    return shape if len(shape) == len(spec.dims) else None
 
 
 def random_array(

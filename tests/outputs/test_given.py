@@ -58,6 +58,14 @@ def test_patterns_stand_for_many_outputs(pattern: str) -> None:
     assert dict(zip(weighed.outputs, weighed.weights, strict=True))["logits"] == 1
 
 
+def test_an_output_of_another_size_in_every_run_is_told() -> None:
+    """It ended with "internal error: ValueError: all the input array dimensions except ... must match"."""
+    found = read(decoder())
+    runs = [{name: np.zeros((1, length, 4)) for name in found.outputs} for length in (425, 282)]
+    with pytest.raises(onnxprune.InputError, match=r"\[1, 425, 4\] and \[1, 282, 4\].*--output logits=ignored"):
+        found.joined(runs)
+
+
 def test_the_last_of_several_options_counts() -> None:
     found = read(decoder(), OutputConfig(kinds=("present*=ignored", "present.0.key=quantities")))
     assert found.outputs == ("logits", "present.0.key")
