@@ -4,7 +4,7 @@ A sigmoid makes scores, but also boxes and keypoints within an image. What stand
 things says where they are, and how sure it is.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.outputs.meaning import Kind, Part
@@ -61,20 +61,31 @@ def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
     ]
 
 
-def with_confidence(parts: Sequence[Part]) -> tuple[Part, ...]:
+def with_confidence(parts: Sequence[Part], selected: Iterable[Collection[str]] = ()) -> tuple[Part, ...]:
     """Link each part of quantities to the scores that tell how much its positions matter.
 
     They are those beside it in the same output, or a list of the same length in another output.
+
+    Args:
+        parts: as each is read by itself.
+        selected: tensors that an output is selected from together, whose maps show the same places.
     """
+    together = [frozenset(names) for names in selected]
     linked = []
     for part in parts:
         beside = tuple(
             number
             for number, score in enumerate(parts)
-            if score.kind in ("classes", "probabilities") and _beside(part, score)
+            if score.kind in ("classes", "probabilities")
+            and (_beside(part, score) or _selected_together(part, score, together))
         )
         linked.append(replace(part, confidence=beside) if part.kind == "quantities" and beside else part)
     return tuple(linked)
+
+
+def _selected_together(part: Part, score: Part, together: Sequence[Collection[str]]) -> bool:
+    same = part.count == score.count > 1
+    return same and any({part.output, score.output} <= {*names} for names in together)
 
 
 def _are_scores(part: Part) -> bool:

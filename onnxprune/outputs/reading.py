@@ -85,7 +85,7 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     weights = weights_said(config, analysis, [*names])
     return Meaning(
         row_axes={name: row_axis(name, analysis) for name in names},
-        parts=with_confidence(parts),
+        parts=with_confidence(parts, fronts.values()),
         weights=tuple(weights[part.output] / sum(other.output == part.output for other in parts) for part in parts),
     )
 

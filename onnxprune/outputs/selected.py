@@ -62,7 +62,7 @@ def _before(output: str, behind: frozenset[str], analysis: Analysis) -> tuple[st
     for node in graph.nodes:
         if node.name in between and behind.intersection(node.outputs):
             read = (name for name in (*node.inputs, *node.captured) if name not in behind)
-            found.update((_with_positions(name, analysis), None) for name in _floats(read, analysis))
+            found.update(dict.fromkeys(_floats(read, analysis)))
     made_from = {name: _needed(name, analysis) for name in found}
     return tuple(
         name
@@ -99,7 +99,10 @@ def _needed(tensor: str, analysis: Analysis) -> set[str]:
 
 
 def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
-    """The nearest computed tensors of floating-point type that some tensors are made of; themselves where they are."""
+    """The nearest computed tensors of floating-point type that some tensors are made of; themselves where they are.
+
+    Not such as comparisons of values decided about: all but the peaks of a map set to 0, say. There is the whole map.
+    """
     found, waiting, seen = list[str](), [*tensors], set[str]()
     while waiting:
         tensor = waiting.pop(0)
@@ -109,8 +112,30 @@ def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
         seen.add(tensor)
         if tensor not in analysis.facts.shapes:
             continue
-        if analysis.facts.dtypes.get(tensor) in FLOATS:
-            found.append(tensor)
-        else:
+        if analysis.facts.dtypes.get(tensor) not in FLOATS:
             waiting += node.inputs
+            continue
+        tensor = _with_positions(tensor, analysis)
+        inputs = analysis.graph.producer[tensor].inputs
+        if any(_decides(name, analysis) for name in inputs):
+            waiting += inputs
+        else:
+            found.append(tensor)
     return found
+
+
+def _decides(tensor: str, analysis: Analysis) -> bool:
+    """Whether a tensor holds comparisons of computed values, as truth or as numbers."""
+    floats, node = _is_float(tensor, analysis), analysis.graph.producer.get(tensor)
+    if node is None or analysis.pinned_value(tensor) is not None:
+        return False
+    if not floats:
+        return any(_is_float(name, analysis) or _decides(name, analysis) for name in node.inputs)
+    cast = not any(_is_float(name, analysis) for name in node.inputs)
+    return cast and any(_decides(name, analysis) for name in node.inputs)
+
+
+def _is_float(tensor: str, analysis: Analysis) -> bool:
+    """Whether a tensor is computed, and of floating-point type."""
+    computed = tensor in analysis.graph.producer and analysis.pinned_value(tensor) is None
+    return computed and analysis.facts.dtypes.get(tensor) in FLOATS

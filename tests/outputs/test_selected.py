@@ -179,6 +179,54 @@ def test_a_detector_that_sorts_what_it_found_is_compared_before_it_sorts() -> No
     assert all(part.confidence for part in parts if part.output == "boxes")
 
 
+def test_peaks_of_a_map_are_compared_as_the_whole_map() -> None:
+    """Keypoints are the peaks of a map: all but its largest values were 0, and a step aside counted as two mistakes."""
+    text = """g (float[N,3,4,4] x) => (float[N,3] sure, float[N,3,2] shift) {
+        f = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+        r = Relu (f)
+        c = Conv (r, wc, bc)
+        o = Conv (r, wo, bo)
+        heat = Sigmoid (c)
+        highest = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (heat)
+        is_peak = Equal (highest, heat)
+        as_number = Cast <to = 1> (is_peak)
+        peaks = Mul (heat, as_number)
+        flat = Reshape (peaks, as_vector)
+        sure, at = TopK <axis = 1> (flat, three_of)
+        of = Reshape (o, as_shifts)
+        shifts = Transpose <perm = [0, 2, 1]> (of)
+        along = Unsqueeze (at, two)
+        both = Tile (along, for_shifts)
+        shift = GatherElements <axis = 1> (shifts, both) }"""
+    weights = {"w0": (16, 3, 3, 3), "b0": (16,), "wc": (1, 16, 1, 1), "bc": (1,), "wo": (2, 16, 1, 1), "bo": (2,)}
+    more = {"as_shifts": np.array([0, 2, -1]), "for_shifts": np.array([1, 1, 2])}
+    parts = read_meaning(analyse(load(example(text, weights, SORTING_CONSTANTS | more)))).parts
+    assert {part.output: (part.kind, part.count) for part in parts} == {
+        "heat": ("probabilities", 16),
+        "shifts": ("quantities", 16),
+    }
+
+
+def test_maps_that_are_selected_together_show_the_same_places() -> None:
+    text = """g (float[N,3,4,4] x) => (float[N,3] sure, float[N,3,2] shift) {
+        f = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+        c = Conv (f, wc, bc)
+        shifts = Conv (f, wo, bo)
+        heat = Sigmoid (c)
+        flat = Reshape (heat, as_vector)
+        sure, at = TopK <axis = 1> (flat, three_of)
+        of = Reshape (shifts, as_shifts)
+        listed = Transpose <perm = [0, 2, 1]> (of)
+        along = Unsqueeze (at, two)
+        both = Tile (along, for_shifts)
+        shift = GatherElements <axis = 1> (listed, both) }"""
+    weights = {"w0": (16, 3, 3, 3), "b0": (16,), "wc": (1, 16, 1, 1), "bc": (1,), "wo": (2, 16, 1, 1), "bo": (2,)}
+    more = {"as_shifts": np.array([0, 2, -1]), "for_shifts": np.array([1, 1, 2])}
+    parts = read_meaning(analyse(load(example(text, weights, SORTING_CONSTANTS | more)))).parts
+    (quantities,) = (part for part in parts if part.kind == "quantities")
+    assert quantities.confidence
+
+
 def test_sorted_outputs_stay_where_the_user_says_what_they_hold() -> None:
     meaning = read_meaning(analyse(load(sorting_detector())), onnxprune.OutputConfig(kinds=("dets=quantities",)))
     assert [part.output for part in meaning.parts] == ["dets"]
