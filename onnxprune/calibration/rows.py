@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def rows_of(
     """
     collected: list[Rows] = []
     count = 0
+    counts_rows = _once(counts_rows)
     for held in parts:
         for part in _by_input(held, specs):
             collected.append(_rows(part, specs, layout, counts_rows))
@@ -119,16 +121,34 @@ def _rows(held: Held, specs: Sequence[InputSpec], layout: str, counts_rows: Coun
         arrays, labels, unread = _pick(held.arrays, specs, held.origin)
     except DamagedError as error:  # an array of an archive is read when it is asked for
         raise InputError(f"{held.origin} cannot be read: {error}") from error
-    if _may_be_feeds(arrays, specs, layout):
-        first = {spec.name: arrays[spec.name][0].astype(spec.dtype, copy=False) for spec in specs}
-        if not counts_rows(first):
-            specs = [replace(spec, batched=False) for spec in specs]
+    if _may_be_feeds(arrays, labels, specs, layout) and not counts_rows({s.name: arrays[s.name] for s in specs}):
+        specs = [replace(spec, batched=False) for spec in specs]
     rows = _leading(arrays, labels, specs, layout, held.origin, single=held.single)
     return rows if held.ordered else replace(rows, unread=unread)
 
 
-def _may_be_feeds(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec], layout: str) -> bool:
-    """Whether arrays hold batches of rows, or complete inputs whose first axis counts no rows: both look alike."""
+def _once(counts_rows: CountsRows) -> CountsRows:
+    """The first answer for all parts of a source."""
+    answers: list[bool] = []
+
+    def asked(arrays: Mapping[str, np.ndarray]) -> bool:
+        if not answers:
+            answers.append(counts_rows(arrays))
+        return answers[0]
+
+    return asked
+
+
+def _may_be_feeds(
+    arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, specs: Sequence[InputSpec], layout: str
+) -> bool:
+    """Whether arrays hold batches of rows, or complete inputs whose first axis counts no rows: both look alike.
+
+    Where there is a label for each entry of their second axis, these are rows.
+    """
+    entries = arrays[specs[0].name].shape[:2]
+    if labels is not None and len(np.atleast_1d(labels)) == prod(entries) != entries[0]:
+        return False
     return all(
         spec.batched
         and spec.dims is not None

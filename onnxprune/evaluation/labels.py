@@ -7,7 +7,7 @@ import numpy as np
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
-from onnxprune.evaluation.meters import Classes
+from onnxprune.evaluation.meters import Classes, Columns
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 
 _TOP = 5
@@ -27,8 +27,9 @@ class Accuracy:
     keypoints, and with the independent scores beside these only where negative labels say which places hold nothing:
     such scores have no class for that. Labels of an output's own shape (axes of size 1 do not count) fit
     probabilities (`label_iou`: entries above a half) and quantities (`label_fit`:
-    the share of the labels' variance that is explained). Where a model puts out class numbers alone, they are compared
-    with the labels.
+    the share of the labels' variance that is explained, of each column and averaged). Where a model puts out class
+    numbers alone, they are compared with the labels. Of several outputs that class numbers fit, they belong to that
+    with enough classes of which the original is right most often.
 
     Args:
         meaning: of the outputs.
@@ -75,9 +76,10 @@ class Accuracy:
                 wanted = labels.reshape(outputs[part.output].shape)
                 wanted = np.moveaxis(wanted, part.axis, -1) if part.axis else wanted
                 wanted = np.asarray(wanted, np.float64).reshape(values.shape)
-                if kept is not None:
-                    values, wanted = values[kept], wanted[kept]
-                counts.add_entries(values, wanted, fit)
+                if fit == "values":
+                    counts.columns.add(wanted, values, kept)
+                else:
+                    counts.add_entries(*((values, wanted) if kept is None else (values[kept], wanted[kept])))
 
     def _fitting(self, outputs: Outputs) -> tuple[Part, Fit]:
         """The part of the outputs that the labels belong to, and how they fit.
@@ -139,17 +141,25 @@ class Accuracy:
 
     def _numbered(self, ordered: Sequence[Part], outputs: Outputs) -> tuple[Part, Fit] | None:
         """The part with a place for each label, if those are class numbers."""
-        sizes = _without_ones(self._labels.shape[1:])
+        sizes, fitting = _without_ones(self._labels.shape[1:]), list[Part]()
         for part in ordered:
             extents = np.delete(np.array(outputs[part.output].shape), part.axis) if part.axis else np.zeros(1, int)
             several = part.classifies or (part.width > 1 and part.columns is None and part.kind != "embedding")
             if part.confidence or (self._finds(part) and not self._marks_nothing):
                 continue
             if several and _without_ones(tuple(extents[1:])) == sizes:
-                return part, "classes"
-            if part.kind == "labels" and _without_ones(outputs[part.output].shape[1:]) == sizes:
+                fitting.append(part)
+            elif part.kind == "labels" and not fitting and _without_ones(outputs[part.output].shape[1:]) == sizes:
                 return part, "same"
-        return None
+        if not fitting:
+            return None
+        enough = [part for part in fitting if part.kind == fitting[0].kind and part.width > self._labels.max(initial=0)]
+        return max(enough or fitting[:1], key=lambda part: self._right(part, outputs[part.output])), "classes"
+
+    def _right(self, part: Part, output: np.ndarray) -> float:
+        """Share of the first rows' class numbers that a part of their outputs has right."""
+        labels, scores = self._labels[: len(output)].reshape(len(output), -1), part.class_scores(output)
+        return float(np.mean(scores.argmax(axis=2)[labels >= 0] == labels[labels >= 0]))
 
     def _is_mask(self, part: Part, outputs: Outputs) -> bool:
         """Whether labels of 0 and 1 have the shape of independent probabilities: background would win by number."""
@@ -211,7 +221,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self._first = self._among = self._count = self._classes = self._both = self._either = 0
-        self._error = self._sum = self._square = 0.0
+        self.columns = Columns()
 
     def add_classes(self, scores: np.ndarray, labels: np.ndarray) -> None:
         """Count class scores `(n, classes)` against labels `(n,)`."""
@@ -228,22 +238,17 @@ class _Counts:
         self._count += int(np.count_nonzero(counted))
         self._first += int(np.count_nonzero((predicted == labels) & counted))
 
-    def add_entries(self, values: np.ndarray, labels: np.ndarray, fit: Fit) -> None:
-        """Count values against labels of the same shape."""
-        if fit == "entries":
-            a, b = values > _HALF, labels > _HALF
-            self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())
-        else:
-            self._count += labels.size
-            self._error += float(np.square(values - labels).sum())
-            self._sum, self._square = self._sum + float(labels.sum()), self._square + float(np.square(labels).sum())
+    def add_entries(self, values: np.ndarray, labels: np.ndarray) -> None:
+        """Count probabilities against labels of the same shape."""
+        a, b = values > _HALF, labels > _HALF
+        self._both, self._either = self._both + int((a & b).sum()), self._either + int((a | b).sum())
 
     def figures(self, fit: Fit, *, one: bool) -> dict[str, float]:
         if fit == "entries":
             return {"label_iou": self._both / max(self._either, 1)}
         if fit == "values":
-            variance = self._square - self._sum**2 / max(self._count, 1)
-            return {"label_fit": max(0.0, 1 - self._error / variance) if variance > 0 else 0.0}
+            lost = self.columns.lost()
+            return {"label_fit": 0.0 if lost is None else max(0.0, 1 - float(lost.mean()))}
         shares = {"top1" if one else "accuracy": self._first / max(self._count, 1)}
         if self._classes >= _TOP_FROM_CLASSES:
             shares["top5"] = self._among / max(self._count, 1)

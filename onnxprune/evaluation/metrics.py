@@ -79,6 +79,10 @@ def compare(
     config = config or OutputConfig()
     analysis = analysis or analyse(original, dataset.shapes)
     meaning = read_meaning(analysis, config)
+    made = {name for node in other.proto.graph.node for name in node.output}
+    declared = {value.name for value in original.proto.graph.output}
+    if not made.issuperset({*meaning.outputs} - declared):  # another export, whose inner tensors have other names
+        meaning = read_meaning(analysis, config, sorted_too=False)
     targets, real = dataset.targets, real_positions(original, meaning, dataset, engine)
     accuracy = None if targets is None else Accuracy(meaning, targets, dataset.source, original.name, real)
     judges = meters(meaning)
@@ -123,20 +127,25 @@ def compare(
 def _beside(
     original: Model, other: Model, dataset: Dataset, analysis: Analysis, leave_out: Collection[str], engine: Engine
 ) -> list[dict[str, Any]]:
-    """What a user's measure gets of each model beside the compared outputs: the others, by the original's names."""
-    declared = [value.name for value in original.proto.graph.output if value.type.HasField("tensor_type")]
-    names = [name for name in declared if name not in leave_out]
+    """What a user's measure gets of each model beside the compared outputs: the others that both have.
+
+    Those whose size values decide, or nothing tells, are lists with an array for each run of a single row.
+    """
+    tensors, theirs = (
+        [value.name for value in model.proto.graph.output if value.type.HasField("tensor_type")]
+        for model in (original, other)
+    )
+    names = [name for name in tensors if name not in leave_out and name in theirs]
     if not names:
         return [{}, {}]
-    by_run = selected_by_value(analysis).intersection(names)
+    known, selected = analysis.facts.shapes, selected_by_value(analysis)
+    by_run = {name for name in names if name in selected or name not in known}
     axes = {name: None if name in by_run else row_axis(name, analysis) for name in names}
     found = []
-    for model, theirs in ((original, names), (other, _matched(original, other, names))):
-        row_axes = dict(zip(theirs, axes.values(), strict=True))
-        parts = [*Runner(model, theirs, engine=engine, row_axes=row_axes).run(dataset, 1 if by_run else None)]
-        results = ([part[name] for part in parts] for name in theirs)
-        pairs = zip(names, results, strict=True)
-        found.append({name: [a[0] for a in each] if name in by_run else np.concatenate(each) for name, each in pairs})
+    for model in (original, other):
+        parts = [*Runner(model, names, engine=engine, row_axes=axes).run(dataset, 1 if by_run else None)]
+        results = {name: [part[name] for part in parts] for name in names}
+        found.append({name: [a[0] for a in e] if name in by_run else np.concatenate(e) for name, e in results.items()})
     return found
 
 

@@ -46,6 +46,8 @@ def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[
 def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
     """Read outputs that are named so as class scores, where nothing else was told and no places stand beside them.
 
+    Not where the model puts out independent probabilities of the same form too, which are made of them.
+
     Args:
         parts: as each is read so far.
         named: outputs whose name says that they are scores, of which a layer's channels are the classes.
@@ -55,6 +57,7 @@ def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
         if part.kind == "quantities"
         and part.output in named
         and part.width > 1
+        and not any(other.kind == "probabilities" and _alike(part, other) for other in parts)
         and not any(other.width in (*_POINT, _BOX) and _beside(part, other) for other in parts if other is not part)
         else part
         for part in parts
@@ -81,6 +84,10 @@ def with_confidence(parts: Sequence[Part], selected: Iterable[Collection[str]] =
         )
         linked.append(replace(part, confidence=beside) if part.kind == "quantities" and beside else part)
     return tuple(linked)
+
+
+def _alike(part: Part, other: Part) -> bool:
+    return (part.width, part.positions) == (other.width, other.positions)
 
 
 def _selected_together(part: Part, score: Part, together: Sequence[Collection[str]]) -> bool:

@@ -86,6 +86,11 @@ def _by_output(given: Sequence[str], flag: str, analysis: Analysis) -> Mapping[s
     return by_output
 
 
+def named_in(given: Sequence[str], flag: str, analysis: Analysis) -> tuple[str, ...]:
+    """The outputs that options name, by their names or by patterns."""
+    return tuple(_by_output(given, flag, analysis))
+
+
 def barely_counting(meaning: Meaning, config: OutputConfig) -> tuple[str, ...]:
     """A note where scores stand among so many other outputs that, all counting alike, they count for little.
 

@@ -10,7 +10,7 @@ from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.memory import require
 from onnxprune.outputs.beside import with_confidence, with_coordinates, with_names
-from onnxprune.outputs.given import IGNORED, kinds_said, weights_said
+from onnxprune.outputs.given import IGNORED, kinds_said, named_in, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
 from onnxprune.outputs.rows import row_axis
@@ -38,7 +38,7 @@ _FEATURES = 32
 _DROPPED = -1
 
 
-def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Meaning:
+def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sorted_too: bool = True) -> Meaning:
     """Recognise what each output of a model holds.
 
     Those of floating-point type are compared, or all tensors where there are none; in place of outputs that are
@@ -47,6 +47,7 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     Args:
         analysis: of the model.
         config: what the user says of them.
+        sorted_too: whether that includes outputs whose order alone values decide.
 
     Raises:
         InputError: the user names an output or a kind that does not exist, or leaves nothing to compare.
@@ -57,13 +58,14 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None) -> Mean
     tensors = [value for value in tensors if said.get(value.name) != IGNORED]
     if not tensors:
         raise InputError(f"{analysis.name}: all outputs are ignored; there is nothing to compare")
-    fronts = in_front([value.name for value in tensors], analysis, said)
-    weighed = [text.rpartition("=")[0] for text in config.weights]
+    fronts = in_front([value.name for value in tensors], analysis, said, sorted_too=sorted_too)
+    weighed = named_in(config.weights, "--output-weight", analysis)
     for flag, name in (*(("--output", name) for name in said), *(("--output-weight", name) for name in weighed)):
-        if front := fronts.get(name):
+        if name in fronts:
+            at = " and ".join(map(repr, fronts[name])) or "another output"
             raise InputError(
-                f"{flag} {name}: what it holds is selected by value, so that models are compared at "
-                f"{' and '.join(map(repr, front))}, which it is selected from; say nothing of it, or {name}={IGNORED}"
+                f"{flag} {name}: what it holds is selected by value, so that models are compared at {at}, which it is "
+                f"selected from; say nothing of it, or {name}={IGNORED}"
             )
     plain = [value for value in tensors if value.name not in fronts]
     floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]

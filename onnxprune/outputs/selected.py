@@ -5,14 +5,15 @@ or drops a whole entry, or makes two change places. So two models are not compar
 boxes that are selected from.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import onnx
 
+from onnxprune.graph.order import needed_nodes
 from onnxprune.ops import handler_of
-from onnxprune.outputs.rows import row_axis
+from onnxprune.outputs.sorting import shows_order
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.selection import layers_behind, ordered_by_value, selected_by_value
+from onnxprune.structure.selection import behind, last_sorts, layers_behind, selected_by_value
 
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
@@ -20,50 +21,57 @@ FLOATS = frozenset(
 
 
 def in_front(
-    outputs: Iterable[str], analysis: Analysis, as_they_are: Collection[str] = ()
+    outputs: Sequence[str], analysis: Analysis, as_they_are: Collection[str] = (), *, sorted_too: bool = True
 ) -> dict[str, tuple[str, ...]]:
     """The tensors of floating-point type that outputs are selected from, by output.
+
+    Whole numbers among the outputs (places, classes) say nothing that is not in front of the others: they have nothing
+    in front where another output is of floating-point type. Nor has what is compared anyway, at another output.
 
     Args:
         outputs: names of outputs.
         analysis: of the model.
         as_they_are: those to leave as they are where possible: where values decide their order alone.
+        sorted_too: whether there are others of this kind.
 
     Returns:
-        Those outputs alone whose size or order depends on values, and which no layers make behind the selection.
+        Those outputs alone whose size or order depends on values, and which no layers make behind the selection; with
+        no tensors where all of them are compared anyway.
     """
-    number, order = selected_by_value(analysis), ordered_by_value(analysis)
-    found = {
-        name: _before(name, number | order, analysis)
-        for name in outputs
-        if name in number or (name in order and name not in as_they_are and _shows_order(name, order, analysis))
-    }
-    return {name: tensors for name, tensors in found.items() if tensors}
+    number, sorts = selected_by_value(analysis), last_sorts(analysis) if sorted_too else []
+    order = behind(sorts, analysis)
+    if not number and not order:
+        return {}
+    floats = [name for name in outputs if analysis.facts.dtypes.get(name, onnx.TensorProto.FLOAT) in FLOATS]
+    found = {}
+    for name in floats or outputs:
+        is_sorted = name in order and name not in as_they_are and name not in number
+        if name in number or (is_sorted and shows_order(name, sorts, analysis)):
+            found[name] = _before(name, number | order, analysis)
+    plain = [name for name in floats if not found.get(name)]
+    known = {name: _same_elsewhere(name, plain, analysis) for tensors in found.values() for name in tensors}
+    return {name: tuple(t for t in tensors if not known[t]) for name, tensors in found.items() if tensors}
 
 
-def _shows_order(output: str, order: frozenset[str], analysis: Analysis) -> bool:
-    """Whether an output holds what was sorted, place by place, instead of a sum or mean of it."""
-    shapes, needed = analysis.facts.shapes, _needed(output, analysis)
-    rows, shape = row_axis(output, analysis), shapes.get(output, ())
-    lengths: set[int] = set()
-    for node in analysis.graph.nodes:
-        if node.name in needed and handler_of(node.op_type).selects and order.intersection(node.outputs):
-            taken, left = shapes.get(node.input(0), ()), shapes.get(node.output(), ())
-            lengths.update([new for old, new in zip(taken, left, strict=False) if new != old] or left[1:])
-    return any(size in lengths and size > 1 for axis, size in enumerate(shape) if axis != rows)
+def _same_elsewhere(tensor: str, plain: Collection[str], analysis: Analysis) -> bool:
+    """Whether a tensor is an output that is compared anyway, or made of one without layers between."""
+    nodes = analysis.graph.nodes
+    needed = {node.name for node in needed_nodes(nodes, [tensor])}
+    made = [analysis.graph.producer[name] for name in plain if name in analysis.graph.producer]
+    inside = [node for node in made if node.name in needed]
+    later = behind(inside, analysis)
+    return bool(inside) and not any(node.name in needed for node in layers_behind(later, analysis))
 
 
-def _before(output: str, behind: frozenset[str], analysis: Analysis) -> tuple[str, ...]:
-    """What one output is selected from; () where layers follow the selection. `behind` is what it may have made."""
-    graph, between = analysis.graph, _needed(output, analysis)
-    if any(node.name in between for node in layers_behind(behind, analysis)):
+def _before(output: str, after: frozenset[str], analysis: Analysis) -> tuple[str, ...]:
+    """What one output is selected from; () where layers follow the selection. `after` is what it may have made."""
+    graph = analysis.graph
+    between = {node.name for node in needed_nodes(graph.nodes, [output])}
+    if any(node.name in between for node in layers_behind(after, analysis)):
         return ()
-    found: dict[str, None] = {}
-    for node in graph.nodes:
-        if node.name in between and behind.intersection(node.outputs):
-            read = (name for name in (*node.inputs, *node.captured) if name not in behind)
-            found.update(dict.fromkeys(_floats(read, analysis)))
-    made_from = {name: _needed(name, analysis) for name in found}
+    steps = [node for node in graph.nodes if node.name in between and after.intersection(node.outputs)]
+    found = _floats((name for node in steps for name in node.reads if name not in after), analysis)
+    made_from = {name: {node.name for node in needed_nodes(graph.nodes, [name])} for name in found}
     return tuple(
         name
         for name in found
@@ -87,23 +95,13 @@ def _with_positions(tensor: str, analysis: Analysis) -> str:
     return tensor
 
 
-def _needed(tensor: str, analysis: Analysis) -> set[str]:
-    """Names of the nodes that a tensor depends on."""
-    needed, waiting = set[str](), [tensor]
-    while waiting:
-        node = analysis.graph.producer.get(waiting.pop())
-        if node is not None and node.name not in needed:
-            needed.add(node.name)
-            waiting += filter(None, (*node.inputs, *node.captured))
-    return needed
-
-
 def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
     """The nearest computed tensors of floating-point type that some tensors are made of; themselves where they are.
 
     Not such as comparisons of values decided about: all but the peaks of a map set to 0, say. There is the whole map.
     """
-    found, waiting, seen = list[str](), [*tensors], set[str]()
+    decide = _deciding(analysis)
+    found, waiting, seen = dict[str, None](), [*tensors], set[str]()
     while waiting:
         tensor = waiting.pop(0)
         node = analysis.graph.producer.get(tensor)
@@ -117,25 +115,24 @@ def _floats(tensors: Iterable[str], analysis: Analysis) -> list[str]:
             continue
         tensor = _with_positions(tensor, analysis)
         inputs = analysis.graph.producer[tensor].inputs
-        if any(_decides(name, analysis) for name in inputs):
-            waiting += inputs
+        if decide.isdisjoint(inputs):
+            found[tensor] = None
         else:
-            found.append(tensor)
-    return found
+            waiting += inputs
+    return [*found]
 
 
-def _decides(tensor: str, analysis: Analysis) -> bool:
-    """Whether a tensor holds comparisons of computed values, as truth or as numbers."""
-    floats, node = _is_float(tensor, analysis), analysis.graph.producer.get(tensor)
-    if node is None or analysis.pinned_value(tensor) is not None:
-        return False
-    if not floats:
-        return any(_is_float(name, analysis) or _decides(name, analysis) for name in node.inputs)
-    cast = not any(_is_float(name, analysis) for name in node.inputs)
-    return cast and any(_decides(name, analysis) for name in node.inputs)
-
-
-def _is_float(tensor: str, analysis: Analysis) -> bool:
-    """Whether a tensor is computed, and of floating-point type."""
-    computed = tensor in analysis.graph.producer and analysis.pinned_value(tensor) is None
-    return computed and analysis.facts.dtypes.get(tensor) in FLOATS
+def _deciding(analysis: Analysis) -> set[str]:
+    """The tensors that hold comparisons of computed values, as truth or cast to numbers."""
+    floats, decide = set[str](), set[str]()
+    for node in analysis.graph.nodes:  # in their order
+        of_floats, decided = not floats.isdisjoint(node.inputs), not decide.isdisjoint(node.inputs)
+        for name in node.outputs:
+            if analysis.pinned_value(name) is not None:
+                continue
+            is_float = analysis.facts.dtypes.get(name) in FLOATS
+            if is_float:
+                floats.add(name)
+            if (decided and not (is_float and of_floats)) or (of_floats and not is_float):
+                decide.add(name)
+    return decide

@@ -28,6 +28,7 @@ from onnxprune.graph.inputs import fixed_batch, input_specs
 from onnxprune.graph.load import Holding, load
 from onnxprune.graph.model import Model
 from onnxprune.graph.operators import Shape
+from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.sizes import fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.importance import scorer_row
 from onnxprune.importance.base import ScoreContext
@@ -159,7 +160,12 @@ def _drops_rows(analysis: Analysis, outputs: OutputConfig) -> bool:
     """
     specs = input_specs(analysis.model)
     batched = all(spec.batched for spec in specs) and fixed_batch(specs) in (None, 1)
-    return batched and None in read_meaning(analysis, outputs).row_axes.values()
+    axes = read_meaning(analysis, outputs).row_axes if batched else {}
+    nodes, inputs = analysis.graph.nodes, {*analysis.graph.inputs}
+    return any(
+        axis is None and any(not inputs.isdisjoint(node.reads) for node in needed_nodes(nodes, [name]))
+        for name, axis in axes.items()
+    )
 
 
 def _telling(

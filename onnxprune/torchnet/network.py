@@ -182,7 +182,8 @@ def bound_network(
     """
     torch = import_torch()
     network = Network(model, outputs, device)
-    expected = Runner(model, network.outputs).run(probe, len(probe))
+    runner = Runner(model, network.outputs)
+    expected = map(runner.run_feed, probe.batches(1)) if probe.whole else runner.run(probe, len(probe))
     for feed, reference in zip(probe.batches(len(probe)), expected, strict=True):
         tensors = network.inputs(feed)
         try:

@@ -278,7 +278,11 @@ def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: Output
     source = model
     if teacher is not None and {value.name for value in teacher.proto.graph.output} == names:
         source = teacher
-    return read_meaning(analyse(source, rows.shapes), outputs)
+    analysis = analyse(source, rows.shapes)
+    meaning = read_meaning(analysis, outputs)
+    made = [{name for node in some.proto.graph.node for name in node.output} for some in (model, teacher or model)]
+    both = all({*meaning.outputs} <= inner for inner in made)
+    return meaning if both else read_meaning(analysis, outputs, sorted_too=False)
 
 
 def _reference(teacher: Model, theirs: Sequence[str], meaning: Meaning, rows: Dataset, engine: Engine) -> Reference:

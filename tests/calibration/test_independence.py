@@ -61,7 +61,7 @@ def clips(count: int = 30) -> np.ndarray:
 @pytest.mark.parametrize(("made", "rows"), [(over_time, False), (same_length, False), (by_row, True)])
 def test_the_model_is_asked_whether_its_first_axis_counts_rows(made, rows: bool) -> None:
     model = load(made())
-    assert counts_rows(model, {"x": clips(1)[0]}) is rows
+    assert counts_rows(model, {"x": clips(1)}) is rows
     data = load_data(clips(), model)
     assert (data.whole, len(data)) == ((False, 30 * LENGTH) if rows else (True, 30))
     assert input_specs(without_batch(model, data))[0].batched is rows

@@ -106,6 +106,36 @@ def test_labels_of_coordinates_beside_scores_say_what_to_do() -> None:
         both(text, weight, weight, x, np.eye(4)[rng.integers(0, 4, 30)])
 
 
+def test_columns_of_labels_at_different_levels_count_alike() -> None:
+    """Around one mean for all of them, a column of 300 and one of 0 had all their variance explained by it."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((60, 4)).astype(np.float32), rng.standard_normal((4, 2)).astype(np.float32)
+    text = "g (float[N,4] x) => (float[N,2] y) { h = MatMul (x, w)  t = Tanh (h)  y = Add (t, level) }"
+    level = np.array([300, 0], np.float32)
+    wanted = np.tanh(x @ weight) + level
+    halved = {"w": 0 * weight, "level": level}
+    said = OutputConfig(kinds=("y=quantities",))
+    fits = both(text, {"w": weight, "level": level}, halved, x, wanted, said)["label_fit"]
+    assert fits.before == pytest.approx(1, abs=1e-4)
+    assert fits.after < 0.1
+
+
+@pytest.mark.parametrize(("head", "classes"), [(0, 4), (1, 9)])
+def test_labels_belong_to_the_head_that_is_right(head: int, classes: int) -> None:
+    """Labels of the second of two heads were refused: "a label is 8, but the model has 4 classes"."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 6)).astype(np.float32)
+    weights = {"v": rng.standard_normal((6, 4)), "w": rng.standard_normal((6, 9))}
+    text = """g (float[N,6] x) => (float[N,4] first, float[N,9] second) {
+        a = MatMul (x, v)  first = Softmax (a)  b = MatMul (x, w)  second = Softmax (b) }"""
+    labels = (x @ [weights["v"], weights["w"]][head]).argmax(1)
+    swapped = weights | {"vw"[head]: -weights["vw"[head]]}
+    right = both(text, weights, swapped, x, labels)["top1"]
+    assert right.before == 1
+    assert right.after < 0.5
+    assert ["first", "second"][head] in right.detail
+
+
 def test_one_number_a_row_is_judged_by_its_labels() -> None:
     """Columns of one number were refused in every spelling: no regression with a single target had `--max-drop`."""
     rng = np.random.default_rng(0)
