@@ -1,6 +1,7 @@
 """Runs onnx's shape inference with concrete input sizes, and with the values and shapes that are known already."""
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 
 import numpy as np
 import onnx
@@ -88,8 +89,8 @@ def infer(
 def not_inferred(model: Model, graph: Graph, shapes: Mapping[str, Shape], *, strict: bool) -> list[str]:
     """Tensors without a shape that onnx's inference cannot find, such as those of unknown operators.
 
-    These are results of operators that it does not know, of bodies, and, where it need not be strict, of operators that
-    it fails at. Results whose size only the data tell are not among them.
+    These are results of operators that it does not know, of bodies, of what such collected in a sequence, and, where it
+    need not be strict, of operators that it fails at. Results whose size only the data tell are not among them.
     """
     return [
         name
@@ -106,7 +107,15 @@ def _is_known(model: Model, node: Node) -> bool:
     proto = model.proto.graph.node[node.index]
     if any(attribute.HasField("g") for attribute in proto.attribute):  # what a Loop hands on may grow from turn to turn
         return False
-    return bool(onnx.defs.has(proto.op_type, "" if proto.domain == "ai.onnx" else proto.domain))
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    return bool(onnx.defs.has(proto.op_type, domain)) and not _reads_sequence(proto.op_type, domain)
+
+
+@cache
+def _reads_sequence(op_type: str, domain: str) -> bool:
+    """Whether an operator takes a sequence, of whose tensors nothing tells the sizes: what a loop collected."""
+    taken = onnx.defs.get_schema(op_type, domain).inputs
+    return any(all(kind.startswith("seq(") for kind in formal.types) for formal in taken)
 
 
 def declared(model: Model, inputs: Mapping[str, Shape], wanted: Collection[str]) -> dict[str, Seen]:

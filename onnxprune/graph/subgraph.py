@@ -8,7 +8,8 @@ import onnx
 
 from onnxprune.core.errors import ModelError
 from onnxprune.graph.model import Model, constant_nodes, constant_type
-from onnxprune.graph.nodes import Node
+from onnxprune.graph.nodes import Node, read_graph
+from onnxprune.graph.order import needed_nodes
 
 
 def subgraph(
@@ -20,6 +21,8 @@ def subgraph(
 ) -> Model:
     """A model of some of the nodes. Its inputs have no declared shapes, so it runs at any batch size.
 
+    Sequences cannot be inputs: the nodes that make them are added, where all that these read is known.
+
     Args:
         model: the whole model.
         nodes: the nodes to run, in topological order.
@@ -30,6 +33,7 @@ def subgraph(
     Raises:
         ModelError: a sequence or map would be an input.
     """
+    nodes = _with_sequences(model, nodes, known)
     types = _constant_types(model)
     proto = onnx.ModelProto(
         ir_version=max(model.proto.ir_version, 4),  # before 4 every initializer must also be an input
@@ -49,9 +53,7 @@ def subgraph(
                 inputs[name] = types[name]
             elif name in types:
                 constants[name] = model.constants[name]
-            elif name in known and not isinstance(known[name], np.ndarray):
-                raise ModelError(f"{model.name}: {node} reads {name!r}, no tensor; use --no-repair and another scorer")
-            elif name in known:
+            elif name in known and isinstance(known[name], np.ndarray):
                 inputs[name] = onnx.helper.np_dtype_to_tensor_dtype(known[name].dtype)
     for name in constants:
         graph.initializer.append(onnx.TensorProto(name=name, data_type=types[name], dims=[-1]))
@@ -60,6 +62,21 @@ def subgraph(
         graph.input[-1].type.tensor_type.elem_type = element
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return Model(proto, MappingProxyType(constants), model.name)
+
+
+def _with_sequences(model: Model, nodes: Sequence[Node], known: Mapping[str, np.ndarray]) -> Sequence[Node]:
+    own = {name for node in nodes for name in node.outputs}
+    read = {name: node for node in nodes for name in node.reads if name in known and name not in own}
+    sequences = {name: node for name, node in read.items() if not isinstance(known[name], np.ndarray)}
+    if not sequences:
+        return nodes
+    arrays = {name for name in known if isinstance(known[name], np.ndarray)} | {*model.constants}
+    added = needed_nodes(read_graph(model).nodes, sequences, arrays.__contains__)
+    made = arrays.union(*(node.outputs for node in added))
+    if not all(made.issuperset(node.reads) for node in added):
+        name, node = next(iter(sequences.items()))
+        raise ModelError(f"{model.name}: {node} reads {name!r}, no tensor; use --no-repair and another scorer")
+    return sorted({node.name: node for node in (*added, *nodes)}.values(), key=lambda node: node.index)
 
 
 def _constant_types(model: Model) -> dict[str, int]:
