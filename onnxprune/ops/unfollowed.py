@@ -13,8 +13,23 @@ from onnxprune.ops.base import TorchRule, Unknown
 class Unfollowed(Unknown):
     """Operators that select, place or create values. Applied to constants, they give constants."""
 
-    op_types = ("CastLike", "GatherElements", "ScatterElements", "ScatterND")
+    op_types: ClassVar[tuple[str, ...]] = ("CastLike", "ScatterElements", "ScatterND")
     folds_up_to = inf
+
+
+class GatherElements(Unfollowed):
+    """GatherElements: a value for each index, along an axis."""
+
+    op_types = ("GatherElements",)
+
+    def torch(self, node: Node) -> TorchRule:
+        """In torch: the same; negative indices count from the end."""
+        axis = node.int("axis", 0)
+
+        def run(x: Any, indices: Any) -> Any:
+            return x.gather(axis, indices.long() % x.shape[axis])
+
+        return run
 
 
 class OneHot(Unknown):

@@ -36,6 +36,7 @@ _CLASSES_SUM = 0.3
 _COORDINATES_SUM = 10.0
 _FEATURES = 32
 _DROPPED = -1
+_BOX = 4  # numbers that say where something is
 
 
 def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sorted_too: bool = True) -> Meaning:
@@ -206,7 +207,24 @@ class _Output:
                 groups[key] = _Found(both, mask | before.mask, (*before.sources, source))
             else:
                 groups[key] = _Found(source_nature, mask, (source,))
-        return list(groups.values())
+        beside = len(groups) > 1
+        return [
+            part
+            for key, found in groups.items()
+            for part in (self._without_boxes(found) if beside and key == "quantities" else [found])
+        ]
+
+    def _without_boxes(self, found: _Found) -> list[_Found]:
+        """Quantities beside scores in two: four columns that are a box, and others elsewhere (of a mask, of a face)."""
+        axis = _dividing_axis(found.mask)
+        columns = [] if axis is None else _columns(found.mask, axis)
+        breaks = [at for at in range(1, len(columns)) if columns[at] != columns[at - 1] + 1]
+        if axis is None or len(breaks) != 1 or _BOX not in (breaks[0], len(columns) - breaks[0]):
+            return [found]
+        along = np.arange(found.mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(found.mask.ndim)])
+        masks = (found.mask & (along < columns[breaks[0]]), found.mask & (along >= columns[breaks[0]]))
+        rows = [(self._row(source.mask), source) for source in found.sources]
+        return [_Found(found.nature, m, tuple(source for own, source in rows if (own & m).any())) for m in masks]
 
     def _in_output(self, source: Source, path: Path) -> Nature:
         """What a source tensor's values are, with their axis counted in the output's row.

@@ -1,4 +1,8 @@
-"""Says so where outputs depend on more than their row: on the other rows, as in training mode, or on random numbers."""
+"""Says so where figures of outputs say less than they seem to.
+
+Where outputs depend on more than their row (on the other rows, as in training mode, or on random numbers), or hold a
+set, whose entries stand in an order that values decide.
+"""
 
 from collections.abc import Sequence
 
@@ -6,10 +10,11 @@ from onnxprune.core.text import several
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.selection import sorted_within
 
 
 def not_by_row(analysis: Analysis) -> tuple[str, ...]:
-    """A warning where nodes take their statistics from each batch, as in training, or draw numbers; else nothing."""
+    """Warnings where nodes take their statistics from each batch, as in training, draw numbers, or sort entries."""
     warnings = []
     nodes = analysis.graph.nodes
     if trains := [node for node in nodes if handler_of(node.op_type).trains(node)]:
@@ -22,6 +27,12 @@ def not_by_row(analysis: Analysis) -> tuple[str, ...]:
         warnings.append(
             f"{analysis.name} may draw random numbers in every run ({_named(draws)}): repair and figures are about "
             "these too; export it without, or with the numbers as an input"
+        )
+    if sets := sorted_within(analysis):
+        warnings.append(
+            f"{analysis.name} sorts by value what layers go on with ({_named(sets)}): outputs are compared place by "
+            "place, and entries that change places count as errors, so that losses look larger than they are, and "
+            "floors stop early; a --metric that matches entries tells more"
         )
     return tuple(warnings)
 

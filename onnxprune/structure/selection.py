@@ -9,6 +9,8 @@ from onnxprune.graph.order import needed_nodes
 from onnxprune.ops import handler_of
 from onnxprune.structure.analysis import Analysis
 
+_MANY = 8
+
 
 def selected_by_value(analysis: Analysis) -> frozenset[str]:
     """The tensors whose size may depend on values: what such nodes make, and all that is computed from it."""
@@ -27,6 +29,18 @@ def last_sorts(analysis: Analysis) -> list[Node]:
     read = (name for node in nodes if _weighs(node, analysis) for name in node.reads)
     ahead = {node.name for node in needed_nodes(nodes, read)}
     return [node for node in sorts if node.name not in ahead]
+
+
+def sorted_within(analysis: Analysis) -> list[Node]:
+    """The nodes that order places of an output by value although layers go on with them: its entries are a set.
+
+    Told by the number of places, which is that of an axis of an output, where they are more than a few.
+    """
+    shapes, outputs = analysis.facts.shapes, analysis.graph.outputs
+    sizes = {size for name in outputs for size in shapes.get(name, ())[1:] if size >= _MANY}
+    last = {node.name for node in last_sorts(analysis)}
+    within = (n for n in analysis.graph.nodes if _selects(n, analysis) == "order" and n.name not in last)
+    return [node for node in within if sizes.intersection(shapes.get(node.output(), ())[1:])]
 
 
 def layers_behind(tensors: Collection[str], analysis: Analysis) -> list[Node]:

@@ -146,6 +146,19 @@ def test_boxes_beside_scores_are_weighed_by_them(outputs, end, boxes, scores):
     assert probabilities.scale == (1000 if "Mul" in end else 1)
 
 
+def test_numbers_of_a_mask_beside_boxes_and_scores_are_a_part_of_their_own() -> None:
+    """Detectors of segments were no detectors: boxes of four columns and coefficients were one part of twelve."""
+    text = """g (float[N,9,5] x) => (float[N,9,15] y) {
+        b = MatMul (x, u)  c = MatMul (x, v)  p = Sigmoid (c)  m = MatMul (x, w)  y = Concat <axis = 2> (b, p, m) }"""
+    parts = meaning(text, {"u": (5, 4), "v": (5, 3), "w": (5, 8)}).parts
+    assert [(part.kind, part.columns) for part in parts] == [
+        ("quantities", (0, 1, 2, 3)),
+        ("quantities", tuple(range(7, 15))),
+        ("probabilities", (4, 5, 6)),
+    ]
+    assert [part.confidence for part in parts] == [(2,), (2,), ()]
+
+
 def test_centres_and_sizes_that_are_decoded_apart_are_boxes():
     """Free centres beside bounded sizes were two pairs of columns, and judged as keypoints."""
     text = """g (float[N,2,3,3] x) => (float[N,7,9] y) {

