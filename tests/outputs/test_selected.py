@@ -201,7 +201,7 @@ SUPPRESSED = """highest = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (
 
 @pytest.mark.parametrize("peaks", [SUPPRESSED, "peaks = Identity (heat)"], ids=["peaks", "values"])
 def test_maps_are_compared_before_places_are_picked(peaks: str) -> None:
-    """Of a map all but the peaks were 0, so that a step aside counted as two mistakes; shifts counted alike anywhere."""
+    """Of a map all but the peaks were 0, so that a step aside was two mistakes; shifts counted alike anywhere."""
     weights = {"w0": (16, 3, 3, 3), "b0": (16,), "wc": (1, 16, 1, 1), "bc": (1,), "wo": (2, 16, 1, 1), "bo": (2,)}
     numbers = SORTING_CONSTANTS | {"as_shifts": np.array([0, 2, -1]), "for_shifts": np.array([1, 1, 2])}
     parts = read_meaning(analyse(load(example(KEYPOINTS.format(peaks=peaks), weights, numbers)))).parts
