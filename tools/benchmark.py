@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="folder with models and data")
     parser.add_argument("--peers-python", type=Path, metavar="PATH", help="python of the peers' environment")
     parser.add_argument("--models", default=",".join(c.name for c in CASES), metavar="A,B,...")
+    parser.add_argument("--targets", metavar="A,B,...", help="only these budgets; default: all of each model")
     parser.add_argument("--tools", default=",".join(["onnxprune", *PEER_TOOLS]), metavar="A,B,...")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep data and models here")
     parser.add_argument("--results", type=Path, default=DOCS / "benchmarks.json", metavar="FILE")
@@ -233,8 +234,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
             bench = Bench(options, options.work or Path(temporary))
             for case in CASES:
-                if case.name in options.models.split(","):
-                    bench.case(case)
+                targets = [t for t in case.targets if t in (options.targets or t).split(",")]
+                if case.name in options.models.split(",") and targets:
+                    bench.case(replace(case, targets=tuple(targets)))
     document.write(options.results, DOCS / "benchmarks.md")
 
 

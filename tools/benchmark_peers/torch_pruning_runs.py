@@ -27,7 +27,7 @@ from benchmark_peers.torch_network import Builder
 
 BATCH = 50
 STEP = 0.0225  # share of the channels that go in a step: 40 steps to the largest ratio
-GRADIENT_ROWS = 500  # whose gradients Taylor takes before each step
+GRADIENT_SHARE = 0.5  # of the rows, whose gradients Taylor takes before each step
 CRITERIA: dict[str, Callable[[], Any]] = {
     "l1": lambda: tp.importance.MagnitudeImportance(p=1),
     "l2": lambda: tp.importance.MagnitudeImportance(p=2),
@@ -82,7 +82,8 @@ class _Path:
         while len(self._been) <= round(ratio / STEP):
             if self._differentiates:
                 self._now.zero_grad()
-                chosen = np.random.default_rng(0).permutation(len(self._rows))[:GRADIENT_ROWS]
+                count = round(GRADIENT_SHARE * len(self._rows))
+                chosen = np.random.default_rng(0).permutation(len(self._rows))[:count]
                 _take_gradients(self._now, self._rows[chosen], self._labels[chosen])
             self._pruner.step()
             self._been.append(copy.deepcopy(self._now))

@@ -10,7 +10,10 @@ the costs of candidates, or times them, as it does those of the final files.
 import json
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -27,8 +30,11 @@ HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a 
 TIMED_S = 0.8
 
 
-def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
-    """What is left of the budget's cost at a ratio, and the share that the budget allows."""
+def shares_of(prune: Prune, job: Job) -> tuple[Share, Share, float]:
+    """What is left of the budget's cost at a ratio, and the share that the budget allows.
+
+    The first is what is counted: the cost itself, or of budgets of time the multiply-adds.
+    """
     from onnxprune.core.engine import ONE_CORE
     from onnxprune.core.targets import Target
     from onnxprune.graph.load import load
@@ -36,22 +42,23 @@ def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
     from onnxprune.structure.costs import count_costs
 
     wanted, original = Target.parse(job.target), load(job.model)
+    kind = "macs" if wanted.kind == TIME else wanted.kind
 
     def counted(ratio: float) -> float:
         costs = (count_costs(model) for model in (load(prune(ratio)), original))
-        after, before = (float(getattr(cost, wanted.kind)) for cost in costs)
+        after, before = (float(getattr(cost, kind)) for cost in costs)
         return after / before
 
     def timed(ratio: float) -> float:
+        left = counted(ratio)
+        if left > wanted.value:  # time hardly falls faster than multiply-adds do
+            return left
         pair = (original, load(prune(ratio)))
-        counts = [count_costs(model).macs for model in pair]
-        if counts[1] > wanted.value * counts[0]:  # time hardly falls faster than multiply-adds do
-            return counts[1] / counts[0]
         # Time on the processor: what runs beside it does not count.
         clock = time.thread_time
         return float(time_models(pair, engine=ONE_CORE, seconds=TIMED_S, memory=False, clock=clock)[1].ratio)
 
-    return timed if wanted.kind == TIME else counted, float(wanted.value)
+    return counted, timed if wanted.kind == TIME else counted, float(wanted.value)
 
 
 def halved(share: Share, allowed: float, close: float) -> float | None:
@@ -72,21 +79,23 @@ def halved(share: Share, allowed: float, close: float) -> float | None:
     return high
 
 
-def stepped(share: Share, allowed: float, step: float) -> float | None:
-    """The first of equal steps that stays within the budget; None where none does."""
-    for number in range(1, round(HIGHEST / step) + 1):
-        if share(number * step) <= allowed:
-            return number * step
-    return None
+def stepped(counted: Share, share: Share, allowed: float, step: float) -> float | None:
+    """The first of equal steps that stays within the budget; None where none does.
+
+    What is counted falls from step to step; time may rise between, so that each step is timed from there on.
+    """
+    ratios = [number * step for number in range(1, round(HIGHEST / step) + 1)]
+    first = bisect_left(ratios, True, key=lambda ratio: counted(ratio) <= allowed)
+    return next((ratio for ratio in ratios[first:] if share(ratio) <= allowed), None)
 
 
 def search(prune: Prune, job: Job) -> float | None:
     """The smallest ratio whose model stays within the budget; None where there is none."""
-    share, allowed = share_of(prune, job)
+    counted, share, allowed = shares_of(prune, job)
     if job.steps:
         from benchmark_peers.torch_pruning_runs import STEP
 
-        return stepped(share, allowed, STEP)
+        return stepped(counted, share, allowed, STEP)
     return halved(share, allowed, CLOSE_IN_TIME if job.target.startswith(TIME) else CLOSE)
 
 
@@ -95,14 +104,14 @@ def search_all(jobs: Sequence[Job]) -> list[float | None]:
     known: dict[object, float | None] = {}
     ratios = []
     for job in jobs:
-        prune = prepare(job)
         criterion = job.method.partition("+")[0] if job.scope == "global" else ""
         key = (job.target, criterion, job.steps, job.round_to)
         if key not in known:
-            known[key] = search(prune, job)
+            # Neither the number of channels nor the time depends on the statistics.
+            known[key] = search(prepared(replace(job, target="", output="", statistics=False)), job)
         ratio = known[key]
         if ratio is not None:
-            onnx.save(prune(ratio), job.output)
+            onnx.save(prepared(replace(job, target="", output=""))(ratio), job.output)
         ratios.append(ratio)
     return ratios
 
@@ -114,6 +123,9 @@ def prepare(job: Job) -> Prune:
     else:
         from benchmark_peers.torch_pruning_runs import prepare as make
     return make(job)
+
+
+prepared = cache(prepare)  # one for all budgets
 
 
 def main() -> None:
