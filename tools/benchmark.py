@@ -85,7 +85,9 @@ class Bench:
                 rows += [self._ours(case, folder, target, method) for method in methods]
         for row in rows:
             row["date"] = dt.datetime.now(tz=dt.UTC).date().isoformat()
-            print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("file", "date")), flush=True)
+            row["machine"] = machine()
+            shown = (f"{key}={value}" for key, value in row.items() if key not in ("file", "date", "machine"))
+            print(" ".join(shown), flush=True)
         known = self.results["models"].get(case.name, {})
         request = {"measure": case.name, "folder": str(folder), "rows": "test", "full": True}
         request["models"] = {"original": str(self.corpus / case.path)} | _files(rows)
@@ -94,7 +96,6 @@ class Bench:
         for position, row in enumerate(rows):
             row.pop("file", None)
             self._store(row | found.get(str(position), {}))
-        self.results["machine"] = machine()
         self.results["versions"] = self._versions()
         self.path.write_text(json.dumps(self.results, indent=1, sort_keys=True) + "\n")
 

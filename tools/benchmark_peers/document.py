@@ -90,13 +90,17 @@ def details(results: Results) -> str:
 
 
 def environment(results: Results) -> str:
-    """Machine, versions and commands."""
+    """Machines, versions and commands."""
+    machines: dict[str, dict[str, None]] = {}
+    for case, _, rows in _by_budget(results):
+        for row in rows:
+            machines.setdefault(row["machine"], {})[case.title.split(",")[0]] = None
     versions = results.get("versions", {})
     commands = dict.fromkeys(
         row["command"] for case, _, rows in _by_budget(results) for row in rows if _key(row) == DEFAULT
     )
     lines = [
-        f"Machine: {results.get('machine', 'unknown')}.",
+        "Measured on: " + "; ".join(f"{name} ({', '.join(titles)})" for name, titles in machines.items()) + ".",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
         "",

@@ -100,12 +100,17 @@ def search(prune: Prune, job: Job) -> float | None:
 
 
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
-    """Search for each job and write its model. Where every layer has one ratio, it does not depend on the criterion."""
+    """Search for each job and write its model.
+
+    Where Torch-Pruning gives every layer one ratio, what is left does not depend on the criterion. With onnxsim it does:
+    its Wanda leaves some layers as they are.
+    """
     known: dict[object, float | None] = {}
     ratios = []
     for job in jobs:
-        criterion = job.method.partition("+")[0] if job.scope == "global" else ""
-        key = (job.target, criterion, job.steps, job.round_to)
+        alike = job.tool == "torch-pruning" and job.scope == "local"
+        criterion = "" if alike else job.method.partition("+")[0]
+        key = (job.target, criterion, job.scope, job.steps, job.round_to)
         if key not in known:
             # Neither the number of channels nor the time depends on the statistics.
             known[key] = search(prepared(replace(job, target="", output="", statistics=False)), job)
