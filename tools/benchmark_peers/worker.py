@@ -102,8 +102,8 @@ def search(prune: Prune, job: Job) -> float | None:
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
     """Search for each job and write its model.
 
-    Where Torch-Pruning gives every layer one ratio, what is left does not depend on the criterion. With onnxsim it does:
-    its Wanda leaves some layers as they are.
+    Where Torch-Pruning gives every layer one ratio, what is left does not depend on the criterion. With onnxsim it
+    does: its Wanda leaves some layers as they are.
     """
     known: dict[object, float | None] = {}
     ratios = []
