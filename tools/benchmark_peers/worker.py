@@ -25,7 +25,7 @@ Prune = Callable[[float], onnx.ModelProto]
 Share = Callable[[float], float]
 STEPS = 12  # halvings of the ratio's interval at most
 CLOSE = 0.004  # how far below the budget is near enough to stop, as a share of the original
-CLOSE_IN_TIME = 0.02
+SCANNED = 0.025  # step of the ratios that are tried for a budget of time
 HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a layer as it is
 TIMED_S = 0.8
 
@@ -61,14 +61,14 @@ def shares_of(prune: Prune, job: Job) -> tuple[Share, Share, float]:
     return counted, timed if wanted.kind == TIME else counted, float(wanted.value)
 
 
-def halved(share: Share, allowed: float, close: float) -> float | None:
+def halved(share: Share, allowed: float) -> float | None:
     """The smallest ratio that stays within the budget, by halving; None where even the largest does not."""
     low, high = 0.0, HIGHEST
     reached = share(high)
     if reached > allowed:
         return None
     for _ in range(STEPS):
-        if allowed - reached < close:
+        if allowed - reached < CLOSE:
             break
         middle = (low + high) / 2
         found = share(middle)
@@ -96,7 +96,7 @@ def search(prune: Prune, job: Job) -> float | None:
         from benchmark_peers.torch_pruning_runs import STEP
 
         return stepped(counted, share, allowed, STEP)
-    return halved(share, allowed, CLOSE_IN_TIME if job.target.startswith(TIME) else CLOSE)
+    return stepped(counted, share, allowed, SCANNED) if job.target.startswith(TIME) else halved(share, allowed)
 
 
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
