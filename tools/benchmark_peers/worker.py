@@ -10,7 +10,6 @@ the costs of candidates, or times them, as it does those of the final files.
 import json
 import sys
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -25,16 +24,13 @@ Prune = Callable[[float], onnx.ModelProto]
 Share = Callable[[float], float]
 STEPS = 12  # halvings of the ratio's interval at most
 CLOSE = 0.004  # how far below the budget is near enough to stop, as a share of the original
-SCANNED = 0.025  # step of the ratios that are tried for a budget of time
+SCANNED = 0.05  # step of the ratios that are tried for a budget of time
 HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a layer as it is
 TIMED_S = 0.8
 
 
-def shares_of(prune: Prune, job: Job) -> tuple[Share, Share, float]:
-    """What is left of the budget's cost at a ratio, and the share that the budget allows.
-
-    The first is what is counted: the cost itself, or of budgets of time the multiply-adds.
-    """
+def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
+    """What is left of the budget's cost at a ratio, and the share that the budget allows."""
     from onnxprune.core.engine import ONE_CORE
     from onnxprune.core.targets import Target
     from onnxprune.graph.load import load
@@ -43,11 +39,10 @@ def shares_of(prune: Prune, job: Job) -> tuple[Share, Share, float]:
 
     wanted, original = Target.parse(job.target), load(job.model)
     kind = "macs" if wanted.kind == TIME else wanted.kind
+    before = float(getattr(count_costs(original), kind))
 
     def counted(ratio: float) -> float:
-        costs = (count_costs(model) for model in (load(prune(ratio)), original))
-        after, before = (float(getattr(cost, kind)) for cost in costs)
-        return after / before
+        return float(getattr(count_costs(load(prune(ratio))), kind)) / before
 
     def timed(ratio: float) -> float:
         left = counted(ratio)
@@ -58,7 +53,7 @@ def shares_of(prune: Prune, job: Job) -> tuple[Share, Share, float]:
         clock = time.thread_time
         return float(time_models(pair, engine=ONE_CORE, seconds=TIMED_S, memory=False, clock=clock)[1].ratio)
 
-    return counted, timed if wanted.kind == TIME else counted, float(wanted.value)
+    return timed if wanted.kind == TIME else counted, float(wanted.value)
 
 
 def halved(share: Share, allowed: float) -> float | None:
@@ -79,24 +74,20 @@ def halved(share: Share, allowed: float) -> float | None:
     return high
 
 
-def stepped(counted: Share, share: Share, allowed: float, step: float) -> float | None:
-    """The first of equal steps that stays within the budget; None where none does.
-
-    What is counted falls from step to step; time may rise between, so that each step is timed from there on.
-    """
+def stepped(share: Share, allowed: float, step: float) -> float | None:
+    """The first of equal steps that stays within the budget; None where none does."""
     ratios = [number * step for number in range(1, round(HIGHEST / step) + 1)]
-    first = bisect_left(ratios, True, key=lambda ratio: counted(ratio) <= allowed)
-    return next((ratio for ratio in ratios[first:] if share(ratio) <= allowed), None)
+    return next((ratio for ratio in ratios if share(ratio) <= allowed), None)
 
 
 def search(prune: Prune, job: Job) -> float | None:
     """The smallest ratio whose model stays within the budget; None where there is none."""
-    counted, share, allowed = shares_of(prune, job)
+    share, allowed = share_of(prune, job)
     if job.steps:
         from benchmark_peers.torch_pruning_runs import STEP
 
-        return stepped(counted, share, allowed, STEP)
-    return stepped(counted, share, allowed, SCANNED) if job.target.startswith(TIME) else halved(share, allowed)
+        return stepped(share, allowed, STEP)
+    return stepped(share, allowed, SCANNED) if job.target.startswith(TIME) else halved(share, allowed)
 
 
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
