@@ -46,7 +46,6 @@ def prepare(job: Job) -> Callable[[float], onnx.ModelProto]:
     rows = torch.from_numpy(np.load(job.calibration))
     path = _path(job.model, job.calibration, job.labels, job.method, job.scope, job.round_to, job.ignored)
 
-    @cache
     def prune(ratio: float) -> onnx.ModelProto:
         smaller = path.at(ratio) if job.steps else _pruned_at_once(network, job, ratio)
         if job.statistics:

@@ -121,7 +121,10 @@ def prepare(job: Job) -> Prune:
     return make(job)
 
 
-prepared = cache(prepare)  # one for all budgets
+@cache
+def prepared(job: Job) -> Prune:
+    """The same, made once for all budgets, and each of its models once."""
+    return cache(prepare(job))
 
 
 def main() -> None:
