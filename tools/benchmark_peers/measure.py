@@ -28,7 +28,7 @@ from onnxprune.graph.model import Model
 from onnxprune.runtime import timing
 from onnxprune.structure.costs import count_costs
 
-LATENCY_S = 8.0  # seconds that measuring latency may take for all models of a case
+LATENCY_S = 2.0  # seconds that measuring latency may take for a model
 
 
 def prepare(case: Case, corpus: Path, folder: Path) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
         if key not in request.get("skip", ()):
             found[key] |= evaluate(model, data, engine=ONE_CORE)
     if request["full"]:
-        times = timing.time_models(list(models.values()), engine=ONE_CORE, seconds=LATENCY_S, memory=False)
+        seconds = LATENCY_S * len(models)
+        times = timing.time_models(list(models.values()), engine=ONE_CORE, seconds=seconds, memory=False)
         for (key, model), time in zip(models.items(), times, strict=True):
             costs = count_costs(model)
             found[key] |= {"macs": costs.macs, "params": costs.params}
