@@ -85,7 +85,9 @@ class Bench:
                 rows += [self._ours(case, folder, target, method) for method in methods]
         for row in rows:
             row["date"] = dt.datetime.now(tz=dt.UTC).date().isoformat()
-            print(" ".join(f"{key}={value}" for key, value in row.items() if key not in ("file", "date")), flush=True)
+            row["machine"] = machine()
+            shown = (f"{key}={value}" for key, value in row.items() if key not in ("file", "date", "machine"))
+            print(" ".join(shown), flush=True)
         known = self.results["models"].get(case.name, {})
         request = {"measure": case.name, "folder": str(folder), "rows": "test", "full": True}
         request["models"] = {"original": str(self.corpus / case.path)} | _files(rows)
@@ -94,7 +96,6 @@ class Bench:
         for position, row in enumerate(rows):
             row.pop("file", None)
             self._store(row | found.get(str(position), {}))
-        self.results["machine"] = machine()
         self.results["versions"] = self._versions()
         self.path.write_text(json.dumps(self.results, indent=1, sort_keys=True) + "\n")
 
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="folder with models and data")
     parser.add_argument("--peers-python", type=Path, metavar="PATH", help="python of the peers' environment")
     parser.add_argument("--models", default=",".join(c.name for c in CASES), metavar="A,B,...")
+    parser.add_argument("--targets", metavar="A,B,...", help="only these budgets; default: all of each model")
     parser.add_argument("--tools", default=",".join(["onnxprune", *PEER_TOOLS]), metavar="A,B,...")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep data and models here")
     parser.add_argument("--results", type=Path, default=DOCS / "benchmarks.json", metavar="FILE")
@@ -233,8 +235,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
             bench = Bench(options, options.work or Path(temporary))
             for case in CASES:
-                if case.name in options.models.split(","):
-                    bench.case(case)
+                targets = [t for t in case.targets if t in (options.targets or t).split(",")]
+                if case.name in options.models.split(",") and targets:
+                    bench.case(replace(case, targets=tuple(targets)))
     document.write(options.results, DOCS / "benchmarks.md")
 
 

@@ -43,6 +43,7 @@ class Case:
         ignored: pattern of layers whose output channels Torch-Pruning must leave alone, beside the last one's: the
             streams that a channel-padding shortcut joins, which it cannot follow.
         normalised: whether the file has BatchNormalization.
+        labelled: whether its rows' classes are those of the data; otherwise they are those that the original gives.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     torch: bool = True
     ignored: str = ""
     normalised: bool = False
+    labelled: bool = True
 
     def preprocessing(self) -> dict[str, object]:
         """The fields of `PreprocessConfig` that are not the default."""
@@ -194,5 +196,16 @@ CASES = (
         mean=(127.0,),
         std=(128.0,),
         scale=1.0,
+    ),
+    Case(
+        "nsfwjs_mobilenet_v2",
+        "MobileNetV2 classifier (NHWC), agreement on ImageNet images",
+        "real/nsfwjs_mobilenet_v2.onnx",
+        imagenet_sample,
+        ("macs=0.8", "latency=0.8", "latency=0.6"),
+        images=250,
+        scale=1 / 255,
+        torch=False,
+        labelled=False,
     ),
 )

@@ -59,11 +59,16 @@ def _compared(results: Results, shown: Callable[[str], bool]) -> str:
             continue
         ours = next((r for r in rows if _key(r) == DEFAULT), None)
         peers = [_best(rows, tool) for tool in ("onnxsim", "torch-pruning")]
-        cells = [_accuracy(row) + _behind(row, _method(row)) if row else _accuracy(row) for row in peers]
+        reads = (True, case.torch)
+        cells = [
+            _accuracy(row) + _behind(row, _method(row)) if row else "not run" if able else "–"
+            for row, able in zip(peers, reads, strict=True)
+        ]
         base = results["models"][case.name]["top1"]
         marks = [row["top1"] for row in (ours, *peers) if row and "top1" in row]
         best = ours is not None and "top1" in ours and len(marks) > 1 and ours["top1"] == max(marks)
-        mine = f"**{_accuracy(ours)}**" if best else _accuracy(ours)
+        mine = _accuracy(ours) if ours else "not run"
+        mine = f"**{mine}**" if best else mine
         mine += _behind(ours) if ours else ""
         lines.append([f"{case.title}, {100 * base:.2f}", _budget(target), mine, *cells])
     return table(["model, top-1 before", "budget", "onnxprune", "best of onnxsim", "best of Torch-Pruning"], lines)
@@ -90,13 +95,17 @@ def details(results: Results) -> str:
 
 
 def environment(results: Results) -> str:
-    """Machine, versions and commands."""
+    """Machines, versions and commands."""
+    machines: dict[str, dict[str, None]] = {}
+    for case, _, rows in _by_budget(results):
+        for row in rows:
+            machines.setdefault(row["machine"], {})[case.title.split(",")[0]] = None
     versions = results.get("versions", {})
     commands = dict.fromkeys(
         row["command"] for case, _, rows in _by_budget(results) for row in rows if _key(row) == DEFAULT
     )
     lines = [
-        f"Machine: {results.get('machine', 'unknown')}.",
+        "Measured on: " + "; ".join(f"{name} ({', '.join(titles)})" for name, titles in machines.items()) + ".",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + ".",
         "",
@@ -134,9 +143,7 @@ def _method(row: Row) -> str:
     return NAMES[_key(row)].split(", ", 1)[1].removesuffix(" (labels)")
 
 
-def _accuracy(row: Row | None) -> str:
-    if row is None:
-        return "–"
+def _accuracy(row: Row) -> str:
     return f"{100 * row['top1']:.2f}" if "top1" in row else "cannot reach it"
 
 

@@ -10,32 +10,40 @@ known. The answer is printed as JSON.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark_peers.cases import CASES, Case
+from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.inputs import load_data
+from onnxprune.calibration.runner import Runner
 from onnxprune.config import PreprocessConfig
 from onnxprune.core.engine import ONE_CORE
 from onnxprune.evaluation.metrics import evaluate
 from onnxprune.graph.load import load
+from onnxprune.graph.model import Model
 from onnxprune.runtime import timing
 from onnxprune.structure.costs import count_costs
 
-LATENCY_S = 8.0  # seconds that measuring latency may take for all models of a case
+LATENCY_S = 2.0  # seconds that measuring latency may take for a model
 
 
 def prepare(case: Case, corpus: Path, folder: Path) -> dict[str, Any]:
     """Write the rows: as images for onnxprune, as the model's input for the peers, labels apart."""
     rows = case.data(corpus, case.images)
+    model = load(corpus / case.path)
     np.savez(folder / "calibration.npz", x=rows.train_x)
+    data = load_data(folder / "calibration.npz", model, _preprocess(case))
+    if not case.labelled:
+        np.savez(folder / "test.npz", x=rows.test_x)
+        test = load_data(folder / "test.npz", model, _preprocess(case))
+        rows = replace(rows, train_y=_classes(model, data), test_y=_classes(model, test))
     np.savez(folder / "calibration_labelled.npz", x=rows.train_x, y=rows.train_y)
     np.savez(folder / "test.npz", x=rows.test_x, y=rows.test_y)
     np.save(folder / "labels.npy", rows.train_y)
-    model = load(corpus / case.path)
-    data = load_data(folder / "calibration.npz", model, _preprocess(case))
     (feed,) = (batch for batch in data.batches(len(data)))
     (inputs,) = feed.values()
     np.save(folder / "feeds.npy", inputs)
@@ -52,13 +60,20 @@ def measured(case: Case, folder: Path, request: dict[str, Any]) -> dict[str, Any
         if key not in request.get("skip", ()):
             found[key] |= evaluate(model, data, engine=ONE_CORE)
     if request["full"]:
-        times = timing.time_models(list(models.values()), engine=ONE_CORE, seconds=LATENCY_S, memory=False)
+        seconds = LATENCY_S * len(models)
+        times = timing.time_models(list(models.values()), engine=ONE_CORE, seconds=seconds, memory=False)
         for (key, model), time in zip(models.items(), times, strict=True):
             costs = count_costs(model)
             found[key] |= {"macs": costs.macs, "params": costs.params}
             found[key] |= {"file_bytes": Path(request["models"][key]).stat().st_size}
             found[key] |= {"latency_ms": round(time.median_ms, 4), "latency_ratio": round(time.ratio, 4)}
     return found
+
+
+def _classes(model: Model, data: Dataset) -> np.ndarray:
+    """The classes that a model itself gives."""
+    (name,) = (value.name for value in model.proto.graph.output)
+    return np.concatenate([found[name].argmax(-1) for found in Runner(model, [name], engine=ONE_CORE).run(data)])
 
 
 def _preprocess(case: Case) -> PreprocessConfig:

@@ -11,6 +11,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -22,7 +24,7 @@ Prune = Callable[[float], onnx.ModelProto]
 Share = Callable[[float], float]
 STEPS = 12  # halvings of the ratio's interval at most
 CLOSE = 0.004  # how far below the budget is near enough to stop, as a share of the original
-CLOSE_IN_TIME = 0.02
+SCANNED = 0.05  # step of the ratios that are tried for a budget of time
 HIGHEST = 0.9  # of 16 channels one remains; beyond that Torch-Pruning leaves a layer as it is
 TIMED_S = 0.8
 
@@ -36,17 +38,17 @@ def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
     from onnxprune.structure.costs import count_costs
 
     wanted, original = Target.parse(job.target), load(job.model)
+    kind = "macs" if wanted.kind == TIME else wanted.kind
+    before = float(getattr(count_costs(original), kind))
 
     def counted(ratio: float) -> float:
-        costs = (count_costs(model) for model in (load(prune(ratio)), original))
-        after, before = (float(getattr(cost, wanted.kind)) for cost in costs)
-        return after / before
+        return float(getattr(count_costs(load(prune(ratio))), kind)) / before
 
     def timed(ratio: float) -> float:
+        left = counted(ratio)
+        if left > wanted.value:  # time hardly falls faster than multiply-adds do
+            return left
         pair = (original, load(prune(ratio)))
-        counts = [count_costs(model).macs for model in pair]
-        if counts[1] > wanted.value * counts[0]:  # time hardly falls faster than multiply-adds do
-            return counts[1] / counts[0]
         # Time on the processor: what runs beside it does not count.
         clock = time.thread_time
         return float(time_models(pair, engine=ONE_CORE, seconds=TIMED_S, memory=False, clock=clock)[1].ratio)
@@ -54,14 +56,14 @@ def share_of(prune: Prune, job: Job) -> tuple[Share, float]:
     return timed if wanted.kind == TIME else counted, float(wanted.value)
 
 
-def halved(share: Share, allowed: float, close: float) -> float | None:
+def halved(share: Share, allowed: float) -> float | None:
     """The smallest ratio that stays within the budget, by halving; None where even the largest does not."""
     low, high = 0.0, HIGHEST
     reached = share(high)
     if reached > allowed:
         return None
     for _ in range(STEPS):
-        if allowed - reached < close:
+        if allowed - reached < CLOSE:
             break
         middle = (low + high) / 2
         found = share(middle)
@@ -74,10 +76,8 @@ def halved(share: Share, allowed: float, close: float) -> float | None:
 
 def stepped(share: Share, allowed: float, step: float) -> float | None:
     """The first of equal steps that stays within the budget; None where none does."""
-    for number in range(1, round(HIGHEST / step) + 1):
-        if share(number * step) <= allowed:
-            return number * step
-    return None
+    ratios = [number * step for number in range(1, round(HIGHEST / step) + 1)]
+    return next((ratio for ratio in ratios if share(ratio) <= allowed), None)
 
 
 def search(prune: Prune, job: Job) -> float | None:
@@ -87,22 +87,27 @@ def search(prune: Prune, job: Job) -> float | None:
         from benchmark_peers.torch_pruning_runs import STEP
 
         return stepped(share, allowed, STEP)
-    return halved(share, allowed, CLOSE_IN_TIME if job.target.startswith(TIME) else CLOSE)
+    return stepped(share, allowed, SCANNED) if job.target.startswith(TIME) else halved(share, allowed)
 
 
 def search_all(jobs: Sequence[Job]) -> list[float | None]:
-    """Search for each job and write its model. Where every layer has one ratio, it does not depend on the criterion."""
+    """Search for each job and write its model.
+
+    Where Torch-Pruning gives every layer one ratio, what is left does not depend on the criterion. With onnxsim it
+    does: its Wanda leaves some layers as they are.
+    """
     known: dict[object, float | None] = {}
     ratios = []
     for job in jobs:
-        prune = prepare(job)
-        criterion = job.method.partition("+")[0] if job.scope == "global" else ""
-        key = (job.target, criterion, job.steps, job.round_to)
+        alike = job.tool == "torch-pruning" and job.scope == "local"
+        criterion = "" if alike else job.method.partition("+")[0]
+        key = (job.target, criterion, job.scope, job.steps, job.round_to)
         if key not in known:
-            known[key] = search(prune, job)
+            # Neither the number of channels nor the time depends on the statistics.
+            known[key] = search(prepared(replace(job, target="", output="", statistics=False)), job)
         ratio = known[key]
         if ratio is not None:
-            onnx.save(prune(ratio), job.output)
+            onnx.save(prepared(replace(job, target="", output=""))(ratio), job.output)
         ratios.append(ratio)
     return ratios
 
@@ -114,6 +119,12 @@ def prepare(job: Job) -> Prune:
     else:
         from benchmark_peers.torch_pruning_runs import prepare as make
     return make(job)
+
+
+@cache
+def prepared(job: Job) -> Prune:
+    """The same, made once for all budgets, and each of its models once."""
+    return cache(prepare(job))
 
 
 def main() -> None:
