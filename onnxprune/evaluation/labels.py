@@ -154,12 +154,14 @@ class Accuracy:
         if not fitting:
             return None
         enough = [part for part in fitting if part.kind == fitting[0].kind and part.width > self._labels.max(initial=0)]
-        return max(enough or fitting[:1], key=lambda part: self._right(part, outputs[part.output])), "classes"
+        if len(enough) < 2:
+            return (enough or fitting)[0], "classes"
+        return max(enough, key=lambda part: self._right(part, outputs[part.output])), "classes"
 
     def _right(self, part: Part, output: np.ndarray) -> float:
-        """Share of the first rows' class numbers that a part of their outputs has right."""
+        """Share of the first rows' places whose class number a part of their outputs has right."""
         labels, scores = self._labels[: len(output)].reshape(len(output), -1), part.class_scores(output)
-        return float(np.mean(scores.argmax(axis=2)[labels >= 0] == labels[labels >= 0]))
+        return float(np.mean((scores.argmax(axis=2) == labels) & (labels >= 0)))
 
     def _is_mask(self, part: Part, outputs: Outputs) -> bool:
         """Whether labels of 0 and 1 have the shape of independent probabilities: background would win by number."""

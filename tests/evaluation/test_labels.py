@@ -1,5 +1,7 @@
 """Which outputs labels are compared with."""
 
+import warnings
+
 import numpy as np
 import pytest
 from classifiers import both
@@ -134,6 +136,19 @@ def test_labels_belong_to_the_head_that_is_right(head: int, classes: int) -> Non
     assert right.before == 1
     assert right.after < 0.5
     assert ["first", "second"][head] in right.detail
+
+
+def test_first_rows_without_labels_choose_no_head_in_noise() -> None:
+    """Where no place of the first rows had a label, a mean of nothing was taken."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 5, 6)).astype(np.float32)
+    weights = {"v": rng.standard_normal((6, 4)), "w": rng.standard_normal((6, 3))}
+    text = """g (float[N,5,6] x) => (float[N,5,4] first, float[N,5,3] second) {
+        a = MatMul (x, v)  first = Softmax (a)  b = MatMul (x, w)  second = Softmax (b) }"""
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        changes = both(text, weights, weights, x, np.full((40, 5), -1))
+    assert changes["accuracy"].before == 0
 
 
 def test_one_number_a_row_is_judged_by_its_labels() -> None:
