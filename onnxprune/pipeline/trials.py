@@ -35,7 +35,7 @@ _LEAST_ROWS = 64
 _MOST_WORK = 1.5e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
 _MOST_IN_ALL = 6e11  # of the passes of all trials of a decision
 FULL_COST = 3  # how many trials with a quick repair one with a full repair takes as long as
-_JUDGED_WELL = 128  # rows from which on others may be left out
+_FITTED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
 
 
@@ -75,11 +75,11 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     split = prepared.rows
     if split is None or not split.has_trials or not config.repair:
         return False
-    return prepared.before.macs * min(len(split.data), _JUDGED_WELL) <= _MOST_WORK
+    return prepared.before.macs * min(len(split.data), _FITTED_WELL) <= _MOST_WORK
 
 
 def affordable(prepared: Prepared, wanted: int) -> tuple[Prepared, int]:
-    """How many of the trials that a decision asks for can be made, and on which rows: first rows are left out.
+    """How many of the trials that a decision asks for can be made, and on which rows: first those to fit are left out.
 
     Args:
         prepared: the model and its rows.
@@ -88,8 +88,8 @@ def affordable(prepared: Prepared, wanted: int) -> tuple[Prepared, int]:
     split, macs = prepared.rows, max(1, prepared.before.macs)
     if split is None or macs * len(split.data) * wanted <= _MOST_IN_ALL:
         return prepared, wanted
-    fewer = split.fewer(max(_JUDGED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
-    return dataclasses.replace(prepared, rows=fewer), min(wanted, int(_MOST_IN_ALL // (macs * len(fewer.data))))
+    most = min(len(split.data), max(_FITTED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
+    return dataclasses.replace(prepared, rows=split.fewer(most)), min(wanted, int(_MOST_IN_ALL // (macs * most)))
 
 
 class Trials(AbstractContextManager["Trials"]):

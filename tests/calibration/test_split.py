@@ -105,7 +105,10 @@ def test_what_judges_a_trial_has_no_other_part_in_it(count: int, reports: bool, 
 def test_fewer_rows_keep_their_roles(count: int, seed: int, most: int) -> None:
     split = split_rows(dataset(count), seed=seed)
     fewer = split.fewer(most)
-    assert len(fewer.data) <= max(most, 4)
+    judges = len(split.trial()[1])
+    assert len(fewer.data) <= max(most, 5) + judges
+    assert len(fewer.fit) <= max(len(split.fit) * most // len(split.data), 2)
+    assert len(fewer.trial()[1]) >= min(judges, len(fewer.fit) - 1)  # two passes a trial: they need not be cut
     if most >= len(split.data):
         assert fewer is split
     for mine, theirs in ((fewer.fit, split.fit), (fewer.curves, split.curves), (fewer.report, split.report)):
