@@ -19,6 +19,7 @@ from onnxprune.evaluation.metrics import compare
 from onnxprune.evaluation.warnings import heavy_losses, slow_result
 from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
+from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import DataSource, Source
@@ -30,7 +31,6 @@ from onnxprune.runtime.room import require_room, require_room_of
 from onnxprune.runtime.timing import MOST_S, Latency, time_models, time_pair
 from onnxprune.structure.costs import count_costs
 from onnxprune.structure.coupling import analyse
-from onnxprune.structure.not_by_row import not_by_row
 
 
 @speaks_of_arguments
@@ -106,7 +106,7 @@ def validate(
                     seconds=min(MOST_S, clock.seconds["compare"]),
                     feeds=feeds,
                 )
-    of_rows = (*not_by_row(analysed), *rows.warnings, *same)
+    of_rows = (*not_by_row(analysed, outputs), *rows.warnings, *same)
     warnings = told_all((*slow_result(measured), *of_rows, *heavy_losses(metrics)))
     log_result(warnings, ())
     return Comparison(

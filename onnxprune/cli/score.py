@@ -45,13 +45,13 @@ def score(
     from onnxprune.core.clock import Clock
     from onnxprune.core.text import several
     from onnxprune.graph.load import load
+    from onnxprune.outputs.not_by_row import not_by_row
     from onnxprune.pipeline.prepare import prepare
     from onnxprune.pipeline.prepare import score as score_groups
     from onnxprune.report.json_report import score_report
     from onnxprune.report.provenance import provenance
     from onnxprune.report.terminal import score_summary
     from onnxprune.runtime.providers import ran_on
-    from onnxprune.structure.not_by_row import not_by_row
 
     loaded = load(model)
     outputs.guard([loaded], [files.data])
@@ -63,7 +63,10 @@ def score(
     notes = [*ran_on(config.engine.provider), *(() if prepared.data is None else prepared.data.notes)]
     if prepared.lossless.found:
         notes.append(f"{several(prepared.lossless.found, 'unit')} can go without loss: {prepared.lossless.kinds}")
-    warnings = (*not_by_row(prepared.analysis), *(() if prepared.data is None else prepared.data.warnings))
+    warnings = (
+        *not_by_row(prepared.analysis, config.outputs),
+        *(() if prepared.data is None else prepared.data.warnings),
+    )
     scores = replace(scores, notes=(*notes, *scores.notes), warnings=warnings)
     terminal.answer(files.json, score_summary(scores, config.importance))
     origin = provenance(sys.argv[1:], model=model, data=files.data)

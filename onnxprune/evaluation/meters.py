@@ -8,6 +8,7 @@ import numpy as np
 from onnxprune.core.results import MetricChange
 from onnxprune.core.text import percent
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.probability import directions
 from onnxprune.outputs.unseen import FOUND
 
 _HALF = 0.5
@@ -286,7 +287,7 @@ class Vectors:
     def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         one = self._part.real(ours[self._part.output].shape, real) is None
-        a, b = (_directions(_real(self._part, outputs, real)) for outputs in (ours, others))
+        a, b = (directions(_real(self._part, outputs, real)) for outputs in (ours, others))
         self._sum, self._count = self._sum + float((a * b).sum()), self._count + a.shape[0] * a.shape[1]
         if one and a.shape[1] == 1 and self._count <= _MOST_VECTORS:
             self._kept.append((a[:, 0], b[:, 0]))
@@ -305,10 +306,6 @@ class Vectors:
                 nearest.append(products.argmax(axis=1))
             metrics["same_nearest"] = _share(int((nearest[0] == nearest[1]).sum()), len(a))
         return metrics
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))
 
 
 class Quantities:

@@ -21,6 +21,7 @@ from onnxprune.evaluation.meters import meters, shares
 from onnxprune.evaluation.user_metric import user_metric
 from onnxprune.graph.inputs import input_specs
 from onnxprune.graph.model import Model
+from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.given import IGNORED, kinds_said
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.padding import real_positions
@@ -93,7 +94,6 @@ def compare(
         count = max(map(len, ours.values()))
         here = None if real is None else real[rows : rows + count]
         rows += count
-        difference.add(ours, others, here)
         if accuracy is not None:
             try:
                 accuracy.add(ours, others)
@@ -101,8 +101,10 @@ def compare(
                 if config.metric is None:
                     raise
                 accuracy = None  # labels may be of a form that only the user's measure knows
+        same_order = Reference(meaning, ours, here).matched(others) if meaning.sets else others
+        difference.add(ours, same_order, here)
         for _, meter in judges:
-            meter.add(ours, others, here)
+            meter.add(ours, same_order, here)
         if config.metric is not None:
             kept[0].append(ours)
             kept[1].append(others)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from onnxprune.core.errors import InputError
-from onnxprune.outputs.meaning import Form, Meaning, Outputs, Part
+from onnxprune.outputs.matching import Telling, matched
+from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.probability import SMALLEST_CHANCE, SMALLEST_PROBABILITY, directions, log_probabilities
 
-SMALLEST_PROBABILITY = 1e-12
-SMALLEST_CHANCE = 1e-7  # of an independent probability: next to 1, single precision knows no finer step
 # A part that tells less than this of a row, in nats, is weighed as if it told as much: a detector's scores on rows
 # without objects would otherwise have to be kept to the last digit.
 _LEAST_NATS = 0.1
@@ -57,6 +57,7 @@ class Reference:
 
         Infinite where a value is not finite.
         """
+        outputs = self.matched(outputs)
         by_part = [self._rows(number, outputs) for number in range(len(self.meaning.parts))]
         axes = self.meaning.row_axes
         counts = [len(self.outputs[name]) for name, axis in axes.items() if axis is not None]
@@ -68,8 +69,19 @@ class Reference:
 
     def parts(self, outputs: Outputs) -> tuple[float, ...]:
         """Difference of each part, in the part's own unit (see `units`)."""
+        outputs = self.matched(outputs)
         means = [float(np.mean(self._rows(number, outputs))) for number in range(len(self.meaning.parts))]
         return tuple(mean if np.isfinite(mean) else float("inf") for mean in means)
+
+    def matched(self, outputs: Outputs) -> Outputs:
+        """The outputs with the entries of sets at the places of those of the original that they differ least from."""
+        for entries in self.meaning.sets:
+            telling = [
+                Telling(self.meaning.parts[n], self.meaning.weights[n], self.units[n], self._weights[n][0])
+                for n in entries.parts
+            ]
+            outputs = matched(telling, entries.axes, self.outputs, outputs)
+        return outputs
 
     def _rows(self, number: int, outputs: Outputs) -> np.ndarray:
         part, unit = self.meaning.parts[number], self.units[number]
@@ -129,7 +141,7 @@ class Reference:
         if part.kind == "probabilities":
             return np.concatenate([a.max(axis=2) for _, a in self._blocks(part)])
         usual = self.usual_class(part)
-        return np.concatenate([1 - np.exp(_log_probabilities(a, part.form))[..., usual] for _, a in self._blocks(part)])
+        return np.concatenate([1 - np.exp(log_probabilities(a, part.form))[..., usual] for _, a in self._blocks(part)])
 
     def usual_class(self, part: Part) -> int:
         """The class with the largest mean probability over all rows and positions."""
@@ -158,9 +170,9 @@ class Reference:
         for a in self._said(part):
             said = a
             if part.kind == "classes":
-                said = np.exp(_log_probabilities(a, part.form))
+                said = np.exp(log_probabilities(a, part.form))
             elif part.kind == "embedding":
-                said = _directions(a)
+                said = directions(a)
             sums, count = sums + said.sum(axis=0), count + len(a)
         mean = sums / max(count, 1)
         if part.kind == "classes" and part.form != "probabilities":
@@ -192,7 +204,7 @@ def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 def _classes(part: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Kullback-Leibler divergence `sum_c p_c (log p_c - log q_c)` in nats, averaged over positions."""
-    p, q = _log_probabilities(a, part.form), _log_probabilities(b, part.form)
+    p, q = log_probabilities(a, part.form), log_probabilities(b, part.form)
     divergences = np.sum(np.where(p == -np.inf, 0.0, np.exp(p) * (p - q)), axis=2)
     return np.asarray(_mean(np.maximum(divergences, 0.0), weights) / unit)
 
@@ -215,7 +227,7 @@ def _quantities(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights
 
 def _embedding(_: Part, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Cosine distance `1 - cos(a, b)` of two vectors, averaged over positions."""
-    turn = 1 - np.sum(_directions(a) * _directions(b), axis=2)
+    turn = 1 - np.sum(directions(a) * directions(b), axis=2)
     return np.asarray(_mean(np.maximum(turn, 0.0), weights) / unit)
 
 
@@ -231,15 +243,3 @@ _DIVERGENCE: dict[str, Callable[[Part, np.ndarray, np.ndarray, np.ndarray, np.nd
     "embedding": _embedding,
     "labels": _labels,
 }
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))
-
-
-def _log_probabilities(scores: np.ndarray, form: Form) -> np.ndarray:
-    if form == "probabilities":
-        scores = np.log(np.maximum(scores, SMALLEST_PROBABILITY))
-    with np.errstate(invalid="ignore"):
-        shifted = scores - scores.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True)))

@@ -108,6 +108,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class EntrySet:
+    """A set that outputs list: values decide in which order its entries stand.
+
+    Attributes:
+        parts: numbers of the parts that tell its entries apart, such as boxes and scores: they have no other positions.
+        axes: per output that lists it, the axis along which the entries stand, the rows first.
+    """
+
+    parts: tuple[int, ...]
+    axes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Meaning:
     """What all compared outputs hold.
 
@@ -115,11 +128,13 @@ class Meaning:
         row_axes: per compared output, the axis that has an entry for each input row; None where there is none.
         parts: parts of all of them, output by output.
         weights: per part, its share in the damage; they add up to 1.
+        sets: those that outputs list.
     """
 
     row_axes: Mapping[str, int | None]
     parts: tuple[Part, ...]
     weights: tuple[float, ...]
+    sets: tuple[EntrySet, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:

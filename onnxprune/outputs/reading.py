@@ -15,6 +15,7 @@ from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
 from onnxprune.outputs.rows import row_axis
 from onnxprune.outputs.selected import FLOATS, in_front
+from onnxprune.outputs.sets import sets_of
 from onnxprune.outputs.sources import Path, Source
 from onnxprune.outputs.unrounded import unrounded
 from onnxprune.structure.analysis import Analysis
@@ -86,9 +87,11 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sort
         parts = [part if part.output in said else told for part, told in zip(read, apart, strict=True)]
     names = dict.fromkeys(part.output for part in parts)
     weights = weights_said(config, analysis, [*names])
+    parts = with_confidence(parts, fronts.values())
     return Meaning(
         row_axes={name: row_axis(name, analysis) for name in names},
-        parts=with_confidence(parts, fronts.values()),
+        parts=parts,
+        sets=sets_of(parts, analysis),
         weights=tuple(weights[part.output] / sum(other.output == part.output for other in parts) for part in parts),
     )
 

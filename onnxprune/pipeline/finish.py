@@ -20,6 +20,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
 from onnxprune.outputs.given import barely_counting
+from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.unseen import FOUND, never_confident
 from onnxprune.pipeline.floor import holds, main_loss
@@ -31,7 +32,6 @@ from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.providers import ran_on
 from onnxprune.structure.check import RemovalCheck
 from onnxprune.structure.costs import count_costs
-from onnxprune.structure.not_by_row import not_by_row
 from onnxprune.structure.shared import tied
 from onnxprune.structure.units import Ids
 
@@ -230,7 +230,7 @@ def _of_rows(prepared: Prepared, rows: Measured, config: PruneConfig) -> tuple[s
             f"without data nothing was measured: nothing says what this costs in accuracy{unrepaired}; give --eval, or "
             "compare the result with the original by onnxprune validate"
         )
-    return tuple(dict.fromkeys((*not_by_row(prepared.analysis), *told, *rows.warnings)))
+    return tuple(dict.fromkeys((*not_by_row(prepared.analysis, config.outputs), *told, *rows.warnings)))
 
 
 def _went(blocks: Sequence[RemovedBlock], *, decided: bool) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from onnxprune.core.costs import Costs
 from onnxprune.core.results import InputSize, NotPruned
 from onnxprune.graph.sizes import input_sizes
 from onnxprune.outputs.meaning import KINDS, Meaning
+from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.heads import head_groups
-from onnxprune.structure.not_by_row import not_by_row
 
 if TYPE_CHECKING:
     from onnxprune.config import OutputConfig
@@ -140,7 +140,7 @@ def inspection(
         notes=(*analysis.model.notes, *analysis.incomplete, *notes),
         outputs=_outputs(read_meaning(analysis, outputs)),
         sizes=input_sizes(analysis.model, analysis.facts.shapes, shapes, data),
-        warnings=(*not_by_row(analysis), *warnings),
+        warnings=(*not_by_row(analysis, outputs), *warnings),
     )
 
 

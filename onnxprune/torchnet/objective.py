@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.config import FinetuneConfig
 from onnxprune.core.errors import InputError
-from onnxprune.outputs.divergence import FLOOR, SMALLEST_CHANCE, SMALLEST_PROBABILITY, Reference
+from onnxprune.outputs.divergence import FLOOR, Reference
 from onnxprune.outputs.meaning import Meaning, Part
+from onnxprune.outputs.probability import SMALLEST_CHANCE, SMALLEST_PROBABILITY
 from onnxprune.torchnet.network import import_torch
 
 if TYPE_CHECKING:

@@ -269,13 +269,10 @@ QUERIES = """g (float[N,20,6] x) => (float[N,8,3] y) {{
 TAKEN = {"k": np.array([8]), "two": np.array([2]), "each": np.array([1, 1, 8])}
 
 
-def test_queries_that_are_sorted_within_a_network_are_told() -> None:
-    """Entries that change places count as lost: 92.8 % of the detections found again where 99.2 % were."""
+def test_queries_that_are_sorted_within_a_network_train() -> None:
     proto = example(QUERIES.format(end="a = Relu (found) y = MatMul (a, w2)"), {"w1": (6, 8), "w2": (8, 3)}, TAKEN)
     assert [node.op_type for node in sorted_within(analyse(load(proto)))] == ["TopK"]
     rows = {"x": np.random.default_rng(0).standard_normal((40, 20, 6)).astype(np.float32)}
-    found = onnxprune.validate(proto, proto, rows, time=False)
-    assert any("entries that change places count as errors" in warning for warning in found.warnings)
     pytest.importorskip("torch")
     trained = onnxprune.finetune(proto, rows, teacher=proto, config=onnxprune.FinetuneConfig(epochs=1))
     assert len(trained.history) == 2

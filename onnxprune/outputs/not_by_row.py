@@ -1,20 +1,27 @@
 """Says so where figures of outputs say less than they seem to.
 
 Where outputs depend on more than their row (on the other rows, as in training mode, or on random numbers), or hold a
-set, whose entries stand in an order that values decide.
+set whose entries cannot be matched.
 """
 
 from collections.abc import Sequence
 
+from onnxprune.config import OutputConfig
 from onnxprune.core.text import several
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
+from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.selection import sorted_within
 
 
-def not_by_row(analysis: Analysis) -> tuple[str, ...]:
-    """Warnings where nodes take their statistics from each batch, as in training, draw numbers, or sort entries."""
+def not_by_row(analysis: Analysis, config: OutputConfig | None = None) -> tuple[str, ...]:
+    """Warnings where nodes take their statistics from each batch, as in training, draw numbers, or sort entries.
+
+    Args:
+        analysis: of the model.
+        config: what the user says of its outputs.
+    """
     warnings = []
     nodes = analysis.graph.nodes
     if trains := [node for node in nodes if handler_of(node.op_type).trains(node)]:
@@ -28,7 +35,7 @@ def not_by_row(analysis: Analysis) -> tuple[str, ...]:
             f"{analysis.name} may draw random numbers in every run ({_named(draws)}): repair and figures are about "
             "these too; export it without, or with the numbers as an input"
         )
-    if sets := sorted_within(analysis):
+    if (sets := sorted_within(analysis)) and not read_meaning(analysis, config).sets:
         warnings.append(
             f"{analysis.name} sorts by value what layers go on with ({_named(sets)}): outputs are compared place by "
             "place, and entries that change places count as errors, so that losses look larger than they are, and "
