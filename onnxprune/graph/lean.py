@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.graph.edit import copy_fields
-from onnxprune.graph.model import Model, fill, merged, stored_tensors
+from onnxprune.graph.model import Model, as_filed, fill, stored_tensors
 
 # Smaller ones are read where shapes are inferred, and cost nothing.
 _LEAST_BYTES = 1024
@@ -26,7 +26,7 @@ def without_weights(model: Model, needed: Collection[str] = ()) -> tuple[onnx.Mo
         A protobuf in which large initializers that a node reads refer to a file that is not there, and their
         contiguous arrays by name. Everything else is in place, as in `to_proto`.
     """
-    model = merged(model)
+    model = as_filed(model)
     read = {name for node in model.proto.graph.node for name in node.input}
     read.difference_update(needed, (value.name for value in model.proto.graph.output))
     proto = onnx.ModelProto()

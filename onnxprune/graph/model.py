@@ -23,6 +23,21 @@ from onnxprune.graph.external import DataFolder, check_shape, is_constant, is_ex
 _SMALL = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """How the file holds a constant: in a narrower element type, which a node widens.
+
+    Attributes:
+        stored: name of the stored tensor.
+        data_type: its ONNX element type.
+        node: the node that widens it, serialised.
+    """
+
+    stored: str
+    data_type: int
+    node: bytes
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A loaded ONNX model.
@@ -35,6 +50,7 @@ class Model:
         external: whether the file keeps weights as external data.
         files: the files that the model was read from, which nothing may be written to.
         copies: constants that are another one in the file, as long as they equal it; see `graph.separate`.
+        narrow: constants that the file holds in a narrower type; see `graph.widen`.
         notes: what is to be said of it, such as what was put right when the file was read.
         unbatched: whether the first axis of its inputs counts no rows, although the file leaves its size open.
     """
@@ -45,6 +61,7 @@ class Model:
     external: bool = False
     files: tuple[Path, ...] = ()
     copies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    narrow: Mapping[str, Narrow] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
     unbatched: bool = False
 
@@ -63,7 +80,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as bytes and arrays: a read-only mapping cannot be."""
-        rest = (self.name, self.external, self.files, dict(self.copies), self.notes, self.unbatched)
+        rest = (self.name, self.external, self.files, dict(self.copies), dict(self.narrow), self.notes, self.unbatched)
         return _restored, (self.proto.SerializeToString(), dict(self.constants), *rest)
 
     def with_constants(self, changed: Mapping[str, np.ndarray]) -> "Model":
@@ -204,9 +221,38 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
     return first is second or (same and first.tobytes() == second.tobytes())
 
 
+def as_filed(model: Model) -> Model:
+    """The model as its file holds it: copies are one with their original, and what is stored narrow is narrow.
+
+    Values that a narrower type cannot hold, and constants that are not in the file, stay as they are.
+    """
+    model = merged(model)
+    there = {name: narrow for name, narrow in model.narrow.items() if name in model.constants}
+    constants, stored = dict(model.constants), dict[str, TensorProto]()
+    for name, narrow in there.items():
+        kind = onnx.helper.tensor_dtype_to_np_dtype(narrow.data_type)
+        with np.errstate(over="ignore"):
+            array = constants[name].astype(kind)
+        if not np.isfinite(array).all() and np.isfinite(constants[name]).all():
+            continue
+        del constants[name]
+        constants[narrow.stored] = array
+        stored[name] = TensorProto(name=narrow.stored, data_type=narrow.data_type, dims=(0,), raw_data=b"")
+    if not stored:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.initializer[:], proto.graph.node[:]
+    proto.graph.initializer.extend(stored.get(tensor.name, tensor) for tensor in model.proto.graph.initializer)
+    proto.graph.node.extend(onnx.NodeProto.FromString(there[name].node) for name in stored)
+    proto.graph.node.extend(model.proto.graph.node)
+    nothing = MappingProxyType[str, Narrow]({})
+    return replace(model, proto=proto, constants=MappingProxyType(constants), narrow=nothing)
+
+
 def to_proto(model: Model) -> onnx.ModelProto:
     """The protobuf with all constants in place (no external data)."""
-    model = merged(model)
+    model = as_filed(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for tensor, array in stored_tensors(proto, model.constants):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -204,3 +205,14 @@ def named_failures(model: Model, node: Node) -> Iterator[None]:
         raise ModelError(f"{model.name}: {node} contradicts its shapes or attributes: {first_line(error)}") from error
     except MemoryError as error:
         raise ModelError(f"{model.name}: {node} needs more memory than there is") from error
+
+
+def read_in_bodies(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that subgraphs of nodes read or give on, of their own tensors and of outer ones."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                for inner in body.node:
+                    yield from inner.input
+                yield from (value.name for value in body.output)
+                yield from read_in_bodies(body)

@@ -8,7 +8,7 @@ once, and give it on by Identity): there it is the network's design.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -19,7 +19,7 @@ import onnx
 from onnxprune.graph.edit import placeholder, without_dead
 from onnxprune.graph.inference import FAILURES
 from onnxprune.graph.model import Model, constant_nodes, constant_type
-from onnxprune.graph.nodes import is_float, qualified
+from onnxprune.graph.nodes import is_float, qualified, read_in_bodies
 
 
 def separated(model: Model, is_view: Callable[[str], bool], is_alias: Callable[[str], bool]) -> Model:
@@ -61,7 +61,7 @@ def separated(model: Model, is_view: Callable[[str], bool], is_alias: Callable[[
 
 def _without_aliases(model: Model, is_alias: Callable[[str], bool]) -> Model:
     """Read constants themselves where nodes read them by another name."""
-    fixed = {value.name for value in model.proto.graph.output} | {*_read_in_bodies(model.proto.graph)}
+    fixed = {value.name for value in model.proto.graph.output} | {*read_in_bodies(model.proto.graph)}
     aliases: dict[str, str] = {}
     for node in model.proto.graph.node:
         source = node.input[0] if len(node.input) == 1 else ""
@@ -86,7 +86,7 @@ def _with_views_stored(model: Model, is_view: Callable[[str], bool]) -> Model:
     """Store vectors in the shapes that nodes give them, where several nodes read the result."""
     graph = model.proto.graph
     readers = Counter(name for node in graph.node for name in node.input)
-    fixed = {value.name for value in graph.output} | {*_read_in_bodies(graph)}
+    fixed = {value.name for value in graph.output} | {*read_in_bodies(graph)}
     constants, made = dict(model.constants), set[str]()
     for node in graph.node:
         name = node.output[0] if len(node.output) == 1 else ""
@@ -150,18 +150,8 @@ def _shared(model: Model) -> set[str]:
         for name in node.input:
             if name in vectors:
                 readers[name] = readers.get(name, 0) + 1
-    fixed = {value.name for value in graph.output} | {*_read_in_bodies(graph)}
+    fixed = {value.name for value in graph.output} | {*read_in_bodies(graph)}
     return {name for name, count in readers.items() if count > 1 and name not in fixed}
-
-
-def _read_in_bodies(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                for inner in body.node:
-                    yield from inner.input
-                yield from (value.name for value in body.output)
-                yield from _read_in_bodies(body)
 
 
 def _fresh(name: str, taken: set[str]) -> str:

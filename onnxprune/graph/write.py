@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.graph.model import Model, encoded, merged, stored_tensors, to_proto
+from onnxprune.graph.model import Model, as_filed, encoded, stored_tensors, to_proto
 
 # Protobuf cannot hold 2 GiB; a margin is left for everything that is not weights.
 _PROTOBUF_LIMIT = 1_900_000_000
@@ -29,7 +29,7 @@ def write(model: Model, path: Path, data: str | None = None) -> None:
         path: the file.
         data: name of the file beside it that takes the weights where they are apart, by default `<name>.data`.
     """
-    model = merged(model)
+    model = as_filed(model)
     if not is_apart(model):
         path.write_bytes(to_proto(model).SerializeToString(deterministic=True))
         return

@@ -241,6 +241,8 @@ class OpHandler(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     """Operators that give on what they read, as it is: their output is another name for it."""
 
+    converts: ClassVar[tuple[str, ...]] = ()
+    """Operators that only give what they read another element type."""
     is_view: ClassVar[bool] = False
     """Whether the result is the first input's values in the same order, which take no memory of their own."""
 

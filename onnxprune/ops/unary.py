@@ -46,6 +46,7 @@ class Unary(OpHandler):
     )
     folds_up_to = inf
     aliases = ("Identity",)
+    converts = ("Cast",)
 
     def couple(self, node: Node, labels: Labels) -> None:
         """Outputs have the input's channels."""

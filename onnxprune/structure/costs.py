@@ -1,7 +1,7 @@
 """Costs of a model file (parameters, bytes, MACs), counted on the file itself rather than predicted."""
 
 from onnxprune.core.costs import Costs, Countable, counted
-from onnxprune.graph.model import Model, merged
+from onnxprune.graph.model import Model, as_filed
 from onnxprune.graph.operators import OpenShapes
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
@@ -17,6 +17,6 @@ def count_costs(model: Model, analysis: Analysis | None = None, input_shapes: Op
         input_shapes: where there is none, sizes of inputs that the file leaves open; guessed by default.
     """
     analysis = analyse(model, input_shapes=input_shapes) if analysis is None else analysis
-    constants = merged(model).constants.values()
+    constants = as_filed(model).constants.values()
     written = Countable(analysis.countable().products, [(as_stored(array), array.shape) for array in constants])
     return counted(written, analysis.facts.batch, lambda size: size if isinstance(size, int) else len(size))

@@ -18,6 +18,7 @@ from onnxprune.graph.operators import OpenShapes
 from onnxprune.graph.separate import separated
 from onnxprune.graph.shapes import Facts
 from onnxprune.graph.sizes import LONGEST_AXIS, Given, fitting, given_sizes
+from onnxprune.graph.widen import widened
 from onnxprune.ops import handler_of
 from onnxprune.ops.base import ChannelUse, OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, tensors_of
@@ -57,7 +58,7 @@ def analyze(model: Path | str | bytes | onnx.ModelProto | Model, input_shapes: G
 def analyse(model: Model, input_shapes: OpenShapes | None = None) -> Analysis:
     """Analyse a model that is loaded already; see `analyze`."""
     model = separated(
-        model,
+        widened(model, converts=lambda operator: operator in handler_of(operator).converts),
         is_view=lambda operator: handler_of(operator).is_view,
         is_alias=lambda operator: operator in handler_of(operator).aliases,
     )
@@ -189,7 +190,7 @@ def _analysed(model: Model, graph: Graph, facts: Facts, labels: Labels) -> Analy
         units=units,
         groups=groups,
         labels=arrays,
-        constants={name: as_stored(array) for name, array in stored.items()},
+        constants={name: as_stored(array, model.narrow.get(name)) for name, array in stored.items()},
         layers=_layers(model, graph, facts, labels),
         operations=operations,
         products=products,

@@ -7,8 +7,10 @@ the matching channel of the residual branch that is added to it. A group is a se
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from onnxprune.core.costs import Stored
+from onnxprune.graph.model import Narrow
 from onnxprune.graph.nodes import is_float
 from onnxprune.ops.window import Window
 
@@ -120,6 +122,7 @@ def is_weight(array: np.ndarray) -> bool:
     return is_float(array) or (array.dtype.kind in "iu" and array.dtype.itemsize == 1) or "int4" in array.dtype.name
 
 
-def as_stored(array: np.ndarray) -> Stored:
-    """What costs need to know of a constant."""
-    return Stored(array.shape, array.dtype.itemsize, is_weight(array))
+def as_stored(array: np.ndarray, narrow: Narrow | None = None) -> Stored:
+    """What costs need to know of a constant, which the file may hold in a narrower type."""
+    kind = array.dtype if narrow is None else onnx.helper.tensor_dtype_to_np_dtype(narrow.data_type)
+    return Stored(array.shape, kind.itemsize, is_weight(array))
