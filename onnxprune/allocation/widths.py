@@ -65,6 +65,7 @@ class Widths:
         """A larger choice of widths (half the steps, or no measured selection any more); None where there is none."""
         if self.strict or (not self.chosen and max((*self.steps, *self.floors), default=1) <= 1):
             return None
-        steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)
+        halves = (min(step & -step, step // 2) for step in self.steps)  # of groups that stayed whole, a power of two
+        steps = self.steps if self.chosen else tuple(max(1, step) for step in halves)
         floors = tuple(floor // 2 for floor in self.floors)
         return replace(self, steps=steps, floors=floors, chosen={}, halvings=self.halvings + 1, work=None)

@@ -32,7 +32,7 @@ GUESSES = (64, 224, 512, 320, 16, 1)
 _LONG = (4096, 65536)
 # How many sizes that the model spells out are tried after these.
 _SPELT_OUT = 8
-_ROUNDS = 8
+_ROUNDS = 64  # sizes that follow from sizes that follow from others: a chain of as many Shape and Slice nodes
 _WHOLE = "other sizes, or, where the first axis of an input counts no rows but steps, arrays of one axis more"
 # Runs in onnxruntime at most, to find sizes that the model takes.
 _RUNS = 3

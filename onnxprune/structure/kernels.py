@@ -84,7 +84,8 @@ class Steps:
 def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
     """For each group, the step that its width should be a multiple of, and the least width that is still fast.
 
-    A group that a use has less than two steps of does not mind that use: no narrower width could please it.
+    A group that a use has less than two steps of does not mind that use: no narrower width could please it. Where it
+    shares the channels of blocked convolutions with other groups, it stays whole instead: the sum of all is a multiple.
 
     Args:
         analysis: the analysed model.
@@ -97,12 +98,16 @@ def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
     steps, floors = [1] * len(sizes), [0] * len(sizes)
     for use, units in analysis.uses:
         groups, counts = np.unique(group_of[units], return_counts=True)
+        wanted = STEPS[kernels][use]
+        shared = use in _BLOCKED and len(groups) > 1 and len(units) % wanted == 0
         for g, count in zip(groups.tolist(), counts.tolist(), strict=True):
-            if g < 0 or sizes[g] < _NARROW.get(use, 0):
+            if g < 0 or (len(units) if shared else sizes[g]) < _NARROW.get(use, 0):
                 continue
             repeats = count // sizes[g]  # how often each unit is there
-            step = STEPS[kernels][use] // gcd(STEPS[kernels][use], repeats)
-            if sizes[g] >= 2 * step:
+            step = wanted // gcd(wanted, repeats)
+            if shared and (sizes[g] < 2 * step or sizes[g] % step):
+                step = sizes[g]
+            if sizes[g] >= 2 * step or shared:
                 steps[g] = lcm(steps[g], step)
             block = BLOCKS[kernels]
             if use in _BLOCKED and len(groups) == 1 and count >= 2 * block:

@@ -75,6 +75,44 @@ def test_pruned_models_change_layout_no_more_often_than_the_original(share, tmp_
     assert reorders(found.proto, tmp_path) == reorders(proto, tmp_path)
 
 
+def growing(stem: int, more: int, blocks: int = 4) -> onnx.ModelProto:
+    """Blocks that each add a few channels to a stream: depthwise, pointwise, and a sum with the padded stream."""
+    nodes, weights, width = ["s0 = Conv <pads = [1, 1, 1, 1]> (x, w)"], {"w": (stem, 3, 3, 3)}, stem
+    pads = {"pads": np.array([0, 0, 0, 0, 0, more, 0, 0])}
+    for b in range(blocks):
+        nodes += [
+            f"d{b} = Conv <group = {width}, pads = [1, 1, 1, 1]> (s{b}, d{b}w)",
+            f"p{b} = Conv (d{b}, p{b}w)",
+            f"l{b} = Pad (s{b}, pads)",
+            f"a{b} = Add (p{b}, l{b})",
+            f"s{b + 1} = Relu (a{b})",
+        ]
+        weights |= {f"d{b}w": (width, 1, 3, 3), f"p{b}w": (width + more, width, 1, 1)}
+        width += more
+    nodes += [f"g = GlobalAveragePool (s{blocks})", "f = Flatten (g)", "y = Gemm (f, wy)"]
+    text = f"g (float[N,3,16,16] x) => (float[N,5] y) {{ {' '.join(nodes)} }}"
+    return example(text, weights | {"wy": (width, 5)}, pads)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.7])
+def test_streams_that_grow_keep_sums_that_kernels_like(share: float, tmp_path: Path) -> None:
+    """Groups of 4 channels lost one each, and sums of 53 took kernels out of the blocked layout: 1.65 of the time."""
+    proto = growing(48, 4)
+    found = onnxprune.prune(proto, importance="magnitude", targets=f"macs={share}", repair=False)
+    assert found.after.macs <= share * found.before.macs
+    assert not any("no widths that the rule" in note for note in found.notes)
+    assert {group.units for group in found.groups} == {48, 4}
+    widths = [weight.shape[0] for name, weight in found.model.constants.items() if name.startswith("d")]
+    assert len(widths) == 4
+    assert all(width % 4 == 0 for width in widths)
+    assert reorders(found.proto, tmp_path) == reorders(proto, tmp_path)
+
+
+def test_sums_that_kernels_do_not_like_anyway_bind_no_group() -> None:
+    assert kernel_steps(analyse(load(growing(45, 4))), "cpu").steps[1:] == (1, 1, 1, 1)
+    assert kernel_steps(analyse(load(growing(48, 4))), "cpu").steps[1:] == (4, 4, 4, 1)
+
+
 def test_steps_follow_from_where_channels_appear():
     analysis = analyse(load(mixed()))
     by_name = dict(zip((group.name for group in analysis.groups), kernel_steps(analysis, "cpu").steps, strict=True))

@@ -154,3 +154,17 @@ def test_an_input_that_no_memory_holds_is_refused_before_shapes_are_inferred() -
     proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1 << 62
     with pytest.raises(ModelError, match=r"input 'x' of shape \d+x3x4611686018427387904 has more values"):
         onnxprune.analyze(proto)
+
+
+def test_long_chains_of_sizes_that_follow_from_others_are_known() -> None:
+    """A ShuffleNet halves its channels by Shape and Slice in every block; from the ninth on nothing was known of it."""
+    blocks, text = 20, ""
+    for b in range(blocks):
+        text += f"""s{b} = Shape (x{b}) c{b} = Gather (s{b}, one) h{b} = Div (c{b}, two) e{b} = Mul (h{b}, two)
+            f{b} = Slice (x{b}, zero, h{b}, one) r{b} = Slice (x{b}, h{b}, e{b}, one)
+            v{b} = Conv (r{b}, w{b}) a{b} = Relu (v{b}) x{b + 1} = Concat <axis = 1> (f{b}, a{b}) """
+    text = f"g (float[N,8,4,4] x0) => (float[N,8,4,4] y) {{ {text} y = Relu (x{blocks}) }}"
+    sizes = {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    analysis = onnxprune.analyze(example(text, {f"w{b}": (4, 4, 1, 1) for b in range(blocks)}, sizes))
+    assert analysis.facts.shapes[f"x{blocks}"] == (1, 8, 4, 4)
+    assert not analysis.incomplete
