@@ -215,7 +215,7 @@ class AllocationProblem:
             meant = [
                 f"{each.name}={each.limit:g}%" for each in self.budgets if 1 < each.limit < 100 and each.limit % 1 == 0
             ]
-            advice = "raise the target, lower --round-to, or leave out --keep and --no-branches"
+            advice = "raise the target, or, where given, lower --round-to and leave out --keep and --no-branches"
             if meant:
                 advice = f"a share is written with its sign ({', '.join(meant)}), or as a number up to 1"
             raise BudgetError(f"budget cannot be met: {'; '.join(missed)}; {advice}")

@@ -153,7 +153,8 @@ class Accuracy:
                 return part, "same"
         if not fitting:
             return None
-        enough = [part for part in fitting if part.kind == fitting[0].kind and part.width > self._labels.max(initial=0)]
+        enough = [part for part in fitting if part.width > self._labels.max(initial=0)]
+        enough = [part for part in enough if part.kind == fitting[0].kind] or enough
         if len(enough) < 2:
             return (enough or fitting)[0], "classes"
         return max(enough, key=lambda part: self._right(part, outputs[part.output])), "classes"

@@ -206,7 +206,8 @@ class Boxes(_Detections):
     A box is found again at the same position with an overlap (IoU) of more than 0.5.
 
     New detections count relative to the original's. Boxes are corners where the third and fourth column never lie
-    below the first and second, else centres and sizes.
+    below the first and second, else centres and sizes; where these would be negative, they are offsets from anchors
+    that only the application knows: then the same position must be confident, and `explained` is about the offsets.
     """
 
     def __init__(self, part: Part, scores: Sequence[Part]) -> None:
@@ -229,13 +230,18 @@ class Boxes(_Detections):
         if not any(len(a) for a, _ in self._boxes):
             return self._whole.changes()
         a, b = (np.concatenate(boxes) for boxes in zip(*self._boxes, strict=True))
-        if (a[:, 2:] < a[:, :2]).any():
-            a, b = (np.concatenate([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], axis=1) for x in (a, b))
-        again = np.concatenate(self._again) & (_overlap(a, b) > _OVERLAP)
-        return {
-            "found_again": _share(int(again.sum()), len(a), rules=True, detail=f"of {len(a)} detections"),
-            "new_detections": MetricChange(0.0, self._new / len(a)),
-        }
+        again, offsets = np.concatenate(self._again), dict[str, MetricChange]()
+        if (a[:, 2:] >= a[:, :2]).all():
+            again = again & (_overlap(a, b) > _OVERLAP)
+        elif (a[:, 2:] >= 0).all():
+            corners = (np.concatenate([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], axis=1) for x in (a, b))
+            again = again & (_overlap(*corners) > _OVERLAP)
+        else:
+            columns = Columns()
+            columns.add(a[:, None], b[:, None], None)
+            offsets = columns.explained()
+        found = _share(int(again.sum()), len(a), rules=True, detail=f"of {len(a)} detections")
+        return {"found_again": found, "new_detections": MetricChange(0.0, self._new / len(a)), **offsets}
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -321,12 +327,7 @@ class Quantities:
 
     def changes(self) -> Mapping[str, MetricChange]:
         """The metric; nothing where the original's values do not vary."""
-        lost = self._columns.lost()
-        if lost is None:
-            return {}
-        mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
-        detail = f"relative error {percent(np.sqrt(mean))}, worst column {percent(np.sqrt(lost.max()))}"
-        return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
+        return self._columns.explained()
 
 
 class Columns:
@@ -352,6 +353,15 @@ class Columns:
         variance = (self._squares - means * self._sums).sum(axis=0)
         varies = variance > 1e-9 * self._squares.sum(axis=0)
         return self._errors.sum(axis=0)[varies] / variance[varies] if varies.any() else None
+
+    def explained(self) -> dict[str, MetricChange]:
+        """The metric `explained`: the share that is left, averaged over columns; nothing where none varies."""
+        lost = self.lost()
+        if lost is None:
+            return {}
+        mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
+        detail = f"relative error {percent(np.sqrt(mean))}, worst column {percent(np.sqrt(lost.max()))}"
+        return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
 
 
 class SameLabels:

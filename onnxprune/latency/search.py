@@ -134,7 +134,7 @@ class LatencySearch:
             raise BudgetError(
                 f"budget cannot be met: the fastest model takes {100 * fastest.ratio:.1f} % of the original's "
                 f"{fastest.before:.3g} ms, measured side by side (asked for at most {100 * goal:.1f} %); raise the "
-                "target, lower --round-to, or leave out --keep and --no-branches"
+                "target, or, where given, lower --round-to and leave out --keep and --no-branches"
             )
         self._ask(fastest)
         table, last = self._table(branches), self._last.get(branches, fastest)

@@ -222,10 +222,7 @@ class OpHandler(ABC):
         return False
 
     def moves(self, node: Node) -> tuple[int, ...]:  # noqa: ARG002
-        """Positions of the inputs whose values the node only moves, selects, repeats or interpolates.
-
-        Empty where values are computed.
-        """
+        """Positions of the inputs whose values the node only moves, selects, repeats or interpolates, if any."""
         return ()
 
     def lookups(self, node: Node) -> tuple[tuple[int, int], ...]:  # noqa: ARG002
@@ -243,6 +240,10 @@ class OpHandler(ABC):
 
     converts: ClassVar[tuple[str, ...]] = ()
     """Operators that only give what they read another element type."""
+
+    picks: ClassVar[tuple[str, ...]] = ()
+    """Operators that give the place of the largest entry along `axis`, as the number of a class."""
+
     is_view: ClassVar[bool] = False
     """Whether the result is the first input's values in the same order, which take no memory of their own."""
 

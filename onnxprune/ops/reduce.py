@@ -28,6 +28,7 @@ class Reduce(OpHandler):
         *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "ArgMax", "ArgMin"),
     )
     folds_up_to = inf
+    picks = ("ArgMax",)
 
     def couple(self, node: Node, labels: Labels) -> None:
         """A sum over channels sums over units; other reductions over channels keep them."""

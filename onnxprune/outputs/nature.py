@@ -1,10 +1,11 @@
 """Recognises what values a tensor holds, by running the operators that produce it on random numbers.
 
 A sigmoid maps numbers to (0, 1), 0 to a half; a softmax adds up to 1 along an axis; a normalised vector has length 1.
-Trying tells however an exporter spells it: as one operator, or as powers divided by their sum.
+The product of a few of the first, and of a softmax, is a probability too: that there is something, times that it is of
+a class. Trying tells however an exporter spells it: as one operator, or as powers divided by their sum.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
@@ -24,6 +25,7 @@ _MOST_ELEMENTS = 1 << 22
 _LEVELS = (-1e4, -1e3, 0.0, 1e3, 1e4)
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _NEAR = 1e-3
+_MOST_FACTORS = 3  # sigmoids in a product
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,56 +77,87 @@ def nature(tensor: str, analysis: Analysis) -> Nature:
         entries = {name for name in entries if analysis.pinned_value(name) is None}
         if len(entries) == 1:
             (entry,) = entries
-            tried = _tried(entry, tensor, nodes.values(), analysis)
+            tried = _tried([entry], tensor, nodes.values(), analysis)
             if tried.kind not in ("bounded", "other"):
                 return replace(tried, entry=entry)
             if tried.kind == "bounded" or not nearest.entry:
                 nearest = replace(tried, entry=nearest.entry or entry)
+    if not nearest.entry and 1 < len(entries) <= _MOST_FACTORS and entries <= layers:
+        return _tried(sorted(entries), tensor, nodes.values(), analysis)
     return nearest
 
 
-def _tried(entry: str, tensor: str, nodes: Iterable[Node], analysis: Analysis) -> Nature:
-    """What the values are, found by running the nodes from one tensor to another on random numbers."""
+def _tried(entries: Sequence[str], tensor: str, nodes: Iterable[Node], analysis: Analysis) -> Nature:
+    """What the values are, found by running the nodes from some tensors to another on random numbers."""
     model, facts = analysis.model, analysis.facts
-    shape = facts.shapes.get(entry)
-    element = facts.dtypes.get(entry, onnx.TensorProto.FLOAT)
-    if shape is None or prod(shape) > _MOST_ELEMENTS or element not in _FLOATS:
+    shapes = {name: facts.shapes[name] for name in entries if name in facts.shapes}
+    if len(shapes) < len(entries) or any(prod(shape) > _MOST_ELEMENTS for shape in shapes.values()):
         return OTHER
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+    elements = [facts.dtypes.get(name, onnx.TensorProto.FLOAT) for name in entries]
+    if any(element not in _FLOATS for element in elements):
+        return OTHER
+    dtypes = dict(zip(entries, map(onnx.helper.tensor_dtype_to_np_dtype, elements), strict=True))
     ordered = sorted(nodes, key=lambda node: node.index)
     made = {name for node in ordered for name in node.outputs}
     read = {name for node in ordered for name in node.inputs if name} - made - {*model.constants}
     known = {name: value for name in read if (value := analysis.pinned_value(name)) is not None}
     try:
-        runner = Runner(subgraph(model, ordered, {**known, entry: np.zeros(shape, dtype)}, [tensor]), [tensor])
+        zeros = {name: np.zeros(shapes[name], dtypes[name]) for name in entries}
+        runner = Runner(subgraph(model, ordered, {**known, **zeros}, [tensor]), [tensor])
 
-        def function(values: np.ndarray) -> np.ndarray:
-            return np.asarray(runner.run_feed({**known, entry: values.astype(dtype)})[tensor], np.float64)
+        def function(values: Mapping[str, np.ndarray]) -> np.ndarray:
+            given = {name: np.asarray(array, dtypes[name]) for name, array in values.items()}
+            return np.asarray(runner.run_feed({**known, **given})[tensor], np.float64)
 
-        return _recognised(function, shape, facts.shapes[tensor])
+        return _recognised(function, shapes, facts.shapes[tensor])
     except ModelError:
         return OTHER
 
 
-def _recognised(function: Callable[[np.ndarray], np.ndarray], before: Shape, after: Shape) -> Nature:
+def _recognised(
+    function: Callable[[Mapping[str, np.ndarray]], np.ndarray], before: Mapping[str, Shape], after: Shape
+) -> Nature:
     """What the results of a function are, found by calling it on random and on extreme numbers."""
-    normal = 2 * np.random.default_rng(0).standard_normal(before)
-    results = [function(normal), function(3 * normal)]
+    generator = np.random.default_rng(0)
+    normal = {name: 2 * generator.standard_normal(shape) for name, shape in before.items()}
+    results = [function(normal), function({name: 3 * array for name, array in normal.items()})]
     if any(result.shape != after or not np.isfinite(result).all() for result in results):
         return OTHER
     for axis in (axis for axis, size in enumerate(after) if size > 1):
         if all(_are_ones(r.sum(axis)) and (r >= 0).all() for r in results):
             return Nature("distribution", axis)
-        if all(_are_ones(np.exp(r).sum(axis)) for r in results):
-            return Nature("log_distribution", axis)
+        with np.errstate(over="ignore"):
+            if all(_are_ones(np.exp(r).sum(axis)) for r in results):
+                return Nature("log_distribution", axis)
         if all(_are_ones(np.linalg.norm(r, axis=axis)) for r in results):
             return Nature("unit", axis)
-    least, low, middle, high, most = (function(np.full(before, level)) for level in _LEVELS)
+    levels = ({name: np.full(shape, level) for name, shape in before.items()} for level in _LEVELS)
+    least, low, middle, high, most = map(function, levels)
     if not np.array_equal(least, low) or not np.array_equal(high, most):
         return OTHER
-    varies = np.ptp(np.concatenate([result.ravel() for result in results])) > 0
-    recognised = all(np.abs(r - wanted).max(initial=0.0) < _NEAR for r, wanted in ((low, 0), (middle, 0.5), (high, 1)))
-    return Nature("probabilities" if varies and recognised else "bounded")
+    tried = np.concatenate([result.ravel() for result in results])
+    chances = np.ptp(tried) > 0 and tried.min() >= 0 and tried.max() <= 1
+    return Nature(
+        "probabilities" if chances and _is_chance(low, middle, high, after, float(tried.max())) else "bounded"
+    )
+
+
+def _is_chance(low: np.ndarray, middle: np.ndarray, high: np.ndarray, shape: Shape, most: float) -> bool:
+    """Whether a function is a product of sigmoids, and of one softmax at most.
+
+    Args:
+        low: its values for very small inputs, all alike.
+        middle: for inputs of 0.
+        high: for very large ones: 1 without a softmax, else what this gives each of as many classes as an axis has.
+        shape: of the values.
+        most: the largest value for random inputs.
+    """
+    for share in (1.0, *(1 / size for size in shape if size > 1)):
+        middles = [share * 0.5**count for count in range(1, _MOST_FACTORS + 1)]
+        halves = (np.abs(middle - wanted).max(initial=0.0) < _NEAR * share for wanted in middles)
+        if np.abs(high - share).max(initial=0.0) < _NEAR * share and any(halves) and (share == 1 or most > share):
+            return bool(np.abs(low).max(initial=0.0) < _NEAR * share)
+    return False
 
 
 def _are_ones(values: np.ndarray) -> bool:

@@ -13,8 +13,9 @@ from onnxprune.outputs.beside import with_confidence, with_coordinates, with_nam
 from onnxprune.outputs.given import IGNORED, kinds_said, named_in, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
+from onnxprune.outputs.numbers import FLOATS, chosen_from, is_rounded
 from onnxprune.outputs.rows import row_axis
-from onnxprune.outputs.selected import FLOATS, in_front
+from onnxprune.outputs.selected import in_front
 from onnxprune.outputs.sets import sets_of
 from onnxprune.outputs.sources import Path, Source
 from onnxprune.outputs.unrounded import unrounded
@@ -30,11 +31,13 @@ _SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
 }
 # A softmax trained with cross-entropy does not feel what all classes have in common: training leaves the sum of the
 # last layer's weights over classes where it was, and weight decay takes it to 0. Of unrelated columns, the squared norm
-# of the sum is about that of the weights; of columns that rise and fall together (coordinates) it is many times that.
+# of the sum is about that of the weights; of columns that rise and fall together (coordinates, quantiles) it is many
+# times that, up to as many times as there are columns.
 # Where that sum tells nothing, a bias does: classes differ in how frequent they are, while projections to many features
 # (embeddings) mostly go without.
 _CLASSES_SUM = 0.3
 _COORDINATES_SUM = 10.0
+_ALIKE, _FEW_CLASSES = 0.75, 3  # share of that, and columns up to which chance alone comes near it
 _FEATURES = 32
 _DROPPED = -1
 _BOX = 4  # numbers that say where something is
@@ -72,6 +75,9 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sort
     plain = [value for value in tensors if value.name not in fronts]
     floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]
     floats = [*dict.fromkeys((*floats, *(name for front in fronts.values() for name in front)))]
+    floats = floats or [value.name for value in plain if value.name in said or is_rounded(value.name, analysis)]
+    chosen = filter(None, (chosen_from(name, analysis) for name in fronts))
+    axes = {scores.tensor: scores.axis for scores in chosen}
     parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]
     if floats:
         outputs = [_Output(name, analysis) for name in floats]
@@ -79,7 +85,9 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sort
         read: list[Part] = []
         for output in outputs:
             kind = said.get(output.name)
-            recognised = output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)
+            recognised = [*output.parts(alone=len(outputs) == 1, spelled_out=spelled_out)]
+            if output.name in axes and not any(part.kind in ("classes", "probabilities") for part in recognised):
+                recognised = [output.classes_along(axes[output.name])]
             read += recognised if kind is None else [output.whole(kind)]
         logits = {output.name: kind for output in outputs if (kind := output.if_scores) and output.name not in said}
         named = {output.name for output in outputs if output.is_named_scores}
@@ -155,6 +163,12 @@ class _Output:
         if kind == "probabilities" and not self._is_linear:
             form = "probabilities"
         return self._part(recognised or _Found(OTHER, np.ones(self._shape, bool), ()), kind, form)
+
+    def classes_along(self, axis: int) -> Part:
+        """The whole output as class scores along one of its axes."""
+        along = axis - (self.row_axis is not None and self.row_axis < axis)
+        positions = tuple(size for other, size in enumerate(self._shape) if other != along)
+        return Part(self.name, "classes", axis=along + 1, width=self._shape[along], positions=positions)
 
     @property
     def if_scores(self) -> Kind | None:
@@ -310,7 +324,9 @@ class _Output:
         if is_map or self._shape in inputs:
             return False
         features = prod(wide) >= _FEATURES and not self._has_bias(candidate.sources)
-        return small or (alone and max(known, default=0.0) < _COORDINATES_SUM and not features)
+        most = min(_COORDINATES_SUM, _ALIKE * prod(wide)) if prod(wide) > _FEW_CLASSES else _COORDINATES_SUM
+        apart = max(known, default=0.0) < most
+        return small or (alone and apart and not features)
 
     def _has_bias(self, sources: Sequence[Source]) -> bool:
         """Whether anything constant is added to the values on their way from the layers; unknown counts as yes."""

@@ -11,13 +11,10 @@ import onnx
 
 from onnxprune.graph.order import needed_nodes
 from onnxprune.ops import handler_of
+from onnxprune.outputs.numbers import FLOATS, in_front_of_choices
 from onnxprune.outputs.sorting import shows_order
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.selection import behind, last_sorts, layers_behind, selected_by_value
-
-FLOATS = frozenset(
-    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-)
 
 
 def in_front(
@@ -25,8 +22,9 @@ def in_front(
 ) -> dict[str, tuple[str, ...]]:
     """The tensors of floating-point type that outputs are selected from, by output.
 
-    Whole numbers among the outputs (places, classes) say nothing that is not in front of the others: they have nothing
-    in front where another output is of floating-point type. Nor has what is compared anyway, at another output.
+    Of whole numbers among the outputs, classes that were chosen by their scores have these in front. Others (places,
+    counts) say nothing that is not in front of the others: they have nothing in front where another output is of
+    floating-point type. Nor has what is compared anyway, at another output.
 
     Args:
         outputs: names of outputs.
@@ -40,11 +38,13 @@ def in_front(
     """
     number, sorts = selected_by_value(analysis), last_sorts(analysis) if sorted_too else []
     order = behind(sorts, analysis)
-    if not number and not order:
-        return {}
     floats = [name for name in outputs if analysis.facts.dtypes.get(name, onnx.TensorProto.FLOAT) in FLOATS]
-    found = {}
-    for name in floats or outputs:
+    found: dict[str, tuple[str, ...]] = {}
+    if sorted_too:
+        free = [name for name in outputs if name not in {*as_they_are, *number, *order}]
+        choices = in_front_of_choices(free, [name for name in floats if name in free], analysis)
+        found |= {name: (tensor,) for name, tensor in choices.items()}
+    for name in floats or [name for name in outputs if name not in found]:
         is_sorted = name in order and name not in as_they_are and name not in number
         if name in number or (is_sorted and shows_order(name, sorts, analysis)):
             found[name] = _before(name, number | order, analysis)

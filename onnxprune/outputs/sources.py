@@ -1,7 +1,7 @@
 """Traces an output back to the tensors that compute its values, through operators that only move or scale them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -50,6 +50,22 @@ class Source:
     def is_even(self) -> bool:
         """Whether factor and offset are the same everywhere."""
         return bool(np.isfinite(self.scale) and np.isfinite(self.shift))
+
+    def pieces(self) -> list["Source"]:
+        """The same in two parts, where it reaches some columns along an axis as it is, and is scaled elsewhere.
+
+        So where one sigmoid makes the scores of a detector and, on a grid, the centres of its boxes.
+        """
+        if self.is_even:
+            return [self]
+        as_it_is = (np.abs(self.factor - 1) < _UNEVEN) & (np.abs(self.offset) < _UNEVEN)
+        for axis in sorted(range(self.mask.ndim), key=lambda axis: self.mask.shape[axis]):
+            others = tuple(other for other in range(self.mask.ndim) if other != axis)
+            columns = self.mask.any(axis=others, keepdims=True)
+            columns &= (as_it_is | ~self.mask).all(axis=others, keepdims=True)
+            if columns.any():
+                return [replace(self, mask=self.mask & part) for part in (columns, ~columns)]
+        return [self]
 
 
 class Path:
@@ -123,7 +139,7 @@ class Path:
             mask = values != base
             if values.shape != shape or not mask.any():
                 continue
-            sources.append(Source(name, mask, values - base, base))
+            sources += Source(name, mask, values - base, base).pieces()
         return sources or whole
 
     def coordinates(self, source: Source, axis: int) -> np.ndarray:

@@ -138,6 +138,21 @@ def test_labels_belong_to_the_head_that_is_right(head: int, classes: int) -> Non
     assert ["first", "second"][head] in right.detail
 
 
+def test_labels_belong_to_the_head_that_has_as_many_classes() -> None:
+    """Of a hierarchy the fine classes were refused: only the coarse ones are told by their weights alone."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 32)).astype(np.float32)
+    coarse, fine = rng.standard_normal((32, 3)), rng.standard_normal((32, 9)) + 0.5
+    weights = {"v": coarse - coarse.mean(1, keepdims=True), "w": fine}
+    text = (
+        "g (float[N,32] x) => (float[N,3] first, float[N,9] second) { first = MatMul (x, v)  second = MatMul (x, w) }"
+    )
+    changes = both(text, weights, weights | {"w": -fine}, x, (x @ fine).argmax(1))
+    assert changes["top1"].before == 1
+    assert changes["top1"].after < 0.5
+    assert "second" in changes["top1"].detail
+
+
 def test_first_rows_without_labels_choose_no_head_in_noise() -> None:
     """Where no place of the first rows had a label, a mean of nothing was taken."""
     rng = np.random.default_rng(0)

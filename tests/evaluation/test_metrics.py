@@ -261,6 +261,20 @@ def test_detections_are_found_again_where_boxes_overlap() -> None:
     assert "explained" not in near  # boxes do not count beside what is made of them
 
 
+def test_offsets_from_anchors_are_no_boxes() -> None:
+    """Sizes below 0 overlap with nothing: half of a detector's boxes counted as lost that were as good as before."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-1, 1, (7, 4, 5)), np.full((7, 2, 5), -9.0)], axis=1).astype(np.float32)
+    x[:, 4, :3] = 3
+    near, far = (compare(detector([0] * 4), detector([by] * 4), dataset(detector([0] * 4), x)) for by in (0.02, 2))
+    for changes in (near, far):
+        assert changes["found_again"].after == 1
+        assert changes["found_again"].detail == "of 21 detections"
+    assert near["explained"].after > 0.99
+    assert far["explained"].after == 0
+    assert far["explained"].rules
+
+
 def test_a_detector_that_finds_nothing_any_more_is_loud() -> None:
     """A detector that lost all its objects was reported with "relative output error 0.23 %" and exit code 0."""
     x = np.full((7, 6, 5), -9, np.float32)

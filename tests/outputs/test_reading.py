@@ -233,11 +233,13 @@ def test_scores_are_found_where_the_file_tells_no_shape():
     assert only(text, {"w": (5, 1)}).kind == "quantities"
 
 
-def test_outputs_of_whole_numbers_count_only_alone():
-    text = "=> (int64[N] k{0}) {{ y = MatMul (x, w)  k = ArgMax <axis = 1, keepdims = 0> (y) }}"
-    found = meaning("g (float[N,5] x) " + text.format(", float[N,3] y"), {"w": (5, 3)})
+def test_other_whole_numbers_count_only_alone():
+    text = "=> (int64[N] k{0}) {{ h = MatMul (x, w)  k = CumSum (c, zero)  {1} }}"
+    text = "g (float[N,5] x, int64[N] c) " + text
+    zero = {"zero": np.array(0)}
+    found = meaning(text.format(", float[N,3] y", "y = Identity (h)"), {"w": (5, 3)}, zero)
     assert [part.output for part in found.parts] == ["y"]
-    found = meaning("g (float[N,5] x) " + text.format(""), {"w": (5, 3)})
+    found = meaning(text.format("", "y = Identity (h)"), {"w": (5, 3)}, zero)
     assert [(part.output, part.kind) for part in found.parts] == [("k", "labels")]
 
 
@@ -323,3 +325,62 @@ def test_an_output_without_positions_at_the_sizes_that_were_taken():
     text = "g (float[N,4,2] x) => (float[N,0,3] y) { h = MatMul (x, w)  y = Slice (h, start, end, axis) }"
     constants = {name: np.array([value]) for name, value in {"start": 4, "end": 9, "axis": 1}.items()}
     assert [part.output for part in meaning(text, {"w": (2, 3)}, constants).parts] == ["y"]
+
+
+GRID = np.stack([np.arange(16) % 4, np.arange(16) // 4], 1).astype(np.float32)
+HEAD = """h = Conv (x, w)  r = Reshape (h, flat)  t = Transpose <perm = [0, 2, 1]> (r)  s = Sigmoid (t)
+    xy, wh, o, c = Split <axis = 2> (s, parts)  a = Mul (xy, two)  g = Add (a, grid)  p = Mul (g, stride)
+    e = Mul (wh, two)  q = Mul (e, e)  d = Mul (q, stride) """
+HEAD_CONSTANTS = {
+    "flat": np.array([0, 9, 16]),
+    "parts": np.array([2, 2, 1, 4]),
+    "two": np.array(2, np.float32),
+    "stride": np.array(8, np.float32),
+    "grid": GRID,
+}
+
+
+def detector_with(end: str, columns: int) -> list[tuple[str, int, tuple[int, ...]]]:
+    text = f"g (float[N,3,4,4] x) => (float[N,16,{columns}] y) {{ {HEAD} {end} }}"
+    found = meaning(text, {"w": (9, 3, 1, 1)}, HEAD_CONSTANTS)
+    return sorted((part.kind, part.width, part.confidence) for part in found.parts)
+
+
+def test_one_sigmoid_for_boxes_and_scores_is_both() -> None:
+    """As YOLOv5 is exported, with a grid that is constant: the whole was read as nine quantities."""
+    found = detector_with("y = Concat <axis = 2> (p, d, o, c)", 9)
+    assert found == [("probabilities", 5, ()), ("quantities", 4, found[1][2])]
+    assert found[1][2]
+
+
+def test_objectness_times_classes_is_a_probability() -> None:
+    """A half times a half is a quarter, which no sigmoid makes of 0."""
+    found = detector_with("m = Mul (o, c)  y = Concat <axis = 2> (p, d, m)", 8)
+    assert found == [("probabilities", 4, ()), ("quantities", 4, found[1][2])]
+    assert found[1][2]
+
+
+@pytest.mark.parametrize("classes", ["Sigmoid (c)", "Softmax <axis = 2> (c)"])
+@pytest.mark.parametrize("sure", ["Sigmoid (o)", "r = Sigmoid (o)  q = Sigmoid (o)  s = Mul (r, q)"])
+def test_products_of_two_layers_are_probabilities(classes: str, sure: str) -> None:
+    sure = sure if "=" in sure else f"s = {sure}"
+    text = f"g (float[N,6,5] x) => (float[N,6,3] y) {{ o = MatMul (x, v)  c = MatMul (x, w)  {sure}  k = {classes}  y = Mul (s, k) }}"  # noqa: E501
+    assert only(text, {"v": (5, 1), "w": (5, 3)}).kind == "probabilities"
+
+
+@pytest.mark.parametrize("end", ["y = Mul (s, half)", "y = Clip (h, zero, one)", "t = Tanh (h)  y = Mul (t, t)"])
+def test_other_numbers_between_0_and_1_are_quantities(end: str) -> None:
+    text = f"g (float[N,7,5] x) => (float[N,7,3] y) {{ h = MatMul (x, w)  s = Sigmoid (h)  {end} }}"
+    numbers = {name: np.array(value, np.float32) for name, value in {"half": 0.25, "zero": 0, "one": 1}.items()}
+    weights = {"w": np.ones((5, 3), np.float32)}
+    found = meaning(text, None, numbers | weights)
+    assert [part.kind for part in found.parts if not part.is_scaled] in ([], ["quantities"])
+
+
+def test_quantiles_are_quantities() -> None:
+    """Five quantiles of one value were five classes, of which the last is always the largest."""
+    text = "g (float[N,32] x) => (float[N,5] y) { h = MatMul (x, w)  y = Add (h, b) }"
+    common = np.random.default_rng(0).standard_normal((32, 1)) + 0.3 * np.random.default_rng(1).standard_normal((32, 5))
+    quantiles = {"w": common.astype(np.float32), "b": np.arange(5, dtype=np.float32)}
+    assert only(text, None, quantiles).kind == "quantities"
+    assert only(text, {"w": (32, 5)}, {"b": quantiles["b"]}).kind == "classes"
