@@ -75,13 +75,13 @@ class LatencySearch:
 
     Args:
         whole: the original.
-        widths: those that groups may be given.
+        widths: those that groups may be given; larger choices follow, for budgets that are out of reach with these.
         options: of the program.
     """
 
-    def __init__(self, whole: Timed, widths: Widths, options: AllocationOptions) -> None:
+    def __init__(self, whole: Timed, widths: Sequence[Widths], options: AllocationOptions) -> None:
         self._whole, self._options = whole, options
-        self._widths = replace(widths, strict=True)  # the table knows no others
+        self._widths, *self._larger = (replace(each, strict=True) for each in widths)  # the table knows no others
         self._shares = Shares(whole.full, whole.times.total(whole.full))
         self._tables: dict[bool, CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
@@ -130,6 +130,10 @@ class LatencySearch:
         """
         goal, options = self.goal(targets), self._options
         fastest = self._try(narrowest(self._whole.analysis, scores, self._widths, options, branches=branches))
+        if not fastest.fits(goal) and self._larger:
+            self._widths = self._larger.pop(0)
+            self._tables.clear()
+            return self.solve(scores, targets, budgets, branches=branches, spend=spend)
         if not fastest.fits(goal):
             raise BudgetError(
                 f"budget cannot be met: the fastest model takes {100 * fastest.ratio:.1f} % of the original's "

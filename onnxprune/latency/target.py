@@ -14,11 +14,12 @@ from onnxprune.graph.sizes import rows_a_run
 from onnxprune.latency.cache import TimeCache
 from onnxprune.latency.fused_kernels import fused_kernels
 from onnxprune.latency.times import FusedKernelTimes
-from onnxprune.latency.widths import fast_widths
+from onnxprune.latency.widths import fast_widths, meeting
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.runtime.feeds import random_feed
 from onnxprune.runtime.timing import PAIR_S, time_models, time_pair
 from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.kernels import kernel_steps
 
 _PAIRS = 10  # of a model that is timed beside the original
 _SWEEP_S = 2.0  # for each of the models that run in turn
@@ -45,9 +46,20 @@ class Timed:
         """Number of units of each group."""
         return tuple(len(group) for group in self.analysis.groups)
 
-    def fast_widths(self, step: int = 1) -> Widths:
-        """The widths of each group that are fast on this machine, multiples of `step`; see `latency.widths`."""
+    def fast_widths(self, step: int = 1, rule: str | None = None) -> Widths:
+        """The widths of each group that are fast on this machine, multiples of `step`; see `latency.widths`.
+
+        What one group is timed at, with all others whole, says little of sums that several groups make together.
+
+        Args:
+            step: what widths are multiples of.
+            rule: a key of `structure.kernels.STEPS`: where groups meet, widths are also multiples of its steps.
+        """
         chosen = fast_widths(self.times, self.full, step)
+        if rule is not None:
+            steps, full = kernel_steps(self.analysis, rule).steps, self.full
+            for g in meeting(self.times):
+                chosen[g] = chosen[g][(chosen[g] % steps[g] == 0) | (chosen[g] == full[g])]
         return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
 
     def beside(self, other: Model) -> tuple[float, float]:

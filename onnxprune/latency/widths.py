@@ -25,8 +25,7 @@ def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1)
     """
     widths = {g: grid(units, round_to) for g, units in enumerate(full)}
     table = cost_table(times, full, widths, coupled=False)
-    mixed = {g for kernel in times.kernels for form in kernel.forms if len(form) > 1 for g in form}
-    fast = {}
+    mixed, fast = meeting(times), {}
     for g, allowed in widths.items():
         cost = table.alone[g]
         tolerance = _SAME * max(0.0, cost[-1] - cost.min())
@@ -34,6 +33,11 @@ def fast_widths(times: FusedKernelTimes, full: Sequence[int], round_to: int = 1)
         limit = np.append(bar[1:], np.inf)
         fast[g] = allowed[cost < limit - tolerance]
     return fast
+
+
+def meeting(times: FusedKernelTimes) -> set[int]:
+    """The groups that meet others, or channels that stay, at one end of a kernel."""
+    return {g for kernel in times.kernels for form in kernel.forms if len(form) > 1 for g in form}
 
 
 def grid(units: int, round_to: int) -> np.ndarray:

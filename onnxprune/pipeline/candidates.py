@@ -151,7 +151,8 @@ def latency_search(
 
         whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
         step = config.round_to if isinstance(config.round_to, int) else 1
-        candidates.search = LatencySearch(whole, whole.fast_widths(step), config)
+        choices = whole.fast_widths(step, config.kernel_rule), whole.fast_widths(step)
+        candidates.search = LatencySearch(whole, choices, config)
     return candidates.search
 
 

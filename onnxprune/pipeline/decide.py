@@ -216,4 +216,5 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
         return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work)
     from onnxprune.latency.target import timed
 
-    return timed(prepared.analysis, config.latency, config.timing_engine, progress).fast_widths()
+    whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
+    return whole.fast_widths(rule=config.kernel_rule)
