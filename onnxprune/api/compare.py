@@ -21,6 +21,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.settling import settled
 from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.report.log import log_result
@@ -94,6 +95,7 @@ def validate(
     with followed(progress) as told:
         clock = Clock(told)
         with clock.stage("compare"):
+            outputs, rows = settled(outputs or OutputConfig(), analysed, rows, engine)
             metrics = compare(first, second, rows, config=outputs, analysis=analysed, engine=engine)
             same = one_answer(first, read_meaning(analysed, outputs), rows, engine)
         if time:

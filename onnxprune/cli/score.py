@@ -58,6 +58,7 @@ def score(
     with terminal.progress() as progress:
         clock = Clock(progress)
         prepared = prepare(loaded, files.data, config, given.get(PreprocessConfig), clock)
+        config = replace(config, outputs=prepared.outputs)
         with clock.stage("score"):
             scores = score_groups(prepared, config, progress=progress)
     notes = [*ran_on(config.engine.provider), *(() if prepared.data is None else prepared.data.notes)]

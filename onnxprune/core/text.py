@@ -58,6 +58,7 @@ SHARE_METRICS = {
     "label_fit": "variance of the labels explained",
     "agreement": "agreement with the original",
     "worst_class": "agreement in the worst class",
+    "same_sequences": "rows that read the same",
     "found_again": "detections found again",
     "mask_iou": "mask overlap (IoU)",
     "keypoints_kept": "keypoints that stay in place",

@@ -7,6 +7,7 @@ import numpy as np
 
 from onnxprune.core.results import MetricChange
 from onnxprune.core.text import percent
+from onnxprune.evaluation.sequences import Sequences, is_sequence
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.probability import directions
 from onnxprune.outputs.unseen import FOUND
@@ -48,6 +49,8 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
     for number, part in enumerate(meaning.parts):
         if part.kind == "classes" or (part.classifies and part.count == 1):
             by_output.append((part.output, Classes(part)))
+            if is_sequence(part) and not any(number in other.confidence for other in meaning.parts):
+                by_output.append((part.output, Sequences(part)))
         elif part.kind == "probabilities" and number not in judged:
             is_map = sum(size > 1 for size in part.positions) > 1
             by_output.append((part.output, Masks(part) if is_map else Chances(part)))

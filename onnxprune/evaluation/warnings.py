@@ -10,6 +10,7 @@ _HEAVY = 0.1  # of a share that has a value of its own before, such as an accura
 _LEFT = {
     "agreement": 0.8,
     "worst_class": 0.5,
+    "same_sequences": 0.8,
     "found_again": 0.8,
     "mask_iou": 0.8,
     "keypoints_kept": 0.85,

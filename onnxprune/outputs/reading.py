@@ -321,7 +321,8 @@ class _Output:
         maker = self._analysis.facts.shapes.get(candidate.sources[0].tensor, ())
         is_map = sum(size > 1 for size in maker[1:]) > 1
         inputs = [self._analysis.facts.shapes.get(name, ())[1:] for name in self._analysis.graph.inputs]
-        if is_map or self._shape in inputs:
+        scaled_apart = not all(np.isfinite(source.scale) for source in candidate.sources)  # units of their own
+        if is_map or scaled_apart or self._shape in inputs:
             return False
         features = prod(wide) >= _FEATURES and not self._has_bias(candidate.sources)
         most = min(_COORDINATES_SUM, _ALIKE * prod(wide)) if prod(wide) > _FEW_CLASSES else _COORDINATES_SUM

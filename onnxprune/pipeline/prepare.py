@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.settling import settled
 from onnxprune.outputs.telling import finds_things, telling_rows
 from onnxprune.runtime.providers import require_provider
 from onnxprune.runtime.room import require_room_of
@@ -64,6 +65,7 @@ class Prepared:
         before: the original's costs.
         lossless: the units that can go without loss, but for kept groups.
         sizes: the sizes of inputs that the file leaves open.
+        outputs: what the user says of the outputs, and what the rows tell.
     """
 
     analysis: Analysis
@@ -71,6 +73,7 @@ class Prepared:
     before: Costs
     lossless: Lossless
     sizes: tuple[InputSize, ...] = ()
+    outputs: OutputConfig = field(default_factory=OutputConfig)
 
     @property
     def model(self) -> Model:
@@ -141,14 +144,17 @@ def prepare(
     if rows is not None and len(rows) == limit and not is_made_up(data):
         with clock.stage("load"):
             rows = _telling(analysis, rows, data, config, preprocess)
-    if rows is not None and _drops_rows(analysis, config.outputs):
+    outputs = config.outputs
+    if rows is not None and not config.lossless:
+        outputs, rows = settled(outputs, analysis, rows, config.engine)
+    if rows is not None and _drops_rows(analysis, outputs):
         rows = replace(rows, whole=True)
     with clock.stage("lossless"):
         without_loss = analysis.none_removed()
         for group in analysis.groups:
             without_loss[group.units] = group.name not in kept
         split = None if rows is None else split_rows(rows, reports=reports, seed=config.seed)
-        prepared = Prepared(analysis, split, before, lossless(analysis, without_loss))
+        prepared = Prepared(analysis, split, before, lossless(analysis, without_loss), outputs=outputs)
         row = None if rows is None or is_made_up(rows.source) else rows.shapes
         return replace(prepared, sizes=input_sizes(model, prepared.shapes, config.shapes, row))
 

@@ -1,6 +1,7 @@
 """Prunes one model, from loading to the final result."""
 
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from onnxprune.allocation.decide import Decision, without_loss
 from onnxprune.allocation.plan import make_plan, plan_mask
@@ -43,6 +44,7 @@ def prune(
         raise InputError("--confirm measures again what --max-drop chose: give --max-drop, or leave it out")
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock, reports=evaluation is None)
+    config = replace(config, outputs=prepared.outputs)
     if config.distill:
         from onnxprune.torchnet.network import Network
 

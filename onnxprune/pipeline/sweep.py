@@ -139,6 +139,7 @@ def sweep(
     parse_shapes(config.shapes)
     clock = Clock(progress)
     prepared = prepare(model, data, config, preprocess, clock, reports=evaluation is None)
+    config = replace(config, outputs=prepared.outputs)
     given: Dataset | None = None
     if evaluation is not None:
         with clock.stage("load"):

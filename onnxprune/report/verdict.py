@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TIMES = 1.5  # from this factor on "times faster" reads better than per cent
 _POINT = 0.01
 _TOO_NOISY = "(too noisy here to time)"
-_PLURAL = {"found_again", "keypoints_kept", "labels_kept", "same_labels"}
+_PLURAL = {"found_again", "same_sequences", "keypoints_kept", "labels_kept", "same_labels"}
 _SAME = {
     "agreement": "the same answers as the original",
     "same_labels": "the same labels as the original",

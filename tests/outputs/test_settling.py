@@ -1,0 +1,65 @@
+"""Vectors that look like class scores, but whose largest column is the same on every row."""
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.config import OutputConfig
+from onnxprune.graph.load import load
+from onnxprune.ops.examples import example
+from onnxprune.outputs.reading import read_meaning
+from onnxprune.structure.coupling import analyse
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.standard_normal((300, 6)).astype(np.float32)
+WEIGHTS = {"w1": (6, 48), "w2": (48, 3)}
+
+
+def network(bias: list[float], end: str = "y = Add (h, b)", **constants: np.ndarray) -> onnx.ModelProto:
+    text = f"g (float[N,6] x) => (float[N,3] y) {{ a = MatMul (x, w1)  r = Relu (a)  h = MatMul (r, w2)  {end} }}"
+    return example(text, WEIGHTS, {"b": np.array(bias, np.float32), **constants})
+
+
+def kind(proto: onnx.ModelProto) -> str:
+    (part,) = read_meaning(analyse(load(proto))).parts
+    return part.kind
+
+
+REGRESSION = network([300, 40, 5])
+
+
+def test_targets_of_a_regression_are_kept() -> None:
+    """With the first always the largest "the same answers" were told of a model that explained a third of each."""
+    assert kind(REGRESSION) == "classes"  # without rows nothing tells
+    small = onnxprune.prune(REGRESSION, ROWS[:200], evaluation=ROWS[200:], max_drop=1.0, time=False)
+    assert small.metrics["explained"].rules
+    assert small.metrics["explained"].after > 0.98
+    assert "agreement" not in small.metrics
+    assert any("output 'y' is taken for quantities: on all of" in note for note in small.notes)
+    ruined = onnxprune.prune(REGRESSION, ROWS, targets="macs=0.1", repair=False, time=False)
+    compared = onnxprune.validate(REGRESSION, ruined, ROWS, time=False)
+    assert compared.metrics["explained"].after < 0.9
+    assert any("is taken for quantities" in note for note in compared.notes)
+
+
+def test_what_the_user_says_holds() -> None:
+    said = OutputConfig(kinds=("y=classes",))
+    found = onnxprune.prune(REGRESSION, ROWS, targets="macs=0.5", outputs=said, time=False)
+    assert found.metrics["agreement"].after == 1.0
+    assert not any("is taken for quantities" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("rows", ["random", ROWS[:10], ROWS])
+def test_classes_stay_classes(rows: object) -> None:
+    """Made-up and few rows tell nothing; and others show several classes."""
+    classifier = network([0, 0, 0]) if rows is ROWS else network([300, 40, 5])
+    found = onnxprune.prune(classifier, rows, targets="macs=0.5", repair=False, time=False)
+    assert "agreement" in found.metrics
+
+
+def test_columns_with_units_of_their_own_are_no_class_scores() -> None:
+    scale = {"s": np.array([20, 3, 0.5], np.float32)}
+    assert kind(network([300, 40, 5], "z = Mul (h, s)  y = Add (z, b)", **scale)) == "quantities"
+    even = {"s": np.array(2.0, np.float32)}
+    assert kind(network([0.1, 0.2, 0.3], "z = Mul (h, s)  y = Add (z, b)", **even)) == "classes"
