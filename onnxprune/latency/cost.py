@@ -24,6 +24,9 @@ from onnxprune.latency.times import Cell, FusedKernelTimes
 
 # Groups that may meet at one end of a kernel and still be expanded in pairs among themselves.
 _MOST_SAME_END = 4
+# Where more of them meet, their sum is filled up to a multiple of this: a sum that kernels do not like, next to the
+# reference, says nothing of what a group takes, since others may make up for it.
+_EVEN = 4
 
 _Identity = tuple[str, tuple[tuple[tuple[int, float], ...], ...]]
 
@@ -101,7 +104,10 @@ class _Expansion:
         kept = list(self.reference)
         for g, k in choice:
             kept[g] = k
-        return self.kernel.widths(kept)
+        ends = zip(self.kernel.widths(kept), self.kernel.full, self.kernel.forms, strict=True)
+        return tuple(
+            min(full, -(-width // _EVEN) * _EVEN) if len(form) > _MOST_SAME_END else width for width, full, form in ends
+        )
 
 
 def _meet(forms: Sequence[LinearForm], g: int, h: int) -> bool:

@@ -70,6 +70,16 @@ class _Try:
         return self.ratio <= goal * (1 + NOISE)
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Scores, budgets beside that of time, the share of the original's time, and whether branches may go."""
+
+    scores: Scores
+    budgets: tuple[Budget, ...]
+    goal: float
+    branches: bool
+
+
 class LatencySearch:
     """Solves the allocation within latency budgets, for any number of scores and budgets of one model.
 
@@ -141,18 +151,40 @@ class LatencySearch:
                 "target, or, where given, lower --round-to and leave out --keep and --no-branches"
             )
         self._ask(fastest)
-        table, last = self._table(branches), self._last.get(branches, fastest)
+        problem = _Problem(scores, tuple(budgets), goal, branches)
+        last = self._last.get(branches, fastest)
+        tries = self._rounds(problem, self._table(branches), last, fastest)
+        best = self._best(tries, goal, fastest)
+        if best is fastest and tries:  # around the original, little may be told of kernels that many groups meet at
+            around = cost_table(self._whole.times, fastest.kept, self._table(branches).widths)
+            tries += self._rounds(problem, around, fastest, fastest)
+            best = self._best(tries, goal, fastest)
+        self._last[branches] = best
+        decision = self._reported(best, goal, max(1, len(tries)))
+        if not spend or best.ratio >= goal * _SPENT or not decision.damage:
+            return decision
+        note = _UNUSED_NOTE.format(percent(best.ratio / goal, 0), len(self._timed))
+        return replace(decision, notes=(*decision.notes, note))
+
+    def _rounds(self, problem: _Problem, table: CostTable, last: _Try, fastest: _Try) -> list[_Try]:
+        """Solve the program, time its answer, correct what was predicted, and repeat.
+
+        Args:
+            problem: what to meet.
+            table: times of kernels, to begin with.
+            last: a model that was timed, at which the first prediction is exact.
+            fastest: the fastest model.
+        """
+        whole, goal, options = self._whole, problem.goal, self._options
         tries: list[_Try] = []
         for _ in range(_ROUNDS):
-            cost = self._shares.cost(table, last.kept)
-            limit = max(goal, cost(fastest.kept))
-            budget = Budget(_BUDGET, cost, limit)
+            cost = self._told(table, last, fastest, goal)
+            budget = Budget(_BUDGET, cost, max(goal, cost(fastest.kept)))
+            given = whole.analysis, problem.scores, [*problem.budgets, budget], self._widths, options
             try:
-                decision = by_budget(
-                    self._whole.analysis, scores, [*budgets, budget], self._widths, options, branches=branches
-                )
+                decision = by_budget(*given, branches=problem.branches)
             except BudgetError:
-                if _reachable(self._whole, scores, budgets, self._widths, options, branches):
+                if _reachable(whole, problem, self._widths, options):
                     break
                 raise
             known = {each.kept for each in tries}
@@ -165,14 +197,20 @@ class LatencySearch:
             if last.fits(goal) and ends:
                 break
             if abs(table(last.kept) / max(last.kernels, 1e-9) - 1) > _EXPANSION_ERROR:
-                table = cost_table(self._whole.times, last.kept, table.widths)
-        best = self._best(tries, goal, fastest)
-        self._last[branches] = best
-        decision = self._reported(best, goal, max(1, len(tries)))
-        if not spend or best.ratio >= goal * _SPENT or not decision.damage:
-            return decision
-        note = _UNUSED_NOTE.format(percent(best.ratio / goal, 0), len(self._timed))
-        return replace(decision, notes=(*decision.notes, note))
+                table = cost_table(whole.times, last.kept, table.widths)
+        return tries
+
+    def _told(self, table: CostTable, last: _Try, fastest: _Try, goal: float) -> CostTable:
+        """The predicted share of the original's time; exact at the last model.
+
+        Where the fastest model would not meet the goal by that, as it does, exact for this one and the original.
+        """
+        cost = self._shares.cost(table, last.kept)
+        whole, least = cost(self._whole.full), cost(fastest.kept)
+        if least <= goal or whole <= least:
+            return cost
+        scale = (1 - fastest.ratio) / (whole - least)
+        return cost.affine(scale, 1 - scale * whole)
 
     def timed(self, decision: Decision) -> Decision:
         """What was decided without regard to time, with its time beside the original's."""
@@ -262,12 +300,10 @@ class LatencySearch:
         return self._whole.beside(remove(self._whole.analysis, removed))
 
 
-def _reachable(
-    whole: Timed, scores: Scores, budgets: Sequence[Budget], widths: Widths, options: AllocationOptions, branches: bool
-) -> bool:
+def _reachable(whole: Timed, problem: _Problem, widths: Widths, options: AllocationOptions) -> bool:
     """Whether the other budgets alone can be met."""
     try:
-        by_budget(whole.analysis, scores, budgets, widths, options, branches=branches)
+        by_budget(whole.analysis, problem.scores, problem.budgets, widths, options, branches=problem.branches)
     except BudgetError:
         return False
     return True
