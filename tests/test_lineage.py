@@ -51,6 +51,7 @@ def test_a_file_tells_how_it_was_made(folder: Path) -> None:
         "--importance": "magnitude",
         "--round-to": "1",
         "--repair": "off",
+        "--output": "y=quantities",  # what the rows told: they show a single class
         "--time": "off",
     }
     read = {"model": "model.onnx", "data": "rows.npy"}

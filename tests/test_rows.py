@@ -157,6 +157,7 @@ def test_the_report_says_what_else_its_rows_were_used_for() -> None:
 
 def test_rows_that_choose_a_size_are_not_unused() -> None:
     given: dict[str, Any] = {"importance": "magnitude", "repair": False, "time": False, "max_drop": 60.0}
+    given["outputs"] = onnxprune.OutputConfig(kinds=("y=classes",))
     chosen = onnxprune.prune(network(), images(40), evaluation=images(9, seed=1), **given)
     assert chosen.rows is not None
     assert (chosen.rows.report, chosen.rows.used) == (9, "chosen")
@@ -181,7 +182,8 @@ def test_a_handful_of_rows_is_noted(count: int) -> None:
 def test_calibration_rows_may_have_labels_of_another_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders of classes beside a segmenter ended in "leave the labels out", after all the work."""
     data = (images(40), np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32))
-    options = {"targets": 0.6, "threads": 1, "time": False}
+    said = onnxprune.OutputConfig(kinds=("y=classes",))
+    options: dict[str, Any] = {"targets": 0.6, "threads": 1, "time": False, "outputs": said}
     result = onnxprune.prune(network(), data, **options)
     assert any("figures are without labels" in note and "fit no output" in note for note in result.notes)
     assert "agreement" in result.metrics

@@ -24,30 +24,32 @@ class ScorerRow:
         name: what `--importance` takes.
         load: gives the function; what it takes to score is imported then.
         needs_data: whether it looks at calibration rows, not at weights only.
+        needs_classes: whether it is for classifiers alone: then the one vector that a model puts out is class scores.
     """
 
     name: str
     load: "Callable[[], Scorer]"
     needs_data: bool = True
+    needs_classes: bool = False
 
 
-def _row(name: str, module: str, function: str, *, needs_data: bool = True) -> ScorerRow:
+def _row(name: str, module: str, function: str, *, needs_data: bool = True, needs_classes: bool = False) -> ScorerRow:
     def load() -> Any:
         return getattr(importlib.import_module(f"onnxprune.importance.{module}"), function)
 
-    return ScorerRow(name, load, needs_data)
+    return ScorerRow(name, load, needs_data, needs_classes)
 
 
 _ROWS: dict[str, ScorerRow] = {
     row.name: row
     for row in (
         _row("reconstruction", "reconstruction", "score"),
-        _row("oamip", "oamip", "score"),
+        _row("oamip", "oamip", "score", needs_classes=True),
         _row("magnitude", "simple", "magnitude", needs_data=False),
         _row("magnitude-l1", "simple", "magnitude_l1", needs_data=False),
         _row("activation", "simple", "activation"),
         _row("random", "simple", "random", needs_data=False),
-        _row("snip", "snip", "score"),
+        _row("snip", "snip", "score", needs_classes=True),
     )
 }
 _CALLED: dict[str, ScorerRow] = {}

@@ -116,7 +116,7 @@ def prepare(
         ModelError: the model cannot be processed.
     """
     clock = clock or Clock()
-    scorer_row(config.importance)  # an unknown one is refused before any work
+    scorer = scorer_row(config.importance)  # an unknown one is refused before any work
     require_provider(config.engine.provider)
     if config.memory is not None:
         give_back_freed()
@@ -145,7 +145,7 @@ def prepare(
         with clock.stage("load"):
             rows = _telling(analysis, rows, data, config, preprocess)
     outputs = config.outputs
-    if rows is not None and not config.lossless:
+    if rows is not None and not config.lossless and not scorer.needs_classes:
         outputs, rows = settled(outputs, analysis, rows, config.engine)
     if rows is not None and _drops_rows(analysis, outputs):
         rows = replace(rows, whole=True)
