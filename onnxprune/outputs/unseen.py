@@ -1,5 +1,7 @@
 """Outputs that say nothing on the rows at hand, or the same of all, so that nothing is known of what they would say."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnxprune.calibration.dataset import Dataset
@@ -12,13 +14,27 @@ from onnxprune.outputs.meaning import Meaning
 FOUND = 0.25
 """Probability from which on something counts as found."""
 
+_FEW = 20  # finds below which they say little, on as many rows or more
 _ASKED = 16  # rows that tell whether the model has more than one answer
 _AT_ONCE = 2  # of these: the first two tell, unless the model is broken
 _SAME = 1e-6  # of the largest value
 
 
-def never_confident(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> dict[str, float]:
-    """Outputs whose scores find nothing on any row, with the highest of them.
+@dataclass(frozen=True, slots=True)
+class Finds:
+    """What the scores of an output find on some rows.
+
+    Attributes:
+        highest: the highest score.
+        count: places that are confident.
+    """
+
+    highest: float = 0.0
+    count: int = 0
+
+
+def little_found(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> dict[str, Finds]:
+    """Outputs whose scores find nothing, or hardly anything, on any row: what few there is may be false.
 
     Only scores at many positions can find something (a detector's, a mask's); one probability a row may well be low.
 
@@ -31,15 +47,17 @@ def never_confident(model: Model, meaning: Meaning, data: Dataset, engine: Engin
     parts = [part for part in meaning.parts if part.kind == "probabilities" and part.count > 1]
     if not parts or not len(data):
         return {}
-    names = [*dict.fromkeys(part.output for part in parts)]
-    highest = dict.fromkeys(names, 0.0)
-    runner = Runner(model, names, engine=engine, row_axes={name: meaning.row_axes[name] for name in names})
+    found = dict.fromkeys((part.output for part in parts), Finds())
+    runner = Runner(model, [*found], engine=engine, row_axes={name: meaning.row_axes[name] for name in found})
+    enough = min(_FEW, len(data))
     for run in runner.run(data):
         for part in parts:
-            highest[part.output] = max(highest[part.output], float(part.values(run[part.output]).max()))
-        if all(score >= FOUND for score in highest.values()):
+            scores, before = part.values(run[part.output]).max(axis=2), found[part.output]
+            count = before.count + int(np.count_nonzero(scores >= FOUND))
+            found[part.output] = Finds(max(before.highest, float(scores.max())), count)
+        if all(each.count >= enough for each in found.values()):
             return {}
-    return {name: score for name, score in highest.items() if not score >= FOUND}
+    return {name: each for name, each in found.items() if not each.count >= enough}
 
 
 def one_answer(model: Model, meaning: Meaning, data: Dataset, engine: Engine) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from onnxprune.lossless import Lossless
 from onnxprune.outputs.given import barely_counting
 from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.outputs.unseen import FOUND, never_confident
+from onnxprune.outputs.unseen import FOUND, little_found
 from onnxprune.pipeline.floor import holds, main_loss
 from onnxprune.pipeline.measured import Measured
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
@@ -208,15 +208,19 @@ def _timed(
 
 
 def _unseen(prepared: Prepared, config: PruneConfig) -> tuple[str, ...]:
-    """A warning for each output that finds nothing on the rows that damage was measured and weights were fitted on."""
+    """A warning for each output that finds hardly anything on the rows that damage and weights are of."""
     data = prepared.data
     if data is None or config.lossless:
         return ()
-    unseen = never_confident(prepared.model, read_meaning(prepared.analysis, config.outputs), data, config.engine)
+    unseen = little_found(prepared.model, read_meaning(prepared.analysis, config.outputs), data, config.engine)
+    rows = several(len(data), "calibration row")
     return tuple(
-        f"output {name!r} finds nothing on {several(len(data), 'calibration row')}: its highest score is {score:.2g}, "
-        f"{FOUND} would be a find; what it would find was never seen: give rows with something to find"
-        for name, score in unseen.items()
+        f"output {name!r} finds nothing on {rows}: its highest score is {found.highest:.2g}, {FOUND} would be a find; "
+        "what it would find was never seen: give rows with something to find"
+        if not found.count
+        else f"output {name!r} is sure (above {FOUND}) at {several(found.count, 'place')} only on {rows}: what it "
+        "finds was hardly seen, and may be false; give rows with something to find"
+        for name, found in unseen.items()
     )
 
 

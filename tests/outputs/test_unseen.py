@@ -33,6 +33,20 @@ def test_a_warning_where_nothing_is_found(bias: float, warned: bool) -> None:
         assert "'scores'" in told[0]
 
 
+@pytest.mark.parametrize(("bright", "warned"), [(0, "nothing"), (1, "12 places"), (5, "")])
+def test_a_few_false_alarms_are_no_finds(bright: int, warned: str) -> None:
+    """Ten of them on rows without objects, and nothing was said: the detector lost a tenth of its objects."""
+    text = "g (float[N,3,12,12] x) => (float[N,1,12,12] y) { h = Conv (x, w)  r = Relu (h)  z = Conv (r, v, b)  y = Sigmoid (z) }"  # noqa: E501
+    constants = {"w": np.ones((8, 3, 1, 1)), "v": np.ones((1, 8, 1, 1)), "b": np.full(1, -9.0)}
+    proto = example(text, constants={name: array.astype(np.float32) for name, array in constants.items()})
+    rows = np.zeros((70, 3, 12, 12), np.float32)
+    rows[:bright, :, 3, :] = 1
+    result = onnxprune.prune(proto, rows, targets="macs=0.8", importance="magnitude", repair=False, time=False)
+    told = [warning for warning in result.warnings if "give rows with something to find" in warning]
+    assert len(told) == bool(warned)
+    assert all(warned in each for each in told)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 def test_one_answer_for_every_row_is_told(scale: float) -> None:
     """A broken original at the accuracy of one class was said to be kept: "the same answers as the original"."""
