@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from onnxprune.outputs.meaning import Kind, Part
 
-_POINT, _BOX = (2, 3), 4  # numbers that say where something is
+_POINT, BOX = (2, 3), 4  # numbers that say where something is
 
 
 def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[Part]:
@@ -28,9 +28,9 @@ def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[
     for part in parts:
         others = [(number, other) for number, other in enumerate(parts) if other is not part and _beside(part, other)]
         places = part.kind == "probabilities" and not part.is_sigmoid_missing
-        if places and part.is_scaled and part.width in (*_POINT, _BOX):
+        if places and part.is_scaled and part.width in (*_POINT, BOX):
             places = any(_are_scores(other) for _, other in others)
-        elif places and part.width == _BOX and not any(o.kind == "quantities" and o.width == _BOX for _, o in others):
+        elif places and part.width == BOX and not any(o.kind == "quantities" and o.width == BOX for _, o in others):
             told = any(other.kind == "classes" for _, other in others)
             if not told and not any(other.kind == "probabilities" for _, other in others):
                 found = {number: logits[o.output] for number, o in others if o.output in logits and o.width > 1}
@@ -58,7 +58,7 @@ def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
         and part.output in named
         and part.width > 1
         and not any(other.kind == "probabilities" and _alike(part, other) for other in parts)
-        and not any(other.width in (*_POINT, _BOX) and _beside(part, other) for other in parts if other is not part)
+        and not any(other.width in (*_POINT, BOX) and _beside(part, other) for other in parts if other is not part)
         else part
         for part in parts
     ]

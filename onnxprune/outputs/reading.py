@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.config import OutputConfig
 from onnxprune.core.errors import InputError
 from onnxprune.core.memory import require
-from onnxprune.outputs.beside import with_confidence, with_coordinates, with_names
+from onnxprune.outputs.beside import BOX, with_confidence, with_coordinates, with_names
 from onnxprune.outputs.given import IGNORED, kinds_said, named_in, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
@@ -40,7 +40,6 @@ _COORDINATES_SUM = 10.0
 _ALIKE, _FEW_CLASSES = 0.75, 3  # share of that, and columns up to which chance alone comes near it
 _FEATURES = 32
 _DROPPED = -1
-_BOX = 4  # numbers that say where something is
 
 
 def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sorted_too: bool = True) -> Meaning:
@@ -236,7 +235,7 @@ class _Output:
         axis = _dividing_axis(found.mask)
         columns = [] if axis is None else _columns(found.mask, axis)
         breaks = [at for at in range(1, len(columns)) if columns[at] != columns[at - 1] + 1]
-        if axis is None or len(breaks) != 1 or _BOX not in (breaks[0], len(columns) - breaks[0]):
+        if axis is None or len(breaks) != 1 or BOX not in (breaks[0], len(columns) - breaks[0]):
             return [found]
         along = np.arange(found.mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(found.mask.ndim)])
         masks = (found.mask & (along < columns[breaks[0]]), found.mask & (along >= columns[breaks[0]]))

@@ -66,13 +66,18 @@ def module_tasks(
 
     Raises:
         InputError: the rows are all of one class.
-        ModelError: an operator inside a module has no rule.
+        ModelError: an operator inside a module has no rule, or there is no module.
     """
     assert context.data is not None
     if len(np.unique(labels)) < 2:
         raise InputError("auxiliary heads need calibration rows of at least two classes")
     config, data = context.oamip, context.data
     points = score_points(analysis, config.normalisation)
+    if not points:
+        raise ModelError(
+            f"{analysis.name}: --importance oamip scores what activations behind layers make, and there are none; use "
+            "another --importance"
+        )
     usual = score_points(analysis)
     seen = {name: seen_behind(analysis, name) for name in points if name not in usual}
     modules = [_module(analysis, part, seen) for part in _parts(points, config.cut)]

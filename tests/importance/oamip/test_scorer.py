@@ -132,3 +132,13 @@ def test_a_stream_is_charged_in_every_module_that_it_runs_through() -> None:
     assert report(found)["programs"] == 2
     assert 0 < group.scores.sum() < 4
     assert group.damage[0] == pytest.approx(2 * group.scores.sum())
+
+
+def test_a_recurrent_net_without_activations_is_one_clear_line() -> None:
+    """Modules of nothing ended in an IndexError."""
+    text = """g (float[N,5,6] x) => (float[N,4] y) { t = Transpose <perm = [1, 0, 2]> (x)
+        h, l, c = LSTM <hidden_size = 8> (t, w, r, b)  s = Squeeze (l, z)  y = MatMul (s, v) }"""
+    proto = example(text, {"w": (1, 32, 6), "r": (1, 32, 8), "b": (1, 64), "v": (8, 4)}, {"z": np.array([0])})
+    rows = np.random.default_rng(0).standard_normal((30, 5, 6)).astype(np.float32)
+    with pytest.raises(ModelError, match="there are none; use another"):
+        score(context(proto, rows, np.arange(30) % 3, OamipConfig(decoupled=True)))
