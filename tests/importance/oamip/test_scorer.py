@@ -16,7 +16,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.calibration.split import split_rows
 from onnxprune.config import OamipConfig
 from onnxprune.core.engine import ONE_CORE, RunOptions
-from onnxprune.core.errors import InputError, SolverError
+from onnxprune.core.errors import InputError, ModelError, SolverError
 from onnxprune.core.execution import SerialExecutor
 from onnxprune.core.scores import Scores
 from onnxprune.graph.load import load
