@@ -86,19 +86,19 @@ def by_budget(
     if worth is not None and widths.work is not None:
         choose = partial(lean, work=widths.work, seed=config.seed, worth=worth)
     decision = _decided(analysis, scores, problem, widths, choose)
-    unspent = _unspent(decision, budgets, widths) if spend and worth is None else ()
+    unspent = _unspent(decision, budgets) if spend and worth is None else ()
     return replace(decision, notes=(*decision.notes, *unspent))
 
 
-def _unspent(decision: Decision, budgets: Sequence[Budget], widths: Widths) -> tuple[str, ...]:
+def _unspent(decision: Decision, budgets: Sequence[Budget]) -> tuple[str, ...]:
     """A note where widths in steps, and not units that are worth nothing, leave much less than every budget allows."""
     spent = max((decision.predicted[budget.name] / budget.limit for budget in budgets if budget.limit > 0), default=1.0)
-    if spent >= _SPENT or max(widths.steps, default=1) == 1 or not decision.damage:
+    if spent >= _SPENT or max(decision.steps, default=1) == 1 or not decision.damage:
         return ()
     return (
-        f"only {percent(spent, 0)} of the budget is used: the widths that the rule {widths.rule!r} likes are in steps "
-        f"of up to {max(widths.steps)}, and the next larger ones are above it; --round-to 1 comes nearer, perhaps with "
-        "no gain in time",
+        f"only {percent(spent, 0)} of the budget is used: the widths that the rule {decision.rule!r} likes are in "
+        f"steps of up to {max(decision.steps)}, and the next larger ones are above it; --round-to 1 comes nearer, "
+        "perhaps with no gain in time",
     )
 
 

@@ -21,6 +21,7 @@ class Widths:
         strict: whether the steps hold whatever it costs; where not, `finer` gives way.
         halvings: how often the steps were halved.
         work: of the kernels that the rule is for, where it is known.
+        alone: steps and floors of a rule that looks at each group alone: what is finer first.
     """
 
     sizes: tuple[int, ...]
@@ -31,6 +32,7 @@ class Widths:
     strict: bool = False
     halvings: int = 0
     work: KernelWork | None = None
+    alone: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @classmethod
     def multiples(cls, sizes: Sequence[int], step: int = 1) -> "Widths":
@@ -62,10 +64,12 @@ class Widths:
         )
 
     def finer(self) -> "Widths | None":
-        """A larger choice of widths (half the steps, or no measured selection any more); None where there is none."""
+        """A larger choice: each group by itself, then half the steps, or none that was measured; None for the last."""
         if self.strict or (not self.chosen and max((*self.steps, *self.floors), default=1) <= 1):
             return None
-        halves = (min(step & -step, step // 2) for step in self.steps)  # of groups that stayed whole, a power of two
-        steps = self.steps if self.chosen else tuple(max(1, step) for step in halves)
-        floors = tuple(floor // 2 for floor in self.floors)
-        return replace(self, steps=steps, floors=floors, chosen={}, halvings=self.halvings + 1, work=None)
+        if self.alone is not None:
+            steps, floors = self.alone
+        else:
+            steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)
+            floors = tuple(floor // 2 for floor in self.floors)
+        return replace(self, steps=steps, floors=floors, alone=None, chosen={}, halvings=self.halvings + 1, work=None)

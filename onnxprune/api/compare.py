@@ -21,7 +21,7 @@ from onnxprune.graph.load import load
 from onnxprune.graph.sizes import Given, fitting, given_sizes, input_sizes, rows_a_run
 from onnxprune.outputs.not_by_row import not_by_row
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.outputs.settling import settled
+from onnxprune.outputs.settling import told_by_rows
 from onnxprune.outputs.unseen import one_answer
 from onnxprune.pipeline.prepare import DataSource, Source
 from onnxprune.report.log import log_result
@@ -95,7 +95,7 @@ def validate(
     with followed(progress) as told:
         clock = Clock(told)
         with clock.stage("compare"):
-            outputs, rows = settled(outputs or OutputConfig(), analysed, rows, engine)
+            outputs, notes = told_by_rows(outputs or OutputConfig(), analysed, rows, engine)
             metrics = compare(first, second, rows, config=outputs, analysis=analysed, engine=engine)
             same = one_answer(first, read_meaning(analysed, outputs), rows, engine)
         if time:
@@ -121,7 +121,7 @@ def validate(
         warnings=warnings,
         rows=len(rows),
         source=rows.source,
-        notes=told_all((*rows.notes, *analysed.incomplete, *ran_on(engine.provider))),
+        notes=told_all((*rows.notes, *notes, *analysed.incomplete, *ran_on(engine.provider))),
         sizes=input_sizes(first, analysed.facts.shapes, shapes, None if is_made_up(rows.source) else rows.shapes),
     )
 

@@ -52,6 +52,7 @@ def inspect(
     from onnxprune.core.engine import ALL_CORES
     from onnxprune.graph.load import load
     from onnxprune.graph.sizes import fitting, given_sizes, parse_shapes
+    from onnxprune.outputs.settling import told_by_rows
     from onnxprune.report.inspection import inspection
     from onnxprune.report.json_report import inspect_report
     from onnxprune.report.kept import keep_summary
@@ -71,7 +72,11 @@ def inspect(
     kept = [kept_by(analysis, pattern) for pattern in given.get(KeepConfig).keep]
     sizes = None if rows is None else rows.shapes
     warnings = () if rows is None else rows.warnings
-    inspected = inspection(analysis, given.get(OutputConfig), shapes, sizes, notes, warnings)
+    said = given.get(OutputConfig)
+    if rows is not None:
+        said, told = told_by_rows(said, analysis, rows, ALL_CORES)
+        notes += told
+    inspected = inspection(analysis, said, shapes, sizes, notes, warnings)
     terminal.answer(files.json, inspect_summary(inspected))
     if kept:
         terminal.answer(files.json, keep_summary(kept))

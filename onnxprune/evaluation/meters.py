@@ -49,7 +49,8 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
     for number, part in enumerate(meaning.parts):
         if part.kind == "classes" or (part.classifies and part.count == 1):
             by_output.append((part.output, Classes(part)))
-            if is_sequence(part) and not any(number in other.confidence for other in meaning.parts):
+            listed = {n for each in meaning.sets for n in each.parts}.union(*(o.confidence for o in meaning.parts))
+            if is_sequence(part) and number not in listed:
                 by_output.append((part.output, Sequences(part)))
         elif part.kind == "probabilities" and number not in judged:
             is_map = sum(size > 1 for size in part.positions) > 1

@@ -27,6 +27,7 @@ from onnxprune.outputs.meaning import Meaning, Outputs, Part
 from onnxprune.outputs.padding import real_positions
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.rows import row_axis
+from onnxprune.outputs.selected import makes_too
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.selection import selected_by_value
@@ -80,9 +81,7 @@ def compare(
     config = config or OutputConfig()
     analysis = analysis or analyse(original, dataset.shapes)
     meaning = read_meaning(analysis, config)
-    made = {name for node in other.proto.graph.node for name in node.output}
-    declared = {value.name for value in original.proto.graph.output}
-    if not made.issuperset({*meaning.outputs} - declared):  # another export, whose inner tensors have other names
+    if not makes_too(other, meaning.outputs, analysis):  # another export, whose inner tensors have other names
         meaning = read_meaning(analysis, config, sorted_too=False)
     targets, real = dataset.targets, real_positions(original, meaning, dataset, engine)
     accuracy = None if targets is None else Accuracy(meaning, targets, dataset.source, original.name, real)

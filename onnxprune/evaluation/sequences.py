@@ -30,11 +30,13 @@ class Sequences:
     def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         output = ours[self._part.output]
-        classes, other = (self._part.class_scores(each[self._part.output]).argmax(axis=2) for each in (ours, others))
+        scores = [self._part.class_scores(each[self._part.output]) for each in (ours, others)]
+        # Scores that are no numbers tell no class.
+        classes, other = (np.where(np.isnan(a).any(axis=2), self._part.width, a.argmax(axis=2)) for a in scores)
         kept = self._part.real(output.shape, real)
         if kept is not None:
             classes, other = (np.where(kept, each, -1) for each in (classes, other))
-        found = np.bincount(classes[classes >= 0], minlength=self._part.width)
+        found = np.bincount(classes[classes >= 0], minlength=self._part.width + 1)
         self._counts = np.asarray(found if not len(self._counts) else self._counts + found)
         self._read += zip(classes, other, strict=True)
 

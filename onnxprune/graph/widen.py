@@ -15,8 +15,6 @@ from onnxprune.graph.edit import placeholder, without_dead
 from onnxprune.graph.model import Model, Narrow, constant_nodes, constant_type
 from onnxprune.graph.nodes import is_float, qualified, read_in_bodies
 
-_CONSTANTS_ARE_NO_INPUTS = 4  # version of the format from which on that holds
-
 
 def widened(model: Model, converts: Callable[[str], bool]) -> Model:
     """The model with constants in place of nodes that alone read a stored one and give it a wider type.
@@ -26,13 +24,12 @@ def widened(model: Model, converts: Callable[[str], bool]) -> Model:
         converts: whether an operator, by name, only gives its input another element type.
     """
     graph = model.proto.graph
-    if model.proto.ir_version < _CONSTANTS_ARE_NO_INPUTS:
-        return model
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node, _ in constant_nodes(graph):
         types[node.output[0]] = constant_type(node, model.constants[node.output[0]])
     readers = Counter(name for node in graph.node for name in node.input)
-    fixed = {value.name for value in graph.output} | {*read_in_bodies(graph)}
+    # Those among the inputs, as of old files, may be given other values.
+    fixed = {value.name for value in (*graph.input, *graph.output)} | {*read_in_bodies(graph)}
     constants, narrow, wider = dict(model.constants), dict[str, Narrow](), list[onnx.TensorProto]()
     for node in graph.node:
         stored = node.input[0] if len(node.input) == 1 else ""
@@ -58,5 +55,7 @@ def widened(model: Model, converts: Callable[[str], bool]) -> Model:
     proto.graph.initializer.extend(wider)
     proto.graph.node.extend(node for node in graph.node if gone.isdisjoint(node.output))
     kept = {name: array for name, array in constants.items() if name in narrow or name not in gone}
-    fresh = replace(model, proto=proto, constants=MappingProxyType(kept), narrow=MappingProxyType(narrow))
+    fresh = replace(
+        model, proto=proto, constants=MappingProxyType(kept), narrow=MappingProxyType({**model.narrow, **narrow})
+    )
     return without_dead(fresh, model.proto)

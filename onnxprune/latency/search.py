@@ -85,25 +85,20 @@ class LatencySearch:
 
     Args:
         whole: the original.
-        widths: those that groups may be given; larger choices follow, for budgets that are out of reach with these.
+        widths: those that groups may be given; larger choices follow, for budgets that the first do not meet.
         options: of the program.
     """
 
     def __init__(self, whole: Timed, widths: Sequence[Widths], options: AllocationOptions) -> None:
         self._whole, self._options = whole, options
-        self._widths, *self._larger = (replace(each, strict=True) for each in widths)  # the table knows no others
+        self._choices = [replace(each, strict=True) for each in widths]  # a table knows no others
         self._shares = Shares(whole.full, whole.times.total(whole.full))
-        self._tables: dict[bool, CostTable] = {}
+        self._tables: dict[tuple[int, bool], CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
         self._last: dict[bool, _Try] = {}
         self._before_ms: float | None = None
         self._asked = False
         self._twice: set[tuple[int, ...]] = set()
-
-    @property
-    def widths(self) -> Widths:
-        """The widths that groups may be given."""
-        return self._widths
 
     def goal(self, targets: Sequence[Target]) -> float:
         """The share of the original's time that the smallest of some latency targets asks for.
@@ -138,26 +133,34 @@ class LatencySearch:
             BudgetError: a budget cannot be met; of the latency, as measured.
             SolverError: the solver failed.
         """
-        goal, options = self.goal(targets), self._options
-        fastest = self._try(narrowest(self._whole.analysis, scores, self._widths, options, branches=branches))
-        if not fastest.fits(goal) and self._larger:
-            self._widths = self._larger.pop(0)
-            self._tables.clear()
-            return self.solve(scores, targets, budgets, branches=branches, spend=spend)
+        problem = _Problem(scores, tuple(budgets), self.goal(targets), branches)
+        for number in range(len(self._choices)):
+            try:
+                return self._solve(problem, number, spend=spend)
+            except BudgetError as error:
+                missed = error
+        raise missed
+
+    def _solve(self, problem: _Problem, number: int, *, spend: bool) -> Decision:
+        """Choose among the widths of one choice; errors as in `solve`."""
+        goal, branches, widths = problem.goal, problem.branches, self._choices[number]
+        whole = self._whole
+        fastest = self._try(narrowest(whole.analysis, problem.scores, widths, self._options, branches=branches))
         if not fastest.fits(goal):
             raise BudgetError(
                 f"budget cannot be met: the fastest model takes {100 * fastest.ratio:.1f} % of the original's "
                 f"{fastest.before:.3g} ms, measured side by side (asked for at most {100 * goal:.1f} %); raise the "
                 "target, or, where given, lower --round-to and leave out --keep and --no-branches"
             )
-        self._ask(fastest)
-        problem = _Problem(scores, tuple(budgets), goal, branches)
-        last = self._last.get(branches, fastest)
-        tries = self._rounds(problem, self._table(branches), last, fastest)
+        self._ask(fastest, widths)
+        last, table = self._last.get(branches, fastest), self._table(number, branches)
+        tries = self._rounds(problem, widths, table, last, fastest)
         best = self._best(tries, goal, fastest)
-        if best is fastest and tries:  # around the original, little may be told of kernels that many groups meet at
-            around = cost_table(self._whole.times, fastest.kept, self._table(branches).widths)
-            tries += self._rounds(problem, around, fastest, fastest)
+        if best is fastest and tries and best.ratio < goal * _SPENT:
+            # Around the original, little may be told of kernels that many groups meet at.
+            tries += self._rounds(
+                problem, widths, cost_table(whole.times, fastest.kept, table.widths), fastest, fastest
+            )
             best = self._best(tries, goal, fastest)
         self._last[branches] = best
         decision = self._reported(best, goal, max(1, len(tries)))
@@ -166,11 +169,12 @@ class LatencySearch:
         note = _UNUSED_NOTE.format(percent(best.ratio / goal, 0), len(self._timed))
         return replace(decision, notes=(*decision.notes, note))
 
-    def _rounds(self, problem: _Problem, table: CostTable, last: _Try, fastest: _Try) -> list[_Try]:
+    def _rounds(self, problem: _Problem, widths: Widths, table: CostTable, last: _Try, fastest: _Try) -> list[_Try]:
         """Solve the program, time its answer, correct what was predicted, and repeat.
 
         Args:
             problem: what to meet.
+            widths: those that groups may be given.
             table: times of kernels, to begin with.
             last: a model that was timed, at which the first prediction is exact.
             fastest: the fastest model.
@@ -180,11 +184,11 @@ class LatencySearch:
         for _ in range(_ROUNDS):
             cost = self._told(table, last, fastest, goal)
             budget = Budget(_BUDGET, cost, max(goal, cost(fastest.kept)))
-            given = whole.analysis, problem.scores, [*problem.budgets, budget], self._widths, options
+            given = whole.analysis, problem.scores, [*problem.budgets, budget], widths, options
             try:
                 decision = by_budget(*given, branches=problem.branches)
             except BudgetError:
-                if _reachable(whole, problem, self._widths, options):
+                if _reachable(whole, problem, widths, options):
                     break
                 raise
             known = {each.kept for each in tries}
@@ -241,25 +245,26 @@ class LatencySearch:
             self._before_ms, _ = self._whole.beside(self._whole.analysis.model)
         return target.value / (1e3 * self._before_ms)
 
-    def _table(self, branches: bool) -> CostTable:
-        """Times over the groups' widths, in microseconds; with width 0 where branches may go."""
-        if branches not in self._tables:
-            chosen = self._widths.chosen
+    def _table(self, number: int, branches: bool) -> CostTable:
+        """Times over the groups' widths of one choice, in microseconds; with width 0 where branches may go."""
+        if (number, branches) not in self._tables:
+            chosen = self._choices[number].chosen
             widths = {g: np.append(0, own) if branches else own for g, own in chosen.items()}
-            self._tables[branches] = cost_table(self._whole.times, self._whole.full, widths)
-        return self._tables[branches]
+            self._tables[number, branches] = cost_table(self._whole.times, self._whole.full, widths)
+        return self._tables[number, branches]
 
-    def _ask(self, fastest: _Try) -> None:
+    def _ask(self, fastest: _Try, widths: Widths) -> None:
         """Time the model whose groups are all a step narrower, and each group so alone, where kernels tell too little.
 
         Args:
             fastest: the fastest model, of which kernels have told so much.
+            widths: those that groups may be given.
         """
         saved, told = 1 - fastest.ratio, self._shares.saved(fastest.kernels)
         if self._asked or abs(saved - told) <= _UNTOLD * saved:
             return
         self._asked = True
-        full, chosen = self._whole.full, self._widths.chosen
+        full, chosen = self._whole.full, widths.chosen
         narrower = {g: int(chosen[g][-2]) for g, k in enumerate(fastest.kept) if k < full[g] and len(chosen[g]) > 1}
         wanted = [narrower, *({g: k} for g, k in narrower.items() if len(narrower) <= _FEW_GROUPS)]
         for kept in dict.fromkeys(tuple(widths.get(g, n) for g, n in enumerate(full)) for widths in wanted):

@@ -114,10 +114,12 @@ class EntrySet:
     Attributes:
         parts: numbers of the parts that tell its entries apart, such as boxes and scores: they have no other positions.
         axes: per output that lists it, the axis along which the entries stand, the rows first.
+        sort: name of the node that orders them.
     """
 
     parts: tuple[int, ...]
     axes: Mapping[str, int]
+    sort: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from onnxprune.core.text import several
 from onnxprune.graph.nodes import Node
 from onnxprune.ops import handler_of
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.sets import not_matched
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.selection import sorted_within
 
@@ -35,9 +36,10 @@ def not_by_row(analysis: Analysis, config: OutputConfig | None = None) -> tuple[
             f"{analysis.name} may draw random numbers in every run ({_named(draws)}): repair and figures are about "
             "these too; export it without, or with the numbers as an input"
         )
-    if (sets := sorted_within(analysis)) and not read_meaning(analysis, config).sets:
+    meaning = read_meaning(analysis, config) if sorted_within(analysis) else None
+    if meaning is not None and (sorts := not_matched(meaning.parts, meaning.sets, analysis)):
         warnings.append(
-            f"{analysis.name} sorts by value what layers go on with ({_named(sets)}): outputs are compared place by "
+            f"{analysis.name} sorts by value what layers go on with ({_named(sorts)}): outputs are compared place by "
             "place, and entries that change places count as errors, so that losses look larger than they are, and "
             "floors stop early; a --metric that matches entries tells more"
         )

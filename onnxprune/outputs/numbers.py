@@ -15,7 +15,7 @@ from onnxprune.structure.selection import layers_behind
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 )
-_MOST_SCORES = 1 << 24  # of a row: of larger maps the classes alone are compared
+_MOST_SCORES = 1 << 22  # of a row: of larger maps the classes alone are compared, which take less memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@ or drops a whole entry, or makes two change places. So two models are not compar
 boxes that are selected from.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import onnx
 
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import Graph, read_graph
 from onnxprune.graph.order import needed_nodes
 from onnxprune.ops import handler_of
 from onnxprune.outputs.numbers import FLOATS, in_front_of_choices
@@ -51,6 +54,31 @@ def in_front(
     plain = [name for name in floats if not found.get(name)]
     known = {name: _same_elsewhere(name, plain, analysis) for tensors in found.values() for name in tensors}
     return {name: tuple(t for t in tensors if not known[t]) for name, tensors in found.items() if tensors}
+
+
+def makes_too(other: Model, tensors: Iterable[str], analysis: Analysis) -> bool:
+    """Whether another model makes the inner tensors that outputs of one are compared at, by the same names.
+
+    Another export may give these names to other tensors: they must be read by the same operators, for the same outputs.
+
+    Args:
+        other: the other model.
+        tensors: what is compared; declared outputs count as made.
+        analysis: of the first model.
+    """
+    inner = [name for name in tensors if name not in analysis.graph.outputs]
+    graph = read_graph(other) if inner else analysis.graph
+    return all(_read_by(name, graph) == _read_by(name, analysis.graph) for name in inner)
+
+
+def _read_by(tensor: str, graph: Graph) -> tuple[Counter[str], frozenset[str]]:
+    """The operators that read a tensor, and the outputs that depend on it."""
+    found = {tensor} if tensor in graph.producer else set()
+    for node in graph.nodes if found else ():  # in their order
+        if found.intersection(node.reads):
+            found.update(filter(None, node.outputs))
+    readers = Counter(node.op_type for node in graph.nodes if tensor in node.reads)
+    return readers, frozenset(found.intersection(graph.outputs))
 
 
 def _same_elsewhere(tensor: str, plain: Collection[str], analysis: Analysis) -> bool:

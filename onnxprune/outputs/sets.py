@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from onnxprune.graph.nodes import Node
 from onnxprune.outputs.meaning import EntrySet, Part
 from onnxprune.outputs.rows import row_axis
 from onnxprune.structure.analysis import Analysis
@@ -15,19 +16,33 @@ def sets_of(parts: Sequence[Part], analysis: Analysis) -> tuple[EntrySet, ...]:
         parts: of all outputs.
         analysis: of the model.
     """
-    after: dict[int, set[str]] = {}
-    for node in sorted_within(analysis):
-        for size in analysis.facts.shapes[node.output()][1:]:
-            if size > 1:
-                after.setdefault(size, set()).update(behind([node], analysis))
-    found = []
-    for size, tensors in after.items():
-        listing = [part for part in parts if part.output in tensors and (part.axis > 0 or part.columns is None)]
-        axes = {part.output: along[0] for part in listing if (along := _axes(part, size, analysis))}
-        telling = [n for n, part in enumerate(parts) if part.output in axes and part.positions and part.count == size]
+    sizes, found = sorted_within(analysis), []
+    for node, axes in _listed(parts, sizes, analysis).items():
+        telling = [n for n, p in enumerate(parts) if p.output in axes and p.positions and p.count == sizes[node]]
         if telling:
-            found.append(EntrySet(tuple(telling), axes))
+            found.append(EntrySet(tuple(telling), axes, node.name))
     return tuple(found)
+
+
+def not_matched(parts: Sequence[Part], sets: Sequence[EntrySet], analysis: Analysis) -> list[Node]:
+    """The nodes that sort the entries of outputs which nothing tells apart; arguments as in `sets_of`."""
+    matched = {each.sort for each in sets}
+    return [node for node in _listed(parts, sorted_within(analysis), analysis) if node.name not in matched]
+
+
+def _listed(parts: Sequence[Part], sizes: dict[Node, int], analysis: Analysis) -> dict[Node, dict[str, int]]:
+    """The outputs that list what a node sorted, with the axis of the entries: each by the last such node before it."""
+    after = {node: behind([node], analysis) for node in sizes}
+    listed: dict[Node, dict[str, int]] = {}
+    for part in parts:
+        if not part.axis and part.columns is not None:
+            continue
+        for node in reversed(sizes):
+            axes = _axes(part, sizes[node], analysis) if part.output in after[node] else []
+            if axes:
+                listed.setdefault(node, {}).setdefault(part.output, axes[0])
+                break
+    return listed
 
 
 def _axes(part: Part, size: int, analysis: Analysis) -> list[int]:

@@ -1,6 +1,5 @@
 """What outputs are taken for once rows are known: a vector whose largest column is always the same tells no classes."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +18,10 @@ _ASKED = 200  # rows that are looked at
 _TELLING = 20  # rows from which on they tell
 
 
-def settled(config: OutputConfig, analysis: Analysis, rows: Dataset, engine: Engine) -> tuple[OutputConfig, Dataset]:
-    """What the user says of outputs and what rows tell beyond it, and the rows with a note about that.
+def told_by_rows(
+    config: OutputConfig, analysis: Analysis, rows: Dataset, engine: Engine
+) -> tuple[OutputConfig, tuple[str, ...]]:
+    """What the user says of outputs and what rows tell beyond it, with a note about each output of these.
 
     Class scores that no softmax shows are a guess, by the weights. Where the same column is the largest on every row,
     they are quantities instead: several targets of a regression, or quantiles.
@@ -35,7 +36,7 @@ def settled(config: OutputConfig, analysis: Analysis, rows: Dataset, engine: Eng
     declared, said = {*analysis.graph.outputs}, kinds_said(config, analysis)
     guessed = [part for part in meaning.parts if _is_guess(part) and part.output in declared - {*said}]
     if not guessed or len(rows) < _TELLING or is_made_up(rows.source):
-        return config, rows
+        return config, ()
     some = rows.take(np.unique(np.linspace(0, len(rows) - 1, _ASKED).astype(np.int64)))
     names = [part.output for part in guessed]
     runner = Runner(analysis.model, names, engine=engine, row_axes={name: meaning.row_axes[name] for name in names})
@@ -44,19 +45,14 @@ def settled(config: OutputConfig, analysis: Analysis, rows: Dataset, engine: Eng
         for part in guessed:
             classes[part.output].update(part.values(run[part.output]).argmax(axis=2).ravel().tolist())
     constant = [name for name in names if len(classes[name]) == 1]
-    return (
-        replace(config, kinds=(*config.kinds, *(f"{name}=quantities" for name in constant))),
-        replace(rows, notes=(*rows.notes, *_notes(constant, len(some)))),
+    said_now = (*config.kinds, *(f"{name}=quantities" for name in constant))
+    notes = (
+        f"output {name!r} is taken for quantities: on all of {len(some)} rows the same one of its columns is the "
+        f"largest, which tells no classes apart; --output {name}=classes says otherwise"
+        for name in constant
     )
+    return replace(config, kinds=said_now), tuple(notes)
 
 
 def _is_guess(part: Part) -> bool:
     return part.kind == "classes" and part.form == "logits" and part.count == 1 and part.columns is None
-
-
-def _notes(names: list[str], rows: int) -> Iterator[str]:
-    for name in names:
-        yield (
-            f"output {name!r} is taken for quantities: on all of {rows} rows the same one of its columns is the "
-            f"largest, which tells no classes apart; --output {name}=classes says otherwise"
-        )

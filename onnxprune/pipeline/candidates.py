@@ -151,7 +151,9 @@ def latency_search(
 
         whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
         step = config.round_to if isinstance(config.round_to, int) else 1
-        choices = whole.fast_widths(step, config.kernel_rule), whole.fast_widths(step)
+        choices = [whole.fast_widths(step)]
+        if config.round_to == "kernel":
+            choices.insert(0, whole.fast_widths(step, config.kernel_rule))
         candidates.search = LatencySearch(whole, choices, config)
     return candidates.search
 

@@ -210,11 +210,11 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
     if isinstance(config.round_to, int):
         return Widths.multiples(sizes, config.round_to)
     if config.round_to == "kernel":
-        liked = kernel_steps(prepared.analysis, config.kernel_rule)
+        liked, alone = (kernel_steps(prepared.analysis, config.kernel_rule, sums=sums) for sums in (True, False))
         blocked = BLOCKED.get(config.kernel_rule)
         work = None if blocked is None else KernelWork(prepared.analysis, blocked)
-        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work)
+        finer = None if alone == liked else (alone.steps, alone.floors)
+        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work, alone=finer)
     from onnxprune.latency.target import timed
 
-    whole = timed(prepared.analysis, config.latency, config.timing_engine, progress)
-    return whole.fast_widths(rule=config.kernel_rule)
+    return timed(prepared.analysis, config.latency, config.timing_engine, progress).fast_widths()

@@ -35,7 +35,7 @@ from onnxprune.importance.base import ScoreContext
 from onnxprune.lossless import Lossless, lossless
 from onnxprune.outputs.given import check_said
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.outputs.settling import settled
+from onnxprune.outputs.settling import told_by_rows
 from onnxprune.outputs.telling import finds_things, telling_rows
 from onnxprune.runtime.providers import require_provider
 from onnxprune.runtime.room import require_room_of
@@ -146,7 +146,8 @@ def prepare(
             rows = _telling(analysis, rows, data, config, preprocess)
     outputs = config.outputs
     if rows is not None and not config.lossless and not scorer.needs_classes:
-        outputs, rows = settled(outputs, analysis, rows, config.engine)
+        outputs, notes = told_by_rows(outputs, analysis, rows, config.engine)
+        rows = replace(rows, notes=(*rows.notes, *notes))
     if rows is not None and _drops_rows(analysis, outputs):
         rows = replace(rows, whole=True)
     with clock.stage("lossless"):

@@ -81,15 +81,17 @@ class Steps:
     floors: tuple[int, ...]
 
 
-def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
+def kernel_steps(analysis: Analysis, kernels: str, *, sums: bool = True) -> Steps:
     """For each group, the step that its width should be a multiple of, and the least width that is still fast.
 
     A group that a use has less than two steps of does not mind that use: no narrower width could please it. Where it
-    shares the channels of blocked convolutions with other groups, it stays whole instead: the sum of all is a multiple.
+    shares the channels of blocked convolutions with other groups, it stays whole instead, with a step of its size: the
+    sum of all is a multiple.
 
     Args:
         analysis: the analysed model.
         kernels: a key of `STEPS`.
+        sums: whether sums of several groups count; else each minds a use that it has two steps of.
     """
     sizes = [len(group) for group in analysis.groups]
     group_of = np.full(analysis.units, -1, dtype=np.int64)
@@ -99,17 +101,18 @@ def kernel_steps(analysis: Analysis, kernels: str) -> Steps:
     for use, units in analysis.uses:
         groups, counts = np.unique(group_of[units], return_counts=True)
         wanted = STEPS[kernels][use]
-        shared = use in _BLOCKED and len(groups) > 1 and len(units) % wanted == 0
+        shared = sums and use in _BLOCKED and len(groups) > 1 and len(units) % wanted == 0
         for g, count in zip(groups.tolist(), counts.tolist(), strict=True):
             if g < 0 or (len(units) if shared else sizes[g]) < _NARROW.get(use, 0):
                 continue
             repeats = count // sizes[g]  # how often each unit is there
             step = wanted // gcd(wanted, repeats)
             if shared and (sizes[g] < 2 * step or sizes[g] % step):
-                step = sizes[g]
-            if sizes[g] >= 2 * step or shared:
-                steps[g] = lcm(steps[g], step)
+                steps[g] = sizes[g]
+            elif sizes[g] >= 2 * step:
+                steps[g] = min(lcm(steps[g], step), sizes[g])
             block = BLOCKS[kernels]
             if use in _BLOCKED and len(groups) == 1 and count >= 2 * block:
                 floors[g] = max(floors[g], -(-block // repeats))
-    return Steps(tuple(steps), tuple(-(-floor // step) * step for floor, step in zip(floors, steps, strict=True)))
+    rounded = (min(-(-floor // step) * step, size) for floor, step, size in zip(floors, steps, sizes, strict=True))
+    return Steps(tuple(steps), tuple(rounded))

@@ -31,16 +31,18 @@ def last_sorts(analysis: Analysis) -> list[Node]:
     return [node for node in sorts if node.name not in ahead]
 
 
-def sorted_within(analysis: Analysis) -> list[Node]:
+def sorted_within(analysis: Analysis) -> dict[Node, int]:
     """The nodes that order places of an output by value although layers go on with them: its entries are a set.
 
-    Told by the number of places, which is that of an axis of an output, where they are more than a few.
+    Told by the number of places that stay of the axis that is sorted along, where they are more than a few: it is that
+    of an axis of an output. By node.
     """
     shapes, outputs = analysis.facts.shapes, analysis.graph.outputs
-    sizes = {size for name in outputs for size in shapes.get(name, ())[1:] if size >= _MANY}
+    sizes = {size for name in outputs for size in shapes.get(name, ())[1:]}
     last = {node.name for node in last_sorts(analysis)}
     within = (n for n in analysis.graph.nodes if _selects(n, analysis) == "order" and n.name not in last)
-    return [node for node in within if sizes.intersection(shapes.get(node.output(), ())[1:])]
+    kept = {node: shape[node.int("axis", -1)] for node in within if (shape := shapes.get(node.output()))}
+    return {node: size for node, size in kept.items() if size >= _MANY and size in sizes}
 
 
 def layers_behind(tensors: Collection[str], analysis: Analysis) -> list[Node]:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.calibration.dataset import Dataset
 from onnxprune.calibration.runner import collect
@@ -20,7 +21,10 @@ from onnxprune.core.options import check
 from onnxprune.graph.model import Model
 from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.meaning import Meaning
+from onnxprune.outputs.numbers import FLOATS
 from onnxprune.outputs.reading import read_meaning
+from onnxprune.outputs.selected import makes_too
+from onnxprune.outputs.settling import told_by_rows
 from onnxprune.structure.coupling import analyse
 from onnxprune.torchnet.network import Network, bound_network, import_torch
 from onnxprune.torchnet.objective import Objective, choose_objective
@@ -81,7 +85,8 @@ def finetune(
             "teacher to learn from (--teacher), the original for one"
         )
     rows, held_out = split(data, validation, config)
-    meaning = _meaning(model, teacher, rows, outputs)
+    engine = Engine(config.threads, provider)
+    meaning = _meaning(model, teacher, rows, outputs, engine)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _threads(config.threads):
         probe = rows.take(range(1 if rows.whole else min(_PROBED_ROWS, len(rows))))
@@ -93,9 +98,7 @@ def finetune(
         config = settled(config, probe, teacher is not None)
         classes = _classes(student, probe, meaning)
         labels = data.classes if validation is None else _both(data.classes, validation.classes)
-        taught = (
-            None if teacher is None else _reference(teacher, theirs, meaning, rows, Engine(config.threads, provider))
-        )
+        taught = None if teacher is None else _reference(teacher, theirs, meaning, rows, engine)
         objective = choose_objective(model.name, meaning, labels, classes, taught, config)
         run = Training(student, guide, objective, rows, held_out, config, progress)
         if checkpoint is not None:
@@ -272,16 +275,26 @@ def split(data: Dataset, validation: Dataset | None, config: FinetuneConfig) -> 
     return data.take(np.sort(order[count:])), data.take(np.sort(order[:count])) if count else data
 
 
-def _meaning(model: Model, teacher: Model | None, rows: Dataset, outputs: OutputConfig | None) -> Meaning:
-    """What the outputs hold, as recognised from the teacher where it has the same outputs."""
+def _meaning(
+    model: Model, teacher: Model | None, rows: Dataset, outputs: OutputConfig | None, engine: Engine
+) -> Meaning:
+    """What the outputs hold, as recognised from the teacher where it has the same outputs.
+
+    Raises:
+        InputError: the user names what does not exist, or all outputs are whole numbers, which no gradient flows from.
+    """
     names = {value.name for value in model.proto.graph.output}
     source = model
     if teacher is not None and {value.name for value in teacher.proto.graph.output} == names:
         source = teacher
     analysis = analyse(source, rows.shapes)
+    if teacher is not None:
+        outputs, _ = told_by_rows(outputs or OutputConfig(), analysis, rows, engine)
     meaning = read_meaning(analysis, outputs)
-    made = [{name for node in some.proto.graph.node for name in node.output} for some in (model, teacher or model)]
-    both = all({*meaning.outputs} <= inner for inner in made)
+    types = [analysis.facts.dtypes.get(name, onnx.TensorProto.FLOAT) for name in meaning.outputs]
+    if teacher is not None and FLOATS.isdisjoint(types):
+        raise InputError(f"{model.name} has no floating-point output that could be matched to a teacher's")
+    both = all(makes_too(some, meaning.outputs, analysis) for some in (model, teacher or model))
     return meaning if both else read_meaning(analysis, outputs, sorted_too=False)
 
 

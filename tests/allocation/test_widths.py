@@ -1,6 +1,7 @@
 """The widths that groups may be given: by the kernels' rule, by number, and finer where a budget needs it."""
 
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_streams_that_grow_keep_sums_that_kernels_like(share: float, tmp_path: P
 def test_sums_that_kernels_do_not_like_anyway_bind_no_group() -> None:
     assert kernel_steps(analyse(load(growing(45, 4))), "cpu").steps[1:] == (1, 1, 1, 1)
     assert kernel_steps(analyse(load(growing(48, 4))), "cpu").steps[1:] == (4, 4, 4, 1)
+
+
+@pytest.mark.parametrize("kernels", [*STEPS])
+@pytest.mark.parametrize("widths", [(34, 34, 64), (40, 40, 64), (20, 20, 64), (36, 12, 6)])
+def test_groups_side_by_side_come_free_together(kernels: str, widths: tuple[int, int, int]) -> None:
+    """One stayed whole while its neighbour was halved again and again, to sums that no kernel likes."""
+    a, b, d = widths
+    text = """g (float[N,3,8,8] x) => (float[N,5,8,8] y) {
+        a = Conv (x, wa)  b = Conv (x, wb)  c = Concat <axis = 1> (a, b)  d = Conv (c, wd)  y = Conv (d, wy) }"""
+    shapes = {"wa": (a, 3, 1, 1), "wb": (b, 3, 1, 1), "wd": (d, a + b, 1, 1), "wy": (5, d, 1, 1)}
+    analysis = analyse(load(example(text, shapes)))
+    sizes = [len(group) for group in analysis.groups]
+    for sums in (True, False):
+        liked = kernel_steps(analysis, kernels, sums=sums)
+        assert all(step <= size and floor <= size for step, floor, size in zip(*astuple(liked), sizes, strict=True))
+        assert all(floor % step == 0 or floor == size for step, floor, size in zip(*astuple(liked), sizes, strict=True))
+    found = onnxprune.prune(
+        example(text, shapes), importance="magnitude", targets="macs=0.2", repair=False, kernels=kernels, time=False
+    )
+    assert found.after.macs <= 0.2 * found.before.macs
+    if a == b:
+        assert len({group.kept == group.units for group in found.groups if group.units == a}) == 1
 
 
 def test_steps_follow_from_where_channels_appear():

@@ -31,6 +31,11 @@ def test_a_line_with_a_wrong_letter_is_wrong() -> None:
     assert share(lines, scores(*["00000000"] * 4)) == 0.0
 
 
+def test_steps_without_numbers_read_nothing_right() -> None:
+    lines = scores("00102030", "00010000", "00000033", "01100200")
+    assert share(lines, {"y": np.full((4, 8, 4), np.nan)}) == 0.0
+
+
 def test_letters_that_repeat_are_told_by_what_is_between() -> None:
     assert share(scores("00100100"), scores("00111100")) == 0.0
 

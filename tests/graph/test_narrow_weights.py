@@ -102,6 +102,17 @@ def test_values_that_half_precision_cannot_hold_stay_wide() -> None:
     onnx.checker.check_model(to_proto(large), full_check=True)
 
 
+def test_weights_that_are_inputs_too_stay_behind_their_casts() -> None:
+    """As old exporters list them: the input stayed at its size while the weight lost columns."""
+    proto = stored_narrow(TensorProto.FLOAT16)
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in proto.graph.initializer
+    )
+    assert not analyse(load(proto)).model.narrow
+    small = onnxprune.prune(proto, {"x": ROWS}, targets="macs=0.6", time=False)
+    onnx.checker.check_model(small.proto, full_check=True)
+
+
 def test_what_is_read_twice_stays_behind_its_casts() -> None:
     proto = stored_narrow(TensorProto.FLOAT16, twice="w3")
     analysis = analyse(load(proto))

@@ -16,6 +16,7 @@ from onnxprune.outputs.divergence import Reference
 from onnxprune.outputs.meaning import EntrySet, Meaning, Part
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.structure.coupling import analyse
+from onnxprune.structure.selection import sorted_within
 
 ENTRIES = 4
 SEEDS = st.integers(0, 10**6)
@@ -109,6 +110,7 @@ def queries(outputs: str, end: str, turn: float, **constants: np.ndarray) -> onn
     )
 
 
+BOXES = np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32)
 ROWS = {"x": np.random.default_rng(0).standard_normal((40, 8, 6)).astype(np.float32)}
 LAYERS = "more = MatMul (a, w3) b = Relu (more) y = MatMul (b, w4)"
 MASKS = ("float[N,8,4,4] y", "wide = MatMul (a, w3) y = Reshape (wide, map)", {"map": np.array([0, 8, 4, 4])})
@@ -118,7 +120,7 @@ def test_queries_that_a_network_sorts_are_a_set() -> None:
     """In the reverse order, 92.8 % of the detections counted as found again where all were."""
     both = [queries("float[N,8,3] y", LAYERS, turn) for turn in (1.0, -1.0)]
     meaning = read_meaning(analyse(load(both[0])))
-    assert meaning.sets == (EntrySet((0,), {"y": 1}),)
+    assert [(each.parts, each.axes) for each in meaning.sets] == [((0,), {"y": 1})]
     compared = onnxprune.validate(*both, ROWS, time=False)
     assert compared.metrics["relative_error"].after == pytest.approx(0, abs=1e-6)
     assert not compared.warnings
@@ -134,7 +136,50 @@ def test_maps_go_with_the_entries_that_scores_tell_apart() -> None:
     assert error.after == pytest.approx(0, abs=1e-6)
 
 
+def test_two_sets_of_one_size_have_orders_of_their_own() -> None:
+    def branches(first: float, second: float) -> onnx.ModelProto:
+        text = "\n".join(
+            f"""h{b} = MatMul (x, w{b}) m{b} = ReduceMax <axes = [2], keepdims = 0> (h{b}) r{b} = Mul (m{b}, turn{b})
+            t{b}, i{b} = TopK <axis = 1> (r{b}, k) u{b} = Unsqueeze (i{b}, two) a{b} = Tile (u{b}, each)
+            f{b} = GatherElements <axis = 1> (h{b}, a{b}) y{b} = MatMul (f{b}, v{b})"""
+            for b in "ab"
+        )
+        text = f"g (float[N,8,6] x) => (float[N,8,3] ya, float[N,8,3] yb) {{ {text} }}"
+        turns = {"turna": np.array([first], np.float32), "turnb": np.array([second], np.float32)}
+        return example(text, {f"{w}{b}": s for b in "ab" for w, s in (("w", (6, 8)), ("v", (8, 3)))}, CONSTANTS | turns)
+
+    meaning = read_meaning(analyse(load(branches(1, 1))))
+    assert [each.axes for each in meaning.sets] == [{"ya": 1}, {"yb": 1}]
+    compared = onnxprune.validate(branches(1, 1), branches(1, -1), ROWS, time=False)
+    assert compared.metrics["relative_error"].after == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sorting",
+    [
+        "g = MatMul (x, router) t, i = TopK <axis = -1> (g, few) s = Softmax <axis = -1> (t) c = ReduceSum (s, last)",
+        "d = Transpose <perm = [0,2,1]> (x) e = MatMul (x, d) t, i = TopK <axis = 2> (e, many) c = ReduceSum (t, last)",
+    ],
+    ids=["experts", "nearest neighbours"],
+)
+def test_tokens_and_points_are_no_sets(sorting: str) -> None:
+    """What is sorted for each token does not change their order: with all of them turned round nothing was lost."""
+    text = (
+        f"g (float[N,16,6] x) => (float[N,16,3] y) {{ {sorting} h = MatMul (x, w1) a = Mul (h, c) y = MatMul (a, w2) }}"
+    )
+    sizes = {"few": np.array([2]), "many": np.array([10]), "last": np.array([2])}
+    proto = example(text, {"router": (6, 4), "w1": (6, 8), "w2": (8, 3)}, sizes)
+    analysis = analyse(load(proto))
+    assert read_meaning(analysis).sets == ()
+    assert sorted_within(analysis) == {}
+
+
 def test_entries_that_nothing_tells_apart_are_warned_of() -> None:
     masks = queries(MASKS[0], MASKS[1], 1.0, **MASKS[2])
+    both = queries(f"{MASKS[0]}, float[N,8,3] s", f"{MASKS[1]} s = MatMul (x, w5)", 1.0, **MASKS[2], w5=BOXES)
+    assert read_meaning(analyse(load(both))).sets == ()  # these scores are of the places as they were
+    for proto in (masks, both):
+        found = onnxprune.validate(proto, proto, ROWS, time=False)
+        assert any("entries that change places count as errors" in warning for warning in found.warnings)
     found = onnxprune.validate(masks, masks, ROWS, time=False)
     assert any("entries that change places count as errors" in warning for warning in found.warnings)

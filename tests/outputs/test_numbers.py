@@ -75,12 +75,13 @@ def session_run(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarr
     return np.asarray(found)
 
 
-def test_models_without_the_scores_are_compared_by_their_classes() -> None:
-    """Another export, whose inner tensors have other names."""
+@pytest.mark.parametrize("names", [{"z": "other"}, {"z": "a", "a": "z"}])
+def test_models_without_the_scores_are_compared_by_their_classes(names: dict[str, str]) -> None:
+    """Another export, whose inner tensors have other names, or give these to other tensors."""
     first, second = network("int64[N] k", LABEL), network("int64[N] k", LABEL)
     for node in second.graph.node:
-        for names in (node.input, node.output):
-            names[:] = ["other" if name == "z" else name for name in names]
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
     rows = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
     found = onnxprune.validate(first, second, rows, time=False)
     assert found.metrics["same_labels"].after == 1.0
@@ -103,6 +104,15 @@ def test_pixels_are_quantities() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 5)).astype(np.float32)
     changes = compare(load(proto), load(proto), onnxprune_rows(proto, rows))
     assert changes["explained"].after == 1.0
+
+
+def test_pixels_do_not_train_in_one_clear_line() -> None:
+    """No gradient flows through rounding: that was an internal error."""
+    pytest.importorskip("torch")
+    proto = network("uint8[N,3] k", PIXELS, **levels())
+    rows = np.random.default_rng(0).standard_normal((50, 5)).astype(np.float32)
+    with pytest.raises(onnxprune.InputError, match="no floating-point output"):
+        onnxprune.finetune(proto, rows, teacher=proto, config=onnxprune.FinetuneConfig(epochs=1))
 
 
 def onnxprune_rows(proto: onnx.ModelProto, rows: np.ndarray):

@@ -1,5 +1,10 @@
 """Vectors that look like class scores, but whose largest column is the same on every row."""
 
+import math
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -48,6 +53,19 @@ def test_what_the_user_says_holds() -> None:
     found = onnxprune.prune(REGRESSION, ROWS, targets="macs=0.5", outputs=said, time=False)
     assert found.metrics["agreement"].after == 1.0
     assert not any("is taken for quantities" in note for note in found.notes)
+
+
+def test_training_and_inspection_take_them_so_too(tmp_path: Path) -> None:
+    onnx.save(REGRESSION, tmp_path / "model.onnx")
+    np.save(tmp_path / "rows.npy", ROWS)
+    command = [sys.executable, "-m", "onnxprune", "inspect", "model.onnx", "--data", "rows.npy"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "quantities" in shown
+    assert "is taken for quantities" in " ".join(shown.split())
+    pytest.importorskip("torch")
+    config = onnxprune.FinetuneConfig(epochs=1)
+    trained = onnxprune.finetune(REGRESSION, ROWS, teacher=REGRESSION, config=config)
+    assert math.isnan(trained.history[0].held_out_agreement)  # that of classes
 
 
 @pytest.mark.parametrize("rows", ["random", ROWS[:10], ROWS])
