@@ -110,8 +110,8 @@ class RowRoles:
     def fewer(self, most: int) -> "RowRoles":
         """Fewer rows to fit and to measure on, evenly taken: as many as if that many of the rows in `data` were left.
 
-        Those that judge stay, as far as there are not more of them than of those that fit: candidates pass over them
-        once, where a repair goes through its rows many times.
+        Those that judge stay while they are fewer than those that fit: candidates pass over them once, where a repair
+        goes through its rows many times.
         """
         count = len(self.data)
         if most >= count:
