@@ -29,7 +29,9 @@ class Scores:
 def chosen_from(output: str, analysis: Analysis) -> Scores | None:
     """The scores that an output of class numbers tells the largest of; None for other outputs."""
     node = _maker(output, analysis, lambda node: node.op_type in handler_of(node.op_type).picks)
-    if node is None or analysis.facts.dtypes.get(node.input(0)) not in FLOATS:
+    if node is None or node.input(0) not in analysis.graph.producer:  # the model makes no scores
+        return None
+    if analysis.facts.dtypes.get(node.input(0)) not in FLOATS:
         return None
     shape = analysis.facts.shapes.get(node.input(0))
     if shape is None or prod(shape) > _MOST_SCORES:
