@@ -31,13 +31,11 @@ _SPELLED_OUT: dict[str, tuple[Kind, Form]] = {
 }
 # A softmax trained with cross-entropy does not feel what all classes have in common: training leaves the sum of the
 # last layer's weights over classes where it was, and weight decay takes it to 0. Of unrelated columns, the squared norm
-# of the sum is about that of the weights; of columns that rise and fall together (coordinates, quantiles) it is many
-# times that, up to as many times as there are columns.
+# of the sum is about that of the weights; of columns that rise and fall together (coordinates) it is many times that.
 # Where that sum tells nothing, a bias does: classes differ in how frequent they are, while projections to many features
 # (embeddings) mostly go without.
 _CLASSES_SUM = 0.3
 _COORDINATES_SUM = 10.0
-_ALIKE, _FEW_CLASSES = 0.75, 3  # share of that, and columns up to which chance alone comes near it
 _FEATURES = 32
 _DROPPED = -1
 
@@ -324,9 +322,7 @@ class _Output:
         if is_map or scaled_apart or self._shape in inputs:
             return False
         features = prod(wide) >= _FEATURES and not self._has_bias(candidate.sources)
-        most = min(_COORDINATES_SUM, _ALIKE * prod(wide)) if prod(wide) > _FEW_CLASSES else _COORDINATES_SUM
-        apart = max(known, default=0.0) < most
-        return small or (alone and apart and not features)
+        return small or (alone and max(known, default=0.0) < _COORDINATES_SUM and not features)
 
     def _has_bias(self, sources: Sequence[Source]) -> bool:
         """Whether anything constant is added to the values on their way from the layers; unknown counts as yes."""

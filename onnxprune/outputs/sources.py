@@ -54,9 +54,10 @@ class Source:
     def pieces(self) -> list["Source"]:
         """The same in two parts, where it reaches some columns along an axis as it is, and is scaled elsewhere.
 
-        So where one sigmoid makes the scores of a detector and, on a grid, the centres of its boxes.
+        So where one sigmoid makes the scores of a detector and, on a grid, the centres of its boxes. A bias alone, 0 in
+        places, divides nothing.
         """
-        if self.is_even:
+        if np.isfinite(self.scale):
             return [self]
         as_it_is = (np.abs(self.factor - 1) < _UNEVEN) & (np.abs(self.offset) < _UNEVEN)
         for axis in sorted(range(self.mask.ndim), key=lambda axis: self.mask.shape[axis]):

@@ -353,6 +353,13 @@ def test_one_sigmoid_for_boxes_and_scores_is_both() -> None:
     assert found[1][2]
 
 
+def test_a_bias_of_0_divides_no_scores() -> None:
+    """Five scores were two parts, since one class had no bias: quantities."""
+    text = "g (float[N,32] x) => (float[N,5] y) { h = MatMul (x, w)  y = Add (h, b) }"
+    part = only(text, {"w": (32, 5)}, {"b": np.array([0.3, 0, -0.1, 0, 0.2], np.float32)})
+    assert (part.kind, part.width) == ("classes", 5)
+
+
 def test_objectness_times_classes_is_a_probability() -> None:
     """A half times a half is a quarter, which no sigmoid makes of 0."""
     found = detector_with("m = Mul (o, c)  y = Concat <axis = 2> (p, d, m)", 8)
@@ -375,12 +382,3 @@ def test_other_numbers_between_0_and_1_are_quantities(end: str) -> None:
     weights = {"w": np.ones((5, 3), np.float32)}
     found = meaning(text, None, numbers | weights)
     assert [part.kind for part in found.parts if not part.is_scaled] in ([], ["quantities"])
-
-
-def test_quantiles_are_quantities() -> None:
-    """Five quantiles of one value were five classes, of which the last is always the largest."""
-    text = "g (float[N,32] x) => (float[N,5] y) { h = MatMul (x, w)  y = Add (h, b) }"
-    common = np.random.default_rng(0).standard_normal((32, 1)) + 0.3 * np.random.default_rng(1).standard_normal((32, 5))
-    quantiles = {"w": common.astype(np.float32), "b": np.arange(5, dtype=np.float32)}
-    assert only(text, None, quantiles).kind == "quantities"
-    assert only(text, {"w": (32, 5)}, {"b": quantiles["b"]}).kind == "classes"

@@ -48,6 +48,15 @@ def test_targets_of_a_regression_are_kept() -> None:
     assert any("is taken for quantities" in note for note in compared.notes)
 
 
+def test_quantiles_are_quantities() -> None:
+    """Quantiles of one value were classes, of which the last is always the largest."""
+    common = RNG.standard_normal((48, 1)) + 0.1 * RNG.standard_normal((48, 3))
+    text = "g (float[N,6] x) => (float[N,3] y) { a = MatMul (x, w1)  r = Relu (a)  h = MatMul (r, q)  y = Add (h, b) }"
+    weights = {"q": common.astype(np.float32), "b": np.array([0, 30, 60], np.float32)}
+    found = onnxprune.prune(example(text, {"w1": (6, 48)}, weights), ROWS, targets="macs=0.5", time=False)
+    assert found.metrics["explained"].rules
+
+
 def test_what_the_user_says_holds() -> None:
     said = OutputConfig(kinds=("y=classes",))
     found = onnxprune.prune(REGRESSION, ROWS, targets="macs=0.5", outputs=said, time=False)
