@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget
+from onnxprune.allocation.widths import Widths
 from onnxprune.calibration.runner import collect
 from onnxprune.calibration.split import split_rows
 from onnxprune.config import OutputConfig, PreprocessConfig, PruneConfig
 from onnxprune.core.clock import Clock, Progress, no_progress
 from onnxprune.core.costs import Costs
 from onnxprune.core.results import ProgramReport
+from onnxprune.core.scores import GroupScore, Scores
 from onnxprune.core.targets import Target
 from onnxprune.outputs.divergence import divergence
 from onnxprune.outputs.reading import read_meaning
@@ -179,6 +182,33 @@ def test_progress_is_told_after_each_trial(prepared: Prepared, monkeypatch: pyte
     decisions = [without(prepared, units) for units in (6, 3)]
     best(prepared, decisions, PruneConfig(executor="serial"), lambda stage, done, total: told.append(str(done)))
     assert told == ["0", "trial", "1", "trial", "2"]
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_group_that_seems_worth_nothing_is_not_cut_to_its_last_unit(prepared: Prepared, tried: bool) -> None:
+    """No row had been hurt at a quarter of it: one of 256 units was left, and 19.6 % of the digits were right."""
+    config = PruneConfig(targets=(Target("params", 0.5),), round_to=1, repair=tried)
+    known = score(prepared, config)
+    *others, last = known.groups
+    scores = replace(known, groups=(*others, replace(last, damage=1e-7 * last.damage)))
+    exact = budgets(prepared.analysis, config.targets, prepared.before)
+    widths = Widths.multiples([len(group) for group in prepared.analysis.groups])
+    alone = by_budget(prepared.analysis, scores, exact, widths, config)
+    first, found = (
+        prepared.analysis.kept(decision.removed)[-1] / len(prepared.analysis.groups[-1])
+        for decision in (alone, decide(prepared, scores, config, Clock(), no_progress))
+    )
+    assert first < 0.1
+    assert found >= 0.25
+
+
+def test_cautious_scores_are_dearer_below_a_quarter_alone() -> None:
+    damage = np.linspace(1, 0, 9) ** 2
+    group = GroupScore("g", np.arange(8), np.linspace(0, 1, 8), damage)
+    small = GroupScore("s", np.arange(3), np.linspace(0, 1, 3), np.linspace(5, 0, 4))
+    careful = Scores((group, small)).cautious()
+    np.testing.assert_allclose(careful.groups[0].damage - damage, [damage[2]] * 2 + [0] * 7)
+    np.testing.assert_array_equal(careful.groups[1].damage, small.damage)
 
 
 def heavier(prepared: Prepared, macs: int) -> Prepared:

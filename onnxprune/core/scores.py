@@ -8,6 +8,8 @@ import numpy as np
 
 from onnxprune.core.results import ProgramReport
 
+_DIVIDED = 4  # units from which on there is a quarter
+
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
@@ -43,6 +45,12 @@ class GroupScore:
             return self
         n = len(self.order)
         return GroupScore(self.group, np.arange(n), np.zeros(n), np.zeros(n + 1), judged=False)
+
+    def dearer_below_a_quarter(self, damage: float) -> "GroupScore":
+        """The same, where keeping less than a quarter of the units does so much damage more."""
+        quarter = len(self.order) // 4
+        added = np.where(np.arange(len(self.damage)) < quarter, damage, 0.0)
+        return replace(self, damage=self.damage + added)
 
     def with_free(self, free: np.ndarray) -> "GroupScore":
         """The same scores where some units cost nothing to remove, and so are removed first.
@@ -101,6 +109,16 @@ class Scores:
     def unjudged(self) -> tuple[str, ...]:
         """Names of the groups that the scorer cannot judge."""
         return tuple(score.group for score in self.groups if not score.judged)
+
+    def cautious(self) -> "Scores":
+        """The same scores where less than a quarter of a group does the typical damage of a quarter besides.
+
+        Below a quarter, damage is told by what lies above it: next to nothing, down to the last unit, of a group whose
+        removal has hurt none of the rows so far.
+        """
+        quarters = [group.damage[len(group.order) // 4] for group in self.groups if len(group.order) >= _DIVIDED]
+        typical = float(np.median(quarters)) if quarters else 0.0
+        return replace(self, groups=tuple(group.dearer_below_a_quarter(typical) for group in self.groups))
 
     def raised(self, power: float) -> "Scores":
         """The same scores with every damage curve raised to a power; see `powers`."""

@@ -180,20 +180,32 @@ def trials_wanted(solver: Solver, scores: Scores) -> int:
     return answers if solver.leaner is None else 2 * answers + 4 * FULL_COST
 
 
-def others(solver: Solver, scores: Scores, *, plain: bool, most: int) -> list[Decision]:
+def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int) -> list[Decision]:
     """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
+
+    Before these, what it answers to cautious scores where its first answer goes below what was measured.
 
     Args:
         solver: decides.
         scores: the scores.
-        plain: whether the budgets can be met without whole branches.
+        first: what it answers to these; None where the budgets cannot be met without whole branches.
         most: how many answers at most.
     """
+    variants = _variants(solver, scores, plain=first is not None)
+    if first is not None and goes_beyond(first, solver):
+        variants.insert(0, (scores.cautious(), False))
     decisions = []
-    for each, branches in _variants(solver, scores, plain=plain)[: max(0, most)]:
+    for each, branches in variants[: max(0, most)]:
         with suppress(BudgetError):
             decisions.append(solver.solve(each, branches))
     return decisions
+
+
+def goes_beyond(decision: Decision, solver: Solver) -> bool:
+    """Whether some group is left with less units than damage was measured at: a quarter, but under budgets of time."""
+    groups = solver.limits.prepared.analysis.groups
+    kept = solver.limits.prepared.analysis.kept(decision.removed)
+    return not solver.timed and any(0 < 4 * width < len(group) for width, group in zip(kept, groups, strict=True))
 
 
 def _variants(solver: Solver, scores: Scores, *, plain: bool) -> list[tuple[Scores, bool]]:

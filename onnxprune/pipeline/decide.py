@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +15,15 @@ from onnxprune.config import PruneConfig
 from onnxprune.core.clock import Clock, Progress
 from onnxprune.core.errors import BudgetError, InputError
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import Candidates, Solver, others, rather_branches, solver_for, trials_wanted
+from onnxprune.pipeline.candidates import (
+    Candidates,
+    Solver,
+    goes_beyond,
+    others,
+    rather_branches,
+    solver_for,
+    trials_wanted,
+)
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.pipeline.trials import FULL_COST, Loss, Trials, affordable, least_lost, worthwhile
 from onnxprune.structure.kernels import BLOCKED, kernel_steps
@@ -76,8 +85,8 @@ def decide(
         possible, wanted = bool(scores.powers) and worthwhile(prepared, config), trials_wanted(solver, scores)
         trial, most = affordable(prepared, wanted)
         tried = possible and most > 1
-        if not tried and solver.leaner and scores.powers:
-            return solver.leaner(_UNTRIED_WORTH)(scores, False)  # only measured damage tells what less work costs
+        if not tried and scores.powers:  # only measured damage tells what less work costs
+            return _untried(solver, scores)
         try:
             first = solver.solve(scores, rather_branches(solver, scores))
         except BudgetError as error:
@@ -94,6 +103,16 @@ def decide(
     if most < wanted and trials.left < 2 * FULL_COST + 2:
         return replace(chosen, notes=(*chosen.notes, _HELD_NOTE.format(most, FULL_COST, wanted)))
     return chosen
+
+
+def _untried(solver: Solver, scores: Scores) -> Decision:
+    """What the program answers to measured damage where nothing is tried: to cautious scores where it goes beyond."""
+    solve = solver.solve if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)
+    first = solve(scores, rather_branches(solver, scores))
+    if goes_beyond(first, solver):
+        with suppress(BudgetError):
+            return solve(scores.cautious(), False)
+    return first
 
 
 def _by_trial(
@@ -115,9 +134,9 @@ def _by_trial(
         lean = _hopeful(first, leaner.solve(scores, False), judge)
     untried = sum(decision.removed.tobytes() not in candidates.judged for decision in decisions)
     most = trials.left - (2 * FULL_COST if lean and trials.left > 2 * FULL_COST else 0)  # see `_is_worth`
-    decisions += others(solver, scores, plain=first is not None, most=most - untried)
+    decisions += others(solver, scores, first, most=most - untried)
     if lean:
-        lean += others(leaner, scores, plain=True, most=most + 1 - len(decisions))
+        lean += others(leaner, scores, lean[0], most=most + 1 - len(decisions))
     if not decisions:
         return None
     if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
