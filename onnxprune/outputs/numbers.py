@@ -28,7 +28,7 @@ class Scores:
 
 def chosen_from(output: str, analysis: Analysis) -> Scores | None:
     """The scores that an output of class numbers tells the largest of; None for other outputs."""
-    node = _maker(output, analysis, lambda node: node.op_type in handler_of(node.op_type).picks)
+    node = _maker(output, analysis, _picks)
     if node is None or node.input(0) not in analysis.graph.producer:  # the model makes no scores
         return None
     if analysis.facts.dtypes.get(node.input(0)) not in FLOATS:
@@ -39,15 +39,35 @@ def chosen_from(output: str, analysis: Analysis) -> Scores | None:
     return Scores(node.input(0), node.int("axis", 0) % len(shape))
 
 
-def is_rounded(output: str, analysis: Analysis) -> bool:
-    """Whether an output of whole numbers is made of others by nothing but rounding, as the pixels of an image."""
+def rounded(numbers: Sequence[str], floats: Sequence[str], analysis: Analysis) -> list[str]:
+    """The outputs of whole numbers that are nothing but rounded, as the pixels of an image, of values of their own.
+
+    Args:
+        numbers: outputs of whole numbers.
+        floats: what is compared anyway; what follows from one of these says no more.
+        analysis: of the model.
+    """
+    return [
+        name
+        for name in numbers
+        if _is_rounded(name, analysis) and not any(_is_made_of(name, tensor, analysis) for tensor in floats)
+    ]
+
+
+def _is_rounded(output: str, analysis: Analysis) -> bool:
+    """Whether a node rounds what an output holds, which are no class numbers in front of it."""
     dtypes = analysis.facts.dtypes
-    return None is not _maker(
+    node = _maker(
         output,
         analysis,
         lambda node: node.op_type in handler_of(node.op_type).converts and dtypes.get(node.input(0)) in FLOATS,
         moved=True,
     )
+    return node is not None and _maker(node.input(0), analysis, _picks, moved=True) is None
+
+
+def _picks(node: Node) -> bool:
+    return node.op_type in handler_of(node.op_type).picks
 
 
 def in_front_of_choices(numbers: Sequence[str], floats: Sequence[str], analysis: Analysis) -> dict[str, str]:

@@ -13,7 +13,7 @@ from onnxprune.outputs.beside import BOX, with_confidence, with_coordinates, wit
 from onnxprune.outputs.given import IGNORED, kinds_said, named_in, weights_said
 from onnxprune.outputs.meaning import Form, Kind, Meaning, Part
 from onnxprune.outputs.nature import OTHER, Nature, nature
-from onnxprune.outputs.numbers import FLOATS, chosen_from, is_rounded
+from onnxprune.outputs.numbers import FLOATS, chosen_from, rounded
 from onnxprune.outputs.rows import row_axis
 from onnxprune.outputs.selected import in_front
 from onnxprune.outputs.sets import sets_of
@@ -72,7 +72,9 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sort
     plain = [value for value in tensors if value.name not in fronts]
     floats = [value.name for value in plain if value.type.tensor_type.elem_type in FLOATS]
     floats = [*dict.fromkeys((*floats, *(name for front in fronts.values() for name in front)))]
-    floats = floats or [value.name for value in plain if value.name in said or is_rounded(value.name, analysis)]
+    numbers = [value.name for value in plain if value.name not in floats]
+    floats += [*(name for name in numbers if name in said), *rounded(numbers, floats, analysis)]
+    floats = [*dict.fromkeys(floats)]
     chosen = filter(None, (chosen_from(name, analysis) for name in fronts))
     axes = {scores.tensor: scores.axis for scores in chosen}
     parts: Sequence[Part] = [Part(value.name, "labels", axis=0) for value in tensors]

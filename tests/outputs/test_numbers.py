@@ -106,6 +106,31 @@ def test_pixels_are_quantities() -> None:
     assert changes["explained"].after == 1.0
 
 
+TOWER = "o = MatMul (x, w3) i = Relu (o) q = MatMul (i, w4) d = Cast <to = 6> (q)"
+
+
+@pytest.mark.parametrize("beside", [("int64[N] k", LABEL), ("float[N,3] z", "")])
+def test_rounded_values_of_another_head_count_too(beside: tuple[str, str]) -> None:
+    """Beside a class map a depth map in millimetres was left out: 1218 mm off instead of 340, and nothing was said."""
+    more = {"w3": np.ones((5, 8), np.float32), "w4": np.ones((8, 4), np.float32)}
+    proto = network(f"{beside[0]}, int32[N,4] d", f"{beside[1]} {TOWER}", **more)
+    assert sorted(parts(proto)) == [("d", "quantities"), ("z", "classes" if "k" in beside[0] else "quantities")]
+
+
+def test_rounded_values_of_what_is_compared_say_no_more() -> None:
+    end = "m = Mul (z, large) k = Cast <to = 2> (m)"
+    proto = network("float[N,3] z, uint8[N,3] k", end, large=np.array(20, np.float32))
+    assert [name for name, _ in parts(proto)] == ["z"]
+
+
+def test_class_numbers_of_another_size_are_no_quantities() -> None:
+    text = """g (float[N,3,8,8] x) => (uint8[N,1,16,16] k) { h = Conv <pads = [1, 1, 1, 1]> (x, w1)  a = Relu (h)
+        z = Conv (a, w2)  i = ArgMax <axis = 1> (z)  f = Cast <to = 1> (i)
+        r = Resize <mode = "nearest"> (f, , twice)  k = Cast <to = 2> (r) }"""
+    twice = {"twice": np.array([1, 1, 2, 2], np.float32)}
+    assert parts(example(text, {"w1": (8, 3, 3, 3), "w2": (4, 8, 1, 1)}, twice)) == [("k", "labels")]
+
+
 def test_pixels_do_not_train_in_one_clear_line() -> None:
     """No gradient flows through rounding: that was an internal error."""
     pytest.importorskip("torch")
