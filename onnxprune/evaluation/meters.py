@@ -7,10 +7,11 @@ import numpy as np
 
 from onnxprune.core.results import MetricChange
 from onnxprune.core.text import percent
+from onnxprune.evaluation.same_labels import SameLabels
 from onnxprune.evaluation.sequences import Sequences, is_sequence
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.objectness import FOUND, confidence, has_objectness
 from onnxprune.outputs.probability import directions
-from onnxprune.outputs.unseen import FOUND
 
 _HALF = 0.5
 _USUAL = 0.1  # share of positions with several entries above a half
@@ -187,18 +188,26 @@ class _Detections:
     def __init__(self, part: Part, scores: Sequence[Part]) -> None:
         self._part, self._scores = part, scores
         self._whole = Quantities(part)  # what judges where nothing is sure
+        self._objectness: list[bool] = []
 
-    def sure(self, outputs: Outputs, real: np.ndarray | None) -> np.ndarray:
-        """`(rows, positions)` mask of the confident positions."""
-        best = [self._highest(score, outputs) for score in self._scores]
-        kept = self._part.real(outputs[self._part.output].shape, real)
-        return np.asarray(np.min(best, axis=0) > FOUND) & (True if kept is None else kept)
+    def sure(self, ours: Outputs, others: Outputs, real: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """`(rows, positions)` masks of the positions where each model is confident."""
+        if not self._objectness:
+            known = (score.kind == "probabilities" and score.values(ours[score.output]) for score in self._scores)
+            self._objectness = [values is not False and has_objectness(values) for values in known]
+        kept = self._part.real(ours[self._part.output].shape, real)
+        masks = []
+        for outputs in (ours, others):
+            told = zip(self._scores, self._objectness, strict=True)
+            best = [self._highest(score, outputs, apart) for score, apart in told]
+            masks.append(np.asarray(np.min(best, axis=0) > FOUND) & (True if kept is None else kept))
+        return masks[0], masks[1]
 
     @staticmethod
-    def _highest(score: Part, outputs: Outputs) -> np.ndarray:
+    def _highest(score: Part, outputs: Outputs, objectness: bool) -> np.ndarray:
         values = score.values(outputs[score.output])
         if score.kind == "probabilities":
-            return np.asarray(values.max(axis=2))
+            return confidence(values, objectness)
         powers = values if score.form == "probabilities" else np.exp(values - values.max(axis=2, keepdims=True))
         shares = powers / powers.sum(axis=2, keepdims=True)
         return np.asarray(1 - shares[..., shares.mean(axis=(0, 1)).argmax()])
@@ -223,7 +232,7 @@ class Boxes(_Detections):
     def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         self._whole.add(ours, others, real)
-        sure, sure_again = self.sure(ours, real), self.sure(others, real)
+        sure, sure_again = self.sure(ours, others, real)
         name = self._part.output
         self._boxes.append((self._part.values(ours[name])[sure], self._part.values(others[name])[sure]))
         self._again.append(sure_again[sure])
@@ -270,7 +279,7 @@ class Keypoints(_Detections):
     def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
         """Count a batch."""
         self._whole.add(ours, others, real)
-        sure, name = self.sure(ours, real), self._part.output
+        (sure, _), name = self.sure(ours, others, real), self._part.output
         a, b = (self._part.values(outputs[name])[sure] for outputs in (ours, others))
         if a.size:
             self._low, self._high = min(self._low, a.min()), max(self._high, a.max())
@@ -366,22 +375,3 @@ class Columns:
         mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
         detail = f"relative error {percent(np.sqrt(mean))}, worst column {percent(np.sqrt(lost.max()))}"
         return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}
-
-
-class SameLabels:
-    """Metric `same_labels`: share of integer labels that are equal."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._same = self._count = 0
-
-    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
-        """Count a batch."""
-        same = ours[self._part.output] == others[self._part.output]
-        kept = self._part.real(same.shape, real)
-        same = same if kept is None else same.reshape(len(same), -1)[kept]
-        self._same, self._count = self._same + int(same.sum()), self._count + same.size
-
-    def changes(self) -> Mapping[str, MetricChange]:
-        """The metric."""
-        return {"same_labels": _share(self._same, self._count, rules=True)} if self._count else {}

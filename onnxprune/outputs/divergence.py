@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune.core.errors import InputError
 from onnxprune.outputs.matching import Telling, matched
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
+from onnxprune.outputs.objectness import confidence, has_objectness
 from onnxprune.outputs.probability import SMALLEST_CHANCE, SMALLEST_PROBABILITY, directions, log_probabilities
 
 # A part that tells less than this of a row, in nats, is weighed as if it told as much: a detector's scores on rows
@@ -43,10 +44,11 @@ class Reference:
         self.meaning = meaning
         self.outputs = {name: np.asarray(outputs[name]) for name in meaning.outputs}
         self._real = real
+        self._objectness = [self._mean_objectness(number) for number in range(len(meaning.parts))]
         self._weights = [self._position_weights(part) for part in meaning.parts]
         self.confidences = tuple(mean for _, mean in self._weights)
         alone = len(meaning.parts) == 1
-        self.units = tuple(self._unit(part, alone) for part in meaning.parts)
+        self.units = tuple(self._unit(number, alone) for number in range(len(meaning.parts)))
 
     def divergence(self, outputs: Outputs) -> float:
         """Mean difference of `outputs` from the original's, over all rows and parts."""
@@ -96,8 +98,32 @@ class Reference:
             differences = []
             for rows, a in self._blocks(part):
                 here = None if weights is None else weights[rows]
-                differences.append(_DIVERGENCE[part.kind](part, a, part.values(given[rows]), unit, here))
+                differences.append(self._apart(number, a, part.values(given[rows]), unit, here))
         return np.concatenate(differences)
+
+    def _apart(
+        self, number: int, a: np.ndarray, b: np.ndarray, unit: np.ndarray, weights: np.ndarray | None
+    ) -> np.ndarray:
+        """Difference of each row; where the first column is an objectness, classes count by it, with a floor."""
+        part, mean = self.meaning.parts[number], self._objectness[number]
+        measure = _DIVERGENCE[part.kind]
+        if mean is None:
+            return measure(part, a, b, unit, weights)
+        there = (a[..., 0] / mean + FLOOR) / (1 + FLOOR)
+        there = there if weights is None else there * weights
+        first, classes = (slice(1), weights), (slice(1, None), there)
+        return np.asarray(sum(measure(part, a[..., at], b[..., at], unit, by) for at, by in (first, classes)))
+
+    def _mean_objectness(self, number: int) -> float | None:
+        """The mean of a column that says whether there is something, in front of the classes; None without one."""
+        part = self.meaning.parts[number]
+        if part.kind != "probabilities" or not any(number in other.confidence for other in self.meaning.parts):
+            return None
+        blocks = [(has_objectness(a), len(a), float(a[..., 0].mean())) for _, a in self._blocks(part)]
+        rows = sum(count for _, count, _ in blocks)
+        if 2 * sum(count for told, count, _ in blocks if told) <= rows:
+            return None
+        return max(sum(count * mean for _, count, mean in blocks) / rows, SMALLEST_CHANCE)
 
     def _blocks(self, part: Part) -> Iterator[tuple[slice, np.ndarray]]:
         array = self.outputs[part.output]
@@ -121,10 +147,10 @@ class Reference:
         real = self._real_of(part)
         scores = [self.meaning.parts[number] for number in part.confidence]
         if scores:
-            confidence = np.min([self._confidence(score) for score in scores], axis=0)
-            if confidence.max(initial=0.0) >= CONFIDENT:
-                mean = float(confidence.mean())
-                weights = np.asarray((confidence / mean + FLOOR) / (1 + FLOOR))
+            sure = np.min([self._confidence(score) for score in scores], axis=0)
+            if sure.max(initial=0.0) >= CONFIDENT:
+                mean = float(sure.mean())
+                weights = np.asarray((sure / mean + FLOOR) / (1 + FLOOR))
                 return weights if real is None else weights * real, mean
         return real, 0.0
 
@@ -139,7 +165,8 @@ class Reference:
         The most probable of independent classes; of a distribution, what is not of the class that is usual.
         """
         if part.kind == "probabilities":
-            return np.concatenate([a.max(axis=2) for _, a in self._blocks(part)])
+            apart = self._objectness[self.meaning.parts.index(part)] is not None
+            return np.concatenate([confidence(a, apart) for _, a in self._blocks(part)])
         usual = self.usual_class(part)
         return np.concatenate([1 - np.exp(log_probabilities(a, part.form))[..., usual] for _, a in self._blocks(part)])
 
@@ -147,8 +174,9 @@ class Reference:
         """The class with the largest mean probability over all rows and positions."""
         return int(self._usual(part).argmax())
 
-    def _unit(self, part: Part, alone: bool) -> np.ndarray:
+    def _unit(self, number: int, alone: bool) -> np.ndarray:
         """The unit of a part's divergence, one number or one per column: the loss of a constant prediction."""
+        part = self.meaning.parts[number]
         if part.kind == "quantities":
             return self._spread(part)
         if part.kind == "labels" or (alone and part.kind != "embedding"):
@@ -156,9 +184,7 @@ class Reference:
         usual = self._usual(part)
         real = self._real_of(part)
         told = [
-            _DIVERGENCE[part.kind](
-                part, a, np.broadcast_to(usual, a.shape), np.ones(1), None if real is None else real[rows]
-            )
+            self._apart(number, a, np.broadcast_to(usual, a.shape), np.ones(1), None if real is None else real[rows])
             for rows, a in self._blocks(part)
         ]
         least = _LEAST_TURN if part.kind == "embedding" else _LEAST_NATS

@@ -14,7 +14,7 @@ from onnxprune.calibration.runner import Runner
 from onnxprune.core.engine import Engine
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning
-from onnxprune.outputs.unseen import FOUND
+from onnxprune.outputs.objectness import FOUND
 
 _RARE = 0.2  # share of the rows in which something is found: what is found in more is seen anyway
 

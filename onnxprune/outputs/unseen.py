@@ -10,9 +10,7 @@ from onnxprune.core.engine import Engine
 from onnxprune.core.text import several
 from onnxprune.graph.model import Model
 from onnxprune.outputs.meaning import Meaning
-
-FOUND = 0.25
-"""Probability from which on something counts as found."""
+from onnxprune.outputs.objectness import FOUND, confidence, has_objectness
 
 _FEW = 20  # finds below which they say little, on as many rows or more
 _ASKED = 16  # rows that tell whether the model has more than one answer
@@ -49,10 +47,11 @@ def little_found(model: Model, meaning: Meaning, data: Dataset, engine: Engine) 
         return {}
     found = dict.fromkeys((part.output for part in parts), Finds())
     runner = Runner(model, [*found], engine=engine, row_axes={name: meaning.row_axes[name] for name in found})
-    enough = min(_FEW, len(data))
+    enough, apart = min(_FEW, len(data)), dict[int, bool]()
     for run in runner.run(data):
-        for part in parts:
-            scores, before = part.values(run[part.output]).max(axis=2), found[part.output]
+        for number, part in enumerate(parts):
+            values, before = part.values(run[part.output]), found[part.output]
+            scores = confidence(values, apart.setdefault(number, has_objectness(values)))
             count = before.count + int(np.count_nonzero(scores >= FOUND))
             found[part.output] = Finds(max(before.highest, float(scores.max())), count)
         if all(each.count >= enough for each in found.values()):

@@ -21,8 +21,9 @@ from onnxprune.graph.sizes import rows_a_run
 from onnxprune.lossless import Lossless
 from onnxprune.outputs.given import barely_counting
 from onnxprune.outputs.not_by_row import not_by_row
+from onnxprune.outputs.objectness import FOUND
 from onnxprune.outputs.reading import read_meaning
-from onnxprune.outputs.unseen import FOUND, little_found
+from onnxprune.outputs.unseen import little_found
 from onnxprune.pipeline.floor import holds, main_loss
 from onnxprune.pipeline.measured import Measured
 from onnxprune.pipeline.outcome import PruneOutcome, group_results, layer_costs, removed_blocks, versions
