@@ -95,7 +95,7 @@ class LatencySearch:
         self._shares = Shares(whole.full, whole.times.total(whole.full))
         self._tables: dict[tuple[int, bool], CostTable] = {}
         self._timed: dict[tuple[int, ...], tuple[float, float]] = {}
-        self._last: dict[bool, _Try] = {}
+        self._last: dict[tuple[int, bool], _Try] = {}
         self._before_ms: float | None = None
         self._asked = False
         self._twice: set[tuple[int, ...]] = set()
@@ -153,16 +153,15 @@ class LatencySearch:
                 "target, or, where given, lower --round-to and leave out --keep and --no-branches"
             )
         self._ask(fastest, widths)
-        last, table = self._last.get(branches, fastest), self._table(number, branches)
+        last, table = self._last.get((number, branches), fastest), self._table(number, branches)
         tries = self._rounds(problem, widths, table, last, fastest)
         best = self._best(tries, goal, fastest)
         if best is fastest and tries and best.ratio < goal * _SPENT:
             # Around the original, little may be told of kernels that many groups meet at.
-            tries += self._rounds(
-                problem, widths, cost_table(whole.times, fastest.kept, table.widths), fastest, fastest
-            )
+            table = cost_table(whole.times, fastest.kept, table.widths)
+            tries += self._rounds(problem, widths, table, fastest, fastest)
             best = self._best(tries, goal, fastest)
-        self._last[branches] = best
+        self._last[number, branches] = best
         decision = self._reported(best, goal, max(1, len(tries)))
         if not spend or best.ratio >= goal * _SPENT or not decision.damage:
             return decision

@@ -1,6 +1,7 @@
 """Budgets of time where several groups meet in the channels of one convolution, with computed kernel times."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -106,3 +107,14 @@ def test_any_width_is_any_width(
     options = {"round_to": 1, "branches": False, "keep": ("d",), "targets": "latency=0.9"}
     found = onnxprune.prune(joined(34, 34), config=CONFIG, **options)
     assert any(group.kept < 34 for group in found.groups if group.units == 34)
+
+
+def test_candidates_may_need_different_widths(
+    pretended: list[int], pretend_clock: Clock, macs_clock: Callable[[Model], float]
+) -> None:
+    """What one candidate was solved with says nothing of the widths that the next may have."""
+    pretend_clock(macs_clock)
+    rows = np.random.default_rng(0).standard_normal((80, 8, 12, 12)).astype(np.float32)
+    config = replace(CONFIG, importance="reconstruction", repair=True)
+    found = onnxprune.prune(joined(34, 34), rows, config=config, targets=("latency=0.95", "macs=0.12"), branches=False)
+    assert found.after.macs <= 0.12 * found.before.macs
