@@ -237,10 +237,8 @@ class OpHandler(ABC):
 
     aliases: ClassVar[tuple[str, ...]] = ()
     """Operators that give on what they read, as it is: their output is another name for it."""
-
     converts: ClassVar[tuple[str, ...]] = ()
     """Operators that only give what they read another element type."""
-
     picks: ClassVar[tuple[str, ...]] = ()
     """Operators that give the place of the largest entry along `axis`, as the number of a class."""
 
