@@ -222,7 +222,7 @@ def _reachable(problem: AllocationProblem, widths: Widths) -> tuple[Widths, Allo
     """
     while True:
         allowed = {g: widths.of(g) for g in range(len(problem.damage))}
-        at_widths = replace(problem, allowed=allowed)
+        at_widths = replace(problem, allowed=allowed, whole=problem.whole - widths.bound)
         try:
             at_widths.check_reachable()
         except BudgetError:

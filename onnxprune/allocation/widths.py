@@ -22,6 +22,7 @@ class Widths:
         halvings: how often the steps were halved.
         work: of the kernels that the rule is for, where it is known.
         alone: steps and floors of a rule that looks at each group alone: what is finer first.
+        bound: groups that do not go as a whole.
     """
 
     sizes: tuple[int, ...]
@@ -33,6 +34,7 @@ class Widths:
     halvings: int = 0
     work: KernelWork | None = None
     alone: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    bound: frozenset[int] = frozenset()
 
     @classmethod
     def multiples(cls, sizes: Sequence[int], step: int = 1) -> "Widths":
@@ -72,4 +74,5 @@ class Widths:
         else:
             steps = self.steps if self.chosen else tuple(max(1, step // 2) for step in self.steps)
             floors = tuple(floor // 2 for floor in self.floors)
-        return replace(self, steps=steps, floors=floors, alone=None, chosen={}, halvings=self.halvings + 1, work=None)
+        finer = replace(self, steps=steps, floors=floors, alone=None, bound=frozenset())
+        return replace(finer, chosen={}, halvings=self.halvings + 1, work=None)

@@ -38,7 +38,7 @@ class Sequences:
             classes, other = (np.where(kept, each, -1) for each in (classes, other))
         found = np.bincount(classes[classes >= 0], minlength=self._part.width + 1)
         self._counts = np.asarray(found if not len(self._counts) else self._counts + found)
-        self._read += zip(classes, other, strict=True)
+        self._read += zip(classes.astype(np.int32), other.astype(np.int32), strict=True)
 
     def changes(self) -> Mapping[str, MetricChange]:
         """The metric; nothing where no class is usual, or there is no other."""

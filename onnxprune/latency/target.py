@@ -46,21 +46,24 @@ class Timed:
         """Number of units of each group."""
         return tuple(len(group) for group in self.analysis.groups)
 
-    def fast_widths(self, step: int = 1, rule: str | None = None) -> Widths:
-        """The widths of each group that are fast on this machine, multiples of `step`; see `latency.widths`.
+    def fast_widths(self, step: int = 1) -> Widths:
+        """The widths of each group that are fast on this machine, multiples of `step`; see `latency.widths`."""
+        chosen = fast_widths(self.times, self.full, step)
+        return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
+
+    def liked_together(self, widths: Widths, rule: str) -> Widths:
+        """Of such widths, for groups that meet in a kernel, those that are multiples of a rule's steps too.
 
         What one group is timed at, with all others whole, says little of sums that several groups make together.
 
         Args:
-            step: what widths are multiples of.
-            rule: a key of `structure.kernels.STEPS`: where groups meet, widths are also multiples of its steps.
+            widths: those that are fast.
+            rule: a key of `structure.kernels.STEPS`.
         """
-        chosen = fast_widths(self.times, self.full, step)
-        if rule is not None:
-            steps, full = kernel_steps(self.analysis, rule).steps, self.full
-            for g in meeting(self.times):
-                chosen[g] = chosen[g][(chosen[g] % steps[g] == 0) | (chosen[g] == full[g])]
-        return Widths(self.full, (1,) * len(self.full), (0,) * len(self.full), "measured", chosen)
+        liked, full, chosen = kernel_steps(self.analysis, rule), self.full, dict(widths.chosen)
+        for g in meeting(self.times):
+            chosen[g] = chosen[g][(chosen[g] % liked.steps[g] == 0) | (chosen[g] == full[g])]
+        return replace(widths, chosen=chosen, bound=liked.bound)
 
     def beside(self, other: Model) -> tuple[float, float]:
         """The original's time in milliseconds, and another model's relative to it, measured side by side."""

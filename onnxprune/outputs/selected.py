@@ -5,7 +5,6 @@ or drops a whole entry, or makes two change places. So two models are not compar
 boxes that are selected from.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import onnx
@@ -68,16 +67,20 @@ def makes_too(other: Model, tensors: Iterable[str], analysis: Analysis) -> bool:
     """
     inner = [name for name in tensors if name not in analysis.graph.outputs]
     graph = read_graph(other) if inner else analysis.graph
-    return all(_read_by(name, graph) == _read_by(name, analysis.graph) for name in inner)
+    for name in inner:
+        (theirs, their_outputs), (ours, our_outputs) = (_read_by(name, each) for each in (graph, analysis.graph))
+        if not theirs or not theirs <= ours or their_outputs != our_outputs:  # what reads a size may be gone
+            return False
+    return True
 
 
-def _read_by(tensor: str, graph: Graph) -> tuple[Counter[str], frozenset[str]]:
+def _read_by(tensor: str, graph: Graph) -> tuple[frozenset[str], frozenset[str]]:
     """The operators that read a tensor, and the outputs that depend on it."""
     found = {tensor} if tensor in graph.producer else set()
     for node in graph.nodes if found else ():  # in their order
         if found.intersection(node.reads):
             found.update(filter(None, node.outputs))
-    readers = Counter(node.op_type for node in graph.nodes if tensor in node.reads)
+    readers = frozenset(node.op_type for node in graph.nodes if tensor in node.reads) if found else frozenset()
     return readers, frozenset(found.intersection(graph.outputs))
 
 

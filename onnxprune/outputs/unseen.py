@@ -42,16 +42,18 @@ def little_found(model: Model, meaning: Meaning, data: Dataset, engine: Engine) 
         data: the rows.
         engine: what it runs on.
     """
-    parts = [part for part in meaning.parts if part.kind == "probabilities" and part.count > 1]
+    numbered = enumerate(meaning.parts)
+    parts = {number: part for number, part in numbered if part.kind == "probabilities" and part.count > 1}
     if not parts or not len(data):
         return {}
-    found = dict.fromkeys((part.output for part in parts), Finds())
+    beside = {number for part in meaning.parts for number in part.confidence}  # boxes or keypoints, not masks alone
+    found = dict.fromkeys((part.output for part in parts.values()), Finds())
     runner = Runner(model, [*found], engine=engine, row_axes={name: meaning.row_axes[name] for name in found})
     enough, apart = min(_FEW, len(data)), dict[int, bool]()
     for run in runner.run(data):
-        for number, part in enumerate(parts):
+        for number, part in parts.items():
             values, before = part.values(run[part.output]), found[part.output]
-            scores = confidence(values, apart.setdefault(number, has_objectness(values)))
+            scores = confidence(values, apart.setdefault(number, number in beside and has_objectness(values)))
             count = before.count + int(np.count_nonzero(scores >= FOUND))
             found[part.output] = Finds(max(before.highest, float(scores.max())), count)
         if all(each.count >= enough for each in found.values()):

@@ -153,7 +153,7 @@ def latency_search(
         step = config.round_to if isinstance(config.round_to, int) else 1
         choices = [whole.fast_widths(step)]
         if config.round_to == "kernel":
-            choices.insert(0, whole.fast_widths(step, config.kernel_rule))
+            choices.insert(0, whole.liked_together(choices[0], config.kernel_rule))
         candidates.search = LatencySearch(whole, choices, config)
     return candidates.search
 

@@ -233,7 +233,8 @@ def allowed_widths(prepared: Prepared, config: PruneConfig, progress: Progress) 
         blocked = BLOCKED.get(config.kernel_rule)
         work = None if blocked is None else KernelWork(prepared.analysis, blocked)
         finer = None if alone == liked else (alone.steps, alone.floors)
-        return Widths(sizes, liked.steps, liked.floors, f"kernel {config.kernel_rule}", work=work, alone=finer)
+        rule = f"kernel {config.kernel_rule}"
+        return Widths(sizes, liked.steps, liked.floors, rule, work=work, alone=finer, bound=liked.bound)
     from onnxprune.latency.target import timed
 
     return timed(prepared.analysis, config.latency, config.timing_engine, progress).fast_widths()

@@ -75,10 +75,14 @@ _NARROW = {ChannelUse.CONVOLVED: 16, ChannelUse.MULTIPLIED: 128}
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Recommended widths per group: multiples of `steps[g]` that are at least `floors[g]`."""
+    """Recommended widths per group: multiples of `steps[g]` that are at least `floors[g]`.
+
+    Groups in `bound` do not go as a whole either: without them a sum would be no multiple any more.
+    """
 
     steps: tuple[int, ...]
     floors: tuple[int, ...]
+    bound: frozenset[int] = frozenset()
 
 
 def kernel_steps(analysis: Analysis, kernels: str, *, sums: bool = True) -> Steps:
@@ -97,7 +101,7 @@ def kernel_steps(analysis: Analysis, kernels: str, *, sums: bool = True) -> Step
     group_of = np.full(analysis.units, -1, dtype=np.int64)
     for index, group in enumerate(analysis.groups):
         group_of[group.units] = index
-    steps, floors = [1] * len(sizes), [0] * len(sizes)
+    steps, floors, bound = [1] * len(sizes), [0] * len(sizes), set[int]()
     for use, units in analysis.uses:
         groups, counts = np.unique(group_of[units], return_counts=True)
         wanted = STEPS[kernels][use]
@@ -107,6 +111,8 @@ def kernel_steps(analysis: Analysis, kernels: str, *, sums: bool = True) -> Step
                 continue
             repeats = count // sizes[g]  # how often each unit is there
             step = wanted // gcd(wanted, repeats)
+            if shared and sizes[g] % step:
+                bound.add(g)
             if shared and (sizes[g] < 2 * step or sizes[g] % step):
                 steps[g] = sizes[g]
             elif sizes[g] >= 2 * step:
@@ -115,4 +121,4 @@ def kernel_steps(analysis: Analysis, kernels: str, *, sums: bool = True) -> Step
             if use in _BLOCKED and len(groups) == 1 and count >= 2 * block:
                 floors[g] = max(floors[g], -(-block // repeats))
     rounded = (min(-(-floor // step) * step, size) for floor, step, size in zip(floors, steps, sizes, strict=True))
-    return Steps(tuple(steps), tuple(rounded))
+    return Steps(tuple(steps), tuple(rounded), frozenset(bound))

@@ -47,6 +47,16 @@ def test_a_few_false_alarms_are_no_finds(bright: int, warned: str) -> None:
     assert all(warned in each for each in told)
 
 
+def test_masks_of_several_classes_have_no_objectness() -> None:
+    """The first of them may be rare where another is everywhere."""
+    text = "g (float[N,3,8,8] x) => (float[N,3,8,8] y) { h = Conv (x, w)  r = Relu (h)  z = Conv (r, v, b)  y = Sigmoid (z) }"  # noqa: E501
+    constants = {"w": np.ones((8, 3, 1, 1)), "v": np.zeros((3, 8, 1, 1)), "b": np.array([-9.0, 5.0, -9.0])}
+    proto = example(text, constants={name: array.astype(np.float32) for name, array in constants.items()})
+    rows = np.random.default_rng(0).random((40, 3, 8, 8), np.float32)
+    result = onnxprune.prune(proto, rows, targets="macs=0.8", importance="magnitude", repair=False, time=False)
+    assert not any("give rows with something to find" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 def test_one_answer_for_every_row_is_told(scale: float) -> None:
     """A broken original at the accuracy of one class was said to be kept: "the same answers as the original"."""
