@@ -12,17 +12,22 @@ from onnxprune.outputs.meaning import Kind, Part
 _POINT, BOX = (2, 3), 4  # numbers that say where something is
 
 
-def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[Part]:
+def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind], named: Collection[str] = ()) -> list[Part]:
     """Read bounded numbers that say where something is as quantities, and logits beside them as scores.
 
     That are boxes and points in pixels (a sigmoid times a size) beside scores, and boxes of any unit beside class
-    scores, or beside logits of another width, where no other boxes are.
+    scores, or beside logits, where no other boxes are: those of another width, or whose name says that they are scores.
 
     Args:
         parts: as each is read by itself.
         logits: outputs that as a whole come from layers without a function behind them, and what their values are if
             they are scores.
+        named: outputs whose name says that they are scores.
     """
+
+    def may_be_boxes(part: Part) -> bool:
+        return part.kind == "quantities" and part.width == BOX and part.output not in named
+
     read = []
     scores: dict[int, Kind] = {}
     for part in parts:
@@ -30,7 +35,7 @@ def with_coordinates(parts: Sequence[Part], logits: Mapping[str, Kind]) -> list[
         places = part.kind == "probabilities" and not part.is_sigmoid_missing
         if places and part.is_scaled and part.width in (*_POINT, BOX):
             places = any(_are_scores(other) for _, other in others)
-        elif places and part.width == BOX and not any(o.kind == "quantities" and o.width == BOX for _, o in others):
+        elif places and part.width == BOX and not any(may_be_boxes(other) for _, other in others):
             told = any(other.kind == "classes" for _, other in others)
             if not told and not any(other.kind == "probabilities" for _, other in others):
                 found = {number: logits[o.output] for number, o in others if o.output in logits and o.width > 1}

@@ -56,13 +56,15 @@ def rounded(numbers: Sequence[str], floats: Sequence[str], analysis: Analysis) -
 
 def _is_rounded(output: str, analysis: Analysis) -> bool:
     """Whether a node rounds what an output holds, which are no class numbers in front of it."""
-    dtypes = analysis.facts.dtypes
-    node = _maker(
-        output,
-        analysis,
-        lambda node: node.op_type in handler_of(node.op_type).converts and dtypes.get(node.input(0)) in FLOATS,
-        moved=True,
-    )
+    dtypes, shapes = analysis.facts.dtypes, analysis.facts.shapes
+
+    def rounds(node: Node) -> bool:
+        handler, read, made = handler_of(node.op_type), node.input(0), node.output()
+        quantises = handler.jumps(node) and not _picks(node) and shapes.get(made) == shapes.get(read)
+        quantises &= dtypes.get(made) not in (*FLOATS, onnx.TensorProto.BOOL)
+        return dtypes.get(read) in FLOATS and (node.op_type in handler.converts or quantises)
+
+    node = _maker(output, analysis, rounds, moved=True)
     return node is not None and _maker(node.input(0), analysis, _picks, moved=True) is None
 
 

@@ -90,7 +90,7 @@ def read_meaning(analysis: Analysis, config: OutputConfig | None = None, *, sort
             read += recognised if kind is None else [output.whole(kind)]
         logits = {output.name: kind for output in outputs if (kind := output.if_scores) and output.name not in said}
         named = {output.name for output in outputs if output.is_named_scores}
-        apart = with_names(with_coordinates(read, logits), named)
+        apart = with_names(with_coordinates(read, logits, named), named)
         parts = [part if part.output in said else told for part, told in zip(read, apart, strict=True)]
     names = dict.fromkeys(part.output for part in parts)
     weights = weights_said(config, analysis, [*names])
@@ -302,7 +302,7 @@ class _Output:
         if known is not None and known != self.row_axis:
             return known - (self.row_axis is not None and self.row_axis < known)
         wide = [axis for axis, size in enumerate(self._shape) if size > 1] or [0]
-        if len(wide) == 2 and len(self._shape) == 3:
+        if len(wide) == 2 and len(self._shape) == 3 and wide != [0, 2]:
             return self._shape.index(1)
         return min((wide[-1], wide[0]), key=lambda axis: self._shape[axis])
 

@@ -219,7 +219,7 @@ def time_pair(
             session.run(None, feed)
         shortest = max(1e-9, min(_sample(session, feed, 1, clock) for _ in range(3)))
         runs.append(int(np.ceil(_SAMPLE_S / shortest)))
-        first += shortest * runs[-1]
+        first += shortest * (1 + runs[-1])
     pairs = int(np.clip(_LONGEST_S / max(first, 1e-9), _FEWEST_PAIRS, pairs))
     samples = _interleaved(sessions, given, runs, 1, pairs, seconds, clock)
     ratio, low, high = quick_ratio(samples[:, 1], samples[:, 0])
@@ -237,7 +237,11 @@ def _interleaved(
     seconds: float,
     clock: Clock,
 ) -> np.ndarray:
-    """`(rounds, models)` seconds per run; every other round runs the models in reverse order."""
+    """`(rounds, models)` seconds per run; every other round runs the models in reverse order.
+
+    A run that does not count precedes each sample: the model before has taken the cache, which a single run would pay
+    for and the mean of several would not.
+    """
     samples: list[list[float]] = []
     order = list(range(len(sessions)))
     deadline = np.inf
@@ -247,6 +251,7 @@ def _interleaved(
             deadline = time.perf_counter() + seconds
         row = [0.0] * len(sessions)
         for index in order:
+            sessions[index].run(None, feeds[index])
             row[index] = _sample(sessions[index], feeds[index], runs[index], clock)
         order.reverse()
         if counted >= 0:

@@ -74,3 +74,23 @@ def test_maps_of_several_outputs_are_not_matched() -> None:
     text = """g (float[N,5,8,8] x) => (float[N,4,8,8] a, float[N,6,8,8] b) {
         h = Conv (x, v) a = Sigmoid (h) k = Conv (x, w) b = Softmax <axis = 1> (k) }"""
     assert kinds(meaning(text, {"v": (4, 5, 1, 1), "w": (6, 5, 1, 1)})) == {"a": ["probabilities"], "b": ["classes"]}
+
+
+def test_boxes_beside_as_many_logits_that_are_named_so() -> None:
+    """A DETR of three classes and none: logits were boxes, and 317 of 320 queries "detections", all found again."""
+    text = """g (float[N,9,5] x) => (float[N,9,4] logits, float[N,9,4] boxes) {
+        logits = MatMul (x, w) b = MatMul (x, v) boxes = Sigmoid (b) }"""
+    found = meaning(text, {"v": (5, 4), "w": (5, 4)})
+    by_name = {part.output: part for part in found.parts}
+    assert by_name["logits"].kind in ("classes", "probabilities")
+    assert by_name["boxes"].kind == "quantities"
+    assert by_name["boxes"].confidence == (0,)
+
+
+def test_boxes_with_an_axis_of_size_1_between() -> None:
+    """YOLOv4 in PyTorch writes boxes as `(n, A, 1, 4)`: they were single columns that no score weighed."""
+    text = """g (float[N,9,5] x) => (float[N,9,1,4] boxes, float[N,9,3] confs) {
+        b = MatMul (x, v) boxes = Unsqueeze (b, two) c = MatMul (x, w) confs = Sigmoid (c) }"""
+    found = meaning(text, {"v": (5, 4), "w": (5, 3)}, two=np.array([2]))
+    boxes = next(part for part in found.parts if part.output == "boxes")
+    assert (boxes.width, boxes.count, boxes.confidence) == (4, 9, (1,))
