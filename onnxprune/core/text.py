@@ -60,6 +60,7 @@ SHARE_METRICS = {
     "worst_class": "agreement in the worst class",
     "same_sequences": "rows that read the same",
     "found_again": "detections found again",
+    "box_overlap": "overlap of boxes found again (IoU)",
     "mask_iou": "mask overlap (IoU)",
     "keypoints_kept": "keypoints that stay in place",
     "same_highest": "same most probable entry",

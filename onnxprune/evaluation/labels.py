@@ -7,7 +7,8 @@ import numpy as np
 
 from onnxprune.core.errors import InputError
 from onnxprune.core.results import MetricChange
-from onnxprune.evaluation.meters import Classes, Columns
+from onnxprune.evaluation.meters import Classes
+from onnxprune.evaluation.quantities import Columns
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
 
 _TOP = 5

@@ -6,20 +6,18 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.core.results import MetricChange
-from onnxprune.core.text import percent
+from onnxprune.evaluation.detections import Boxes, Keypoints
+from onnxprune.evaluation.quantities import Quantities
 from onnxprune.evaluation.same_labels import SameLabels
 from onnxprune.evaluation.sequences import Sequences, is_sequence
 from onnxprune.outputs.meaning import Meaning, Outputs, Part
-from onnxprune.outputs.objectness import FOUND, confidence, has_objectness
+from onnxprune.outputs.objectness import FOUND
 from onnxprune.outputs.probability import directions
 
 _HALF = 0.5
 _USUAL = 0.1  # share of positions with several entries above a half
-_OVERLAP = 0.5  # of two boxes, intersection over union
-_NEAR = 0.05  # of the image: how far a keypoint may move
 _LEAST_ROWS = 5  # of a class, for its recall to say something
 _MOST_VECTORS = 4096  # whose nearest neighbours are looked for
-_UNIT = 1.5  # coordinates up to which an image has size 1
 
 
 class Meter(Protocol):
@@ -182,119 +180,6 @@ class Chances:
         return metrics
 
 
-class _Detections:
-    """Base of metrics at positions with confident scores (detections): for boxes and keypoints."""
-
-    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
-        self._part, self._scores = part, scores
-        self._whole = Quantities(part)  # what judges where nothing is sure
-        self._objectness: list[bool] = []
-
-    def sure(self, ours: Outputs, others: Outputs, real: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """`(rows, positions)` masks of the positions where each model is confident."""
-        if not self._objectness:
-            known = (score.kind == "probabilities" and score.values(ours[score.output]) for score in self._scores)
-            self._objectness = [values is not False and has_objectness(values) for values in known]
-        kept = self._part.real(ours[self._part.output].shape, real)
-        masks = []
-        for outputs in (ours, others):
-            told = zip(self._scores, self._objectness, strict=True)
-            best = [self._highest(score, outputs, apart) for score, apart in told]
-            masks.append(np.asarray(np.min(best, axis=0) > FOUND) & (True if kept is None else kept))
-        return masks[0], masks[1]
-
-    @staticmethod
-    def _highest(score: Part, outputs: Outputs, objectness: bool) -> np.ndarray:
-        values = score.values(outputs[score.output])
-        if score.kind == "probabilities":
-            return confidence(values, objectness)
-        powers = values if score.form == "probabilities" else np.exp(values - values.max(axis=2, keepdims=True))
-        shares = powers / powers.sum(axis=2, keepdims=True)
-        return np.asarray(1 - shares[..., shares.mean(axis=(0, 1)).argmax()])
-
-
-class Boxes(_Detections):
-    """Metrics `found_again` (detections that the other model finds too) and `new_detections` (only the other finds).
-
-    A box is found again at the same position with an overlap (IoU) of more than 0.5.
-
-    New detections count relative to the original's. Boxes are corners where the third and fourth column never lie
-    below the first and second, else centres and sizes; where these would be negative, they are offsets from anchors
-    that only the application knows: then the same position must be confident, and `explained` is about the offsets.
-    """
-
-    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
-        super().__init__(part, scores)
-        self._boxes: list[tuple[np.ndarray, np.ndarray]] = []
-        self._again: list[np.ndarray] = []
-        self._new = 0
-
-    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
-        """Count a batch."""
-        self._whole.add(ours, others, real)
-        sure, sure_again = self.sure(ours, others, real)
-        name = self._part.output
-        self._boxes.append((self._part.values(ours[name])[sure], self._part.values(others[name])[sure]))
-        self._again.append(sure_again[sure])
-        self._new += int((sure_again & ~sure).sum())
-
-    def changes(self) -> Mapping[str, MetricChange]:
-        """Both metrics; where the original detects nothing, those of `Quantities`."""
-        if not any(len(a) for a, _ in self._boxes):
-            return self._whole.changes()
-        a, b = (np.concatenate(boxes) for boxes in zip(*self._boxes, strict=True))
-        again, offsets = np.concatenate(self._again), dict[str, MetricChange]()
-        if (a[:, 2:] >= a[:, :2]).all():
-            again = again & (_overlap(a, b) > _OVERLAP)
-        elif (a[:, 2:] >= 0).all():
-            corners = (np.concatenate([x[:, :2] - x[:, 2:] / 2, x[:, :2] + x[:, 2:] / 2], axis=1) for x in (a, b))
-            again = again & (_overlap(*corners) > _OVERLAP)
-        else:
-            columns = Columns()
-            columns.add(a[:, None], b[:, None], None)
-            offsets = columns.explained()
-        found = _share(int(again.sum()), len(a), rules=True, detail=f"of {len(a)} detections")
-        return {"found_again": found, "new_detections": MetricChange(0.0, self._new / len(a)), **offsets}
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union (IoU) of boxes given by their corners."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = np.prod(np.maximum(sides, 0), axis=1)
-    areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)]
-    return np.asarray(intersection / np.maximum(areas[0] + areas[1] - intersection, 1e-30))
-
-
-class Keypoints(_Detections):
-    """Metric `keypoints_kept`: confident keypoints that move by less than 5% of the image size.
-
-    The image has size 1 where coordinates say so, else the range that they take.
-    """
-
-    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
-        super().__init__(part, scores)
-        self._moved: list[np.ndarray] = []
-        self._low, self._high = np.inf, -np.inf
-
-    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
-        """Count a batch."""
-        self._whole.add(ours, others, real)
-        (sure, _), name = self.sure(ours, others, real), self._part.output
-        a, b = (self._part.values(outputs[name])[sure] for outputs in (ours, others))
-        if a.size:
-            self._low, self._high = min(self._low, a.min()), max(self._high, a.max())
-        self._moved.append(np.linalg.norm(a - b, axis=1))
-
-    def changes(self) -> Mapping[str, MetricChange]:
-        """The metric; where the original has no confident keypoint, those of `Quantities`."""
-        if not any(len(distances) for distances in self._moved):
-            return self._whole.changes()
-        moved = np.concatenate(self._moved)
-        extent = 1.0 if max(abs(self._low), abs(self._high)) <= _UNIT else self._high - self._low
-        kept = int(np.count_nonzero(moved < _NEAR * extent))
-        return {"keypoints_kept": _share(kept, len(moved), rules=True, detail=f"of {len(moved)} keypoints")}
-
-
 class Vectors:
     """Metrics `cosine` (mean cosine similarity) and `same_nearest` (rows with the same nearest neighbour)."""
 
@@ -325,53 +210,3 @@ class Vectors:
                 nearest.append(products.argmax(axis=1))
             metrics["same_nearest"] = _share(int((nearest[0] == nearest[1]).sum()), len(a))
         return metrics
-
-
-class Quantities:
-    """Metric `explained`: share of explained variance over the rows, per column and averaged; at least 0."""
-
-    def __init__(self, part: Part) -> None:
-        self._part, self._columns = part, Columns()
-
-    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
-        """Count a batch."""
-        a, b = (self._part.values(outputs[self._part.output]) for outputs in (ours, others))
-        self._columns.add(a, b, self._part.real(ours[self._part.output].shape, real))
-
-    def changes(self) -> Mapping[str, MetricChange]:
-        """The metric; nothing where the original's values do not vary."""
-        return self._columns.explained()
-
-
-class Columns:
-    """Squared errors of columns, relative to how much each of them varies over the rows, around a mean a position."""
-
-    def __init__(self) -> None:
-        self._counts = self._sums = self._squares = self._errors = np.zeros(1)
-
-    def add(self, wanted: np.ndarray, values: np.ndarray, kept: np.ndarray | None) -> None:
-        """Count a batch, `(rows, positions, columns)` both; `kept` is False at `(rows, positions)` of padding."""
-        if kept is not None:
-            wanted, values = (np.where(kept[..., None], array, 0.0) for array in (wanted, values))
-        counts = np.full(wanted.shape[1], len(wanted)) if kept is None else kept.sum(axis=0)
-        self._counts = self._counts + counts
-        self._sums, self._squares = self._sums + wanted.sum(axis=0), self._squares + np.square(wanted).sum(axis=0)
-        self._errors = self._errors + np.square(wanted - values).sum(axis=0)
-
-    def lost(self) -> np.ndarray | None:
-        """Share of each column's variance that is lost, of those that vary; None where none does."""
-        if self._counts.max() < 2:
-            return None
-        means = self._sums / np.maximum(self._counts, 1)[:, None]
-        variance = (self._squares - means * self._sums).sum(axis=0)
-        varies = variance > 1e-9 * self._squares.sum(axis=0)
-        return self._errors.sum(axis=0)[varies] / variance[varies] if varies.any() else None
-
-    def explained(self) -> dict[str, MetricChange]:
-        """The metric `explained`: the share that is left, averaged over columns; nothing where none varies."""
-        lost = self.lost()
-        if lost is None:
-            return {}
-        mean = float(lost.mean()) if np.isfinite(lost).all() else np.inf
-        detail = f"relative error {percent(np.sqrt(mean))}, worst column {percent(np.sqrt(lost.max()))}"
-        return {"explained": MetricChange(1.0, max(0.0, 1 - mean), rules=True, detail=detail)}

@@ -12,6 +12,7 @@ _LEFT = {
     "worst_class": 0.5,
     "same_sequences": 0.8,
     "found_again": 0.8,
+    "box_overlap": 0.75,
     "mask_iou": 0.8,
     "keypoints_kept": 0.85,
     "same_highest": 0.8,

@@ -98,6 +98,20 @@ def test_less_work_for_hardly_more_damage(analysis, seed, share):
     assert table(lean(problem, work, seed=0, worth=100.0).kept) <= table(found.kept)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_little_work_saved_is_worth_little_damage(analysis, seed):
+    """A detector lost a tenth more, by the damage curves, for 2 % of the kernels' work and left budget unused."""
+    rng = np.random.default_rng(seed)
+    damage = tuple(np.append(np.sort(rng.random(len(group)))[::-1], 0.0) for group in analysis.groups)
+    limits = budgets(analysis, [Target("macs", 0.9)], analysis.costs())
+    work = KernelWork(analysis, CPU)
+    table = work.table(all_widths(analysis))
+    found = lean(AllocationProblem(damage, limits, allowed=all_widths(analysis)), work, seed=0, worth=100.0)
+    free = allocate(AllocationProblem(damage, limits, allowed=work.not_slower(all_widths(analysis))))
+    saved = table(free.kept) / table(found.kept)
+    assert found.objective <= saved**4 * free.objective + 1e-9
+
+
 def test_whole_branches_do_no_work(analysis):
     widths = {g: np.insert(own, 0, 0) for g, own in all_widths(analysis).items()}
     work = KernelWork(analysis, CPU)

@@ -275,6 +275,29 @@ def test_offsets_from_anchors_are_no_boxes() -> None:
     assert far["explained"].rules
 
 
+def test_the_form_of_boxes_does_not_depend_on_which_are_found() -> None:
+    """40 rows on which all that was found had positive offsets took these for sizes: 76 % found again, then 92 %."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-1, 1, (7, 4, 5)), np.full((7, 2, 5), -9.0)], axis=1).astype(np.float32)
+    x[:, :4, 0], x[:, 4, 0] = rng.uniform(0, 1, (7, 4)), 3
+    changes = compare(detector([0] * 4), detector([0.3] * 4), dataset(detector([0] * 4), x))
+    assert changes["found_again"].after == 1
+    assert changes["explained"].detail
+
+
+def test_boxes_found_again_that_lie_worse_are_told() -> None:
+    """The mean average precision at an overlap of 0.75 fell by 13 points with 95 % of the detections found again."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(20, 40, (7, 4, 5)), np.full((7, 2, 5), -9.0)], axis=1).astype(np.float32)
+    x[:, 2:4] = 10
+    x[:, 4, 1] = 2
+    changes = compare(detector([0] * 4), detector([2.5, 0, 0, 0]), dataset(detector([0] * 4), x))
+    assert changes["found_again"].after == 1
+    assert changes["box_overlap"].after == pytest.approx(0.6)
+    assert not changes["box_overlap"].rules
+    assert any("overlap of boxes" in warning for warning in heavy_losses(changes))
+
+
 def test_a_detector_that_finds_nothing_any_more_is_loud() -> None:
     """A detector that lost all its objects was reported with "relative output error 0.23 %" and exit code 0."""
     x = np.full((7, 6, 5), -9, np.float32)
