@@ -1,4 +1,4 @@
-"""Metrics at positions with confident scores (detections): of boxes and of keypoints."""
+"""Metrics at positions with confident scores (detections): of boxes, of keypoints and of what else is said there."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -145,3 +145,23 @@ class Keypoints(_Detections):
         kept = int(np.count_nonzero(moved < _NEAR * extent))
         detail = f"of {len(moved)} keypoints"
         return {"keypoints_kept": MetricChange(1.0, kept / len(moved), rules=True, detail=detail)}
+
+
+class Described(_Detections):
+    """Metric `explained` of whatever else is said at confident positions: what stands elsewhere means nothing."""
+
+    def __init__(self, part: Part, scores: Sequence[Part]) -> None:
+        super().__init__(part, scores)
+        self._columns, self._count = Columns(), 0
+
+    def add(self, ours: Outputs, others: Outputs, real: np.ndarray | None = None) -> None:
+        """Count a batch."""
+        self._whole.add(ours, others, real)
+        (sure, _), name = self.sure(ours, others, real), self._part.output
+        a, b = (self._part.values(outputs[name])[sure] for outputs in (ours, others))
+        self._columns.add(a[:, None], b[:, None], None)
+        self._count += len(a)
+
+    def changes(self) -> Mapping[str, MetricChange]:
+        """The metric; where hardly any position is confident, over all of them."""
+        return self._columns.explained() if self._count > 1 else self._whole.changes()

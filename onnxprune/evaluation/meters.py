@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.core.results import MetricChange
-from onnxprune.evaluation.detections import Boxes, Keypoints
+from onnxprune.evaluation.detections import Boxes, Described, Keypoints
 from onnxprune.evaluation.quantities import Quantities
 from onnxprune.evaluation.same_labels import SameLabels
 from onnxprune.evaluation.sequences import Sequences, is_sequence
@@ -59,7 +59,8 @@ def meters(meaning: Meaning) -> list[tuple[str, Meter]]:
         elif part.kind == "labels":
             by_output.append((part.output, SameLabels(part)))
         elif part.kind == "quantities" and number not in judged:
-            by_output.append((part.output, Quantities(part)))
+            scores = [meaning.parts[n] for n in part.confidence]
+            by_output.append((part.output, Described(part, scores) if scores else Quantities(part)))
     return by_output
 
 

@@ -72,7 +72,8 @@ def with_names(parts: Sequence[Part], named: Collection[str]) -> list[Part]:
 def with_confidence(parts: Sequence[Part], selected: Iterable[Collection[str]] = ()) -> tuple[Part, ...]:
     """Link each part of quantities to the scores that tell how much its positions matter.
 
-    They are those beside it in the same output, or a list of the same length in another output.
+    They are those beside it in the same output, or a list of the same length in another output; of boxes, a map of the
+    same places too.
 
     Args:
         parts: as each is read by itself.
@@ -85,7 +86,7 @@ def with_confidence(parts: Sequence[Part], selected: Iterable[Collection[str]] =
             number
             for number, score in enumerate(parts)
             if score.kind in ("classes", "probabilities")
-            and (_beside(part, score) or _selected_together(part, score, together))
+            and (_beside(part, score) or _maps_boxes(part, score) or _selected_together(part, score, together))
         )
         linked.append(replace(part, confidence=beside) if part.kind == "quantities" and beside else part)
     return tuple(linked)
@@ -93,6 +94,11 @@ def with_confidence(parts: Sequence[Part], selected: Iterable[Collection[str]] =
 
 def _alike(part: Part, other: Part) -> bool:
     return (part.width, part.positions) == (other.width, other.positions)
+
+
+def _maps_boxes(part: Part, score: Part) -> bool:
+    """Whether a box stands at each place of a map of scores: nothing else of four columns is shown beside scores."""
+    return part.width == BOX and part.count > 1 and part.positions == score.positions
 
 
 def _selected_together(part: Part, score: Part, together: Sequence[Collection[str]]) -> bool:

@@ -292,7 +292,7 @@ class _Output:
     def _column_axis(self) -> int | None:
         """The axis along which the columns of a row lie (channels, coordinates), guessed where unknown.
 
-        That is a single place beside two axes of positions, or the shorter end.
+        That is a single place beside one or two axes of positions, or the shorter end.
         """
         if len(self._shape) < 2:
             return 0 if self._shape else None
@@ -302,7 +302,7 @@ class _Output:
         if known is not None and known != self.row_axis:
             return known - (self.row_axis is not None and self.row_axis < known)
         wide = [axis for axis, size in enumerate(self._shape) if size > 1] or [0]
-        if len(wide) == 2 and len(self._shape) == 3 and wide != [0, 2]:
+        if len(wide) == len(self._shape) - 1 and wide in ([0], [0, 1], [1, 2]):
             return self._shape.index(1)
         return min((wide[-1], wide[0]), key=lambda axis: self._shape[axis])
 
