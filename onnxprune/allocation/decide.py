@@ -59,6 +59,7 @@ def by_budget(
     minimum: Mapping[str, int] | None = None,
     branches: bool = False,
     worth: float | None = None,
+    left: float | None = None,
     spend: bool = True,
 ) -> Decision:
     """Meet budgets: solve the allocation program, and remove each group's least important units.
@@ -75,6 +76,7 @@ def by_budget(
         branches: whether groups may go as a whole, where the scorer says what that costs.
         worth: times the predicted damage that less work in the kernels is worth, where the widths' rule knows it; None
             for the least damage.
+        left: with `worth`, how much of that work may be left; see `lean`.
         spend: whether the budgets are the user's, who is told where much of them is not used.
 
     Raises:
@@ -84,7 +86,7 @@ def by_budget(
     problem = _problem(analysis, scores, budgets, config, minimum, branches=branches)
     choose = partial(allocate, seed=config.seed)
     if worth is not None and widths.work is not None:
-        choose = partial(lean, work=widths.work, seed=config.seed, worth=worth)
+        choose = partial(lean, work=widths.work, seed=config.seed, worth=worth, left=left)
     decision = _decided(analysis, scores, problem, widths, choose)
     unspent = _unspent(decision, budgets) if spend and worth is None else ()
     return replace(decision, notes=(*decision.notes, *unspent))

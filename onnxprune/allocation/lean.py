@@ -16,10 +16,13 @@ from onnxprune.core.errors import BudgetError
 # Of what a budget takes away, the part that may be left in the kernels' work: the tightest first.
 _LEFT = (0.0, 0.1, 0.2, 0.3, 0.4)
 _LIMITED = "macs"
-_RATE = 4  # power of the saving that damage may grow by at most: by 1.08 for work of 0.98, of which time hardly tells
+RATE = 4
+"""Power of the saving that damage may grow by at most: by 1.08 for work of 0.98, of which time hardly tells."""
 
 
-def lean(problem: AllocationProblem, work: KernelWork, *, seed: int, worth: float) -> Allocation:
+def lean(
+    problem: AllocationProblem, work: KernelWork, *, seed: int, worth: float, left: float | None = None
+) -> Allocation:
     """Solve the allocation program with a limit on the kernels' work. Without a budget on all MACs there is none.
 
     Args:
@@ -28,9 +31,11 @@ def lean(problem: AllocationProblem, work: KernelWork, *, seed: int, worth: floa
         seed: seed of the solver.
         worth: times the predicted damage of the choice without a limit that a tighter one may do at most; where it
             saves little work, less.
+        left: of what a budget takes away, the part that may be left in the kernels' work; None for the least of a few
+            that is worth its damage.
 
     Raises:
-        BudgetError: the budgets cannot be met.
+        BudgetError: the budgets cannot be met, or nothing with so little work is worth its damage.
         SolverError: a solver failed.
     """
     full = [problem.units(g) for g in range(len(problem.damage))]
@@ -59,16 +64,24 @@ def lean(problem: AllocationProblem, work: KernelWork, *, seed: int, worth: floa
         return free
 
     def rate(leaner: Allocation) -> float:
-        return float((table(free.kept) / max(table(leaner.kept), 1.0)) ** _RATE)
+        return float((table(free.kept) / max(table(leaner.kept), 1.0)) ** RATE)
 
+    def is_worth(leaner: Allocation | None) -> bool:
+        return leaner is not None and leaner.objective <= min(worth, rate(leaner)) * free.objective
+
+    if left is not None:
+        leaner = within(min(shares) + left * (1 - min(shares)))
+        if leaner is None or not is_worth(leaner):
+            raise BudgetError(f"no choice with {left:.0%} of the work left is worth its damage")
+        return leaner
     best = free
-    tried = [min(shares) + left * (1 - min(shares)) for left in _LEFT]
+    tried = [min(shares) + part * (1 - min(shares)) for part in _LEFT]
     tried = [share for share in tried if share * whole < table(free.kept)]
     low, high = 0, len(tried)
     while low < high:  # damage falls as the limit rises
         middle = (low + high) // 2
         leaner = within(tried[middle])
-        if leaner is not None and leaner.objective <= min(worth, rate(leaner)) * free.objective:
+        if leaner is not None and is_worth(leaner):
             best, high = leaner, middle
         else:
             low = middle + 1

@@ -1,12 +1,15 @@
 """What a run has decided and tried so far, which serves the budgets that follow: those of a sweep, or of a search."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget
+from onnxprune.allocation.lean import RATE
 from onnxprune.allocation.problem import Budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
@@ -76,6 +79,8 @@ class Limits:
         return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
 
 
+_LEFT = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)  # of what a budget takes away, the part that may be left in the kernels' work
+
 Solve = Callable[[Scores, bool], Decision]
 """From scores, and whether whole branches may go, to a decision that meets all budgets."""
 
@@ -88,14 +93,17 @@ class Solver:
         solve: meets all of them.
         limits: the budgets.
         timed: whether a budget is on time.
-        leaner: from how many times the predicted damage may be done to what meets all of them with less work in the
-            kernels; None where that work is not known.
+        leaner: from how many times the predicted damage may be done, and what part of the work may be left (None for
+            the least that is worth it), to what meets all of them with less work in the kernels; None where that work
+            is not known.
+        work: of a decision, in the kernels; 1 where it is not known.
     """
 
     solve: Solve
     limits: Limits
     timed: bool = False
-    leaner: Callable[[float], Solve] | None = None
+    leaner: Callable[[float, float | None], Solve] | None = None
+    work: Callable[[Decision], float] = lambda _: 1.0
 
 
 def solver_for(
@@ -127,15 +135,25 @@ def solver_for(
         )
     allowed = widths()
 
-    def solve(worth: float | None) -> Solve:
+    def solve(worth: float | None, left: float | None = None) -> Solve:
         return lambda scores, branches: by_budget(
             *(prepared.analysis, scores, exact, allowed, config),
             branches=branches,
             worth=worth,
+            left=left,
             spend=config.max_drop is None,
         )
 
-    return Solver(solve(None), Limits(prepared, exact, None), leaner=None if allowed.work is None else solve)
+    limits, kernels = Limits(prepared, exact, None), allowed.work
+    if kernels is None:
+        return Solver(solve(None), limits)
+
+    def work(decision: Decision) -> float:
+        kept = prepared.analysis.kept(decision.removed)
+        sizes = (len(group) for group in prepared.analysis.groups)
+        return kernels.table({g: np.unique(pair) for g, pair in enumerate(zip(kept, sizes, strict=True))})(kept)
+
+    return Solver(solve(None), limits, leaner=solve, work=work)
 
 
 def latency_search(
@@ -199,6 +217,35 @@ def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int)
         with suppress(BudgetError):
             decisions.append(solver.solve(each, branches))
     return decisions
+
+
+def around(solver: Solver, scores: Scores, worth: float, known: Collection[bytes], *, most: int) -> list[Decision]:
+    """Further answers with less work in the kernels, of which the least predicted damage and work come first.
+
+    The one with the least work that is worth its damage, by the program, is not the best of them by trial.
+
+    Args:
+        solver: decides.
+        scores: the scores.
+        worth: times the predicted damage that less work is worth.
+        known: removal masks of other answers.
+        most: how many answers at most.
+    """
+    if solver.leaner is None or most < 1:
+        return []
+    found: dict[bytes, Decision] = {}
+    for each in (scores, *(scores.raised(power) for power in scores.powers)):
+        for left in _LEFT:
+            with suppress(BudgetError):
+                decision = solver.leaner(worth, left)(each, False)
+                found.setdefault(decision.removed.tobytes(), decision)
+
+    def costs(decision: Decision) -> float:
+        kept = solver.limits.prepared.analysis.kept(decision.removed)
+        damage = sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
+        return damage * solver.work(decision) ** RATE
+
+    return sorted((decision for key, decision in found.items() if key not in known), key=costs)[:most]
 
 
 def goes_beyond(decision: Decision, solver: Solver) -> bool:

@@ -1,6 +1,6 @@
 """Decides which units are removed, by targets or by a threshold; compares several candidate decisions by trial."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +18,7 @@ from onnxprune.core.scores import Scores
 from onnxprune.pipeline.candidates import (
     Candidates,
     Solver,
+    around,
     goes_beyond,
     others,
     rather_branches,
@@ -43,6 +44,8 @@ _HELD_NOTE = (
     "the model is large: trials took the work of {} quick ones at most (one with full repair takes that of {}), where "
     "all allocations would have taken up to {}; fewer --images allow more"
 )
+_AROUND = 4  # further answers with less work in the kernels that are tried
+_RATE = 2  # power of the work that losses by trial are weighed with; a smaller budget's loss grows with more
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 
 
@@ -83,7 +86,7 @@ def decide(
     with clock.stage("allocate"):
         solver = solver_for(prepared, config, candidates, lambda: allowed_widths(prepared, config, progress), progress)
         possible, wanted = bool(scores.powers) and worthwhile(prepared, config), trials_wanted(solver, scores)
-        trial, most = affordable(prepared, wanted)
+        trial, most = affordable(prepared, wanted, _AROUND if solver.leaner is not None else 0)
         tried = possible and most > 1
         if not tried and scores.powers:  # only measured damage tells what less work costs
             return _untried(solver, scores)
@@ -107,7 +110,7 @@ def decide(
 
 def _untried(solver: Solver, scores: Scores) -> Decision:
     """What the program answers to measured damage where nothing is tried: to cautious scores where it goes beyond."""
-    solve = solver.solve if solver.leaner is None else solver.leaner(_UNTRIED_WORTH)
+    solve = solver.solve if solver.leaner is None else solver.leaner(_UNTRIED_WORTH, None)
     first = solve(scores, rather_branches(solver, scores))
     if goes_beyond(first, solver):
         with suppress(BudgetError):
@@ -129,73 +132,79 @@ def _by_trial(
     """
     judge = partial(_judge, trials, candidates)
     decisions, lean = [] if first is None else [first], list[Decision]()
+    hopeful = False
     if first is not None and solver.leaner is not None:
-        leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH))
-        lean = _hopeful(first, leaner.solve(scores, False), judge)
+        leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH, None))
+        lean = [leaner.solve(scores, False)]
+        if np.array_equal(lean[0].removed, first.removed):
+            lean = []
+        else:
+            of_first, of_lean = judge([first, lean[0]])
+            hopeful = of_lean.is_near(of_first, _HOPEFUL, _SLIGHT)
     untried = sum(decision.removed.tobytes() not in candidates.judged for decision in decisions)
     most = trials.left - (2 * FULL_COST if lean and trials.left > 2 * FULL_COST else 0)  # see `_is_worth`
     decisions += others(solver, scores, first, most=most - untried)
-    if lean:
+    if hopeful:
         lean += others(leaner, scores, lean[0], most=most + 1 - len(decisions))
+    if lean:
+        known = {decision.removed.tobytes() for decision in (*decisions, *lean)}
+        further = most + 2 - len(decisions) - len(lean) - 2 * FULL_COST
+        lean += around(solver, scores, _PREDICTED_WORTH, known, most=min(_AROUND, further))
     if not decisions:
         return None
     if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
         return decisions[0]
-    plain_losses, lean_losses = judge(decisions), judge(lean)
-    least = _least(plain_losses)
-    if lean:
-        taken, left = (decisions, plain_losses), lean
-        best_lean = lean[lean_losses.index(_least(lean_losses))], _least(lean_losses)
-        if _is_worth((decisions[plain_losses.index(least)], least), best_lean, trials):
-            taken, left = (lean, lean_losses), decisions
-        for decision in left:
-            candidates.drop(decision)
-        candidates.add(*taken)  # some are among both
-    chosen = least_lost(candidates.fitting(solver.limits) or [(decisions[0], least)], trials.rows)
-    if any(np.array_equal(chosen.removed, decision.removed) for decision in lean):
+    plain, leans = ([*zip(each, judge(each), strict=True)] for each in (decisions, lean))
+    best = min(plain, key=lambda one: one[1].mean)
+    leanest = _leanest(leans, best[1], solver)
+    is_lean = leanest is not None and _is_worth(best, leanest, solver, trials)
+    taken = [leanest] if leanest is not None and is_lean else plain
+    dropped = {decision.removed.tobytes(): (decision, loss) for decision, loss in (*plain, *leans)} if lean else {}
+    for decision, _ in dropped.values():
+        candidates.drop(decision)
+    for decision, loss in taken:
+        dropped.pop(decision.removed.tobytes(), None)
+        candidates.add([decision], [loss])
+    fitting = candidates.fitting(solver.limits) or [best]
+    chosen = least_lost(fitting, trials.rows, [loss for _, loss in dropped.values()] if is_lean else (), lean=is_lean)
+    if is_lean and any(np.array_equal(chosen.removed, decision.removed) for decision, _ in taken):
         return replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
     return chosen
 
 
-def _hopeful(plain: Decision, lean: Decision, judge: Callable[[Sequence[Decision]], list[Loss]]) -> list[Decision]:
-    """A decision with less work in the kernels; none where its trial shows no hope that such ones lose little.
+def _leanest(lean: Sequence[tuple[Decision, Loss]], plain: Loss, solver: Solver) -> tuple[Decision, Loss] | None:
+    """Of decisions with less work in the kernels, the best for its loss and work; None where all lose far too much.
 
     Args:
-        plain: what is decided whatever the kernels do.
-        lean: the other.
-        judge: how much decisions lose.
+        lean: with their losses.
+        plain: the least loss of a decision whatever the kernels do.
+        solver: knows the work.
     """
-    if np.array_equal(plain.removed, lean.removed):
-        return []
-    of_plain, of_lean = judge([plain, lean])
-    return [lean] if of_lean.is_near(of_plain, _HOPEFUL, _SLIGHT) else []
+    near = [(decision, loss) for decision, loss in lean if loss.is_near(plain, _HOPEFUL, _SLIGHT)]
+    return min(near, key=lambda one: max(one[1].mean, _SLIGHT) * solver.work(one[0]) ** _RATE, default=None)
 
 
-def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], trials: Trials) -> bool:
+def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], solver: Solver, trials: Trials) -> bool:
     """Whether less work in the kernels is worth what it loses; where it loses more, twice as many rows tell.
 
     Args:
         plain: the best decision whatever the kernels do, with its loss.
         lean: the best with less work in them, with its loss.
+        solver: knows the work.
         trials: tell how much both lose with a full repair, where there may be as many.
     """
-    if not lean[1].is_near(plain[1], _HOPEFUL, _SLIGHT):
-        return False
+    worth = min(_WORTH, max(1.0, solver.work(plain[0]) / max(solver.work(lean[0]), 1.0)) ** _RATE)
     if trials.left < 2 * FULL_COST:
-        return lean[1].is_near(plain[1], _WORTH, _SLIGHT)
+        return lean[1].is_near(plain[1], worth, _SLIGHT)
     of_plain, of_lean = trials.losses([plain[0], lean[0]], full=True)
-    if not of_lean.is_near(of_plain, _WORTH, _SLIGHT):
+    if not of_lean.is_near(of_plain, worth, _SLIGHT):
         return False
     if of_lean.is_near(of_plain, 1.0, 0.0):
         return True
     if trials.left < 2 * FULL_COST:
         return False
     again = trials.losses([plain[0], lean[0]], full=True, again=True)
-    return (of_lean + again[1]).is_near(of_plain + again[0], _WORTH, 2 * _SLIGHT)
-
-
-def _least(losses: Sequence[Loss]) -> Loss:
-    return min(losses, key=lambda loss: loss.mean)
+    return (of_lean + again[1]).is_near(of_plain + again[0], worth, 2 * _SLIGHT)
 
 
 def _judge(trials: Trials, candidates: Candidates, decisions: Sequence[Decision]) -> list[Loss]:

@@ -78,16 +78,18 @@ def worthwhile(prepared: Prepared, config: PruneConfig) -> bool:
     return prepared.before.macs * min(len(split.data), _FITTED_WELL) <= _MOST_WORK
 
 
-def affordable(prepared: Prepared, wanted: int) -> tuple[Prepared, int]:
+def affordable(prepared: Prepared, wanted: int, further: int = 0) -> tuple[Prepared, int]:
     """How many of the trials that a decision asks for can be made, and on which rows: first those to fit are left out.
 
     Args:
         prepared: the model and its rows.
         wanted: trials.
+        further: trials that are made on all rows only.
     """
     split, macs = prepared.rows, max(1, prepared.before.macs)
     if split is None or macs * len(split.data) * wanted <= _MOST_IN_ALL:
-        return prepared, wanted
+        passes = wanted if split is None else int(_MOST_IN_ALL // (macs * max(1, len(split.data))))
+        return prepared, min(wanted + further, max(wanted, passes))
     most = min(len(split.data), max(_FITTED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
     return dataclasses.replace(prepared, rows=split.fewer(most)), min(wanted, int(_MOST_IN_ALL // (macs * most)))
 
@@ -169,19 +171,28 @@ class Trials(AbstractContextManager["Trials"]):
         return self._handles[again], self._tasks
 
 
-def least_lost(candidates: Sequence[tuple[Decision, Loss]], rows: int) -> Decision:
+def least_lost(
+    candidates: Sequence[tuple[Decision, Loss]], rows: int, others: Sequence[Loss] = (), *, lean: bool = False
+) -> Decision:
     """Of candidates with their losses the one that lost least, with a note on how many there were to choose from.
 
     Args:
         candidates: decisions with their losses.
         rows: how many rows judged.
+        others: losses of decisions that were tried but are no candidates any more.
+        lean: whether that was for the work in the kernels.
     """
     losses = [loss.mean for _, loss in candidates]
-    chosen, _ = candidates[int(np.argmin(losses))]
-    if len(candidates) == 1:
+    chosen, own = candidates[int(np.argmin(losses))]
+    losses += [loss.mean for loss in others]
+    if len(losses) == 1:
         return chosen
     note = (
-        f"of {len(candidates)} allocations that were tried, the one was taken whose outputs differ least from the "
+        f"of {len(losses)} allocations that were tried, one with little work in the kernels was taken, whose outputs "
+        f"differ by {own.mean:.3g} from the original's on {rows} calibration rows kept apart (all by {min(losses):.3g} "
+        f"to {max(losses):.3g})"
+        if lean
+        else f"of {len(losses)} allocations that were tried, the one was taken whose outputs differ least from the "
         f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; the others up to {max(losses):.3g})"
     )
     return dataclasses.replace(chosen, notes=(*chosen.notes, note))
