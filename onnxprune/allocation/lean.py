@@ -31,11 +31,11 @@ def lean(
         seed: seed of the solver.
         worth: times the predicted damage of the choice without a limit that a tighter one may do at most; where it
             saves little work, less.
-        left: of what a budget takes away, the part that may be left in the kernels' work; None for the least of a few
-            that is worth its damage.
+        left: of what a budget takes away, the part that may be left in the kernels' work, whatever damage that does;
+            None for the least of a few that is worth its damage.
 
     Raises:
-        BudgetError: the budgets cannot be met, or nothing with so little work is worth its damage.
+        BudgetError: the budgets cannot be met, or not with so little work.
         SolverError: a solver failed.
     """
     full = [problem.units(g) for g in range(len(problem.damage))]
@@ -56,6 +56,13 @@ def lean(
             return None
         return replace(allocation, predicted=allocation.predicted[: len(problem.budgets)])
 
+    if left is not None:
+        allocation = within(min(shares) + left * (1 - min(shares)))
+        if allocation is None:
+            raise BudgetError(
+                f"no choice leaves so little work in the kernels: {left:.0%} of what the budget takes away"
+            )
+        return allocation
     try:
         free = allocate(at_widths, seed=seed)
     except BudgetError:  # only widths that are slower meet the budgets
@@ -66,14 +73,6 @@ def lean(
     def rate(leaner: Allocation) -> float:
         return float((table(free.kept) / max(table(leaner.kept), 1.0)) ** RATE)
 
-    def is_worth(leaner: Allocation | None) -> bool:
-        return leaner is not None and leaner.objective <= min(worth, rate(leaner)) * free.objective
-
-    if left is not None:
-        leaner = within(min(shares) + left * (1 - min(shares)))
-        if leaner is None or not is_worth(leaner):
-            raise BudgetError(f"no choice with {left:.0%} of the work left is worth its damage")
-        return leaner
     best = free
     tried = [min(shares) + part * (1 - min(shares)) for part in _LEFT]
     tried = [share for share in tried if share * whole < table(free.kept)]
@@ -81,7 +80,7 @@ def lean(
     while low < high:  # damage falls as the limit rises
         middle = (low + high) // 2
         leaner = within(tried[middle])
-        if leaner is not None and is_worth(leaner):
+        if leaner is not None and leaner.objective <= min(worth, rate(leaner)) * free.objective:
             best, high = leaner, middle
         else:
             low = middle + 1

@@ -1,6 +1,6 @@
 """What a run has decided and tried so far, which serves the budgets that follow: those of a sweep, or of a search."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ class Limits:
         return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
 
 
-_LEFT = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)  # of what a budget takes away, the part that may be left in the kernels' work
+_LEFT = (0.05, 0.1, 0.2)  # of what a budget takes away, the part that may be left in the kernels' work
 
 Solve = Callable[[Scores, bool], Decision]
 """From scores, and whether whole branches may go, to a decision that meets all budgets."""
@@ -219,7 +219,7 @@ def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int)
     return decisions
 
 
-def around(solver: Solver, scores: Scores, worth: float, known: Collection[bytes], *, most: int) -> list[Decision]:
+def around(solver: Solver, scores: Scores, worth: float, known: Sequence[Decision], *, most: int) -> list[Decision]:
     """Further answers with less work in the kernels, of which the least predicted damage and work come first.
 
     The one with the least work that is worth its damage, by the program, is not the best of them by trial.
@@ -227,8 +227,8 @@ def around(solver: Solver, scores: Scores, worth: float, known: Collection[bytes
     Args:
         solver: decides.
         scores: the scores.
-        worth: times the predicted damage that less work is worth.
-        known: removal masks of other answers.
+        worth: times the predicted damage of the first known answer that less work is worth, at most.
+        known: other answers.
         most: how many answers at most.
     """
     if solver.leaner is None or most < 1:
@@ -239,13 +239,17 @@ def around(solver: Solver, scores: Scores, worth: float, known: Collection[bytes
             with suppress(BudgetError):
                 decision = solver.leaner(worth, left)(each, False)
                 found.setdefault(decision.removed.tobytes(), decision)
+    for other in known:
+        found.pop(other.removed.tobytes(), None)
 
-    def costs(decision: Decision) -> float:
+    def damage(decision: Decision) -> float:
         kept = solver.limits.prepared.analysis.kept(decision.removed)
-        damage = sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
-        return damage * solver.work(decision) ** RATE
+        return sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
 
-    return sorted((decision for key, decision in found.items() if key not in known), key=costs)[:most]
+    least, whole = damage(known[0]), solver.work(known[0])
+    priced = [(damage(each), solver.work(each) / max(whole, 1.0), each) for each in found.values()]
+    fair = [(did * work**RATE, each) for did, work, each in priced if did <= min(worth, work**-RATE) * least]
+    return [decision for _, decision in sorted(fair, key=lambda one: one[0])[:most]]
 
 
 def goes_beyond(decision: Decision, solver: Solver) -> bool:

@@ -147,7 +147,7 @@ def _by_trial(
     if hopeful:
         lean += others(leaner, scores, lean[0], most=most + 1 - len(decisions))
     if lean:
-        known = {decision.removed.tobytes() for decision in (*decisions, *lean)}
+        known = [*decisions, *lean]
         further = most + 2 - len(decisions) - len(lean) - 2 * FULL_COST
         lean += around(solver, scores, _PREDICTED_WORTH, known, most=min(_AROUND, further))
     if not decisions:
@@ -156,7 +156,7 @@ def _by_trial(
         return decisions[0]
     plain, leans = ([*zip(each, judge(each), strict=True)] for each in (decisions, lean))
     best = min(plain, key=lambda one: one[1].mean)
-    leanest = _leanest(leans, best[1], solver)
+    leanest = _leanest(leans, best, solver)
     is_lean = leanest is not None and _is_worth(best, leanest, solver, trials)
     taken = [leanest] if leanest is not None and is_lean else plain
     dropped = {decision.removed.tobytes(): (decision, loss) for decision, loss in (*plain, *leans)} if lean else {}
@@ -172,16 +172,28 @@ def _by_trial(
     return chosen
 
 
-def _leanest(lean: Sequence[tuple[Decision, Loss]], plain: Loss, solver: Solver) -> tuple[Decision, Loss] | None:
+def _leanest(
+    lean: Sequence[tuple[Decision, Loss]], plain: tuple[Decision, Loss], solver: Solver
+) -> tuple[Decision, Loss] | None:
     """Of decisions with less work in the kernels, the best for its loss and work; None where all lose far too much.
+
+    Where none is worth its loss by a quick repair, it is the one that loses least: a full one may show it to be.
 
     Args:
         lean: with their losses.
-        plain: the least loss of a decision whatever the kernels do.
+        plain: the best decision whatever the kernels do, with its loss.
         solver: knows the work.
     """
-    near = [(decision, loss) for decision, loss in lean if loss.is_near(plain, _HOPEFUL, _SLIGHT)]
-    return min(near, key=lambda one: max(one[1].mean, _SLIGHT) * solver.work(one[0]) ** _RATE, default=None)
+    worth = [one for one in lean if one[1].is_near(plain[1], _worth(plain[0], one[0], solver), _SLIGHT)]
+    if worth:
+        return min(worth, key=lambda one: max(one[1].mean, _SLIGHT) * solver.work(one[0]) ** _RATE)
+    hopeful = [one for one in lean if one[1].is_near(plain[1], _HOPEFUL, _SLIGHT)]
+    return min(hopeful, key=lambda one: one[1].mean, default=None)
+
+
+def _worth(plain: Decision, lean: Decision, solver: Solver) -> float:
+    """Times the loss by trial that less work in the kernels is worth."""
+    return min(_WORTH, max(1.0, solver.work(plain) / max(solver.work(lean), 1.0)) ** _RATE)
 
 
 def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], solver: Solver, trials: Trials) -> bool:
@@ -191,20 +203,25 @@ def _is_worth(plain: tuple[Decision, Loss], lean: tuple[Decision, Loss], solver:
         plain: the best decision whatever the kernels do, with its loss.
         lean: the best with less work in them, with its loss.
         solver: knows the work.
-        trials: tell how much both lose with a full repair, where there may be as many.
+        trials: tell how much both lose on other rows, and with a full repair, where there may be as many.
     """
-    worth = min(_WORTH, max(1.0, solver.work(plain[0]) / max(solver.work(lean[0]), 1.0)) ** _RATE)
-    if trials.left < 2 * FULL_COST:
-        return lean[1].is_near(plain[1], worth, _SLIGHT)
-    of_plain, of_lean = trials.losses([plain[0], lean[0]], full=True)
-    if not of_lean.is_near(of_plain, worth, _SLIGHT):
-        return False
-    if of_lean.is_near(of_plain, 1.0, 0.0):
+    worth = _worth(plain[0], lean[0], solver)
+    losses = plain[1], lean[1]
+    full = not lean[1].is_near(plain[1], worth, _SLIGHT)  # which it would gain more from
+    cost = 2 * FULL_COST if full else 2
+    if full:
+        if trials.left < cost:
+            return False
+        of_plain, of_lean = trials.losses([plain[0], lean[0]], full=True)
+        if not of_lean.is_near(of_plain, worth, _SLIGHT):
+            return False
+        losses = of_plain, of_lean
+    if losses[1].is_near(losses[0], 1.0, 0.0):
         return True
-    if trials.left < 2 * FULL_COST:
-        return False
-    again = trials.losses([plain[0], lean[0]], full=True, again=True)
-    return (of_lean + again[1]).is_near(of_plain + again[0], worth, 2 * _SLIGHT)
+    if trials.left < cost:
+        return not full
+    again = trials.losses([plain[0], lean[0]], full=full, again=True)
+    return (losses[1] + again[1]).is_near(losses[0] + again[0], worth, 2 * _SLIGHT)
 
 
 def _judge(trials: Trials, candidates: Candidates, decisions: Sequence[Decision]) -> list[Loss]:
