@@ -346,7 +346,7 @@ def test_what_saves_little_work_may_lose_little_more(
 
     def losses(self: Trials, decisions: Sequence[Decision], **how: bool) -> list[Loss]:
         tried.extend(decision.removed.tobytes() for decision in decisions)
-        return [Loss(*2 * (1.0 if decision.removed.tobytes() == tried[0] else 1.2,)) for decision in decisions]
+        return [Loss(*2 * (1.0 if decision.removed.tobytes() == tried[0] else 1.08,)) for decision in decisions]
 
     def solver(*given: Any) -> Solver:
         return replace(solver_for(*given), work=lambda one: 100.0 if one.removed.tobytes() == tried[0] else work)

@@ -34,7 +34,7 @@ DEFAULT_OAMIP_THRESHOLD = "0.1"
 # gain less from; with a full one; and predicted where nothing is tried.
 _PREDICTED_WORTH = 1.25
 _HOPEFUL = 2.0
-_WORTH = 1.25
+_WORTH = 1.1
 _UNTRIED_WORTH = 1.05
 _LEAN_NOTE = (
     "widths keep the work of the kernels down too, at hardly any loss by trial, so that less than the budget may be "
