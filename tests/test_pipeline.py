@@ -288,7 +288,7 @@ def test_a_run_whose_widths_keep_the_kernels_work_down_says_so(monkeypatch: pyte
     rows = np.random.default_rng(0).standard_normal((80, 3, 12, 12)).astype(np.float32)
     monkeypatch.setattr("onnxprune.pipeline.decide._HOPEFUL", 1e9)
     monkeypatch.setattr("onnxprune.pipeline.decide._PREDICTED_WORTH", 1e9)
-    monkeypatch.setattr("onnxprune.pipeline.decide._RATE", 99)
+    monkeypatch.setattr("onnxprune.pipeline.decide._RATE", 20)
     for worth, said in ((1e9, True), (0.0, False)):
         monkeypatch.setattr("onnxprune.pipeline.decide._WORTH", worth)
         monkeypatch.setattr("onnxprune.pipeline.decide._SLIGHT", 0.0)
