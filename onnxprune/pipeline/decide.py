@@ -131,25 +131,7 @@ def _by_trial(
         trials: tell how much decisions lose.
     """
     judge = partial(_judge, trials, candidates)
-    decisions, lean = [] if first is None else [first], list[Decision]()
-    hopeful = False
-    if first is not None and solver.leaner is not None:
-        leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH, None))
-        lean = [leaner.solve(scores, False)]
-        if np.array_equal(lean[0].removed, first.removed):
-            lean = []
-        else:
-            of_first, of_lean = judge([first, lean[0]])
-            hopeful = of_lean.is_near(of_first, _HOPEFUL, _SLIGHT)
-    untried = sum(decision.removed.tobytes() not in candidates.judged for decision in decisions)
-    most = trials.left - (2 * FULL_COST if lean and trials.left > 2 * FULL_COST else 0)  # see `_is_worth`
-    decisions += others(solver, scores, first, most=most - untried)
-    if hopeful:
-        lean += others(leaner, scores, lean[0], most=most + 1 - len(decisions))
-    if lean:
-        known = [*decisions, *lean]
-        further = most + 2 - len(decisions) - len(lean) - 2 * FULL_COST
-        lean += around(solver, scores, _PREDICTED_WORTH, known, most=min(_AROUND, further))
+    decisions, lean = _answers(first, solver, scores, candidates, trials)
     if not decisions:
         return None
     if not candidates.shared and len({decision.removed.tobytes() for decision in (*decisions, *lean)}) == 1:
@@ -170,6 +152,45 @@ def _by_trial(
     if is_lean and any(np.array_equal(chosen.removed, decision.removed) for decision, _ in taken):
         return replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
     return chosen
+
+
+def _answers(
+    first: Decision | None,
+    solver: Solver,
+    scores: Scores,
+    candidates: Candidates,
+    trials: Trials,
+) -> tuple[list[Decision], list[Decision]]:
+    """The answers to try: whatever the kernels do, and those with less work in them, as many as trials may be made.
+
+    Args:
+        first: what the program answers to the scores; None where it has no answer without whole branches.
+        solver: decides.
+        scores: the scores.
+        candidates: what was tried before; extended.
+        trials: tell how much decisions lose.
+    """
+    if first is None:
+        return others(solver, scores, None, most=trials.left), []
+    if solver.leaner is None:
+        untried = first.removed.tobytes() not in candidates.judged
+        return [first, *others(solver, scores, first, most=trials.left - untried)], []
+    leaner = replace(solver, solve=solver.leaner(_PREDICTED_WORTH, None))
+    lean, hopeful = [leaner.solve(scores, False)], False
+    if np.array_equal(lean[0].removed, first.removed):
+        lean = []
+    else:
+        of_first, of_lean = _judge(trials, candidates, [first, *lean])
+        hopeful = of_lean.is_near(of_first, _HOPEFUL, _SLIGHT)
+    most = trials.left - (2 * FULL_COST if lean and trials.left > 2 * FULL_COST else 0)  # see `_is_worth`
+    untried = first.removed.tobytes() not in candidates.judged
+    decisions = [first, *others(solver, scores, first, most=most - untried)]
+    if hopeful:
+        lean += others(leaner, scores, lean[0], most=most + 1 - len(decisions))
+    if lean:
+        further = most + 2 - len(decisions) - len(lean) - 2 * FULL_COST
+        lean += around(solver, scores, _PREDICTED_WORTH, [*decisions, *lean], most=min(_AROUND, further))
+    return decisions, lean
 
 
 def _leanest(
