@@ -247,7 +247,7 @@ def around(solver: Solver, scores: Scores, worth: float, known: Sequence[Decisio
         return sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
 
     least, whole = damage(known[0]), solver.work(known[0])
-    priced = [(damage(each), solver.work(each) / max(whole, 1.0), each) for each in found.values()]
+    priced = [(damage(each), max(solver.work(each), 1.0) / max(whole, 1.0), each) for each in found.values()]
     fair = [(did * work**RATE, each) for did, work, each in priced if did <= min(worth, work**-RATE) * least]
     return [decision for _, decision in sorted(fair, key=lambda one: one[0])[:most]]
 

@@ -139,8 +139,9 @@ def _by_trial(
     plain, leans = ([*zip(each, judge(each), strict=True)] for each in (decisions, lean))
     best = min(plain, key=lambda one: one[1].mean)
     leanest = _leanest(leans, best, solver)
-    is_lean = leanest is not None and _is_worth(best, leanest, solver, trials)
-    taken = [leanest] if leanest is not None and is_lean else plain
+    if leanest is not None and not _is_worth(best, leanest, solver, trials):
+        leanest = None
+    taken = plain if leanest is None else [leanest]
     dropped = {decision.removed.tobytes(): (decision, loss) for decision, loss in (*plain, *leans)} if lean else {}
     for decision, _ in dropped.values():
         candidates.drop(decision)
@@ -148,8 +149,10 @@ def _by_trial(
         dropped.pop(decision.removed.tobytes(), None)
         candidates.add([decision], [loss])
     fitting = candidates.fitting(solver.limits) or [best]
-    chosen = least_lost(fitting, trials.rows, [loss for _, loss in dropped.values()] if is_lean else (), lean=is_lean)
-    if is_lean and any(np.array_equal(chosen.removed, decision.removed) for decision, _ in taken):
+    if leanest is None:
+        return least_lost(fitting, trials.rows)
+    chosen = least_lost(fitting, trials.rows, [loss for _, loss in dropped.values()], lean=leanest[0])
+    if np.array_equal(chosen.removed, leanest[0].removed):
         return replace(chosen, notes=(*chosen.notes, _LEAN_NOTE))
     return chosen
 

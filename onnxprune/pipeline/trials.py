@@ -172,7 +172,11 @@ class Trials(AbstractContextManager["Trials"]):
 
 
 def least_lost(
-    candidates: Sequence[tuple[Decision, Loss]], rows: int, others: Sequence[Loss] = (), *, lean: bool = False
+    candidates: Sequence[tuple[Decision, Loss]],
+    rows: int,
+    others: Sequence[Loss] = (),
+    *,
+    lean: Decision | None = None,
 ) -> Decision:
     """Of candidates with their losses the one that lost least, with a note on how many there were to choose from.
 
@@ -180,7 +184,7 @@ def least_lost(
         candidates: decisions with their losses.
         rows: how many rows judged.
         others: losses of decisions that were tried but are no candidates any more.
-        lean: whether that was for the work in the kernels.
+        lean: the candidate that these were given up for, as it does less work in the kernels.
     """
     losses = [loss.mean for _, loss in candidates]
     chosen, own = candidates[int(np.argmin(losses))]
@@ -191,7 +195,7 @@ def least_lost(
         f"of {len(losses)} allocations that were tried, one with little work in the kernels was taken, whose outputs "
         f"differ by {own.mean:.3g} from the original's on {rows} calibration rows kept apart (all by {min(losses):.3g} "
         f"to {max(losses):.3g})"
-        if lean
+        if chosen is lean
         else f"of {len(losses)} allocations that were tried, the one was taken whose outputs differ least from the "
         f"original's on {rows} calibration rows kept apart ({min(losses):.3g}; the others up to {max(losses):.3g})"
     )
