@@ -3,7 +3,7 @@
 Layer by layer work (statistics, refits) then costs one pass of the model in all, instead of one pass per layer.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,14 @@ class Replay:
 
     Nothing is computed before it is read. What then runs are the same pieces, so that results have the same bits.
 
+    Args:
+        model: the model.
+        nodes: its nodes, in the order of execution.
+        feeds: its inputs, by batch.
+        engine: what steps run on.
+        room: where tensors are held.
+        kept: tensors that stay known to the end.
+
     Attributes:
         model: whose constants later steps use; may be replaced by the same graph with other constants.
         nodes: all nodes, in the order of execution.
@@ -45,6 +53,7 @@ class Replay:
         feeds: Iterable[Mapping[str, np.ndarray]],
         engine: Engine,
         room: Room | None = None,
+        kept: Collection[str] = (),
     ) -> None:
         self.model = model
         self.nodes = tuple(nodes)
@@ -56,7 +65,7 @@ class Replay:
         # Constants are no results: subgraphs hold those that they read.
         made = ((index, node) for index, node in enumerate(nodes) if not node.is_constant)
         self._place = {name: index for index, node in made for name in node.outputs if name}
-        self._last = last_uses(node.reads for node in nodes)
+        self._last = last_uses((node.reads for node in nodes), kept)
 
     @property
     def done(self) -> int:
@@ -101,7 +110,7 @@ class Replay:
     def _advance(self, model: Model, stop: int, wanted: Sequence[str]) -> None:
         live = [name for name, last in self._last.items() if last >= stop]
         made = [name for name in dict.fromkeys((*live, *wanted)) if self._done <= self._place.get(name, -1) < stop]
-        computed = self._run(model, stop, made) if made else iter([{} for _ in self._batches])
+        computed = self._run(model, stop, made)
         keep = {*live, *wanted}
         self._room.new_file()
         for index, values in enumerate(computed):
@@ -110,6 +119,9 @@ class Replay:
 
     def _run(self, model: Model, stop: int, wanted: Sequence[str]) -> Iterator[Arrays]:
         """The wanted tensors of each batch, with the inputs they were computed from."""
+        if not wanted:
+            yield from ({} for _ in self._batches)
+            return
         nodes = needed_nodes(self.nodes[self._done : stop], wanted)
         part = subgraph(model, nodes, self._batches[0], wanted)
         runner = Runner(part, wanted, engine=self.engine)

@@ -229,6 +229,13 @@ def _loss(kind: str, logits: np.ndarray, rows: ScoreRows) -> tuple[float, np.nda
     return float((rows.weights * losses).sum()), weights * (_squashed(kind, logits) - rows.wanted)
 
 
+def known_for_scores(meaning: Meaning, analysis: Analysis) -> tuple[set[str], set[str]]:
+    """The original's tensors that `refit_scores` reads, and the smaller model's; arguments as there."""
+    layers = last_layers(meaning, analysis)
+    outputs = {part.output for part, _ in layers}
+    return outputs, outputs | {name for _, origin in layers for name in (origin.layer.input, origin.layer.output)}
+
+
 def refit_scores(
     meaning: Meaning,
     analysis: Analysis,
@@ -245,7 +252,7 @@ def refit_scores(
         meaning: of the outputs.
         analysis: of the smaller model.
         points: its fit targets by node.
-        original: the original's run, which stands at its beginning.
+        original: the original's run, which keeps what `known_for_scores` says.
         replay: the smaller model's, on the same batches.
         feeds: these batches; those that come first are fitted, the others choose. Without others nothing is refitted.
         most: positions that a layer is fitted to.

@@ -29,7 +29,7 @@ from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import sampling_of
 from onnxprune.repair.change import can_refit, corrected
 from onnxprune.repair.effort import FULL, Effort
-from onnxprune.repair.last_layers import refit_scores
+from onnxprune.repair.last_layers import known_for_scores, refit_scores
 from onnxprune.repair.layer_fit import SAME, Original, layer_rows, refit_layers
 from onnxprune.repair.pair_fit import fit_pair, steps_for
 from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
@@ -107,11 +107,12 @@ def repair(
         options |= {"fitted": feeds.first, "effort": str(effort)}
         cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
     recurrences = refittable(analysis, plain, smaller.recurrences)
-    reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room))
     meaning = read_meaning(analysis, outputs)
+    scores, made = known_for_scores(meaning, smaller)
+    reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room), scores)
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
-        Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room)),
+        Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room), made),
         Original(reference, analysis, removed, sampling, feeds, effort),
         _worthwhile(find_pairs(alone, smaller.graph), smaller, len(feeds.rows)) if effort.pairs else {},
         shared,
@@ -136,12 +137,8 @@ def repair(
         done += 1
         progress("repair", done, len(nodes))
     refitted = smaller.with_model(sweep.replay.model)
-    ours, made = (
-        Replay(model, nodes, feeds, run.engine, Room(run.room))
-        for model, nodes in ((original, ahead.nodes), (refitted.model, plan.nodes))
-    )
     targets = {point.layer.node: point for point in alone}
-    refit = refit_scores(meaning, refitted, targets, ours, made, feeds, effort.scores, run.seed).constants
+    refit = refit_scores(meaning, refitted, targets, reference, sweep.replay, feeds, effort.scores, run.seed).constants
     before = smaller.model.constants
     return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
 
