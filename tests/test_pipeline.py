@@ -286,11 +286,11 @@ def test_a_run_whose_widths_keep_the_kernels_work_down_says_so(monkeypatch: pyte
         s = Relu (b)  p = GlobalAveragePool (s)  y = Conv (p, w3) }"""
     proto = example(text, weights)
     rows = np.random.default_rng(0).standard_normal((80, 3, 12, 12)).astype(np.float32)
-    monkeypatch.setattr("onnxprune.pipeline.decide._HOPEFUL", 1e9)
-    monkeypatch.setattr("onnxprune.pipeline.decide._PREDICTED_WORTH", 1e9)
-    monkeypatch.setattr("onnxprune.pipeline.decide._RATE", 20)
+    monkeypatch.setattr("onnxprune.pipeline.contest._HOPEFUL", 1e9)
+    monkeypatch.setattr("onnxprune.pipeline.contest._PREDICTED_WORTH", 1e9)
+    monkeypatch.setattr("onnxprune.pipeline.contest._RATE", 20)
     for worth, said in ((1e9, True), (0.0, False)):
-        monkeypatch.setattr("onnxprune.pipeline.decide._WORTH", worth)
-        monkeypatch.setattr("onnxprune.pipeline.decide._SLIGHT", 0.0)
+        monkeypatch.setattr("onnxprune.pipeline.contest._WORTH", worth)
+        monkeypatch.setattr("onnxprune.pipeline.contest._SLIGHT", 0.0)
         found = onnxprune.prune(proto, rows, targets="macs=0.7", time=False)
         assert any("work of the kernels" in note for note in found.notes) == said

@@ -58,8 +58,7 @@ def by_budget(
     *,
     minimum: Mapping[str, int] | None = None,
     branches: bool = False,
-    worth: float | None = None,
-    left: float | None = None,
+    most_work: float | None = None,
     spend: bool = True,
 ) -> Decision:
     """Meet budgets: solve the allocation program, and remove each group's least important units.
@@ -74,9 +73,7 @@ def by_budget(
         config: `keep` and `seed`.
         minimum: least number of kept units by group name.
         branches: whether groups may go as a whole, where the scorer says what that costs.
-        worth: times the predicted damage that less work in the kernels is worth, where the widths' rule knows it; None
-            for the least damage.
-        left: with `worth`, how much of that work may be left; see `lean`.
+        most_work: how much work may be left in the kernels, where the widths' rule knows it; None for any.
         spend: whether the budgets are the user's, who is told where much of them is not used.
 
     Raises:
@@ -85,10 +82,10 @@ def by_budget(
     """
     problem = _problem(analysis, scores, budgets, config, minimum, branches=branches)
     choose = partial(allocate, seed=config.seed)
-    if worth is not None and widths.work is not None:
-        choose = partial(lean, work=widths.work, seed=config.seed, worth=worth, left=left)
+    if most_work is not None and widths.work is not None:
+        choose = partial(lean, work=widths.work, limit=most_work, seed=config.seed)
     decision = _decided(analysis, scores, problem, widths, choose)
-    unspent = _unspent(decision, budgets) if spend and worth is None else ()
+    unspent = _unspent(decision, budgets) if spend and most_work is None else ()
     return replace(decision, notes=(*decision.notes, *unspent))
 
 

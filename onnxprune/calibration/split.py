@@ -27,7 +27,8 @@ _MEASURING = 64  # rows from which on the curves have rows of their own, and tri
 _CHOOSING = 5  # rows from which on some are not fitted to
 _HUNDREDTHS = {"report": 10, "choose": 15, "curves": 15}
 _BOTH = 20  # of a hundred rows, where those that choose report too
-_FIT, _AGAIN, _CURVES, _CHOOSE, _REPORT = range(5)
+_FIT, _AGAIN, _CURVES, _CHOOSE, _REPORT, _SPARE, _SPARE_AGAIN = range(7)
+_UNUSED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,28 +105,31 @@ class RowRoles:
         Args:
             again: for a closer look as many rows that fit change places with those that choose.
         """
-        judge, other = (_AGAIN, _CHOOSE) if again else (_CHOOSE, _AGAIN)
-        return Fitting(self._of(_FIT, other), self.curves), self._of(judge)
+        judge, other, spare = (_AGAIN, _CHOOSE, _SPARE_AGAIN) if again else (_CHOOSE, _AGAIN, _SPARE)
+        return Fitting(self._of(_FIT, other), self.curves), self._of(judge, spare)
 
     def fewer(self, most: int) -> "RowRoles":
         """Fewer rows to fit and to measure on, evenly taken: as many as if that many of the rows in `data` were left.
 
-        Those that judge stay while they are fewer than those that fit: candidates pass over them once, where a repair
-        goes through its rows many times.
+        Those that judge stay while they are fewer than those that fit, and rows that are not fitted any more judge too,
+        up to as many: candidates pass over them once, where a repair goes through its rows many times.
         """
         count = len(self.data)
         if most >= count:
             return self
-        at = {role: np.flatnonzero(self.roles == role) for role in range(5)}
+        at = {role: np.flatnonzero(self.roles == role) for role in range(_SPARE)}
         fit = max(2, (len(at[_FIT]) + len(at[_AGAIN])) * most // count)
         judge = min(len(at[_AGAIN]), fit - 1)
         wanted = {_FIT: fit - judge, _AGAIN: judge, _CHOOSE: judge, _CURVES: max(1, len(at[_CURVES]) * most // count)}
-        kept = [
-            places[np.linspace(0, len(places) - 1, min(len(places), wanted.get(role, len(places)))).astype(np.int64)]
-            for role, places in at.items()
-        ]
-        rows = np.sort(np.concatenate(kept))
-        return RowRoles(self.rows.take(rows), self.roles[rows])
+        kept = {role: _evenly(places, wanted.get(role, len(places))) for role, places in at.items()}
+        roles = np.full(len(self.roles), _UNUSED, np.int8)
+        for role, places in kept.items():
+            roles[places] = role
+        left = np.setdiff1d(at[_FIT], kept[_FIT])
+        spare = _evenly(left, 2 * min(fit - judge, len(left) // 2))
+        roles[spare[::2]], roles[spare[1::2]] = _SPARE, _SPARE_AGAIN
+        rows = np.flatnonzero(roles != _UNUSED)
+        return RowRoles(self.rows.take(rows), roles[rows])
 
     @property
     def _chooses(self) -> Dataset:
@@ -134,6 +138,11 @@ class RowRoles:
 
     def _of(self, *roles: int) -> Dataset:
         return self.rows.take(np.flatnonzero(np.isin(self.roles, roles)))
+
+
+def _evenly(places: np.ndarray, count: int) -> np.ndarray:
+    """As many of some places, or all where they are fewer."""
+    return places[np.linspace(0, len(places) - 1, min(len(places), count)).astype(np.int64)]
 
 
 def split_rows(data: Dataset, *, reports: bool = True, seed: int = 0) -> RowRoles:

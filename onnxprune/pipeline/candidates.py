@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxprune.allocation.costs import budgets
 from onnxprune.allocation.decide import Decision, by_budget
-from onnxprune.allocation.lean import RATE
 from onnxprune.allocation.problem import Budget
 from onnxprune.allocation.widths import Widths
 from onnxprune.config import PruneConfig
@@ -19,7 +18,7 @@ from onnxprune.core.errors import BudgetError
 from onnxprune.core.scores import Scores
 from onnxprune.core.targets import Target
 from onnxprune.pipeline.prepare import Prepared
-from onnxprune.pipeline.trials import FULL_COST, Loss
+from onnxprune.pipeline.trials import Loss
 
 if TYPE_CHECKING:
     from onnxprune.latency.search import LatencySearch
@@ -79,7 +78,15 @@ class Limits:
         return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
 
 
-_LEFT = (0.05, 0.1, 0.2)  # of what a budget takes away, the part that may be left in the kernels' work
+_LESS = 0.96  # of the work in the kernels, from one answer to the next with less of it
+_MOST_LESS = 10  # such answers to one curve
+_LIMITED = "macs"  # the budget that less work in the kernels goes beyond
+
+LEANER = 5
+"""Answers with less work in the kernels that are tried."""
+
+FINALS = 4
+"""Answers that are tried again on other rows, of which half may have less work in the kernels."""
 
 Solve = Callable[[Scores, bool], Decision]
 """From scores, and whether whole branches may go, to a decision that meets all budgets."""
@@ -93,17 +100,36 @@ class Solver:
         solve: meets all of them.
         limits: the budgets.
         timed: whether a budget is on time.
-        leaner: from how many times the predicted damage may be done, and what part of the work may be left (None for
-            the least that is worth it), to what meets all of them with less work in the kernels; None where that work
-            is not known.
+        leaner: from how much work may be left in the kernels to what meets all of them with no more; None where that
+            work is not known, or no budget takes away multiply-adds.
         work: of a decision, in the kernels; 1 where it is not known.
     """
 
     solve: Solve
     limits: Limits
     timed: bool = False
-    leaner: Callable[[float, float | None], Solve] | None = None
+    leaner: Callable[[float], Solve] | None = None
     work: Callable[[Decision], float] = lambda _: 1.0
+
+    def damage(self, decision: Decision, scores: Scores) -> float:
+        """What a decision does by damage curves, summed over groups."""
+        kept = self.limits.prepared.analysis.kept(decision.removed)
+        return sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the program answers.
+
+    Attributes:
+        decision: the answer.
+        scores: the damage curves that it answers to.
+        branches: whether whole branches might go.
+    """
+
+    decision: Decision
+    scores: Scores
+    branches: bool = False
 
 
 def solver_for(
@@ -135,17 +161,17 @@ def solver_for(
         )
     allowed = widths()
 
-    def solve(worth: float | None, left: float | None = None) -> Solve:
+    def solve(most_work: float | None) -> Solve:
         return lambda scores, branches: by_budget(
             *(prepared.analysis, scores, exact, allowed, config),
             branches=branches,
-            worth=worth,
-            left=left,
+            most_work=most_work,
             spend=config.max_drop is None,
         )
 
     limits, kernels = Limits(prepared, exact, None), allowed.work
-    if kernels is None:
+    whole = prepared.analysis.kept(prepared.analysis.none_removed())
+    if kernels is None or not any(budget.name == _LIMITED and budget.cost(whole) > budget.limit for budget in exact):
         return Solver(solve(None), limits)
 
     def work(decision: Decision) -> float:
@@ -193,12 +219,12 @@ def rather_branches(solver: Solver, scores: Scores) -> bool:
 
 
 def trials_wanted(solver: Solver, scores: Scores) -> int:
-    """How many trials a decision takes at most: of every answer, and two of them twice more with a full repair."""
+    """How many trials a decision is best made by: of every answer, and of the best again."""
     answers = 1 + len(_variants(solver, scores, plain=True))
-    return answers if solver.leaner is None else 2 * answers + 4 * FULL_COST
+    return answers + FINALS if solver.leaner is None else answers + LEANER + FINALS
 
 
-def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int) -> list[Decision]:
+def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int) -> list[Answer]:
     """What the program answers to the scores' curves raised to other powers, then what it answers with whole branches.
 
     Before these, what it answers to cautious scores where its first answer goes below what was measured.
@@ -212,44 +238,48 @@ def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int)
     variants = _variants(solver, scores, plain=first is not None)
     if first is not None and goes_beyond(first, solver):
         variants.insert(0, (scores.cautious(), False))
-    decisions = []
+    answers = []
     for each, branches in variants[: max(0, most)]:
         with suppress(BudgetError):
-            decisions.append(solver.solve(each, branches))
-    return decisions
+            answers.append(Answer(solver.solve(each, branches), each, branches))
+    return answers
 
 
-def around(solver: Solver, scores: Scores, worth: float, known: Sequence[Decision], *, most: int) -> list[Decision]:
-    """Further answers with less work in the kernels, of which the least predicted damage and work come first.
+def leaner(solver: Solver, answers: Sequence[Answer], worth: float, *, most: int) -> list[Decision]:
+    """Answers with less work in the kernels, of which the least predicted damage and work come first.
 
-    The one with the least work that is worth its damage, by the program, is not the best of them by trial.
+    To each curve with less and less of it, a few hundredths at a time, as long as that is worth the damage.
 
     Args:
         solver: decides.
-        scores: the scores.
-        worth: times the predicted damage of the first known answer that less work is worth, at most.
-        known: other answers.
-        most: how many answers at most.
+        answers: those with any work; curves of the first of them rank all.
+        worth: times the predicted damage of the answer to the same curves that less work may do.
+        most: how many at most.
     """
     if solver.leaner is None or most < 1:
         return []
     found: dict[bytes, Decision] = {}
-    for each in (scores, *(scores.raised(power) for power in scores.powers)):
-        for left in _LEFT:
-            with suppress(BudgetError):
-                decision = solver.leaner(worth, left)(each, False)
-                found.setdefault(decision.removed.tobytes(), decision)
-    for other in known:
-        found.pop(other.removed.tobytes(), None)
+    for answer in answers:
+        if answer.branches:
+            continue
+        least, work = solver.damage(answer.decision, answer.scores), solver.work(answer.decision)
+        for _ in range(_MOST_LESS):
+            try:
+                decision = solver.leaner(_LESS * work)(answer.scores, False)
+            except BudgetError:
+                break
+            if solver.damage(decision, answer.scores) > worth * least:
+                break
+            work = solver.work(decision)
+            found.setdefault(decision.removed.tobytes(), decision)
+    for answer in answers:
+        found.pop(answer.decision.removed.tobytes(), None)
+    return sorted(found.values(), key=lambda one: price(one, answers[0].scores, solver))[:most]
 
-    def damage(decision: Decision) -> float:
-        kept = solver.limits.prepared.analysis.kept(decision.removed)
-        return sum(float(score.damage[units]) for score, units in zip(scores.groups, kept, strict=True))
 
-    least, whole = damage(known[0]), solver.work(known[0])
-    priced = [(damage(each), max(solver.work(each), 1.0) / max(whole, 1.0), each) for each in found.values()]
-    fair = [(did * work**RATE, each) for did, work, each in priced if did <= min(worth, work**-RATE) * least]
-    return [decision for _, decision in sorted(fair, key=lambda one: one[0])[:most]]
+def price(decision: Decision, scores: Scores, solver: Solver) -> float:
+    """Predicted damage times work in the kernels: what is lost grows with about the square of the first."""
+    return solver.damage(decision, scores) * max(solver.work(decision), 1.0)
 
 
 def goes_beyond(decision: Decision, solver: Solver) -> bool:

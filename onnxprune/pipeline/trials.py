@@ -33,7 +33,8 @@ from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 64
 _MOST_WORK = 1.5e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
-_MOST_IN_ALL = 6e11  # of the passes of all trials of a decision
+_MOST_IN_ALL = 3e11  # of the passes of all trials of a decision
+_FEW, _MOST_OF_FEW = 5, 6e11  # trials that may take more
 FULL_COST = 3  # how many trials with a quick repair one with a full repair takes as long as
 _FITTED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays
@@ -56,9 +57,9 @@ class Loss:
         """The loss of `(rows,)` divergences."""
         return cls(float(rows.mean()), float(np.sqrt(rows).mean() ** 2))
 
-    def __add__(self, other: "Loss") -> "Loss":
-        """The loss over as many other rows too, in all."""
-        return Loss(self.mean + other.mean, self.typical + other.typical)
+    def both(self, other: "Loss") -> "Loss":
+        """The loss over as many other rows too."""
+        return Loss((self.mean + other.mean) / 2, (self.typical + other.typical) / 2)
 
     def is_near(self, other: "Loss", factor: float, slight: float) -> bool:
         """Whether this is at most so many times another, or that much more, however rows are weighed.
@@ -90,8 +91,9 @@ def affordable(prepared: Prepared, wanted: int, further: int = 0) -> tuple[Prepa
     if split is None or macs * len(split.data) * wanted <= _MOST_IN_ALL:
         passes = wanted if split is None else int(_MOST_IN_ALL // (macs * max(1, len(split.data))))
         return prepared, min(wanted + further, max(wanted, passes))
-    most = min(len(split.data), max(_FITTED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
-    return dataclasses.replace(prepared, rows=split.fewer(most)), min(wanted, int(_MOST_IN_ALL // (macs * most)))
+    rows = min(len(split.data), max(_FITTED_WELL, int(_MOST_IN_ALL // (macs * wanted))))
+    few, many = (int(work // (macs * rows)) for work in (_MOST_OF_FEW, _MOST_IN_ALL))
+    return dataclasses.replace(prepared, rows=split.fewer(rows)), min(wanted, max(many, min(_FEW, few)))
 
 
 class Trials(AbstractContextManager["Trials"]):
