@@ -82,7 +82,7 @@ _LESS = 0.96  # of the work in the kernels, from one answer to the next with les
 _MOST_LESS = 10  # such answers to one curve
 _LIMITED = "macs"  # the budget that less work in the kernels goes beyond
 
-LEANER = 5
+LEANER = 4
 """Answers with less work in the kernels that are tried."""
 
 FINALS = 4
@@ -248,12 +248,13 @@ def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int)
 def leaner(solver: Solver, answers: Sequence[Answer], worth: float, *, most: int) -> list[Decision]:
     """Answers with less work in the kernels, of which the least predicted damage and work come first.
 
-    To each curve with less and less of it, a few hundredths at a time, as long as that is worth the damage.
+    To each curve with no more of it, and then with less and less, a few hundredths at a time, as long as that is worth
+    the damage.
 
     Args:
         solver: decides.
         answers: those with any work; curves of the first of them rank all.
-        worth: times the predicted damage of the answer to the same curves that less work may do.
+        worth: times the predicted damage of the answer to the same curves with as much work that less may do.
         most: how many at most.
     """
     if solver.leaner is None or most < 1:
@@ -263,14 +264,15 @@ def leaner(solver: Solver, answers: Sequence[Answer], worth: float, *, most: int
         if answer.branches:
             continue
         least, work = solver.damage(answer.decision, answer.scores), solver.work(answer.decision)
-        for _ in range(_MOST_LESS):
+        for step in range(_MOST_LESS):
             try:
-                decision = solver.leaner(_LESS * work)(answer.scores, False)
+                decision = solver.leaner(_LESS * work if step else work)(answer.scores, False)
             except BudgetError:
                 break
-            if solver.damage(decision, answer.scores) > worth * least:
+            damage, work = solver.damage(decision, answer.scores), solver.work(decision)
+            least = least if step else max(least, damage)  # fewer widths may do: those that are no slower than wider
+            if damage > worth * least:
                 break
-            work = solver.work(decision)
             found.setdefault(decision.removed.tobytes(), decision)
     for answer in answers:
         found.pop(answer.decision.removed.tobytes(), None)

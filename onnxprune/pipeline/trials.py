@@ -33,8 +33,8 @@ from onnxprune.structure.units import Ids
 
 _LEAST_ROWS = 64
 _MOST_WORK = 1.5e11  # multiply-adds of a pass over the rows: in larger networks repair takes too long to be done often
-_MOST_IN_ALL = 3e11  # of the passes of all trials of a decision
-_FEW, _MOST_OF_FEW = 5, 6e11  # trials that may take more
+_MOST_IN_ALL = 2e11  # of the passes of all trials of a decision
+_FEW, _MOST_OF_FEW = 7, 6e11  # trials that may take more
 FULL_COST = 3  # how many trials with a quick repair one with a full repair takes as long as
 _FITTED_WELL = 128  # rows from which on others may be left out
 _LARGE = 5e9  # of the same: work for which starting worker processes pays

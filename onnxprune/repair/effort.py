@@ -19,6 +19,7 @@ class Effort:
         memory: bytes of its inputs, present and wanted values, which wide layers have fewer positions for.
         scores: positions that a layer is fitted to by the divergence of the scores that it makes.
         pairs: whether layers are also fitted together with those that read them.
+        steps: of the descent that leaves out errors beyond a layer's bounds.
     """
 
     rows: int
@@ -26,6 +27,7 @@ class Effort:
     memory: int
     scores: int
     pairs: bool
+    steps: int
 
     def positions(self, matrix: tuple[int, ...]) -> int:
         """Number of positions to sample, for a weight matrix `(groups, K, C)`.
@@ -38,5 +40,5 @@ class Effort:
         return max(1, min(wanted, held))
 
 
-FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, scores=65536, pairs=True)
-QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, scores=16384, pairs=False)
+FULL = Effort(rows=16384, rows_per_column=48, memory=256 << 20, scores=65536, pairs=True, steps=6)
+QUICK = Effort(rows=4096, rows_per_column=12, memory=128 << 20, scores=16384, pairs=False, steps=2)

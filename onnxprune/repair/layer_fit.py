@@ -19,7 +19,6 @@ from onnxprune.structure.units import Ids
 
 _POSITIONS = 5  # where the rows that fit must choose too, every fifth position does
 _RIDGES = (1e-6, 1e-3, 3e-2, 3e-1, 3.0, 30.0)
-_STEPS = 6
 SAME = 1e-6
 """Difference from the original, relative to its largest value, below which there is nothing to fit."""
 
@@ -88,9 +87,11 @@ def layer_rows(
     return (fit, held_out) if difference > SAME * scale and np.isfinite(difference) else None
 
 
-def refit_layers(points: Sequence[FitTarget], model: Model, fit: Fit, held_out: Fit) -> dict[str, np.ndarray]:
+def refit_layers(
+    points: Sequence[FitTarget], model: Model, fit: Fit, held_out: Fit, steps: int
+) -> dict[str, np.ndarray]:
     """New values of a weight and of the biases beside it; empty where held-out rows do not improve."""
-    correction = fit_correction(fit, held_out, _RIDGES, _STEPS)
+    correction = fit_correction(fit, held_out, _RIDGES, steps)
     if correction is None:
         return {}
     return {name: array for point in points for name, array in corrected(point, model, correction).items()}

@@ -261,7 +261,9 @@ class _Sweep:
         if len(known) < len(points):  # a weight is not drawn away from layers that match already
             return {}
         fit, held_out = (joined_rows(parts) for parts in zip(*known, strict=True))
-        return {} if fit is None or held_out is None else refit_layers(points, self.replay.model, fit, held_out)
+        if fit is None or held_out is None:
+            return {}
+        return refit_layers(points, self.replay.model, fit, held_out, self._reference.effort.steps)
 
     def _approach(self, first: FitTarget, *tensors: str) -> bool:
         """Run the pruned model up to a layer, and the original until some tensors are known.
