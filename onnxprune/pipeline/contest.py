@@ -23,6 +23,7 @@ _WORTH = 1.1
 _RATE = 2  # power of the work that losses by trial are weighed with; a smaller budget's loss grows with more
 _SLIGHT = 0.001  # divergence (nats, or a share of the values' variance) that may be lost more whatever the share
 _CLOSE = 1.3  # times the least loss that is tried again
+_CURVES = 2  # the powers of the curves, the best by trial, that are answered to with less work
 _LEAN_NOTE = (
     "widths keep the work of the kernels down too, at hardly any loss by trial, so that less than the budget may be "
     "left; --round-to 1 spends the budget whole"
@@ -81,10 +82,13 @@ def _answers(
     final = 2 if left > 2 else 0  # two trials more tell more than as many answers
     plain = [start, *others(solver, scores, first, most=left - final)]
     if hopeful:
-        left -= len(plain) - 1 + final
-        more = leaner(solver, plain, _PREDICTED_WORTH, most=LEANER)
+        losses = _judge(trials, candidates, [answer.decision for answer in plain])
+        best = sorted(range(len(plain)), key=lambda number: losses[number].mean)[:_CURVES]
+        more = leaner(solver, [plain[number] for number in best], _PREDICTED_WORTH, most=LEANER)
         known = {decision.removed.tobytes() for decision in lean}
-        lean += [one for one in more if one.removed.tobytes() not in known][: max(0, min(left, LEANER - 1))]
+        lean += [one for one in more if one.removed.tobytes() not in known][
+            : max(0, min(trials.left - final, LEANER - 1))
+        ]
     return [answer.decision for answer in plain], lean
 
 
