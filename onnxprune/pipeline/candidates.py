@@ -78,11 +78,11 @@ class Limits:
         return decision.latency is not None and decision.latency.ratio <= self.goal * (1 + NOISE)
 
 
-_LESS = 0.98  # of the work in the kernels, from one answer to the next with less of it
-_MOST_LESS = 12  # such answers to one curve
+_LESS = 0.96  # of the work in the kernels, from one answer to the next with less of it
+_MOST_LESS = 10  # such answers to one curve
 _LIMITED = "macs"  # the budget that less work in the kernels goes beyond
 
-LEANER = 6
+LEANER = 4
 """Answers with less work in the kernels that are tried."""
 
 FINALS = 4
