@@ -245,38 +245,32 @@ def others(solver: Solver, scores: Scores, first: Decision | None, *, most: int)
     return answers
 
 
-def leaner(solver: Solver, answers: Sequence[Answer], worth: float, *, most: int) -> list[Decision]:
-    """Answers with less work in the kernels, of which the least predicted damage and work come first.
+def leaner(solver: Solver, answer: Answer, worth: float) -> list[Decision]:
+    """What the program answers to the same curves with less work in the kernels, each with less than the one before.
 
-    To each curve with no more of it, and then with less and less, a few hundredths at a time, as long as that is worth
-    the damage.
+    First with no more of it, then a few hundredths less at a time, as long as that is worth the damage.
 
     Args:
         solver: decides.
-        answers: those with any work; curves of the first of them rank all.
+        answer: with any work. Where whole branches may go, there are none with less.
         worth: times the predicted damage of the answer to the same curves with as much work that less may do.
-        most: how many at most.
     """
-    if solver.leaner is None or most < 1:
+    if solver.leaner is None or answer.branches:
         return []
     found: dict[bytes, Decision] = {}
-    for answer in answers:
-        if answer.branches:
-            continue
-        least, work = solver.damage(answer.decision, answer.scores), solver.work(answer.decision)
-        for step in range(_MOST_LESS):
-            try:
-                decision = solver.leaner(_LESS * work if step else work)(answer.scores, False)
-            except BudgetError:
-                break
-            damage, work = solver.damage(decision, answer.scores), solver.work(decision)
-            least = least if step else max(least, damage)  # fewer widths may do: those that are no slower than wider
-            if damage > worth * least:
-                break
-            found.setdefault(decision.removed.tobytes(), decision)
-    for answer in answers:
-        found.pop(answer.decision.removed.tobytes(), None)
-    return sorted(found.values(), key=lambda one: price(one, answers[0].scores, solver))[:most]
+    least, work = solver.damage(answer.decision, answer.scores), solver.work(answer.decision)
+    for step in range(_MOST_LESS):
+        try:
+            decision = solver.leaner(_LESS * work if step else work)(answer.scores, False)
+        except BudgetError:
+            break
+        damage, work = solver.damage(decision, answer.scores), solver.work(decision)
+        least = least if step else max(least, damage)  # fewer widths may do: those that are no slower than wider
+        if damage > worth * least:
+            break
+        found.setdefault(decision.removed.tobytes(), decision)
+    found.pop(answer.decision.removed.tobytes(), None)
+    return [*found.values()]
 
 
 def price(decision: Decision, scores: Scores, solver: Solver) -> float:

@@ -12,7 +12,17 @@ import numpy as np
 
 from onnxprune.allocation.decide import Decision
 from onnxprune.core.scores import Scores
-from onnxprune.pipeline.candidates import FINALS, LEANER, Answer, Candidates, Solver, leaner, others, rather_branches
+from onnxprune.pipeline.candidates import (
+    FINALS,
+    LEANER,
+    Answer,
+    Candidates,
+    Solver,
+    leaner,
+    others,
+    price,
+    rather_branches,
+)
 from onnxprune.pipeline.trials import FULL_COST, Loss, Trials, least_lost
 
 # Times the damage that less work in the kernels may do: predicted; measured with a quick repair, which narrow layers
@@ -74,7 +84,8 @@ def _answers(
     if first is None:
         return [answer.decision for answer in others(solver, scores, None, most=trials.left)], []
     start = Answer(first, scores, rather_branches(solver, scores))
-    lean, hopeful = leaner(solver, [start], _PREDICTED_WORTH, most=1), False
+    of_start, hopeful = leaner(solver, start, _PREDICTED_WORTH), False
+    lean = sorted(of_start, key=lambda one: price(one, scores, solver))[:1]
     if lean:
         of_first, of_lean = _judge(trials, candidates, [first, *lean])
         hopeful = of_lean.is_near(of_first, _HOPEFUL, _SLIGHT)
@@ -83,12 +94,16 @@ def _answers(
     plain = [start, *others(solver, scores, first, most=left - final)]
     if hopeful:
         losses = _judge(trials, candidates, [answer.decision for answer in plain])
-        best = sorted(range(len(plain)), key=lambda number: losses[number].mean)[:_CURVES]
-        more = leaner(solver, [plain[number] for number in best], _PREDICTED_WORTH, most=LEANER)
-        known = {decision.removed.tobytes() for decision in lean}
-        lean += [one for one in more if one.removed.tobytes() not in known][
-            : max(0, min(trials.left - final, LEANER - 1))
-        ]
+        best = [plain[number] for number in sorted(range(len(plain)), key=lambda number: losses[number].mean)[:_CURVES]]
+        more = {
+            one.removed.tobytes(): one
+            for answer in best
+            for one in (of_start if answer is start else leaner(solver, answer, _PREDICTED_WORTH))
+        }
+        for known in (*(answer.decision for answer in best), *lean):
+            more.pop(known.removed.tobytes(), None)
+        most = max(0, min(trials.left - final, LEANER - 1))
+        lean += sorted(more.values(), key=lambda one: price(one, best[0].scores, solver))[:most]
     return [answer.decision for answer in plain], lean
 
 

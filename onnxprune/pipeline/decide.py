@@ -99,7 +99,7 @@ def _untried(solver: Solver, scores: Scores) -> Decision:
 
     def best(each: Scores, branches: bool) -> Decision:
         first = solver.solve(each, branches)
-        less = leaner(solver, [Answer(first, each, branches)], _UNTRIED_WORTH, most=1)
+        less = leaner(solver, Answer(first, each, branches), _UNTRIED_WORTH)
         return min((first, *less), key=lambda one: price(one, each, solver))
 
     chosen = best(scores, rather_branches(solver, scores))

@@ -1,7 +1,7 @@
 """What a repair may take: how many positions a layer is fitted to, and whether layers are fitted in pairs.
 
-Trials compare candidates, for which a repair with a quarter of the positions and without pairs does: what it leaves is
-a little more for each of them, and nearly always in the same order.
+Trials compare candidates, for which a repair with a quarter of the positions, few steps and no pairs does: what it
+leaves is a little more for each of them, and nearly always in the same order.
 """
 
 from dataclasses import dataclass
