@@ -20,6 +20,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import to_matrix
+from onnxprune.repair.activation import Activation
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
 from onnxprune.repair.ridge import Correction, residual
 
@@ -44,12 +45,13 @@ class PairLoss:
 
     Args:
         pair: the two layers.
+        between: what lies between them.
         weights: present weights of producer and consumer.
         kind: type to compute in.
     """
 
-    def __init__(self, pair: Pair, weights: tuple[np.ndarray, np.ndarray], kind: np.dtype) -> None:
-        self._pair = pair
+    def __init__(self, pair: Pair, between: Activation, weights: tuple[np.ndarray, np.ndarray], kind: np.dtype) -> None:
+        self._pair, self._between = pair, between
         self._readers: np.ndarray | None = None  # of each value by place of the kernel, see `_gathered`
         self._slopes = pair.producer.slope.astype(kind), pair.consumer.slope.astype(kind)
         first, second = to_matrix(pair.producer.layer, weights[0]), to_matrix(pair.consumer.layer, weights[1])[0]
@@ -83,7 +85,6 @@ class PairLoss:
 
     def gradient(self, rows: PairFit, corrections: list[np.ndarray]) -> list[np.ndarray]:
         """Gradient of `value` in the corrections."""
-        low, high = self._pair.producer.bounds
         made, columns, rest = self._forward(rows, corrections)
         back = rest * (self._slopes[1] * rest.dtype.type(-2.0 / rest.size))
         kernel = self._kernel + corrections[2]
@@ -92,7 +93,7 @@ class PairLoss:
             d_made = spread.reshape(made.shape)
         else:
             d_made = self._gathered(spread.reshape(len(made), -1, made.shape[2]), rows.reads, made.shape[1])
-        d_made *= ((made > low) & (made < high) & rows.inside[..., None]) * self._slopes[0]
+        d_made = self._between.slope(made, d_made * rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
         d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
         d_kernel = (columns.T @ back).reshape(self.shapes[2])
@@ -111,8 +112,7 @@ class PairLoss:
 
     def _columns(self, made: np.ndarray, rows: PairFit) -> np.ndarray:
         """`(T S, kernel C)` inputs that the consumer's weight multiplies."""
-        low, high = self._pair.producer.bounds
-        seen = made if low == -np.inf and high == np.inf else np.clip(made, low, high)
+        seen = self._between.value(made)
         seen = seen if rows.inside.all() else seen * rows.inside[..., None]
         seen = seen if rows.reads.size == 1 else seen.take(rows.reads, axis=1)
         return np.asarray(seen.reshape(-1, rows.reads.shape[1] * made.shape[2]))
@@ -166,6 +166,7 @@ def fit_pair(
     pair: Pair,
     rows: PairFit,
     held_out: PairFit,
+    between: Activation,
     weights: tuple[np.ndarray, np.ndarray],
     generator: np.random.Generator,
     steps: int,
@@ -176,11 +177,12 @@ def fit_pair(
         pair: the two layers.
         rows: rows to fit.
         held_out: rows to judge by.
+        between: what lies between the layers.
         weights: present weights of producer and consumer.
         generator: draws the order of rows.
         steps: see `steps_for`.
     """
-    loss = PairLoss(pair, weights, rows.made.dtype)
+    loss = PairLoss(pair, between, weights, rows.made.dtype)
     spread = float(np.std(rows.made)), float(np.std(rows.target))
     biases = pair.producer.bias is not None, pair.consumer.bias is not None
     rates = (

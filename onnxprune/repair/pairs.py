@@ -11,7 +11,8 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, drawn, input_rows, output_rows
-from onnxprune.graph.nodes import Graph
+from onnxprune.structure.analysis import Analysis
+from onnxprune.structure.between import Between, between
 from onnxprune.structure.fit_targets import FitTarget
 from onnxprune.structure.units import Layer
 
@@ -20,10 +21,17 @@ _SIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two layers that are refitted together: only the consumer reads the producer, maybe through ReLU or Clip."""
+    """Two layers that are refitted together: only the consumer reads the producer, maybe through an activation.
+
+    Attributes:
+        producer: the first layer's fit target.
+        consumer: the second layer's.
+        between: what is between them.
+    """
 
     producer: FitTarget
     consumer: FitTarget
+    between: Between
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +78,23 @@ class PairFit:
         return PairFit(inputs, made, inside, self.reads, current, target)
 
 
-def find_pairs(points: Sequence[FitTarget], graph: Graph) -> dict[str, Pair]:
-    """Pairs of layers that can be refitted together, by the producer's node name."""
-    by_input = {point.layer.input: point for point in points}
-    pairs = {}
-    for point in points:
-        tensor = point.tensor
-        readers = graph.consumers.get(tensor, ())
-        if np.isfinite(point.bounds).any():  # all readers are activations that do not tell values beyond them apart
-            if len(readers) != 1:
-                continue
-            tensor = readers[0].output()
-            readers = graph.consumers.get(tensor, ())
-        consumer = by_input.get(tensor)
-        if consumer is None or len(readers) != 1 or {point.tensor, tensor} & {*graph.outputs}:
+def find_pairs(points: Sequence[FitTarget], analysis: Analysis) -> dict[str, Pair]:
+    """Pairs of layers that can be refitted together, by the producer's node name.
+
+    Args:
+        points: fit targets of the layers that may be.
+        analysis: of their model.
+    """
+    by_tensor = {point.tensor: point for point in points}
+    graph, pairs = analysis.graph, {}
+    for consumer in points:
+        read = consumer.layer.input
+        if graph.reads(read) != 1 or read in graph.outputs or analysis.value(read) is not None:
             continue
-        if _fits(point.layer, consumer.layer):
-            pairs[point.layer.node] = Pair(point, consumer)
+        middle = between(analysis, read, consumer.layer.input_axis, by_tensor)
+        if middle is not None and _fits(by_tensor[middle.source].layer, consumer.layer):
+            producer = by_tensor[middle.source]
+            pairs[producer.layer.node] = Pair(producer, consumer, middle)
     return pairs
 
 

@@ -6,7 +6,8 @@ other branches could not.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -21,12 +22,14 @@ from onnxprune.config import OutputConfig
 from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.engine import RunOptions
+from onnxprune.core.errors import ModelError
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import sampling_of
+from onnxprune.repair.activation import Activation, activation
 from onnxprune.repair.change import can_refit, corrected
 from onnxprune.repair.effort import FULL, Effort
 from onnxprune.repair.last_layers import known_for_scores, refit_scores
@@ -114,7 +117,7 @@ def repair(
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room), made),
         Original(reference, analysis, removed, sampling, feeds, effort),
-        _worthwhile(find_pairs(alone, smaller.graph), smaller, len(feeds.rows)) if effort.pairs else {},
+        _worthwhile(find_pairs(alone, smaller), smaller, run, len(feeds.rows)) if effort.pairs else {},
         shared,
         run.seed,
         cache,
@@ -150,7 +153,7 @@ class _Sweep:
         self,
         replay: Replay,
         reference: Original,
-        pairs: Mapping[str, tuple[Pair, int]],
+        pairs: Mapping[str, "_Planned"],
         shared: Mapping[str, Sequence[FitTarget]],
         seed: int,
         cache: Cache,
@@ -173,9 +176,9 @@ class _Sweep:
         self._fit_alone(points, np.random.default_rng([self._seed, number]))
         self._fitted.update(other.layer.node for other in points[1:])
         if node in self._pairs:
-            pair, steps = self._pairs[node]
-            if self._fit_together(pair, steps, np.random.default_rng([self._seed, number, 1])):
-                self._fitted.add(pair.consumer.layer.node)
+            planned = self._pairs[node]
+            if self._fit_together(planned, np.random.default_rng([self._seed, number, 1])):
+                self._fitted.add(planned.pair.consumer.layer.node)
 
     def visit_recurrent(self, number: int, node: Node, recurrence: Recurrence, original: Recurrence) -> None:
         """Refit a recurrent layer."""
@@ -239,15 +242,16 @@ class _Sweep:
             self._keep(points[0], new_constants)
         self.replay.model = self.replay.model.with_constants(new_constants)
 
-    def _fit_together(self, pair: Pair, steps: int, generator: np.random.Generator) -> bool:
+    def _fit_together(self, planned: "_Planned", generator: np.random.Generator) -> bool:
         """Refit the consumer, producer and consumer together, and the consumer again; False where that cannot be."""
+        pair = planned.pair
         if not self._approach(pair.producer, pair.consumer.tensor):
             return False
         new_constants = self._kept(pair)
         if new_constants is None:
             new_constants = self._refitted([pair.consumer], generator)
             self.replay.model = self.replay.model.with_constants(new_constants)
-            if together := _refit_pair(pair, steps, self.replay, self._reference, generator):
+            if together := _refit_pair(planned, self.replay, self._reference, generator):
                 # Steps of a descent end near the consumer's best weights, not at them.
                 self.replay.model = self.replay.model.with_constants(together)
                 new_constants |= together | self._refitted([pair.consumer], generator)
@@ -300,20 +304,31 @@ def _key(what: FitTarget | Pair | Recurrence) -> str:
     return what.layer.node
 
 
-def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, rows: int) -> dict[str, tuple[Pair, int]]:
-    """The pairs that are small enough to be fitted together, each with its number of steps."""
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A pair of layers, what lies between them, and in how many steps they are fitted together."""
+
+    pair: Pair
+    between: Activation
+    steps: int
+
+
+def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, run: RunOptions, rows: int) -> dict[str, _Planned]:
+    """The pairs that are small enough to be fitted together, and whose activation has a slope."""
     affordable = {}
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
-            affordable[node] = (pair, steps)
+            with suppress(ModelError):
+                affordable[node] = _Planned(pair, activation(pair.between, analysis, run.engine), steps)
     return affordable
 
 
 def _refit_pair(
-    pair: Pair, steps: int, replay: Replay, reference: Original, generator: np.random.Generator
+    planned: _Planned, replay: Replay, reference: Original, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """New constants of a producer and its consumer; empty where held-out rows do not improve."""
+    pair = planned.pair
     producer, consumer = pair.producer, pair.consumer
     if consumer.tensor not in reference.replay.batches[0]:
         return {}
@@ -338,7 +353,7 @@ def _refit_pair(
     if not difference > SAME * scale or not np.isfinite(difference):
         return {}
     weights = replay.model.constants[producer.layer.weight], replay.model.constants[consumer.layer.weight]
-    corrections = fit_pair(pair, fit, held_out, weights, generator, steps)
+    corrections = fit_pair(pair, fit, held_out, planned.between, weights, generator, planned.steps)
     if corrections is None:
         return {}
     return corrected(producer, replay.model, corrections[0]) | corrected(consumer, replay.model, corrections[1])
