@@ -6,7 +6,7 @@ other branches could not.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,7 +22,6 @@ from onnxprune.config import OutputConfig
 from onnxprune.core.cache import Cache
 from onnxprune.core.clock import Progress, no_progress
 from onnxprune.core.engine import RunOptions
-from onnxprune.core.errors import ModelError
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
@@ -314,13 +313,12 @@ class _Planned:
 
 
 def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, run: RunOptions, rows: int) -> dict[str, _Planned]:
-    """The pairs that are small enough to be fitted together, and whose activation has a slope."""
+    """The pairs that are small enough to be fitted together."""
     affordable = {}
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
-            with suppress(ModelError):
-                affordable[node] = _Planned(pair, activation(pair.between, analysis, run.engine), steps)
+            affordable[node] = _Planned(pair, activation(pair.between, analysis, run.engine), steps)
     return affordable
 
 

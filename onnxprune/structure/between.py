@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
@@ -27,6 +28,7 @@ class Between:
         nodes: in order.
         axis: the channel axis of both tensors. Constants vary along no other.
         rank: number of their axes.
+        kind: type of their elements.
         bounds: the interval that values are cut to where that is all the nodes do; None where they do something else.
     """
 
@@ -35,11 +37,12 @@ class Between:
     nodes: tuple[Node, ...]
     axis: int
     rank: int
+    kind: np.dtype
     bounds: tuple[float, float] | None
 
     def forward(self, analysis: Analysis) -> Model:
         """The model that computes the target from the source, at any sizes of the other axes."""
-        known = {self.source: np.empty(0, np.float32)}
+        known = {self.source: np.empty(0, self.kind)}
         nodes = needed_nodes(analysis.graph.nodes, [self.target], known.__contains__)  # constants are computed too
         return subgraph(analysis.model, nodes, known, [self.target])
 
@@ -76,7 +79,8 @@ def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]
     readers = {reader.name for name in inner for reader in graph.consumers.get(name, ())}
     if not readers <= found.keys() or inner & {*graph.outputs} or analysis.shape(source) != shape:
         return None
-    return Between(source, target, nodes, axis, len(shape), _bounds(nodes, analysis))
+    kind = onnx.helper.tensor_dtype_to_np_dtype(analysis.facts.dtypes[source])
+    return Between(source, target, nodes, axis, len(shape), kind, _bounds(nodes, analysis))
 
 
 def _operands(node: Node, values: ChannelConstants) -> list[str] | None:

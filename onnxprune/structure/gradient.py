@@ -90,26 +90,6 @@ def gradient_models(analysis: Analysis, output: str, wanted: Mapping[str, int]) 
     return graph.models(gradients)
 
 
-def slope_model(analysis: Analysis, part: Model, tensor: str, output: str) -> Model:
-    """The model of a part of a graph that gives the gradient of its input along a direction.
-
-    Args:
-        analysis: the whole model's.
-        part: computes `output` from `tensor`.
-        tensor: the part's input.
-        output: the part's output.
-
-    Returns:
-        From `tensor` and `SEED`, a direction of the output's shape, to the gradient of `tensor`.
-
-    Raises:
-        ModelError: an operator on the way has no rule, or the output is not in single precision.
-    """
-    graph = _Gradients(analysis, output, {tensor})
-    graph.walk()
-    return graph.along(part, tensor)
-
-
 def _declare(proto: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> None:
     """Add constants whose values stand beside the protobuf."""
     for name, array in constants.items():
@@ -207,22 +187,6 @@ class _Gradients:
     def value(self, tensor: str) -> np.ndarray | None:
         """Value of a constant, None for other tensors."""
         return self._analysis.value(tensor)
-
-    def along(self, part: Model, tensor: str) -> Model:
-        """What `slope_model` returns."""
-        gradient = self.gradient(tensor)
-        read = {name for node in self._nodes for name in node.input} - part.constants.keys()
-        known = {name: self.value(name) if name not in self._constants else self._constants[name] for name in read}
-        own = {name: value for name, value in known.items() if value is not None}
-        proto = onnx.ModelProto()
-        proto.CopyFrom(part.proto)
-        proto.graph.node.extend(self._nodes)
-        proto.graph.input.append(onnx.ValueInfoProto(name=SEED))
-        proto.graph.input[-1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-        del proto.graph.output[:]
-        proto.graph.output.append(onnx.ValueInfoProto(name=gradient))
-        _declare(proto, own)
-        return Model(proto, MappingProxyType({**part.constants, **own}), part.name)
 
     def models(self, outputs: Mapping[str, str]) -> Gradients:
         """The finished models: what depends on the direction is the backward pass, all else the forward one."""
