@@ -12,7 +12,7 @@ and is minimised with a ridge on the change of the weights, which held-out rows 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _CACHED = 1 << 18  # numbers of rows that are read from a cache, and may be doub
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 40
 _LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
+_SURE = 2.0  # standard errors by which held-out rows must gain: few of them lose far more than the others
 _NEAR = 1e-2
 
 
@@ -209,7 +210,17 @@ def fit_scores(
         reached = _loss(kind, held_out.now + held_out.columns @ weight + bias, held_out)[0]
         if reached < least:
             best, least = (weight, bias), reached
-    return best if first - least > _LEAST_GAIN * (first - possible) else None
+    if best is None or first - least <= _LEAST_GAIN * (first - possible):
+        return None
+    fitted = held_out.now + held_out.columns @ best[0] + best[1]
+    gains = _by_row(kind, held_out.now, held_out) - _by_row(kind, fitted, held_out)
+    return best if gains.mean() > _SURE * gains.std() / sqrt(len(gains)) else None
+
+
+def _by_row(kind: str, logits: np.ndarray, rows: ScoreRows) -> np.ndarray:
+    """Loss of each calibration row, up to a common factor."""
+    numbers = np.unique(rows.source, return_inverse=True)[1]
+    return np.bincount(numbers, rows.weights * _losses(kind, logits, rows))
 
 
 def _logits(kind: str, probabilities: np.ndarray) -> np.ndarray:
@@ -217,16 +228,19 @@ def _logits(kind: str, probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(p / (1 - p)) if kind == "probabilities" else np.log(p))
 
 
+def _losses(kind: str, logits: np.ndarray, rows: ScoreRows) -> np.ndarray:
+    """`(n,)` losses of the positions."""
+    if kind == "probabilities":
+        return np.asarray((np.logaddexp(0, logits) - rows.wanted * logits).sum(axis=1))
+    top = logits.max(axis=1)
+    total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return np.asarray(total - (rows.wanted * logits).sum(axis=1))
+
+
 def _loss(kind: str, logits: np.ndarray, rows: ScoreRows) -> tuple[float, np.ndarray]:
     """Mean loss of a calibration row, and its gradient in the logits."""
-    weights = rows.weights[:, None]
-    if kind == "probabilities":
-        losses = np.logaddexp(0, logits) - rows.wanted * logits
-        return float((weights * losses).sum()), weights * (_squashed(kind, logits) - rows.wanted)
-    top = logits.max(axis=1, keepdims=True)
-    total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-    losses = total - (rows.wanted * logits).sum(axis=1)
-    return float((rows.weights * losses).sum()), weights * (_squashed(kind, logits) - rows.wanted)
+    slope = rows.weights[:, None] * (_squashed(kind, logits) - rows.wanted)
+    return float((rows.weights * _losses(kind, logits, rows)).sum()), slope
 
 
 def known_for_scores(meaning: Meaning, analysis: Analysis) -> tuple[set[str], set[str]]:
