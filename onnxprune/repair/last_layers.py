@@ -33,7 +33,9 @@ _CACHED = 1 << 18  # numbers of rows that are read from a cache, and may be doub
 _RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _STEPS = 40
 _LEAST_GAIN = 1e-3  # of the held-out loss' distance from the least possible
-_SURE = 2.0  # standard errors by which held-out rows must gain: few of them lose far more than the others
+# Standard errors by which held-out rows must gain. Of classes a few rows lose far more than the others, and that their
+# mean gains is chance as a rule; maps of probabilities have thousands of positions in each row.
+_SURE = {"classes": 2.0, "probabilities": 0.0}
 _NEAR = 1e-2
 
 
@@ -214,7 +216,7 @@ def fit_scores(
         return None
     fitted = held_out.now + held_out.columns @ best[0] + best[1]
     gains = _by_row(kind, held_out.now, held_out) - _by_row(kind, fitted, held_out)
-    return best if gains.mean() > _SURE * gains.std() / sqrt(len(gains)) else None
+    return best if gains.mean() > _SURE[kind] * gains.std() / sqrt(len(gains)) else None
 
 
 def _by_row(kind: str, logits: np.ndarray, rows: ScoreRows) -> np.ndarray:

@@ -53,6 +53,18 @@ def test_no_change_where_held_out_rows_do_not_get_better():
     assert fit_scores("probabilities", fit, held_out, has_bias=True) is None
 
 
+def test_classes_are_not_refitted_for_the_sake_of_a_few_held_out_rows():
+    """One held-out row in forty, far off, gains more than all others lose together."""
+    size = 8000
+    wanted = np.tile([0.98, 0.02], (size, 1))
+    wanted[::40] = [1e-6, 1 - 1e-6]
+    logits = np.log([0.98, 0.02]) + np.zeros((size, 2))
+    held_out = ScoreRows(np.ones((size, 1)), logits, wanted, np.full(size, 1 / size), np.arange(size))
+    few = held_out.part(np.arange(40))
+    assert fit_scores("classes", held_out, few, has_bias=True) is None
+    assert fit_scores("classes", held_out, held_out, has_bias=True) is not None
+
+
 NETWORK = """g (float[N,3,8,8] x) => (float[N,A,B] y) {{
     h = Conv (x, w1, b1)  r = Relu (h)  c = Conv (r, w2, b2)  s = {0} (c)  y = Reshape (s, flat) }}"""
 
