@@ -27,6 +27,7 @@ from onnxprune.ops.traits import (
     Range,
     WindowMaximum,
 )
+from onnxprune.ops.window import Pooling
 
 
 class ChannelUse(Enum):
@@ -279,6 +280,15 @@ class OpHandler(ABC):
 
     def matrices(self, node: Node, operands: Operands) -> LinearMap | WindowMaximum | None:  # noqa: ARG002
         """The node as matrices, or as a maximum over windows, for the paper's program; None where it is neither."""
+        return None
+
+    def pooling(self, node: Node, sizes: Sequence[int]) -> Pooling | None:  # noqa: ARG002
+        """The windows over which the node takes maxima or means; None for other nodes, and where padding counts.
+
+        Args:
+            node: the node.
+            sizes: of the input's spatial axes, which begin at 2.
+        """
         return None
 
     def activates(self, node: Node) -> bool:  # noqa: ARG002

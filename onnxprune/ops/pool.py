@@ -16,7 +16,7 @@ from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
 from onnxprune.ops.traits import Flow, LinearMap, Operands, Range, WindowMaximum
-from onnxprune.ops.window import covered, window_pads
+from onnxprune.ops.window import Pooling, Window, covered, window_pads
 
 
 class Pool(OpHandler):
@@ -71,6 +71,17 @@ class Pool(OpHandler):
             "GlobalMaxPool": forms.global_maximum,
         }
         return made[node.op_type](node, operands) if node.op_type in made else None
+
+    def pooling(self, node: Node, sizes: Sequence[int]) -> Pooling | None:
+        """Windows of MaxPool, and of AveragePool where all of them lie inside."""
+        kernel = node.ints("kernel_shape")
+        if node.op_type not in ("MaxPool", "AveragePool") or kernel is None or node.output(1):
+            return None
+        strides, dilations = (node.ints(name) or (1,) * len(kernel) for name in ("strides", "dilations"))
+        pads, ceil = window_pads(node, sizes, kernel), bool(node.int("ceil_mode", 0))
+        if node.op_type == "AveragePool" and any(covered(sizes, kernel, strides, pads, dilations, ceil=ceil)):
+            return None
+        return Pooling(Window(kernel, strides, pads, dilations), mean=node.op_type == "AveragePool")
 
     def torch(self, node: Node) -> TorchRule | None:
         """In torch: windows over the padded input; global forms reduce all spatial axes."""

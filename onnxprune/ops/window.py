@@ -16,6 +16,14 @@ class Window:
     dilations: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """Windows of each channel, of which a node takes the largest value or the mean. Padding counts for nothing."""
+
+    window: Window
+    mean: bool
+
+
 def same_pads(
     sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], *, upper: bool
 ) -> tuple[int, ...]:

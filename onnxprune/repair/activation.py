@@ -7,25 +7,25 @@ import numpy as np
 from onnxprune.core.engine import Engine
 from onnxprune.runtime.session import open_session, runtime_errors
 from onnxprune.structure.analysis import Analysis
-from onnxprune.structure.between import Between
+from onnxprune.structure.between import Elementwise
 
 _STEP = 1e-2  # of the values' spread: single precision leaves four digits of the difference
 _LEAST_STEP = 1e-6
 
 
 class Activation(Protocol):
-    """What lies between two layers; `made` is `(..., C)`."""
+    """A function of each value of `made`, `(..., C)`, which may differ between channels."""
 
     def value(self, made: np.ndarray) -> np.ndarray:
-        """What the second layer reads."""
+        """The function's values."""
 
     def slope(self, made: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The gradient of a number in `made`, from its gradient in what the second layer reads."""
+        """The gradient of a number in `made`, from its gradient in the function's values."""
 
 
-def activation(between: Between, analysis: Analysis, engine: Engine) -> Activation:
-    """The function that nodes between two layers compute."""
-    return _Part(between, analysis, engine) if between.bounds is None else _Interval(*between.bounds)
+def function_of(nodes: Elementwise, analysis: Analysis, engine: Engine) -> Activation:
+    """The function that some nodes compute."""
+    return _Part(nodes, analysis, engine) if nodes.bounds is None else _Interval(*nodes.bounds)
 
 
 class _Interval:
@@ -48,14 +48,14 @@ class _Part:
     Its kernels for gradients of activations (choices by a mask) take many times as long as those for the activations.
     """
 
-    def __init__(self, between: Between, analysis: Analysis, engine: Engine) -> None:
-        self._between, self._model, self._engine = between, between.forward(analysis), engine
+    def __init__(self, nodes: Elementwise, analysis: Analysis, engine: Engine) -> None:
+        self._nodes, self._model, self._engine = nodes, nodes.forward(analysis), engine
         self._session: Any = None
 
     def value(self, made: np.ndarray) -> np.ndarray:
         # The tensors' number of axes, with channels where these have them: constants may be one number a channel.
-        shape = (-1, *(made.shape[-1] if axis == self._between.axis else 1 for axis in range(1, self._between.rank)))
-        feed = {self._between.source: np.ascontiguousarray(made, self._between.kind).reshape(shape)}
+        shape = (-1, *(made.shape[-1] if axis == self._nodes.axis else 1 for axis in range(1, self._nodes.rank)))
+        feed = {self._nodes.source: np.ascontiguousarray(made, self._nodes.kind).reshape(shape)}
         if self._session is None:
             self._session = open_session(self._model, engine=self._engine)
         with runtime_errors(f"{self._model.name}: onnxruntime cannot run the model"):

@@ -20,8 +20,9 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import to_matrix
-from onnxprune.repair.activation import Activation
+from onnxprune.repair.middle import Middle
 from onnxprune.repair.pairs import Pair, PairFit, tile_of
+from onnxprune.repair.pooling import Readers
 from onnxprune.repair.ridge import Correction, residual
 
 _STEPS = 400  # with few calibration rows; with more of them more are worth their time
@@ -50,9 +51,9 @@ class PairLoss:
         kind: type to compute in.
     """
 
-    def __init__(self, pair: Pair, between: Activation, weights: tuple[np.ndarray, np.ndarray], kind: np.dtype) -> None:
+    def __init__(self, pair: Pair, between: Middle, weights: tuple[np.ndarray, np.ndarray], kind: np.dtype) -> None:
         self._pair, self._between = pair, between
-        self._readers: np.ndarray | None = None  # of each value by place of the kernel, see `_gathered`
+        self._readers: Readers | None = None
         self._slopes = pair.producer.slope.astype(kind), pair.consumer.slope.astype(kind)
         first, second = to_matrix(pair.producer.layer, weights[0]), to_matrix(pair.consumer.layer, weights[1])[0]
         width = first.shape[0] * first.shape[2]
@@ -88,12 +89,11 @@ class PairLoss:
         made, columns, rest = self._forward(rows, corrections)
         back = rest * (self._slopes[1] * rest.dtype.type(-2.0 / rest.size))
         kernel = self._kernel + corrections[2]
-        spread = (back @ kernel.reshape(-1, kernel.shape[2]).T).reshape(len(made), *rows.reads.shape, made.shape[2])
-        if rows.reads.size == 1:  # a dense layer
-            d_made = spread.reshape(made.shape)
-        else:
-            d_made = self._gathered(spread.reshape(len(made), -1, made.shape[2]), rows.reads, made.shape[1])
-        d_made = self._between.slope(made, d_made * rows.inside[..., None]) * self._slopes[0]
+        d_seen = (back @ kernel.reshape(-1, kernel.shape[2]).T).reshape(len(made), -1, made.shape[2])
+        if rows.tile.reads.size > 1:  # no dense layer
+            self._readers = self._readers or Readers(rows.tile.reads, rows.inside.shape[1])
+            d_seen = self._readers.summed(d_seen)
+        d_made = self._between.gradient(made, rows, d_seen * rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
         d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
         d_kernel = (columns.T @ back).reshape(self.shapes[2])
@@ -112,27 +112,11 @@ class PairLoss:
 
     def _columns(self, made: np.ndarray, rows: PairFit) -> np.ndarray:
         """`(T S, kernel C)` inputs that the consumer's weight multiplies."""
-        seen = self._between.value(made)
-        seen = seen if rows.inside.all() else seen * rows.inside[..., None]
-        seen = seen if rows.reads.size == 1 else seen.take(rows.reads, axis=1)
-        return np.asarray(seen.reshape(-1, rows.reads.shape[1] * made.shape[2]))
-
-    def _gathered(self, spread: np.ndarray, reads: np.ndarray, values: int) -> np.ndarray:
-        """`(T, Q, C)` sums over what read each of the Q values, from `(T, S kernel, C)`.
-
-        Gathering is several times as fast as adding each place of the kernel to where it was read. What reads a value
-        at no output takes the zeros behind the last one.
-        """
-        if self._readers is None:
-            outputs, kernel = reads.shape
-            self._readers = np.full((kernel, values), outputs * kernel)
-            for place in range(kernel):
-                self._readers[place, reads[:, place]] = np.arange(outputs) * kernel + place
-        ended = np.concatenate([spread, np.zeros_like(spread[:, :1])], axis=1)
-        total = ended.take(self._readers[0], axis=1)
-        for readers in self._readers[1:]:
-            total += ended.take(readers, axis=1)
-        return np.asarray(total)
+        reads, seen = rows.tile.reads, self._between.value(made, rows)
+        # Windows that lie in padding alone have no largest value.
+        seen = seen if rows.inside.all() else np.where(rows.inside[..., None], seen, seen.dtype.type(0))
+        seen = seen if reads.size == 1 else seen.take(reads, axis=1)
+        return np.asarray(seen.reshape(-1, reads.shape[1] * made.shape[2]))
 
 
 def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -158,7 +142,7 @@ def _is_depthwise(columns: np.ndarray, outputs: int) -> bool:
 
 
 def _pieces(rows: PairFit) -> list[slice]:
-    size = max(1, _PIECE // len(rows.reads))
+    size = max(1, _PIECE // len(rows.tile.reads))
     return [slice(start, start + size) for start in range(0, len(rows.made), size)]
 
 
@@ -166,7 +150,7 @@ def fit_pair(
     pair: Pair,
     rows: PairFit,
     held_out: PairFit,
-    between: Activation,
+    between: Middle,
     weights: tuple[np.ndarray, np.ndarray],
     generator: np.random.Generator,
     steps: int,
@@ -193,7 +177,7 @@ def fit_pair(
     )
     rows, held_out = loss.prepared(rows), loss.prepared(held_out)
     best, least, last = None, loss.value(held_out, loss.zeros()), np.inf
-    passes = steps * _ROWS / (len(rows.made) * len(rows.reads))
+    passes = steps * _ROWS / (len(rows.made) * len(rows.tile.reads))
     for share in (16, 4, 1) if passes > _FEW_PASSES else (1,):
         corrections = _adam(loss, rows, rates, steps // share, generator)
         if (reached := loss.value(held_out, corrections)) < least:
@@ -218,10 +202,10 @@ def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:
         rows: number of calibration rows.
     """
     consumer = pair.consumer.layer
-    tile = tile_of(consumer, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
+    tile = tile_of(pair, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
     outputs, kernel = tile.reads.shape
     made, wide = len(pair.producer.slope), len(pair.consumer.slope)
-    products = tile.places.shape[1] / outputs * width * made + kernel * made * wide
+    products = tile.made.shape[1] / outputs * width * made + kernel * made * wide
     wanted = np.clip(_STEPS_PER_ROW * rows, _STEPS, _MOST_STEPS)
     steps = int(min(wanted, _OPERATIONS / (6 * products * _ROWS)))
     return steps if steps >= _LEAST_STEPS else 0
@@ -238,7 +222,7 @@ def _adam(
     spans = zip(ends - sizes, ends, loss.shapes, strict=True)
     corrections = [flat[start:end].reshape(shape) for start, end, shape in spans]
     relative = np.repeat(np.asarray(rates, np.float64), sizes)
-    size = max(1, _ROWS // len(rows.reads))
+    size = max(1, _ROWS // len(rows.tile.reads))
     order, start = generator.permutation(len(rows.made)), 0
     for step in range(steps):
         if start and start + size > len(order):

@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, drawn, input_rows, output_rows
+from onnxprune.ops.window import Window
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.between import Between, between
 from onnxprune.structure.fit_targets import FitTarget
@@ -40,42 +41,48 @@ class RowTile:
 
     Attributes:
         steps: `(axes, S)` positions of the tile's outputs.
-        places: `(axes, Q)` positions of the producer's output that they read.
+        places: `(axes, Q)` positions of the consumer's input that they read.
         reads: `(S, kernel)` which of the Q each output reads.
+        made: `(axes, P)` positions of the producer's output that these are made of: the same but for a pooling.
+        windows: `(Q, window)` which of the P each place is made of; None without a pooling.
     """
 
     steps: np.ndarray
     places: np.ndarray
     reads: np.ndarray
+    made: np.ndarray
+    windows: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
 class PairFit:
-    """Data to fit a pair: T tiles of S consumer outputs each, which read Q producer values.
+    """Data to fit a pair: T tiles of S consumer outputs each, which read Q values, made of P of the producer.
 
     Attributes:
-        inputs: `(T, Q, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
-        made: `(T, Q, C)` the producer's values at its fit target now.
+        inputs: `(T, P, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
+        made: `(T, P, C)` the producer's values at its fit target now.
+        exists: `(T, P)` False where a pooling reads padding.
         inside: `(T, Q)` False where a tile reads padding.
-        reads: `(S, kernel)` which of the Q each output reads.
+        tile: which values the outputs of a tile read.
         current: `(T, S, C_out)` values at the consumer's fit target now.
         target: `(T, S, C_out)` values that the original has there.
     """
 
     inputs: np.ndarray
     made: np.ndarray
+    exists: np.ndarray
     inside: np.ndarray
-    reads: np.ndarray
+    tile: RowTile
     current: np.ndarray
     target: np.ndarray
 
     def part(self, tiles: slice | np.ndarray) -> "PairFit":
         """A selection of the tiles (a slice shares the memory)."""
-        made, inside, current, target, inputs = (
+        made, exists, inside, current, target, inputs = (
             array[tiles] if isinstance(tiles, slice) else array.take(tiles, axis=0)
-            for array in (self.made, self.inside, self.current, self.target, self.inputs)
+            for array in (self.made, self.exists, self.inside, self.current, self.target, self.inputs)
         )
-        return PairFit(inputs, made, inside, self.reads, current, target)
+        return PairFit(inputs, made, exists, inside, self.tile, current, target)
 
 
 def find_pairs(points: Sequence[FitTarget], analysis: Analysis) -> dict[str, Pair]:
@@ -105,18 +112,26 @@ def _fits(producer: Layer, consumer: Layer) -> bool:
     return (producer.window is None) == (consumer.window is None)
 
 
-def tile_of(consumer: Layer, sizes: tuple[int, ...]) -> RowTile:
-    """The tile of a consumer whose output has these spatial sizes; one row where the layer is dense."""
-    window = consumer.window
+def tile_of(pair: Pair, sizes: tuple[int, ...]) -> RowTile:
+    """The tile of a pair whose consumer's output has these spatial sizes; one row where the layers are dense."""
+    window = pair.consumer.layer.window
     if window is None:
-        return RowTile(np.zeros((0, 1), int), np.zeros((0, 1), int), np.zeros((1, 1), int))
+        return RowTile(*(np.zeros((0, 1), int),) * 2, np.zeros((1, 1), int), np.zeros((0, 1), int), None)
     side = tuple(min(_SIDE, n) for n in sizes)
     steps = np.indices(side).reshape(len(side), -1)
+    places, reads = _read(steps, window)
+    pooling = pair.between.pooling
+    made, windows = (places, None) if pooling is None else _read(places, pooling.window)
+    return RowTile(steps, places, reads, made, windows)
+
+
+def _read(places: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """The `(axes, Q)` positions that windows at some places read, and which of these `(places, window)` each does."""
     offsets = np.indices(window.kernel).reshape(len(window.kernel), -1)
     strides, dilations = np.array(window.strides)[:, None], np.array(window.dilations)[:, None]
-    wanted = (steps * strides)[:, :, None] + (offsets * dilations)[:, None, :]
-    places, reads = np.unique(wanted.reshape(len(side), -1), axis=1, return_inverse=True)
-    return RowTile(steps, places, reads.reshape(steps.shape[1], offsets.shape[1]))
+    wanted = (places * strides)[:, :, None] + (offsets * dilations)[:, None, :]
+    read, which = np.unique(wanted.reshape(len(places), -1), axis=1, return_inverse=True)
+    return read, which.reshape(places.shape[1], offsets.shape[1])
 
 
 def pair_rows(
@@ -131,7 +146,7 @@ def pair_rows(
 
     Args:
         pair: the two layers.
-        values: present values of the producer's input and of both fit targets.
+        values: present values of what `read_by` says.
         target: the original's values at the consumer's fit target.
         count: about how many rows; dense layers have no more than there are.
         generator: draws the tiles.
@@ -140,13 +155,13 @@ def pair_rows(
     consumer, made = pair.consumer.layer, values[pair.producer.tensor]
     shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
     sizes = tuple(n for a, n in enumerate(made.shape) if a != pair.producer.layer.output_axis)
-    window = consumer.window
-    tile = tile_of(consumer, shape[1:])
+    window, pooling = consumer.window, pair.between.pooling
+    tile = tile_of(pair, shape[1:])
     if window is None:
         able = drawing.able(shape)
         chosen = np.sort(generator.choice(able, min(count, len(able)), replace=False))
         outputs = read = chosen[:, None]
-        inside = np.ones(read.shape, bool)
+        exists = inside = np.ones(read.shape, bool)
     else:
         tiles = max(1, min(count, prod(shape)) // tile.steps.shape[1])
         rows = generator.integers(0, shape[0], tiles)[:, None]
@@ -161,17 +176,22 @@ def pair_rows(
                 corner[:half, 0] = np.clip(place - span // 2, 0, n - span - 1)
         axes = range(len(corners))
         outputs = np.ravel_multi_index(_indices(rows, [corners[a] + tile.steps[a] for a in axes]), shape)
-        places = [corners[a] * window.strides[a] - window.pads[a] + tile.places[a] for a in axes]
-        inside = np.all([(p >= 0) & (p < n) for p, n in zip(places, sizes[1:], strict=True)], axis=0)
-        clipped = [np.clip(p, 0, n - 1) for p, n in zip(places, sizes[1:], strict=True)]
+        corners = [corners[a] * window.strides[a] - window.pads[a] for a in axes]
+        exists = inside = _within(corners, tile.places, values[consumer.input].shape[2:])
+        if pooling is not None:
+            strides, pads = pooling.window.strides, pooling.window.pads
+            corners = [corners[a] * strides[a] - pads[a] for a in axes]
+            exists = _within(corners, tile.made, sizes[1:])
+        clipped = [np.clip(corners[a] + tile.made[a], 0, sizes[a + 1] - 1) for a in axes]
         read = np.ravel_multi_index(_indices(rows, clipped), sizes)
     at, sources = Positions(shape, outputs.ravel()), Positions(sizes, read.ravel())
     inputs = input_rows(pair.producer.layer, values[pair.producer.layer.input], sources)
     return PairFit(
         np.ascontiguousarray(inputs.transpose(1, 2, 0)).reshape(*read.shape, -1, len(inputs)),
         output_rows(pair.producer.layer, made, sources).reshape(*read.shape, -1),
+        exists,
         inside,
-        tile.reads,
+        tile,
         output_rows(consumer, values[pair.consumer.tensor], at).reshape(*outputs.shape, -1),
         output_rows(consumer, target, at).reshape(*outputs.shape, -1),
     )
@@ -181,15 +201,26 @@ def _indices(rows: np.ndarray, places: list[np.ndarray]) -> tuple[np.ndarray, ..
     return (np.broadcast_to(rows, places[0].shape), *places)
 
 
+def _within(corners: Sequence[np.ndarray], places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """`(T, places)` whether places relative to the tiles' corners lie inside."""
+    at = [corner + place for corner, place in zip(corners, places, strict=True)]
+    return np.asarray(np.all([(p >= 0) & (p < n) for p, n in zip(at, sizes, strict=True)], axis=0))
+
+
+def read_by(pair: Pair) -> tuple[str, ...]:
+    """Names of the tensors that `pair_rows` reads."""
+    return (pair.producer.layer.input, pair.producer.tensor, pair.consumer.layer.input, pair.consumer.tensor)
+
+
 def joined(parts: list[PairFit]) -> PairFit:
     """Join the tiles of several batches. Empties the list, so that no array is held twice."""
-    inputs, made, inside, current, target = (
+    inputs, made, exists, inside, current, target = (
         np.concatenate([getattr(part, name) for part in parts])
-        for name in ("inputs", "made", "inside", "current", "target")
+        for name in ("inputs", "made", "exists", "inside", "current", "target")
     )
-    reads = parts[0].reads
+    tile = parts[0].tile
     parts.clear()
-    return PairFit(inputs, made, inside, reads, current, target)
+    return PairFit(inputs, made, exists, inside, tile, current, target)
 
 
 def rows_in(pair: Pair, width: int, shape: tuple[int, ...], memory: int) -> int:
@@ -202,7 +233,7 @@ def rows_in(pair: Pair, width: int, shape: tuple[int, ...], memory: int) -> int:
         memory: in bytes.
     """
     consumer = pair.consumer.layer
-    tile = tile_of(consumer, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
+    tile = tile_of(pair, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
     columns = width + len(pair.producer.slope)
-    shared = tile.places.shape[1] / tile.steps.shape[1]
+    shared = tile.made.shape[1] / tile.steps.shape[1]
     return int(memory / 4 / (shared * columns + 2 * len(pair.consumer.slope)))

@@ -28,13 +28,13 @@ from onnxprune.graph.nodes import Node
 from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import sampling_of
-from onnxprune.repair.activation import Activation, activation
 from onnxprune.repair.change import can_refit, corrected
 from onnxprune.repair.effort import FULL, Effort
 from onnxprune.repair.last_layers import known_for_scores, refit_scores
 from onnxprune.repair.layer_fit import SAME, Original, layer_rows, refit_layers
+from onnxprune.repair.middle import Middle
 from onnxprune.repair.pair_fit import fit_pair, steps_for
-from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
+from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, read_by, rows_in
 from onnxprune.repair.recurrent import RecurrentRows, refit_recurrent, refittable
 from onnxprune.repair.ridge import joined as joined_rows
 from onnxprune.repair.shifts import Shift, find_shifts, shifted
@@ -308,7 +308,7 @@ class _Planned:
     """A pair of layers, what lies between them, and in how many steps they are fitted together."""
 
     pair: Pair
-    between: Activation
+    between: Middle
     steps: int
 
 
@@ -318,7 +318,7 @@ def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, run: RunOptions, 
     for node, pair in pairs.items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
-            affordable[node] = _Planned(pair, activation(pair.between, analysis, run.engine), steps)
+            affordable[node] = _Planned(pair, Middle(pair.between, analysis, run.engine), steps)
     return affordable
 
 
@@ -332,7 +332,7 @@ def _refit_pair(
         return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
     rows = 0
-    wanted = [producer.layer.input, producer.tensor, consumer.tensor]
+    wanted = [*dict.fromkeys(read_by(pair))]
     for index, values in enumerate(replay.peek(replay.after(consumer.tensor), wanted)):
         target = reference.analysis.compressed(
             consumer.tensor, reference.replay.batches[index][consumer.tensor], reference.removed

@@ -1,6 +1,6 @@
-"""Finds what lies between two layers where that works on each element by itself: activations, scales and shifts."""
+"""Finds what lies between two layers: what works on each element by itself, such as activations, and one pooling."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnxprune.graph.order import needed_nodes
 from onnxprune.graph.subgraph import subgraph
 from onnxprune.ops import handler_of
 from onnxprune.ops.traits import Flow
+from onnxprune.ops.window import Pooling
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.channel_constants import ChannelConstants
 
@@ -19,8 +20,8 @@ _MOST_NODES = 32  # an activation that an exporter wrote out has a dozen
 
 
 @dataclass(frozen=True, slots=True)
-class Between:
-    """The nodes between two layers, which work on each element by itself.
+class Elementwise:
+    """Nodes that work on each element by itself.
 
     Attributes:
         source: the tensor that they read, besides constants.
@@ -47,6 +48,26 @@ class Between:
         return subgraph(analysis.model, nodes, known, [self.target])
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What lies between two layers.
+
+    Attributes:
+        first: what is done to each element of the first layer's values.
+        pooling: the windows that are then made one; None where there are none.
+        second: what is done to each element behind these.
+    """
+
+    first: Elementwise
+    pooling: Pooling | None = None
+    second: Elementwise | None = None
+
+    @property
+    def source(self) -> str:
+        """The first layer's values."""
+        return self.first.source
+
+
 def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]) -> Between | None:
     """What lies between a tensor and the one of several sources that alone it is made of.
 
@@ -59,12 +80,34 @@ def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]
     Returns:
         None where the target is not made of one source by such nodes, or something else reads what they read or make.
     """
+    last = _elementwise(
+        analysis, target, axis, lambda name: name in sources or _pooled(analysis, name, axis) is not None
+    )
+    if last is None or last.source in sources:
+        return None if last is None else Between(last)
+    node, pooling = analysis.graph.producer[last.source], _pooled(analysis, last.source, axis)
+    first = _elementwise(analysis, node.input(0), axis, sources.__contains__)
+    if first is None or analysis.graph.reads(node.input(0)) != 1 or analysis.graph.reads(last.target) != 1:
+        return None
+    return Between(first, pooling, last)
+
+
+def _pooled(analysis: Analysis, name: str, axis: int) -> Pooling | None:
+    """The windows that a tensor is made of, where a node before it pools along all but the first two axes."""
+    node = analysis.graph.producer.get(name)
+    if node is None or axis != 1 or len(analysis.shape(name)) < 3:
+        return None
+    return handler_of(node.op_type).pooling(node, analysis.shape(node.input(0))[2:])
+
+
+def _elementwise(analysis: Analysis, target: str, axis: int, is_source: Callable[[str], bool]) -> Elementwise | None:
+    """The nodes that make a tensor of a single source, each element by itself; None where there are other ones."""
     graph, shape = analysis.graph, analysis.shape(target)
     found: dict[str, Node] = {}
     source, pending = "", [target]
     while pending:
         name = pending.pop()
-        if name in sources and source in ("", name):
+        if source in ("", name) and is_source(name):
             source = name
             continue
         node = graph.producer.get(name)
@@ -80,7 +123,7 @@ def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]
     if not readers <= found.keys() or inner & {*graph.outputs} or analysis.shape(source) != shape:
         return None
     kind = onnx.helper.tensor_dtype_to_np_dtype(analysis.facts.dtypes[source])
-    return Between(source, target, nodes, axis, len(shape), kind, _bounds(nodes, analysis))
+    return Elementwise(source, target, nodes, axis, len(shape), kind, _bounds(nodes, analysis))
 
 
 def _operands(node: Node, values: ChannelConstants) -> list[str] | None:

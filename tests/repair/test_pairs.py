@@ -10,9 +10,9 @@ from onnxprune.core.engine import ONE_CORE
 from onnxprune.graph.load import load
 from onnxprune.graph.model import Model
 from onnxprune.ops.examples import example
-from onnxprune.repair.activation import Activation, activation
+from onnxprune.repair.middle import Middle
 from onnxprune.repair.pair_fit import PairLoss, fit_pair, steps_for
-from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, rows_in
+from onnxprune.repair.pairs import Pair, PairFit, find_pairs, joined, pair_rows, read_by, rows_in
 from onnxprune.repair.ridge import Correction, residual
 from onnxprune.repair.sequential import corrected
 from onnxprune.structure.coupling import analyse
@@ -77,8 +77,8 @@ def only_pair(model: Model) -> Pair:
     return pair
 
 
-def middle(model: Model, pair: Pair) -> Activation:
-    return activation(pair.between, analyse(model), ONE_CORE)
+def middle(model: Model, pair: Pair) -> Middle:
+    return Middle(pair.between, analyse(model), ONE_CORE)
 
 
 def loss_of(model: Model, pair: Pair, kind: type = np.float32) -> PairLoss:
@@ -93,7 +93,7 @@ def fitted(
 
 
 def values(model: Model, pair: Pair, x: np.ndarray) -> dict[str, np.ndarray]:
-    names = [pair.producer.tensor, pair.consumer.tensor]
+    names = [name for name in read_by(pair) if name != "x"]
     return Runner(model, names, engine=ONE_CORE, optimise=False).run_feed({"x": x}) | {"x": x}
 
 
@@ -116,6 +116,7 @@ def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+OVERLAPPING = "a = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 1], ceil_mode = 1>"
 SILU = "s = Sigmoid (h)\n r = Mul (h, s)"
 SCALED = "a = Relu (h)\n r = BatchNormalization (a, scale, shift, mean, var)"
 MODELS = pytest.mark.parametrize(
@@ -124,8 +125,14 @@ MODELS = pytest.mark.parametrize(
         *(conv(), conv(6, 3), conv(3, 3), dense(), gelu(), activated(SILU), activated("r = LeakyRelu (h)")),
         activated("r = PRelu (h, slope)", {"slope": (4, 1, 1)}),
         activated(SCALED, dict.fromkeys(("scale", "shift", "mean", "var"), (4,))),
+        activated("a = Relu (h)\n r = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"),
+        activated(f"{OVERLAPPING} (h)\n r = Relu (a)"),
+        activated("a = Relu (h)\n r = AveragePool <kernel_shape = [2, 3], strides = [1, 2]> (a)"),
     ],
-    ids=["conv", "grouped", "depthwise", "dense", "gelu", "silu", "leaky", "prelu", "scaled"],
+    ids=[
+        *("conv", "grouped", "depthwise", "dense", "gelu", "silu", "leaky", "prelu", "scaled"),
+        *("pooled", "overlapping", "averaged"),
+    ],
 )
 
 
@@ -172,7 +179,7 @@ def test_gradient_agrees_with_differences(model: Model) -> None:
     point = [0.05 * rng.standard_normal(shape) for shape in loss.shapes]
     direction = [rng.standard_normal(shape) for shape in loss.shapes]
     # onnxruntime works in single precision, and a larger step goes across kinks.
-    step, error = (1e-6, 1e-3) if pair.between.bounds is not None else (1e-3, 1e-2)
+    step, error = (1e-6, 1e-3) if pair.between.first.bounds is not None else (1e-3, 1e-2)
     ends = [loss.value(rows, [p + s * d for p, d in zip(point, direction, strict=True)]) for s in (step, -step)]
     along = sum(float((g * d).sum()) for g, d in zip(loss.gradient(rows, point), direction, strict=True))
     assert along == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=error)
@@ -238,7 +245,8 @@ def test_producers_that_others_read_are_no_pairs() -> None:
         "a = Sigmoid (h)\n b = ReduceMean <axes = [2, 3]> (h)\n r = Mul (a, b)",  # not each element by itself
         "r = Mul (h, places)",  # other numbers at other places
         "a = Relu (h)\n c = Conv <pads = [1, 1, 1, 1]> (x, w3)\n r = Add (a, c)",  # of two layers
-        "r = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h)",
+        "r = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (h)",
+        "a = MaxPool <kernel_shape = [3, 3]> (h)\n b = MaxPool <kernel_shape = [3, 3]> (h)\n r = Add (a, b)",
     ],
 )
 def test_only_what_works_on_each_element_of_one_layer_lies_between_a_pair(body: str) -> None:
