@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, drawn, input_rows, output_rows
+from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, input_rows, output_rows
 from onnxprune.ops.window import Window
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.between import Between, between
@@ -150,7 +150,7 @@ def pair_rows(
         target: the original's values at the consumer's fit target.
         count: about how many rows; dense layers have no more than there are.
         generator: draws the tiles.
-        drawing: which positions may be drawn (of dense layers), and around which half of the tiles lie.
+        drawing: which positions may be drawn (of dense layers).
     """
     consumer, made = pair.consumer.layer, values[pair.producer.tensor]
     shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
@@ -167,13 +167,6 @@ def pair_rows(
         rows = generator.integers(0, shape[0], tiles)[:, None]
         spans = tile.steps.max(axis=1)
         corners = [generator.integers(0, n - s, tiles)[:, None] for n, s in zip(shape[1:], spans, strict=True)]
-        weighted = drawing.weights(shape)
-        if weighted is not None:
-            centres = np.unravel_index(drawn(weighted, tiles // 2, generator), shape)
-            half = len(centres[0])
-            rows[:half, 0] = centres[0]
-            for corner, place, span, n in zip(corners, centres[1:], spans, shape[1:], strict=True):
-                corner[:half, 0] = np.clip(place - span // 2, 0, n - span - 1)
         axes = range(len(corners))
         outputs = np.ravel_multi_index(_indices(rows, [corners[a] + tile.steps[a] for a in axes]), shape)
         corners = [corners[a] * window.strides[a] - window.pads[a] for a in axes]

@@ -116,7 +116,8 @@ def repair(
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room), made),
         Original(reference, analysis, removed, sampling, feeds, effort),
-        _worthwhile(find_pairs(alone, smaller), smaller, run, len(feeds.rows)) if effort.pairs else {},
+        # Where few positions decide, as in detectors, what a descent gains is at all the others.
+        _worthwhile_pairs(alone, smaller, run, len(feeds.rows)) if effort.pairs and sampling.focus is None else {},
         shared,
         run.seed,
         cache,
@@ -312,10 +313,12 @@ class _Planned:
     steps: int
 
 
-def _worthwhile(pairs: Mapping[str, Pair], analysis: Analysis, run: RunOptions, rows: int) -> dict[str, _Planned]:
+def _worthwhile_pairs(
+    points: Sequence[FitTarget], analysis: Analysis, run: RunOptions, rows: int
+) -> dict[str, _Planned]:
     """The pairs that are small enough to be fitted together."""
     affordable = {}
-    for node, pair in pairs.items():
+    for node, pair in find_pairs(points, analysis).items():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
             affordable[node] = _Planned(pair, Middle(pair.between, analysis, run.engine), steps)
