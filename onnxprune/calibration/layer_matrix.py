@@ -4,12 +4,13 @@
 at random where there are more than needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
+from onnxprune.ops.window import Window
 from onnxprune.structure.units import Layer
 
 Weights = Callable[[tuple[int, ...]], "np.ndarray | None"]
@@ -134,6 +135,50 @@ def input_rows(layer: Layer, source: np.ndarray, at: Positions) -> np.ndarray:
     return _single(np.ascontiguousarray(gathered.transpose(2, 0, 3, 1)).reshape(layer.group, len(at.chosen), -1))
 
 
+def window_of(layer: Layer) -> Window:
+    """The window of a convolution; of a transposed one, that in its input with zeros inserted between positions."""
+    window = layer.window
+    assert window is not None
+    if not layer.transposed:
+        return window
+    n = len(window.kernel)
+    spans = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+    begins = [span - pad for span, pad in zip(spans, window.pads, strict=False)]
+    return Window(window.kernel, (1,) * n, (*begins, *begins), window.dilations)
+
+
+def patches(
+    layer: Layer,
+    source: np.ndarray,
+    rows: np.ndarray,
+    corners: Sequence[np.ndarray],
+    places: np.ndarray,
+    sizes: tuple[int, ...],
+) -> np.ndarray:
+    """`(T, N, channels)` inputs of a convolution around some positions, 0 where these lie in padding.
+
+    Args:
+        layer: the convolution.
+        source: its input.
+        rows: `(T, 1)` rows of the batch.
+        corners: for each spatial axis, `(T, 1)` positions of the output.
+        places: `(axes, N)` positions in the input, relative to where the window of a corner begins; see `window_of`.
+        sizes: of the output's spatial axes.
+    """
+    window = window_of(layer)
+    if layer.transposed:
+        source = _stretched(source, layer, sizes)[0]
+    n = len(corners)
+    at = [corners[a] * window.strides[a] - window.pads[a] + places[a] for a in range(n)]
+    inside = np.all([(p >= 0) & (p < size) for p, size in zip(at, source.shape[2:], strict=True)], axis=0)
+    clipped = [np.clip(p, 0, size - 1) for p, size in zip(at, source.shape[2:], strict=True)]
+    last = np.moveaxis(source, 1, -1)
+    if 4 * inside.size > last.size // last.shape[-1]:
+        last = np.ascontiguousarray(last)  # every gathered piece is contiguous then
+    gathered = _single(last[(np.broadcast_to(rows, inside.shape), *clipped)])
+    return gathered if inside.all() else np.where(inside[..., None], gathered, gathered.dtype.type(0))
+
+
 def _single(values: np.ndarray) -> np.ndarray:
     """The array with half precision converted to float32."""
     return np.asarray(values, dtype=values.dtype if values.dtype in (np.float32, np.float64) else np.float32)
@@ -152,7 +197,7 @@ def _stretched(
     )
     stretched[(slice(None), slice(None), *(slice(None, None, s) for s in window.strides))] = source
     spans = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
-    begins = [span - pad for span, pad in zip(spans, window.pads, strict=False)]
+    begins = window_of(layer).pads[:n]
     ends = [sizes[a] + spans[a] - stretched.shape[a + 2] - begins[a] for a in range(n)]
     return stretched, (1,) * n, (*begins, *ends)
 

@@ -41,8 +41,8 @@ _PIECE = 4096
 class PairLoss:
     """The squared error at the consumer's fit target as a function of corrections of both layers, with gradient.
 
-    Corrections are four arrays: `(groups, K, C / groups)` and `(C,)` of the producer, `(kernel, C, C_out)` and
-    `(C_out,)` of the consumer.
+    Corrections are four arrays: `(groups, K, C / groups)` and `(C,)` of the producer, where K runs over the kernel and
+    then over the channels of a group, and `(kernel, C, C_out)` and `(C_out,)` of the consumer.
 
     Args:
         pair: the two layers.
@@ -95,14 +95,14 @@ class PairLoss:
             d_seen = self._readers.summed(d_seen)
         d_made = self._between.gradient(made, rows, d_seen * rows.inside[..., None]) * self._slopes[0]
         flat = d_made.reshape(-1, made.shape[2])
-        d_weight = _weight_gradient(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), flat)
+        d_weight = _weight_gradient(_columns_of(rows), flat, self.shapes[0])
         d_kernel = (columns.T @ back).reshape(self.shapes[2])
         return [d_weight, flat.sum(axis=0), d_kernel, back.sum(axis=0)]
 
     def _forward(self, rows: PairFit, corrections: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values of the producer, columns of the consumer, and residual, with the corrections applied."""
         weight, bias, kernel, shift = corrections
-        change = _product(rows.inputs.reshape(-1, *rows.inputs.shape[2:]), weight).reshape(rows.made.shape)
+        change = _product(_columns_of(rows), weight).reshape(rows.made.shape)
         made = rows.made + (change + bias) * self._slopes[0]
         whole = self._kernel + kernel
         columns = self._columns(made, rows)
@@ -119,26 +119,44 @@ class PairLoss:
         return np.asarray(seen.reshape(-1, reads.shape[1] * made.shape[2]))
 
 
+def _columns_of(rows: PairFit) -> np.ndarray:
+    """`(T P, kernel, channels)` what the producer's weight multiplies."""
+    reads = rows.tile.columns
+    gathered = rows.inputs if reads.size == rows.inputs.shape[1] == len(reads) else rows.inputs.take(reads, axis=1)
+    return np.asarray(gathered.reshape(-1, reads.shape[1], rows.inputs.shape[2]))
+
+
 def _product(columns: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """`(R, K, groups)` columns times `(groups, K, C)` weights, as `(R, groups C)`."""
-    if _is_depthwise(columns, weight.shape[2]):
+    """`(R, kernel, channels)` columns times `(groups, K, C / groups)` weights, as `(R, C)`."""
+    groups, rows = len(weight), len(columns)
+    if groups == 1:
+        return np.asarray(columns.reshape(rows, -1) @ weight[0])
+    if _is_depthwise(columns, weight.shape):
         return np.asarray(np.einsum("rkg,kg->rg", columns, np.ascontiguousarray(weight[..., 0].T)))
-    product = np.matmul(columns.transpose(2, 0, 1), weight)
-    return np.asarray(product.transpose(1, 0, 2).reshape(len(columns), -1))
+    product = np.matmul(_by_group(columns, groups), weight)
+    return np.asarray(product.transpose(1, 0, 2).reshape(rows, -1))
 
 
-def _weight_gradient(columns: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """`(groups, K, C)` gradient of `_product` in the weights, for an output gradient `(R, groups C)`."""
-    groups = columns.shape[2]
-    if _is_depthwise(columns, outputs.shape[1] // groups):
+def _weight_gradient(columns: np.ndarray, outputs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient of `_product` in weights of a shape, for an output gradient `(R, C)`."""
+    groups, rows = shape[0], len(columns)
+    if groups == 1:
+        return np.asarray((columns.reshape(rows, -1).T @ outputs)[None])
+    if _is_depthwise(columns, shape):
         return np.asarray(np.einsum("rkg,rg->kg", columns, outputs).T[..., None])
-    by_group = outputs.reshape(len(outputs), groups, -1).transpose(1, 0, 2)
-    return np.asarray(np.matmul(columns.transpose(2, 1, 0), by_group))
+    by_group = outputs.reshape(rows, groups, -1).transpose(1, 0, 2)
+    return np.asarray(np.matmul(_by_group(columns, groups).transpose(0, 2, 1), by_group))
 
 
-def _is_depthwise(columns: np.ndarray, outputs: int) -> bool:
-    """Whether groups have one output each; plain sums are then faster than many tiny matrix products."""
-    return outputs == 1 and columns.shape[2] > 1
+def _by_group(columns: np.ndarray, groups: int) -> np.ndarray:
+    """`(groups, R, K)` columns of each group."""
+    parted = columns.reshape(*columns.shape[:2], groups, -1)
+    return parted.transpose(2, 0, 1, 3).reshape(groups, len(columns), -1)
+
+
+def _is_depthwise(columns: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether groups have one input and one output each; plain sums are then faster than many tiny matrix products."""
+    return shape[0] == columns.shape[2] and shape[2] == 1
 
 
 def _pieces(rows: PairFit) -> list[slice]:
@@ -188,8 +206,10 @@ def fit_pair(
     if best is None:
         return None
     weight, bias, kernel, shift = (array.astype(np.float64) for array in best)
+    groups, width, outputs = weight.shape
+    first = weight.reshape(groups, rows.tile.columns.shape[1], -1, outputs).swapaxes(1, 2).reshape(groups, width, -1)
     second = kernel.transpose(1, 0, 2).reshape(1, -1, kernel.shape[2])
-    return Correction(weight, bias), Correction(second, shift)
+    return Correction(first, bias), Correction(second, shift)
 
 
 def steps_for(pair: Pair, width: int, shape: tuple[int, ...], rows: int) -> int:

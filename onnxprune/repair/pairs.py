@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, input_rows, output_rows
+from onnxprune.calibration.layer_matrix import EVEN, Drawing, Positions, input_rows, output_rows, patches, window_of
 from onnxprune.ops.window import Window
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.between import Between, between
@@ -45,6 +45,8 @@ class RowTile:
         reads: `(S, kernel)` which of the Q each output reads.
         made: `(axes, P)` positions of the producer's output that these are made of: the same but for a pooling.
         windows: `(Q, window)` which of the P each place is made of; None without a pooling.
+        sources: `(axes, N)` positions of the producer's input that the P are made of.
+        columns: `(P, kernel)` which of the N each of them reads.
     """
 
     steps: np.ndarray
@@ -52,6 +54,8 @@ class RowTile:
     reads: np.ndarray
     made: np.ndarray
     windows: np.ndarray | None
+    sources: np.ndarray
+    columns: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class PairFit:
     """Data to fit a pair: T tiles of S consumer outputs each, which read Q values, made of P of the producer.
 
     Attributes:
-        inputs: `(T, P, K, groups)` columns of the producer; groups last, as depthwise layers have many small ones.
+        inputs: `(T, N, channels)` what the producer reads.
         made: `(T, P, C)` the producer's values at its fit target now.
         exists: `(T, P)` False where a pooling reads padding.
         inside: `(T, Q)` False where a tile reads padding.
@@ -116,13 +120,15 @@ def tile_of(pair: Pair, sizes: tuple[int, ...]) -> RowTile:
     """The tile of a pair whose consumer's output has these spatial sizes; one row where the layers are dense."""
     window = pair.consumer.layer.window
     if window is None:
-        return RowTile(*(np.zeros((0, 1), int),) * 2, np.zeros((1, 1), int), np.zeros((0, 1), int), None)
+        at, itself = np.zeros((0, 1), int), np.zeros((1, 1), int)
+        return RowTile(at, at, itself, at, None, at, itself)
     side = tuple(min(_SIDE, n) for n in sizes)
     steps = np.indices(side).reshape(len(side), -1)
     places, reads = _read(steps, window)
     pooling = pair.between.pooling
     made, windows = (places, None) if pooling is None else _read(places, pooling.window)
-    return RowTile(steps, places, reads, made, windows)
+    sources, columns = _read(made, window_of(pair.producer.layer))
+    return RowTile(steps, places, reads, made, windows, sources, columns)
 
 
 def _read(places: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -152,16 +158,17 @@ def pair_rows(
         generator: draws the tiles.
         drawing: which positions may be drawn (of dense layers).
     """
-    consumer, made = pair.consumer.layer, values[pair.producer.tensor]
+    producer, consumer, made = pair.producer.layer, pair.consumer.layer, values[pair.producer.tensor]
     shape = tuple(n for a, n in enumerate(target.shape) if a != consumer.output_axis)
-    sizes = tuple(n for a, n in enumerate(made.shape) if a != pair.producer.layer.output_axis)
-    window, pooling = consumer.window, pair.between.pooling
+    sizes = tuple(n for a, n in enumerate(made.shape) if a != producer.output_axis)
+    window, pooling, source = consumer.window, pair.between.pooling, values[producer.input]
     tile = tile_of(pair, shape[1:])
     if window is None:
         able = drawing.able(shape)
         chosen = np.sort(generator.choice(able, min(count, len(able)), replace=False))
         outputs = read = chosen[:, None]
         exists = inside = np.ones(read.shape, bool)
+        inputs = input_rows(producer, source, Positions(sizes, chosen)).swapaxes(0, 1)
     else:
         tiles = max(1, min(count, prod(shape)) // tile.steps.shape[1])
         rows = generator.integers(0, shape[0], tiles)[:, None]
@@ -177,11 +184,11 @@ def pair_rows(
             exists = _within(corners, tile.made, sizes[1:])
         clipped = [np.clip(corners[a] + tile.made[a], 0, sizes[a + 1] - 1) for a in axes]
         read = np.ravel_multi_index(_indices(rows, clipped), sizes)
+        inputs = patches(producer, source, rows, corners, tile.sources, sizes[1:])
     at, sources = Positions(shape, outputs.ravel()), Positions(sizes, read.ravel())
-    inputs = input_rows(pair.producer.layer, values[pair.producer.layer.input], sources)
     return PairFit(
-        np.ascontiguousarray(inputs.transpose(1, 2, 0)).reshape(*read.shape, -1, len(inputs)),
-        output_rows(pair.producer.layer, made, sources).reshape(*read.shape, -1),
+        inputs,
+        output_rows(producer, made, sources).reshape(*read.shape, -1),
         exists,
         inside,
         tile,
@@ -216,17 +223,16 @@ def joined(parts: list[PairFit]) -> PairFit:
     return PairFit(inputs, made, exists, inside, tile, current, target)
 
 
-def rows_in(pair: Pair, width: int, shape: tuple[int, ...], memory: int) -> int:
+def rows_in(pair: Pair, channels: int, shape: tuple[int, ...], memory: int) -> int:
     """How many rows of a pair fit into the given memory.
 
     Args:
         pair: the two layers.
-        width: columns of the producer, those of all groups.
+        channels: of the producer's input.
         shape: of the consumer's output.
         memory: in bytes.
     """
     consumer = pair.consumer.layer
     tile = tile_of(pair, tuple(n for a, n in enumerate(shape) if a != consumer.output_axis)[1:])
-    columns = width + len(pair.producer.slope)
-    shared = tile.made.shape[1] / tile.steps.shape[1]
-    return int(memory / 4 / (shared * columns + 2 * len(pair.consumer.slope)))
+    numbers = tile.sources.shape[1] * channels + tile.made.shape[1] * len(pair.producer.slope)
+    return int(memory / 4 / (numbers / tile.steps.shape[1] + 2 * len(pair.consumer.slope)))

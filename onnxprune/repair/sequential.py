@@ -342,8 +342,8 @@ def _refit_pair(
         )
         drawing = reference.sampling.of_batch(index)
         if index == 0:
-            groups, width, _ = to_matrix(producer.layer, replay.model.constants[producer.layer.weight]).shape
-            rows = min(_PAIR_ROWS, rows_in(pair, groups * width, target.shape, reference.effort.memory))
+            channels = values[producer.layer.input].shape[producer.layer.input_axis]
+            rows = min(_PAIR_ROWS, rows_in(pair, channels, target.shape, reference.effort.memory))
         count = max(1, round(rows * reference.feeds.share(index)))
         parts[index >= reference.feeds.first].append(pair_rows(pair, values, target, count, generator, drawing))
     if not parts[0] or not parts[1]:

@@ -51,6 +51,14 @@ def activated(body: str, weights: dict[str, tuple[int, ...]] | None = None) -> M
     return load(example(text, shapes | (weights or {})))
 
 
+def transposed() -> Model:
+    text = """g (float[N,3,9,9] x) => (float[N,5,A,B] y) {
+    h = ConvTranspose <strides = [2, 2], pads = [1, 0, 0, 1], output_padding = [1, 0], group = 3> (x, w1, b1)
+    r = Relu (h)
+    y = Conv <pads = [1, 1, 1, 1]> (r, w2, b2) }"""
+    return load(example(text, {"w1": (3, 2, 3, 2), "b1": (6,), "w2": (5, 6, 3, 3), "b2": (5,)}))
+
+
 def gelu() -> Model:
     """Dense layers on sequences, with GELU as exporters write it out."""
     numbers = {"two": np.array(2**0.5, np.float32), "half": np.array([0.5], np.float32), "one": np.float32(1)}
@@ -122,7 +130,16 @@ SCALED = "a = Relu (h)\n r = BatchNormalization (a, scale, shift, mean, var)"
 MODELS = pytest.mark.parametrize(
     "model",
     [
-        *(conv(), conv(6, 3), conv(3, 3), dense(), gelu(), activated(SILU), activated("r = LeakyRelu (h)")),
+        *(
+            conv(),
+            conv(6, 3),
+            conv(3, 3),
+            transposed(),
+            dense(),
+            gelu(),
+            activated(SILU),
+            activated("r = LeakyRelu (h)"),
+        ),
         activated("r = PRelu (h, slope)", {"slope": (4, 1, 1)}),
         activated(SCALED, dict.fromkeys(("scale", "shift", "mean", "var"), (4,))),
         activated("a = Relu (h)\n r = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"),
@@ -130,7 +147,7 @@ MODELS = pytest.mark.parametrize(
         activated("a = Relu (h)\n r = AveragePool <kernel_shape = [2, 3], strides = [1, 2]> (a)"),
     ],
     ids=[
-        *("conv", "grouped", "depthwise", "dense", "gelu", "silu", "leaky", "prelu", "scaled"),
+        *("conv", "grouped", "depthwise", "transposed", "dense", "gelu", "silu", "leaky", "prelu", "scaled"),
         *("pooled", "overlapping", "averaged"),
     ],
 )
@@ -151,7 +168,10 @@ def test_prediction_is_what_the_corrected_model_computes(model: Model) -> None:
     loss = loss_of(model, pair)
     width = rows.made.shape[2]
     kernel = found[1].weight[0].reshape(width, -1, rows.target.shape[2]).transpose(1, 0, 2)
-    corrections = [each.astype(np.float32) for each in (found[0].weight, found[0].bias, kernel, found[1].bias)]
+    groups, columns, outputs = found[0].weight.shape
+    first = found[0].weight.reshape(groups, -1, rows.tile.columns.shape[1], outputs).swapaxes(1, 2)
+    first = first.reshape(groups, columns, outputs)
+    corrections = [each.astype(np.float32) for each in (first, found[0].bias, kernel, found[1].bias)]
     predicted = loss.value(loss.prepared(rows), corrections)
     assert predicted == pytest.approx(mean_square(pair, now), rel=1e-3)
 
@@ -216,9 +236,7 @@ def test_rows_of_batches_join(model: Model) -> None:
 def test_rows_keep_to_the_memory(model: Model) -> None:
     pair, x = only_pair(model), images(model, 8, rows=40)
     goal = values(model, pair, x)[pair.consumer.tensor]
-    first = pair.producer.layer
-    width = first.group * int(np.prod(model.constants[first.weight].shape)) // len(pair.producer.slope)
-    count = rows_in(pair, width, goal.shape, 60_000)
+    count = rows_in(pair, x.shape[pair.producer.layer.input_axis], goal.shape, 60_000)
     rows = rows_of(model, pair, x, goal, count)
     taken = sum(getattr(rows, name).nbytes for name in ("inputs", "made", "current", "target"))
     assert 0.7 * 60_000 < taken <= 60_000
