@@ -1,6 +1,7 @@
 """Makes the smaller model from a decision: removes units, repairs the remaining weights, and distils if asked to."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnxprune.calibration.split import Fitting
 from onnxprune.config import FinetuneConfig, PruneConfig
@@ -10,6 +11,9 @@ from onnxprune.lossless import Lossless, lossless
 from onnxprune.pipeline.prepare import Prepared
 from onnxprune.structure.removal import remove
 from onnxprune.structure.units import Ids
+
+if TYPE_CHECKING:
+    from onnxprune.repair import Effort
 
 
 def lossless_part(prepared: Prepared, removed: Ids, clock: Clock) -> Lossless:
@@ -27,8 +31,7 @@ def shrink(
     clock: Clock,
     progress: Progress,
     rows: Fitting | None = None,
-    *,
-    quick: bool = False,
+    effort: "Effort | None" = None,
 ) -> Model:
     """Remove units, repair the remaining weights, and, if asked to, train towards the original's outputs.
 
@@ -39,7 +42,7 @@ def shrink(
         clock: times of the stages.
         progress: told of steps.
         rows: to fit to and to choose by; by default those of the last repair.
-        quick: whether a repair does that only tells candidates apart.
+        effort: what a repair may take; all that the last one does by default.
     """
     exact = lossless_part(prepared, removed, clock)
     with clock.stage("remove"):
@@ -49,9 +52,9 @@ def shrink(
     if rows is None and prepared.rows is not None:
         rows = prepared.rows.last
     if config.repair and rows is not None and removed.any():
-        from onnxprune.repair import FULL, QUICK, repair
+        from onnxprune.repair import FULL, repair
 
-        effort = QUICK if quick else FULL
+        effort = effort or FULL
         with clock.stage("repair"):
             smaller = repair(prepared.analysis, smaller, removed, rows, config.run, progress, config.outputs, effort)
     if config.distill and rows is not None:

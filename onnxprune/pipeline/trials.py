@@ -140,7 +140,7 @@ class Trials(AbstractContextManager["Trials"]):
 
         Args:
             decisions: the candidates; each is tried once.
-            full: whether they are repaired as the last model is.
+            full: whether they are repaired nearly as the last model is.
             again: whether other rows than usual judge, for a closer look.
         """
         self.left -= len(decisions) * (FULL_COST if full else 1)
@@ -225,7 +225,10 @@ def _loss(handle: Any, removed: Ids, full: bool) -> Loss:
     name = f"{'full' if full else 'quick'} {sha256(removed.tobytes()).hexdigest()}"
     if (kept := trial.cache.get("trial", name)) is not None:
         return Loss.of(kept["rows"])
-    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, quick=not full)
+    from onnxprune.repair import QUICK, TRIED
+
+    effort = TRIED if full else QUICK
+    smaller = shrink(trial.prepared, removed, trial.config, Clock(), no_progress, trial.rows, effort)
     meaning = trial.reference.meaning
     outputs = collect(smaller, trial.judge, meaning.outputs, engine=trial.config.engine, row_axes=meaning.row_axes)
     divergence = trial.reference.rows(outputs)

@@ -117,7 +117,7 @@ def repair(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room), made),
         Original(reference, analysis, removed, sampling, feeds, effort),
         # Where few positions decide, as in detectors, what a descent gains is at all the others.
-        _worthwhile_pairs(alone, smaller, run, len(feeds.rows)) if effort.pairs and sampling.focus is None else {},
+        {} if sampling.focus is not None else _worthwhile_pairs(alone, smaller, run, len(feeds.rows), effort),
         shared,
         run.seed,
         cache,
@@ -314,14 +314,14 @@ class _Planned:
 
 
 def _worthwhile_pairs(
-    points: Sequence[FitTarget], analysis: Analysis, run: RunOptions, rows: int
+    points: Sequence[FitTarget], analysis: Analysis, run: RunOptions, rows: int, effort: Effort
 ) -> dict[str, _Planned]:
     """The pairs that are small enough to be fitted together."""
     affordable = {}
-    for node, pair in find_pairs(points, analysis).items():
+    for node, pair in find_pairs(points, analysis).items() if effort.pairs else ():
         width = to_matrix(pair.producer.layer, analysis.model.constants[pair.producer.layer.weight]).shape[1]
         if steps := steps_for(pair, width, analysis.facts.shapes[pair.consumer.tensor], rows):
-            affordable[node] = _Planned(pair, Middle(pair.between, analysis, run.engine), steps)
+            affordable[node] = _Planned(pair, Middle(pair.between, analysis, run.engine), int(effort.pairs * steps))
     return affordable
 
 
