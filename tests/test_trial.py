@@ -26,6 +26,7 @@ from onnxprune.outputs.reading import read_meaning
 from onnxprune.pipeline.decide import decide
 from onnxprune.pipeline.prepare import Prepared, prepare, score
 from onnxprune.pipeline.trials import FULL_COST, Loss, Trials, affordable, least_lost, worthwhile
+from onnxprune.repair import QUICK
 
 MODELS = Path(__file__).parents[1] / "models"
 SCALED = PreprocessConfig(mean=(0.1307,), std=(0.3081,))
@@ -74,7 +75,7 @@ def test_trials_of_an_earlier_run_are_not_made_again(
     shrink = module.shrink
 
     def counted(*args: Any, **options: Any) -> Any:
-        made.append(options["quick"])
+        made.append(args[-1] is QUICK)
         return shrink(*args, **options)
 
     monkeypatch.setattr(module, "shrink", counted)
