@@ -135,7 +135,7 @@ def _operands(node: Node, values: ChannelConstants) -> list[str] | None:
     if len(operands) == 1 and rules.affine(node, node.inputs.index(operands[0]), values) is not None:
         return operands
     alike = rules.flow(node) is Flow.ELEMENTWISE and all(values.per_channel(name) is not None for name in constants)
-    return operands if alike else None
+    return operands if alike and not rules.jumps(node) else None  # steps have no slope to descend by
 
 
 def _bounds(nodes: tuple[Node, ...], analysis: Analysis) -> tuple[float, float] | None:

@@ -262,6 +262,7 @@ def test_producers_that_others_read_are_no_pairs() -> None:
     [
         "a = Sigmoid (h)\n b = ReduceMean <axes = [2, 3]> (h)\n r = Mul (a, b)",  # not each element by itself
         "r = Mul (h, places)",  # other numbers at other places
+        "a = Relu (h)\n r = Round (a)",  # steps, as of simulated quantisation
         "a = Relu (h)\n c = Conv <pads = [1, 1, 1, 1]> (x, w3)\n r = Add (a, c)",  # of two layers
         "r = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (h)",
         "a = MaxPool <kernel_shape = [3, 3]> (h)\n b = MaxPool <kernel_shape = [3, 3]> (h)\n r = Add (a, b)",
