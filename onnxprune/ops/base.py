@@ -5,7 +5,6 @@ A handler is one class in one file of this package; it is found automatically. M
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ from onnxprune.ops.traits import (
     Affine,
     Carried,
     Change,
+    ChannelUse,
     ChannelValues,
     Flow,
     Kinks,
@@ -28,17 +28,6 @@ from onnxprune.ops.traits import (
     WindowMaximum,
 )
 from onnxprune.ops.window import Pooling
-
-
-class ChannelUse(Enum):
-    """The ways in which kernels process a channel axis: they decide at which channel counts kernels are fast."""
-
-    CONVOLVED = "input of a convolution"
-    DEPTHWISE = "depthwise convolution"
-    GROUPED = "one group of a grouped convolution"
-    POOLED = "pooling"
-    JOINED = "operand of a join along channels"
-    MULTIPLIED = "outer axis of a matrix product"
 
 
 class Rewriting(Protocol):

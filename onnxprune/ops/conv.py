@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 
 from onnxprune.graph.nodes import Node
-from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Factors, Linear, axis_factors
 from onnxprune.ops.torch_tools import along_channels, pad
-from onnxprune.ops.traits import Change, LinearMap, Operands
+from onnxprune.ops.traits import Change, ChannelUse, LinearMap, Operands
 from onnxprune.ops.window import Window, transposed_pads, window_pads
 
 

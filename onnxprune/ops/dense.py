@@ -9,12 +9,12 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import unbroadcast
-from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.linear import Factors, Linear, Product
 from onnxprune.ops.product import Letters, couple_product, named_products, product_factors
-from onnxprune.ops.traits import Change, LinearMap, Operands
+from onnxprune.ops.traits import Change, ChannelUse, LinearMap, Operands
 
 
 class Gemm(OpHandler):

@@ -9,11 +9,11 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import pieces
-from onnxprune.ops.base import Backward, ChannelUse, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.torch_tools import integers
-from onnxprune.ops.traits import Carried
+from onnxprune.ops.traits import Carried, ChannelUse
 
 
 class Concat(OpHandler):

@@ -10,12 +10,12 @@ import onnx
 
 from onnxprune.graph.nodes import Node
 from onnxprune.ops.backward_tools import expanded_like
-from onnxprune.ops.base import Backward, ChannelUse, Known, OpHandler, Rewriting, TorchRule, normal_axis
+from onnxprune.ops.base import Backward, Known, OpHandler, Rewriting, TorchRule, normal_axis
 from onnxprune.ops.examples import example
 from onnxprune.ops.labels import Ids, Labels
 from onnxprune.ops.resampling import resampling
 from onnxprune.ops.torch_tools import pad, select
-from onnxprune.ops.traits import Flow, LinearMap, Operands, Range, WindowMaximum
+from onnxprune.ops.traits import ChannelUse, Flow, LinearMap, Operands, Range, WindowMaximum
 from onnxprune.ops.window import Pooling, Window, covered, window_pads
 
 

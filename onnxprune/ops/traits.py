@@ -21,6 +21,17 @@ class Flow(Enum):
     CHANNELWISE = "its channel (axis 1) of the first input, and one number for it of each further input"
 
 
+class ChannelUse(Enum):
+    """The ways in which kernels process a channel axis: they decide at which channel counts kernels are fast."""
+
+    CONVOLVED = "input of a convolution"
+    DEPTHWISE = "depthwise convolution"
+    GROUPED = "one group of a grouped convolution"
+    POOLED = "pooling"
+    JOINED = "operand of a join along channels"
+    MULTIPLIED = "outer axis of a matrix product"
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Lower and upper bounds of the values in each channel.

@@ -222,7 +222,7 @@ class _Trial:
 def _loss(handle: Any, removed: Ids, full: bool) -> Loss:
     """Divergence from the original's outputs, on the rows that judge, after removing units and repairing."""
     trial: _Trial = shared(handle)
-    name = f"{'full' if full else 'quick'} {sha256(removed.tobytes()).hexdigest()}"
+    name = f"{'tried' if full else 'quick'} {sha256(removed.tobytes()).hexdigest()}"
     if (kept := trial.cache.get("trial", name)) is not None:
         return Loss.of(kept["rows"])
     from onnxprune.repair import QUICK, TRIED

@@ -49,7 +49,7 @@ class _Part:
     """
 
     def __init__(self, nodes: Elementwise, analysis: Analysis, engine: Engine) -> None:
-        self._nodes, self._model, self._engine = nodes, nodes.forward(analysis), engine
+        self._nodes, self._analysis, self._engine = nodes, analysis, engine
         self._session: Any = None
 
     def value(self, made: np.ndarray) -> np.ndarray:
@@ -57,8 +57,8 @@ class _Part:
         shape = (-1, *(made.shape[-1] if axis == self._nodes.axis else 1 for axis in range(1, self._nodes.rank)))
         feed = {self._nodes.source: np.ascontiguousarray(made, self._nodes.kind).reshape(shape)}
         if self._session is None:
-            self._session = open_session(self._model, engine=self._engine)
-        with runtime_errors(f"{self._model.name}: onnxruntime cannot run the model"):
+            self._session = open_session(self._nodes.forward(self._analysis), engine=self._engine)
+        with runtime_errors(f"{self._analysis.name}: onnxruntime cannot run the model"):
             (result,) = self._session.run(None, feed)
         return np.asarray(result, made.dtype).reshape(made.shape)
 

@@ -12,8 +12,8 @@ from onnxprune.core.results import NotPruned
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Graph, Node
 from onnxprune.graph.shapes import Facts
-from onnxprune.ops.base import ChannelUse
 from onnxprune.ops.linear import Product, Recurrence
+from onnxprune.ops.traits import ChannelUse
 from onnxprune.structure.units import Group, Ids, Layer, Mask, Operation
 
 

@@ -64,7 +64,7 @@ class Between:
 
     @property
     def source(self) -> str:
-        """The first layer's values."""
+        """Name of the first layer's values."""
         return self.first.source
 
 
@@ -78,7 +78,7 @@ def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]
         sources: tensors to look for.
 
     Returns:
-        None where the target is not made of one source by such nodes, or something else reads what they read or make.
+        None where the target is not made of one source by such nodes, or something else reads what leads to it.
     """
     last = _elementwise(
         analysis, target, axis, lambda name: name in sources or _pooled(analysis, name, axis) is not None
@@ -87,7 +87,7 @@ def between(analysis: Analysis, target: str, axis: int, sources: Collection[str]
         return None if last is None else Between(last)
     node, pooling = analysis.graph.producer[last.source], _pooled(analysis, last.source, axis)
     first = _elementwise(analysis, node.input(0), axis, sources.__contains__)
-    if first is None or analysis.graph.reads(node.input(0)) != 1 or analysis.graph.reads(last.target) != 1:
+    if first is None or analysis.graph.reads(first.target) != 1:
         return None
     return Between(first, pooling, last)
 

@@ -20,9 +20,10 @@ from onnxprune.graph.shapes import Facts
 from onnxprune.graph.sizes import LONGEST_AXIS, Given, fitting, given_sizes
 from onnxprune.graph.widen import widened
 from onnxprune.ops import handler_of
-from onnxprune.ops.base import ChannelUse, OpHandler
+from onnxprune.ops.base import OpHandler
 from onnxprune.ops.labels import FIXED, Freeze, Ids, Labels, Place, classes, tensors_of
 from onnxprune.ops.linear import Product, Recurrence
+from onnxprune.ops.traits import ChannelUse
 from onnxprune.runtime.facts import gather_facts
 from onnxprune.structure.analysis import Analysis
 from onnxprune.structure.operations import find_operations, name_kept_channels

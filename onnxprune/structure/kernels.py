@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.ops.base import ChannelUse
+from onnxprune.ops.traits import ChannelUse
 from onnxprune.structure.analysis import Analysis
 
 STEPS: Mapping[str, Mapping[ChannelUse, int]] = MappingProxyType(

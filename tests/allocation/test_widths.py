@@ -13,8 +13,8 @@ import onnxprune
 from onnxprune.allocation.widths import Widths
 from onnxprune.core.errors import BudgetError
 from onnxprune.graph.load import load
-from onnxprune.ops.base import ChannelUse
 from onnxprune.ops.examples import example
+from onnxprune.ops.traits import ChannelUse
 from onnxprune.structure.coupling import analyse
 from onnxprune.structure.kernels import STEPS, kernel_steps
 

@@ -97,4 +97,4 @@ def test_a_network_for_images_loses_less_by_them_than_by_noise() -> None:
         ).metrics["top1"].after
         for data in ("random", "synthetic")
     ]  # fmt: skip
-    assert accuracy[1] > accuracy[0] + 0.05
+    assert accuracy[1] > max(accuracy[0] + 0.05, 0.8)

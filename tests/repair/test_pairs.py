@@ -127,30 +127,22 @@ def images(model: Model, seed: int, rows: int = 6) -> np.ndarray:
 OVERLAPPING = "a = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 1], ceil_mode = 1>"
 SILU = "s = Sigmoid (h)\n r = Mul (h, s)"
 SCALED = "a = Relu (h)\n r = BatchNormalization (a, scale, shift, mean, var)"
-MODELS = pytest.mark.parametrize(
-    "model",
-    [
-        *(
-            conv(),
-            conv(6, 3),
-            conv(3, 3),
-            transposed(),
-            dense(),
-            gelu(),
-            activated(SILU),
-            activated("r = LeakyRelu (h)"),
-        ),
-        activated("r = PRelu (h, slope)", {"slope": (4, 1, 1)}),
-        activated(SCALED, dict.fromkeys(("scale", "shift", "mean", "var"), (4,))),
-        activated("a = Relu (h)\n r = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"),
-        activated(f"{OVERLAPPING} (h)\n r = Relu (a)"),
-        activated("a = Relu (h)\n r = AveragePool <kernel_shape = [2, 3], strides = [1, 2]> (a)"),
-    ],
-    ids=[
-        *("conv", "grouped", "depthwise", "transposed", "dense", "gelu", "silu", "leaky", "prelu", "scaled"),
-        *("pooled", "overlapping", "averaged"),
-    ],
-)
+NETWORKS = {
+    "conv": conv(),
+    "grouped": conv(6, 3),
+    "depthwise": conv(3, 3),
+    "transposed": transposed(),
+    "dense": dense(),
+    "gelu": gelu(),
+    "silu": activated(SILU),
+    "leaky": activated("r = LeakyRelu (h)"),
+    "prelu": activated("r = PRelu (h, slope)", {"slope": (4, 1, 1)}),
+    "scaled": activated(SCALED, dict.fromkeys(("scale", "shift", "mean", "var"), (4,))),
+    "pooled": activated("a = Relu (h)\n r = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"),
+    "overlapping": activated(f"{OVERLAPPING} (h)\n r = Relu (a)"),
+    "averaged": activated("a = Relu (h)\n r = AveragePool <kernel_shape = [2, 3], strides = [1, 2]> (a)"),
+}
+MODELS = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
 
 
 @MODELS
