@@ -1,4 +1,4 @@
-"""Which nodes a result depends on, and when each tensor is read for the last time."""
+"""Which nodes a result depends on, an order of nodes in chains, and how long tensors are needed."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -26,6 +26,36 @@ def needed_nodes(nodes: Sequence[Node], wanted: Iterable[str], known: Callable[[
     return chosen[::-1]
 
 
+def in_chains(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes in another order of execution, in which those of a chain follow each other.
+
+    Of the branches that a node joins, the longest comes last, directly before the node.
+
+    Args:
+        nodes: nodes in topological order.
+    """
+    makers = {name: node for node in nodes for name in node.outputs if name}
+    sources: dict[str, list[Node]] = {}
+    depth: dict[str, int] = {}
+    for node in nodes:
+        read = {maker.name: maker for name in node.reads if (maker := makers.get(name)) is not None}
+        sources[node.name] = sorted(read.values(), key=lambda maker: depth[maker.name])
+        depth[node.name] = 1 + max((depth[name] for name in read), default=0)
+    used = {maker.name for read in sources.values() for maker in read}
+    placed: dict[str, Node] = {}
+    for last in sorted((node for node in nodes if node.name not in used), key=lambda node: depth[node.name]):
+        waiting = [(last, iter(sources[last.name]))]
+        while waiting:
+            node, before = waiting[-1]
+            source = next((source for source in before if source.name not in placed), None)
+            if source is None:
+                placed[node.name] = node
+                waiting.pop()
+            else:
+                waiting.append((source, iter(sources[source.name])))
+    return tuple(placed.values())
+
+
 def last_uses(reads: Iterable[Iterable[str]], kept: Iterable[str] = ()) -> dict[str, int]:
     """For each tensor, the number of the last step that reads it; for kept ones, the number of steps.
 
@@ -39,3 +69,20 @@ def last_uses(reads: Iterable[Iterable[str]], kept: Iterable[str] = ()) -> dict[
         last |= dict.fromkeys(names, count)
         count += 1
     return last | dict.fromkeys(kept, count)
+
+
+def asked_late(nodes: Sequence[Node], visits: Iterable[Sequence[str]]) -> list[str]:
+    """The tensors that are asked for after some that are made later than they, and so have to be kept till then.
+
+    Args:
+        nodes: in the order in which they run.
+        visits: the tensors that are asked for together, one visit after the other.
+    """
+    made = {name: index for index, node in enumerate(nodes) for name in node.outputs}
+    late: list[str] = []
+    furthest = -1
+    for names in visits:
+        places = [made.get(name, -1) for name in names]
+        late += [name for name, place in zip(names, places, strict=True) if place < furthest]
+        furthest = max(furthest, *places)
+    return late

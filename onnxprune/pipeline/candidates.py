@@ -252,16 +252,16 @@ def leaner(solver: Solver, answer: Answer, worth: float) -> list[Decision]:
 
     Args:
         solver: decides.
-        answer: with any work. Where whole branches may go, there are none with less.
+        answer: with any work.
         worth: times the predicted damage of the answer to the same curves with as much work that less may do.
     """
-    if solver.leaner is None or answer.branches:
+    if solver.leaner is None:
         return []
     found: dict[bytes, Decision] = {}
     least, work = solver.damage(answer.decision, answer.scores), solver.work(answer.decision)
     for step in range(_MOST_LESS):
         try:
-            decision = solver.leaner(_LESS * work if step else work)(answer.scores, False)
+            decision = solver.leaner(_LESS * work if step else work)(answer.scores, answer.branches)
         except BudgetError:
             break
         damage, work = solver.damage(decision, answer.scores), solver.work(decision)

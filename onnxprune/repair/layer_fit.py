@@ -44,8 +44,6 @@ def layer_rows(
     """
     layer = point.layer
     end = replay.after(point.tensor)
-    if point.tensor not in reference.replay.batches[0]:  # a pair looked further ahead
-        return None
     feeds, counts = reference.feeds, list[int]()
     gathered: tuple[FitRows, FitRows] = (FitRows(0), FitRows(0))
     for index, values in enumerate(replay.peek(end, [layer.input, layer.output, point.tensor])):

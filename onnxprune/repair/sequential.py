@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.calibration.fingerprint import content, fingerprint, provider_entry
 from onnxprune.calibration.layer_matrix import to_matrix
 from onnxprune.calibration.recurrent_matrix import GateMatrices, Sequences
-from onnxprune.calibration.replay import Replay, batch_feeds
+from onnxprune.calibration.replay import Feeds, Replay, batch_feeds
 from onnxprune.calibration.split import Fitting
 from onnxprune.calibration.store import Room
 from onnxprune.config import OutputConfig
@@ -25,6 +25,7 @@ from onnxprune.core.engine import RunOptions
 from onnxprune.core.execution import ONE_THREAD
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import Node
+from onnxprune.graph.order import asked_late
 from onnxprune.ops.linear import Recurrence
 from onnxprune.outputs.reading import read_meaning
 from onnxprune.outputs.sampling import sampling_of
@@ -101,30 +102,28 @@ def repair(
     together = {point.layer.node for members in shared.values() for point in members}
     chosen = together | {point.layer.node for point in alone}
     points = [point for point in points if point.layer.node in chosen]
-    cache = Cache(None)
-    if run.cache is not None:
-        options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
-        options |= {"outputs": () if outputs is None else outputs.kinds}
-        options |= provider_entry(run.provider)
-        options |= {"fitted": feeds.first, "effort": str(effort)}
-        cache = Cache(run.cache, fingerprint(original, feeds.rows, options))
     recurrences = refittable(analysis, plain, smaller.recurrences)
     meaning = read_meaning(analysis, outputs)
     scores, made = known_for_scores(meaning, smaller)
-    reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room), scores)
+    pairs = _worthwhile_pairs(alone, smaller, run, len(feeds.rows), effort)
+    by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
+    shifts, done = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}, 0
+    visits = {name: [shift.node.output()] for name, shift in shifts.items()}
+    visits |= {name: _states(before) for name, (_, before) in recurrences.items()}
+    visits |= {name: _tensors(point, shared, pairs) for name, (_, point) in by_node.items()}
+    late = asked_late(ahead.nodes, [visits[node.name] for node in plan.nodes if node.name in visits])
+    reference = Replay(original, ahead.nodes, feeds, run.engine, Room(run.room), {*scores, *late})
     sampling = sampling_of(meaning, analysis, feeds, run.engine, lambda names: reference.peek(len(ahead.nodes), names))
     sweep = _Sweep(
         Replay(smaller.model, plan.nodes, feeds, run.engine, Room(run.room), made),
         Original(reference, analysis, removed, sampling, feeds, effort),
         # Where few positions decide, as in detectors, what a descent gains is at all the others.
-        {} if sampling.focus is not None else _worthwhile_pairs(alone, smaller, run, len(feeds.rows), effort),
+        {} if sampling.focus is not None else pairs,
         shared,
         run.seed,
-        cache,
+        _cache(pruned, removed, feeds, run, outputs, effort, original),
     )
-    by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
     nodes = [node for node in plan.nodes if node.name in by_node or node.name in recurrences]
-    shifts, done = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}, 0
     for node in plan.nodes:
         if node.name in shifts:
             sweep.settle(shifts[node.name])
@@ -144,6 +143,25 @@ def repair(
     refit = refit_scores(meaning, refitted, targets, reference, sweep.replay, feeds, effort.scores, run.seed).constants
     before = smaller.model.constants
     return pruned.with_constants({name: refit[name] for name in refit if refit[name] is not before[name]})
+
+
+def _cache(
+    pruned: Model,
+    removed: Ids,
+    feeds: Feeds,
+    run: RunOptions,
+    outputs: OutputConfig | None,
+    effort: Effort,
+    original: Model,
+) -> Cache:
+    """Where fitted layers are kept; nowhere without a folder."""
+    if run.cache is None:
+        return Cache(None)
+    options = {"seed": run.seed, "pruned": content(pruned), "removed": removed.tobytes()}
+    options |= {"outputs": () if outputs is None else outputs.kinds}
+    options |= provider_entry(run.provider)
+    options |= {"fitted": feeds.first, "effort": str(effort)}
+    return Cache(run.cache, fingerprint(original, feeds.rows, options))
 
 
 class _Sweep:
@@ -183,11 +201,10 @@ class _Sweep:
     def visit_recurrent(self, number: int, node: Node, recurrence: Recurrence, original: Recurrence) -> None:
         """Refit a recurrent layer."""
         start, end = self.replay.before(node.name), self._reference.replay.before(original.node) + 1
-        names = [name for name in (original.input, original.output, original.states) if name]
-        if start < self.replay.done or end < self._reference.replay.done:
+        if start < self.replay.done:
             return
         self.replay.advance(start)
-        self._reference.replay.advance(end, names)
+        self._reference.replay.advance(end, _states(original))
         new_constants = self._kept(recurrence)
         if new_constants is None:
             new_constants = self._refitted_recurrent(
@@ -201,7 +218,7 @@ class _Sweep:
     ) -> dict[str, np.ndarray]:
         analysis, constants = self._reference.analysis, self._reference.analysis.model.constants
         batches = zip(self.replay.batches, self._reference.replay.batches, strict=True)
-        names = [name for name in (original.input, original.output, original.states) if name]
+        names = _states(original)
         rows = [
             RecurrentRows(now, Sequences.read(original, {n: before[n] if n in before else constants[n] for n in names}))
             for now, before in batches
@@ -221,8 +238,6 @@ class _Sweep:
             return
         self.replay.advance(position)
         original.advance(original.after(tensor), [tensor])
-        if tensor not in original.batches[0]:
-            return
         analysis, removed = self._reference.analysis, self._reference.removed
         batches = zip(original.batches, self.replay.peek(position + 1, [tensor]), strict=True)
         missing = (
@@ -296,6 +311,18 @@ class _Sweep:
         self._cache.put("repair", _key(what), {"names": np.array([*new_constants], dtype=str), **arrays})
 
 
+def _tensors(point: FitTarget, shared: Mapping[str, Sequence[FitTarget]], pairs: Mapping[str, "_Planned"]) -> list[str]:
+    """What the original's values of are compared when a layer is visited."""
+    layers = shared.get(point.layer.node, (point,))
+    ahead = [pairs[layer.layer.node].pair.consumer for layer in layers if layer.layer.node in pairs]
+    return [layer.tensor for layer in (*layers, *ahead)]
+
+
+def _states(recurrence: Recurrence) -> list[str]:
+    """What a recurrent layer reads and makes."""
+    return [name for name in (recurrence.input, recurrence.output, recurrence.states) if name]
+
+
 def _key(what: FitTarget | Pair | Recurrence) -> str:
     if isinstance(what, Recurrence):
         return what.node
@@ -331,8 +358,6 @@ def _refit_pair(
     """New constants of a producer and its consumer; empty where held-out rows do not improve."""
     pair = planned.pair
     producer, consumer = pair.producer, pair.consumer
-    if consumer.tensor not in reference.replay.batches[0]:
-        return {}
     parts: tuple[list[PairFit], list[PairFit]] = ([], [])
     rows = 0
     wanted = [*dict.fromkeys(read_by(pair))]

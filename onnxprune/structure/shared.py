@@ -8,18 +8,19 @@ same block again and again) have no such order.
 from collections.abc import Sequence
 
 from onnxprune.graph.nodes import Node
+from onnxprune.graph.order import in_chains
 from onnxprune.structure.analysis import Analysis
 
 
 def side_by_side(analysis: Analysis) -> tuple[tuple[Node, ...], tuple[tuple[str, ...], ...]]:
-    """The nodes in an order in which layers that share their weight follow each other, and the names of such layers.
+    """The nodes in chains, but that layers that share their weight follow each other, and the names of such layers.
 
-    Where no layers share a weight, the order is the graph's. A weight that anything else reads stays alone.
+    A weight that anything else reads stays alone.
 
     Args:
         analysis: of the model.
     """
-    nodes, together = analysis.graph.nodes, list[tuple[str, ...]]()
+    nodes, together = in_chains(analysis.graph.nodes), list[tuple[str, ...]]()
     for names in _readers(analysis):
         ordered = _gathered(nodes, names)
         if ordered is not None:
