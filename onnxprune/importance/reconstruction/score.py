@@ -361,7 +361,7 @@ def _masked_damage(
         removed[group.units[elimination.order[: len(group) - width]]] = True
         model = masked(context.analysis, removed)
         outputs = run_model(model, data, meaning.outputs, engine=context.run.engine, row_axes=meaning.row_axes)
-        measured[width] = reference.divergence(outputs)
+        measured[width] = reference.usual(outputs)
     return measured
 
 
