@@ -20,6 +20,7 @@ from onnxprune.outputs.probability import SMALLEST_CHANCE, SMALLEST_PROBABILITY,
 _LEAST_NATS = 0.1
 _LEAST_SPREAD = 1e-4  # of a column's mean square: what counts as spread where a column hardly varies
 _LEAST_TURN = 1e-6
+_MANY = 100  # rows of which some may be left out
 CONFIDENT = 0.1  # where no position is as confident as this, all of them count alike
 FLOOR = 0.1  # of the mean confidence: what positions without any count
 _BLOCK_ELEMENTS = 1 << 24
@@ -58,10 +59,11 @@ class Reference:
         """Mean difference of `outputs` from the original's over most rows: all but the twentieth that differ most.
 
         A sure classifier's answer turns on few rows, whose divergence is far larger than that of all others together.
-        Which rows these are is chance: without them two draws of rows agree far better.
+        Which rows these are is chance: without them two draws of rows agree far better. Few rows can spare none.
         """
         rows = np.sort(self.rows(outputs))
-        return float(np.mean(rows[: len(rows) - len(rows) // 20])) if np.isfinite(rows).all() else np.inf
+        left_out = len(rows) // 20 if len(rows) >= _MANY else 0
+        return float(np.mean(rows[: len(rows) - left_out])) if np.isfinite(rows).all() else np.inf
 
     def rows(self, outputs: Outputs) -> np.ndarray:
         """Difference of each row from the original's, `(rows,)`: a weighted mean over parts.

@@ -150,8 +150,8 @@ def detector(scale=1.0) -> Meaning:
     return Meaning({"y": 0}, parts, (0.5, 0.5))
 
 
-@pytest.mark.parametrize(("count", "left_out"), [(1, 0), (19, 0), (20, 1), (59, 2), (200, 10)])
-def test_the_twentieth_of_rows_that_differs_most_is_not_usual(count: int, left_out: int) -> None:
+@pytest.mark.parametrize(("count", "left_out"), [(1, 0), (40, 0), (99, 0), (100, 5), (219, 10)])
+def test_the_twentieth_of_many_rows_that_differs_most_is_not_usual(count: int, left_out: int) -> None:
     rng = np.random.default_rng(count)
     a = rng.standard_normal((count, 4))
     b = a + rng.standard_normal((count, 4)) * rng.permutation(np.arange(1, count + 1))[:, None]
@@ -160,7 +160,7 @@ def test_the_twentieth_of_rows_that_differs_most_is_not_usual(count: int, left_o
 
 
 def test_a_row_that_overflows_is_never_left_out() -> None:
-    a = np.random.default_rng(0).standard_normal((40, 4))
+    a = np.random.default_rng(0).standard_normal((120, 4))
     b = a.copy()
     b[3] = np.nan
     assert Reference(LOGITS, {"y": a}).usual({"y": b}) == np.inf
