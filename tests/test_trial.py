@@ -109,9 +109,7 @@ def test_no_trials_without_repair_or_rows_or_in_large_networks(prepared: Prepare
     assert not worthwhile(heavier(prepared, 2 * 10**9), PruneConfig())
 
 
-def test_prune_tries_powers_and_does_better_on_other_rows(
-    images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prune_tries_powers_and_does_better_on_other_rows(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(powers: tuple[float, ...]) -> onnxprune.PruneResult:
         monkeypatch.setattr(import_module("onnxprune.importance.reconstruction.score"), "_OTHER_JOINT", powers)
         return onnxprune.prune(
