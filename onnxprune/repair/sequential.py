@@ -82,8 +82,8 @@ def repair(
     original, graph = analysis.model, analysis.graph
     plain = analyse(pruned, {name: analysis.facts.shapes[name] for name in graph.inputs})
     smaller = completed(plain)
-    ahead = fit_schedule(analysis)
-    plan = fit_schedule(smaller)
+    ahead = fit_schedule(analysis, chains=True)
+    plan = fit_schedule(smaller, chains=True)
     # Sizes that removal wrote into the pruned model may hold for a fixed batch alone.
     feeds = min(
         (
@@ -106,7 +106,10 @@ def repair(
     meaning = read_meaning(analysis, outputs)
     scores, made = known_for_scores(meaning, smaller)
     pairs = _worthwhile_pairs(alone, smaller, run, len(feeds.rows), effort)
-    by_node = {point.layer.node: (position, point) for position, point in enumerate(points)}
+    # Samples are drawn by the graph's order, so that they do not depend on that of the visits.
+    places = {node.name: index for index, node in enumerate(smaller.graph.nodes)}
+    in_graph = sorted(points, key=lambda point: places[point.layer.node])
+    by_node = {point.layer.node: (position, point) for position, point in enumerate(in_graph)}
     shifts, done = {shift.node.name: shift for shift in find_shifts(analysis, smaller)}, 0
     visits = {name: [shift.node.output()] for name, shift in shifts.items()}
     visits |= {name: _states(before) for name, (_, before) in recurrences.items()}

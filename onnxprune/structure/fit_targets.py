@@ -72,16 +72,17 @@ class Schedule:
     shared: tuple[tuple[str, ...], ...] = ()
 
 
-def fit_schedule(analysis: Analysis) -> Schedule:
+def fit_schedule(analysis: Analysis, *, chains: bool = False) -> Schedule:
     """Find each layer's fit target, and order the nodes so that each is computed directly after its layer.
 
     Nodes that read constants alone come first: a layer whose bias is reshaped behind it would have to wait for that.
 
     Args:
         analysis: the model's.
+        chains: whether chains of nodes come one after the other, the longest of branches that meet last.
     """
     graph, values = analysis.graph, _Values(analysis)
-    nodes, shared = side_by_side(analysis)
+    nodes, shared = side_by_side(analysis, chains=chains)
     together = {name for names in shared for name in names}
     layers = {layer.node: layer for layer in analysis.layers}
     made = {*analysis.model.constants}

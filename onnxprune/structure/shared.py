@@ -12,15 +12,19 @@ from onnxprune.graph.order import in_chains
 from onnxprune.structure.analysis import Analysis
 
 
-def side_by_side(analysis: Analysis) -> tuple[tuple[Node, ...], tuple[tuple[str, ...], ...]]:
-    """The nodes in chains, but that layers that share their weight follow each other, and the names of such layers.
+def side_by_side(analysis: Analysis, *, chains: bool = False) -> tuple[tuple[Node, ...], tuple[tuple[str, ...], ...]]:
+    """The nodes in an order in which layers that share their weight follow each other, and the names of such layers.
 
-    A weight that anything else reads stays alone.
+    Where no layers share a weight, the order is the graph's, or that of its chains. A weight that anything else reads
+    stays alone.
 
     Args:
         analysis: of the model.
+        chains: whether the nodes of a chain follow each other otherwise.
     """
-    nodes, together = in_chains(analysis.graph.nodes), list[tuple[str, ...]]()
+    nodes, together = analysis.graph.nodes, list[tuple[str, ...]]()
+    if chains:
+        nodes = in_chains(nodes)
     for names in _readers(analysis):
         ordered = _gathered(nodes, names)
         if ordered is not None:
