@@ -84,5 +84,5 @@ def asked_late(nodes: Sequence[Node], visits: Iterable[Sequence[str]]) -> list[s
     for names in visits:
         places = [made.get(name, -1) for name in names]
         late += [name for name, place in zip(names, places, strict=True) if place < furthest]
-        furthest = max(furthest, *places)
+        furthest = max([furthest, *places])
     return late
